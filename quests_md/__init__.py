@@ -1,0 +1,53 @@
+"""Model-free, on-the-fly uncertainty for LAMMPS and ASE, by the QUESTS differential entropy.
+
+The public names are loaded when they are first used, so ``import quests_md`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .descriptors import DescriptorSpec
+    from .frame import Frame
+    from .index import Index
+    from .information import delta_entropy, diversity, entropy
+    from .monitor import Decision, Monitor
+    from .session import Session
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Decision",
+    "DescriptorSpec",
+    "Frame",
+    "Index",
+    "Monitor",
+    "Session",
+    "delta_entropy",
+    "diversity",
+    "entropy",
+]
+
+_HOME = {
+    "Decision": "monitor",
+    "DescriptorSpec": "descriptors",
+    "Frame": "frame",
+    "Index": "index",
+    "Monitor": "monitor",
+    "Session": "session",
+    "delta_entropy": "information",
+    "diversity": "information",
+    "entropy": "information",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,67 @@
+"""How ranks talk: the protocol ``Comm``, and ``Serial`` for a program of one rank.
+
+The core never imports mpi4py: ``hosts.mpi`` puts a ``Comm`` on an MPI communicator.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import MonitorError
+
+__all__ = ["Comm", "Serial", "raise_together"]
+
+
+class Comm(Protocol):
+    """What the monitor and the session need of a communicator. Every call is collective."""
+
+    rank: int
+    size: int
+
+    def allgather(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the (size, n) array of every rank's vector of length n."""
+        ...
+
+    def gather(self, item: Any) -> list[Any] | None:
+        """Return the list of every rank's item on rank 0, and None elsewhere."""
+        ...
+
+    def broadcast(self, item: Any) -> Any:
+        """Return rank 0's item on every rank."""
+        ...
+
+
+class Serial:
+    """A communicator of one rank."""
+
+    rank = 0
+    size = 1
+
+    def allgather(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(vector, dtype=np.float64)[None, :]
+
+    def gather(self, item: Any) -> list[Any] | None:
+        return [item]
+
+    def broadcast(self, item: Any) -> Any:
+        return item
+
+
+def raise_together(comm: Comm, error: Exception | None) -> None:
+    """Raise on all ranks if any rank brings an error; return on all ranks if none does.
+
+    A rank with an error of its own raises that; the others raise `MonitorError` with the text of the first one.
+    So no rank waits in a later collective call for one that has left.
+    """
+    flags = comm.allgather(np.array([error is not None], dtype=np.float64))[:, 0]
+    if not flags.any():
+        return
+    texts = comm.gather(None if error is None else f"{type(error).__name__}: {error}")
+    texts = comm.broadcast(texts)
+    if error is not None:
+        raise error
+    first = int(np.flatnonzero(flags)[0])
+    raise MonitorError(f"rank {first} failed: {texts[first]}")

@@ -1,0 +1,82 @@
+"""The tree of exceptions.
+
+::
+
+    QuestsError
+    ├── InputError (ValueError)      an argument, a frame or a file's content that cannot be used
+    │   ├── FrameError               a frame that has no descriptor: nan, no cell, atoms on top of each other
+    │   ├── ElementError             an element that the index lacks, or that was not named
+    │   ├── ConfigError              a key or a value of quests.toml
+    │   └── SourceError              a file that cannot be read as frames
+    ├── IndexFileError               a file that is no index, or a damaged, truncated or newer one
+    ├── HostError                    the simulation cannot be watched as it is set up (ghost cutoff, units, ids)
+    ├── OutputError                  the output folder cannot be used
+    ├── MissingExtraError (ImportError)   an optional package is not installed
+    ├── MonitorError                 watching failed during a run, on this rank or on another one
+    └── Halted                       a frame lay above the halt threshold: no fault, the end that was asked for
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "ElementError",
+    "FrameError",
+    "Halted",
+    "HostError",
+    "IndexFileError",
+    "InputError",
+    "MissingExtraError",
+    "MonitorError",
+    "OutputError",
+    "QuestsError",
+    "SourceError",
+]
+
+
+class QuestsError(Exception):
+    """Base of everything that quests_md raises on purpose."""
+
+
+class InputError(QuestsError, ValueError):
+    """An argument or a file's content cannot be used."""
+
+
+class FrameError(InputError):
+    """A frame has no descriptor: nan positions, a singular cell, atoms on top of each other."""
+
+
+class ElementError(InputError):
+    """An element is unknown to the index, or was not named."""
+
+
+class ConfigError(InputError):
+    """A key or a value of the configuration is wrong."""
+
+
+class SourceError(InputError):
+    """A file cannot be read as frames."""
+
+
+class IndexFileError(QuestsError):
+    """A file is not an index, or it is damaged, truncated or of a newer format."""
+
+
+class HostError(QuestsError):
+    """The simulation cannot be watched as it is set up."""
+
+
+class OutputError(QuestsError):
+    """The output folder cannot be used."""
+
+
+class MissingExtraError(QuestsError, ImportError):
+    """An optional package is not installed; the message holds the pip line to type."""
+
+
+class MonitorError(QuestsError):
+    """Watching failed during a run, on this rank or on another one."""
+
+
+class Halted(QuestsError):
+    """A frame lay above the halt threshold and the run was told to stop."""

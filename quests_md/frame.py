@@ -1,0 +1,141 @@
+"""One configuration at one step, as numpy arrays: what every host hands to the monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import FrameError
+
+__all__ = ["Frame", "as_frames"]
+
+
+@dataclass
+class Frame:
+    """One configuration at one step.
+
+    Units are ASE's: Å, eV, and Å per (Å·sqrt(u/eV)) for velocities; `time` is in ps. Arrays may view the memory of
+    the host and are then valid only until its callback returns: `copy` what must live longer.
+
+    Parameters
+    ----------
+    positions
+        (n, 3), in Å. Rows from `n_local` on are ghosts: copies of atoms of other ranks or of periodic images.
+    numbers
+        (n,) atomic numbers. 0 marks a site that is neither centre nor neighbour (a wall, a virtual site).
+    cell
+        (3, 3), one cell vector per row, in Å; zeros where there is none.
+    pbc
+        Periodic or not, for each cell vector.
+    ids
+        (n,) integers that name the atoms; the host's own. Default 0, 1, 2, ...
+    step, time
+        When. `time` in ps, nan where unknown.
+    n_local
+        Number of leading rows that are this rank's own atoms. Default all: then periodic images are made here;
+        with an explicit value the frame already holds all ghosts and none are made.
+    origin
+        (3,) corner of the cell, in Å.
+    watched
+        (n_local,) bool: the centres. Neighbours are always all atoms.
+    velocities, forces
+        (n_local, 3), where the host has them. Forces are the running model's, in eV/Å.
+    energy
+        Potential energy of the running model, in eV, where the host has it.
+
+    Raises
+    ------
+    FrameError
+        An array has the wrong shape.
+    """
+
+    positions: NDArray[np.float64]
+    numbers: NDArray[np.int64]
+    cell: NDArray[np.float64] | None = None
+    pbc: ArrayLike = (False, False, False)
+    ids: NDArray[np.int64] | None = None
+    step: int = 0
+    time: float = float("nan")
+    n_local: int | None = None
+    origin: NDArray[np.float64] | None = None
+    watched: NDArray[np.bool_] | None = None
+    velocities: NDArray[np.float64] | None = None
+    forces: NDArray[np.float64] | None = None
+    energy: float | None = None
+
+    def __post_init__(self) -> None:
+        self.positions = np.asarray(self.positions, dtype=np.float64)
+        if self.positions.ndim != 2 or self.positions.shape[1] != 3:
+            raise FrameError(f"positions must have shape (n, 3), not {self.positions.shape}")
+        n = len(self.positions)
+        self.has_ghosts = self.n_local is not None
+        self.n_local = n if self.n_local is None else int(self.n_local)
+        if not 0 <= self.n_local <= n:
+            raise FrameError(f"n_local = {self.n_local} is not between 0 and the {n} rows of positions")
+        self.numbers = np.asarray(self.numbers)
+        self.cell = np.zeros((3, 3)) if self.cell is None else np.asarray(self.cell, dtype=np.float64)
+        self.pbc = np.broadcast_to(np.asarray(self.pbc, dtype=bool), (3,))
+        self.origin = np.zeros(3) if self.origin is None else np.asarray(self.origin, dtype=np.float64)
+        self.ids = np.arange(n) if self.ids is None else np.asarray(self.ids)
+        if self.watched is None:
+            self.watched = np.ones(self.n_local, dtype=bool)
+        self.watched = np.asarray(self.watched, dtype=bool)
+        self._check_shapes(n, self.n_local)
+
+    def _check_shapes(self, n: int, n_local: int) -> None:
+        expected = {
+            "numbers": (n,),
+            "ids": (n,),
+            "cell": (3, 3),
+            "origin": (3,),
+            "watched": (n_local,),
+            "velocities": (n_local, 3),
+            "forces": (n_local, 3),
+        }
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise FrameError(f"{name} must have shape {shape}, not {value.shape}")
+
+    @classmethod
+    def from_atoms(cls, atoms: Any, step: int = 0, time: float = float("nan"), **more: Any) -> Frame:
+        """Make a frame that views an ``ase.Atoms`` (read by attribute; ase is not imported).
+
+        Positions, numbers, cell, pbc and, where set, velocities are taken; no calculator is called.
+        """
+        if "velocities" not in more and "momenta" in atoms.arrays:
+            more["velocities"] = atoms.get_velocities()
+        cell, pbc = np.asarray(atoms.cell), np.asarray(atoms.pbc)
+        return cls(atoms.positions, atoms.numbers, cell, pbc, step=step, time=time, **more)
+
+    @property
+    def centres(self) -> NDArray[np.int64]:
+        """Rows that are watched and are atoms: the environments of this frame, in order."""
+        assert self.watched is not None
+        return np.flatnonzero(self.watched & (self.numbers[: self.n_local] != 0))
+
+    def copy(self) -> Frame:
+        """Return a frame that shares no memory with this one."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not self.has_ghosts:
+            values["n_local"] = None
+        return Frame(**{k: v.copy() if isinstance(v, np.ndarray) else v for k, v in values.items()})
+
+
+def as_frames(frames: Any) -> Iterator[Frame]:
+    """Iterate over frames, given one `Frame`, one ``ase.Atoms``, or an iterable of either."""
+    if isinstance(frames, Frame) or hasattr(frames, "positions"):
+        frames = [frames]
+    if not isinstance(frames, Iterable):
+        raise FrameError(f"expected a Frame, an ase.Atoms or a list of them, not {type(frames).__name__}")
+    for item in frames:
+        if isinstance(item, Frame):
+            yield item
+        elif hasattr(item, "positions") and hasattr(item, "numbers"):
+            yield Frame.from_atoms(item)
+        else:
+            raise FrameError(f"expected a Frame or an ase.Atoms, not {type(item).__name__}")

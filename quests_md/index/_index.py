@@ -1,0 +1,300 @@
+"""Building and asking an index."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import descriptors
+from ..descriptors import DescriptorSpec
+from ..errors import ElementError, InputError
+from ..frame import Frame, as_frames
+from ..information import DEFAULT_BANDWIDTH, bandwidth_from_volume, check_bandwidth
+from ..information import log_kernel_sum as _log_kernel_sum
+from . import _elements, _store
+
+__all__ = ["Index"]
+
+# A gap between layers of atoms wider than this (Å) is vacuum: no bulk phase has one.
+_VACUUM_GAP = 5.0
+
+
+@dataclass(eq=False)
+class Index:
+    """A reference dataset, ready to be asked. Make one with `Index.build` or `Index.open`.
+
+    Attributes
+    ----------
+    rows
+        (n_env, d) float32 descriptors less `centre`, in 1/Å; a read-only map of the file after `open`.
+    centre
+        (d,) mean of the reference's descriptors, in 1/Å.
+    frame_offsets
+        (n_frames + 1,) first row of every frame.
+    numbers
+        (n_env,) atomic number of every row.
+    spec, bandwidth, elements
+        What the index was built with; `bandwidth` in 1/Å.
+    generation
+        0 as built; one more after each extension.
+    provenance
+        What it was made of: files with hashes, date, versions.
+    threads
+        Threads used to answer; None takes all cores.
+    """
+
+    spec: DescriptorSpec
+    bandwidth: float
+    rows: NDArray[np.float32]
+    centre: NDArray[np.float64]
+    frame_offsets: NDArray[np.int64]
+    numbers: NDArray[np.int16]
+    pair_distances: NDArray[np.float32]
+    generation: int = 0
+    provenance: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+    hash: str | None = None
+    threads: int | None = None
+
+    @classmethod
+    def build(
+        cls,
+        frames: Any,
+        spec: DescriptorSpec | None = None,
+        bandwidth: float | str = DEFAULT_BANDWIDTH,
+        *,
+        sources: Sequence[dict[str, Any]] = (),
+        threads: int | None = None,
+    ) -> Index:
+        """Build an index of reference frames.
+
+        Parameters
+        ----------
+        frames
+            `Frame` or ``ase.Atoms``, or an iterable of them.
+        spec
+            The descriptor; default ``DescriptorSpec()``.
+        bandwidth
+            h in 1/Å, or "auto": QUESTS's volume rule at the mean volume per atom of the frames that are periodic in
+            three directions and hold no vacuum; only for k = 32 and a cutoff of 5 Å.
+        sources
+            Where the frames came from, kept as provenance.
+        threads
+            Threads to use; None takes all cores.
+
+        Raises
+        ------
+        InputError
+            There are no frames or no atoms, two elements and no choice of `species`, or a frame has no descriptor.
+        """
+        spec = DescriptorSpec() if spec is None else spec
+        if bandwidth != "auto":
+            check_bandwidth(bandwidth)
+        kept = [frame for frame in as_frames(frames) if len(frame.centres)]
+        if not kept:
+            raise InputError("the reference is empty: no frames, or no atoms in them")
+        numbers = np.concatenate([f.numbers[f.centres] for f in kept]).astype(np.int16)
+        spec.check_elements(set(np.concatenate([f.numbers for f in kept]).tolist()))
+        h = _bandwidth_of(kept, spec) if bandwidth == "auto" else float(bandwidth)
+        described = [spec.compute(frame, threads) for frame in kept]
+        centre = np.concatenate(described).mean(axis=0)
+        return cls(
+            spec=spec,
+            bandwidth=h,
+            rows=np.concatenate([(x - centre).astype(np.float32) for x in described]),
+            centre=centre,
+            frame_offsets=np.cumsum([0] + [len(x) for x in described], dtype=np.int64),
+            numbers=numbers,
+            pair_distances=_pair_distances(kept, spec.cutoff),
+            provenance=_provenance(sources, bandwidth == "auto"),
+            threads=threads,
+        )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], threads: int | None = None) -> Index:
+        """Open an index file: the header is checked, the rows are mapped and not read.
+
+        Raises
+        ------
+        IndexFileError
+            There is no such file, or it is not an index, truncated, damaged, or of a newer format.
+        """
+        header, sections = _store.open_file(Path(path))
+        spec = DescriptorSpec(**header["spec"])
+        return cls(
+            spec=spec,
+            bandwidth=header["bandwidth"],
+            generation=header["generation"],
+            provenance=header["provenance"],
+            path=Path(path),
+            hash=header["hash"],
+            threads=threads,
+            **sections,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to a file, atomically: there is the old file or the whole new one.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written; nothing is left behind.
+        """
+        header = {
+            "spec": {"k": self.spec.k, "cutoff": self.spec.cutoff, "species": self.spec.species},
+            "bandwidth": self.bandwidth,
+            "elements": list(self.elements),
+            "generation": self.generation,
+            "provenance": self.provenance,
+        }
+        sections = {name: getattr(self, name) for name in _store.SECTIONS}
+        self.hash = _store.write_file(Path(path), header, sections)
+        self.path = Path(path)
+
+    @staticmethod
+    def verify(path: str | os.PathLike[str]) -> None:
+        """Read a whole index file and compare every section with its checksum.
+
+        Raises
+        ------
+        IndexFileError
+            Something differs; the message names it.
+        """
+        _store.verify_file(Path(path))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Chemical symbols of the reference, by atomic number."""
+        return tuple(_elements.SYMBOLS[z] for z in np.unique(self.numbers))
+
+    @property
+    def ready(self) -> bool:
+        """True: an index can be asked at once."""
+        return True
+
+    def describe(self) -> dict[str, object]:
+        """Return what tells this index from others, for logs."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "hash": self.hash,
+            "generation": self.generation,
+            "n_env": len(self),
+            "elements": list(self.elements),
+            "bandwidth": self.bandwidth,
+            "k": self.spec.k,
+            "cutoff": self.spec.cutoff,
+            "species": self.spec.species,
+        }
+
+    def log_kernel_sum(self, query: Any) -> NDArray[np.float64]:
+        """Compute ln K(q) against the index, exactly; `query` as in `delta_entropy`."""
+        query = self._rows_of(query)
+        return _log_kernel_sum(query, self.rows, self.bandwidth, centre=self.centre, threads=self.threads)
+
+    def delta_entropy(self, query: Any) -> NDArray[np.float64]:
+        """Compute dH = −ln K(q) against the index, exactly.
+
+        Parameters
+        ----------
+        query
+            Descriptors (n, d), or frames (`Frame`, ``ase.Atoms``, or a list of them).
+
+        Returns
+        -------
+        ndarray
+            (n,), in nats, atoms in order. Rows are kept in single precision, which moves dH by less than
+            max(1e-5, 1e-6·dH).
+
+        Raises
+        ------
+        ElementError
+            A frame holds an element that the index lacks.
+        InputError
+            Descriptors of another width, or a frame without a descriptor.
+        """
+        return -self.log_kernel_sum(query)
+
+    def exceeds(self, query: Any, threshold: float) -> NDArray[np.bool_]:
+        """Return for every query whether dH > `threshold`. Always right."""
+        return self.delta_entropy(query) > threshold
+
+    def check_elements(self, frame: Frame) -> None:
+        """Raise `ElementError` if the frame holds an element that the index lacks."""
+        check_elements(self.elements, np.unique(frame.numbers))
+
+    def _rows_of(self, query: Any) -> NDArray[np.float64]:
+        if isinstance(query, np.ndarray):
+            return query
+        frames = list(as_frames(query))
+        for frame in frames:
+            self.check_elements(frame)
+        return self.spec.compute(frames, self.threads)
+
+
+def check_elements(known: Sequence[str], numbers: NDArray[Any]) -> None:
+    """Raise `ElementError` if `numbers` holds an element that is not among the symbols `known`."""
+    unknown = [_elements.SYMBOLS[z] for z in numbers if z != 0 and _elements.SYMBOLS[z] not in known]
+    if unknown:
+        raise ElementError(
+            f"{', '.join(unknown)} is not in the index, which knows {', '.join(known)}: "
+            "build the index of a reference that holds it"
+        )
+
+
+def _bandwidth_of(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
+    if (spec.k, spec.cutoff) != (32, 5.0):
+        raise InputError(
+            f'bandwidth="auto" holds for k = 32 and a cutoff of 5 Å, not k = {spec.k} and {spec.cutoff} Å: give a number'
+        )
+    bulk = [f for f in frames if np.all(f.pbc) and not _has_vacuum(f)]
+    if not bulk:
+        raise InputError(
+            'bandwidth="auto" needs frames that are periodic in three directions and hold no vacuum: give a number'
+        )
+    volume = sum(abs(np.linalg.det(np.asarray(f.cell))) for f in bulk)
+    return bandwidth_from_volume(volume / sum(np.count_nonzero(f.numbers) for f in bulk))
+
+
+def _has_vacuum(frame: Frame) -> bool:
+    inverse = np.linalg.inv(np.asarray(frame.cell))
+    fractional = np.sort((frame.positions[frame.numbers != 0] @ inverse) % 1.0, axis=0)
+    gaps = np.diff(np.vstack([fractional, fractional[:1] + 1.0]), axis=0).max(axis=0)
+    return bool((gaps / np.linalg.norm(inverse, axis=0) > _VACUUM_GAP).any())
+
+
+def _pair_distances(frames: Sequence[Frame], cutoff: float) -> NDArray[np.float32]:
+    """Return the smallest distance (Å) between atoms of each pair of elements, inf where none came near."""
+    known = np.unique(np.concatenate([f.numbers for f in frames]))
+    known = known[known != 0]
+    out = np.full((len(known), len(known)), np.inf)
+    for frame in frames:
+        kinds = np.searchsorted(known, frame.numbers)
+        descriptors.minimum_distances(frame, cutoff, kinds, out)
+    return np.minimum(out, out.T).astype(np.float32)
+
+
+def _provenance(sources: Sequence[dict[str, Any]], automatic: bool) -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for package in ("quests_md", "numpy", "numba", "ase"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return {
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "bandwidth_rule": "volume" if automatic else "given",
+        "sources": list(sources),
+        "versions": versions,
+    }

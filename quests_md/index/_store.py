@@ -1,0 +1,182 @@
+"""The index file, format 1: data only, no pickle.
+
+::
+
+    magic (8 bytes) | length of the header (8, little-endian) | SHA-256 of the header (32)
+    | header (JSON, UTF-8) | sections, each on a multiple of 64 bytes
+
+The header lists the sections (type, shape, offset, SHA-256) and the size of the file. Opening checks the header's
+hash, every number in it, and the size; `verify_file` hashes the sections too. Older formats will be read by stepwise
+migrations; newer ones are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..descriptors import DescriptorSpec
+from ..errors import IndexFileError, InputError
+from ._elements import SYMBOLS
+
+FORMAT = 1
+MAGIC = b"QUESTSMD"
+_ALIGN = 64
+_PREFIX = len(MAGIC) + 8 + 32
+_MOST_HEADER = 1 << 28  # bytes; a header longer than this is no header
+
+# name: (dtype, number of dimensions)
+SECTIONS: dict[str, tuple[str, int]] = {
+    "rows": ("<f4", 2),
+    "centre": ("<f8", 1),
+    "frame_offsets": ("<i8", 1),
+    "numbers": ("<i2", 1),
+    "pair_distances": ("<f4", 2),
+}
+
+
+def write_file(path: Path, header: dict[str, Any], sections: dict[str, NDArray[Any]]) -> str:
+    """Write an index file atomically; return the hash of its header, which names its content."""
+    arrays = {name: np.ascontiguousarray(sections[name], dtype=dtype) for name, (dtype, _) in SECTIONS.items()}
+    table, offset = {}, 0
+    for name, array in arrays.items():
+        table[name] = {
+            "dtype": SECTIONS[name][0],
+            "shape": list(array.shape),
+            "offset": offset,  # from the first section
+            "sha256": hashlib.sha256(memoryview(array).cast("B") if array.size else b"").hexdigest(),
+        }
+        offset += -(-array.nbytes // _ALIGN) * _ALIGN
+    text = json.dumps({"format": FORMAT, **header, "sections": table, "data_bytes": offset}).encode()
+    text += b" " * (-(_PREFIX + len(text)) % _ALIGN)
+    digest = hashlib.sha256(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(MAGIC + len(text).to_bytes(8, "little") + digest.digest() + text)
+            for array in arrays.values():
+                file.write(memoryview(array).cast("B") if array.size else b"")
+                file.write(b"\0" * (-array.nbytes % _ALIGN))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def open_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return the checked header, with its "hash", and read-only maps of the sections."""
+    header, start = _read_header(path)
+    sections: dict[str, NDArray[Any]] = {}
+    for name, entry in header["sections"].items():
+        shape = tuple(entry["shape"])
+        if 0 in shape:
+            raise IndexFileError(f"{path}: section {name} is empty: an index needs at least one environment")
+        sections[name] = np.memmap(path, entry["dtype"], "r", start + entry["offset"], shape).view(np.ndarray)
+    for name in ("centre", "frame_offsets", "numbers", "pair_distances"):
+        sections[name] = np.array(sections[name])  # small, or read in whole anyway
+    _check_content(path, header, sections)
+    return header, sections
+
+
+def verify_file(path: Path) -> None:
+    """Raise `IndexFileError` unless every section has its checksum and holds what it must."""
+    header, sections = open_file(path)
+    for name, entry in header["sections"].items():
+        if hashlib.sha256(memoryview(np.ascontiguousarray(sections[name])).cast("B")).hexdigest() != entry["sha256"]:
+            raise IndexFileError(f"{path}: section {name} is damaged (its checksum differs): copy or build it again")
+    if not np.isfinite(sections["rows"]).all():
+        raise IndexFileError(f"{path}: section rows holds values that are not finite: build it again")
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header and the offset of the first section."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            prefix = file.read(_PREFIX)
+            if not prefix.startswith(MAGIC):
+                raise IndexFileError(f"{path}: not an index; make one with: quests-md index build FILE -o NAME.qindex")
+            length = int.from_bytes(prefix[8:16], "little")
+            if len(prefix) < _PREFIX or length > min(size, _MOST_HEADER):
+                raise IndexFileError(f"{path}: truncated or damaged: the file ends inside the header")
+            text = file.read(length)
+    except FileNotFoundError:
+        raise IndexFileError(f"{path}: no such index") from None
+    except OSError as error:
+        raise IndexFileError(f"{path}: cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(text)
+    if len(text) < length or digest.digest() != prefix[16:]:
+        raise IndexFileError(f"{path}: truncated or damaged: the header's checksum differs")
+    try:
+        header = json.loads(text)
+        number = header["format"]
+        if not isinstance(number, int) or number > FORMAT:
+            raise IndexFileError(f"{path}: format {number} is newer than format {FORMAT}: upgrade quests_md to read it")
+        _check_header(header)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IndexFileError(f"{path}: the header is malformed: {type(error).__name__}: {error}") from error
+    expected = _PREFIX + length + header["data_bytes"]
+    if size != expected:
+        raise IndexFileError(f"{path}: {size} bytes, but the header says {expected}: truncated or damaged")
+    header["hash"] = digest.hexdigest()
+    return header, _PREFIX + length
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    """Raise `ValueError` or `KeyError` for a header that a file of ours cannot have: files may be hostile."""
+    DescriptorSpec(**header["spec"])
+    h = header["bandwidth"]
+    if not (isinstance(h, float) and math.isfinite(h) and h > 0):
+        raise ValueError(f"bandwidth {h!r}")
+    if not (isinstance(header["generation"], int) and isinstance(header["provenance"], dict)):
+        raise ValueError("generation or provenance")
+    if set(header["sections"]) != set(SECTIONS):
+        raise ValueError(f"sections {sorted(header['sections'])}")
+    if not (isinstance(header["data_bytes"], int) and header["data_bytes"] >= 0):
+        raise ValueError(f"data_bytes {header['data_bytes']!r}")
+    for name, entry in header["sections"].items():
+        dtype, dimensions = SECTIONS[name]
+        shape, offset = entry["shape"], entry["offset"]
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in [*shape, offset])
+        if entry["dtype"] != dtype or len(shape) != dimensions or not whole or offset % _ALIGN:
+            raise ValueError(f"section {name}")
+        if offset + math.prod(shape) * np.dtype(dtype).itemsize > header["data_bytes"]:
+            raise ValueError(f"section {name} reaches past the end")
+
+
+def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArray[Any]]) -> None:
+    """Raise `IndexFileError` unless the small sections fit each other and the rows."""
+    n, width = sections["rows"].shape
+    offsets, numbers = sections["frame_offsets"], sections["numbers"]
+    try:
+        if width != DescriptorSpec(**header["spec"]).width or sections["centre"].shape != (width,):
+            raise InputError("the width of the rows is not that of the descriptor")
+        if not np.isfinite(sections["centre"]).all():
+            raise InputError("the centre is not finite")
+        if offsets[0] != 0 or offsets[-1] != n or (np.diff(offsets) < 0).any():
+            raise InputError("the frame offsets do not divide the rows")
+        if numbers.shape != (n,) or numbers.min() < 1 or numbers.max() >= len(SYMBOLS):
+            raise InputError("the elements of the rows are not atomic numbers")
+        if header["elements"] != [SYMBOLS[z] for z in np.unique(numbers)]:
+            raise InputError("the list of elements is not that of the rows")
+    except InputError as error:
+        raise IndexFileError(f"{path}: damaged: {error}") from None

@@ -1,0 +1,55 @@
+"""The one place that owns the flags of the compiler, its cache, and the threads.
+
+Kernels are compiled once for one thread and release the interpreter's lock; threads are ours, over ranges of rows.
+So a result never depends on the number of threads, and nothing has to be compiled twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numba
+
+# Plain fastmath=True also promises "no inf, no nan": a kernel sum of zero has the logarithm -inf, and that is an answer.
+_FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile `function`, and keep the machine code on disk where a folder is writable."""
+    options: dict[str, Any] = {"nogil": True, "fastmath": _FLAGS, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError as error:  # numba's word for "no writable folder for the cache"
+        if "cannot cache" not in str(error):
+            raise
+        return numba.njit(**options)(function)
+
+
+def all_cores() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@lru_cache(maxsize=4)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="quests_md")
+
+
+def over_rows(task: Callable[[int, int], None], n: int, threads: int | None, block: int) -> None:
+    """Call ``task(first, last)`` over the rows 0..n in blocks, on `threads` threads (None: all cores)."""
+    threads = all_cores() if threads is None else threads
+    if threads <= 1 or n <= block:
+        if n > 0:
+            task(0, n)
+        return
+    # A few blocks per thread even out unequal rows; never less than `block`, so that no tile is cut up.
+    step = max(block, -(-n // (4 * threads)))
+    bounds = [(first, min(first + step, n)) for first in range(0, n, step)]
+    for _ in _pool(threads).map(lambda ends: task(*ends), bounds):
+        pass

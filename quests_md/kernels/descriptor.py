@@ -1,0 +1,113 @@
+"""x1 and x2 of environments (docs/method.md has the formulas)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._jit import kernel
+from .neighbors import adjacent_ranges
+
+Array = NDArray[Any]
+
+# Distances closer than this (Å²; Å for components) count as tied at the k-th neighbour: rounding differs between
+# hosts by far less, and thermal motion separates atoms by far more.
+_TIE_R2 = 1e-8
+_TIE_X = 1e-6
+
+
+@kernel
+def _comes_before(a: Array, b: Array) -> bool:
+    """Order of neighbours (r², x, y, z): nearest first; ties by the direction, which is the same on every rank."""
+    if abs(a[0] - b[0]) > _TIE_R2:
+        return a[0] < b[0]
+    for c in range(1, 3):
+        if abs(a[c] - b[c]) > _TIE_X:
+            return a[c] < b[c]
+    return a[3] < b[3]
+
+
+@kernel
+def _nearest(
+    i: int,
+    points: Array,
+    bins: tuple[Array, Array, Array, Array, Array],
+    cutoff: float,
+    ranges: Array,
+    found: Array,
+) -> int:
+    """Write the nearest neighbours of point i into `found` (k + 1, 4) as rows (r², x, y, z); return how many ≤ k."""
+    order, start, low, width, count = bins
+    k = found.shape[0] - 1
+    n = 0
+    for r in range(adjacent_ranges(points[i], start, low, width, count, ranges)):
+        for s in range(ranges[r, 0], ranges[r, 1]):
+            j = order[s]
+            dx = points[j, 0] - points[i, 0]
+            dy = points[j, 1] - points[i, 1]
+            dz = points[j, 2] - points[i, 2]
+            r2 = dx * dx + dy * dy + dz * dz
+            if r2 >= cutoff * cutoff or j == i or (n == k and r2 > found[k - 1, 0] + _TIE_R2):
+                continue
+            # Insertion into the sorted list; row k is scratch for the neighbour that falls off the end.
+            slot = n
+            found[slot, 0], found[slot, 1], found[slot, 2], found[slot, 3] = r2, dx, dy, dz
+            while slot > 0 and _comes_before(found[slot], found[slot - 1]):
+                for c in range(4):
+                    found[slot, c], found[slot - 1, c] = found[slot - 1, c], found[slot, c]
+                slot -= 1
+            n = min(n + 1, k)
+    return n
+
+
+@kernel
+def _describe(found: Array, n: int, cutoff: float, row: Array, out: Array) -> None:
+    """Write [x1, x2] of an environment of n neighbours into `out` (2k - 1,); `row` (k,) is scratch."""
+    k = found.shape[0] - 1
+    out[:] = 0.0
+    for j in range(n):
+        u = 1.0 - found[j, 0] / (cutoff * cutoff)
+        out[j] = u * u / np.sqrt(found[j, 0])
+    for j in range(n):
+        u_j = 1.0 - found[j, 0] / (cutoff * cutoff)
+        m = 0
+        for l in range(n):
+            if l == j:
+                continue
+            dx = found[j, 1] - found[l, 1]
+            dy = found[j, 2] - found[l, 2]
+            dz = found[j, 3] - found[l, 3]
+            # sqrt(w_j w_l) = u_j u_l, for both are squares.
+            value = u_j * (1.0 - found[l, 0] / (cutoff * cutoff)) / np.sqrt(dx * dx + dy * dy + dz * dz)
+            slot = m
+            while slot > 0 and row[slot - 1] < value:
+                row[slot] = row[slot - 1]
+                slot -= 1
+            row[slot] = value
+            m += 1
+        for s in range(m):
+            out[k + s] += row[s]
+    for s in range(k - 1):
+        out[k + s] /= k
+
+
+@kernel
+def describe(
+    points: Array,
+    centres: Array,
+    bins: tuple[Array, Array, Array, Array, Array],
+    k: int,
+    cutoff: float,
+    first: int,
+    last: int,
+    out: Array,
+) -> None:
+    """Write the descriptors of ``centres[first:last]`` into the same rows of `out` (n_env, 2k - 1)."""
+    ranges = np.empty((9, 2), np.int64)
+    found = np.empty((k + 1, 4))
+    row = np.empty(k)
+    for c in range(first, last):
+        n = _nearest(centres[c], points, bins, cutoff, ranges, found)
+        _describe(found, n, cutoff, row, out[c])

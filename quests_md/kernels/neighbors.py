@@ -1,0 +1,144 @@
+"""Cell lists: which points lie near a point. Periodic images are made as points of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._jit import kernel
+
+Array = NDArray[Any]
+
+
+@kernel
+def pad_images(positions: Array, cell: Array, inverse: Array, pbc: Array, cutoff: float) -> tuple[Array, Array]:
+    """Wrap atoms into the cell and add every periodic image within `cutoff` of it.
+
+    Returns the points (m, 3), the n wrapped atoms first, and for each point the row of its atom (m,). `inverse` is
+    the inverse of `cell`; along directions that are not periodic nothing is wrapped or repeated.
+    """
+    n = positions.shape[0]
+    fractional = positions @ inverse
+    wrapped = positions.copy()
+    # |∇f_i| is the norm of column i: a point within `cutoff` has f_i within cutoff·|∇f_i|.
+    reach = np.zeros(3)
+    shifts = np.zeros(3, np.int64)
+    for i in range(3):
+        if pbc[i]:
+            reach[i] = cutoff * np.sqrt(inverse[0, i] ** 2 + inverse[1, i] ** 2 + inverse[2, i] ** 2) + 1e-9
+            shifts[i] = int(np.ceil(reach[i]))
+            for a in range(n):
+                whole = np.floor(fractional[a, i])
+                fractional[a, i] -= whole
+                for c in range(3):
+                    wrapped[a, c] -= whole * cell[i, c]
+    total = 0
+    points = np.empty((0, 3))
+    owner = np.empty(0, np.int64)
+    for fill in range(2):
+        if fill:
+            points = np.empty((n + total, 3))
+            owner = np.empty(n + total, np.int64)
+            points[:n] = wrapped
+            owner[:n] = np.arange(n)
+            total = 0
+        for u in range(-shifts[0], shifts[0] + 1):
+            for v in range(-shifts[1], shifts[1] + 1):
+                for w in range(-shifts[2], shifts[2] + 1):
+                    if u == 0 and v == 0 and w == 0:
+                        continue
+                    for a in range(n):
+                        if (
+                            _near(fractional[a, 0] + u, reach[0], pbc[0])
+                            and _near(fractional[a, 1] + v, reach[1], pbc[1])
+                            and _near(fractional[a, 2] + w, reach[2], pbc[2])
+                        ):
+                            if fill:
+                                for c in range(3):
+                                    points[n + total, c] = (
+                                        wrapped[a, c] + u * cell[0, c] + v * cell[1, c] + w * cell[2, c]
+                                    )
+                                owner[n + total] = a
+                            total += 1
+    return points, owner
+
+
+@kernel
+def _near(f: float, reach: float, periodic: bool) -> bool:
+    return not periodic or (f >= -reach and f <= 1.0 + reach)
+
+
+@kernel
+def bin_points(points: Array, cutoff: float) -> tuple[Array, Array, Array, Array, Array]:
+    """Sort points into bins at least `cutoff` wide.
+
+    Returns the permutation `order` (m,) that sorts the points by bin, the first sorted row of every bin `start`
+    (bins + 1,), the lower corner (3,), the width (3,) and the number (3,) of bins. Bins along z are contiguous.
+    """
+    m = points.shape[0]
+    low, width, count = np.zeros(3), np.full(3, cutoff), np.ones(3, np.int64)
+    if m:
+        for c in range(3):
+            low[c] = points[:, c].min()
+            span = points[:, c].max() - low[c]
+            # Never many more bins than points: a gas in a wide box would need memory for nothing.
+            most = max(1, int(np.cbrt(4.0 * m)))
+            count[c] = min(most, max(1, int(span / cutoff)))
+            width[c] = max(cutoff, span / count[c] * (1.0 + 1e-12))
+    bins = np.empty(m, np.int64)
+    start = np.zeros(count[0] * count[1] * count[2] + 1, np.int64)
+    for p in range(m):
+        b = 0
+        for c in range(3):
+            b = b * count[c] + min(count[c] - 1, int((points[p, c] - low[c]) / width[c]))
+        bins[p] = b
+        start[b + 1] += 1
+    for b in range(start.shape[0] - 1):
+        start[b + 1] += start[b]
+    order = np.empty(m, np.int64)
+    position = start.copy()
+    for p in range(m):
+        order[position[bins[p]]] = p
+        position[bins[p]] += 1
+    return order, start, low, width, count
+
+
+@kernel
+def adjacent_ranges(
+    point: Array, start: Array, low: Array, width: Array, count: Array, ranges: Array
+) -> int:
+    """Write the (first, last) sorted rows of the bins around `point` into `ranges` (9, 2); return how many."""
+    x = min(count[0] - 1, int((point[0] - low[0]) / width[0]))
+    y = min(count[1] - 1, int((point[1] - low[1]) / width[1]))
+    z = min(count[2] - 1, int((point[2] - low[2]) / width[2]))
+    n = 0
+    for i in range(max(0, x - 1), min(count[0], x + 2)):
+        for j in range(max(0, y - 1), min(count[1], y + 2)):
+            row = (i * count[1] + j) * count[2]
+            ranges[n, 0] = start[row + max(0, z - 1)]
+            ranges[n, 1] = start[row + min(count[2], z + 2)]
+            n += 1
+    return n
+
+
+@kernel
+def minimum_distances(
+    points: Array, kinds: Array, centres: Array, bins: tuple[Array, Array, Array, Array, Array], out: Array
+) -> None:
+    """Lower ``out[a, b]`` to the smallest distance between a centre of kind a and any other point of kind b."""
+    order, start, low, width, count = bins
+    ranges = np.empty((9, 2), np.int64)
+    for i in centres:
+        for r in range(adjacent_ranges(points[i], start, low, width, count, ranges)):
+            for s in range(ranges[r, 0], ranges[r, 1]):
+                j = order[s]
+                if j == i:
+                    continue
+                dx = points[j, 0] - points[i, 0]
+                dy = points[j, 1] - points[i, 1]
+                dz = points[j, 2] - points[i, 2]
+                distance = np.sqrt(dx * dx + dy * dy + dz * dz)
+                if distance < out[kinds[i], kinds[j]]:
+                    out[kinds[i], kinds[j]] = distance

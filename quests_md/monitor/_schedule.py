@@ -1,0 +1,39 @@
+"""Two cadences: evaluate every N steps, save at most every M."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+
+__all__ = ["Schedule"]
+
+
+class Schedule:
+    """When a frame is due, and when a candidate may be saved.
+
+    Parameters
+    ----------
+    every
+        A frame is due when its step is a multiple of this: absolute, whatever step a run starts at.
+    save_every
+        Candidates are saved at least this many steps apart. A frame that halts is always saved.
+    """
+
+    def __init__(self, every: int, save_every: int) -> None:
+        for name, value in (("every", every), ("save_every", save_every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+        self.every = every
+        self.save_every = save_every
+        self._saved: int | None = None
+
+    def due(self, step: int) -> bool:
+        """Return whether a frame of this step is to be evaluated."""
+        return step % self.every == 0
+
+    def may_save(self, step: int) -> bool:
+        """Return whether a candidate of this step may be saved; steps that went backwards start anew."""
+        return self._saved is None or not 0 <= step - self._saved < self.save_every
+
+    def saved(self, step: int) -> None:
+        """Remember that a frame of this step was saved."""
+        self._saved = step

@@ -1,0 +1,88 @@
+"""Files as frames, with their provenance. Whatever ASE reads is read."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import SourceError
+from .frame import Frame
+
+__all__ = ["describe_source", "read_frames"]
+
+
+def read_frames(source: str | os.PathLike[str]) -> Iterator[Frame]:
+    """Iterate over the frames of a file.
+
+    Parameters
+    ----------
+    source
+        A file that ASE reads, optionally with a slice in ASE's notation: ``md.xyz``, ``md.xyz@-1``, ``md.traj@::10``.
+        Without a slice, all frames.
+
+    Yields
+    ------
+    Frame
+        With `step` and `time` (ps) from the frame's info ("step" or "timestep", "time") where they are there,
+        else `step` counts the frames, and `ids` from an array "id" or "ids".
+
+    Raises
+    ------
+    SourceError
+        No such file, no frames in it, or ASE cannot read it.
+    """
+    import ase.io
+
+    path, selection = _split(source)
+    count = 0
+    try:
+        for atoms in ase.io.iread(path, index=selection):
+            yield _frame_of(atoms, count)
+            count += 1
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AssertionError, SyntaxError) as error:
+        # What ASE's readers raise for a malformed file is as varied as the readers are.
+        raise SourceError(f"{path}: ASE cannot read it after {count} frames: {type(error).__name__}: {error}") from error
+    except ase.io.formats.UnknownFileTypeError as error:
+        raise SourceError(f"{path}: ASE does not know this type of file: {error}") from error
+    if count == 0:
+        raise SourceError(f"{path}: no frames in it (selection {selection!r})")
+
+
+def describe_source(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the provenance of a source: path, selection, SHA-256, size and date of the file."""
+    path, selection = _split(source)
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    stat = path.stat()
+    modified = datetime.datetime.fromtimestamp(stat.st_mtime, datetime.timezone.utc)
+    return {
+        "file": str(path),
+        "selection": selection,
+        "sha256": digest.hexdigest(),
+        "bytes": stat.st_size,
+        "modified": modified.isoformat(timespec="seconds"),
+    }
+
+
+def _split(source: str | os.PathLike[str]) -> tuple[Path, str]:
+    text = os.fspath(source)
+    path, selection = (text, ":") if Path(text).exists() or "@" not in text else text.rsplit("@", 1)
+    if not Path(path).is_file():
+        raise SourceError(f"{path}: no such file")
+    # ASE takes a bare number as one frame; iread wants a slice or a number as text.
+    if not all(part.strip().lstrip("-").isdigit() or not part.strip() for part in selection.split(":")):
+        raise SourceError(f"{text}: {selection!r} is not a slice such as @0:100:2 or @-1")
+    return Path(path), selection
+
+
+def _frame_of(atoms: Any, count: int) -> Frame:
+    info = atoms.info
+    step = int(info.get("step", info.get("timestep", count)))
+    ids = atoms.arrays.get("id", atoms.arrays.get("ids"))
+    return Frame.from_atoms(atoms, step, float(info.get("time", float("nan"))), ids=ids)
