@@ -27,6 +27,7 @@ __all__ = ["DescriptorSpec", "minimum_distances"]
 
 _BLOCK = 64  # environments a thread takes at a time
 _SPECIES = (None, "ignore")
+_MOST_IMAGES = 1_000_000  # of one atom within the cutoff; a cell that needs more is no matter
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class DescriptorSpec:
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 2:
             raise InputError(f"k must be a whole number of at least 2, not {self.k!r}")
-        if not (isinstance(self.cutoff, (int, float)) and math.isfinite(self.cutoff) and self.cutoff > 0):
+        number = isinstance(self.cutoff, (int, float)) and not isinstance(self.cutoff, bool)
+        if not (number and math.isfinite(self.cutoff) and self.cutoff > 0):
             raise InputError(f"cutoff must be a positive length in Å, not {self.cutoff!r}")
+        object.__setattr__(self, "cutoff", float(self.cutoff))
         if self.species not in _SPECIES:
             raise InputError(f'species must be "ignore" (or left out for one element), not {self.species!r}')
 
@@ -104,12 +107,12 @@ class DescriptorSpec:
             )
 
     def _compute_one(self, frame: Frame, threads: int | None) -> NDArray[np.float64]:
-        points, centres = _points_of(frame, self.cutoff)
+        points, _, centres = _points_of(frame, self.cutoff)
         bins = _neighbors.bin_points(points, self.cutoff)
         out = np.empty((len(centres), self.width))
 
         def task(first: int, last: int) -> None:
-            _descriptor.describe(points, centres, bins, self.k, float(self.cutoff), first, last, out)
+            _descriptor.describe(points, centres, bins, self.k, self.cutoff, first, last, out)
 
         over_rows(task, len(centres), threads, _BLOCK)
         # A finite sum needs finite rows: one pass without a temporary of the size of `out`.
@@ -120,20 +123,17 @@ class DescriptorSpec:
 
 
 def minimum_distances(frame: Frame, cutoff: float, kinds: NDArray[np.int64], out: NDArray[np.float64]) -> None:
-    """Lower ``out[a, b]`` to the smallest distance (Å) below about `cutoff` between atoms of kinds a and b.
+    """Lower ``out[a, b]`` to the smallest distance (Å) up to `cutoff` between atoms of kinds a and b.
 
     `kinds` (n,) is the kind of every row of the frame. The plausibility of later frames is judged by it.
     """
-    points, centres = _points_of(frame, cutoff)
-    owner = np.flatnonzero(frame.numbers != 0)
-    if not frame.has_ghosts and frame.pbc.any():  # type: ignore[union-attr]
-        owner = owner[_neighbors.pad_images(frame.positions[owner], *_cell_of(frame), cutoff)[1]]
+    points, owner, centres = _points_of(frame, cutoff)
     bins = _neighbors.bin_points(points, cutoff)
-    _neighbors.minimum_distances(points, kinds[owner], centres, bins, out)
+    _neighbors.minimum_distances(points, kinds[owner], centres, bins, cutoff, out)
 
 
-def _points_of(frame: Frame, cutoff: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return all points that can be neighbours, and the rows among them of the watched atoms."""
+def _points_of(frame: Frame, cutoff: float) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return all points that can be neighbours, the frame's row of each, and which points are watched."""
     if not np.isfinite(frame.positions).all():
         bad = np.flatnonzero(~np.isfinite(frame.positions).all(axis=1))
         assert frame.ids is not None
@@ -141,20 +141,18 @@ def _points_of(frame: Frame, cutoff: float) -> tuple[NDArray[np.float64], NDArra
             f"step {frame.step}: {len(bad)} atoms have positions that are not finite numbers "
             f"(the first is id {frame.ids[bad[0]]}); the simulation has broken down"
         )
-    real = frame.numbers != 0
-    centres = frame.centres
-    positions = frame.positions
-    if not real.all():
-        positions = positions[real]
-        centres = (np.cumsum(real) - 1)[centres]
+    owner = np.flatnonzero(frame.numbers != 0)
+    centres = np.searchsorted(owner, frame.centres)
+    points = np.ascontiguousarray(frame.positions[owner])
     if not frame.has_ghosts and np.any(frame.pbc):
-        positions = _neighbors.pad_images(np.ascontiguousarray(positions), *_cell_of(frame), cutoff)[0]
-    return np.ascontiguousarray(positions), centres
+        points, atoms = _neighbors.pad_images(points, *_cell_of(frame, cutoff), cutoff)
+        owner = owner[atoms]
+    return points, owner, centres
 
 
-def _cell_of(frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+def _cell_of(frame: Frame, cutoff: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
     """Return cell, inverse and pbc; missing vectors of directions that are not periodic are made up."""
-    cell, pbc = np.array(frame.cell, dtype=np.float64), np.asarray(frame.pbc)
+    cell, pbc = np.array(frame.cell, dtype=np.float64), np.array(frame.pbc, dtype=bool)
     if not np.isfinite(cell).all():
         raise FrameError(f"step {frame.step}: the cell is not finite: {cell.tolist()}")
     missing = (np.linalg.norm(cell, axis=1) == 0.0) & ~pbc
@@ -165,7 +163,10 @@ def _cell_of(frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64], ND
     lengths = np.linalg.norm(cell, axis=1)
     if (lengths == 0).any() or abs(np.linalg.det(cell / lengths[:, None])) < 1e-6:
         raise FrameError(f"step {frame.step}: the cell is singular, yet pbc is {pbc.tolist()}: {cell.tolist()}")
-    return cell, np.linalg.inv(cell), pbc
+    inverse = np.linalg.inv(cell)
+    if np.prod(2.0 * np.ceil(cutoff * np.linalg.norm(inverse, axis=0)[pbc]) + 1.0) > _MOST_IMAGES:
+        raise FrameError(f"step {frame.step}: the cell has collapsed: {cell.tolist()}")
+    return cell, inverse, pbc
 
 
 def _shared_place(frame: Frame, bad: NDArray[np.int64]) -> str:

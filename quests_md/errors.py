@@ -75,7 +75,15 @@ class MissingExtraError(QuestsError, ImportError):
 
 
 class MonitorError(QuestsError):
-    """Watching failed during a run, on this rank or on another one."""
+    """Watching failed during a run, on this rank or on another one.
+
+    Attributes
+    ----------
+    implausible
+        True if the frame itself is broken (nan positions, two atoms at one place), and not the watching.
+    """
+
+    implausible = False
 
 
 class Halted(QuestsError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class Frame:
     Raises
     ------
     FrameError
-        An array has the wrong shape.
+        An array has the wrong shape, or `numbers` are not atomic numbers.
     """
 
     positions: NDArray[np.float64]
@@ -85,6 +85,9 @@ class Frame:
             self.watched = np.ones(self.n_local, dtype=bool)
         self.watched = np.asarray(self.watched, dtype=bool)
         self._check_shapes(n, self.n_local)
+        z = self.numbers
+        if n and not (z.dtype.kind in "iu" and z.min() >= 0 and z.max() <= 118):
+            raise FrameError("numbers must be atomic numbers, 0 to 118")
 
     def _check_shapes(self, n: int, n_local: int) -> None:
         expected = {
@@ -120,10 +123,19 @@ class Frame:
 
     def copy(self) -> Frame:
         """Return a frame that shares no memory with this one."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         if not self.has_ghosts:
             values["n_local"] = None
-        return Frame(**{k: v.copy() if isinstance(v, np.ndarray) else v for k, v in values.items()})
+        values = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in values.items()}
+        return Frame(**values)
+
+    def local(self) -> Frame:
+        """Return a copy of what this rank owns, without ghosts."""
+        assert self.ids is not None
+        n = self.n_local
+        return replace(
+            self, n_local=None, positions=self.positions[:n], numbers=self.numbers[:n], ids=self.ids[:n]
+        ).copy()
 
 
 def as_frames(frames: Any) -> Iterator[Frame]:

@@ -15,7 +15,14 @@ from .errors import InputError
 from .kernels import kernel_sum as _kernel_sum
 from .kernels._jit import over_rows
 
-__all__ = ["DEFAULT_BANDWIDTH", "bandwidth_from_volume", "delta_entropy", "diversity", "entropy", "log_kernel_sum"]
+__all__ = [
+    "DEFAULT_BANDWIDTH",
+    "bandwidth_from_volume",
+    "delta_entropy",
+    "diversity",
+    "entropy",
+    "log_kernel_sum",
+]
 
 DEFAULT_BANDWIDTH = 0.015
 
@@ -146,6 +153,9 @@ def _rows(name: str, x: ArrayLike, dtype: Any, empty: bool = True) -> NDArray[An
         rows = rows.astype(np.float64)
     if not (empty or len(rows)):
         raise InputError(f"{name} has no rows")
-    if not math.isfinite(float(np.sum(rows, dtype=np.float64))):
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = float(np.sum(rows, dtype=np.float64))
+    # A finite sum needs finite rows; a sum that is not may be one that overflows.
+    if not math.isfinite(total) and not np.isfinite(rows).all():
         raise InputError(f"{name} holds values that are not finite")
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from .errors import SourceError
 from .frame import Frame
 
 __all__ = ["describe_source", "read_frames"]
+
+_SELECTION = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
 
 
 def read_frames(source: str | os.PathLike[str]) -> Iterator[Frame]:
@@ -40,14 +43,14 @@ def read_frames(source: str | os.PathLike[str]) -> Iterator[Frame]:
     path, selection = _split(source)
     count = 0
     try:
-        for atoms in ase.io.iread(path, index=selection):
+        # parallel=False: ASE's parallel reading is collective once mpi4py is imported, and one rank may read alone.
+        for atoms in ase.io.iread(path, index=selection, parallel=False, do_not_split_by_at_sign=True):
             yield _frame_of(atoms, count)
             count += 1
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AssertionError, SyntaxError) as error:
-        # What ASE's readers raise for a malformed file is as varied as the readers are.
-        raise SourceError(f"{path}: ASE cannot read it after {count} frames: {type(error).__name__}: {error}") from error
-    except ase.io.formats.UnknownFileTypeError as error:
-        raise SourceError(f"{path}: ASE does not know this type of file: {error}") from error
+    except Exception as error:
+        # What ASE's readers raise for a malformed file is as varied as the readers are: sqlite3's errors too.
+        what = f"{type(error).__name__}: {error}"
+        raise SourceError(f"{path}: ASE cannot read it after {count} frames: {what}") from error
     if count == 0:
         raise SourceError(f"{path}: no frames in it (selection {selection!r})")
 
@@ -75,8 +78,7 @@ def _split(source: str | os.PathLike[str]) -> tuple[Path, str]:
     path, selection = (text, ":") if Path(text).exists() or "@" not in text else text.rsplit("@", 1)
     if not Path(path).is_file():
         raise SourceError(f"{path}: no such file")
-    # ASE takes a bare number as one frame; iread wants a slice or a number as text.
-    if not all(part.strip().lstrip("-").isdigit() or not part.strip() for part in selection.split(":")):
+    if not _SELECTION.fullmatch(selection):
         raise SourceError(f"{text}: {selection!r} is not a slice such as @0:100:2 or @-1")
     return Path(path), selection
 

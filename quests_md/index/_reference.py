@@ -16,23 +16,18 @@ class Reference(Protocol):
     """What a monitor needs of a reference. `Index` is one; a reference that grows during a run can be another."""
 
     spec: DescriptorSpec
-    threads: int | None
-
-    @property
-    def elements(self) -> tuple[str, ...]:
-        """Chemical symbols the reference knows."""
-        ...
+    elements: tuple[str, ...]  # chemical symbols that the reference knows
 
     @property
     def ready(self) -> bool:
         """Whether it can be asked yet."""
         ...
 
-    def log_kernel_sum(self, query: NDArray[np.float64]) -> NDArray[np.float64]:
+    def log_kernel_sum(self, query: NDArray[np.float64], threads: int | None = None) -> NDArray[np.float64]:
         """Return ln K(q) of descriptor rows (n, d), exactly."""
         ...
 
-    def exceeds(self, query: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+    def exceeds(self, query: NDArray[np.float64], threshold: float, threads: int | None = None) -> NDArray[np.bool_]:
         """Return whether dH(q) > threshold, always right."""
         ...
 

@@ -16,15 +16,15 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec
 from ..errors import IndexFileError, InputError
+from ..files import write_atomically
 from ._elements import SYMBOLS
 
 FORMAT = 1
@@ -52,34 +52,21 @@ def write_file(path: Path, header: dict[str, Any], sections: dict[str, NDArray[A
             "dtype": SECTIONS[name][0],
             "shape": list(array.shape),
             "offset": offset,  # from the first section
-            "sha256": hashlib.sha256(memoryview(array).cast("B") if array.size else b"").hexdigest(),
+            "sha256": hashlib.sha256(array.data).hexdigest(),
         }
         offset += -(-array.nbytes // _ALIGN) * _ALIGN
     text = json.dumps({"format": FORMAT, **header, "sections": table, "data_bytes": offset}).encode()
     text += b" " * (-(_PREFIX + len(text)) % _ALIGN)
     digest = hashlib.sha256(text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(MAGIC + len(text).to_bytes(8, "little") + digest.digest() + text)
-            for array in arrays.values():
-                file.write(memoryview(array).cast("B") if array.size else b"")
-                file.write(b"\0" * (-array.nbytes % _ALIGN))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+
+    def write(file: BinaryIO) -> None:
+        file.write(MAGIC + len(text).to_bytes(8, "little") + digest.digest() + text)
+        for array in arrays.values():
+            file.write(array.data)
+            file.write(b"\0" * (-array.nbytes % _ALIGN))
+
+    write_atomically(path, write)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def open_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -101,7 +88,7 @@ def verify_file(path: Path) -> None:
     """Raise `IndexFileError` unless every section has its checksum and holds what it must."""
     header, sections = open_file(path)
     for name, entry in header["sections"].items():
-        if hashlib.sha256(memoryview(np.ascontiguousarray(sections[name])).cast("B")).hexdigest() != entry["sha256"]:
+        if hashlib.sha256(sections[name].data).hexdigest() != entry["sha256"]:
             raise IndexFileError(f"{path}: section {name} is damaged (its checksum differs): copy or build it again")
     if not np.isfinite(sections["rows"]).all():
         raise IndexFileError(f"{path}: section rows holds values that are not finite: build it again")
@@ -129,7 +116,9 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     try:
         header = json.loads(text)
         number = header["format"]
-        if not isinstance(number, int) or number > FORMAT:
+        if not _is_whole(number) or number < 1:
+            raise ValueError(f"format {number!r}")
+        if number > FORMAT:
             raise IndexFileError(f"{path}: format {number} is newer than format {FORMAT}: upgrade quests_md to read it")
         _check_header(header)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -147,20 +136,27 @@ def _check_header(header: dict[str, Any]) -> None:
     h = header["bandwidth"]
     if not (isinstance(h, float) and math.isfinite(h) and h > 0):
         raise ValueError(f"bandwidth {h!r}")
-    if not (isinstance(header["generation"], int) and isinstance(header["provenance"], dict)):
+    if not (_is_whole(header["generation"]) and isinstance(header["provenance"], dict)):
         raise ValueError("generation or provenance")
-    if set(header["sections"]) != set(SECTIONS):
-        raise ValueError(f"sections {sorted(header['sections'])}")
-    if not (isinstance(header["data_bytes"], int) and header["data_bytes"] >= 0):
+    if not isinstance(header["elements"], list) or not all(isinstance(e, str) for e in header["elements"]):
+        raise ValueError(f"elements {header['elements']!r}")
+    if not isinstance(header["sections"], dict) or set(header["sections"]) != set(SECTIONS):
+        raise ValueError("sections")
+    if not _is_whole(header["data_bytes"]):
         raise ValueError(f"data_bytes {header['data_bytes']!r}")
     for name, entry in header["sections"].items():
         dtype, dimensions = SECTIONS[name]
         shape, offset = entry["shape"], entry["offset"]
-        whole = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in [*shape, offset])
+        whole = all(_is_whole(n) for n in [*shape, offset]) and isinstance(entry["sha256"], str)
         if entry["dtype"] != dtype or len(shape) != dimensions or not whole or offset % _ALIGN:
             raise ValueError(f"section {name}")
         if offset + math.prod(shape) * np.dtype(dtype).itemsize > header["data_bytes"]:
             raise ValueError(f"section {name} reaches past the end")
+
+
+def _is_whole(value: Any) -> bool:
+    """Return whether a number of a header can be a size or a count."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
 
 
 def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArray[Any]]) -> None:
@@ -176,7 +172,10 @@ def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArr
             raise InputError("the frame offsets do not divide the rows")
         if numbers.shape != (n,) or numbers.min() < 1 or numbers.max() >= len(SYMBOLS):
             raise InputError("the elements of the rows are not atomic numbers")
-        if header["elements"] != [SYMBOLS[z] for z in np.unique(numbers)]:
+        if not {SYMBOLS[z] for z in np.unique(numbers)} <= set(header["elements"]) <= set(SYMBOLS[1:]):
             raise InputError("the list of elements is not that of the rows")
+        distances = sections["pair_distances"]
+        if distances.shape != (len(header["elements"]),) * 2 or not (distances >= 0).all():
+            raise InputError("the smallest distances are not those of pairs of elements")
     except InputError as error:
         raise IndexFileError(f"{path}: damaged: {error}") from None

@@ -14,7 +14,7 @@ from typing import Any
 
 import numba
 
-# Plain fastmath=True also promises "no inf, no nan": a kernel sum of zero has the logarithm -inf, and that is an answer.
+# Plain fastmath=True also promises "no inf, no nan", but the logarithm of an empty kernel sum, -inf, is an answer.
 _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 
@@ -39,6 +39,10 @@ def all_cores() -> int:
 @lru_cache(maxsize=4)
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="quests_md")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of the parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def over_rows(task: Callable[[int, int], None], n: int, threads: int | None, block: int) -> None:

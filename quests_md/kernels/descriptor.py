@@ -22,11 +22,11 @@ _TIE_X = 1e-6
 def _comes_before(a: Array, b: Array) -> bool:
     """Order of neighbours (r², x, y, z): nearest first; ties by the direction, which is the same on every rank."""
     if abs(a[0] - b[0]) > _TIE_R2:
-        return a[0] < b[0]
+        return bool(a[0] < b[0])
     for c in range(1, 3):
         if abs(a[c] - b[c]) > _TIE_X:
-            return a[c] < b[c]
-    return a[3] < b[3]
+            return bool(a[c] < b[c])
+    return bool(a[3] < b[3])
 
 
 @kernel
@@ -73,14 +73,14 @@ def _describe(found: Array, n: int, cutoff: float, row: Array, out: Array) -> No
     for j in range(n):
         u_j = 1.0 - found[j, 0] / (cutoff * cutoff)
         m = 0
-        for l in range(n):
-            if l == j:
+        for i in range(n):
+            if i == j:
                 continue
-            dx = found[j, 1] - found[l, 1]
-            dy = found[j, 2] - found[l, 2]
-            dz = found[j, 3] - found[l, 3]
+            dx = found[j, 1] - found[i, 1]
+            dy = found[j, 2] - found[i, 2]
+            dz = found[j, 3] - found[i, 3]
             # sqrt(w_j w_l) = u_j u_l, for both are squares.
-            value = u_j * (1.0 - found[l, 0] / (cutoff * cutoff)) / np.sqrt(dx * dx + dy * dy + dz * dz)
+            value = u_j * (1.0 - found[i, 0] / (cutoff * cutoff)) / np.sqrt(dx * dx + dy * dy + dz * dz)
             slot = m
             while slot > 0 and row[slot - 1] < value:
                 row[slot] = row[slot - 1]

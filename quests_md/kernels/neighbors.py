@@ -106,9 +106,7 @@ def bin_points(points: Array, cutoff: float) -> tuple[Array, Array, Array, Array
 
 
 @kernel
-def adjacent_ranges(
-    point: Array, start: Array, low: Array, width: Array, count: Array, ranges: Array
-) -> int:
+def adjacent_ranges(point: Array, start: Array, low: Array, width: Array, count: Array, ranges: Array) -> int:
     """Write the (first, last) sorted rows of the bins around `point` into `ranges` (9, 2); return how many."""
     x = min(count[0] - 1, int((point[0] - low[0]) / width[0]))
     y = min(count[1] - 1, int((point[1] - low[1]) / width[1]))
@@ -125,9 +123,14 @@ def adjacent_ranges(
 
 @kernel
 def minimum_distances(
-    points: Array, kinds: Array, centres: Array, bins: tuple[Array, Array, Array, Array, Array], out: Array
+    points: Array,
+    kinds: Array,
+    centres: Array,
+    bins: tuple[Array, Array, Array, Array, Array],
+    cutoff: float,
+    out: Array,
 ) -> None:
-    """Lower ``out[a, b]`` to the smallest distance between a centre of kind a and any other point of kind b."""
+    """Lower ``out[a, b]`` to the smallest distance up to `cutoff` from a centre of kind a to one of kind b."""
     order, start, low, width, count = bins
     ranges = np.empty((9, 2), np.int64)
     for i in centres:
@@ -140,5 +143,5 @@ def minimum_distances(
                 dy = points[j, 1] - points[i, 1]
                 dz = points[j, 2] - points[i, 2]
                 distance = np.sqrt(dx * dx + dy * dy + dz * dz)
-                if distance < out[kinds[i], kinds[j]]:
+                if distance <= cutoff and distance < out[kinds[i], kinds[j]]:
                     out[kinds[i], kinds[j]] = distance

@@ -41,7 +41,8 @@ class Decision:
     maximum, max_id
         Largest dH (nats) and the id of its atom; −inf and −1 if no atom is watched.
     mean, q50, q99
-        Mean, median and 99 % quantile of dH; the quantiles come from a histogram (within 6 % of dH, or 0.07 nats).
+        Mean, median and 99 % quantile of dH. A quantile is that of a histogram, within 0.07·(1 + |dH|) nats of the
+        dH that as many atoms do not exceed; it ends at 8e4 nats.
     n, n_select, n_halt
         Watched atoms, and how many lie above each threshold.
     dH

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comm import Comm, Serial
-from ..errors import InputError, MonitorError
+from ..errors import FrameError, InputError, MonitorError
 from ..frame import Frame
 from ..index import Reference
 from ..index._index import check_elements
@@ -89,7 +89,7 @@ class Monitor:
         for turn in (0, 1):
             if (self.comm.rank == 0) == (turn == 0):
                 two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([1, 1]), np.eye(3) * 9.0, True)
-                self.index.log_kernel_sum(self.index.spec.compute(two, 1))
+                self.index.log_kernel_sum(self.index.spec.compute(two, 1), 1)
             self.comm.allgather(np.zeros(1))
 
     def measure(self, frame: Frame) -> NDArray[np.float64]:
@@ -109,7 +109,10 @@ class Monitor:
         dH = np.full(frame.n_local, np.nan)
         centres = frame.centres
         if len(centres):
-            dH[centres] = -self.index.log_kernel_sum(self.index.spec.compute(frame, self.threads))
+            rows = self.index.spec.compute(frame, self.threads)
+            dH[centres] = -self.index.log_kernel_sum(rows, self.threads)
+            if np.isnan(dH[centres]).any():
+                raise MonitorError("the reference gave a dH that is not a number")
         return dH
 
     def observe(self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None) -> Decision:
@@ -152,9 +155,11 @@ class Monitor:
     def _fail(self, first: int, step: int, error: Exception | None) -> None:
         """Raise the same error on all ranks; called on all ranks."""
         texts = self.comm.gather(None if error is None else f"{type(error).__name__}: {error}")
-        text = self.comm.broadcast(None if texts is None else texts[first])
+        text: str = self.comm.broadcast(None if texts is None else texts[first])
         where = f" on rank {first} of {self.comm.size}" if self.comm.size > 1 else ""
-        raise MonitorError(f"watching failed at step {step}{where}: {text}") from error
+        failure = MonitorError(f"watching failed at step {step}{where}: {text}")
+        failure.implausible = text.startswith(f"{FrameError.__name__}:")
+        raise failure from error
 
     def _decide(self, step: int, summary: Summary, dH: NDArray[np.float64], started: float) -> Decision:
         band, reasons = Band.COVERED, []

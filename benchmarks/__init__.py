@@ -1,0 +1,1 @@
+"""What quests_md costs, measured against whom: ``python -m benchmarks``."""

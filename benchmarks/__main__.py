@@ -1,0 +1,88 @@
+"""Print what a descriptor and an exact dH cost per environment, in quests_md and in ``quests``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Any
+
+DIMENSION = 63  # columns of the descriptor, 2k − 1
+OPERATIONS = 3  # a difference, a product and a sum per column
+
+HEAD = "µs per environment, medians"
+# row: (ours, theirs, what it is)
+ROWS = {
+    "descriptor": ("descriptor", "descriptor quests"),
+    "dH, float64 rows": ("dH", "dH quests"),
+    "  quests at its best": ("dH", "dH quests best"),
+    "dH, index (f32 rows)": ("dH index", "dH quests"),
+}
+
+
+def main() -> None:
+    """Measure with one thread and with all cores, and print a table for each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    packages = ", ".join(f"{name} {version(name)}" for name in ("quests_md", "quests", "numba", "numpy"))
+    load, python = os.getloadavg()[0], platform.python_version()
+    print(f"{_processor()}, {cores} cores, load {load:.1f} before; Python {python}")
+    print(packages)
+    for threads in sorted({1, cores}):
+        _print(threads, _run(threads))
+
+
+def _run(threads: int) -> dict[str, Any]:
+    names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = os.environ | dict.fromkeys(names, str(threads))
+    command = [sys.executable, "-m", "benchmarks.measure", str(threads)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def _print(threads: int, result: dict[str, Any]) -> None:
+    product, memory = result["flops"] / 1e9, result["bytes"] / 1e9
+    print(
+        f"\n{threads} thread{'s' if threads > 1 else ''}; measured peaks: {product:.1f} Gflop/s (float64 "
+        f"matrix product), {memory:.1f} GB/s (one thread)"
+    )
+    print(f"{HEAD:<36}{'quests_md':>11}{'quests':>11}{'ratio':>8}{'floor':>8}  max difference")
+    for system in result["systems"]:
+        micro = system["microseconds"]
+        print(f"{system['name']}: {system['n_query']} environments, {system['n_reference']} references")
+        for row, (ours, theirs) in ROWS.items():
+            floor = f"{_floor(system, result):.0f}" if ours.startswith("dH") else "—"
+            label = f"{row}, batch {system['batch']}" if "best" in row else row
+            print(
+                f"  {label:<34}{micro[ours]:>11.1f}{micro[theirs]:>11.1f}{micro[theirs] / micro[ours]:>8.2f}"
+                f"{floor:>8}  {system['agreement'][ours]:.1e}"
+            )
+        if system["infinite"]:
+            print(f"  (quests: inf for {system['infinite']} environments; the difference is over the others)")
+
+
+def _floor(system: dict[str, Any], result: dict[str, Any]) -> float:
+    """Return the µs per environment of a sum over all references, at the measured peaks.
+
+    The larger of: 3·63·n_reference operations at the peak of the threads used, and reading the references
+    once for all queries. The exponentials are not counted.
+    """
+    n = system["n_reference"]
+    compute = OPERATIONS * DIMENSION * n / result["flops"]
+    read = 8 * DIMENSION * n / system["n_query"] / result["bytes"]
+    return 1e6 * max(compute, read)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

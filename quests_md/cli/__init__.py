@@ -1,0 +1,60 @@
+"""The command line ``quests-md``: one file per verb, loaded when it is called."""
+
+from __future__ import annotations
+
+import errno
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from ..errors import QuestsError
+
+__all__ = ["main"]
+
+# verb: (module, command in it, what `quests-md --help` says)
+_VERBS = {
+    "index": ("index", "index_group", "Build, show and verify the index of a reference."),
+    "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
+    "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),
+}
+
+
+class _Verbs(click.Group):
+    """A group that imports a verb when it is called, and says an error in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module, name, _ = _VERBS[cmd_name]
+        command: click.Command = getattr(import_module(f".{module}", __name__), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click's own would import every verb for its help.
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, text) for verb, (_, _, text) in _VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except QuestsError as error:
+            _fail(str(error))
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `| head`: click ends quietly
+                raise
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo("quests-md: error: " + " ".join(message.split()), err=True)
+    raise click.exceptions.Exit(1)
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="quests_md", prog_name="quests-md")
+def main() -> None:
+    """Watch a simulation: how far is each atom's environment from the training data?"""

@@ -1,0 +1,154 @@
+"""quests-md index: build, info, verify."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..descriptors import DescriptorSpec
+from ..errors import IndexFileError, OutputError
+from ..frame import Frame
+from ..index import Index
+from ..sources import describe_source, read_frames
+from ._progress import Counter, counter
+
+__all__ = ["index_group"]
+
+
+@click.group("index")
+def index_group() -> None:
+    """Build, show and verify the index of a reference."""
+
+
+def _bandwidth(value: Any) -> float | str:
+    """Convert the option: a number, or the word auto."""
+    try:
+        return "auto" if value == "auto" else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
+
+
+@index_group.command("build")
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index file to write.")
+@click.option("--k", default=32, show_default=True, help="Number of nearest neighbours.")
+@click.option("--cutoff", default=5.0, show_default=True, help="Radius of an environment, in Å.")
+@click.option("--species", metavar="CHOICE", help="How elements enter; must be given for two or more: ignore.")
+@click.option(
+    "--bandwidth",
+    type=_bandwidth,
+    metavar="H",
+    default=0.015,
+    show_default=True,
+    help="h in 1/Å, or auto: by the volume per atom.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+def build(
+    sources: tuple[str, ...],
+    output: Path,
+    k: int,
+    cutoff: float,
+    species: str | None,
+    bandwidth: float | str,
+    threads: int | None,
+) -> None:
+    """Build an index of the frames of one or more files.
+
+    FILE is anything that ASE reads, with an optional slice: ref.xyz, md.traj@100:, md.traj@0:100:2.
+    """
+    started = time.perf_counter()
+    spec = DescriptorSpec(k, cutoff, species)
+    _refuse_other_files(output)
+    described = [describe_source(source) for source in sources]
+    with counter() as progress:
+        frames = _read(sources, progress)
+        index = Index.build(frames, spec, bandwidth, sources=described, threads=threads)
+    index.save(output)
+    seconds = time.perf_counter() - started
+    click.echo(_show(output, index))
+    click.echo(f"  built in           {seconds:.1f} s")
+
+
+@index_group.command("info")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+def info(file: Path, as_json: bool) -> None:
+    """Show what an index was made of."""
+    index = Index.open(file)
+    if as_json:
+        click.echo(json.dumps(_content(file, index), indent=2))
+        return
+    click.echo(_show(file, index))
+    for source in index.provenance.get("sources", []):
+        click.echo(f"  made of            {source['file']}@{source['selection']}  sha256 {source['sha256'][:16]}")
+
+
+@index_group.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+def verify(file: Path) -> None:
+    """Read a whole index and compare it with its checksums."""
+    Index.verify(file)
+    click.echo(f"{file}: every section has its checksum")
+
+
+def _read(sources: tuple[str, ...], progress: Counter) -> Iterator[Frame]:
+    for source in sources:
+        progress.say(f"reading {source}:")
+        yield from progress.count(read_frames(source))
+    progress.say("computing descriptors of")
+
+
+def _refuse_other_files(output: Path) -> None:
+    """Raise `OutputError` rather than replace a file that is no index: the reference itself, say."""
+    if output.exists():
+        try:
+            Index.open(output)
+        except IndexFileError as error:
+            raise OutputError(f"{output} exists and is not an index: choose another name, or remove it") from error
+
+
+def _content(file: Path, index: Index) -> dict[str, Any]:
+    from ase.data import atomic_numbers
+
+    counts = {symbol: int((index.numbers == atomic_numbers[symbol]).sum()) for symbol in index.elements}
+    distances = [[round(float(d), 6) if math.isfinite(d) else None for d in row] for row in index.pair_distances]
+    return {
+        **index.describe(),
+        "n_frames": len(index.frame_offsets) - 1,
+        "columns": index.spec.width,
+        "environments": counts,
+        "pair_distances": distances,
+        "bytes": file.stat().st_size,
+        "provenance": index.provenance,
+    }
+
+
+def _show(file: Path, index: Index) -> str:
+    content = _content(file, index)
+    elements = ", ".join(f"{symbol} ({n})" for symbol, n in content["environments"].items())
+    rule = {"volume": "by the volume rule", "given": "as given"}.get(index.provenance.get("bandwidth_rule", ""), "")
+    pairs = [
+        f"{a}-{b} {index.pair_distances[i, j]:.3f} Å"
+        for i, a in enumerate(index.elements)
+        for j, b in enumerate(index.elements[i:], i)
+        if math.isfinite(index.pair_distances[i, j])
+    ]
+    species = f", species = {index.spec.species}" if index.spec.species else ""
+    lines = {
+        "environments": f"{len(index)} in {content['n_frames']} frames",
+        "elements": elements,
+        "descriptor": f"k = {index.spec.k}, cutoff = {index.spec.cutoff:g} Å{species}; {index.spec.width} columns",
+        "bandwidth": f"{index.bandwidth:.6g} 1/Å {rule}",
+        "smallest distance": ", ".join(pairs) or "no pair inside the cutoff",
+        "generation": str(index.generation),
+        "size": f"{content['bytes'] / 1e6:.2f} MB",
+        "made": f"{index.provenance.get('created', 'at an unknown date')}",
+        "hash": f"{index.hash}",
+    }
+    return "\n".join([f"{file}: an index", *(f"  {name:<18} {text}" for name, text in lines.items())])

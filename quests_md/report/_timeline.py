@@ -1,0 +1,127 @@
+"""dH of a run against time."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["timeline"]
+
+# Okabe and Ito's colours, told apart by readers of any colour vision.
+_BLUE, _SKY, _ORANGE, _RED, _GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#666666"
+
+
+def timeline(
+    folder: str | Path,
+    *,
+    temperature: tuple[ArrayLike, ArrayLike] | None = None,
+    marks: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw the dH of a watched run against time: median, 99 % and maximum, the thresholds and the saved frames.
+
+    Parameters
+    ----------
+    folder
+        The output folder of the run.
+    temperature
+        Times (ps) and temperatures (K), drawn above.
+    marks
+        Times (ps) to mark, by what happened then.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not shown; ``savefig`` writes it.
+
+    Raises
+    ------
+    InputError
+        The folder holds no run, or a run without evaluations.
+    MissingExtraError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("pictures need matplotlib: pip install 'quests_md[plot]'") from error
+    run, table = _read(Path(folder))
+    figure = Figure(figsize=(7.2, 5.2 if temperature else 3.8), layout="constrained")
+    if temperature is None:
+        below = figure.subplots()
+    else:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.9))
+        above.plot(*(np.asarray(values) for values in temperature), color=_RED, lw=1)
+        above.set_ylabel("temperature (K)")
+    _draw(below, run, table)
+    if temperature is not None:
+        _mark(above, marks or {}, names=True)
+    _mark(below, marks or {}, names=temperature is None)
+    below.set_xlabel("time (ps)")
+    return figure
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+    try:
+        run = json.loads((folder / "run.json").read_text())
+        with open(folder / "monitor.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such file: {folder} holds no run with evaluations") from None
+    except ValueError as error:
+        raise InputError(f"{folder}/run.json: not JSON: {error}") from error
+    if not rows:
+        raise InputError(f"{folder}/monitor.csv: no evaluations in it")
+    return run, {name: np.array([float(row[name]) for row in rows]) for name in ("time", "max", "q99", "q50", "saved")}
+
+
+def _draw(axes: Any, run: dict[str, Any], table: dict[str, NDArray[np.float64]]) -> None:
+    time, worst = table["time"], table["max"]
+    axes.plot(time, worst, color=_BLUE, lw=1.1, label="maximum")
+    axes.plot(time, table["q99"], color=_SKY, lw=1.1, label="99 %")
+    axes.plot(time, table["q50"], color=_GREY, lw=1.1, label="median")
+    saved = table["saved"] == 1
+    axes.plot(
+        time[saved],
+        worst[saved],
+        "o",
+        ms=3.5,
+        color=_ORANGE,
+        mec="white",
+        mew=0.3,
+        label="saved frame",
+        zorder=3,
+    )
+    right = axes.get_yaxis_transform()
+    for name in ("select", "halt"):
+        axes.axhline(run[name], color="black", lw=0.9, ls="--" if name == "select" else "-")
+        axes.text(0.008, run[name], name, transform=right, va="bottom", fontsize=9)
+    axes.set_ylabel("dH (nats)")
+    axes.set_xlim(time.min(), None)
+    axes.legend(loc="upper left", bbox_to_anchor=(0.06, 0.92), frameon=False, fontsize=9)
+
+
+def _mark(axes: Any, marks: Mapping[str, float], names: bool) -> None:
+    """Draw a line for every mark; their names above the axes, one higher than the last where they come close."""
+    start, end = axes.get_xlim()
+    level, before = 0, -np.inf
+    for name, when in sorted(marks.items(), key=lambda mark: mark[1]):
+        axes.axvline(when, color=_GREY, lw=0.9, ls=":")
+        level = level + 1 if when - before < 0.2 * (end - start) else 0
+        before = when
+        if names:
+            axes.annotate(
+                name, (when, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3 + 11 * level),
+                textcoords="offset points", fontsize=9, va="bottom",
+                ha="center" if when < start + 0.85 * (end - start) else "right",
+            )  # fmt: skip

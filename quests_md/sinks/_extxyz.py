@@ -1,0 +1,99 @@
+"""Extended XYZ with 17 significant digits, so that a replayed frame gives the same dH.
+
+ASE's own writer keeps 8 decimals, which moves dH by up to 1e-3.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..files import AppendOnly, write_atomically
+from ..frame import Frame
+
+__all__ = ["ExtxyzSink", "format_frame"]
+
+# Strings that need no quotes: they look like no number and no truth value.
+_WORD = re.compile(r"(?!(t|f|true|false|nan|inf|infinity)\Z)[a-z_][a-z0-9_.:-]*", re.ASCII | re.IGNORECASE)
+
+
+class ExtxyzSink:
+    """A file of frames, made by the first one.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = AppendOnly(path)
+
+    def append(self, frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> None:
+        """Add a frame; `OutputError` if it cannot be written."""
+        self._file.append(format_frame(frame, dH, info))
+
+    def replace(self, frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> None:
+        """Make this the only frame of the file, atomically; `OutputError` if it cannot be written."""
+        content = format_frame(frame, dH, info)
+        write_atomically(self.path, lambda file: file.write(content))
+
+
+def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> bytes:
+    """Format a whole frame as extended XYZ.
+
+    Columns: species, pos, id, dH, and where the frame has them momenta (ASE's units, from the standard
+    masses, so that ``atoms.get_velocities()`` is right) and model_forces. Keys: Lattice unless there is none,
+    Origin if it is not zero, pbc, those of `info` (numbers, truth values, strings) and model_energy.
+    ``energy`` and ``forces`` are left to labels of an oracle.
+    """
+    # ase is imported here, and not at the top, to keep `import quests_md.session` light.
+    from ase.data import atomic_masses, chemical_symbols
+
+    n = len(frame.positions)
+    columns: list[tuple[str, str, Any]] = [("species", "S", np.array(chemical_symbols)[frame.numbers])]
+    columns += [("pos", "R", frame.positions), ("id", "I", frame.ids), ("dH", "R", dH)]
+    if frame.velocities is not None:
+        columns.append(("momenta", "R", frame.velocities * atomic_masses[frame.numbers][:, None]))
+    if frame.forces is not None:
+        columns.append(("model_forces", "R", frame.forces))
+    properties = ":".join(f"{name}:{kind}:{np.shape(values)[1] if np.ndim(values) == 2 else 1}"
+                          for name, kind, values in columns)  # fmt: skip
+    keys: dict[str, Any] = {"Lattice": frame.cell} if np.any(frame.cell) else {}
+    keys["Properties"] = properties
+    if np.any(frame.origin):
+        keys["Origin"] = frame.origin
+    keys.update(pbc=frame.pbc, **info)
+    if frame.energy is not None:
+        keys["model_energy"] = frame.energy
+    cells = [_column(values) for _, _, values in columns]
+    lines = [str(n), " ".join(f"{key}={_value(value)}" for key, value in keys.items())]
+    lines += [" ".join(parts) for parts in zip(*cells, strict=True)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _column(values: Any) -> list[str]:
+    if np.ndim(values) == 2:
+        return [" ".join(map(repr, row)) for row in values.tolist()]
+    return [value if isinstance(value, str) else repr(value) for value in values.tolist()]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, np.ndarray) and value.ndim:
+        return '"' + " ".join(map(_value, value.ravel())) + '"'
+    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+    if isinstance(value, bool):
+        return "FT"[value]
+    if isinstance(value, (int, float)):
+        return repr(value)
+    text = str(value)
+    if _WORD.fullmatch(text):
+        return text
+    # ASE's own escape for what it would not read back as the same string.
+    return '"_JSON ' + json.dumps(text).replace("\\", "\\\\").replace('"', '\\"') + '"'

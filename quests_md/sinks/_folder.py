@@ -1,0 +1,70 @@
+"""The output folder of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputError
+from ..files import write_atomically
+from ._csv import CsvSink
+from ._extxyz import ExtxyzSink
+
+__all__ = ["COLUMNS", "RunFolder"]
+
+COLUMNS = (
+    "run", "step", "time", "n", "max", "max_id", "mean", "q50", "q99",
+    "n_select", "n_halt", "band", "saved", "values", "seconds",
+)  # fmt: skip
+
+
+class RunFolder:
+    """The files of a run: monitor.csv, candidates.extxyz, implausible.extxyz, last.extxyz and run.json.
+
+    Parameters
+    ----------
+    path
+        The folder. Nothing is touched before `prepare`.
+
+    Attributes
+    ----------
+    rows, candidates, implausible, last
+        The sinks; a file is made by the first thing that is written to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows = CsvSink(path / "monitor.csv", COLUMNS)
+        self.candidates = ExtxyzSink(path / "candidates.extxyz")
+        self.implausible = ExtxyzSink(path / "implausible.extxyz")
+        self.last = ExtxyzSink(path / "last.extxyz")
+        self._json = path / "run.json"
+
+    def prepare(self, content: dict[str, Any], overwrite: bool) -> None:
+        """Make the folder, and run.json in it with this content; delete the other files of an earlier run.
+
+        Raises
+        ------
+        OutputError
+            The folder holds an earlier run and `overwrite` is False, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            files = [sink.path for sink in (self.rows, self.candidates, self.implausible, self.last)]
+            old = [path for path in (*files, self._json) if path.exists()]
+            if old and not overwrite:
+                raise OutputError(
+                    f"{self.path} holds an earlier run ({old[0].name}): choose another output, or set overwrite = true"
+                )
+            self.write_json(content)  # first, so that a folder that cannot be written keeps the earlier run
+            for path in files:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(f"{self.path}: cannot be used as output folder: {reason}") from error
+
+    def write_json(self, content: dict[str, Any]) -> None:
+        """Replace run.json, atomically; `OutputError` if it cannot be written."""
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_atomically(self._json, lambda file: file.write(text.encode()))

