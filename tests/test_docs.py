@@ -33,6 +33,14 @@ def test_the_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         exec(compile(code, str(DOCS / name), "exec"), names)
 
 
+def test_the_ase_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", (DOCS.parent / "README.md").read_text("utf-8"), re.M | re.S)
+    (example,) = [block for block in blocks if "lammps" not in block]
+    exec(compile(example, "README.md", "exec"), {})
+    assert len((tmp_path / "uq" / "monitor.csv").read_text().splitlines()) == 1 + 21
+
+
 def test_every_column_of_monitor_csv_is_documented() -> None:
     assert [c for c in COLUMNS if f"| `{c}`" not in text("monitor.md")] == []
 

@@ -236,8 +236,8 @@ class Index:
             built = getattr(self.spec, name)
             if asked is not None and asked != built:
                 raise InputError(
-                    f"{self.path or 'the index'} was built with {name} = {built}{unit}, but {asked}{unit} is asked for: "
-                    f"build another index, or leave {name} out"
+                    f"{self.path or 'the index'} was built with {name} = {built}{unit}, "
+                    f"but {asked}{unit} is asked for: build another index, or leave {name} out"
                 )
 
     def check_elements(self, numbers: NDArray[Any]) -> None:
@@ -265,7 +265,8 @@ def check_elements(known: Sequence[str], numbers: NDArray[Any]) -> None:
 
 def _bandwidth_of(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
     if (spec.k, spec.cutoff) != (32, 5.0):
-        raise InputError(f'bandwidth="auto" holds for k = 32 and a cutoff of 5 Å, not k = {spec.k} and {spec.cutoff} Å')
+        raise InputError(f'bandwidth="auto" holds for k = 32 and a cutoff of 5 Å, not k = {spec.k} and {spec.cutoff} Å: '
+            "give a number")
     bulk = [f for f in frames if np.all(f.pbc) and not f.has_ghosts and not _has_vacuum(f)]
     if not bulk:
         raise InputError(
