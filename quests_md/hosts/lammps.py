@@ -269,6 +269,8 @@ def _attach(library: Library, index: Any, given: dict[str, Any], host: str) -> W
     session = Session.from_config(config, comm, reference, host)
     library.command(f"fix {_FIX_ATOM} all property/atom d_dH")
     library.command(f"fix {_FIX} all external pf/callback {config.every} {config.every}")
+    # It adds neither energy nor virial, but some LAMMPS count its virial before they have set it to zero.
+    library.command(f"fix_modify {_FIX} energy no virial no")
     library.set_vector_length(_FIX, _ENTRIES)
     watch = Watch(library, session, reader)
     watch._set_values((0.0, 0.0, 0.0, 0.0, -1.0, 0.0))  # LAMMPS leaves them as the memory was

@@ -198,7 +198,7 @@ class Index:
     def log_kernel_sum(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
         """Compute ln K(q) against the index, exactly; `query` and `threads` as in `delta_entropy`."""
         query = self._rows_of(query, threads)
-        return _log_kernel_sum(query, self.rows, self.bandwidth, centre=self.centre, threads=threads)
+        return _log_kernel_sum(query, self.rows, self.bandwidth, centre=self.centre, checked=True, threads=threads)
 
     def delta_entropy(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
         """Compute dH = −ln K(q) against the index, exactly.
@@ -265,8 +265,10 @@ def check_elements(known: Sequence[str], numbers: NDArray[Any]) -> None:
 
 def _bandwidth_of(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
     if (spec.k, spec.cutoff) != (32, 5.0):
-        raise InputError(f'bandwidth="auto" holds for k = 32 and a cutoff of 5 Å, not k = {spec.k} and {spec.cutoff} Å: '
-            "give a number")
+        raise InputError(
+            f'bandwidth="auto" holds for k = 32 and a cutoff of 5 Å, not k = {spec.k} and {spec.cutoff} Å: '
+            "give a number"
+        )
     bulk = [f for f in frames if np.all(f.pbc) and not f.has_ghosts and not _has_vacuum(f)]
     if not bulk:
         raise InputError(

@@ -88,7 +88,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]
 def _draw(axes: Any, run: dict[str, Any], table: dict[str, NDArray[np.float64]]) -> None:
     time, worst = table["time"], table["max"]
     axes.plot(time, worst, color=_BLUE, lw=1.1, label="maximum")
-    axes.plot(time, table["q99"], color=_SKY, lw=1.1, label="99 %")
+    axes.fill_between(time, table["q50"], table["q99"], color=_SKY, alpha=0.35, lw=0, label="median to 99 %")
     axes.plot(time, table["q50"], color=_GREY, lw=1.1, label="median")
     saved = table["saved"] == 1
     axes.plot(

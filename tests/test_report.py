@@ -1,0 +1,59 @@
+"""The picture of a run."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from watched import CANDIDATE, COVERED, build_index, frame_of, session_of
+
+from quests_md.errors import InputError, MissingExtraError
+from quests_md.report import timeline
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "uq"
+    with session_of(build_index(), folder) as session:
+        for step in range(6):
+            session.observe(frame_of(step, CANDIDATE if step > 3 else COVERED))
+    return folder
+
+
+def lines_of(axes):
+    return {line.get_label(): line for line in axes.lines}
+
+
+def test_timeline_draws_what_the_table_holds(run_folder):
+    times = np.linspace(0.0, 0.005, 9)
+    figure = timeline(run_folder, temperature=(times, 300 + times), marks={"melted": 0.004})
+    above, below = figure.axes
+    table = np.genfromtxt(run_folder / "monitor.csv", delimiter=",", names=True, usecols=range(9))
+    drawn = lines_of(below)
+    assert (drawn["maximum"].get_ydata() == table["max"]).all()
+    assert (drawn["median"].get_ydata() == table["q50"]).all()
+    assert drawn["saved frame"].get_xdata().tolist() == pytest.approx([0.004, 0.005])
+    assert {text.get_text() for text in below.texts} == {"select", "halt"}
+    assert [text.get_text() for text in above.texts] == ["melted"]
+    assert (above.lines[0].get_ydata() == 300 + times).all()
+
+
+def test_timeline_without_temperature_has_one_panel(run_folder, tmp_path):
+    figure = timeline(run_folder, marks={"a": 0.001, "b": 0.0012})
+    assert len(figure.axes) == 1
+    heights = [text.xyann[1] for text in figure.axes[0].texts if text.get_text() in "ab"]
+    assert heights[1] > heights[0]
+    figure.savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(InputError, match=r"run\.json: no such file"):
+        timeline(tmp_path)
+
+
+def test_without_matplotlib_the_pip_line_is_told(run_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'quests_md\[plot\]'"):
+        timeline(run_folder)
