@@ -1,0 +1,31 @@
+"""How much of a held-out set lies outside of its own training set: the table of docs/method.md.
+
+    python -m benchmarks.overlap Si_training.extxyz Si_test.extxyz
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from quests_md import DescriptorSpec, delta_entropy
+from quests_md.sources import read_frames
+
+
+def main(training: str, test: str) -> None:
+    spec = DescriptorSpec()
+    reference = spec.compute(read_frames(training))
+    frames = [spec.compute(frame) for frame in read_frames(test)]
+    print(f"{len(reference)} references, {sum(map(len, frames))} environments in {len(frames)} frames of the test set")
+    print("bandwidth (1/Å)   environments with dH > 0   frames with an environment with dH > 0")
+    for bandwidth in (0.015, 0.029):
+        above = [delta_entropy(rows, reference, bandwidth) > 0 for rows in frames]
+        environments, whole = np.concatenate(above).mean(), np.mean([mask.any() for mask in above])
+        print(f"{bandwidth:15.3f}   {100 * environments:22.1f} %   {100 * whole:36.0f} %")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    main(*sys.argv[1:])
