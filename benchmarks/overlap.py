@@ -1,6 +1,6 @@
 """How much of a held-out set lies outside of its own training set: the table of docs/method.md.
 
-    python -m benchmarks.overlap Si_training.extxyz Si_test.extxyz
+python -m benchmarks.overlap Si_training.extxyz Si_test.extxyz
 """
 
 from __future__ import annotations

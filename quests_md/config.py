@@ -63,7 +63,7 @@ class RunConfig(pydantic.BaseModel):
     halt: float
     every: pydantic.PositiveInt = 1
     save_every: pydantic.PositiveInt = 1
-    output: str = "quests_md"
+    output: str = "uq"
     overwrite: bool = False
     values: Literal["exact"] = "exact"
     threads: pydantic.PositiveInt = 1

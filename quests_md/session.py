@@ -65,7 +65,7 @@ class Session:
     def __init__(
         self,
         monitor: Monitor,
-        output: str | Path = "quests_md",
+        output: str | Path = "uq",
         *,
         overwrite: bool = False,
         host: str = "python",

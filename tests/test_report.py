@@ -48,6 +48,17 @@ def test_timeline_without_temperature_has_one_panel(run_folder, tmp_path):
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
+def test_a_run_without_times_is_drawn_against_steps(tmp_path):
+    with session_of(build_index(), tmp_path / "uq") as session:
+        for step in (3, 7):
+            frame = frame_of(step)
+            frame.time = float("nan")
+            session.observe(frame)
+    (axes,) = timeline(tmp_path / "uq").axes
+    assert axes.get_xlabel() == "step"
+    assert lines_of(axes)["maximum"].get_xdata().tolist() == [3, 7]
+
+
 def test_a_folder_without_a_run(tmp_path):
     with pytest.raises(InputError, match=r"run\.json: no such file"):
         timeline(tmp_path)

@@ -24,7 +24,7 @@ __all__ = ["watch_command"]
 @click.option("--halt", required=True, type=float, help="dH (nats) above which the replay stops.")
 @click.option("--every", default=1, show_default=True, help="Evaluate frames whose step is a multiple of this.")
 @click.option("--save-every", default=1, show_default=True, help="Least number of steps between saved candidates.")
-@click.option("-o", "--output", default="quests_md", show_default=True, help="Folder for the files of the run.")
+@click.option("-o", "--output", default="uq", show_default=True, help="Folder for the files of the run.")
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run in that folder.")
 @click.option("--threads", default=1, show_default=True, help="Threads to use.")
 def watch_command(trajectory: str, **values: Any) -> None:

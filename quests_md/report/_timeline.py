@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["timeline"]
 
+_COLUMNS = ("step", "time", "max", "q99", "q50", "saved")
 # Okabe and Ito's colours, told apart by readers of any colour vision.
 _BLUE, _SKY, _ORANGE, _RED, _GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#666666"
 
@@ -29,6 +30,8 @@ def timeline(
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draw the dH of a watched run against time: median, 99 % and maximum, the thresholds and the saved frames.
+
+    A run without times (a relaxation, a replayed file) is drawn against its steps.
 
     Parameters
     ----------
@@ -67,7 +70,7 @@ def timeline(
     if temperature is not None:
         _mark(above, marks or {}, names=True)
     _mark(below, marks or {}, names=temperature is None)
-    below.set_xlabel("time (ps)")
+    below.set_xlabel("time (ps)" if _has_times(table) else "step")
     return figure
 
 
@@ -82,11 +85,15 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]
         raise InputError(f"{folder}/run.json: not JSON: {error}") from error
     if not rows:
         raise InputError(f"{folder}/monitor.csv: no evaluations in it")
-    return run, {name: np.array([float(row[name]) for row in rows]) for name in ("time", "max", "q99", "q50", "saved")}
+    return run, {name: np.array([float(row[name]) for row in rows]) for name in _COLUMNS}
+
+
+def _has_times(table: dict[str, NDArray[np.float64]]) -> bool:
+    return bool(np.isfinite(table["time"]).all())
 
 
 def _draw(axes: Any, run: dict[str, Any], table: dict[str, NDArray[np.float64]]) -> None:
-    time, worst = table["time"], table["max"]
+    time, worst = table["time" if _has_times(table) else "step"], table["max"]
     axes.plot(time, worst, color=_BLUE, lw=1.1, label="maximum")
     axes.fill_between(time, table["q50"], table["q99"], color=_SKY, alpha=0.35, lw=0, label="median to 99 %")
     axes.plot(time, table["q50"], color=_GREY, lw=1.1, label="median")
