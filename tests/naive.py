@@ -48,6 +48,21 @@ def describe(vectors, k, cutoff):
     return np.concatenate([x1, x2])
 
 
+def sorted_sums(near, n, size):
+    """Return the sums over the columns of A_jl = u_j u_l / r_jl, each sorted, largest first; near is (x, y, z, u)."""
+    matrix = np.zeros((size, size))
+    for j in range(n):
+        for m in range(n):
+            if j != m:
+                matrix[j, m] = near[3, j] * near[3, m] / np.linalg.norm(near[:3, j] - near[:3, m])
+    return np.sort(matrix, axis=0)[::-1].sum(axis=1)
+
+
+def ranks(values):
+    """Return how many values are less than each."""
+    return np.array([np.sum(values < value) for value in values], dtype=int)
+
+
 def descriptors(positions, cell, pbc, k, cutoff):
     """Return the descriptors of all atoms."""
     points, _ = images(positions, cell, pbc, cutoff)
