@@ -58,6 +58,12 @@ def sorted_sums(near, n, size):
     return np.sort(matrix, axis=0)[::-1].sum(axis=1)
 
 
+def inside(points, first, last, centre, limit):
+    """Return the columns first..last of points (3, m), less `centre`, whose r² from it is below `limit`."""
+    r2 = ((points.T - points[:, centre]) ** 2).sum(axis=1)
+    return [s for s in range(first, last) if s != centre and r2[s] < limit]
+
+
 def ranks(values):
     """Return how many values are less than each."""
     return np.array([np.sum(values < value) for value in values], dtype=int)

@@ -16,11 +16,13 @@ SIZES = (16, 24, 28, 32)  # of the networks
 ELEMENTS = {np.float32: ir.FloatType(), np.float64: ir.DoubleType()}
 
 
+F64, I64 = ir.DoubleType(), ir.IntType(64)
+
+
 def module(name, arguments, emit):
-    """Return the IR of a module that holds one function: ``name(*pointers, n)``, whose body is emitted."""
+    """Return the IR of a module that holds one function of these arguments, whose body is emitted."""
     made = ir.Module()
-    signature = ir.FunctionType(ir.VoidType(), [kind.as_pointer() for kind in arguments] + [ir.IntType(64)])
-    function = ir.Function(made, signature, name)
+    function = ir.Function(made, ir.FunctionType(ir.VoidType(), arguments), name)
     builder = ir.IRBuilder(function.append_basic_block())
     emit(builder, *function.args)
     builder.ret_void()
@@ -33,14 +35,24 @@ def sums_module(dtype, width, size):
     def emit(builder, near, out, n):
         _simd.emit_sorted_sums(builder, element, width, size, near, n, out)
 
-    return module("sums", [element, ir.DoubleType()], emit)
+    return module("sums", [element.as_pointer(), F64.as_pointer(), I64], emit)
 
 
 def ranks_module(width):
     def emit(builder, values, out, n):
         _simd.emit_ranks(builder, width, values, n, out)
 
-    return module("ranks", [ir.DoubleType(), ir.IntType(64)], emit)
+    return module("ranks", [F64.as_pointer(), I64.as_pointer(), I64], emit)
+
+
+def inside_module(width):
+    def emit(builder, points, rows, found, stride, first, last, centre, limit, n):
+        ends = first, last
+        total = _simd.emit_inside(builder, width, points, stride, ends, centre, builder.load(limit), rows, n)
+        builder.store(total, found)
+
+    pointers = [F64.as_pointer(), I64.as_pointer(), I64.as_pointer()]
+    return module("inside", [*pointers, I64, I64, I64, I64, F64.as_pointer(), I64], emit)
 
 
 def machine(triple=None):
@@ -53,11 +65,13 @@ def machine(triple=None):
     return binding.Target.from_triple(triple).create_target_machine(opt=3)
 
 
-def call(text, name, *arrays, n):
+def call(text, name, *arguments):
+    """Compile a module for this processor and call its function with arrays (as pointers) and whole numbers."""
     engine = binding.create_mcjit_compiler(binding.parse_assembly(text), machine())
     engine.finalize_object()
-    kinds = [ctypes.c_void_p] * len(arrays) + [ctypes.c_int64]
-    ctypes.CFUNCTYPE(None, *kinds)(engine.get_function_address(name))(*(a.ctypes.data for a in arrays), n)
+    values = [a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments]
+    kinds = [ctypes.c_void_p if isinstance(a, np.ndarray) else ctypes.c_int64 for a in arguments]
+    ctypes.CFUNCTYPE(None, *kinds)(engine.get_function_address(name))(*values)
 
 
 def environment(n, seed=0, cutoff=5.0):
@@ -105,7 +119,7 @@ def test_sorted_sums_agree_with_the_naive_twin(width, dtype, error, n):
     size = next(size for size in SIZES if n <= size)
     near, out = environment(n, seed=n), np.full(size, np.nan)
     single = near.astype(dtype)
-    call(sums_module(dtype, width, size), "sums", single, out, n=n)
+    call(sums_module(dtype, width, size), "sums", single, out, n)
     expected = naive.sorted_sums(near, n, size)
     np.testing.assert_allclose(out, expected, rtol=0, atol=error * expected.max() + 1e-30)
     assert (out[n - 1 :] == 0.0).all()
@@ -115,7 +129,7 @@ def test_sorted_sums_agree_with_the_naive_twin(width, dtype, error, n):
 def test_neighbours_at_one_place_give_inf(dtype):
     near, out = environment(20).astype(dtype), np.empty(24)
     near[:3, 7] = near[:3, 3]
-    call(sums_module(dtype, 32, 24), "sums", near, out, n=20)
+    call(sums_module(dtype, 32, 24), "sums", near, out, 20)
     assert out[0] == np.inf
     assert np.isfinite(out[1:]).all()
 
@@ -125,8 +139,22 @@ def test_neighbours_at_one_place_give_inf(dtype):
 def test_ranks_agree_with_the_naive_twin(width, n):
     values = np.random.default_rng(n).integers(0, 30, n + 8) / 7.0  # some are equal
     out = np.full(n + 8, -1)
-    call(ranks_module(width), "ranks", values, out, n=n)
+    call(ranks_module(width), "ranks", values, out, n)
     np.testing.assert_array_equal(out[:n], naive.ranks(values[:n]))
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize(("first", "last"), [(0, 50), (3, 4), (7, 7), (10, 29), (48, 50)])
+def test_points_inside_agree_with_the_naive_twin(width, first, last):
+    points = np.full((3, 50 + 8), 0.1)  # beyond the last point, others that would be inside
+    points[:, :50] = np.random.default_rng(last).normal(size=(3, 50))
+    for centre in (3, 28, 49):
+        rows, found = np.full(50 + 2, -1), np.zeros(1, np.int64)
+        rows[:2] = 77, 78
+        limit = np.array([2.5])
+        call(inside_module(width), "inside", points, rows, found, 58, first, last, centre, limit, 2)
+        expected = [77, 78, *naive.inside(points, first, last, centre, 2.5)]
+        assert rows[: found[0]].tolist() == expected
 
 
 # -- other processors ------------------------------------------------------------------------------
@@ -139,7 +167,7 @@ def test_the_code_compiles_for_other_processors(triple, dtype):
         compiler = machine(triple)
     except RuntimeError as error:
         pytest.skip(f"this llvmlite compiles for no {triple}: {error}")
-    for text in (sums_module(dtype, 16, 32), ranks_module(16)):
+    for text in (sums_module(dtype, 16, 32), ranks_module(16), inside_module(16)):
         parsed = binding.parse_assembly(text)
         assert len(compiler.emit_object(parsed)) > 500
         assembly = compiler.emit_assembly(parsed)
@@ -149,6 +177,6 @@ def test_the_code_compiles_for_other_processors(triple, dtype):
 
 
 def test_no_instruction_of_one_processor_is_named():
-    for text in (sums_module(np.float32, 64, 32), sums_module(np.float64, 64, 32), ranks_module(64)):
+    for text in (sums_module(np.float32, 64, 32), sums_module(np.float64, 64, 32), ranks_module(64), inside_module(64)):
         assert "llvm.x86" not in text
         assert "llvm.aarch64" not in text

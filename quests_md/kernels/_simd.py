@@ -187,6 +187,36 @@ def emit_ranks(builder: Any, width: int, values: Any, n: Any, out: Any) -> None:
         v.store(builder.load(rank), out, first)
 
 
+def emit_inside(
+    builder: Any, width: int, points: Any, stride: Any, ends: Sequence[Any], centre: Any, limit: Any, rows: Any, n: Any
+) -> Any:
+    """Append to ``rows[:n]`` the points of a range, less `centre`, whose r² from it is below `limit`; return the new n.
+
+    `points` (3, stride) holds coordinates (float64), `ends` are first and last of the range. Whole vectors are read,
+    and one row more is written: both arrays are longer by one vector.
+    """
+    v, b = _Vectors(builder, _F64, width), builder
+    axes = [b.gep(points, [b.mul(stride, ir.Constant(_I64, c))]) for c in range(3)]
+    middle = [v.load_splat(axis, centre) for axis in axes]
+    lane = ir.Constant(ir.VectorType(_I64, v.lanes), list(range(v.lanes)))
+    found = cgutils.alloca_once_value(b, n)
+    lanes = ir.Constant(_I64, v.lanes)
+    blocks = b.udiv(b.add(b.sub(ends[1], ends[0]), ir.Constant(_I64, v.lanes - 1)), lanes)
+    with cgutils.for_range(b, blocks, intp=_I64) as block:
+        start = b.add(ends[0], b.mul(block.index, lanes))
+        squared = v.squared_norm(*(b.fsub(v.load(axis, start), m) for axis, m in zip(axes, middle, strict=True)))
+        row = b.add(v.splat(start), lane)
+        other = b.and_(b.icmp_signed("<", row, v.splat(ends[1])), b.icmp_signed("!=", row, v.splat(centre)))
+        inside = b.and_(b.fcmp_ordered("<", squared, v.splat(limit)), other)
+        bits = b.zext(b.bitcast(inside, ir.IntType(v.lanes)), _I64)
+        count = b.load(found)
+        for i in range(v.lanes):  # always written, and kept only if it counts: a branch would be taken at random
+            b.store(b.add(start, ir.Constant(_I64, i)), b.gep(rows, [count]))
+            count = b.add(count, b.and_(b.lshr(bits, ir.Constant(_I64, i)), ir.Constant(_I64, 1)))
+        b.store(count, found)
+    return b.load(found)
+
+
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
     return context.make_array(array_type)(context, builder, array).data
 
@@ -219,3 +249,18 @@ def ranks(typing: Any, values: Any, n: Any, out: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(values, types.int64, out), generate
+
+
+@intrinsic
+def inside(typing: Any, points: Any, first: Any, last: Any, centre: Any, limit: Any, rows: Any, n: Any) -> Any:
+    """``n = inside(points, first, last, centre, limit, rows, n)``: see `emit_inside`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        stride = cgutils.unpack_tuple(builder, array.shape)[1]
+        _, first, last, centre, limit, _, n = arguments
+        row_data = _pointer(context, builder, signature.args[5], arguments[5])
+        return emit_inside(builder, BYTES, array.data, stride, (first, last), centre, limit, row_data, n)
+
+    whole = types.int64
+    return whole(points, whole, whole, whole, types.float64, rows, whole), generate

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._jit import kernel
-from ._simd import BYTES, WIDTH, ranks, sorted_sums
+from ._simd import BYTES, WIDTH, inside, ranks, sorted_sums
 from .descriptor import TIE_R2, direction_before
 from .neighbors import adjacent_ranges
 
 Array = NDArray[Any]
 
-# Vectors are whole: they may read and write this many numbers past the end.
+# Vectors are whole: they read and write up to this many numbers past the end.
 _SPARE = 16
 # More neighbours than this inside the cutoff are thinned out before they are ranked.
 _MANY = 128
@@ -35,9 +35,9 @@ def scratch(precision: type) -> Array:
 
 @kernel
 def sort_points(points: Array, order: Array) -> tuple[Array, Array]:
-    """Return the coordinates (3, m) in the order of the bins, and where each point is in it (m,)."""
+    """Return the coordinates (3, m + spare) in the order of the bins, and where each point is in it (m,)."""
     m = points.shape[0]
-    coordinates, place = np.empty((3, m)), np.empty(m, np.int64)
+    coordinates, place = np.zeros((3, m + _SPARE)), np.empty(m, np.int64)
     for s in range(m):
         p = order[s]
         place[p] = s
@@ -51,18 +51,13 @@ def _inside(
     centre: int, coordinates: Array, ranges: Array, n_ranges: int, cutoff: float, rows: Array, r2: Array
 ) -> int:
     """Collect the neighbours inside the cutoff, unsorted: their `rows` in `coordinates`, and r²; return how many."""
-    xs, ys, zs = coordinates[0], coordinates[1], coordinates[2]
-    x, y, z = xs[centre], ys[centre], zs[centre]
-    limit = cutoff * cutoff
     n = 0
     for r in range(n_ranges):
-        for s in range(ranges[r, 0], ranges[r, 1]):
-            dx, dy, dz = xs[s] - x, ys[s] - y, zs[s] - z
-            distance2 = dx * dx + dy * dy + dz * dz
-            # Always written, and kept only if it counts: a branch would be taken at random.
-            r2[n] = distance2
-            rows[n] = s
-            n += int((distance2 < limit) & (s != centre))
+        n = inside(coordinates, ranges[r, 0], ranges[r, 1], centre, cutoff * cutoff, rows, n)
+    for i in range(n):
+        r2[i] = 0.0
+        for c in range(3):
+            r2[i] += (coordinates[c, rows[i]] - coordinates[c, centre]) ** 2
     return n
 
 
@@ -170,7 +165,7 @@ def describe(
     """
     _, start, low, width, count = bins
     ranges = np.empty((9, 2), np.int64)
-    most = coordinates.shape[1] + _SPARE
+    most = coordinates.shape[1]
     rows, r2, rank, nearest = (
         np.empty(most, np.int64),
         np.empty(most),
