@@ -16,7 +16,8 @@ OPERATIONS = 3  # a difference, a product and a sum per column
 HEAD = "µs per environment, medians"
 # row: (ours, theirs, what it is)
 ROWS = {
-    "descriptor": ("descriptor", "descriptor quests"),
+    "descriptor, float64 inside": ("descriptor", "descriptor quests"),
+    "descriptor, float32 inside": ("descriptor f32", "descriptor quests"),
     "dH, float64 rows": ("dH", "dH quests"),
     "  quests at its best": ("dH", "dH quests best"),
     "dH, index (f32 rows)": ("dH index", "dH quests"),
@@ -52,12 +53,15 @@ def _print(threads: int, result: dict[str, Any]) -> None:
     print(f"{HEAD:<36}{'quests_md':>11}{'quests':>11}{'ratio':>8}{'floor':>8}  max difference")
     for system in result["systems"]:
         micro = system["microseconds"]
-        print(f"{system['name']}: {system['n_query']} environments, {system['n_reference']} references")
+        print(
+            f"{system['name']}: descriptors of {system['n_large']} environments; "
+            f"dH of {system['n_query']}, {system['n_reference']} references"
+        )
         for row, (ours, theirs) in ROWS.items():
             floor = f"{_floor(system, result):.0f}" if ours.startswith("dH") else "—"
             label = f"{row}, batch {system['batch']}" if "best" in row else row
             print(
-                f"  {label:<34}{micro[ours]:>11.1f}{micro[theirs]:>11.1f}{micro[theirs] / micro[ours]:>8.2f}"
+                f"  {label:<34}{micro[ours]:>11.2f}{micro[theirs]:>11.1f}{micro[theirs] / micro[ours]:>8.2f}"
                 f"{floor:>8}  {system['agreement'][ours]:.1e}"
             )
         if system["infinite"]:

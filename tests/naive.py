@@ -48,6 +48,27 @@ def describe(vectors, k, cutoff):
     return np.concatenate([x1, x2])
 
 
+def sorted_sums(near, n, size):
+    """Return the sums over the columns of A_jl = u_j u_l / r_jl, each sorted, largest first; near is (x, y, z, u)."""
+    matrix = np.zeros((size, size))
+    for j in range(n):
+        for m in range(n):
+            if j != m:
+                matrix[j, m] = near[3, j] * near[3, m] / np.linalg.norm(near[:3, j] - near[:3, m])
+    return np.sort(matrix, axis=0)[::-1].sum(axis=1)
+
+
+def inside(points, first, last, centre, limit):
+    """Return the columns first..last of points (3, m), less `centre`, whose r² from it is below `limit`."""
+    r2 = ((points.T - points[:, centre]) ** 2).sum(axis=1)
+    return [s for s in range(first, last) if s != centre and r2[s] < limit]
+
+
+def ranks(values):
+    """Return how many values are less than each."""
+    return np.array([np.sum(values < value) for value in values], dtype=int)
+
+
 def descriptors(positions, cell, pbc, k, cutoff):
     """Return the descriptors of all atoms."""
     points, _ = images(positions, cell, pbc, cutoff)

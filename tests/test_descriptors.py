@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
+import subprocess
+import sys
 
 import naive
 import numpy as np
@@ -17,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from quests_md.descriptors import DescriptorSpec, minimum_distances
 from quests_md.errors import FrameError, InputError
 from quests_md.frame import Frame
+from quests_md.kernels import descriptor_vector
 
 SPEC = DescriptorSpec(species="ignore")
 SEEDS = st.integers(0, 2**32 - 1)
@@ -40,7 +44,7 @@ def test_periodic_frames_agree_with_the_naive_twin(structure, name):
     assert_as_naive(structure(name))
 
 
-@pytest.mark.parametrize(("k", "cutoff"), [(2, 5.0), (5, 3.0), (16, 4.2), (40, 7.5), (32, 2.0)])
+@pytest.mark.parametrize(("k", "cutoff"), [(2, 5.0), (5, 3.0), (16, 4.2), (40, 7.5), (32, 2.0), (32, 9.0), (5, 11.0)])
 def test_every_k_and_cutoff_agrees_with_the_naive_twin(structure, k, cutoff):
     assert_as_naive(structure("triclinic"), k, cutoff)
 
@@ -129,6 +133,64 @@ def test_minimum_distances_agree_with_the_naive_twin(structure, name, cutoff):
     minimum_distances(Frame.from_atoms(atoms), cutoff, kinds, out)
     expected = naive.minimum_distances(atoms.positions, atoms.cell, atoms.pbc, kinds, cutoff)
     np.testing.assert_allclose(out, expected, rtol=1e-12)
+
+
+# -- with vectors, and without -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Force the path for processors without vectors."""
+    monkeypatch.setattr("quests_md.kernels.descriptor_vector.available", lambda k: False)
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("name", ALL)
+def test_the_path_without_vectors_agrees_with_the_naive_twin(structure, name):
+    assert_as_naive(structure(name))
+
+
+@pytest.mark.skipif(not descriptor_vector.available(32), reason="this processor has no vectors")
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("cutoff", [3.2, 5.0])
+def test_single_precision_inside_is_good_to_1e_7(structure, name, cutoff):
+    atoms = structure(name)
+    expected = naive.descriptors(atoms.positions, atoms.cell, atoms.pbc, 32, cutoff)
+    single = spec(32, cutoff)._compute_one(Frame.from_atoms(atoms), 1, np.float32)
+    np.testing.assert_allclose(single, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("crystal", [bulk("Cu"), bulk("Si"), bulk("Fe"), bulk("Mg")], ids=lambda a: str(a.symbols))
+@pytest.mark.parametrize(("k", "cutoff"), [(32, 5.0), (9, 5.0), (32, 9.0), (2, 4.0)])
+def test_ties_are_broken_alike_with_vectors_and_without(request, crystal, k, cutoff):
+    """With any host's rounding, and whether the neighbours are ranked or inserted one by one."""
+    fast = spec(k, cutoff).compute(crystal * (2, 3, 1))
+    request.getfixturevalue("plain")
+    np.testing.assert_allclose(fast, spec(k, cutoff).compute(crystal * (2, 3, 1)), rtol=0, atol=1e-9)
+
+
+def test_a_processor_without_vectors_takes_the_other_path_by_itself(structure):
+    """Numba compiles for such a processor in a process of its own; the numbers are the same."""
+    script = """
+import sys
+import numpy as np
+from quests_md import DescriptorSpec
+from quests_md.frame import Frame
+from quests_md.kernels import descriptor_vector
+
+available = descriptor_vector.available(32)
+positions = np.array(sys.argv[1].split(","), float).reshape(-1, 3)
+rows = DescriptorSpec().compute(Frame(positions, np.full(len(positions), 14)), 1)
+print(int(available), *(repr(float(x)) for x in rows.ravel()))
+"""
+    atoms = structure("si_rattled")
+    atoms.pbc = False
+    generic = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    command = [sys.executable, "-c", script, ",".join(repr(float(x)) for x in atoms.positions.ravel())]
+    done = subprocess.run(command, env=generic, stdout=subprocess.PIPE, check=True, text=True)
+    available, *rows = done.stdout.split()
+    assert int(available) == (platform.machine().lower() in ("aarch64", "arm64"))
+    np.testing.assert_allclose(np.array(rows, float), SPEC.compute(atoms).ravel(), rtol=0, atol=1e-12)
 
 
 # -- against the peer ------------------------------------------------------------------------------

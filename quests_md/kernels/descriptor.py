@@ -14,19 +14,25 @@ Array = NDArray[Any]
 
 # Distances closer than this (Å²; Å for components) count as tied at the k-th neighbour: rounding differs between
 # hosts by far less, and thermal motion separates atoms by far more.
-_TIE_R2 = 1e-8
+TIE_R2 = 1e-8
 _TIE_X = 1e-6
 
 
 @kernel
-def _comes_before(a: Array, b: Array) -> bool:
-    """Order of neighbours (r², x, y, z): nearest first; ties by the direction, which is the same on every rank."""
-    if abs(a[0] - b[0]) > _TIE_R2:
-        return bool(a[0] < b[0])
-    for c in range(1, 3):
+def direction_before(a: Array, b: Array) -> bool:
+    """Order of neighbours (x, y, z) that are as far away: by the direction, which is the same on every rank."""
+    for c in range(2):
         if abs(a[c] - b[c]) > _TIE_X:
             return bool(a[c] < b[c])
-    return bool(a[3] < b[3])
+    return bool(a[2] < b[2])
+
+
+@kernel
+def _comes_before(a: Array, b: Array) -> bool:
+    """Order of neighbours (r², x, y, z): nearest first; ties by the direction."""
+    if abs(a[0] - b[0]) > TIE_R2:
+        return bool(a[0] < b[0])
+    return bool(direction_before(a[1:], b[1:]))
 
 
 @kernel
@@ -49,7 +55,7 @@ def _nearest(
             dy = points[j, 1] - points[i, 1]
             dz = points[j, 2] - points[i, 2]
             r2 = dx * dx + dy * dy + dz * dz
-            if r2 >= cutoff * cutoff or j == i or (n == k and r2 > found[k - 1, 0] + _TIE_R2):
+            if r2 >= cutoff * cutoff or j == i or (n == k and r2 > found[k - 1, 0] + TIE_R2):
                 continue
             # Insertion into the sorted list; row k is scratch for the neighbour that falls off the end.
             slot = n

@@ -11,6 +11,9 @@ from ._jit import kernel
 
 Array = NDArray[Any]
 
+# Bins along z are contiguous, so thinner ones there look at fewer points, in as many ranges.
+_Z_BINS = 3
+
 
 @kernel
 def pad_images(positions: Array, cell: Array, inverse: Array, pbc: Array, cutoff: float) -> tuple[Array, Array]:
@@ -20,73 +23,65 @@ def pad_images(positions: Array, cell: Array, inverse: Array, pbc: Array, cutoff
     the inverse of `cell`; along directions that are not periodic nothing is wrapped or repeated.
     """
     n = positions.shape[0]
-    fractional = positions @ inverse
-    wrapped = positions.copy()
-    # |∇f_i| is the norm of column i: a point within `cutoff` has f_i within cutoff·|∇f_i|.
-    reach = np.zeros(3)
-    shifts = np.zeros(3, np.int64)
+    points, fractional, owner = positions.copy(), positions @ inverse, np.arange(n)
     for i in range(3):
         if pbc[i]:
-            reach[i] = cutoff * np.sqrt(inverse[0, i] ** 2 + inverse[1, i] ** 2 + inverse[2, i] ** 2) + 1e-9
-            shifts[i] = int(np.ceil(reach[i]))
             for a in range(n):
                 whole = np.floor(fractional[a, i])
                 fractional[a, i] -= whole
                 for c in range(3):
-                    wrapped[a, c] -= whole * cell[i, c]
-    total = 0
-    points = np.empty((0, 3))
-    owner = np.empty(0, np.int64)
-    for fill in range(2):
-        if fill:
-            points = np.empty((n + total, 3))
-            owner = np.empty(n + total, np.int64)
-            points[:n] = wrapped
-            owner[:n] = np.arange(n)
-            total = 0
-        for u in range(-shifts[0], shifts[0] + 1):
-            for v in range(-shifts[1], shifts[1] + 1):
-                for w in range(-shifts[2], shifts[2] + 1):
-                    if u == 0 and v == 0 and w == 0:
-                        continue
-                    for a in range(n):
-                        if (
-                            _near(fractional[a, 0] + u, reach[0], pbc[0])
-                            and _near(fractional[a, 1] + v, reach[1], pbc[1])
-                            and _near(fractional[a, 2] + w, reach[2], pbc[2])
-                        ):
-                            if fill:
-                                for c in range(3):
-                                    points[n + total, c] = (
-                                        wrapped[a, c] + u * cell[0, c] + v * cell[1, c] + w * cell[2, c]
-                                    )
-                                owner[n + total] = a
-                            total += 1
+                    points[a, c] -= whole * cell[i, c]
+    # One direction after the other: the images along the first are repeated along the second.
+    for i in range(3):
+        if pbc[i]:
+            # |∇f_i| is the norm of column i: a point within `cutoff` has f_i within cutoff·|∇f_i|.
+            reach = cutoff * np.sqrt(inverse[0, i] ** 2 + inverse[1, i] ** 2 + inverse[2, i] ** 2) + 1e-9
+            points, fractional, owner = _repeat(i, reach, cell[i], points, fractional, owner)
     return points, owner
 
 
 @kernel
-def _near(f: float, reach: float, periodic: bool) -> bool:
-    return not periodic or (f >= -reach and f <= 1.0 + reach)
+def _repeat(
+    i: int, reach: float, vector: Array, points: Array, fractional: Array, owner: Array
+) -> tuple[Array, Array, Array]:
+    """Add the images of points along direction i whose coordinate is within `reach` of the cell."""
+    m, most = points.shape[0], int(np.ceil(reach))
+    total = m
+    for p in range(m):
+        for u in range(-most, most + 1):
+            total += int(u != 0 and -reach <= fractional[p, i] + u <= 1.0 + reach)
+    all_points, all_fractional = np.empty((total, 3)), np.empty((total, 3))
+    all_owner = np.empty(total, np.int64)
+    all_points[:m], all_fractional[:m], all_owner[:m] = points, fractional, owner
+    for p in range(m):
+        for u in range(-most, most + 1):
+            if u != 0 and -reach <= fractional[p, i] + u <= 1.0 + reach:
+                for c in range(3):
+                    all_points[m, c] = points[p, c] + u * vector[c]
+                    all_fractional[m, c] = fractional[p, c]
+                all_fractional[m, i] += u
+                all_owner[m] = owner[p]
+                m += 1
+    return all_points, all_fractional, all_owner
 
 
 @kernel
 def bin_points(points: Array, cutoff: float) -> tuple[Array, Array, Array, Array, Array]:
-    """Sort points into bins at least `cutoff` wide.
+    """Sort points into bins at least `cutoff` wide, along z a third of it.
 
     Returns the permutation `order` (m,) that sorts the points by bin, the first sorted row of every bin `start`
     (bins + 1,), the lower corner (3,), the width (3,) and the number (3,) of bins. Bins along z are contiguous.
     """
     m = points.shape[0]
-    low, width, count = np.zeros(3), np.full(3, cutoff), np.ones(3, np.int64)
+    low, width, count = np.zeros(3), np.array([cutoff, cutoff, cutoff / _Z_BINS]), np.ones(3, np.int64)
     if m:
         for c in range(3):
             low[c] = points[:, c].min()
             span = points[:, c].max() - low[c]
             # Never many more bins than points: a gas in a wide box would need memory for nothing.
             most = max(1, int(np.cbrt(4.0 * m)))
-            count[c] = min(most, max(1, int(span / cutoff)))
-            width[c] = max(cutoff, span / count[c] * (1.0 + 1e-12))
+            count[c] = min(most, max(1, int(span / width[c])))
+            width[c] = max(width[c], span / count[c] * (1.0 + 1e-12))
     bins = np.empty(m, np.int64)
     start = np.zeros(count[0] * count[1] * count[2] + 1, np.int64)
     for p in range(m):
@@ -115,8 +110,8 @@ def adjacent_ranges(point: Array, start: Array, low: Array, width: Array, count:
     for i in range(max(0, x - 1), min(count[0], x + 2)):
         for j in range(max(0, y - 1), min(count[1], y + 2)):
             row = (i * count[1] + j) * count[2]
-            ranges[n, 0] = start[row + max(0, z - 1)]
-            ranges[n, 1] = start[row + min(count[2], z + 2)]
+            ranges[n, 0] = start[row + max(0, z - _Z_BINS)]
+            ranges[n, 1] = start[row + min(count[2], z + _Z_BINS + 1)]
             n += 1
     return n
 

@@ -1,0 +1,182 @@
+"""The emitted vector code against its naive twins, for every width of vectors, and for another processor."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+
+import naive
+import numpy as np
+import pytest
+from llvmlite import binding, ir
+
+from quests_md.kernels import _simd
+
+SIZES = (16, 24, 28, 32)  # of the networks
+ELEMENTS = {np.float32: ir.FloatType(), np.float64: ir.DoubleType()}
+
+
+F64, I64 = ir.DoubleType(), ir.IntType(64)
+
+
+def module(name, arguments, emit):
+    """Return the IR of a module that holds one function of these arguments, whose body is emitted."""
+    made = ir.Module()
+    function = ir.Function(made, ir.FunctionType(ir.VoidType(), arguments), name)
+    builder = ir.IRBuilder(function.append_basic_block())
+    emit(builder, *function.args)
+    builder.ret_void()
+    return str(made)
+
+
+def sums_module(dtype, width, size):
+    element = ELEMENTS[dtype]
+
+    def emit(builder, near, out, n):
+        _simd.emit_sorted_sums(builder, element, width, size, near, n, out)
+
+    return module("sums", [element.as_pointer(), F64.as_pointer(), I64], emit)
+
+
+def ranks_module(width):
+    def emit(builder, values, out, n):
+        _simd.emit_ranks(builder, width, values, n, out)
+
+    return module("ranks", [F64.as_pointer(), I64.as_pointer(), I64], emit)
+
+
+def inside_module(width):
+    def emit(builder, points, rows, found, stride, first, last, centre, limit, n):
+        ends = first, last
+        total = _simd.emit_inside(builder, width, points, stride, ends, centre, builder.load(limit), rows, n)
+        builder.store(total, found)
+
+    pointers = [F64.as_pointer(), I64.as_pointer(), I64.as_pointer()]
+    return module("inside", [*pointers, I64, I64, I64, I64, F64.as_pointer(), I64], emit)
+
+
+def machine(triple=None):
+    """Return what compiles for this processor, or for the plainest one of another kind."""
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    if triple is None:
+        target, features = binding.Target.from_default_triple(), binding.get_host_cpu_features().flatten()
+        return target.create_target_machine(binding.get_host_cpu_name(), features, opt=3, jit=True)
+    return binding.Target.from_triple(triple).create_target_machine(opt=3)
+
+
+def call(text, name, *arguments):
+    """Compile a module for this processor and call its function with arrays (as pointers) and whole numbers."""
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(text), machine())
+    engine.finalize_object()
+    values = [a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments]
+    kinds = [ctypes.c_void_p if isinstance(a, np.ndarray) else ctypes.c_int64 for a in arguments]
+    ctypes.CFUNCTYPE(None, *kinds)(engine.get_function_address(name))(*values)
+
+
+def environment(n, seed=0, cutoff=5.0):
+    """Return `near` of n neighbours, none nearer to another than 1.5 Å, nearest first."""
+    rng, found = np.random.default_rng(seed), np.empty((0, 3))
+    while len(found) < n:
+        place = rng.uniform(-cutoff, cutoff, 3)
+        if 1.5 < np.linalg.norm(place) < cutoff and (np.linalg.norm(found - place, axis=1) > 1.5).all():
+            found = np.vstack([found, place])
+    near = np.zeros((4, _simd.WIDTH))
+    near[0] = cutoff * (2.0 + np.arange(_simd.WIDTH))
+    near[:3, :n] = found.T
+    near[3, :n] = 1.0 - (found**2).sum(axis=1) / cutoff**2
+    return near
+
+
+# -- the network -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 12, 16])
+def test_a_network_that_sorts_zeros_and_ones_sorts_everything(n):
+    """So says the 0-1 principle (Knuth 5.3.4, Z)."""
+    values = np.array(list(itertools.product([0, 1], repeat=n)), dtype=np.int8).T
+    for i, j in _simd.network(n):
+        values[i], values[j] = np.minimum(values[i], values[j]), np.maximum(values[i], values[j])
+    assert (np.diff(values, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_networks_sort_random_values_with_ties(n):
+    values = np.random.default_rng(n).integers(0, n, (n, 20000))
+    expected = np.sort(values, axis=0)
+    for i, j in _simd.network(n):
+        values[i], values[j] = np.minimum(values[i], values[j]), np.maximum(values[i], values[j])
+    np.testing.assert_array_equal(values, expected)
+
+
+# -- against the naive twins -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize(("dtype", "error"), [(np.float32, 3e-7), (np.float64, 1e-14)])
+@pytest.mark.parametrize("n", [1, 13, 20, 27, 32])
+def test_sorted_sums_agree_with_the_naive_twin(width, dtype, error, n):
+    size = next(size for size in SIZES if n <= size)
+    near, out = environment(n, seed=n), np.full(size, np.nan)
+    single = near.astype(dtype)
+    call(sums_module(dtype, width, size), "sums", single, out, n)
+    expected = naive.sorted_sums(near, n, size)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=error * expected.max() + 1e-30)
+    assert (out[n - 1 :] == 0.0).all()
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS)
+def test_neighbours_at_one_place_give_inf(dtype):
+    near, out = environment(20).astype(dtype), np.empty(24)
+    near[:3, 7] = near[:3, 3]
+    call(sums_module(dtype, 32, 24), "sums", near, out, 20)
+    assert out[0] == np.inf
+    assert np.isfinite(out[1:]).all()
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("n", [0, 1, 8, 43])
+def test_ranks_agree_with_the_naive_twin(width, n):
+    values = np.random.default_rng(n).integers(0, 30, n + 8) / 7.0  # some are equal
+    out = np.full(n + 8, -1)
+    call(ranks_module(width), "ranks", values, out, n)
+    np.testing.assert_array_equal(out[:n], naive.ranks(values[:n]))
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize(("first", "last"), [(0, 50), (3, 4), (7, 7), (10, 29), (48, 50)])
+def test_points_inside_agree_with_the_naive_twin(width, first, last):
+    points = np.full((3, 50 + 8), 0.1)  # beyond the last point, others that would be inside
+    points[:, :50] = np.random.default_rng(last).normal(size=(3, 50))
+    for centre in (3, 28, 49):
+        rows, found = np.full(50 + 2, -1), np.zeros(1, np.int64)
+        rows[:2] = 77, 78
+        limit = np.array([2.5])
+        call(inside_module(width), "inside", points, rows, found, 58, first, last, centre, limit, 2)
+        expected = [77, 78, *naive.inside(points, first, last, centre, 2.5)]
+        assert rows[: found[0]].tolist() == expected
+
+
+# -- other processors ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("triple", ["aarch64-unknown-linux-gnu", "arm64-apple-macosx", "x86_64-unknown-linux-gnu"])
+@pytest.mark.parametrize("dtype", ELEMENTS)
+def test_the_code_compiles_for_other_processors(triple, dtype):
+    try:
+        compiler = machine(triple)
+    except RuntimeError as error:
+        pytest.skip(f"this llvmlite compiles for no {triple}: {error}")
+    for text in (sums_module(dtype, 16, 32), ranks_module(16), inside_module(16)):
+        parsed = binding.parse_assembly(text)
+        assert len(compiler.emit_object(parsed)) > 500
+        assembly = compiler.emit_assembly(parsed)
+        if not triple.startswith("x86"):
+            assert "\tbl\t" not in assembly, "an instruction became a call into a library"
+            assert "fminnm" in assembly or "minnum" not in text
+
+
+def test_no_instruction_of_one_processor_is_named():
+    for text in (sums_module(np.float32, 64, 32), sums_module(np.float64, 64, 32), ranks_module(64), inside_module(64)):
+        assert "llvm.x86" not in text
+        assert "llvm.aarch64" not in text
