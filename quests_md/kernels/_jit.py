@@ -6,10 +6,12 @@ So a result never depends on the number of threads, and nothing has to be compil
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -18,8 +20,20 @@ import numba
 _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 
+@lru_cache(maxsize=1)
+def _stamp() -> str:
+    """Return a short hash of all kernels."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function`, and keep the machine code on disk where a folder is writable."""
+    # numba names what it keeps after the function and asks whether the file of that function has changed, not those
+    # of the kernels compiled into it. With this in the name, no code of an earlier version is ever run.
+    function.__qualname__ += f"-{_stamp()}"
     options: dict[str, Any] = {"nogil": True, "fastmath": _FLAGS, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)

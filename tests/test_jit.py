@@ -1,0 +1,58 @@
+"""The cache of compiled kernels: found again, never out of date, and not needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "quests_md"
+CODE = """
+import numpy as np
+from quests_md.kernels.neighbors import bin_points
+from quests_md.kernels.kernel_sum import log_kernel_sum
+out = np.empty(1)
+log_kernel_sum(np.ones((1, 4)), np.ones((3, 4)), np.zeros(4), 0.1, 0, 1, out)
+hits = sum(log_kernel_sum.stats.cache_hits.values())
+print(round(float(np.exp(out[0])), 6), hits)
+"""
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """Return the root of a copy of the package, without anything compiled."""
+    shutil.copytree(PACKAGE, tmp_path / "quests_md", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def run(root, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(root), **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_kernels_are_found_again_and_never_out_of_date(copy):
+    cache = {"NUMBA_CACHE_DIR": str(copy / "cache")}
+    assert run(copy, **cache) == ["3.0", "0"]
+    assert run(copy, **cache) == ["3.0", "1"]
+    # A helper in the same file and one in another: numba would notice the first change only.
+    other = copy / "quests_md" / "kernels" / "neighbors.py"
+    other.write_text(other.read_text() + "\n# changed\n")
+    assert run(copy, **cache) == ["3.0", "0"]
+
+
+def test_no_writable_folder_is_not_fatal(copy):
+    """A file where the folder of the cache should be: nobody, not even root, can write there."""
+    (copy / "file").write_text("")
+    pycache = copy / "quests_md" / "kernels" / "__pycache__"
+    pycache.write_text("")
+    where = str(copy / "file")
+    value, hits = run(copy, HOME=where, XDG_CACHE_HOME=where, NUMBA_CACHE_DIR="", PYTHONDONTWRITEBYTECODE="1")
+    assert (value, hits) == ("3.0", "0")
