@@ -16,7 +16,7 @@ from .. import descriptors
 from ..descriptors import DescriptorSpec
 from ..errors import ElementError, InputError
 from ..frame import Frame, as_frames
-from ..information import DEFAULT_BANDWIDTH, bandwidth_from_volume, check_bandwidth
+from ..information import DEFAULT_BANDWIDTH, Blocks, Precision, bandwidth_from_volume, check_bandwidth, pack
 from ..information import log_kernel_sum as _log_kernel_sum
 from ..versions import versions
 from . import _elements, _store
@@ -65,6 +65,10 @@ class Index:
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     hash: str | None = None
+
+    def __post_init__(self) -> None:
+        """Start without a layout of the rows for kernel sums; the first question makes it."""
+        self._blocks: dict[Precision, Blocks] = {}
 
     @classmethod
     def build(
@@ -195,10 +199,27 @@ class Index:
             "species": self.spec.species,
         }
 
-    def log_kernel_sum(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
-        """Compute ln K(q) against the index, exactly; `query` and `threads` as in `delta_entropy`."""
+    def log_kernel_sum(
+        self, query: Any, threads: int | None = None, *, precision: Precision = "double"
+    ) -> NDArray[np.float64]:
+        """Compute ln K(q) against the index, exactly; `query` and `threads` as in `delta_entropy`.
+
+        `precision` is that of `quests_md.information.log_kernel_sum`. The first call lays out the rows for all later
+        ones, in memory: 512 bytes per environment in double precision (k = 32), 256 in single.
+        """
         query = self._rows_of(query, threads)
-        return _log_kernel_sum(query, self.rows, self.bandwidth, centre=self.centre, checked=True, threads=threads)
+        if precision not in self._blocks:
+            self._blocks[precision] = pack(self.rows, self.bandwidth, precision, threads=threads)
+        return _log_kernel_sum(
+            query,
+            self.rows,
+            self.bandwidth,
+            centre=self.centre,
+            checked=True,
+            blocks=self._blocks[precision],
+            precision=precision,
+            threads=threads,
+        )
 
     def delta_entropy(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
         """Compute dH = −ln K(q) against the index, exactly.
