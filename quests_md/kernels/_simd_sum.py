@@ -189,10 +189,10 @@ def _for_each(pairs: list[list[Value]], do: Callable[[Value], object]) -> None:
 
 @intrinsic
 def sum_exp2(typing_context: Any, x: Any, row: Any, shift: Any) -> Any:
-    """Return Σ_j 2^(x_j + shift) over one row of `x`, in double precision; a row is a multiple of `lanes` long.
+    """Return Σ_j 2^(x_j + shift) over one row of `x`, as a double; a row is a multiple of `lanes` long.
 
     Where x_j + shift is below the smallest exponent of the type, the term is 2 to that exponent; it must not exceed
-    the largest one. The terms are added in the vectors of the type, the vectors' elements in double precision.
+    the largest one. The terms are added in the precision of the type.
     """
     if x.layout != "C":
         return None
@@ -287,10 +287,12 @@ def _multiply_add(builder: Value, x: Value, y: Value, z: Value) -> Value:
 
 
 def _sum_of_elements(builder: Value, vector: Value) -> Value:
-    """Emit the sum of a vector's elements in double precision, in pairs: always in the same order."""
-    parts = [builder.extract_element(vector, _INT32(i)) for i in range(vector.type.count)]
-    if vector.type.element == ir.FloatType():
-        parts = [builder.fpext(part, ir.DoubleType()) for part in parts]
-    while len(parts) > 1:
-        parts = [builder.fadd(a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-    return parts[0]
+    """Emit the sum of a vector's elements: halves are added until one is left, always in the same order."""
+    while (count := vector.type.count // 2) > 0:
+        halves = [[_INT32(i) for i in range(first, first + count)] for first in (0, count)]
+        low, high = (
+            builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_INT32, count), half)) for half in halves
+        )
+        vector = builder.fadd(low, high)
+    total = builder.extract_element(vector, _INT32(0))
+    return total if total.type == ir.DoubleType() else builder.fpext(total, ir.DoubleType())

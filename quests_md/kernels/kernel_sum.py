@@ -27,7 +27,7 @@ from ._simd_sum import ROWS, lanes, products, products_plain, sum_exp2, sum_exp2
 
 Array = NDArray[Any]
 
-TILE = 128  # references of a block: a multiple of every `lanes`
+TILE = 256  # references of a block: a multiple of every `lanes`
 BLOCK = 16 * ROWS  # queries that pass a block of references while it is in the second cache
 _LOG2E = math.log2(math.e)
 _LN2 = math.log(2.0)
