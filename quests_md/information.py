@@ -83,7 +83,7 @@ def log_kernel_sum(
     out = np.empty(len(query))
 
     def task(first: int, last: int) -> None:
-        _kernel_sum.log_kernel_sum(query, centre, blocks, _simd_sum.VECTOR, first, last, out)
+        _kernel_sum.log_kernel_sum(query, centre, blocks, blocks.vector, first, last, out)
 
     over_rows(task, len(query), threads, _kernel_sum.BLOCK)
     return out
@@ -111,7 +111,7 @@ def pack(
         along = np.empty(n)
         _kernel_sum.along_longest_axis(reference, max(1, n // 1000), along)
         order = np.argsort(along, kind="stable")
-    blocks = _kernel_sum.empty_blocks(reference, order, float(bandwidth), _DTYPES[precision])
+    blocks = _kernel_sum.empty_blocks(reference, order, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
     over_rows(lambda first, last: _kernel_sum.pack(blocks, first, last), len(blocks.radius), threads, 8)
     return blocks
 

@@ -56,6 +56,7 @@ class Blocks(NamedTuple):
     scale: float  # s
     unit: float  # u, the rounding of the tiles' precision
     tolerance: tuple[float, float]
+    vector: bool  # laid out for vector code: panels of `lanes`; else one panel, so that plain loops are long
 
 
 class Queries(NamedTuple):
@@ -76,15 +77,15 @@ class Room(NamedTuple):
     exponents: Array  # (6, TILE)
 
 
-def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any) -> Blocks:
+def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector: bool) -> Blocks:
     """Make room for the blocks of the references `rows` (n, d), taken in `order`; `pack` fills it."""
     n, d = rows.shape
     size = np.dtype(dtype).itemsize
-    blocks = -(-n // TILE)
+    blocks, width = -(-n // TILE), lanes(size) if vector else TILE
     return Blocks(
         rows=rows,
         order=order,
-        tiles=np.empty((blocks, TILE // lanes(size), d + 1, lanes(size)), dtype),
+        tiles=np.empty((blocks, TILE // width, d + 1, width), dtype),
         centres=np.empty((d, blocks)),
         repeated=np.empty((blocks, ROWS * (d + 1))),
         radius=np.empty(blocks),
@@ -92,6 +93,7 @@ def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any) -> Blo
         scale=_LOG2E / bandwidth**2,
         unit=0.5 * float(np.finfo(dtype).eps),
         tolerance=_TOLERANCE[size],
+        vector=vector,
     )
 
 
