@@ -33,7 +33,7 @@ BATCHES = (64, 256, 1024, 20000)  # of quests; 20000 is its default
 def main(threads: int) -> None:
     """Measure everything and print it as JSON."""
     result = {
-        "flops": _peak_flops(),
+        "flops": {"double": _peak_flops(np.float64), "single": _peak_flops(np.float32)},
         "bytes": _peak_bytes(),
         "systems": [_measure(system, threads) for system in systems()],
     }
@@ -55,6 +55,7 @@ def _measure(system: System, threads: int) -> dict[str, Any]:
             "descriptor quests": lambda: _quests_descriptor(large),
             "dH": lambda: delta_entropy(query, reference, BANDWIDTH, threads=threads),
             "dH index": lambda: index.delta_entropy(query, threads),
+            "dH index single": lambda: -index.log_kernel_sum(query, threads, precision="single"),
             "dH quests": lambda: quests_delta_entropy(query, reference, BANDWIDTH),
             "dH quests best": lambda: quests_delta_entropy(query, reference, BANDWIDTH, best),
         }
@@ -73,6 +74,7 @@ def _measure(system: System, threads: int) -> dict[str, Any]:
             "descriptor f32": _difference(results["descriptor f32"], results["descriptor quests"]),
             "dH": _difference(results["dH"][finite], results["dH quests"][finite]),
             "dH index": _difference(results["dH index"][finite], results["dH quests"][finite]),
+            "dH index single": _difference(results["dH index single"][finite], results["dH index"][finite]),
         },
         "infinite": int(len(query) - finite.sum()),
     }
@@ -106,9 +108,9 @@ def _difference(a: Any, b: Any) -> float:
     return float(np.abs(a - b).max())
 
 
-def _peak_flops() -> float:
-    """Return the float64 operations per second of this process's best matrix product (all its threads)."""
-    a = np.random.default_rng(0).random((1536, 1536))
+def _peak_flops(dtype: Any) -> float:
+    """Return the operations per second of this process's best matrix product (all its threads)."""
+    a = np.random.default_rng(0).random((1536, 1536)).astype(dtype)
     best = min(_seconds(lambda: a @ a) for _ in range(8))
     return 2.0 * len(a) ** 3 / best
 

@@ -6,12 +6,13 @@ All take descriptors (n, d) as arrays and return nats. Source of the formulas: a
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
+from .kernels import _simd_sum
 from .kernels import kernel_sum as _kernel_sum
 from .kernels._jit import over_rows
 
@@ -26,6 +27,10 @@ __all__ = [
 
 DEFAULT_BANDWIDTH = 0.015
 
+Blocks = _kernel_sum.Blocks
+Precision = Literal["double", "single"]
+_DTYPES = {"double": np.float64, "single": np.float32}
+
 
 def log_kernel_sum(
     query: ArrayLike,
@@ -34,6 +39,8 @@ def log_kernel_sum(
     *,
     centre: NDArray[np.float64] | None = None,
     checked: bool = False,
+    blocks: Blocks | None = None,
+    precision: Precision = "double",
     threads: int | None = None,
 ) -> NDArray[np.float64]:
     """Compute ln K(q) = ln Σ_j exp(−‖q − r_j‖² / 2h²), exactly.
@@ -48,6 +55,10 @@ def log_kernel_sum(
         (d,) what was subtracted from the rows of `reference`, and not from those of `query`. Default: nothing.
     checked
         The rows of `reference` are known to be finite: do not read them all once more.
+    blocks
+        What `pack` made of `reference` at this bandwidth and precision, if it is kept; default: made for this call.
+    precision
+        "double", to 1e-10·max(1, |dH|); or "single", to max(1e-4, 1e-6·|dH|), which takes about half the time.
     threads
         Threads to use; None takes all cores. The result does not depend on it, nor on the other queries.
 
@@ -67,13 +78,42 @@ def log_kernel_sum(
     if query.shape[1] != reference.shape[1]:
         raise InputError(f"query has {query.shape[1]} columns, reference has {reference.shape[1]}: other descriptors")
     centre = np.zeros(query.shape[1]) if centre is None else centre
+    if blocks is None:
+        blocks = pack(reference, bandwidth, precision, sort=precision == "single", threads=threads)
     out = np.empty(len(query))
 
     def task(first: int, last: int) -> None:
-        _kernel_sum.log_kernel_sum(query, reference, centre, float(bandwidth), first, last, out)
+        _kernel_sum.log_kernel_sum(query, centre, blocks, blocks.vector, first, last, out)
 
     over_rows(task, len(query), threads, _kernel_sum.BLOCK)
     return out
+
+
+def pack(
+    reference: NDArray[Any],
+    bandwidth: float,
+    precision: Precision = "double",
+    *,
+    sort: bool = True,
+    threads: int | None = None,
+) -> Blocks:
+    """Lay out references (n, d), finite and C-contiguous, for many calls of `log_kernel_sum`.
+
+    Takes 8 bytes per value in double precision and 4 in single, beside the references. `sort` makes blocks of rows
+    that are near each other: it pays off from some hundred queries on, and always in single precision, where products
+    with wide blocks would have to be repeated in double.
+    """
+    if precision not in _DTYPES:
+        raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
+    n = len(reference)
+    order = np.arange(n)
+    if sort:
+        along = np.empty(n)
+        _kernel_sum.along_longest_axis(reference, max(1, n // 1000), along)
+        order = np.argsort(along, kind="stable")
+    blocks = _kernel_sum.empty_blocks(reference, order, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
+    over_rows(lambda first, last: _kernel_sum.pack(blocks, first, last), len(blocks.radius), threads, 8)
+    return blocks
 
 
 def delta_entropy(

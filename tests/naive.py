@@ -95,6 +95,17 @@ def log_kernel_sum(query, reference, bandwidth):
     return logsumexp(-0.5 * cdist(query, reference, "sqeuclidean") / bandwidth**2, axis=1)
 
 
+def products(rows, tile):
+    """Return the products of six rows, coordinate by coordinate as (6·d,), with a tile (panels, d, lanes)."""
+    columns = np.concatenate(list(np.asarray(tile, float)), axis=1)
+    return np.asarray(rows, float).reshape(-1, 6).T @ columns
+
+
+def sum_exp2(x, row, shift):
+    """Return Σ_j 2^(x_j + shift) over a row of x."""
+    return np.sum(np.exp2(np.asarray(x[row], float) + shift))
+
+
 def with_ghosts(atoms, mine, cutoff):
     """Return the positions and rows of `atoms` on a rank that owns the rows `mine`: those, then ghosts.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import resource
@@ -406,3 +407,13 @@ def test_impossible_content_with_a_right_checksum_is_refused(content, tmp_path, 
     entry["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
     damaged = forged(content, header)[: -len(values)] + bytes(values)
     refuse(written(tmp_path, damaged), Index.verify, match)
+
+
+def test_a_large_index_is_laid_out_in_turn(index, monkeypatch):
+    query = index.rows[::7].astype(float) + index.centre + 0.01
+    expected = index.log_kernel_sum(query)
+    large = Index(**{field.name: getattr(index, field.name) for field in dataclasses.fields(index)})
+    monkeypatch.setattr("quests_md.index._index._LAID_OUT", 40)
+    assert len(large) > 2 * 40
+    assert np.allclose(large.log_kernel_sum(query), expected, rtol=1e-12, atol=1e-12)
+    assert not large._blocks

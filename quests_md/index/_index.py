@@ -16,7 +16,7 @@ from .. import descriptors
 from ..descriptors import DescriptorSpec
 from ..errors import ElementError, InputError
 from ..frame import Frame, as_frames
-from ..information import DEFAULT_BANDWIDTH, bandwidth_from_volume, check_bandwidth
+from ..information import DEFAULT_BANDWIDTH, Blocks, Precision, bandwidth_from_volume, check_bandwidth, pack
 from ..information import log_kernel_sum as _log_kernel_sum
 from ..versions import versions
 from . import _elements, _store
@@ -25,6 +25,10 @@ __all__ = ["Index"]
 
 # A gap between layers of atoms wider than this (Å) is vacuum: no bulk phase has one.
 _VACUUM_GAP = 5.0
+
+# Rows of an index that are laid out for kernel sums at a time (51 MB in double precision). Each rank has its own
+# layout, while the mapped rows are shared by the ranks of a node; so a large index must not be laid out as a whole.
+_LAID_OUT = 100_000
 
 
 @dataclass(eq=False)
@@ -65,6 +69,10 @@ class Index:
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     hash: str | None = None
+
+    def __post_init__(self) -> None:
+        """Start without a layout of the rows for kernel sums; the first question makes it."""
+        self._blocks: dict[Precision, Blocks] = {}
 
     @classmethod
     def build(
@@ -195,10 +203,36 @@ class Index:
             "species": self.spec.species,
         }
 
-    def log_kernel_sum(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
-        """Compute ln K(q) against the index, exactly; `query` and `threads` as in `delta_entropy`."""
+    def log_kernel_sum(
+        self, query: Any, threads: int | None = None, *, precision: Precision = "double"
+    ) -> NDArray[np.float64]:
+        """Compute ln K(q) against the index, exactly; `query` and `threads` as in `delta_entropy`.
+
+        `precision` is that of `quests_md.information.log_kernel_sum`. The first call lays out the rows for all later
+        ones, in memory: 512 bytes per environment in double precision (k = 32), 256 in single. Of an index of more
+        than 100,000 environments nothing is kept: its rows are laid out in turn, at every call.
+        """
         query = self._rows_of(query, threads)
-        return _log_kernel_sum(query, self.rows, self.bandwidth, centre=self.centre, checked=True, threads=threads)
+        total = np.full(len(query), -np.inf)
+        for first in range(0, len(self), _LAID_OUT):
+            rows = self.rows[first : first + _LAID_OUT]
+            blocks = self._blocks.get(precision)
+            if blocks is None:
+                blocks = pack(rows, self.bandwidth, precision, sort=len(self) <= _LAID_OUT, threads=threads)
+            if len(self) <= _LAID_OUT:
+                self._blocks[precision] = blocks
+            sums = _log_kernel_sum(
+                query,
+                rows,
+                self.bandwidth,
+                centre=self.centre,
+                checked=True,
+                blocks=blocks,
+                precision=precision,
+                threads=threads,
+            )
+            total = np.logaddexp(total, sums)
+        return total
 
     def delta_entropy(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
         """Compute dH = −ln K(q) against the index, exactly.

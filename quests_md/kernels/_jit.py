@@ -66,8 +66,10 @@ def over_rows(task: Callable[[int, int], None], n: int, threads: int | None, blo
         if n > 0:
             task(0, n)
         return
-    # A few blocks per thread even out unequal rows; never less than `block`, so that no tile is cut up.
-    step = max(block, -(-n // (4 * threads)))
+    # A few blocks per thread even out unequal rows, about `block` or more, so that few tiles are cut up; and as many
+    # for every thread.
+    count = min(4, -(-n // (block * threads))) * threads
+    step = -(-n // count)
     bounds = [(first, min(first + step, n)) for first in range(0, n, step)]
     for _ in _pool(threads).map(lambda ends: task(*ends), bounds):
         pass

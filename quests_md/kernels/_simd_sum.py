@@ -1,0 +1,303 @@
+"""The two inner loops of a kernel sum, as vector code: products of rows with a tile, and sums of 2^x.
+
+numba leaves both loops several times slower than the machine allows: it keeps no block of results in registers, and
+it does not vectorise a float-to-exponent trick. So these two are written as LLVM vector IR, through `@intrinsic`. The
+IR holds portable operations only (vector loads, `fmuladd`, `rint`, select, shifts), so LLVM compiles it for any
+processor; nothing names an instruction of x86. What differs between processors is `VECTOR_BYTES`.
+
+Each has a plain twin here, in numpy's words, which numba compiles as well: `products_plain`, `sum_exp2_plain`. They
+are the portable path: `available` says whether the vector path is worth taking, and callers pass the answer on as a
+flag, so that a test can force either in one process.
+
+All arrays are C-contiguous, and all of one call are float32 or all float64.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from ._jit import kernel
+
+Array = NDArray[Any]
+Value = Any  # of llvmlite, which has no types
+
+ROWS = 6  # rows of a product that stay in registers: 6 × 2 vectors of sums, 2 of the tile and a broadcast fit 16
+_CHUNK = 16  # products are added up in chunks of coordinates, and these then: a third of the rounding of one long sum
+_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
+
+# exp2 of the fraction, |f| ≤ ½: the Taylor series Σ (ln 2)ⁿ fⁿ / n!; the next term is below half a unit in the last
+# place for 6 and 11 terms. Clamped where 2^x is no longer a normal number.
+_TERMS = {"float": 6, "double": 11}
+_SMALLEST = {"float": -126.0, "double": -1022.0}
+
+
+def host_features() -> dict[str, bool]:
+    """Return what the processor can do, by LLVM's names."""
+    try:
+        return dict(binding.get_host_cpu_features())
+    except RuntimeError:  # LLVM cannot tell on this system
+        return {}
+
+
+def available(features: dict[str, bool], machine: str) -> bool:
+    """Return whether a processor has what the vector path needs to be the faster one: wide fused multiply-adds."""
+    if machine.lower() in ("aarch64", "arm64"):  # both are part of the architecture
+        return True
+    return features.get("avx2", False) and features.get("fma", False)
+
+
+FEATURES = host_features()
+VECTOR = available(FEATURES, platform.machine())
+VECTOR_BYTES = 64 if FEATURES.get("avx512f", False) else 32
+
+
+def lanes(itemsize: int) -> int:
+    """Return the columns of one panel of a tile: two vectors."""
+    return 2 * VECTOR_BYTES // itemsize
+
+
+# -- plain twins ------------------------------------------------------------------------------------
+
+
+@kernel
+def products_plain(rows: Array, tile: Array, out: Array) -> None:
+    """Write rows · tile into `out`, as `products` does."""
+    panels, d, width = tile.shape
+    out[:] = 0.0
+    for p in range(panels):
+        for r in range(ROWS):
+            for c in range(0, d - 3, 4):  # four coordinates at a time: `out` is read and written a quarter as often
+                i = c * ROWS + r
+                x0, x1, x2, x3 = rows[i], rows[i + ROWS], rows[i + 2 * ROWS], rows[i + 3 * ROWS]
+                for j in range(width):
+                    products = x0 * tile[p, c, j] + x1 * tile[p, c + 1, j]
+                    out[r, p * width + j] += products + (x2 * tile[p, c + 2, j] + x3 * tile[p, c + 3, j])
+            for c in range(d // 4 * 4, d):
+                for j in range(width):
+                    out[r, p * width + j] += rows[c * ROWS + r] * tile[p, c, j]
+
+
+@kernel
+def sum_exp2_plain(x: Array, row: int, shift: float) -> float:
+    """Return Σ_j 2^(x_j + shift) over a row of `x`, as `sum_exp2`, for x_j + shift ≤ 0; no term is less than e^-60."""
+    total = 0.0
+    for j in range(x.shape[1]):
+        total += exp_negative((x[row, j] + shift) * _LN2)
+    return total
+
+
+_LN2 = math.log(2.0)
+
+
+@kernel
+def exp_negative(x: float) -> float:
+    """Return exp(x) for x ≤ 0, to 1e-13; never less than exp(-60), which is nothing beside a sum of 1 or more.
+
+    exp(x) = exp(x/128)¹²⁸: a Taylor polynomial and seven squarings. Unlike a call of exp, a loop over it is vectorised.
+    """
+    y = max(x, -60.0) * 0.0078125
+    p = 1.0 + y * (1.0 / 13.0)
+    p = 1.0 + y * (1.0 / 12.0) * p
+    p = 1.0 + y * (1.0 / 11.0) * p
+    p = 1.0 + y * (1.0 / 10.0) * p
+    p = 1.0 + y * (1.0 / 9.0) * p
+    p = 1.0 + y * (1.0 / 8.0) * p
+    p = 1.0 + y * (1.0 / 7.0) * p
+    p = 1.0 + y * (1.0 / 6.0) * p
+    p = 1.0 + y * (1.0 / 5.0) * p
+    p = 1.0 + y * (1.0 / 4.0) * p
+    p = 1.0 + y * (1.0 / 3.0) * p
+    p = 1.0 + y * (1.0 / 2.0) * p
+    p = 1.0 + y * p
+    p *= p
+    p *= p
+    p *= p
+    p *= p
+    p *= p
+    p *= p
+    return p * p
+
+
+# -- vector path ------------------------------------------------------------------------------------
+
+
+@intrinsic
+def products(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
+    """Write rows · tile into `out`.
+
+    `rows` (6·d,) holds six rows, the six values of a coordinate side by side; `tile` (panels, d, lanes) the columns,
+    `lanes` at a time; `out` is (6, panels·lanes). The 6 × lanes sums of a panel stay in registers until complete.
+    """
+    if not (rows.dtype == tile.dtype == out.dtype and rows.layout == tile.layout == out.layout == "C"):
+        return None
+    signature = types.void(rows, tile, out)
+
+    def generate(context: Any, builder: Value, signature: Any, arguments: Any) -> Value:
+        rows, tile, out = (
+            context.make_array(kind)(context, builder, value)
+            for kind, value in zip(signature.args, arguments, strict=True)
+        )
+        panels, d, width = cgutils.unpack_tuple(builder, tile.shape)
+        with cgutils.for_range(builder, panels, intp=_INT64) as panel:
+            start = builder.mul(panel.index, width)
+            columns = builder.gep(tile.data, [builder.mul(start, d)])
+            target, stride = builder.gep(out.data, [start]), builder.mul(panels, width)
+            _products_of_panel(builder, rows.data, columns, d, target, stride)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _products_of_panel(builder: Value, rows: Value, columns: Value, d: Value, out: Value, stride: Value) -> None:
+    """Emit the products of six rows with two vectors of columns; rows of `out` are `stride` apart."""
+    vector = _vector_of(rows)
+    zero = _constant(vector, 0.0)
+    totals, sums = ([[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(ROWS)] for _ in range(2))
+    _for_each(totals, lambda total: builder.store(zero, total))
+    chunks = builder.sdiv(builder.add(d, _INT64(_CHUNK - 1)), _INT64(_CHUNK))
+    with cgutils.for_range(builder, chunks, intp=_INT64) as chunk:
+        start = builder.mul(chunk.index, _INT64(_CHUNK))
+        rest = builder.sub(d, start)
+        length = builder.select(builder.icmp_signed("<", rest, _INT64(_CHUNK)), rest, _INT64(_CHUNK))
+        _for_each(sums, lambda total: builder.store(zero, total))
+        with cgutils.for_range(builder, length, intp=_INT64) as coordinate:
+            c = builder.add(start, coordinate.index)
+            column = builder.gep(columns, [builder.mul(c, _INT64(2 * vector.count))])
+            row = builder.gep(rows, [builder.mul(c, _INT64(ROWS))])
+            both = [_load(builder, column, i, vector) for i in range(2)]
+            for r, pair in enumerate(sums):
+                x = _splat(builder, builder.load(builder.gep(row, [_INT64(r)])), vector)
+                for total, values in zip(pair, both, strict=True):
+                    builder.store(_multiply_add(builder, x, values, builder.load(total)), total)
+        for total, part in zip(chain(*totals), chain(*sums), strict=True):
+            builder.store(builder.fadd(builder.load(total), builder.load(part)), total)
+    for r, pair in enumerate(totals):
+        target = builder.gep(out, [builder.mul(stride, _INT64(r))])
+        for i, total in enumerate(pair):
+            _store(builder, builder.load(total), target, i)
+
+
+def _for_each(pairs: list[list[Value]], do: Callable[[Value], object]) -> None:
+    for total in chain(*pairs):
+        do(total)
+
+
+@intrinsic
+def sum_exp2(typing_context: Any, x: Any, row: Any, shift: Any) -> Any:
+    """Return Σ_j 2^(x_j + shift) over one row of `x`, as a double; a row is a multiple of `lanes` long.
+
+    Where x_j + shift is below the smallest exponent of the type, the term is 2 to that exponent; it must not exceed
+    the largest one. The terms are added in the precision of the type.
+    """
+    if x.layout != "C":
+        return None
+    signature = types.float64(x, types.int64, types.float64)
+
+    def generate(context: Any, builder: Value, signature: Any, arguments: Any) -> Value:
+        x = context.make_array(signature.args[0])(context, builder, arguments[0])
+        _, row, shift = arguments
+        length = cgutils.unpack_tuple(builder, x.shape)[1]
+        return _sum_of_powers(builder, builder.gep(x.data, [builder.mul(row, length)]), length, shift)
+
+    return signature, generate
+
+
+def _sum_of_powers(builder: Value, x: Value, length: Value, shift: Value) -> Value:
+    """Emit the sum of 2^(x_j + shift) over `length` values, two vectors at a time."""
+    vector = _vector_of(x)
+    if vector.element == ir.FloatType():
+        shift = builder.fptrunc(shift, vector.element)
+    shifts = _splat(builder, shift, vector)
+    sums = [cgutils.alloca_once(builder, vector) for _ in range(2)]
+    for total in sums:
+        builder.store(_constant(vector, 0.0), total)
+    both = _INT64(2 * vector.count)
+    with cgutils.for_range(builder, builder.sdiv(length, both), intp=_INT64) as pair:
+        start = builder.gep(x, [builder.mul(pair.index, both)])
+        for i, total in enumerate(sums):
+            power = _exp2(builder, builder.fadd(_load(builder, start, i, vector), shifts))
+            builder.store(builder.fadd(builder.load(total), power), total)
+    return _sum_of_elements(builder, builder.fadd(*map(builder.load, sums)))
+
+
+def _exp2(builder: Value, x: Value) -> Value:
+    """Emit 2^x = 2^k · 2^f: k the nearest integer, put into the exponent's bits; 2^f a polynomial."""
+    vector = x.type
+    name = str(vector.element)
+    smallest = _constant(vector, _SMALLEST[name])
+    x = builder.select(builder.fcmp_ordered(">", x, smallest), x, smallest)
+    whole = _call(builder, "rint", vector, x)
+    fraction = builder.fsub(x, whole)
+    coefficients = [math.log(2.0) ** n / math.factorial(n) for n in range(_TERMS[name] + 1)]
+    power = _constant(vector, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        power = _multiply_add(builder, power, fraction, _constant(vector, coefficient))
+    bits, mantissa = (32, 23) if name == "float" else (64, 52)
+    integers = ir.VectorType(ir.IntType(bits), vector.count)
+    exponent = builder.shl(builder.fptosi(whole, integers), _constant(integers, mantissa))
+    return builder.bitcast(builder.add(builder.bitcast(power, integers), exponent), vector)
+
+
+def _vector_of(pointer: Value) -> Value:
+    element = pointer.type.pointee
+    return ir.VectorType(element, VECTOR_BYTES // (4 if element == ir.FloatType() else 8))
+
+
+def _constant(vector: Value, value: float) -> Value:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _splat(builder: Value, scalar: Value, vector: Value) -> Value:
+    undefined = ir.Constant(vector, ir.Undefined)
+    single = builder.insert_element(undefined, scalar, _INT32(0))
+    everywhere = ir.Constant(ir.VectorType(_INT32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(single, undefined, everywhere)
+
+
+def _place(builder: Value, pointer: Value, i: int, vector: Value) -> Value:
+    return builder.bitcast(builder.gep(pointer, [_INT64(i * vector.count)]), vector.as_pointer())
+
+
+def _load(builder: Value, pointer: Value, i: int, vector: Value) -> Value:
+    """Emit a load of the i-th vector after `pointer`, which numpy aligns to an element only."""
+    value = builder.load(_place(builder, pointer, i, vector))
+    value.align = 4
+    return value
+
+
+def _store(builder: Value, value: Value, pointer: Value, i: int) -> None:
+    builder.store(value, _place(builder, pointer, i, value.type)).align = 4
+
+
+def _call(builder: Value, name: str, vector: Value, *arguments: Value) -> Value:
+    """Emit a call of LLVM's intrinsic `name`, which every target has."""
+    suffix = f"v{vector.count}f{32 if vector.element == ir.FloatType() else 64}"
+    kind = ir.FunctionType(vector, [vector] * len(arguments))
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.{suffix}"), arguments)
+
+
+def _multiply_add(builder: Value, x: Value, y: Value, z: Value) -> Value:
+    """Emit x·y + z: fused where the processor can, else two operations (`fma` would be a call of a library)."""
+    return _call(builder, "fmuladd", x.type, x, y, z)
+
+
+def _sum_of_elements(builder: Value, vector: Value) -> Value:
+    """Emit the sum of a vector's elements: halves are added until one is left, always in the same order."""
+    while (count := vector.type.count // 2) > 0:
+        halves = [[_INT32(i) for i in range(first, first + count)] for first in (0, count)]
+        low, high = (
+            builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(_INT32, count), half)) for half in halves
+        )
+        vector = builder.fadd(low, high)
+    total = builder.extract_element(vector, _INT32(0))
+    return total if total.type == ir.DoubleType() else builder.fpext(total, ir.DoubleType())

@@ -1,0 +1,232 @@
+"""The inner loops of kernel sums against their naive twins, on the vector path and on the portable one."""
+
+from __future__ import annotations
+
+import re
+
+import naive
+import numpy as np
+import pytest
+from llvmlite import binding, ir
+
+from quests_md.errors import InputError
+from quests_md.index import Index
+from quests_md.information import log_kernel_sum, pack
+from quests_md.kernels import _simd_sum, kernel_sum
+from quests_md.kernels._jit import kernel
+from quests_md.kernels._simd_sum import ROWS, available, lanes, products, sum_exp2
+from quests_md.kernels.kernel_sum import TILE
+
+SINGLE, DOUBLE = np.float32, np.float64
+
+
+@kernel
+def call_products(rows, tile, out):
+    """Call the intrinsic, which exists in compiled code only."""
+    products(rows, tile, out)
+
+
+@kernel
+def call_sum_exp2(x, row, shift):
+    """Call the intrinsic, which exists in compiled code only."""
+    return sum_exp2(x, row, shift)
+
+
+def factors(d, dtype, columns=TILE, seed=0):
+    """Return random rows and a tile in the layout of the kernels."""
+    rng, width = np.random.default_rng(seed), lanes(np.dtype(dtype).itemsize)
+    rows, tile = rng.normal(size=d * ROWS), rng.normal(size=(columns // width, d, width))
+    return rows.astype(dtype), tile.astype(dtype)
+
+
+def rows_of(n, seed, spread=0.01, width=63):
+    """Return n rows some bandwidths apart."""
+    return np.random.default_rng(seed).normal(0.0, spread, (n, width))
+
+
+def tolerance(precision, dH):
+    """Return what is promised of each precision, in nats."""
+    absolute, relative = {"single": (1e-4, 1e-6), "double": (1e-10, 1e-10)}[precision]
+    return np.maximum(absolute, relative * np.abs(dH))
+
+
+# -- the two loops ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("multiply", [call_products, _simd_sum.products_plain])
+@pytest.mark.parametrize(("dtype", "error"), [(SINGLE, 3e-5), (DOUBLE, 1e-13)])
+@pytest.mark.parametrize("d", [1, 2, 15, 16, 17, 64, 127])
+def test_products_agree_with_the_naive_twin(d, dtype, error, multiply):
+    rows, tile = factors(d, dtype)
+    out = np.full((ROWS, TILE), np.nan, dtype)
+    multiply(rows, tile, out)
+    np.testing.assert_allclose(out, naive.products(rows, tile), rtol=0, atol=error)
+
+
+@pytest.mark.parametrize(("dtype", "error", "largest"), [(SINGLE, 3e-7, 100.0), (DOUBLE, 1e-14, 900.0)])
+def test_sums_of_powers_agree_with_the_naive_twin(dtype, error, largest):
+    x = np.random.default_rng(1).uniform(-50.0, 0.0, (3, TILE)).astype(dtype)
+    for shift in (0.0, 0.3, -20.0, largest):
+        assert call_sum_exp2(x, 1, shift) == pytest.approx(
+            naive.sum_exp2(x, 1, shift), rel=error * max(1.0, abs(shift))
+        )
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+def test_plain_sums_of_powers_agree_with_the_naive_twin(dtype):
+    x = np.random.default_rng(1).uniform(-50.0, 0.0, (3, TILE)).astype(dtype)
+    assert _simd_sum.sum_exp2_plain(x, 2, -0.25) == pytest.approx(naive.sum_exp2(x, 2, -0.25), rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+def test_powers_that_vanish_add_nothing(dtype):
+    x = np.full((1, TILE), -1e30, dtype)
+    assert 0.0 <= call_sum_exp2(x, 0, 0.0) < 1e-30
+    x[0, 5] = 0.0
+    assert call_sum_exp2(x, 0, 0.0) == 1.0
+
+
+# -- which path ------------------------------------------------------------------------------------
+
+
+def test_the_vector_path_needs_wide_fused_multiply_adds():
+    assert available({"avx2": True, "fma": True}, "x86_64")
+    assert available({}, "aarch64")
+    assert available({}, "arm64")
+    assert not available({"avx2": False, "fma": False, "sse2": True}, "x86_64")
+    assert not available({"avx2": True, "fma": False}, "AMD64")
+    assert not available({}, "ppc64le")
+
+
+@pytest.fixture(params=["vector", "portable"])
+def path(request, monkeypatch):
+    """Force one of the two paths."""
+    monkeypatch.setattr(_simd_sum, "VECTOR", request.param == "vector")
+    return request.param
+
+
+def test_the_portable_path_is_taken_where_it_is_forced(monkeypatch):
+    taken = []
+    real = kernel_sum.log_kernel_sum
+    monkeypatch.setattr(kernel_sum, "log_kernel_sum", lambda *a: (taken.append(a[3]), real(*a)))
+    monkeypatch.setattr(_simd_sum, "VECTOR", False)
+    log_kernel_sum(rows_of(3, 1), rows_of(5, 2))
+    assert taken == [False]
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+@pytest.mark.parametrize("n", [1, TILE - 1, TILE, TILE + 1, 1000])
+def test_both_paths_agree_with_the_naive_twin(path, n, precision):
+    query, reference = rows_of(101, 1, 0.02), rows_of(n, 2, 0.02)
+    expected = naive.log_kernel_sum(query, reference, 0.015)
+    actual = log_kernel_sum(query, reference, precision=precision)
+    assert np.all(np.abs(actual - expected) <= tolerance(precision, expected))
+
+
+@pytest.mark.parametrize("element", [ir.FloatType(), ir.DoubleType()])
+def test_the_vector_code_compiles_for_arm(element):
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    try:
+        target = binding.Target.from_triple("aarch64-linux-gnu")
+    except RuntimeError:
+        pytest.skip("this llvmlite knows no aarch64")
+    module = ir.Module()
+    values, count = element.as_pointer(), ir.IntType(64)
+    multiply = ir.Function(module, ir.FunctionType(ir.VoidType(), [values, values, count, values, count]), "multiply")
+    builder = ir.IRBuilder(multiply.append_basic_block())
+    _simd_sum._products_of_panel(builder, *multiply.args)
+    builder.ret_void()
+    powers = ir.Function(module, ir.FunctionType(ir.DoubleType(), [values, count, ir.DoubleType()]), "powers")
+    builder = ir.IRBuilder(powers.append_basic_block())
+    builder.ret(_simd_sum._sum_of_powers(builder, *powers.args))
+
+    machine = target.create_target_machine(cpu="neoverse-n1", opt=3)
+    assembly = machine.emit_assembly(binding.parse_assembly(str(module)))
+    assert assembly.count("fmla") >= 12  # vectors, fused
+    assert "bl" not in re.findall(r"^\s+(\w+)", assembly, re.M)  # nothing is left to a library
+
+
+# -- the sums --------------------------------------------------------------------------------------
+
+
+def test_single_precision_holds_up_to_a_thousand_nats(path):
+    reference = rows_of(700, 3, 0.008)
+    direction = np.random.default_rng(4).normal(size=63)
+    far = np.linspace(0.0, 0.75, 120)[:, None] * direction / np.linalg.norm(direction)
+    query = rows_of(120, 5, 0.005) + far
+    expected = naive.log_kernel_sum(query, reference, 0.015)
+    assert -expected.max() < 10 < 1e3 < -expected.min()
+    actual = log_kernel_sum(query, reference, precision="single")
+    assert np.all(np.abs(actual - expected) <= tolerance("single", expected))
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+@pytest.mark.parametrize("spread", [1e-5, 0.3, 30.0, 1e4])
+def test_rows_of_any_scale_hold_their_promise(spread, precision):
+    """Where products round too much, differences take over."""
+    reference = rows_of(300, 6, spread)
+    query = np.vstack([reference[:50] + rows_of(50, 7, 0.001), rows_of(50, 8, spread)])
+    expected = naive.log_kernel_sum(query, reference, 0.015)
+    actual = log_kernel_sum(query, reference, precision=precision)
+    # The twin's own differences round, too: by 2u·|q − r|·|q| / h² at least.
+    assert np.all(np.abs(actual - expected) <= tolerance(precision, expected) + 2e-12 * spread)
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_blocks_that_are_left_out_change_nothing(precision):
+    near, away = rows_of(200, 9, 0.01), rows_of(5000, 10, 0.01) + 0.4
+    query = rows_of(40, 11, 0.01)
+    expected = naive.log_kernel_sum(query, np.vstack([near, away]), 0.015)
+    actual = log_kernel_sum(query, np.vstack([near, away]), precision=precision)
+    assert np.all(np.abs(actual - expected) <= tolerance(precision, expected))
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_a_sum_depends_neither_on_the_batch_nor_on_threads(path, precision):
+    query, reference = rows_of(301, 12, 0.04), rows_of(700, 13, 0.02)
+    whole = log_kernel_sum(query, reference, precision=precision, threads=1)
+    for size in (1, 5, 6, 7, 96, 97):
+        starts = range(0, min(301, 20 * size), size)
+        parts = np.concatenate([log_kernel_sum(query[i : i + size], reference, precision=precision) for i in starts])
+        assert np.array_equal(parts, whole[: len(parts)])
+    assert np.array_equal(log_kernel_sum(query, reference, precision=precision, threads=3), whole)
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_nothing_known_is_minus_infinity_and_the_same_row_is_zero(precision):
+    row = rows_of(1, 14, 1.0)
+    assert log_kernel_sum(row, np.empty((0, 63)), precision=precision) == -np.inf
+    assert log_kernel_sum(row, row, precision=precision) == 0.0
+    assert log_kernel_sum([[1e308, 1e308]], [[0.0, 0.0]], precision=precision) == -np.inf
+    assert log_kernel_sum([[1e100, 0.0]], [[0.0, 0.0]], precision=precision) == pytest.approx(-0.5e200 / 0.015**2)
+
+
+@pytest.mark.parametrize("sort", [False, True])
+@pytest.mark.parametrize("precision", ["single", "double"])
+def test_kept_blocks_give_the_same_as_fresh_ones(precision, sort):
+    query, reference = rows_of(50, 15), rows_of(400, 16)
+    kept = pack(reference, 0.015, precision, sort=sort)
+    actual = log_kernel_sum(query, reference, blocks=kept, precision=precision)
+    expected = naive.log_kernel_sum(query, reference, 0.015)
+    assert np.all(np.abs(actual - expected) <= tolerance(precision, expected))
+    assert sorted(kept.order) == list(range(400))
+
+
+# -- against an index ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_single_precision_keeps_its_promise_against_an_index(structure, threads):
+    index = Index.build([structure("si_rattled"), structure("molten")])
+    query = [structure("triclinic"), structure("si_rattled"), structure("small")]
+    exact = index.log_kernel_sum(query)
+    single = index.log_kernel_sum(query, threads, precision="single")
+    assert np.all(np.abs(single - exact) <= tolerance("single", exact))
+    assert not np.array_equal(single, exact)
+    assert np.array_equal(index.log_kernel_sum(query), exact)
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(InputError, match="precision must be one of double, single, not 'half'"):
+        log_kernel_sum(rows_of(2, 1), rows_of(2, 2), precision="half")
