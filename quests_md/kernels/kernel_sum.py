@@ -37,7 +37,7 @@ _HEADROOM = 100.0  # exponents by which a term may exceed 2^top in the vector pa
 _FAR = 1e6  # exponents beyond this are left to differences, so that no product overflows
 # Largest error of an exponent that a product may have: absolute, and relative to the smallest exponent of the block.
 _TOLERANCE = {4: (1.2e-4, 1e-6), 8: (1e-11, 1e-11)}
-_ROUNDINGS = 4.0  # measured: the error of a sum reached 3.4 of the unit below, over 10⁵ blocks of all kinds; mostly 0.4
+_ROUNDINGS = 4.0  # measured: the error reached 3.4 of the unit below in the systems that were sampled; mostly 0.4
 
 
 _SKIP, _PRODUCT, _DIFFERENCES = 0, 1, 2  # the ways to sum a block
