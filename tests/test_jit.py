@@ -13,12 +13,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "quests_md"
 CODE = """
 import numpy as np
-from quests_md.kernels.neighbors import bin_points
-from quests_md.kernels.kernel_sum import log_kernel_sum
-out = np.empty(1)
-log_kernel_sum(np.ones((1, 4)), np.ones((3, 4)), np.zeros(4), 0.1, 0, 1, out)
-hits = sum(log_kernel_sum.stats.cache_hits.values())
-print(round(float(np.exp(out[0])), 6), hits)
+from quests_md.information import log_kernel_sum
+from quests_md.kernels import kernel_sum
+value = log_kernel_sum(np.ones((1, 4)), np.ones((3, 4)), 0.1)
+print(round(float(np.exp(value[0])), 6), sum(kernel_sum.log_kernel_sum.stats.cache_hits.values()))
 """
 
 
