@@ -144,10 +144,10 @@ def test_isotopes_are_allowed_when_told(host, folder):
 
 BREAK = '''
 python break_it input 1 SELF format p here """
-from quests_md.hosts._lammps_library import Library
+from quests_md.hosts._lammps_library import Library, address_of
 
 def break_it(capsule):
-    library = Library.of_capsule(capsule)
+    library = Library(None, address_of(capsule))
     if library.setting("world_rank") == 0:
         library.matrix("v", 1)[0, 0] = float("nan")
 """

@@ -41,9 +41,15 @@ run 1
 def test_the_point_of_attaching(text, head):
     first, rest = split_script(text)
     assert first == head
+    assert rest == text[len(head) :]
+
+
+def test_a_script_that_jumps_goes_on_whole():
+    head, tail = "label top\na\n", "run 5\njump SELF top\n"
+    first, rest = split_script(head + tail)
+    assert first == head
     label = rest.splitlines()[0].split()[-1]
-    assert rest.splitlines()[0] == f"jump SELF {label}"
-    assert rest == f"jump SELF {label}\n{head}label {label}\n{text[len(head) :]}"
+    assert rest == f"jump SELF {label}\n{head}label {label}\n{tail}"
 
 
 def test_a_script_without_a_run_is_refused():

@@ -8,7 +8,8 @@ __all__ = ["run_command"]
 
 
 @click.command(
-    context_settings={"ignore_unknown_options": True},
+    # No -h, which click would find in LAMMPS's -echo.
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
     epilog="Several ranks: mpiexec -n 4 quests-md run in.lammps --config quests.toml",
 )
 @click.argument("script", type=click.Path(dir_okay=False))

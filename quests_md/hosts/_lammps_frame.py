@@ -47,24 +47,28 @@ class FrameReader:
         LAMMPS cannot be watched as it is set up.
     """
 
-    def __init__(self, library: Library, config: RunConfig, index: Index, comm: Comm) -> None:
+    def __init__(self, library: Library, config: RunConfig, index: Index) -> None:
         if library.setting("kokkos_active") == 1:
             raise HostError("KOKKOS is active: its arrays may lie on a device; run without -k on, or -sf kk")
-        for fix in ("quests", "quests_dH"):
-            if library.has_id("fix", fix):
-                raise HostError(f"there is a fix {fix} already: this LAMMPS is watched, or unfix it first")
         self._library = library
         self._config = config
         self._cutoff = index.spec.cutoff
         self._units = _units_of(library.text("units"), config.length_unit)
         self._numbers = _numbers_of(config.elements, library.setting("ntypes"), index)
-        self._bit = library.group_bit(config.group)
+        self._bit = 0  # of the group in the atoms' mask
         self._checked = False
+        self._noted: tuple[int, bytes] | None = None  # step and box when ghosts were last known to be current
 
-    def check_ghosts(self, communication: dict[str, str], comm: Comm) -> None:
-        """Raise `HostError`, on all ranks, if ghosts reach less far than the neighbours of an atom. Collective."""
+    def prepare(self, comm: Comm) -> None:
+        """Find the group and check the ghosts, before a run. Collective, and errors are raised on all ranks."""
+        self._bit = self._library.group_bit(self._config.group, comm)
+        self._check_ghosts(comm)
+
+    def _check_ghosts(self, comm: Comm) -> None:
         error: HostError | None = None
         pbc = self._library.box()[2]
+        lines = (line.partition("=") for line in self._library.info("communication", comm.rank))
+        communication = {key.strip(): value.strip() for key, _, value in lines if value}
         if comm.rank == 0 and (comm.size > 1 or pbc.any()):
             skin = self._units.skin if self._config.skin is None else self._config.skin
             needed = self._cutoff / self._units.length + skin
@@ -72,12 +76,17 @@ class FrameReader:
             if communication.get("Communication mode", "single") != "single":
                 error = HostError("comm_modify mode multi: ghosts of some types reach less far; use mode single")
             elif found < needed * (1 - 1e-12):
+                known = "" if found else ", as far as is known before the first run"
                 error = HostError(
-                    f"ghost atoms reach {found:g}, but the neighbours of an atom reach {self._cutoff:g} Å plus a skin "
-                    f"of {skin:g}: put `comm_modify cutoff {needed:g}` before attaching (if `neighbor` is not at its "
-                    "default, give skin = its value)"
+                    f"ghost atoms reach {found:g}{known}, but the neighbours of an atom reach {self._cutoff:g} Å plus "
+                    f"a skin of {skin:g}: put `comm_modify cutoff {needed:g}` before attaching (if `neighbor` is not "
+                    "at its default, give skin = its value)"
                 )
         raise_together(comm, error)
+
+    def note_box(self, step: int) -> None:
+        """Remember the box of a step, told when its forces have been computed: then ghosts are current."""
+        self._noted = step, self._box_bytes()
 
     def read(self, step: int, end_of_step: bool) -> Frame:
         """Return this rank's atoms and ghosts; positions view LAMMPS's memory where the units allow it.
@@ -85,6 +94,13 @@ class FrameReader:
         Velocities are read at the end of a step only: inside the step they are half a step off.
         """
         library, units = self._library, self._units
+        if end_of_step and self._noted is not None and self._noted[0] == step and self._noted[1] != self._box_bytes():
+            raise HostError(
+                "a fix has changed the box since the ghost atoms were placed (deform, press/berendsen): define the "
+                "fix that calls quests_step before it, or give it post_force in place of end_of_step"
+            )
+        if not end_of_step and library.has_number("respa_levels"):
+            raise HostError("run_style respa calls fix external at its first step only: use run_style verlet")
         n_local = library.setting("nlocal")
         n = n_local + library.setting("nghost")
         if not self._checked:
@@ -114,6 +130,9 @@ class FrameReader:
             velocities=velocities,
             forces=forces,
         )
+
+    def _box_bytes(self) -> bytes:
+        return b"".join(part.tobytes() for part in self._library.box())
 
     def _time(self, step: int) -> float:
         """Return the simulated time in ps; the timestep may have changed on the way."""

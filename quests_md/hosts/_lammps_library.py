@@ -7,6 +7,7 @@ LAMMPS with the PYTHON package hands a bare pointer to a function of an input sc
 from __future__ import annotations
 
 import ctypes
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..comm import Comm
 from ..errors import HostError
 
-__all__ = ["Library"]
+__all__ = ["Library", "address_of"]
 
 _PTR, _STR, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 _DOUBLES = ctypes.POINTER(ctypes.c_double)
@@ -38,7 +40,6 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "lammps_has_error": (_INT, []),
     "lammps_has_id": (_INT, [_STR, _STR]),
     "lammps_id_count": (_INT, [_STR]),
-    "lammps_id_name": (_INT, [_STR, _INT, _PTR, _INT]),
     "lammps_set_fix_external_callback": (None, [_STR, _CALLBACK, _PTR]),
     "lammps_version": (_INT, []),
 }
@@ -73,13 +74,6 @@ class Library:
             raise HostError("this LAMMPS instance is closed")
         return cls(lmp.lib._name, handle)
 
-    @classmethod
-    def of_capsule(cls, capsule: Any) -> Library:
-        """Bind to the LAMMPS that calls this function, given the pointer it passed for ``SELF``."""
-        pointer = ctypes.pythonapi.PyCapsule_GetPointer
-        pointer.restype, pointer.argtypes = _PTR, [ctypes.py_object, _STR]
-        return cls(None, pointer(capsule, None))
-
     def _call(self, name: str, *arguments: Any) -> Any:
         return getattr(self._library, name)(self._handle, *arguments)
 
@@ -94,29 +88,37 @@ class Library:
             raise HostError(f"LAMMPS refused {text!r}: {buffer.value.decode(errors='replace').strip()}")
 
     def has_id(self, category: str, name: str) -> bool:
-        """Return whether there is a fix, compute, group ... of that name."""
+        """Return whether there is a fix, compute, ... of that name; not for groups, see `group_bit`."""
         return bool(self._call("lammps_has_id", category.encode(), name.encode()))
 
-    def group_bit(self, name: str) -> int:
-        """Return the bit of a group in the atoms' mask."""
-        buffer = ctypes.create_string_buffer(256)
-        names = []
-        for i in range(self._call("lammps_id_count", b"group")):
-            self._call("lammps_id_name", b"group", i, buffer, len(buffer))
-            names.append(buffer.value.decode())
-        if name not in names:
-            raise HostError(f"there is no group {name!r}; LAMMPS has {', '.join(names)}")
-        return 1 << names.index(name)
-
-    def communication(self, rank: int) -> dict[str, str]:
-        """Return what ``info communication`` prints as keys and values; on rank 0 only. Collective."""
-        with tempfile.TemporaryDirectory() as folder:
+    def info(self, topic: str, rank: int) -> list[str]:
+        """Return the lines that the command ``info`` prints; on rank 0 only. Collective."""
+        with tempfile.TemporaryDirectory(prefix="quests_md-") as folder:
             path = Path(folder) / "info"
-            self.command(f"info out overwrite {path} communication")
-            if rank != 0:
-                return {}
-            lines = path.read_text().splitlines()
-        return {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines) if value}
+            self.command(f'info out overwrite "{path}" {topic}')
+            return path.read_text().splitlines() if rank == 0 else []
+
+    def group_bit(self, name: str, comm: Comm) -> int:
+        """Return the bit of a group in the atoms' mask. Collective."""
+        # LAMMPS lists as many places as it has groups. A group that was deleted left an empty place, so that the
+        # last group is not listed (and some versions crash when they are asked for it): fill such places meanwhile.
+        groups, fillers = self._groups(comm), list[str]()
+        while name not in groups and len(groups) < self._call("lammps_id_count", b"group"):
+            fillers.append(f"quests_md_{len(fillers)}")
+            self.command(f"group {fillers[-1]} empty")
+            groups = self._groups(comm)
+        for filler in fillers:
+            self.command(f"group {filler} delete")
+            del groups[filler]
+        if name not in groups:
+            raise HostError(f"there is no group {name!r}; LAMMPS has {', '.join(groups)}")
+        return 1 << groups[name]
+
+    def _groups(self, comm: Comm) -> dict[str, int]:
+        """Return the place of every group that LAMMPS lists. Collective."""
+        found = (re.match(r"Group\[ *(\d+)\]: +(\S+)", line) for line in self.info("groups", comm.rank))
+        groups: dict[str, int] = comm.broadcast({match[2]: int(match[1]) for match in found if match})
+        return groups
 
     def set_callback(self, fix: str, function: Callable[[int], None]) -> None:
         """Let a ``fix external pf/callback`` call ``function(step)``; the forces it adds are set to zero before."""
@@ -159,6 +161,10 @@ class Library:
             raise HostError(f"this LAMMPS (version {self.version}) does not tell {name!r}")
         return ctypes.cast(address, ctypes.POINTER(kind))[0]
 
+    def has_number(self, name: str) -> bool:
+        """Return whether there is a global number of that name now."""
+        return bool(self._call("lammps_extract_global", name.encode()))
+
     def text(self, name: str) -> str:
         """Return a global string."""
         address = self._call("lammps_extract_global", name.encode())
@@ -179,7 +185,9 @@ class Library:
         origin = np.array(low[:])
         cell = np.diag(np.array(high[:]) - origin)
         cell[1, 0], cell[2, 0], cell[2, 1] = xy.value, xz.value, yz.value
-        return cell, origin, np.array(periodic[:], dtype=bool)
+        pbc = np.array(periodic[:], dtype=bool)
+        pbc[2] &= self.setting("dimension") != 2  # periodic by name only: a plane has no images above it
+        return cell, origin, pbc
 
     def has_array(self, name: str) -> bool:
         """Return whether a per-atom or per-type array is there."""
@@ -206,6 +214,13 @@ class Library:
     def stop(self) -> None:
         """End the run after this step, as if its time were over. All ranks must call it."""
         self._call("lammps_force_timeout")
+
+
+def address_of(capsule: Any) -> int:
+    """Return the address of the LAMMPS that calls a function of an input script and passes this for ``SELF``."""
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = _PTR, [ctypes.py_object, _STR]
+    return int(pointer(capsule, None))
 
 
 def _view(address: int | None, n: int, dtype: np.dtype[Any], name: str) -> NDArray[Any]:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import os
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,8 @@ from ..index import Index
 from ..monitor import Decision
 from ..session import Session
 from ._lammps_frame import FrameReader
-from ._lammps_library import Library
+from ._lammps_library import Library, address_of
+from ._lammps_module import callback_of, make_watched, watch_of
 from .mpi import MpiComm
 
 __all__ = ["Watch", "attach", "quests_attach", "quests_step"]
@@ -37,10 +38,9 @@ __all__ = ["Watch", "attach", "quests_attach", "quests_step"]
 _FIX = "quests"  # global values: f_quests[1..6]
 _FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms
 _ENTRIES = 6
-_ATTRIBUTE = "_quests_md_watch"  # of an instance of the lammps module: its last watch
-
-# The last watch of an input script: LAMMPS calls quests_step by name and hands it nothing but itself.
-_watch: Watch | None = None
+_WRITEDATA = 20230802  # the version from which on fix property/atom is known to have that keyword
+# The watches of input scripts by the address of their LAMMPS, which is all that quests_step is told.
+_watches: dict[int, Watch] = {}
 
 
 class Watch:
@@ -56,10 +56,12 @@ class Watch:
 
     def __init__(self, library: Library, session: Session, reader: FrameReader) -> None:
         self.session = session
-        self.failure: QuestsError | None = None
+        self.failure: BaseException | None = None
         self._library = library
         self._reader = reader
+        self._comm = session.monitor.comm
         self._raised = False
+        self._interrupted = self._closed = False
         self._late: Exception | None = None  # a failure of this rank alone; all ranks act on it together, next time
         self._pending = False  # evaluated since the last flush
 
@@ -73,10 +75,29 @@ class Watch:
         """Whether a frame above the halt threshold ended the run. ``timer timeout off`` lets LAMMPS run again."""
         return self.session.status == "halted"
 
-    def close(self) -> None:
-        """Write what is left and print the summary. Collective; a second call does nothing."""
+    @property
+    def watching(self) -> bool:
+        """Whether LAMMPS still has the fixes that `attach` defined: ``clear`` and ``unfix`` remove them."""
+        return all(self._library.has_id("fix", fix) for fix in (_FIX, _FIX_ATOM))
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Write what is left and print the summary; a second call does nothing. Collective.
+
+        Later runs are not watched. With an `error` that is about to end the program the session has failed, and
+        nothing is collective: the other ranks may not be here.
+        """
         atexit.unregister(self.close)
+        self._closed = True
+        if error is not None:
+            self.session.__exit__(type(error), error, error.__traceback__)
+            return
         self.session.close()
+        if isinstance(self._comm, MpiComm):
+            self._comm.free()
+
+    def interrupt(self) -> None:
+        """Let watching fail at the next evaluation, and the run end there with all its ranks."""
+        self._interrupted = True
 
     def evaluate(self, step: int, end_of_step: bool) -> None:
         """Evaluate the present configuration and publish it to LAMMPS; stop the run where asked. Collective.
@@ -89,23 +110,29 @@ class Watch:
         if self.failure is not None:
             self._library.stop()
             return
-        if not self.session.due(step):
+        if self._closed or not self.session.due(step):
             return
-        frame, error = None, self._late
-        if error is None:
-            try:
-                frame = self._reader.read(step, end_of_step)
-            except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
-                error = caught
         try:
-            if self.session.status == "halted":
-                self.session.acknowledge()  # LAMMPS runs again, so somebody has reset its timer
-            decision = self.session.observe(frame, step=step, error=error)
-        except QuestsError as failure:
+            self._evaluate(step, end_of_step)
+        except BaseException as failure:
+            if not isinstance(failure, QuestsError):
+                self._leave(failure)
             self.failure = failure
             self._publish_failure(step)
             self._library.stop()
             raise
+
+    def _evaluate(self, step: int, end_of_step: bool) -> None:
+        frame, error = None, self._late
+        if error is None:
+            try:
+                self._check()
+                frame = self._reader.read(step, end_of_step)
+            except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+                error = caught
+        if self.session.status == "halted":
+            self.session.acknowledge()  # LAMMPS runs again, so somebody has reset its timer
+        decision = self.session.observe(frame, step=step, error=error)
         try:
             self._publish(decision)
         except Exception as caught:  # noqa: BLE001 - a rank that left alone would leave the others waiting
@@ -113,6 +140,20 @@ class Watch:
         self._pending = True
         if decision.stop:
             self._library.stop()
+
+    def _check(self) -> None:
+        if self._interrupted:
+            raise HostError("interrupted")
+        if not self.watching:
+            raise HostError(f"fix {_FIX} or {_FIX_ATOM} is gone: after `clear` or `unfix`, attach again")
+
+    def _leave(self, error: BaseException) -> None:
+        """End the session, and a job of several ranks, for an error of this rank alone at a point nobody foresaw."""
+        self.session.__exit__(type(error), error, error.__traceback__)
+        if isinstance(self._comm, MpiComm):
+            traceback.print_exception(type(error), error, error.__traceback__)
+            self._comm.leave(type(error).__name__)
+            self._comm.abort(type(error).__name__)  # even together: the ranks may be at different points
 
     def after_command(self) -> None:
         """Raise what ended the watching, once; write the last frame of a run that has ended. Collective."""
@@ -129,20 +170,14 @@ class Watch:
         np.copyto(target, decision.dH)
         target[np.isnan(target)] = 0.0
         mean = decision.mean if decision.n else 0.0
-        values = (
-            decision.maximum,
-            mean,
-            decision.n_select,
-            decision.n_halt,
-            decision.step,
-            self.session.n_saved,
-        )
+        values = (decision.maximum, mean, decision.n_select, decision.n_halt, decision.step, self.session.n_saved)
         self._set_values(values)
 
     def _publish_failure(self, step: int) -> None:
         # inf, never nan: `fix halt` acts on inf and is blind to nan.
-        self._library.vector("d_dH", self._library.setting("nlocal"))[:] = np.inf
-        self._set_values((np.inf, np.inf, 0, 0, step, self.session.n_saved))
+        if self.watching:
+            self._library.vector("d_dH", self._library.setting("nlocal"))[:] = np.inf
+            self._set_values((np.inf, np.inf, 0, 0, step, self.session.n_saved))
 
     def _set_values(self, values: Sequence[float]) -> None:
         for i, value in enumerate(values, start=1):
@@ -210,14 +245,13 @@ def attach(
     given = {key: value for key, value in given.items() if value is not None}
     if "output" in given:
         given["output"] = os.fspath(output)  # type: ignore[arg-type]
-    earlier: Watch | None = getattr(lmp, _ATTRIBUTE, None)
-    if earlier is not None:  # before `clear`
+    library = Library.of_module(lmp)
+    earlier = watch_of(lmp)
+    if earlier is not None and not earlier.watching:  # the script went on to another system, after `clear`
         earlier.close()
-    watch = _attach(Library.of_module(lmp), index, given, host="lammps module")
-    watch._library.set_callback(_FIX, _swallowing(watch))
-    setattr(lmp, _ATTRIBUTE, watch)
-    if earlier is None:
-        _guard(lmp)
+    watch = _attach(library, index, given, host="lammps module")
+    library.set_callback(_FIX, callback_of(watch))
+    make_watched(lmp, watch)
     return watch
 
 
@@ -231,14 +265,14 @@ def quests_attach(capsule: Any, config: str) -> None:
     config
         Path of a quests.toml.
     """
-    global _watch
-    if _watch is not None:  # the script went on to another system, after `clear`
-        _watch.close()
-        _watch = None
-    _watch = _attach(Library.of_capsule(capsule), config, {}, host="lammps input script")
+    address = address_of(capsule)
+    if address in _watches:  # the script went on to another system, after `clear`
+        _watches.pop(address).close()
+    library = Library(None, address)
+    watch = _watches[address] = _attach(library, config, {}, host="lammps input script")
     # fix external holds the global values here; it evaluates nothing, for fix python/invoke does.
-    _watch._library.set_callback(_FIX, lambda step: None)
-    atexit.register(_watch.close)
+    library.set_callback(_FIX, watch._reader.note_box)
+    atexit.register(watch.close)
 
 
 def quests_step(capsule: Any, vflag: int | None = None) -> None:
@@ -246,35 +280,49 @@ def quests_step(capsule: Any, vflag: int | None = None) -> None:
 
     A failure is raised on all ranks at the same step, so LAMMPS ends with an error on all of them.
     """
-    if _watch is None:
+    watch = _watches.get(address_of(capsule))
+    if watch is None:
         raise HostError("quests_attach was not invoked before the run")
-    _watch.evaluate(_watch._library.step, end_of_step=vflag is None)
+    watch.evaluate(watch._library.step, end_of_step=vflag is None)
 
 
 def _attach(library: Library, index: Any, given: dict[str, Any], host: str) -> Watch:
     """Make a watch, or raise on all ranks."""
     if library.setting("box_exist") == 0:
         raise HostError("there is no simulation box yet: attach after the atoms are there")
+    for fix in (_FIX, _FIX_ATOM):
+        if library.has_id("fix", fix):
+            raise HostError(f"there is a fix {fix} already: this LAMMPS is watched, or unfix it first")
     comm = _comm_of(library)
     config, reference, reader, error = None, None, None, None
     try:
         config, reference = _resolve(index, given)
-        reader = FrameReader(library, config, reference, comm)
+        reader = FrameReader(library, config, reference)
     except (QuestsError, OSError) as caught:
         error = caught
     raise_together(comm, error)
     assert config is not None
     assert reader is not None
-    reader.check_ghosts(library.communication(comm.rank), comm)
+    reader.prepare(comm)
     session = Session.from_config(config, comm, reference, host)
-    library.command(f"fix {_FIX_ATOM} all property/atom d_dH")
-    library.command(f"fix {_FIX} all external pf/callback {config.every} {config.every}")
-    # It adds neither energy nor virial, but some LAMMPS count its virial before they have set it to zero.
-    library.command(f"fix_modify {_FIX} energy no virial no")
-    library.set_vector_length(_FIX, _ENTRIES)
+    with contextlib.ExitStack() as failing:
+        failing.push(session)
+        _define_fixes(library, config.every)
+        failing.pop_all()
     watch = Watch(library, session, reader)
     watch._set_values((0.0, 0.0, 0.0, 0.0, -1.0, 0.0))  # LAMMPS leaves them as the memory was
     return watch
+
+
+def _define_fixes(library: Library, every: int) -> None:
+    # Else write_data adds a section that read_data refuses; older versions have `write_data ... nofix`.
+    keep_out = " writedata no" if library.version >= _WRITEDATA else ""
+    library.command(f"fix {_FIX_ATOM} all property/atom d_dH{keep_out}")
+    library.vector("d_dH", library.setting("nlocal"))[:] = 0.0  # not so after read_restart
+    library.command(f"fix {_FIX} all external pf/callback {every} {every}")
+    # It adds neither energy nor virial, but some versions count its virial before they have set it to zero.
+    library.command(f"fix_modify {_FIX} energy no virial no")
+    library.set_vector_length(_FIX, _ENTRIES)
 
 
 def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index]:
@@ -294,53 +342,12 @@ def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index]:
 
 def _comm_of(library: Library) -> Comm:
     size = library.setting("world_size")
-    handle = library.fortran_comm
-    if size <= 1 and (handle == -1 or not _has_mpi4py()):
+    if size <= 1:
         return Serial()
-    comm = MpiComm(handle)
+    comm = MpiComm(library.fortran_comm)
     if comm.size != size:
         raise HostError(
             f"LAMMPS runs on {size} ranks and mpi4py sees {comm.size}: they use different MPI libraries; "
             "start LAMMPS with the mpiexec of its own MPI"
         )
     return comm
-
-
-def _has_mpi4py() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("mpi4py") is not None
-
-
-def _swallowing(watch: Watch) -> Callable[[int], None]:
-    """Return a callback for C code, which cannot pass an exception on: `after_command` raises it."""
-
-    def callback(step: int) -> None:
-        with contextlib.suppress(QuestsError):  # kept in watch.failure
-            watch.evaluate(step, end_of_step=False)
-
-    return callback
-
-
-def _guard(lmp: Any) -> None:
-    """Let the methods of a lammps instance raise what failed inside the run that they started."""
-
-    def after(method: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            result = method(*arguments, **keywords)
-            getattr(lmp, _ATTRIBUTE).after_command()
-            return result
-
-        return call
-
-    for name in ("command", "commands_list", "commands_string", "file"):
-        setattr(lmp, name, after(getattr(lmp, name)))
-    close = lmp.close
-
-    @functools.wraps(close)
-    def close_both() -> None:
-        getattr(lmp, _ATTRIBUTE).close()
-        close()
-
-    lmp.close = close_both

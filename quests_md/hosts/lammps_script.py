@@ -11,6 +11,7 @@ from typing import Any
 from ..config import RunConfig
 from ..errors import HostError, InputError, MissingExtraError, QuestsError
 from .lammps import Watch, attach
+from .mpi import MpiComm
 
 __all__ = ["run_script"]
 
@@ -52,20 +53,35 @@ def run_script(path: str | Path, config: RunConfig, arguments: Sequence[str] = (
         LAMMPS itself stopped with an error, or cannot be watched as it is set up.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_bytes().decode(errors="surrogateescape")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     head, rest = split_script(text, str(path))
     lmp = _open_lammps(arguments)
+    comm = MpiComm(lmp.get_mpi_comm()) if lmp.extract_setting("world_size") > 1 else None
+    try:
+        watch = _run_parts(lmp, config, head, rest)
+    except BaseException as error:
+        if comm is not None:
+            comm.leave(f"{type(error).__name__}: {error}")  # some errors of LAMMPS are those of one rank
+        raise
+    if comm is not None:
+        comm.free()
+    return watch
+
+
+def _run_parts(lmp: Any, config: RunConfig, head: str, rest: str) -> Watch:
     with tempfile.TemporaryDirectory(prefix="quests_md-") as folder:
         # Each rank writes its own copy; LAMMPS opens that of rank 0.
         parts = [Path(folder) / name for name in ("head", "rest")]
         for part, lines in zip(parts, (head, rest), strict=True):
-            part.write_text(lines)
+            part.write_bytes(lines.encode(errors="surrogateescape"))
         _file(lmp, parts[0])
         watch = attach(lmp, config)
         with watch.session:
             _file(lmp, parts[1])
+            if not watch.watching and lmp.extract_setting("box_exist"):
+                raise HostError("the script has removed fix quests (clear, unfix): what followed was not watched")
     lmp.close()
     return watch
 
@@ -73,19 +89,21 @@ def run_script(path: str | Path, config: RunConfig, arguments: Sequence[str] = (
 def split_script(text: str, name: str = "the script") -> tuple[str, str]:
     """Return what runs before attaching, and a script that goes on from there.
 
-    The second one is the whole script with a label at the point of attaching, and jumps to it at the start: so
-    ``jump SELF`` finds every label of the script.
+    If the script jumps, the second one is the whole script with a label at the point of attaching, and jumps to it
+    at the start: so ``jump SELF`` finds every label of the script.
     """
-    lines = text.splitlines()
+    lines = text.removesuffix("\n").split("\n")
     point = _attach_point(lines)
     if point is None:
         raise InputError(
             f"{name}: no run, minimize or the like in it (in an included file?): put the comment "
             "`# quests-md: attach` where watching is to begin, after the atoms are there"
         )
-    head = "\n".join(lines[:point]) + "\n"
-    rest = "\n".join([f"jump SELF {_LABEL}", *lines[:point], f"label {_LABEL}", *lines[point:]]) + "\n"
-    return head, rest
+    head, rest = lines[:point], lines[point:]
+    # While it looks for a label LAMMPS expands the variables of every line, and some have no value any more.
+    if "jump" in text:
+        rest = [f"jump SELF {_LABEL}", *head, f"label {_LABEL}", *rest]
+    return "\n".join(head) + "\n", "\n".join(rest) + "\n"
 
 
 def _file(lmp: Any, path: Path) -> None:
@@ -94,7 +112,8 @@ def _file(lmp: Any, path: Path) -> None:
     except QuestsError:
         raise
     except Exception as error:  # the lammps module has no exception of its own
-        raise HostError(f"LAMMPS stopped: {' '.join(str(error).split())}") from error
+        text = str(getattr(error, "message", error))
+        raise HostError(f"LAMMPS stopped: {' '.join(text.split())}") from error
 
 
 def _attach_point(lines: Sequence[str]) -> int | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import atexit
+import sys
+import time
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +14,14 @@ from ..errors import MissingExtraError
 
 __all__ = ["MpiComm"]
 
+_PATIENCE = 5.0  # seconds that a rank which leaves waits for the others to leave too
+
 
 class MpiComm:
-    """A communicator of several ranks.
+    """A communicator of several ranks: a duplicate of the given one, of which nobody else knows. Collective.
+
+    A rank whose program ends by an exception ends the job, unless the other ranks end too: without it they would
+    wait for that rank forever.
 
     Parameters
     ----------
@@ -31,9 +39,11 @@ class MpiComm:
             from mpi4py import MPI
         except ImportError as error:
             raise MissingExtraError("several ranks need mpi4py: pip install 'quests_md[mpi]'") from error
-        self._comm = MPI.Comm.f2py(comm) if isinstance(comm, int) else comm
+        # LAMMPS frees its own before Python ends (-partition), and a rank in trouble must not meet its messages.
+        self._comm = (MPI.Comm.f2py(comm) if isinstance(comm, int) else comm).Dup()
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
+        atexit.register(self._at_exit)
 
     def allgather(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
         vector = np.ascontiguousarray(vector, dtype=np.float64)
@@ -47,3 +57,31 @@ class MpiComm:
 
     def broadcast(self, item: Any) -> Any:
         return self._comm.bcast(item, root=0)
+
+    def free(self) -> None:
+        """Give the communicator back; a second call does nothing. Collective."""
+        atexit.unregister(self._at_exit)
+        if self._comm:
+            self._comm.Free()
+
+    def leave(self, reason: str) -> None:
+        """Return if all ranks call this within some seconds; else end the job, for nothing else can."""
+        request = self._comm.Ibarrier()
+        end = time.monotonic() + _PATIENCE
+        while not request.Test():
+            if time.monotonic() > end:
+                self.abort(reason)
+            time.sleep(0.01)
+
+    def abort(self, reason: str) -> NoReturn:
+        """End all ranks, with exit code 1."""
+        text = f"quests_md: the job ends, for rank {self.rank} of {self.size} has failed alone: {reason}"
+        print(text, file=sys.stderr, flush=True)
+        self._comm.Abort(1)
+        raise SystemExit(1)
+
+    def _at_exit(self) -> None:
+        # The exception that ended the program; at a prompt it ended nothing.
+        error = getattr(sys, "last_value", None)
+        if error is not None and not hasattr(sys, "ps1"):
+            self.leave(type(error).__name__)
