@@ -125,7 +125,7 @@ class Session:
         if kind is None:
             self.close()
         else:
-            self._break_off(f"{kind.__name__}: {error}")
+            self.fail(error or kind())
 
     def due(self, step: int) -> bool:
         """Return whether a frame of this step would be evaluated: hosts ask before they build one."""
@@ -193,6 +193,14 @@ class Session:
         if not self._ended:
             self.flush()
             self._end("finished" if self.status == "running" else self.status, self._reason)
+
+    def fail(self, error: BaseException) -> None:
+        """End the session for an error that ends its program; after a halt it stays halted. Not collective."""
+        if self.monitor.comm.size == 1:
+            with contextlib.suppress(QuestsError):
+                self._write_last()
+        halted = self.status == "halted"
+        self._end(*(("halted", self._reason) if halted else ("failed", f"{type(error).__name__}: {error}")))
 
     @property
     def share(self) -> float:
@@ -348,19 +356,12 @@ class Session:
                 print(f"quests_md: {error}", file=sys.stderr)
             print(self.summary(), flush=True)
 
-    def _break_off(self, reason: str) -> None:
-        """End a session whose program failed, unless a halt had ended the run before."""
-        if self.monitor.comm.size == 1:
-            with contextlib.suppress(QuestsError):
-                self._write_last()
-        self._end(*(("halted", self._reason) if self.status == "halted" else ("failed", reason)))
-
     def _at_exit(self) -> None:
         """End a session that nobody closed. An exception that ended the program is a failure."""
         error = getattr(sys, "last_value", None)
         # At a prompt an exception ends nothing, and may be any number of lines old.
         if error is not None and not hasattr(sys, "ps1"):
-            self._break_off(f"{type(error).__name__}: {error}")
+            self.fail(error)
         elif self.monitor.comm.size == 1:
             with contextlib.suppress(QuestsError):  # the session has printed that it failed
                 self.close()

@@ -99,3 +99,22 @@ print("LAMMPS went on")
     assert "LAMMPS went on" not in finished.stdout
     run = run_json(folder)
     assert (run["status"], run["reason"]) == ("failed", "RuntimeError: out of the blue")
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
+def test_dH_that_cannot_be_published_ends_the_run(folder, ranks):
+    """At the last evaluation, of the last rank: nothing comes after it that could bring the failure up."""
+    configure(folder, every=2)
+    broken = """
+def fail(values):
+    raise MemoryError("no room")
+if MPI.COMM_WORLD.rank == MPI.COMM_WORLD.size - 1:
+    watch._set_values = fail
+lmp.command("run 1")
+watch.close()
+print("went on")
+"""
+    finished = run_wheel(folder, IMPATIENT + drive().replace("watch.close()", broken), ranks)
+    assert finished.returncode != 0
+    assert "dH cannot be published to LAMMPS: no room" in finished.stderr
+    assert "went on" not in finished.stdout

@@ -1,40 +1,31 @@
-"""The index: what it answers, what its file keeps, and every broken file as one clear error."""
+"""The index: what it answers, and what its file keeps."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import resource
 
 import naive
 import numpy as np
 import pytest
 from ase.build import bulk, fcc111
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from indexes import silicon_frames, silicon_index, written
 
 from quests_md.descriptors import DescriptorSpec
-from quests_md.errors import ElementError, FrameError, IndexFileError, InputError, OutputError
+from quests_md.errors import ElementError, FrameError, InputError, OutputError
 from quests_md.frame import Frame
 from quests_md.index import Index
 from quests_md.information import delta_entropy
 
-PREFIX = 48  # magic, length, hash
+
+@pytest.fixture(scope="module")
+def frames():
+    return silicon_frames()
 
 
 @pytest.fixture(scope="module")
-def frames(structure):
-    """Eight rattled silicon frames of 8 and 16 atoms."""
-    made = [bulk("Si", cubic=True) * (1, 1, 1 + seed % 2) for seed in range(8)]
-    for seed, atoms in enumerate(made):
-        atoms.rattle(0.02 + 0.02 * seed, seed=seed)
-    return made
-
-
-@pytest.fixture(scope="module")
-def index(frames):
-    return Index.build(frames, sources=[{"file": "si.xyz", "sha256": "ab"}])
+def index():
+    return silicon_index()
 
 
 @pytest.fixture(scope="module")
@@ -228,185 +219,6 @@ def test_elements_that_are_neighbours_only_are_known(structure, tmp_path):
     assert set(opened.numbers) == {11}
     assert opened.pair_distances.shape == (2, 2)
     assert len(opened.delta_entropy(frame)) == len(opened)
-
-
-# -- broken and hostile files ----------------------------------------------------------------------
-
-
-def written(folder, content):
-    path = folder / "si.qindex"
-    path.write_bytes(content)
-    return path
-
-
-def header_of(content):  # and what follows it
-    length = int.from_bytes(content[8:16], "little")
-    return content[PREFIX : PREFIX + length], content[PREFIX + length :]
-
-
-def forged(content, header):
-    """Return the index with another header, whose hash is right."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    size, digest = len(text).to_bytes(8, "little"), hashlib.sha256(text).digest()
-    return b"".join([content[:8], size, digest, text, header_of(content)[1]])
-
-
-def refuse(path, action=Index.open, match=None):
-    with pytest.raises(IndexFileError, match=match) as caught:
-        action(path)
-    assert str(caught.value).startswith(f"{path}: ")
-
-
-@pytest.mark.parametrize(
-    ("content", "match"),
-    [
-        (b"", "not an index"),
-        (b"QUEST", "not an index"),
-        (b"8\nLattice=...\nSi 0 0 0\n" * 50, "not an index"),
-        (b"QUESTSMD", "truncated"),
-        (b"QUESTSMD" + b"\xff" * 40, "truncated or damaged"),
-        (b"QUESTSMD" + (1 << 40).to_bytes(8, "little") + b"\0" * 200, "truncated or damaged"),
-        (b"QUESTSMD" + (20).to_bytes(8, "little") + b"\0" * 200, "checksum differs"),
-    ],
-)
-def test_files_that_are_no_index_are_refused(tmp_path, content, match):
-    refuse(tmp_path / "nothing.qindex", match="no such index")
-    refuse(tmp_path, match="cannot be read")
-    for action in (Index.open, Index.verify):
-        refuse(written(tmp_path, content), action, match)
-
-
-REUSED = [HealthCheck.function_scoped_fixture]  # the folder
-FOLDER_IS_REUSED = settings(max_examples=60, deadline=None, suppress_health_check=REUSED)
-
-
-@FOLDER_IS_REUSED
-@given(share=st.floats(0, 1, exclude_max=True))
-def test_a_truncated_file_is_refused(saved, tmp_path, share):
-    content = saved.read_bytes()
-    refuse(written(tmp_path, content[: int(share * len(content))]))
-
-
-def test_a_longer_file_and_one_less_a_byte_are_refused(content, tmp_path):
-    refuse(written(tmp_path, content + b"\0"), match="truncated or damaged")
-    refuse(written(tmp_path, content[:-1]), match="truncated or damaged")
-
-
-@FOLDER_IS_REUSED
-@given(data=st.data(), bit=st.integers(0, 7))
-def test_one_flipped_bit_of_the_header_is_seen_when_it_is_opened(saved, tmp_path, data, bit):
-    content = saved.read_bytes()
-    place = data.draw(st.integers(0, PREFIX + len(header_of(content)[0]) - 1))
-    refuse(written(tmp_path, flipped(content, place, bit)))
-
-
-@FOLDER_IS_REUSED
-@given(data=st.data(), bit=st.integers(0, 7))
-def test_one_flipped_bit_of_the_data_is_seen_when_it_is_verified(saved, tmp_path, data, bit):
-    content = saved.read_bytes()
-    text, values = header_of(content)
-    entry = data.draw(st.sampled_from(list(json.loads(text)["sections"].values())))
-    size = np.dtype(entry["dtype"]).itemsize * int(np.prod(entry["shape"]))
-    place = len(content) - len(values) + entry["offset"] + data.draw(st.integers(0, size - 1))
-    refuse(written(tmp_path, flipped(content, place, bit)), Index.verify, "damaged")
-
-
-def flipped(content, place, bit):
-    return content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :]
-
-
-def forge(key, value):
-    return lambda header: header | {key: value}
-
-
-def forge_spec(key, value):
-    return lambda header: header | {"spec": header["spec"] | {key: value}}
-
-
-def forge_rows(key, value):
-    return lambda header: (
-        header | {"sections": header["sections"] | {"rows": header["sections"]["rows"] | {key: value}}}
-    )
-
-
-NAN, INF = float("nan"), float("inf")
-SECTIONS = ["rows", "centre", "frame_offsets", "numbers", "pair_distances"]
-MALFORMED = {  # what a header must not say, and where
-    forge: {
-        "format": [0, -1, True, "1", 1.0, None],
-        "bandwidth": [NAN, INF, 0.0, -0.01, True, "0.015"],
-        "generation": [True, -1, 0.5],
-        "data_bytes": [True, -64, "0", 1 << 60],
-        "provenance": [[], None],
-        "spec": [[32, 5.0], None, {"more": 1}],
-        "elements": ["Si", None],
-        "sections": [{}, None, ["rows"], SECTIONS, dict.fromkeys(SECTIONS), dict.fromkeys(SECTIONS, "rows")],
-    },
-    forge_spec: {
-        "k": [True, 1, 32.0, "32"],
-        "cutoff": [True, 0.0, INF, None],
-        "species": [["ignore"], "Si", 1],
-    },
-    forge_rows: {
-        "dtype": ["<f8", "|O", None],
-        "sha256": [3, None],
-        "offset": [4, -64, 1 << 40, True, None],
-        "shape": [
-            [-96, -63],
-            [True, 63],
-            [96.0, 63],
-            [1 << 47, 63],
-            [1 << 63, 1 << 63],
-            [96 * 63],
-            "ab",
-            None,
-        ],
-    },
-}
-HOSTILE = [
-    *((f(k, value), "malformed") for f, keys in MALFORMED.items() for k in keys for value in keys[k]),
-    *((lambda h, k=k: {n: v for n, v in h.items() if n != k}, "malformed") for k in MALFORMED[forge]),
-    *((lambda h, v=v: v, "malformed") for v in (b"{" * 50, b'"\xff\xfe"', b"[" * 100_000, [{}], {}, 3)),
-    *((forge("elements", v), "list of elements") for v in ([], ["Ge"], ["Si", "Zz"], ["Si", "X"])),
-    (forge("elements", ["Si", "Ge"]), "pairs of elements"),
-    (forge("elements", [14]), "malformed"),
-    *((forge_spec("k", v), "width of the rows") for v in (31, 33, 10**30)),
-    (forge("format", 2), "format 2 is newer than format 1: upgrade"),
-    (forge("data_bytes", 1 << 30), "truncated or damaged"),
-    (forge_rows("shape", [0, 63]), "section rows is empty"),
-    (forge_rows("shape", [95, 63]), "frame offsets"),
-]
-
-
-@pytest.mark.parametrize(("change", "match"), HOSTILE)
-def test_hostile_headers_with_a_right_hash_are_refused(content, tmp_path, change, match):
-    header = json.loads(header_of(content)[0])
-    refuse(written(tmp_path, forged(content, change(header))), match=match)
-
-
-@pytest.mark.parametrize(
-    ("section", "place", "value", "match"),
-    [
-        ("centre", 0, np.nan, "centre is not finite"),
-        ("frame_offsets", 0, -3, "frame offsets"),
-        ("frame_offsets", 1, 10**6, "frame offsets"),
-        ("frame_offsets", -1, 95, "frame offsets"),
-        ("numbers", 0, 0, "atomic numbers"),
-        ("numbers", 0, 300, "atomic numbers"),
-        ("numbers", 0, 32, "list of elements"),
-        ("pair_distances", 0, np.nan, "smallest distances"),
-        ("rows", 0, np.inf, "rows holds values that are not finite"),
-    ],
-)
-def test_impossible_content_with_a_right_checksum_is_refused(content, tmp_path, section, place, value, match):
-    text, values = header_of(content)
-    header, values = json.loads(text), bytearray(values)
-    entry = header["sections"][section]
-    array = np.frombuffer(values, entry["dtype"], int(np.prod(entry["shape"])), entry["offset"])
-    array[place] = value
-    entry["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
-    damaged = forged(content, header)[: -len(values)] + bytes(values)
-    refuse(written(tmp_path, damaged), Index.verify, match)
 
 
 def test_a_large_index_is_laid_out_in_turn(index, monkeypatch):

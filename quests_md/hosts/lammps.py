@@ -62,7 +62,6 @@ class Watch:
         self._comm = session.monitor.comm
         self._raised = False
         self._interrupted = self._closed = False
-        self._late: Exception | None = None  # a failure of this rank alone; all ranks act on it together, next time
         self._pending = False  # evaluated since the last flush
 
     @property
@@ -89,7 +88,7 @@ class Watch:
         atexit.unregister(self.close)
         self._closed = True
         if error is not None:
-            self.session.__exit__(type(error), error, error.__traceback__)
+            self.session.fail(error)
             return
         self.session.close()
         if isinstance(self._comm, MpiComm):
@@ -118,25 +117,25 @@ class Watch:
             if not isinstance(failure, QuestsError):
                 self._leave(failure)
             self.failure = failure
-            self._publish_failure(step)
             self._library.stop()
+            self._publish_failure(step)
             raise
 
     def _evaluate(self, step: int, end_of_step: bool) -> None:
-        frame, error = None, self._late
-        if error is None:
-            try:
-                self._check()
-                frame = self._reader.read(step, end_of_step)
-            except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
-                error = caught
+        frame, error = None, None
+        try:
+            self._check()
+            frame = self._reader.read(step, end_of_step)
+        except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+            error = caught
         if self.session.status == "halted":
             self.session.acknowledge()  # LAMMPS runs again, so somebody has reset its timer
         decision = self.session.observe(frame, step=step, error=error)
         try:
             self._publish(decision)
-        except Exception as caught:  # noqa: BLE001 - a rank that left alone would leave the others waiting
-            self._late = caught
+        except Exception as caught:
+            # Of this rank alone: no QuestsError, which all ranks raise together.
+            raise RuntimeError(f"dH cannot be published to LAMMPS: {caught}") from caught
         self._pending = True
         if decision.stop:
             self._library.stop()
@@ -149,7 +148,7 @@ class Watch:
 
     def _leave(self, error: BaseException) -> None:
         """End the session, and a job of several ranks, for an error of this rank alone at a point nobody foresaw."""
-        self.session.__exit__(type(error), error, error.__traceback__)
+        self.session.fail(error)
         if isinstance(self._comm, MpiComm):
             traceback.print_exception(type(error), error, error.__traceback__)
             self._comm.leave(type(error).__name__)

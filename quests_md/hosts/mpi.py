@@ -66,7 +66,7 @@ class MpiComm:
 
     def leave(self, reason: str) -> None:
         """Return if all ranks call this within some seconds; else end the job, for nothing else can."""
-        request = self._comm.Ibarrier()
+        request = self._comm.Ibarrier()  # asked again and again, for MPI waits without a limit
         end = time.monotonic() + _PATIENCE
         while not request.Test():
             if time.monotonic() > end:
