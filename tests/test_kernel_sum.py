@@ -14,7 +14,8 @@ from quests_md.index import Index
 from quests_md.information import log_kernel_sum, pack
 from quests_md.kernels import _simd_sum, kernel_sum
 from quests_md.kernels._jit import kernel
-from quests_md.kernels._simd_sum import ROWS, available, lanes, products, sum_exp2
+from quests_md.kernels._simd import vector_bytes
+from quests_md.kernels._simd_sum import ROWS, lanes, products, sum_exp2
 from quests_md.kernels.kernel_sum import TILE
 
 SINGLE, DOUBLE = np.float32, np.float64
@@ -90,12 +91,13 @@ def test_powers_that_vanish_add_nothing(dtype):
 
 
 def test_the_vector_path_needs_wide_fused_multiply_adds():
-    assert available({"avx2": True, "fma": True}, "x86_64")
-    assert available({}, "aarch64")
-    assert available({}, "arm64")
-    assert not available({"avx2": False, "fma": False, "sse2": True}, "x86_64")
-    assert not available({"avx2": True, "fma": False}, "AMD64")
-    assert not available({}, "ppc64le")
+    assert vector_bytes("x86_64-unknown-linux-gnu", "+avx2,+fma,+sse2") == 32
+    assert vector_bytes("x86_64-pc-windows-msvc", "+avx2,+fma,+avx512f") == 64
+    assert vector_bytes("aarch64-unknown-linux-gnu", "") == 16
+    assert vector_bytes("arm64-apple-darwin", "") == 16
+    assert vector_bytes("x86_64-unknown-linux-gnu", "-avx2,-fma,+sse2") == 0
+    assert vector_bytes("x86_64-pc-windows-msvc", "+avx2,-fma") == 0
+    assert vector_bytes("powerpc64le-unknown-linux-gnu", "") == 0
 
 
 @pytest.fixture(params=["vector", "portable"])

@@ -4,8 +4,6 @@ It vectorises no sorting network, and no loop as short as the number of neighbou
 IR on types like <8 x double>: it names no instruction of any processor, and LLVM translates it for each. An `emit_`
 function writes a loop with a builder of llvmlite, on bare pointers; an `@intrinsic` makes it callable from a kernel,
 on arrays. What they compute is written in plain numpy in tests/naive.py, and tests/test_simd.py compares.
-
-numba keeps compiled kernels until *their* file changes: after a change here, touch the files of those that call it.
 """
 
 from __future__ import annotations
@@ -34,18 +32,26 @@ _ESTIMATE = ("arcp", "contract", "afn", "reassoc")
 _NO_NAN = ("nnan", "nsz")
 
 
-def _vector_bytes() -> int:
-    """Return the width of the vectors of the processor that numba compiles for; 0 where they are not worth it."""
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+def vector_bytes(triple: str, features: str) -> int:
+    """Return the width of the vectors of a processor, by LLVM's names; 0 where they are not worth it.
+
+    Worth it are fused multiply-adds on vectors. On Arm both are part of the architecture.
+    """
     if triple.startswith(("aarch64", "arm64")):
-        return 16  # every one has them
+        return 16
     for needed, width in (({"+avx512f"}, 64), ({"+avx2", "+fma"}, 32)):
         if needed <= set(features.split(",")):
             return width
     return 0
 
 
-BYTES = _vector_bytes()
+def _target() -> tuple[str, str]:
+    # What numba compiles for, and not what the processor is: by that numba tells kept machine code apart.
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return triple, features
+
+
+BYTES = vector_bytes(*_target())
 
 
 def network(n: int) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ IR holds portable operations only (vector loads, `fmuladd`, `rint`, select, shif
 processor; nothing names an instruction of x86. What differs between processors is `VECTOR_BYTES`.
 
 Each has a plain twin here, in numpy's words, which numba compiles as well: `products_plain`, `sum_exp2_plain`. They
-are the portable path: `available` says whether the vector path is worth taking, and callers pass the answer on as a
+are the portable path: `VECTOR` says whether the vector path is worth taking, and callers pass the answer on as a
 flag, so that a test can force either in one process.
 
 All arrays are C-contiguous, and all of one call are float32 or all float64.
@@ -15,18 +15,18 @@ All arrays are C-contiguous, and all of one call are float32 or all float64.
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ._jit import kernel
+from ._simd import BYTES
 
 Array = NDArray[Any]
 Value = Any  # of llvmlite, which has no types
@@ -41,24 +41,8 @@ _TERMS = {"float": 6, "double": 11}
 _SMALLEST = {"float": -126.0, "double": -1022.0}
 
 
-def host_features() -> dict[str, bool]:
-    """Return what the processor can do, by LLVM's names."""
-    try:
-        return dict(binding.get_host_cpu_features())
-    except RuntimeError:  # LLVM cannot tell on this system
-        return {}
-
-
-def available(features: dict[str, bool], machine: str) -> bool:
-    """Return whether a processor has what the vector path needs to be the faster one: wide fused multiply-adds."""
-    if machine.lower() in ("aarch64", "arm64"):  # both are part of the architecture
-        return True
-    return features.get("avx2", False) and features.get("fma", False)
-
-
-FEATURES = host_features()
-VECTOR = available(FEATURES, platform.machine())
-VECTOR_BYTES = 64 if FEATURES.get("avx512f", False) else 32
+VECTOR = BYTES > 0
+VECTOR_BYTES = max(32, BYTES)  # two registers of 16 where they are as narrow as that
 
 
 def lanes(itemsize: int) -> int:
