@@ -264,6 +264,12 @@ class Index:
         """Return for every query whether dH > `threshold`. Always right."""
         return self.delta_entropy(query, threads) > threshold
 
+    def upper_bound(
+        self, query: Any, threshold: float, memory: NDArray[np.int32] | None = None, threads: int | None = None
+    ) -> NDArray[np.float64]:
+        """Return certified upper bounds of dH: at most `threshold` exactly where dH ≤ threshold, else above it."""
+        return self.delta_entropy(query, threads)
+
     def require(self, *, k: int | None = None, cutoff: float | None = None) -> None:
         """Raise `InputError` unless the index was built with these; None asks nothing."""
         for name, asked, unit in (("k", k, ""), ("cutoff", cutoff, " Å")):

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec
+from ..information import Precision
 
 __all__ = ["Reference"]
 
@@ -23,8 +24,24 @@ class Reference(Protocol):
         """Whether it can be asked yet."""
         ...
 
-    def log_kernel_sum(self, query: NDArray[np.float64], threads: int | None = None) -> NDArray[np.float64]:
-        """Return ln K(q) of descriptor rows (n, d), exactly."""
+    def log_kernel_sum(
+        self, query: NDArray[np.float64], threads: int | None = None, *, precision: Precision = "double"
+    ) -> NDArray[np.float64]:
+        """Return ln K(q) of descriptor rows (n, d), exactly, to what the precision allows."""
+        ...
+
+    def upper_bound(
+        self,
+        query: NDArray[np.float64],
+        threshold: float,
+        memory: NDArray[np.int32] | None = None,
+        threads: int | None = None,
+    ) -> NDArray[np.float64]:
+        """Return certified upper bounds of dH(q): at most `threshold` exactly where dH(q) ≤ threshold, else above it.
+
+        `memory` (n,) holds for every query what certified it last, −1 at first, and is updated: any value is right, a
+        good one is fast.
+        """
         ...
 
     def exceeds(self, query: NDArray[np.float64], threshold: float, threads: int | None = None) -> NDArray[np.bool_]:
