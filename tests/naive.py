@@ -95,6 +95,11 @@ def log_kernel_sum(query, reference, bandwidth):
     return logsumexp(-0.5 * cdist(query, reference, "sqeuclidean") / bandwidth**2, axis=1)
 
 
+def squared_distances(query, rows):
+    """Return the squared distances of a query from rows."""
+    return ((np.asarray(rows, float) - np.asarray(query, float)) ** 2).sum(axis=1)
+
+
 def products(rows, tile):
     """Return the products of six rows, coordinate by coordinate as (6·d,), with a tile (panels, d, lanes)."""
     columns = np.concatenate(list(np.asarray(tile, float)), axis=1)
