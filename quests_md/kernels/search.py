@@ -316,7 +316,7 @@ def upper_bounds(query: Array, tree: Tree, ask: Question, memory: Array, first: 
             out[i] = ask.threshold - lower
             continue
         tried = _UNDECIDED <= node < -1
-        bound, best = _decide(room, tree, ask, _LEAST if tried else ask.budget)
+        bound, best = _decide(room, tree, ask, min(_LEAST, ask.budget) if tried else ask.budget)
         if bound == np.inf and not np.isfinite(room.query).all():
             bound = np.nan  # no distance tells anything of a query that is no number
         out[i] = ask.threshold + bound
