@@ -15,6 +15,7 @@ from .errors import InputError
 from .kernels import _simd_sum
 from .kernels import kernel_sum as _kernel_sum
 from .kernels._jit import over_rows
+from .kernels.order import order_of
 
 __all__ = [
     "DEFAULT_BANDWIDTH",
@@ -105,12 +106,7 @@ def pack(
     """
     if precision not in _DTYPES:
         raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
-    n = len(reference)
-    order = np.arange(n)
-    if sort:
-        along = np.empty(n)
-        _kernel_sum.along_longest_axis(reference, max(1, n // 1000), along)
-        order = np.argsort(along, kind="stable")
+    order = order_of(reference) if sort else np.arange(len(reference))
     blocks = _kernel_sum.empty_blocks(reference, order, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
     over_rows(lambda first, last: _kernel_sum.pack(blocks, first, last), len(blocks.radius), threads, 8)
     return blocks

@@ -125,37 +125,6 @@ def pack(blocks: Blocks, first: int, last: int) -> None:
 
 
 @kernel
-def along_longest_axis(rows: Array, step: int, out: Array) -> None:
-    """Write the coordinate of every row along the axis of their largest variance into `out`.
-
-    Blocks of neighbours on this axis are small. The axis is found by power iteration over every `step`-th row; that
-    it is a rough one costs speed only. Plain loops, so that the order does not depend on a library's threads.
-    """
-    n, d = rows.shape
-    mean, axis, image = np.zeros(d), np.ones(d), np.empty(d)
-    for i in range(0, n, step):
-        for c in range(d):
-            mean[c] += rows[i, c] / ((n + step - 1) // step)
-    for c in range(d):
-        axis[c] += c / d  # no vector of a symmetry, to which the longest axis could be at right angles
-    for _ in range(8):
-        image[:] = 0.0
-        for i in range(0, n, step):
-            along = 0.0
-            for c in range(d):
-                along += (rows[i, c] - mean[c]) * axis[c]
-            for c in range(d):
-                image[c] += (rows[i, c] - mean[c]) * along
-        length = math.sqrt(np.sum(image * image))
-        if length > 0.0:
-            axis[:] = image / length
-    for i in range(n):
-        out[i] = 0.0
-        for c in range(d):
-            out[i] += rows[i, c] * axis[c]
-
-
-@kernel
 def _pack_row(row: Array, centre: Array, scale: float, column: Array) -> float:
     """Write one reference into its column of a tile; return its squared distance from the centre."""
     squared = 0.0
