@@ -90,6 +90,30 @@ def log_kernel_sum(
     return out
 
 
+def log_kernel_sum_of_few(
+    query: NDArray[np.float64],
+    reference: NDArray[Any],
+    bandwidth: float,
+    *,
+    centre: NDArray[np.float64],
+    threads: int | None = None,
+) -> NDArray[np.float64]:
+    """Compute what `log_kernel_sum` computes in double precision, to 1e-12, for few queries and many references.
+
+    Nothing is laid out: the references are read once, as they are. The result does not depend on threads, nor on the
+    other queries.
+    """
+    parts = -(-len(reference) // _kernel_sum.PART)
+    sums = np.full((parts, len(query)), -np.inf)
+    query = np.ascontiguousarray(query - centre, dtype=np.float64)
+
+    def task(first: int, last: int) -> None:
+        _kernel_sum.log_sums_of_parts(query, reference, float(bandwidth), first, last, sums)
+
+    over_rows(task, parts, threads, 1)
+    return np.asarray(np.logaddexp.reduce(sums, axis=0, initial=-np.inf), dtype=np.float64)
+
+
 def pack(
     reference: NDArray[Any],
     bandwidth: float,

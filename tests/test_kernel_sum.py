@@ -11,7 +11,7 @@ from llvmlite import binding, ir
 
 from quests_md.errors import InputError
 from quests_md.index import Index
-from quests_md.information import log_kernel_sum, pack
+from quests_md.information import log_kernel_sum, log_kernel_sum_of_few, pack
 from quests_md.kernels import _simd_sum, kernel_sum
 from quests_md.kernels._jit import kernel
 from quests_md.kernels._simd import vector_bytes
@@ -231,6 +231,34 @@ def test_kept_blocks_give_the_same_as_fresh_ones(precision, sort):
     expected = naive.log_kernel_sum(query, reference, 0.015)
     assert np.all(np.abs(actual - expected) <= tolerance(precision, expected))
     assert sorted(kept.order) == list(range(400))
+
+
+# -- few queries, many references ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize("n", [1, 31, 33, 8192, 8193, 20000])
+def test_sums_of_few_agree_with_the_naive_twin(n, dtype):
+    reference, centre = rows_of(n, 17).astype(dtype), rows_of(1, 18, 0.1)[0]
+    query = rows_of(9, 19) + np.linspace(0.0, 0.2, 9)[:, None]
+    expected = naive.log_kernel_sum(query, reference.astype(float), 0.015)
+    one, three = (
+        log_kernel_sum_of_few(query + centre, reference, 0.015, centre=centre, threads=threads) for threads in (1, 3)
+    )
+    assert np.all(np.abs(one - expected) <= 1e-12 * np.maximum(1.0, np.abs(expected)))
+    assert np.array_equal(one, three)
+    alone = [log_kernel_sum_of_few(q[None] + centre, reference, 0.015, centre=centre) for q in query]
+    assert np.array_equal(np.concatenate(alone), one)
+
+
+def test_sums_of_few_at_the_ends_of_the_scale():
+    row, origin = rows_of(1, 14, 1.0), np.zeros(63)
+    assert log_kernel_sum_of_few(row, np.empty((0, 63)), 0.015, centre=origin) == -np.inf
+    assert log_kernel_sum_of_few(row, row, 0.015, centre=origin) == 0.0
+    for query, expected in ((1e308, -np.inf), (1e100, -0.5e200 / 0.015**2)):
+        zeros = np.zeros((3, 1))
+        actual = log_kernel_sum_of_few(np.array([[query]]), zeros, 0.015, centre=zeros[0])
+        assert actual == pytest.approx(expected)
 
 
 # -- against an index ------------------------------------------------------------------------------

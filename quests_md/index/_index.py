@@ -16,7 +16,15 @@ from .. import descriptors
 from ..descriptors import DescriptorSpec
 from ..errors import ElementError, InputError
 from ..frame import Frame, as_frames
-from ..information import DEFAULT_BANDWIDTH, Blocks, Precision, bandwidth_from_volume, check_bandwidth, pack
+from ..information import (
+    DEFAULT_BANDWIDTH,
+    Blocks,
+    Precision,
+    bandwidth_from_volume,
+    check_bandwidth,
+    log_kernel_sum_of_few,
+    pack,
+)
 from ..information import log_kernel_sum as _log_kernel_sum
 from ..versions import versions
 from . import _elements, _store
@@ -29,6 +37,9 @@ _VACUUM_GAP = 5.0
 # Rows of an index that are laid out for kernel sums at a time (51 MB in double precision). Each rank has its own
 # layout, while the mapped rows are shared by the ranks of a node; so a large index must not be laid out as a whole.
 _LAID_OUT = 100_000
+# Fewer queries than this are summed straight from the rows of a larger index: to lay out a million takes 0.15 s, to
+# sum them straight 0.01 s and 0.005 s per query.
+_FEW = 48
 
 
 @dataclass(eq=False)
@@ -210,9 +221,12 @@ class Index:
 
         `precision` is that of `quests_md.information.log_kernel_sum`. The first call lays out the rows for all later
         ones, in memory: 512 bytes per environment in double precision (k = 32), 256 in single. Of an index of more
-        than 100,000 environments nothing is kept: its rows are laid out in turn, at every call.
+        than 100,000 environments nothing is kept: its rows are laid out in turn, at every call; or, for fewer than 48
+        queries, read as they are, in double precision. The two agree to 1e-12·max(1, |dH|).
         """
         query = self._rows_of(query, threads)
+        if len(self) > _LAID_OUT and len(query) < _FEW:
+            return log_kernel_sum_of_few(query, self.rows, self.bandwidth, centre=self.centre, threads=threads)
         total = np.full(len(query), -np.inf)
         for first in range(0, len(self), _LAID_OUT):
             rows = self.rows[first : first + _LAID_OUT]

@@ -34,6 +34,9 @@ _LN2 = math.log(2.0)
 _PADDING = -1e30  # the exponent where a block has no reference: 2^x is clamped to nothing
 _NEGLIGIBLE = {4: 1e-5, 8: 1e-12}  # what may be left out of a sum, as a part of it
 _HEADROOM = 100.0  # exponents by which a term may exceed 2^top in the vector path; single precision overflows at 128
+PART = 8192  # rows that are summed from one end to the other where no blocks are made: a thread takes some parts
+_CHUNK = 32  # of these rows: in double precision they stay in the first cache
+_NOTHING = -80.0  # log₂ of a term beside the largest that is not worth its power: 10⁹ of them add 1e-15
 _FAR = 1e6  # exponents beyond this are left to differences, so that no product overflows
 # Largest error of an exponent that a product may have: absolute, and relative to the smallest exponent of the block.
 _TOLERANCE = {4: (1.2e-4, 1e-6), 8: (1e-11, 1e-11)}
@@ -322,3 +325,49 @@ def log_kernel_sum(
         for i in range(block):
             top, total = queries.state[i, 0], queries.state[i, 1]
             out[begin + i] = np.log(total) + top * _LN2 if total > 0.0 else -np.inf
+
+
+@kernel
+def log_sums_of_parts(query: Array, rows: Array, bandwidth: float, first: int, last: int, out: Array) -> None:
+    """Write ln Σ_j exp(-‖q - r_j‖² / 2h²) over each of the parts first..last of `rows` into `out` (parts, n_query).
+
+    A part is `PART` rows. Straight from the rows as they are, by differences in double precision: for few queries,
+    for which no blocks are worth making. -inf where the query is not finite.
+    """
+    n, d = query.shape
+    wide, scale = -(-d // 16) * 16, _LOG2E / bandwidth**2  # whole vectors
+    padded, chunk = np.zeros((n, wide)), np.zeros((_CHUNK, wide))
+    padded[:, :d] = query
+    exponents, total, state = np.empty((1, _CHUNK)), np.empty(1), np.empty((n, 2))
+    shift = np.empty(1)
+    for part in range(first, last):
+        state[:, 0], state[:, 1] = -np.inf, 0.0
+        end = min(len(rows), (part + 1) * PART)
+        for begin in range(part * PART, end, _CHUNK):
+            count = min(_CHUNK, end - begin)
+            for j in range(count):
+                for c in range(d):
+                    chunk[j, c] = rows[begin + j, c]
+            for i in range(n):
+                largest = _exponents(padded[i], chunk, count, scale, exponents)
+                if largest > state[i, 0] + _NOTHING:
+                    _raise(state, i, largest)
+                    shift[0] = -state[i, 0]
+                    sums_exp2_plain(exponents, shift, total)
+                    state[i, 1] += total[0]
+        for i in range(n):
+            out[part, i] = np.log(state[i, 1]) + state[i, 0] * _LN2 if state[i, 1] > 0.0 else -np.inf
+
+
+@kernel
+def _exponents(query: Array, chunk: Array, count: int, scale: float, out: Array) -> float:
+    """Write the exponents of the first `count` rows of a chunk into `out`; return the largest."""
+    largest = -np.inf
+    out[:] = -np.inf
+    for j in range(count):
+        squared = 0.0
+        for c in range(len(query)):
+            squared += (query[c] - chunk[j, c]) ** 2
+        out[0, j] = -0.5 * scale * squared
+        largest = max(largest, out[0, j])
+    return largest
