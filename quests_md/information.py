@@ -15,6 +15,7 @@ from .errors import InputError
 from .kernels import _simd_sum
 from .kernels import kernel_sum as _kernel_sum
 from .kernels._jit import over_rows
+from .kernels.order import order_of
 
 __all__ = [
     "DEFAULT_BANDWIDTH",
@@ -73,10 +74,8 @@ def log_kernel_sum(
         Shapes do not match, a value is not finite, or the bandwidth is not a positive number.
     """
     check_bandwidth(bandwidth)
-    query = _rows("query", query, np.float64)
     reference = np.asarray(reference) if checked else _rows("reference", reference, None)
-    if query.shape[1] != reference.shape[1]:
-        raise InputError(f"query has {query.shape[1]} columns, reference has {reference.shape[1]}: other descriptors")
+    query = _queries(query, reference)
     centre = np.zeros(query.shape[1]) if centre is None else centre
     if blocks is None:
         blocks = pack(reference, bandwidth, precision, sort=precision == "single", threads=threads)
@@ -87,6 +86,30 @@ def log_kernel_sum(
 
     over_rows(task, len(query), threads, _kernel_sum.BLOCK)
     return out
+
+
+def log_kernel_sum_of_few(
+    query: NDArray[np.float64],
+    reference: NDArray[Any],
+    bandwidth: float,
+    *,
+    centre: NDArray[np.float64],
+    threads: int | None = None,
+) -> NDArray[np.float64]:
+    """Compute what `log_kernel_sum` computes in double precision, to 1e-12, for few queries and many references.
+
+    Nothing is laid out: the references are read once, as they are. The result does not depend on threads, nor on the
+    other queries.
+    """
+    parts = -(-len(reference) // _kernel_sum.PART)
+    sums = np.full((parts, len(query)), -np.inf)
+    query = _queries(query, reference) - centre
+
+    def task(first: int, last: int) -> None:
+        _kernel_sum.log_sums_of_parts(query, reference, float(bandwidth), first, last, sums)
+
+    over_rows(task, parts, threads, 1)
+    return np.asarray(np.logaddexp.reduce(sums, axis=0, initial=-np.inf), dtype=np.float64)
 
 
 def pack(
@@ -105,12 +128,7 @@ def pack(
     """
     if precision not in _DTYPES:
         raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
-    n = len(reference)
-    order = np.arange(n)
-    if sort:
-        along = np.empty(n)
-        _kernel_sum.along_longest_axis(reference, max(1, n // 1000), along)
-        order = np.argsort(along, kind="stable")
+    order = order_of(reference) if sort else np.arange(len(reference))
     blocks = _kernel_sum.empty_blocks(reference, order, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
     over_rows(lambda first, last: _kernel_sum.pack(blocks, first, last), len(blocks.radius), threads, 8)
     return blocks
@@ -186,6 +204,13 @@ def check_bandwidth(bandwidth: Any) -> None:
     number = isinstance(bandwidth, (int, float, np.floating)) and not isinstance(bandwidth, bool)
     if not (number and math.isfinite(bandwidth) and bandwidth > 0):
         raise InputError(f"bandwidth must be a positive number in 1/Å, not {bandwidth!r}")
+
+
+def _queries(query: ArrayLike, reference: NDArray[Any]) -> NDArray[np.float64]:
+    query = _rows("query", query, np.float64)
+    if query.shape[1] != reference.shape[1]:
+        raise InputError(f"query has {query.shape[1]} columns, reference has {reference.shape[1]}: other descriptors")
+    return query
 
 
 def _rows(name: str, x: ArrayLike, dtype: Any, empty: bool = True) -> NDArray[Any]:

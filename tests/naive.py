@@ -106,9 +106,9 @@ def products(rows, tile):
     return np.asarray(rows, float).reshape(-1, 6).T @ columns
 
 
-def sum_exp2(x, row, shift):
-    """Return Σ_j 2^(x_j + shift) over a row of x."""
-    return np.sum(np.exp2(np.asarray(x[row], float) + shift))
+def sums_exp2(x, shifts):
+    """Return Σ_j 2^(x_j + shift) over every row of x, each with its shift."""
+    return np.exp2(np.asarray(x, float) + np.asarray(shifts)[:, None]).sum(axis=1)
 
 
 def with_ghosts(atoms, mine, cutoff):

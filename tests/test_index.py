@@ -266,5 +266,7 @@ def test_a_large_index_is_laid_out_in_turn(index, monkeypatch):
     large = Index(**{field.name: getattr(index, field.name) for field in dataclasses.fields(index)})
     monkeypatch.setattr("quests_md.index._index._LAID_OUT", 40)
     assert len(large) > 2 * 40
-    assert np.allclose(large.log_kernel_sum(query), expected, rtol=1e-12, atol=1e-12)
+    for few in (0, len(query) + 1):  # both ways
+        monkeypatch.setattr("quests_md.index._index._FEW", few)
+        assert np.allclose(large.log_kernel_sum(query), expected, rtol=1e-12, atol=1e-12)
     assert not large._blocks

@@ -11,11 +11,11 @@ from llvmlite import binding, ir
 
 from quests_md.errors import InputError
 from quests_md.index import Index
-from quests_md.information import log_kernel_sum, pack
+from quests_md.information import log_kernel_sum, log_kernel_sum_of_few, pack
 from quests_md.kernels import _simd_sum, kernel_sum
 from quests_md.kernels._jit import kernel
 from quests_md.kernels._simd import vector_bytes
-from quests_md.kernels._simd_sum import ROWS, lanes, products, sum_exp2
+from quests_md.kernels._simd_sum import ROWS, lanes, products, sums_exp2
 from quests_md.kernels.kernel_sum import TILE
 
 SINGLE, DOUBLE = np.float32, np.float64
@@ -28,9 +28,16 @@ def call_products(rows, tile, out):
 
 
 @kernel
-def call_sum_exp2(x, row, shift):
+def call_sums_exp2(x, shifts, out):
     """Call the intrinsic, which exists in compiled code only."""
-    return sum_exp2(x, row, shift)
+    sums_exp2(x, shifts, out)
+
+
+def sums(add, x, shifts):
+    """Return what `add` writes for rows of exponents and their shifts."""
+    out = np.full(len(x), np.nan)
+    add(x, np.asarray(shifts, float), out)
+    return out
 
 
 def factors(d, dtype, columns=TILE, seed=0):
@@ -64,27 +71,38 @@ def test_products_agree_with_the_naive_twin(d, dtype, error, multiply):
     np.testing.assert_allclose(out, naive.products(rows, tile), rtol=0, atol=error)
 
 
-@pytest.mark.parametrize(("dtype", "error", "largest"), [(SINGLE, 3e-7, 100.0), (DOUBLE, 1e-14, 900.0)])
+@pytest.mark.parametrize(("dtype", "error", "largest"), [(SINGLE, 3.3e-6, 100.0), (DOUBLE, 1e-14, 900.0)])
 def test_sums_of_powers_agree_with_the_naive_twin(dtype, error, largest):
-    x = np.random.default_rng(1).uniform(-50.0, 0.0, (3, TILE)).astype(dtype)
-    for shift in (0.0, 0.3, -20.0, largest):
-        assert call_sum_exp2(x, 1, shift) == pytest.approx(
-            naive.sum_exp2(x, 1, shift), rel=error * max(1.0, abs(shift))
-        )
+    x = np.random.default_rng(1).uniform(-50.0, 0.0, (4, TILE)).astype(dtype)
+    shifts = np.array([0.0, 0.3, -20.0, largest])
+    actual = sums(call_sums_exp2, x, shifts)
+    expected = naive.sums_exp2(x, shifts)
+    rounding = 0.5 * float(np.finfo(dtype).eps) * np.abs(shifts)
+    assert np.all(np.abs(actual / expected - 1.0) <= error + rounding)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(SINGLE, "float"), (DOUBLE, "double")])
+def test_no_power_is_off_by_more_than_it_says(dtype, name):
+    """Sums of equal powers, so that no error is averaged away."""
+    x = np.repeat(np.linspace(-1.0, 1.0, 999)[:, None], TILE, axis=1).astype(dtype)
+    expected = TILE * np.exp2(x[:, 0].astype(float))
+    actual = sums(call_sums_exp2, x, np.zeros(len(x)))
+    rounding = 24 * 0.5 * float(np.finfo(dtype).eps)  # of the sum itself
+    assert np.all(np.abs(actual / expected - 1.0) <= _simd_sum.EXP2_ERROR[name] + rounding)
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
 def test_plain_sums_of_powers_agree_with_the_naive_twin(dtype):
-    x = np.random.default_rng(1).uniform(-50.0, 0.0, (3, TILE)).astype(dtype)
-    assert _simd_sum.sum_exp2_plain(x, 2, -0.25) == pytest.approx(naive.sum_exp2(x, 2, -0.25), rel=1e-12)
+    x, shifts = np.random.default_rng(1).uniform(-50.0, 0.0, (3, TILE)).astype(dtype), [0.0, -0.25, -7.0]
+    np.testing.assert_allclose(sums(_simd_sum.sums_exp2_plain, x, shifts), naive.sums_exp2(x, shifts), rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
 def test_powers_that_vanish_add_nothing(dtype):
     x = np.full((1, TILE), -1e30, dtype)
-    assert 0.0 <= call_sum_exp2(x, 0, 0.0) < 1e-30
+    assert 0.0 <= sums(call_sums_exp2, x, [0.0]) < 1e-30
     x[0, 5] = 0.0
-    assert call_sum_exp2(x, 0, 0.0) == 1.0
+    assert sums(call_sums_exp2, x, [0.0]) == 1.0
 
 
 # -- which path ------------------------------------------------------------------------------------
@@ -213,6 +231,34 @@ def test_kept_blocks_give_the_same_as_fresh_ones(precision, sort):
     expected = naive.log_kernel_sum(query, reference, 0.015)
     assert np.all(np.abs(actual - expected) <= tolerance(precision, expected))
     assert sorted(kept.order) == list(range(400))
+
+
+# -- few queries, many references ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize("n", [1, 31, 33, 8192, 8193, 20000])
+def test_sums_of_few_agree_with_the_naive_twin(n, dtype):
+    reference, centre = rows_of(n, 17).astype(dtype), rows_of(1, 18, 0.1)[0]
+    query = rows_of(9, 19) + np.linspace(0.0, 0.2, 9)[:, None]
+    expected = naive.log_kernel_sum(query, reference.astype(float), 0.015)
+    one, three = (
+        log_kernel_sum_of_few(query + centre, reference, 0.015, centre=centre, threads=threads) for threads in (1, 3)
+    )
+    assert np.all(np.abs(one - expected) <= 1e-12 * np.maximum(1.0, np.abs(expected)))
+    assert np.array_equal(one, three)
+    alone = [log_kernel_sum_of_few(q[None] + centre, reference, 0.015, centre=centre) for q in query]
+    assert np.array_equal(np.concatenate(alone), one)
+
+
+def test_sums_of_few_at_the_ends_of_the_scale():
+    row, origin = rows_of(1, 14, 1.0), np.zeros(63)
+    assert log_kernel_sum_of_few(row, np.empty((0, 63)), 0.015, centre=origin) == -np.inf
+    assert log_kernel_sum_of_few(row, row, 0.015, centre=origin) == 0.0
+    for query, expected in ((1e308, -np.inf), (1e100, -0.5e200 / 0.015**2)):
+        zeros = np.zeros((3, 1))
+        actual = log_kernel_sum_of_few(np.array([[query]]), zeros, 0.015, centre=zeros[0])
+        assert actual == pytest.approx(expected)
 
 
 # -- against an index ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..descriptors import DescriptorSpec
 from ..errors import ElementError, IndexFileError, InputError
 from ..frame import as_frames
-from ..information import DEFAULT_BANDWIDTH, Blocks, Precision, check_bandwidth, pack
+from ..information import DEFAULT_BANDWIDTH, Blocks, Precision, check_bandwidth, log_kernel_sum_of_few, pack
 from ..information import log_kernel_sum as _log_kernel_sum
 from ..kernels import search
 from ..kernels._jit import over_rows
@@ -26,6 +26,9 @@ __all__ = ["Index"]
 # Rows of an index that are laid out for kernel sums at a time (51 MB in double precision). Each rank has its own
 # layout, while the mapped rows are shared by the ranks of a node; so a large index must not be laid out as a whole.
 _LAID_OUT = 100_000
+# Fewer queries than this are summed straight from the rows of a larger index: to lay out a million takes 0.15 s, to
+# sum them straight 0.01 s and 0.005 s per query.
+_FEW = 48
 
 _SEARCHED = 256  # queries that a thread takes at a time when it searches
 _LARGEST_THRESHOLD = 1e6  # nats; beyond it the bounds are not worth their rounding
@@ -232,15 +235,18 @@ class Index:
 
         `precision` is that of `quests_md.information.log_kernel_sum`. The first call lays out the rows for all later
         ones, in memory: 512 bytes per environment in double precision (k = 32), 256 in single. Of an index of more
-        than 100,000 environments nothing is kept: its rows are laid out in turn, at every call.
+        than 100,000 environments nothing is kept: its rows are laid out in turn, at every call; or, for fewer than 48
+        queries, read as they are, in double precision. The two agree to 1e-12·max(1, |dH|).
         """
         query = self._rows_of(query, threads)
+        if len(self) > _LAID_OUT and len(query) < _FEW:
+            return log_kernel_sum_of_few(query, self.rows, self.bandwidth, centre=self.centre, threads=threads)
         total = np.full(len(query), -np.inf)
         for first in range(0, len(self), _LAID_OUT):
             rows = self.rows[first : first + _LAID_OUT]
             blocks = self._blocks.get(precision)
             if blocks is None:
-                blocks = pack(rows, self.bandwidth, precision, sort=len(self) <= _LAID_OUT, threads=threads)
+                blocks = pack(rows, self.bandwidth, precision, sort=False, threads=threads)
             if len(self) <= _LAID_OUT:
                 self._blocks[precision] = blocks
             sums = _log_kernel_sum(

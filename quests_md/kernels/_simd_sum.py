@@ -5,7 +5,7 @@ it does not vectorise a float-to-exponent trick. So these two are written as LLV
 IR holds portable operations only (vector loads, `fmuladd`, `rint`, select, shifts), so LLVM compiles it for any
 processor; nothing names an instruction of x86. What differs between processors is `VECTOR_BYTES`.
 
-Each has a plain twin here, in numpy's words, which numba compiles as well: `products_plain`, `sum_exp2_plain`. They
+Each has a plain twin here, in numpy's words, which numba compiles as well: `products_plain`, `sums_exp2_plain`. They
 are the portable path: `VECTOR` says whether the vector path is worth taking, and callers pass the answer on as a
 flag, so that a test can force either in one process.
 
@@ -35,9 +35,15 @@ ROWS = 6  # rows of a product that stay in registers: 6 × 2 vectors of sums, 2 
 _CHUNK = 16  # products are added up in chunks of coordinates, and these then: a third of the rounding of one long sum
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
-# exp2 of the fraction, |f| ≤ ½: the Taylor series Σ (ln 2)ⁿ fⁿ / n!; the next term is below half a unit in the last
-# place for 6 and 11 terms. Clamped where 2^x is no longer a normal number.
-_TERMS = {"float": 6, "double": 11}
+# exp2 of the fraction, |f| ≤ ½, as a polynomial with 2⁰ = 1. In double precision the Taylor series. In
+# single the polynomial of degree 4 with the smallest relative error. `EXP2_ERROR` is that error: little beside the
+# 1e-10 and 1e-4 that are promised, and every degree costs 1 % of a sum.
+_COEFFICIENTS = {
+    "float": [1.0, 0.69312423, 0.24024099, 0.055906430, 0.0095828551],
+    "double": [math.log(2.0) ** n / math.factorial(n) for n in range(12)],
+}
+EXP2_ERROR = {"float": 3e-6, "double": 7e-15}
+# Clamped where 2^x is no longer a normal number.
 _SMALLEST = {"float": -126.0, "double": -1022.0}
 
 
@@ -72,12 +78,12 @@ def products_plain(rows: Array, tile: Array, out: Array) -> None:
 
 
 @kernel
-def sum_exp2_plain(x: Array, row: int, shift: float) -> float:
-    """Return Σ_j 2^(x_j + shift) over a row of `x`, as `sum_exp2`, for x_j + shift ≤ 0; no term is less than e^-60."""
-    total = 0.0
-    for j in range(x.shape[1]):
-        total += exp_negative((x[row, j] + shift) * _LN2)
-    return total
+def sums_exp2_plain(x: Array, shifts: Array, out: Array) -> None:
+    """As `sums_exp2`, for x_j + shift ≤ 0; no term is less than e^-60."""
+    for r in range(x.shape[0]):
+        out[r] = 0.0
+        for j in range(x.shape[1]):
+            out[r] += exp_negative((x[r, j] + shifts[r]) * _LN2)
 
 
 _LN2 = math.log(2.0)
@@ -177,21 +183,29 @@ def _for_each(pairs: list[list[Value]], do: Callable[[Value], object]) -> None:
 
 
 @intrinsic
-def sum_exp2(typing_context: Any, x: Any, row: Any, shift: Any) -> Any:
-    """Return Σ_j 2^(x_j + shift) over one row of `x`, as a double; a row is a multiple of `lanes` long.
+def sums_exp2(typing_context: Any, x: Any, shifts: Any, out: Any) -> Any:
+    """Write Σ_j 2^(x_j + shift) of every row of `x` into `out`; a row is a multiple of `lanes` long.
 
-    Where x_j + shift is below the smallest exponent of the type, the term is 2 to that exponent; it must not exceed
-    the largest one. The terms are added in the precision of the type.
+    `shifts` and `out` are float64, one of each per row. Where x_j + shift is below the smallest exponent of the type,
+    the term is 2 to that exponent; it must not exceed the largest one. The terms are added in the precision of the
+    type.
     """
-    if x.layout != "C":
+    if not x.layout == shifts.layout == out.layout == "C":
         return None
-    signature = types.float64(x, types.int64, types.float64)
+    signature = types.void(x, shifts, out)
 
     def generate(context: Any, builder: Value, signature: Any, arguments: Any) -> Value:
-        x = context.make_array(signature.args[0])(context, builder, arguments[0])
-        _, row, shift = arguments
-        length = cgutils.unpack_tuple(builder, x.shape)[1]
-        return _sum_of_powers(builder, builder.gep(x.data, [builder.mul(row, length)]), length, shift)
+        x, shifts, out = (
+            context.make_array(kind)(context, builder, value)
+            for kind, value in zip(signature.args, arguments, strict=True)
+        )
+        rows, length = cgutils.unpack_tuple(builder, x.shape)
+        with cgutils.for_range(builder, rows, intp=_INT64) as row:
+            start = builder.gep(x.data, [builder.mul(row.index, length)])
+            shift = builder.load(builder.gep(shifts.data, [row.index]))
+            total = _sum_of_powers(builder, start, length, shift)
+            builder.store(total, builder.gep(out.data, [row.index]))
+        return context.get_dummy_value()
 
     return signature, generate
 
@@ -222,9 +236,8 @@ def _exp2(builder: Value, x: Value) -> Value:
     x = builder.select(builder.fcmp_ordered(">", x, smallest), x, smallest)
     whole = _call(builder, "rint", vector, x)
     fraction = builder.fsub(x, whole)
-    coefficients = [math.log(2.0) ** n / math.factorial(n) for n in range(_TERMS[name] + 1)]
-    power = _constant(vector, coefficients[-1])
-    for coefficient in coefficients[-2::-1]:
+    power = _constant(vector, _COEFFICIENTS[name][-1])
+    for coefficient in _COEFFICIENTS[name][-2::-1]:
         power = _multiply_add(builder, power, fraction, _constant(vector, coefficient))
     bits, mantissa = (32, 23) if name == "float" else (64, 52)
     integers = ir.VectorType(ir.IntType(bits), vector.count)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._jit import kernel
-from ._simd_sum import ROWS, lanes, products, products_plain, sum_exp2, sum_exp2_plain
+from ._simd_sum import ROWS, exp_negative, lanes, products, products_plain, sums_exp2, sums_exp2_plain
 
 Array = NDArray[Any]
 
@@ -32,8 +32,11 @@ BLOCK = 16 * ROWS  # queries that pass a block of references while it is in the 
 _LOG2E = math.log2(math.e)
 _LN2 = math.log(2.0)
 _PADDING = -1e30  # the exponent where a block has no reference: 2^x is clamped to nothing
-_NEGLIGIBLE = -40.0  # log₂ of what may be left out of a sum, as a part of it: 9e-13
+_NEGLIGIBLE = {4: 1e-5, 8: 1e-12}  # what may be left out of a sum, as a part of it
 _HEADROOM = 100.0  # exponents by which a term may exceed 2^top in the vector path; single precision overflows at 128
+PART = 8192  # rows that are summed from one end to the other where no blocks are made: a thread takes some parts
+_CHUNK = 32  # of these rows: in double precision they stay in the first cache
+_NOTHING = -80.0  # log₂ of a term beside the largest that is not worth its power: 10⁹ of them add 1e-15
 _FAR = 1e6  # exponents beyond this are left to differences, so that no product overflows
 # Largest error of an exponent that a product may have: absolute, and relative to the smallest exponent of the block.
 _TOLERANCE = {4: (1.2e-4, 1e-6), 8: (1e-11, 1e-11)}
@@ -53,9 +56,11 @@ class Blocks(NamedTuple):
     repeated: Array  # (n_blocks, 6·(d + 1)): every coordinate of c six times; in the last, −1
     radius: Array  # (n_blocks,) largest distance from the centre
     spread: Array  # (n_blocks,) mean squared distance from the centre
+    counts: Array  # (n_blocks,) references
     scale: float  # s
     unit: float  # u, the rounding of the tiles' precision
     tolerance: tuple[float, float]
+    negligible: float
     vector: bool  # laid out for vector code: panels of `lanes`; else one panel, so that plain loops are long
 
 
@@ -63,6 +68,7 @@ class Queries(NamedTuple):
     """The queries that pass a block of references together, and what is known of each."""
 
     centred: Array  # (BLOCK, d)
+    members: Array  # (BLOCK,) the queries of the groups: those with the same nearest block stand together
     groups: Array  # (BLOCK / 6, 6·(d + 1)): six queries, coordinate by coordinate; in the last, zeros
     squared: Array  # (BLOCK, n_blocks) squared distances from the centres
     upper: Array  # (BLOCK, n_blocks) upper bounds of the exponents
@@ -75,6 +81,8 @@ class Room(NamedTuple):
 
     shifted: Array  # (6·(d + 1),) six queries less the centre of a block
     exponents: Array  # (6, TILE)
+    shifts: Array  # (6,) what is added to the exponents of a row
+    sums: Array  # (6,)
 
 
 def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector: bool) -> Blocks:
@@ -90,9 +98,11 @@ def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector
         repeated=np.empty((blocks, ROWS * (d + 1))),
         radius=np.empty(blocks),
         spread=np.empty(blocks),
+        counts=np.minimum(TILE, n - TILE * np.arange(blocks)).astype(float),
         scale=_LOG2E / bandwidth**2,
         unit=0.5 * float(np.finfo(dtype).eps),
         tolerance=_TOLERANCE[size],
+        negligible=_NEGLIGIBLE[size],
         vector=vector,
     )
 
@@ -125,37 +135,6 @@ def pack(blocks: Blocks, first: int, last: int) -> None:
 
 
 @kernel
-def along_longest_axis(rows: Array, step: int, out: Array) -> None:
-    """Write the coordinate of every row along the axis of their largest variance into `out`.
-
-    Blocks of neighbours on this axis are small. The axis is found by power iteration over every `step`-th row; that
-    it is a rough one costs speed only. Plain loops, so that the order does not depend on a library's threads.
-    """
-    n, d = rows.shape
-    mean, axis, image = np.zeros(d), np.ones(d), np.empty(d)
-    for i in range(0, n, step):
-        for c in range(d):
-            mean[c] += rows[i, c] / ((n + step - 1) // step)
-    for c in range(d):
-        axis[c] += c / d  # no vector of a symmetry, to which the longest axis could be at right angles
-    for _ in range(8):
-        image[:] = 0.0
-        for i in range(0, n, step):
-            along = 0.0
-            for c in range(d):
-                along += (rows[i, c] - mean[c]) * axis[c]
-            for c in range(d):
-                image[c] += (rows[i, c] - mean[c]) * along
-        length = math.sqrt(np.sum(image * image))
-        if length > 0.0:
-            axis[:] = image / length
-    for i in range(n):
-        out[i] = 0.0
-        for c in range(d):
-            out[i] += rows[i, c] * axis[c]
-
-
-@kernel
 def _pack_row(row: Array, centre: Array, scale: float, column: Array) -> float:
     """Write one reference into its column of a tile; return its squared distance from the centre."""
     squared = 0.0
@@ -184,24 +163,30 @@ def _squared_distances(query: Array, centres: Array, out: Array) -> None:
 
 
 @kernel
-def _plan(squared: Array, blocks: Blocks, upper: Array, way: Array) -> float:
-    """Choose how one query sums each block; return `top`, an exponent that its largest term reaches.
+def _plan(squared: Array, blocks: Blocks, upper: Array, way: Array) -> tuple[float, int]:
+    """Choose how one query sums each block; return `top`, an exponent that its largest term reaches, and a block.
 
-    `upper` receives upper bounds of the exponents of each block. By Jensen's inequality the terms of a block have a
-    mean of at least 2^(−s/2·(|q−c|² + mean|r−c|²)), so one of them reaches that.
+    The block is that with the nearest centre. `upper` receives upper bounds of the exponents of each block. By Jensen's
+    inequality the terms of a block have a mean of at least 2^(−s/2·(|q−c|² + mean|r−c|²)), so one of them reaches
+    that, and so many of them add up to a lower bound of the sum. What is left out is small beside that bound.
     A distance that is not a finite number needs nothing.
     """
-    scale, radius, spread = blocks.scale, blocks.radius, blocks.spread
+    scale, radius, spread, counts = blocks.scale, blocks.radius, blocks.spread, blocks.counts
     absolute, relative = blocks.tolerance
     rounding = _ROUNDINGS * blocks.unit * scale
-    top = -np.inf
+    top, nearest = -np.inf, 0
     for b in range(len(squared)):
         upper[b] = -np.inf
         if squared[b] < np.inf:
             gap = max(0.0, math.sqrt(squared[b]) * (1.0 - 1e-12) - radius[b] * (1.0 + 1e-12))  # rounded to safety
             upper[b] = -0.5 * scale * gap * gap
             top = max(top, -0.5 * scale * (squared[b] + spread[b]))
-    drop = top + _NEGLIGIBLE - math.log2(TILE * max(1, len(squared)))
+            nearest = b if squared[b] < squared[nearest] else nearest
+    least, rows = 0.0, 0.0
+    for b in range(len(squared)):
+        least += counts[b] * exp_negative((-0.5 * scale * (squared[b] + spread[b]) - top) * _LN2)
+        rows += counts[b]
+    drop = top + math.log2(blocks.negligible * (least + 1e-300) / max(rows, 1.0))
     for b in range(len(squared)):
         error = rounding * radius[b] * (math.sqrt(squared[b]) + 0.5 * radius[b])
         if not upper[b] > drop:
@@ -210,7 +195,7 @@ def _plan(squared: Array, blocks: Blocks, upper: Array, way: Array) -> float:
             way[b] = _PRODUCT
         else:
             way[b] = _DIFFERENCES
-    return top
+    return top, nearest
 
 
 @kernel
@@ -236,18 +221,6 @@ def _subtract(groups: Array, g: int, centre: Array, out: Array) -> None:
 
 
 @kernel
-def _add_exponents(exponents: Array, row: int, start: float, upper: float, vector: bool, state: Array, r: int) -> None:
-    """Add Σ_j 2^(start + exponents[row, j]), in which no exponent exceeds `upper`, to the sum of query r."""
-    if not vector:
-        _raise(state, r, start + _largest(exponents, row))
-        state[r, 1] += sum_exp2_plain(exponents, row, start - state[r, 0])
-        return
-    if upper > state[r, 0] + _HEADROOM:
-        _raise(state, r, start + _largest(exponents, row))
-    state[r, 1] += sum_exp2(exponents, row, start - state[r, 0])
-
-
-@kernel
 def _add_differences(query: Array, b: int, blocks: Blocks, state: Array, r: int) -> None:
     """Add block `b` to the sum of query r by differences, in double precision."""
     chosen = blocks.order[b * TILE : (b + 1) * TILE]
@@ -257,33 +230,66 @@ def _add_differences(query: Array, b: int, blocks: Blocks, state: Array, r: int)
         for c in range(len(query)):
             squared += (query[c] - row[c]) ** 2
         exponents[0, j] = -0.5 * blocks.scale * squared
-    _add_exponents(exponents, 0, 0.0, 0.0, False, state, r)
+    _raise(state, r, _largest(exponents, 0))
+    total = np.empty(1)
+    sums_exp2_plain(exponents, np.full(1, -state[r, 0]), total)
+    state[r, 1] += total[0]
 
 
 @kernel
 def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: bool, room: Room) -> None:
     """Add block `b` to the sums of all queries."""
-    way, squared, upper, state = queries.way, queries.squared, queries.upper, queries.state
-    tile, centre, scale = blocks.tiles[b], blocks.repeated[b], blocks.scale
-    shifted, exponents = room.shifted, room.exponents
+    # Arrays are taken out of their tuples once: numba counts their users, and threads wait for each other's counts.
+    groups, members, way, state = queries.groups, queries.members, queries.way, queries.state
+    squared, upper, half_scale = queries.squared, queries.upper, 0.5 * blocks.scale
+    tile, centre = blocks.tiles[b], blocks.repeated[b]
+    shifted, exponents, shifts, sums = room.shifted, room.exponents, room.shifts, room.sums
     for g in range(n_groups):
-        kinds = 0
-        for i in range(g * ROWS, (g + 1) * ROWS):
-            kinds |= way[i, b]
-        if kinds & _PRODUCT:
-            _subtract(queries.groups, g, centre, shifted)
+        first, ways = g * ROWS, 0
+        for r in range(ROWS):
+            ways |= way[members[first + r], b]
+        if ways & _PRODUCT:
+            _subtract(groups, g, centre, shifted)
             if vector:
                 products(shifted, tile, exponents)
             else:
                 products_plain(shifted, tile, exponents)
-        for i in range(g * ROWS, (g + 1) * ROWS):
-            if way[i, b] == _PRODUCT:
-                start = -0.5 * scale * squared[i, b]
-                _add_exponents(exponents, i - g * ROWS, start, upper[i, b], vector, state, i)
-        if kinds & _DIFFERENCES:
-            for i in range(g * ROWS, (g + 1) * ROWS):
+            for r in range(ROWS):
+                i = members[first + r]
+                shifts[r] = 0.0  # where it is not asked for, the sum is not looked at
+                if way[i, b] == _PRODUCT:
+                    start = -half_scale * squared[i, b]
+                    if not vector or upper[i, b] > state[i, 0] + _HEADROOM:  # plain loops sum no term above 1
+                        _raise(state, i, start + _largest(exponents, r))
+                    shifts[r] = start - state[i, 0]
+            if vector:
+                sums_exp2(exponents, shifts, sums)
+            else:
+                sums_exp2_plain(exponents, shifts, sums)
+            for r in range(ROWS):
+                if way[members[first + r], b] == _PRODUCT:
+                    state[members[first + r], 1] += sums[r]
+        if ways & _DIFFERENCES:
+            for i in members[first : first + ROWS]:
                 if way[i, b] == _DIFFERENCES:
                     _add_differences(queries.centred[i], b, blocks, state, i)
+
+
+@kernel
+def _prepare(block: int, queries: Queries, blocks: Blocks) -> None:
+    """Plan the sums of the first `block` queries and make groups of them."""
+    nearest = np.empty(block, np.int64)
+    queries.way[:] = _SKIP  # rows without a query need nothing
+    for i in range(block):
+        _squared_distances(queries.centred[i], blocks.centres, queries.squared[i])
+        queries.state[i, 0], nearest[i] = _plan(queries.squared[i], blocks, queries.upper[i], queries.way[i])
+        queries.state[i, 1] = 0.0
+    # A block is left out only where a whole group needs none of it: neighbours leave out the same.
+    queries.members[:block] = np.argsort(nearest)
+    queries.members[block:] = np.arange(block, BLOCK)
+    for p in range(block):
+        for c in range(queries.centred.shape[1]):
+            queries.groups[p // ROWS, ROWS * c + p % ROWS] = queries.centred[queries.members[p], c]
 
 
 @kernel
@@ -300,25 +306,68 @@ def log_kernel_sum(
     dtype = blocks.tiles.dtype
     queries = Queries(
         np.zeros((BLOCK, d)),
+        np.arange(BLOCK),
         np.zeros((BLOCK // ROWS, ROWS * (d + 1))),
         np.empty((BLOCK, n)),
         np.empty((BLOCK, n)),
         np.zeros((BLOCK, n), np.int8),
         np.empty((BLOCK, 2)),
     )
-    room = Room(np.empty(ROWS * (d + 1), dtype), np.empty((ROWS, TILE), dtype))
+    room = Room(np.empty(ROWS * (d + 1), dtype), np.empty((ROWS, TILE), dtype), np.empty(ROWS), np.empty(ROWS))
     for begin in range(first, last, BLOCK):
         block = min(BLOCK, last - begin)
-        queries.way[:] = _SKIP  # rows without a query need nothing
         for i in range(block):
             for c in range(d):
                 queries.centred[i, c] = query[begin + i, c] - centre[c]
-                queries.groups[i // ROWS, ROWS * c + i % ROWS] = queries.centred[i, c]
-            _squared_distances(queries.centred[i], blocks.centres, queries.squared[i])
-            queries.state[i, 0] = _plan(queries.squared[i], blocks, queries.upper[i], queries.way[i])
-            queries.state[i, 1] = 0.0
+        _prepare(block, queries, blocks)
         for b in range(n):
             _add_block(b, (block + ROWS - 1) // ROWS, queries, blocks, vector, room)
         for i in range(block):
             top, total = queries.state[i, 0], queries.state[i, 1]
             out[begin + i] = np.log(total) + top * _LN2 if total > 0.0 else -np.inf
+
+
+@kernel
+def log_sums_of_parts(query: Array, rows: Array, bandwidth: float, first: int, last: int, out: Array) -> None:
+    """Write ln Σ_j exp(-‖q - r_j‖² / 2h²) over each of the parts first..last of `rows` into `out` (parts, n_query).
+
+    A part is `PART` rows. Straight from the rows as they are, by differences in double precision: for few queries,
+    for which no blocks are worth making. -inf where the query is not finite.
+    """
+    n, d = query.shape
+    wide, scale = -(-d // 16) * 16, _LOG2E / bandwidth**2  # whole vectors
+    padded, chunk = np.zeros((n, wide)), np.zeros((_CHUNK, wide))
+    padded[:, :d] = query
+    exponents, total, state = np.empty((1, _CHUNK)), np.empty(1), np.empty((n, 2))
+    shift = np.empty(1)
+    for part in range(first, last):
+        state[:, 0], state[:, 1] = -np.inf, 0.0
+        end = min(len(rows), (part + 1) * PART)
+        for begin in range(part * PART, end, _CHUNK):
+            count = min(_CHUNK, end - begin)
+            for j in range(count):
+                for c in range(d):
+                    chunk[j, c] = rows[begin + j, c]
+            for i in range(n):
+                largest = _exponents(padded[i], chunk, count, scale, exponents)
+                if largest > state[i, 0] + _NOTHING:
+                    _raise(state, i, largest)
+                    shift[0] = -state[i, 0]
+                    sums_exp2_plain(exponents, shift, total)
+                    state[i, 1] += total[0]
+        for i in range(n):
+            out[part, i] = np.log(state[i, 1]) + state[i, 0] * _LN2 if state[i, 1] > 0.0 else -np.inf
+
+
+@kernel
+def _exponents(query: Array, chunk: Array, count: int, scale: float, out: Array) -> float:
+    """Write the exponents of the first `count` rows of a chunk into `out`; return the largest."""
+    largest = -np.inf
+    out[:] = -np.inf
+    for j in range(count):
+        squared = 0.0
+        for c in range(len(query)):
+            squared += (query[c] - chunk[j, c]) ** 2
+        out[0, j] = -0.5 * scale * squared
+        largest = max(largest, out[0, j])
+    return largest
