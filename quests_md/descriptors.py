@@ -201,7 +201,7 @@ def _points_of(
         total = float(np.sum(frame.positions))
     if not math.isfinite(total):
         _check_positions(frame)
-    points = np.require(frame.positions, requirements="CAW")  # what kernels were compiled for
+    points = np.require(frame.positions, requirements=["C", "A", "W"])  # what kernels were compiled for
     if frame.numbers.all():
         owner = np.arange(len(points))
     else:

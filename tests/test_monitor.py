@@ -166,7 +166,7 @@ def test_what_cannot_be_measured_is_a_monitor_error(index, frame, change, error,
 
 def test_a_reference_without_an_answer_is_a_monitor_error(index, frame):
     class Vague(type(index)):
-        def log_kernel_sum(self, query, threads=None):
+        def log_kernel_sum(self, query, threads=None, *, precision="double"):
             return np.full(len(query), np.nan)
 
     vague = Vague(**{f.name: getattr(index, f.name) for f in fields(index)})
