@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-import naive
 import numpy as np
 import pytest
 import ranks
@@ -218,21 +217,6 @@ def test_infinite_and_huge_values_do_not_break_the_summary():
 # -- several ranks ---------------------------------------------------------------------------------
 
 
-def part_of(atoms, frame, owners, rank):
-    """Return what `rank` holds of a frame: the atoms it owns, then their ghosts."""
-    mine = np.flatnonzero(owners == rank)
-    positions, rows = naive.with_ghosts(atoms, mine, 5.0)
-    return Frame(
-        positions,
-        atoms.numbers[rows],
-        np.asarray(atoms.cell),
-        True,
-        ids=frame.ids[rows],
-        step=frame.step,
-        n_local=len(mine),
-    )
-
-
 OWNERS = {
     "two halves": (2, lambda x: (x[:, 0] > 5.4).astype(int)),
     "four quarters": (4, lambda x: (x[:, 0] > 5.4) * 2 + (x[:, 2] > 5.4)),
@@ -252,7 +236,7 @@ def test_all_ranks_decide_what_one_rank_decides(index, atoms, frame, name, share
     alone = observe(index, frame, **options)
     decisions = ranks.run(
         size,
-        lambda comm: observe(index, part_of(atoms, frame, owners, comm.rank), comm=comm, **options),
+        lambda comm: observe(index, ranks.part_of(atoms, frame, owners, comm.rank), comm=comm, **options),
     )
     for rank, decision in enumerate(decisions):
         np.testing.assert_allclose(decision.dH, dH[owners == rank], rtol=1e-9)
