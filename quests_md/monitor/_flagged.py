@@ -65,7 +65,7 @@ class Flagged:
         """Bound dH of the environments `rest` below both `select` and the maximum; compute it where that fails."""
         slots = self._slots(evaluation.ids[rest])
         waiting: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
-        n_waiting, maximum = 0, _maximum(evaluation)
+        maximum = _maximum(evaluation)
         for first in range(0, len(rest), CHUNK):
             part, slot = rest[first : first + CHUNK], slots[first : first + CHUNK]
             threshold = _below(min(maximum, select))
@@ -75,12 +75,12 @@ class Flagged:
             evaluation.dH[part] = bounds
             above = ~(bounds <= threshold)
             # Sums are cheapest for many queries at a time, so rows wait for each other; but not all of a frame's.
-            waiting.append((part[above], rows[above]))
-            n_waiting += len(waiting[-1][0])
-            if n_waiting and (n_waiting >= CHUNK or first + CHUNK >= len(rest)):
-                parts, many = zip(*waiting, strict=True)
-                evaluation.put(np.concatenate(parts), np.concatenate(many))
-                waiting, n_waiting, maximum = [], 0, _maximum(evaluation)
+            if above.any():
+                waiting.append((part[above], rows[above]))
+            if sum(len(which) for which, _ in waiting) >= CHUNK:
+                _compute(evaluation, waiting)
+                maximum = _maximum(evaluation)
+        _compute(evaluation, waiting)
 
     def _slots(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the slots of atoms in the table of hints, which grows when it must."""
@@ -110,6 +110,14 @@ def is_sampled(ids: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
     mixed ^= mixed >> np.uint64(32)
     mixed *= np.uint64(0xD6E8FEB86659FD93)
     return (mixed >> np.uint64(32)) < np.uint64(share * 2**32)
+
+
+def _compute(evaluation: Evaluation, waiting: list[tuple[NDArray[np.int64], NDArray[np.float64]]]) -> None:
+    """Compute dH of the environments whose rows are waiting, and empty the list."""
+    if waiting:
+        which, rows = (np.concatenate(column) for column in zip(*waiting, strict=True))
+        evaluation.put(which, rows)
+        waiting.clear()
 
 
 def _maximum(evaluation: Evaluation) -> float:
