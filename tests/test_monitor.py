@@ -139,6 +139,14 @@ def test_of_equal_maxima_the_smallest_id_is_named():
     assert combine(vectors[0][None]).max_id == 7
 
 
+@pytest.mark.parametrize("ids", [[2**63 - 1, 2**63 - 2, 2**63 - 3], [-3, -2, 5], [2**53 + 1, 2**53 + 2, 2**53]])
+def test_an_id_keeps_all_its_bits(ids):
+    dH = np.array([1.0, 2.0, 2.0])
+    vectors = [summarise(dH[part], np.array(ids)[part], 1.0, 2.0, False) for part in ([0, 1], [2], [])]
+    assert combine(np.stack(vectors)).max_id == min(ids[1:])
+    assert combine(vectors[0][None]).max_id == ids[1]
+
+
 def test_warming_up_leaves_no_trace(index, frame):
     monitor = Monitor(index, select=1.0, halt=2.0)
     monitor.warm_up()
@@ -184,6 +192,7 @@ def test_a_reference_without_an_answer_is_a_monitor_error(index, frame):
         ({"every": 2.0}, "every must be a whole number"),
         ({"save_every": True}, "save_every must be a whole number"),
         ({"values": "approximate"}, "values must be"),
+        ({"precision": "half"}, "precision must be"),
     ],
 )
 def test_impossible_options_are_refused(index, options, message):
