@@ -228,12 +228,12 @@ def _cell_of(frame: Frame, cutoff: float) -> tuple[NDArray[Any], NDArray[Any], N
     cell, pbc = np.array(frame.cell, dtype=np.float64), np.array(frame.pbc, dtype=bool)
     if not np.isfinite(cell).all():
         raise FrameError(f"step {frame.step}: the cell is not finite: {cell.tolist()}")
-    missing = (np.linalg.norm(cell, axis=1) == 0.0) & ~pbc
+    lengths = np.linalg.norm(cell, axis=1)
+    missing = (lengths == 0.0) & ~pbc
     if missing.any():
         # Any vectors that complete a basis do: orthonormal ones to those that are there.
         _, _, basis = np.linalg.svd(cell[~missing], full_matrices=True)
-        cell[missing] = basis[3 - missing.sum() :]
-    lengths = np.linalg.norm(cell, axis=1)
+        cell[missing], lengths[missing] = basis[3 - missing.sum() :], 1.0
     if (lengths == 0).any() or abs(np.linalg.det(cell / lengths[:, None])) < 1e-6:
         raise FrameError(f"step {frame.step}: the cell is singular, yet pbc is {pbc.tolist()}: {cell.tolist()}")
     inverse = np.linalg.inv(cell)

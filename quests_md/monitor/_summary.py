@@ -60,8 +60,7 @@ def combine(vectors: NDArray[np.float64]) -> Summary:
     maximum = float(vectors[:, 2].max())
     # A rank without atoms has −inf for a maximum, and so may one that has some.
     worst = vectors[(vectors[:, 2] == maximum) & (vectors[:, 1] > 0), 3:5]
-    counts = vectors[:, _SCALARS:].sum(axis=0)
-    q50, q99 = (_quantile(counts, q, maximum) for q in (0.5, 0.99))
+    q50, q99 = _quantiles(vectors[:, _SCALARS:].sum(axis=0), (0.5, 0.99), maximum)
     return Summary(
         failed=tuple(np.flatnonzero(vectors[:, 0]).tolist()),
         n=n,
@@ -75,12 +74,15 @@ def combine(vectors: NDArray[np.float64]) -> Summary:
     )
 
 
-def _quantile(counts: NDArray[np.float64], q: float, maximum: float) -> float:
-    """Return a quantile of a histogram, linear within its bin and never above the maximum."""
-    total = counts.sum()
-    if total == 0:
-        return float("nan")
-    below = np.concatenate([[0.0], np.cumsum(counts)])
-    b = int(np.searchsorted(below[1:], q * total))
-    share = (q * total - below[b]) / counts[b]
-    return float(min(maximum, _EDGES[b] + share * (_EDGES[b + 1] - _EDGES[b])))
+def _quantiles(counts: NDArray[np.float64], shares: tuple[float, ...], maximum: float) -> list[float]:
+    """Return quantiles of a histogram, linear within their bins and never above the maximum."""
+    below = np.zeros(len(counts) + 1)
+    np.cumsum(counts, out=below[1:])
+    if below[-1] == 0:
+        return [float("nan")] * len(shares)
+    quantiles = []
+    for q in shares:
+        b = int(np.searchsorted(below[1:], q * below[-1]))
+        share = (q * below[-1] - below[b]) / counts[b]
+        quantiles.append(float(min(maximum, _EDGES[b] + share * (_EDGES[b + 1] - _EDGES[b]))))
+    return quantiles
