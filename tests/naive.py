@@ -95,6 +95,11 @@ def log_kernel_sum(query, reference, bandwidth):
     return logsumexp(-0.5 * cdist(query, reference, "sqeuclidean") / bandwidth**2, axis=1)
 
 
+def squared_distances(query, rows):
+    """Return the squared distances of a query from rows."""
+    return ((np.asarray(rows, float) - np.asarray(query, float)) ** 2).sum(axis=1)
+
+
 def products(rows, tile):
     """Return the products of six rows, coordinate by coordinate as (6·d,), with a tile (panels, d, lanes)."""
     columns = np.concatenate(list(np.asarray(tile, float)), axis=1)
@@ -117,3 +122,15 @@ def with_ghosts(atoms, mine, cutoff):
         others = others[(cdist(points[others], points[mine]) <= cutoff).any(axis=1)]
     rows = np.concatenate([mine, others]).astype(int)
     return points[rows], owner[rows]
+
+
+def order_of(rows, places=None):
+    """Return the places of rows, bisected across their longest axis into aligned parts of 32·2^j, down to 32 rows."""
+    places = np.arange(len(rows)) if places is None else places
+    if len(places) <= 32:
+        return places
+    left = max(32 * 2**j for j in range(40) if 32 * 2**j < len(places))
+    centred = rows[places] - rows[places].mean(axis=0)
+    along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+    places = places[np.argsort(along)]
+    return np.concatenate([order_of(rows, places[:left]), order_of(rows, places[left:])])

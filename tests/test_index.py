@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import resource
+from pathlib import Path
 
 import naive
 import numpy as np
@@ -16,6 +17,8 @@ from quests_md.errors import ElementError, FrameError, InputError, OutputError
 from quests_md.frame import Frame
 from quests_md.index import Index
 from quests_md.information import delta_entropy
+
+NODES = ("node_centres", "node_radius", "node_spread")
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +79,35 @@ def test_exceeds_is_strictly_above(index, structure):
     for threshold in (dH[0], np.nextafter(dH[0], -np.inf), np.median(dH)):
         assert np.array_equal(index.exceeds(query, threshold), dH > threshold)
     assert not index.exceeds(query[:1], dH[0])[0]
+    for threshold, expected in ((np.inf, False), (-np.inf, True), (1e7, False)):
+        assert (index.exceeds(query, threshold) == expected).all()
+
+
+def test_upper_bounds_tell_what_lies_above_whatever_is_remembered(index, structure):
+    query = DescriptorSpec().compute([structure("si"), structure("molten"), structure("si_rattled")])
+    dH = index.delta_entropy(query)
+    memory = np.random.default_rng(0).integers(-30, 30, len(query)).astype(np.int32)
+    for threshold in (-3.0, 0.0, float(np.median(dH)), 5.0, 20.0, 300.0):
+        for threads in (1, 2):
+            bound = index.upper_bound(query, threshold, memory, threads)
+            np.testing.assert_array_equal(bound > threshold, dH > threshold)
+            assert (bound >= dH - 1e-9 * np.maximum(1.0, np.abs(dH))).all()
+
+
+def test_queries_that_are_no_numbers_or_of_another_width_are_refused(index, structure):
+    query = DescriptorSpec().compute(structure("si"))
+    for value in (np.nan, np.inf):
+        query[1, 5] = value
+        with pytest.raises(InputError, match="not finite"):
+            index.exceeds(query, 5.0)
+    with pytest.raises(InputError, match=r"query must have shape \(n, 63\), not \(8, 62\)"):
+        index.exceeds(query[:, 1:], 5.0)
 
 
 def test_it_knows_what_it_was_built_with(index, frames):
     assert len(index) == sum(len(f) for f in frames) == len(index.numbers)
+    rows = np.concatenate([index.spec.compute(frame) for frame in frames])
+    np.testing.assert_allclose(index.rows + index.centre, rows[index.order], rtol=0, atol=1e-7)
     assert index.frame_offsets.tolist() == np.cumsum([0] + [len(f) for f in frames]).tolist()
     assert (index.spec, index.bandwidth, index.generation) == (DescriptorSpec(), 0.015, 0)
     assert (index.elements, set(index.numbers)) == (("Si",), {14})
@@ -166,13 +194,24 @@ def test_what_is_saved_is_opened(index, structure, tmp_path):
     opened = Index.open(path)
     for name in ("spec", "bandwidth", "elements", "generation", "provenance", "path", "hash"):
         assert getattr(opened, name) == getattr(index, name)
-    for name in ("rows", "centre", "frame_offsets", "numbers", "pair_distances"):
+    for name in ("rows", "centre", "frame_offsets", "numbers", "pair_distances", "order", *NODES):
         assert np.array_equal(getattr(opened, name), getattr(index, name))
         assert getattr(opened, name).dtype == getattr(index, name).dtype
     query = structure("molten")
     assert np.array_equal(opened.delta_entropy(query), index.delta_entropy(query))
     assert opened.describe() == index.describe()
     assert opened.describe()["path"] == str(path)
+
+
+def test_a_file_from_before_the_search_tree_is_still_opened(index, structure):
+    path = Path(__file__).parent / "data" / "format1_without_tree.qindex"
+    Index.verify(path)
+    opened = Index.open(path)
+    for name in ("rows", "numbers", "order", *NODES):
+        np.testing.assert_allclose(getattr(opened, name), getattr(index, name), rtol=1e-5, atol=1e-7)
+    query = structure("molten")
+    np.testing.assert_allclose(opened.delta_entropy(query), index.delta_entropy(query), rtol=1e-5)
+    assert np.array_equal(opened.exceeds(query, 5.0), opened.delta_entropy(query) > 5.0)
 
 
 def test_opened_rows_are_mapped_and_read_only_and_can_be_saved_over(content, tmp_path):

@@ -115,10 +115,14 @@ def forge_spec(key, value):
     return lambda header: header | {"spec": header["spec"] | {key: value}}
 
 
-def forge_rows(key, value):
+def forge_section(section, key, value):
     return lambda header: (
-        header | {"sections": header["sections"] | {"rows": header["sections"]["rows"] | {key: value}}}
+        header | {"sections": header["sections"] | {section: header["sections"][section] | {key: value}}}
     )
+
+
+def forge_rows(key, value):
+    return forge_section("rows", key, value)
 
 
 NAN, INF = float("nan"), float("inf")
@@ -167,6 +171,10 @@ HOSTILE = [
     (forge("data_bytes", 1 << 30), "truncated or damaged"),
     (forge_rows("shape", [0, 63]), "section rows is empty"),
     (forge_rows("shape", [95, 63]), "frame offsets"),
+    (forge_section("order", "shape", [95]), "search tree is not one over these rows"),
+    (forge_section("node_centres", "shape", [1, 63]), "search tree is not one over these rows"),
+    (forge_section("node_radius", "dtype", "<f8"), "malformed"),
+    (lambda h: h | {"sections": {n: v for n, v in h["sections"].items() if n != "order"}}, "malformed"),
 ]
 
 
@@ -188,6 +196,13 @@ def test_hostile_headers_with_a_right_hash_are_refused(content, tmp_path, change
         ("numbers", 0, 32, "list of elements"),
         ("pair_distances", 0, np.nan, "smallest distances"),
         ("rows", 0, np.inf, "rows holds values that are not finite"),
+        ("order", 0, 5, "order does not name every row once"),
+        ("node_centres", 0, np.nan, "centres that are not finite"),
+        ("node_centres", 0, 7.0, "node_centres is not that of the rows"),
+        ("node_radius", 0, -1.0, "node_radius that are no distances"),
+        ("node_radius", 0, 1e-3, "node_radius is not that of the rows"),
+        ("node_spread", 0, np.inf, "node_spread that are no distances"),
+        ("node_spread", 0, 0.0, "node_spread is not that of the rows"),
     ],
 )
 def test_impossible_content_with_a_right_checksum_is_refused(content, tmp_path, section, place, value, match):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from llvmlite import binding, ir
 
-from quests_md.kernels import _simd
+from quests_md.kernels import _simd, _simd_distance
 
 SIZES = (16, 24, 28, 32)  # of the networks
 ELEMENTS = {np.float32: ir.FloatType(), np.float64: ir.DoubleType()}
@@ -53,6 +53,14 @@ def inside_module(width):
 
     pointers = [F64.as_pointer(), I64.as_pointer(), I64.as_pointer()]
     return module("inside", [*pointers, I64, I64, I64, I64, F64.as_pointer(), I64], emit)
+
+
+def distances_module(width):
+    def emit(builder, query, rows, out, d, n):
+        _simd_distance.emit_squared_distances(builder, width, query, d, rows, n, out)
+
+    single = ir.FloatType().as_pointer()
+    return module("distances", [single, single, single, I64, I64], emit)
 
 
 def machine(triple=None):
@@ -157,6 +165,18 @@ def test_points_inside_agree_with_the_naive_twin(width, first, last):
         assert rows[: found[0]].tolist() == expected
 
 
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("d", [16, 17, 31, 32, 63, 64, 65])
+@pytest.mark.parametrize("n", [0, 1, 3, 4, 7, 32])
+def test_squared_distances_agree_with_the_naive_twin(width, d, n):
+    rng = np.random.default_rng(d)
+    query, rows = rng.normal(size=d).astype(np.float32), rng.normal(size=(n, d)).astype(np.float32)
+    out = np.full(n + 1, np.nan, np.float32)
+    call(distances_module(width), "distances", query, rows, out, d, n)
+    np.testing.assert_allclose(out[:n], naive.squared_distances(query, rows), rtol=d * 2.0**-24)
+    assert np.isnan(out[n])
+
+
 # -- other processors ------------------------------------------------------------------------------
 
 
@@ -167,7 +187,7 @@ def test_the_code_compiles_for_other_processors(triple, dtype):
         compiler = machine(triple)
     except RuntimeError as error:
         pytest.skip(f"this llvmlite compiles for no {triple}: {error}")
-    for text in (sums_module(dtype, 16, 32), ranks_module(16), inside_module(16)):
+    for text in (sums_module(dtype, 16, 32), ranks_module(16), inside_module(16), distances_module(16)):
         parsed = binding.parse_assembly(text)
         assert len(compiler.emit_object(parsed)) > 500
         assembly = compiler.emit_assembly(parsed)
@@ -177,6 +197,7 @@ def test_the_code_compiles_for_other_processors(triple, dtype):
 
 
 def test_no_instruction_of_one_processor_is_named():
-    for text in (sums_module(np.float32, 64, 32), sums_module(np.float64, 64, 32), ranks_module(64), inside_module(64)):
+    sums = (sums_module(np.float32, 64, 32), sums_module(np.float64, 64, 32))
+    for text in (*sums, ranks_module(64), inside_module(64), distances_module(64)):
         assert "llvm.x86" not in text
         assert "llvm.aarch64" not in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import descriptors
 from ..descriptors import DescriptorSpec
-from ..errors import ElementError, InputError
-from ..frame import Frame, as_frames
-from ..information import DEFAULT_BANDWIDTH, Blocks, Precision, bandwidth_from_volume, check_bandwidth, pack
+from ..errors import ElementError, IndexFileError, InputError
+from ..frame import as_frames
+from ..information import DEFAULT_BANDWIDTH, Blocks, Precision, check_bandwidth, pack
 from ..information import log_kernel_sum as _log_kernel_sum
-from ..versions import versions
-from . import _elements, _store
+from ..kernels import search
+from ..kernels._jit import over_rows
+from . import _build, _elements, _store
 
 __all__ = ["Index"]
-
-# A gap between layers of atoms wider than this (Å) is vacuum: no bulk phase has one.
-_VACUUM_GAP = 5.0
 
 # Rows of an index that are laid out for kernel sums at a time (51 MB in double precision). Each rank has its own
 # layout, while the mapped rows are shared by the ranks of a node; so a large index must not be laid out as a whole.
 _LAID_OUT = 100_000
+
+_SEARCHED = 256  # queries that a thread takes at a time when it searches
+_LARGEST_THRESHOLD = 1e6  # nats; beyond it the bounds are not worth their rounding
 
 
 @dataclass(eq=False)
@@ -38,13 +38,19 @@ class Index:
     Attributes
     ----------
     rows
-        (n_env, d) float32 descriptors less `centre`, in 1/Å; a read-only map of the file after `open`.
+        (n_env, d) float32 descriptors less `centre`, in 1/Å, in the order of the search tree; a read-only map of the
+        file after `open`.
     centre
         (d,) mean of the reference's descriptors, in 1/Å.
-    frame_offsets
-        (n_frames + 1,) first row of every frame.
     numbers
         (n_env,) atomic number of every row.
+    order
+        (n_env,) the environment that every row describes, counted through the frames.
+    frame_offsets
+        (n_frames + 1,) first environment of every frame.
+    node_centres, node_radius, node_spread
+        What `kernels.search` knows of the nodes of the tree: mean of their rows, largest distance and mean square
+        distance from it.
     spec, bandwidth
         What the index was built with; `bandwidth` in 1/Å.
     elements
@@ -65,6 +71,10 @@ class Index:
     numbers: NDArray[np.int16]
     elements: tuple[str, ...]
     pair_distances: NDArray[np.float32]
+    order: NDArray[np.int32]
+    node_centres: NDArray[np.float32]
+    node_radius: NDArray[np.float32]
+    node_spread: NDArray[np.float32]
     generation: int = 0
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
@@ -73,6 +83,7 @@ class Index:
     def __post_init__(self) -> None:
         """Start without a layout of the rows for kernel sums; the first question makes it."""
         self._blocks: dict[Precision, Blocks] = {}
+        self._tree = search.tree_of(self.rows, self.node_centres, self.node_radius, self.node_spread)
 
     @classmethod
     def build(
@@ -115,18 +126,22 @@ class Index:
         present = set(np.concatenate([f.numbers for f in kept]).tolist()) - {0}
         spec.check_elements(present)
         described = [spec.compute(frame, threads) for frame in kept]
-        h = _bandwidth_of(kept, spec) if bandwidth == "auto" else float(bandwidth)
-        centre = np.concatenate(described).mean(axis=0)
+        h = _build.bandwidth_of(kept, spec) if bandwidth == "auto" else float(bandwidth)
+        offsets = np.cumsum([0] + [len(x) for x in described], dtype=np.int64)
+        centre = np.sum([x.sum(axis=0) for x in described], axis=0) / offsets[-1]
+        rows = np.empty((offsets[-1], spec.width), np.float32)
+        for first, last in itertools.pairwise(offsets):
+            np.subtract(described.pop(0), centre, out=rows[first:last], casting="same_kind")  # one copy, not three
+        made: dict[str, Any] = _build.arranged(rows, numbers, threads)
         return cls(
             spec=spec,
             bandwidth=h,
-            rows=np.concatenate([(x - centre).astype(np.float32) for x in described]),
             centre=centre,
-            frame_offsets=np.cumsum([0] + [len(x) for x in described], dtype=np.int64),
-            numbers=numbers,
+            frame_offsets=offsets,
+            **made,
             elements=tuple(_elements.SYMBOLS[z] for z in sorted(present)),
-            pair_distances=_pair_distances(kept, spec.cutoff),
-            provenance=_provenance(sources, bandwidth == "auto"),
+            pair_distances=_build.pair_distances(kept, spec.cutoff),
+            provenance=_build.provenance(sources, bandwidth == "auto"),
         )
 
     @classmethod
@@ -139,6 +154,8 @@ class Index:
             There is no such file, or it is not an index, truncated, damaged, or of a newer format.
         """
         header, sections = _store.open_file(Path(path))
+        if "order" not in sections:
+            sections |= _build.arranged(sections.pop("rows"), sections.pop("numbers"), None)
         spec = DescriptorSpec(**header["spec"])
         return cls(
             spec=spec,
@@ -166,7 +183,7 @@ class Index:
             "generation": self.generation,
             "provenance": self.provenance,
         }
-        sections = {name: getattr(self, name) for name in _store.SECTIONS}
+        sections = {name: getattr(self, name) for name in _store.SECTIONS | _store.TREE}
         self.hash = _store.write_file(Path(path), header, sections)
         self.path = Path(path)
 
@@ -180,6 +197,11 @@ class Index:
             Something differs; the message names it.
         """
         _store.verify_file(Path(path))
+        index = Index.open(path)
+        measured = _build.measured(index.rows, None)
+        for name, values in zip(("centres", "radius", "spread"), measured[1:4], strict=True):
+            if not np.allclose(getattr(index, f"node_{name}"), values, rtol=1e-4, atol=1e-6):
+                raise IndexFileError(f"{path}: section node_{name} is not that of the rows: build it again")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -262,13 +284,46 @@ class Index:
 
     def exceeds(self, query: Any, threshold: float, threads: int | None = None) -> NDArray[np.bool_]:
         """Return for every query whether dH > `threshold`. Always right."""
-        return self.delta_entropy(query, threads) > threshold
+        return self.upper_bound(query, threshold, threads=threads) > threshold
 
     def upper_bound(
         self, query: Any, threshold: float, memory: NDArray[np.int32] | None = None, threads: int | None = None
     ) -> NDArray[np.float64]:
-        """Return certified upper bounds of dH: at most `threshold` exactly where dH ≤ threshold, else above it."""
-        return self.delta_entropy(query, threads)
+        """Return certified upper bounds of dH: at most `threshold` exactly where dH ≤ threshold, else above it.
+
+        Parameters
+        ----------
+        query, threads
+            As in `delta_entropy`.
+        threshold
+            In nats.
+        memory
+            (n_query,) int32, what certified every query the last time: −1 at first, and updated. Any value is right;
+            that of the same atom some steps ago is fast.
+
+        Returns
+        -------
+        ndarray
+            (n_query,), in nats: dH itself where the bounds of the search could not decide, inf where they found it
+            above the threshold.
+        """
+        query = self._rows_of(query, threads)
+        if not abs(threshold) <= _LARGEST_THRESHOLD:
+            return self.delta_entropy(query, threads)
+        query = self._checked(query)
+        if memory is None:
+            memory = np.full(len(query), -1, np.int32)
+        ask = search.question(self.centre, self._tree, threshold, self.bandwidth)
+        out = np.empty(len(query))
+
+        def task(first: int, last: int) -> None:
+            search.upper_bounds(query, self._tree, ask, memory, first, last, out)
+
+        over_rows(task, len(query), threads, _SEARCHED)
+        open_ = np.flatnonzero(np.isnan(out))
+        if len(open_):
+            out[open_] = self.delta_entropy(query[open_], threads)
+        return out
 
     def require(self, *, k: int | None = None, cutoff: float | None = None) -> None:
         """Raise `InputError` unless the index was built with these; None asks nothing."""
@@ -283,6 +338,12 @@ class Index:
     def check_elements(self, numbers: NDArray[Any]) -> None:
         """Raise `ElementError` if `numbers` holds an atomic number that the index lacks; 0 is no atom."""
         check_elements(self.elements, np.unique(numbers))
+
+    def _checked(self, query: NDArray[Any]) -> NDArray[np.float64]:
+        query = np.ascontiguousarray(query, dtype=np.float64)
+        if query.ndim != 2 or query.shape[1] != self.spec.width:
+            raise InputError(f"query must have shape (n, {self.spec.width}), not {query.shape}: other descriptors")
+        return query
 
     def _rows_of(self, query: Any, threads: int | None) -> NDArray[np.float64]:
         if isinstance(query, np.ndarray):
@@ -301,46 +362,3 @@ def check_elements(known: Sequence[str], numbers: NDArray[Any]) -> None:
             f"{', '.join(unknown)} is not in the index, which knows {', '.join(known)}: "
             "build the index of a reference that holds it"
         )
-
-
-def _bandwidth_of(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
-    if (spec.k, spec.cutoff) != (32, 5.0):
-        raise InputError(
-            f'bandwidth="auto" holds for k = 32 and a cutoff of 5 Å, not k = {spec.k} and {spec.cutoff} Å: '
-            "give a number"
-        )
-    bulk = [f for f in frames if np.all(f.pbc) and not f.has_ghosts and not _has_vacuum(f)]
-    if not bulk:
-        raise InputError(
-            'bandwidth="auto" needs frames that are periodic in three directions and hold no vacuum: give a number'
-        )
-    volume = sum(abs(np.linalg.det(np.asarray(f.cell))) for f in bulk)
-    return bandwidth_from_volume(volume / sum(np.count_nonzero(f.numbers) for f in bulk))
-
-
-def _has_vacuum(frame: Frame) -> bool:
-    inverse = np.linalg.inv(np.asarray(frame.cell))
-    fractional = np.sort((frame.positions[frame.numbers != 0] @ inverse) % 1.0, axis=0)
-    gaps = np.diff(np.vstack([fractional, fractional[:1] + 1.0]), axis=0).max(axis=0)
-    return bool((gaps / np.linalg.norm(inverse, axis=0) > _VACUUM_GAP).any())
-
-
-def _pair_distances(frames: Sequence[Frame], cutoff: float) -> NDArray[np.float32]:
-    """Return the smallest distance (Å) between atoms of each pair of elements, inf where none came near."""
-    known = np.unique(np.concatenate([f.numbers for f in frames]))
-    known = known[known != 0]
-    out = np.full((len(known), len(known)), np.inf)
-    for frame in frames:
-        kinds = np.searchsorted(known, frame.numbers)
-        descriptors.minimum_distances(frame, cutoff, kinds, out)
-    symmetric: NDArray[np.float32] = np.minimum(out, out.T).astype(np.float32)
-    return symmetric
-
-
-def _provenance(sources: Sequence[dict[str, Any]], automatic: bool) -> dict[str, Any]:
-    return {
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "bandwidth_rule": "volume" if automatic else "given",
-        "sources": list(sources),
-        "versions": versions(),
-    }

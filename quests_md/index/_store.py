@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ..descriptors import DescriptorSpec
 from ..errors import IndexFileError, InputError
 from ..files import write_atomically
+from ..kernels.search import levels
 from ._elements import SYMBOLS
 
 FORMAT = 1
@@ -41,15 +42,23 @@ SECTIONS: dict[str, tuple[str, int]] = {
     "numbers": ("<i2", 1),
     "pair_distances": ("<f4", 2),
 }
+# The search tree: all of them or, in a file of an early version, none; then the rows are in the order of the frames.
+TREE: dict[str, tuple[str, int]] = {
+    "order": ("<i4", 1),
+    "node_centres": ("<f4", 2),
+    "node_radius": ("<f4", 1),
+    "node_spread": ("<f4", 1),
+}
+_KNOWN = SECTIONS | TREE
 
 
 def write_file(path: Path, header: dict[str, Any], sections: dict[str, NDArray[Any]]) -> str:
     """Write an index file atomically; return the hash of its header, which names its content."""
-    arrays = {name: np.ascontiguousarray(sections[name], dtype=dtype) for name, (dtype, _) in SECTIONS.items()}
+    arrays = {name: np.ascontiguousarray(sections[name], dtype=dtype) for name, (dtype, _) in _KNOWN.items()}
     table, offset = {}, 0
     for name, array in arrays.items():
         table[name] = {
-            "dtype": SECTIONS[name][0],
+            "dtype": _KNOWN[name][0],
             "shape": list(array.shape),
             "offset": offset,  # from the first section
             "sha256": hashlib.sha256(array.data).hexdigest(),
@@ -78,7 +87,7 @@ def open_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         if 0 in shape:
             raise IndexFileError(f"{path}: section {name} is empty: an index needs at least one environment")
         sections[name] = np.memmap(path, entry["dtype"], "r", start + entry["offset"], shape).view(np.ndarray)
-    for name in ("centre", "frame_offsets", "numbers", "pair_distances"):
+    for name in sections.keys() - {"rows", "order"}:
         sections[name] = np.array(sections[name])  # small, or read in whole anyway
     _check_content(path, header, sections)
     return header, sections
@@ -90,6 +99,8 @@ def verify_file(path: Path) -> None:
     for name, entry in header["sections"].items():
         if hashlib.sha256(sections[name].data).hexdigest() != entry["sha256"]:
             raise IndexFileError(f"{path}: section {name} is damaged (its checksum differs): copy or build it again")
+    if "order" in sections and (np.sort(sections["order"]) != np.arange(len(sections["order"]))).any():
+        raise IndexFileError(f"{path}: section order does not name every row once: build it again")
     if not np.isfinite(sections["rows"]).all():
         raise IndexFileError(f"{path}: section rows holds values that are not finite: build it again")
 
@@ -140,12 +151,12 @@ def _check_header(header: dict[str, Any]) -> None:
         raise ValueError("generation or provenance")
     if not isinstance(header["elements"], list) or not all(isinstance(e, str) for e in header["elements"]):
         raise ValueError(f"elements {header['elements']!r}")
-    if not isinstance(header["sections"], dict) or set(header["sections"]) != set(SECTIONS):
+    if not isinstance(header["sections"], dict) or set(header["sections"]) not in (set(SECTIONS), set(_KNOWN)):
         raise ValueError("sections")
     if not _is_whole(header["data_bytes"]):
         raise ValueError(f"data_bytes {header['data_bytes']!r}")
     for name, entry in header["sections"].items():
-        dtype, dimensions = SECTIONS[name]
+        dtype, dimensions = _KNOWN[name]
         shape, offset = entry["shape"], entry["offset"]
         whole = all(_is_whole(n) for n in [*shape, offset]) and isinstance(entry["sha256"], str)
         if entry["dtype"] != dtype or len(shape) != dimensions or not whole or offset % _ALIGN:
@@ -177,5 +188,20 @@ def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArr
         distances = sections["pair_distances"]
         if distances.shape != (len(header["elements"]),) * 2 or not (distances >= 0).all():
             raise InputError("the smallest distances are not those of pairs of elements")
+        if "order" in sections:
+            _check_tree(n, width, sections)
     except InputError as error:
         raise IndexFileError(f"{path}: damaged: {error}") from None
+
+
+def _check_tree(n: int, width: int, sections: dict[str, NDArray[Any]]) -> None:
+    """Raise `InputError` unless the search tree can be one over `n` rows."""
+    nodes = int(levels(n)[-1])
+    shapes = {"order": (n,), "node_centres": (nodes, width), "node_radius": (nodes,), "node_spread": (nodes,)}
+    if any(sections[name].shape != shape for name, shape in shapes.items()):
+        raise InputError("the search tree is not one over these rows")
+    if not np.isfinite(sections["node_centres"]).all():
+        raise InputError("the search tree holds centres that are not finite")
+    for name in ("node_radius", "node_spread"):
+        if not (np.isfinite(sections[name]).all() and sections[name].min() >= 0):
+            raise InputError(f"the search tree holds values of {name} that are no distances")

@@ -43,6 +43,14 @@ def kernel(function: Callable[..., Any]) -> Any:
         return numba.njit(**options)(function)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """Make `function` part of the kernels that call it.
+
+    For small functions of a hot loop that take many arrays: a call counts references to each of them, up and down.
+    """
+    return numba.njit(inline="always")(function)
+
+
 def all_cores() -> int:
     """Return the number of cores this process may use."""
     if hasattr(os, "sched_getaffinity"):

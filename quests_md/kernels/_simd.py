@@ -69,7 +69,7 @@ def network(n: int) -> list[tuple[int, int]]:
     return pairs
 
 
-class _Vectors:
+class Vectors:
     """Short names for what a builder does on vectors of one type."""
 
     def __init__(self, builder: Any, element: Any, width: int) -> None:
@@ -107,6 +107,14 @@ class _Vectors:
         function = cgutils.get_or_insert_function(self.builder.module, signature, full)
         return self.builder.call(function, arguments, fastmath=flags)
 
+    def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
+        """Return x·y + z: fused where the processor can, else two operations (`fma` would be a call of a library)."""
+        return self.call("fmuladd", [x, y, z], self.type, ())
+
+    def sum_of_elements(self, x: Any) -> Any:
+        """Return the sum of a vector's elements, in an order of the compiler's choice."""
+        return self.call("vector.reduce.fadd", [ir.Constant(self.element, 0.0), x], self.element, ("reassoc",))
+
     def squared_norm(self, x: Any, y: Any, z: Any) -> Any:
         b = self.builder
         xx, yy, zz = (b.fmul(c, c, flags=_FUSE) for c in (x, y, z))
@@ -119,14 +127,14 @@ class _Vectors:
             root = self.call("sqrt", [squared], self.type, _ESTIMATE)
             return b.fdiv(self.constant(1.0), root, flags=_ESTIMATE)
         # Double precision has no estimate: one in single precision, and a step that cubes its error.
-        single = _Vectors(b, _F32, 4 * self.lanes)
+        single = Vectors(b, _F32, 4 * self.lanes)
         y = b.fpext(single.inverse_root(b.fptrunc(squared, single.type)), self.type)
         e = b.fsub(self.constant(1.0), b.fmul(b.fmul(squared, y), y, flags=_FUSE), flags=_FUSE)
         series = b.fadd(b.fmul(e, self.constant(0.375), flags=_FUSE), self.constant(0.5), flags=_FUSE)
         return b.fadd(y, b.fmul(b.fmul(y, e), series, flags=_FUSE), flags=_FUSE)
 
 
-def _emit_columns(v: _Vectors, near: Any, first: Any, size: int) -> list[Any]:
+def _emit_columns(v: Vectors, near: Any, first: Any, size: int) -> list[Any]:
     """Return the rows 0..size of the columns first..first+lanes of the matrix A, each row a vector."""
     b = v.builder
     starts = [ir.Constant(_I64, WIDTH * c) for c in range(4)]
@@ -151,7 +159,7 @@ def emit_sorted_sums(builder: Any, element: Any, width: int, size: int, near: An
     is, with u = 0. A_jl = u_j u_l / r_jl is symmetric, so columns are sorted instead of rows: then one vector holds
     one row of several columns, and a comparator of the network is a minimum and a maximum of two vectors.
     """
-    v = _Vectors(builder, element, width)
+    v = Vectors(builder, element, width)
     sums = cgutils.alloca_once(builder, v.type, size=ir.Constant(_I64, size))
     for s in range(size):
         builder.store(v.constant(0.0), builder.gep(sums, [ir.Constant(_I64, s)]))
@@ -168,7 +176,7 @@ def emit_sorted_sums(builder: Any, element: Any, width: int, size: int, near: An
             builder.store(builder.fadd(builder.load(place), rows[s]), place)
     for s in range(size):
         total = builder.load(builder.gep(sums, [ir.Constant(_I64, s)]))
-        total = v.call("vector.reduce.fadd", [ir.Constant(element, 0.0), total], element, ("reassoc",))
+        total = v.sum_of_elements(total)
         total = builder.fpext(total, _F64) if element == _F32 else total
         builder.store(total, builder.gep(out, [ir.Constant(_I64, s)]))
 
@@ -178,7 +186,7 @@ def emit_ranks(builder: Any, width: int, values: Any, n: Any, out: Any) -> None:
 
     Whole vectors are read and written: both arrays are longer than n by one vector.
     """
-    v = _Vectors(builder, _F64, width)
+    v = Vectors(builder, _F64, width)
     counts = ir.VectorType(_I64, v.lanes)
     rank = cgutils.alloca_once(builder, counts)
     lanes = ir.Constant(_I64, v.lanes)
@@ -201,7 +209,7 @@ def emit_inside(
     `points` (3, stride) holds coordinates (float64), `ends` are first and last of the range. Whole vectors are read,
     and one row more is written: both arrays are longer by one vector.
     """
-    v, b = _Vectors(builder, _F64, width), builder
+    v, b = Vectors(builder, _F64, width), builder
     axes = [b.gep(points, [b.mul(stride, ir.Constant(_I64, c))]) for c in range(3)]
     middle = [v.load_splat(axis, centre) for axis in axes]
     lane = ir.Constant(ir.VectorType(_I64, v.lanes), list(range(v.lanes)))
@@ -223,7 +231,7 @@ def emit_inside(
     return b.load(found)
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+def pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
     return context.make_array(array_type)(context, builder, array).data
 
 
@@ -235,8 +243,8 @@ def sorted_sums(typing: Any, size: Any, near: Any, n: Any, out: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, near_type, _, out_type = signature.args
-        near_data = _pointer(context, builder, near_type, arguments[1])
-        out_data = _pointer(context, builder, out_type, arguments[3])
+        near_data = pointer(context, builder, near_type, arguments[1])
+        out_data = pointer(context, builder, out_type, arguments[3])
         element = _F32 if near_type.dtype == types.float32 else _F64
         emit_sorted_sums(builder, element, BYTES, size.literal_value, near_data, arguments[2], out_data)
         return context.get_dummy_value()
@@ -249,8 +257,8 @@ def ranks(typing: Any, values: Any, n: Any, out: Any) -> Any:
     """``ranks(values, n, out)``: see `emit_ranks`. `values` is float64, `out` int64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = _pointer(context, builder, signature.args[0], arguments[0])
-        out_data = _pointer(context, builder, signature.args[2], arguments[2])
+        data = pointer(context, builder, signature.args[0], arguments[0])
+        out_data = pointer(context, builder, signature.args[2], arguments[2])
         emit_ranks(builder, BYTES, data, arguments[1], out_data)
         return context.get_dummy_value()
 
@@ -265,7 +273,7 @@ def inside(typing: Any, points: Any, first: Any, last: Any, centre: Any, limit: 
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         stride = cgutils.unpack_tuple(builder, array.shape)[1]
         _, first, last, centre, limit, _, n = arguments
-        row_data = _pointer(context, builder, signature.args[5], arguments[5])
+        row_data = pointer(context, builder, signature.args[5], arguments[5])
         return emit_inside(builder, BYTES, array.data, stride, (first, last), centre, limit, row_data, n)
 
     whole = types.int64

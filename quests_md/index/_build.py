@@ -1,0 +1,89 @@
+"""What an index is made of: the order of its rows and their tree, bandwidth, smallest distances, provenance."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import descriptors
+from ..descriptors import DescriptorSpec
+from ..errors import InputError
+from ..frame import Frame
+from ..information import bandwidth_from_volume
+from ..kernels import search
+from ..kernels._jit import over_rows
+from ..kernels.order import order_of
+from ..versions import versions
+
+# A gap between layers of atoms wider than this (Å) is vacuum: no bulk phase has one.
+_VACUUM_GAP = 5.0
+
+
+def measured(rows: NDArray[np.float32], threads: int | None) -> search.Tree:
+    """Return the tree over rows that are in its order."""
+    tree = search.empty_tree(rows)
+    for level, nodes in enumerate(np.diff(tree.first).tolist()):
+        over_rows(partial(search.measure_nodes, tree, level), nodes, threads, 1)
+    return tree
+
+
+def arranged(rows: NDArray[np.float32], numbers: NDArray[np.int16], threads: int | None) -> dict[str, NDArray[Any]]:
+    """Put rows into the order of a search tree; return the fields of an `Index` that follow from it."""
+    order = order_of(rows)
+    tree = measured(rows[order], threads)
+    return {
+        "rows": tree.rows,
+        "numbers": numbers[order],
+        "order": order.astype(np.int32),
+        "node_centres": tree.centres,
+        "node_radius": tree.radius,
+        "node_spread": tree.spread,
+    }
+
+
+def bandwidth_of(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
+    if (spec.k, spec.cutoff) != (32, 5.0):
+        raise InputError(
+            f'bandwidth="auto" holds for k = 32 and a cutoff of 5 Å, not k = {spec.k} and {spec.cutoff} Å: '
+            "give a number"
+        )
+    bulk = [f for f in frames if np.all(f.pbc) and not f.has_ghosts and not _has_vacuum(f)]
+    if not bulk:
+        raise InputError(
+            'bandwidth="auto" needs frames that are periodic in three directions and hold no vacuum: give a number'
+        )
+    volume = sum(abs(np.linalg.det(np.asarray(f.cell))) for f in bulk)
+    return bandwidth_from_volume(volume / sum(np.count_nonzero(f.numbers) for f in bulk))
+
+
+def _has_vacuum(frame: Frame) -> bool:
+    inverse = np.linalg.inv(np.asarray(frame.cell))
+    fractional = np.sort((frame.positions[frame.numbers != 0] @ inverse) % 1.0, axis=0)
+    gaps = np.diff(np.vstack([fractional, fractional[:1] + 1.0]), axis=0).max(axis=0)
+    return bool((gaps / np.linalg.norm(inverse, axis=0) > _VACUUM_GAP).any())
+
+
+def pair_distances(frames: Sequence[Frame], cutoff: float) -> NDArray[np.float32]:
+    """Return the smallest distance (Å) between atoms of each pair of elements, inf where none came near."""
+    known = np.unique(np.concatenate([f.numbers for f in frames]))
+    known = known[known != 0]
+    out = np.full((len(known), len(known)), np.inf)
+    for frame in frames:
+        kinds = np.searchsorted(known, frame.numbers)
+        descriptors.minimum_distances(frame, cutoff, kinds, out)
+    symmetric: NDArray[np.float32] = np.minimum(out, out.T).astype(np.float32)
+    return symmetric
+
+
+def provenance(sources: Sequence[dict[str, Any]], automatic: bool) -> dict[str, Any]:
+    return {
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "bandwidth_rule": "volume" if automatic else "given",
+        "sources": list(sources),
+        "versions": versions(),
+    }
