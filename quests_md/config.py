@@ -38,7 +38,10 @@ class RunConfig(pydantic.BaseModel):
     overwrite
         Replace the files of an earlier run in that folder; otherwise it is refused.
     values
-        "exact": every published dH is exact.
+        "exact": every published dH is exact. "flagged", much faster: exact above `select`, for the frame's maximum and
+        in saved frames, certified upper bounds elsewhere; the decisions are the same.
+    precision
+        "double", or "single" for exact values where they decide nothing.
     threads
         Threads per rank.
     elements
@@ -65,7 +68,8 @@ class RunConfig(pydantic.BaseModel):
     save_every: pydantic.PositiveInt = 1
     output: str = "uq"
     overwrite: bool = False
-    values: Literal["exact"] = "exact"
+    values: Literal["exact", "flagged"] = "exact"
+    precision: Literal["double", "single"] = "double"
     threads: pydantic.PositiveInt = 1
     elements: Annotated[tuple[str, ...] | None, pydantic.Strict(False)] = None
     check_masses: bool = True

@@ -94,7 +94,7 @@ class DescriptorSpec:
         """
         rows, numbers = [np.empty((0, self.width))], set[int]()
         for frame in as_frames(frames):
-            numbers.update(np.unique(frame.numbers).tolist())
+            numbers.update(frame.distinct_numbers.tolist())
             self.check_elements(numbers)
             rows.append(self._compute_one(frame, threads))
         return rows[1] if len(rows) == 2 else np.concatenate(rows)
@@ -109,26 +109,73 @@ class DescriptorSpec:
 
     def _compute_one(self, frame: Frame, threads: int | None, inside: type = np.float64) -> NDArray[np.float64]:
         """Compute one frame; `inside` is the precision of the matrix behind x2: single errs by less than 1e-7 1/Å."""
-        points, _, centres = _points_of(frame, self.cutoff)
-        bins = _neighbors.bin_points(points, self.cutoff)
-        out = np.empty((len(centres), self.width))
-        if _vector.available(self.k):
-            coordinates, places = _vector.sort_points(points, bins[0])
-            places = places[centres]
+        return Environments(self, frame).compute(slice(None), threads, inside)
+
+
+class Environments:
+    """The environments of one frame: its atoms are sorted once, and descriptors computed where they are asked for.
+
+    Parameters
+    ----------
+    spec
+        What fixes the descriptor. Whether it may be left open how elements enter is not checked here.
+    frame
+        The frame; its arrays are needed until the last call of `compute`.
+
+    Attributes
+    ----------
+    centres
+        Rows of the frame that are its environments, in order.
+
+    Raises
+    ------
+    FrameError
+        Positions or cell are not finite, or the cell is singular.
+    """
+
+    def __init__(self, spec: DescriptorSpec, frame: Frame) -> None:
+        self.centres = frame.centres
+        self._spec, self._frame = spec, frame
+        points, _, places = _points_of(frame, self.centres, spec.cutoff)
+        self._bins = _neighbors.bin_points(points, spec.cutoff)
+        self._has_vectors = _vector.available(spec.k)
+        if self._has_vectors:
+            points, sorted_places = _vector.sort_points(points, self._bins[0])
+            places = sorted_places[places]
+        # Coordinates (3, m) in the order of the bins with vectors, else points (m, 3) in their own; and where the
+        # centres are in them.
+        self._points, self._places = points, places
+
+    def __len__(self) -> int:
+        return len(self.centres)
+
+    def compute(
+        self, which: slice | NDArray[np.int64], threads: int | None = None, inside: type = np.float64
+    ) -> NDArray[np.float64]:
+        """Compute the descriptors (n, d) of the environments `which`; a row depends on no other.
+
+        Raises
+        ------
+        FrameError
+            Two atoms share a place.
+        """
+        places, k, cutoff = self._places[which], self._spec.k, self._spec.cutoff
+        out = np.empty((len(places), self._spec.width))
+        if self._has_vectors:
 
             def task(first: int, last: int) -> None:
                 near = _vector.scratch(inside)
-                _vector.describe(coordinates, places[first:last], bins, self.k, self.cutoff, near, out[first:last])
+                _vector.describe(self._points, places[first:last], self._bins, k, cutoff, near, out[first:last])
         else:
 
             def task(first: int, last: int) -> None:
-                _descriptor.describe(points, centres, bins, self.k, self.cutoff, first, last, out)
+                _descriptor.describe(self._points, places, self._bins, k, cutoff, first, last, out)
 
-        over_rows(task, len(centres), threads, _BLOCK)
+        over_rows(task, len(places), threads, _BLOCK)
         # A finite sum needs finite rows: one pass without a temporary of the size of `out`.
         if not math.isfinite(float(np.sum(out))):
-            bad = frame.centres[~np.isfinite(out).all(axis=1)]
-            raise FrameError(_shared_place(frame, bad))
+            bad = self.centres[which][~np.isfinite(out).all(axis=1)]
+            raise FrameError(_shared_place(self._frame, bad))
         return out
 
 
@@ -137,27 +184,43 @@ def minimum_distances(frame: Frame, cutoff: float, kinds: NDArray[np.int64], out
 
     `kinds` (n,) is the kind of every row of the frame. The plausibility of later frames is judged by it.
     """
-    points, owner, centres = _points_of(frame, cutoff)
+    points, owner, centres = _points_of(frame, frame.centres, cutoff)
     bins = _neighbors.bin_points(points, cutoff)
     _neighbors.minimum_distances(points, kinds[owner], centres, bins, cutoff, out)
 
 
-def _points_of(frame: Frame, cutoff: float) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return all points that can be neighbours, the frame's row of each, and which points are watched."""
-    if not np.isfinite(frame.positions).all():
-        bad = np.flatnonzero(~np.isfinite(frame.positions).all(axis=1))
+def _points_of(
+    frame: Frame, centres: NDArray[np.int64], cutoff: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return all points that can be neighbours, the frame's row of each, and which points the rows `centres` are.
+
+    The points may be the frame's own positions: they are not to be written to.
+    """
+    # A finite sum needs finite positions, and takes no temporary; a sum that is not may be one that overflows.
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = float(np.sum(frame.positions))
+    if not math.isfinite(total):
+        _check_positions(frame)
+    points = np.require(frame.positions, requirements=["C", "A", "W"])  # what kernels were compiled for
+    if frame.numbers.all():
+        owner = np.arange(len(points))
+    else:
+        owner = np.flatnonzero(frame.numbers)
+        points, centres = points[owner], np.searchsorted(owner, centres)
+    if not frame.has_ghosts and np.any(frame.pbc):
+        points, atoms = _neighbors.pad_images(points, *_cell_of(frame, cutoff), cutoff)
+        owner = owner[atoms]
+    return points, owner, centres
+
+
+def _check_positions(frame: Frame) -> None:
+    bad = np.flatnonzero(~np.isfinite(frame.positions).all(axis=1))
+    if len(bad):
         assert frame.ids is not None
         raise FrameError(
             f"step {frame.step}: {len(bad)} atoms have positions that are not finite numbers "
             f"(the first is id {frame.ids[bad[0]]}); the simulation has broken down"
         )
-    owner = np.flatnonzero(frame.numbers != 0)
-    centres = np.searchsorted(owner, frame.centres)
-    points = np.ascontiguousarray(frame.positions[owner])
-    if not frame.has_ghosts and np.any(frame.pbc):
-        points, atoms = _neighbors.pad_images(points, *_cell_of(frame, cutoff), cutoff)
-        owner = owner[atoms]
-    return points, owner, centres
 
 
 def _cell_of(frame: Frame, cutoff: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
@@ -165,12 +228,12 @@ def _cell_of(frame: Frame, cutoff: float) -> tuple[NDArray[Any], NDArray[Any], N
     cell, pbc = np.array(frame.cell, dtype=np.float64), np.array(frame.pbc, dtype=bool)
     if not np.isfinite(cell).all():
         raise FrameError(f"step {frame.step}: the cell is not finite: {cell.tolist()}")
-    missing = (np.linalg.norm(cell, axis=1) == 0.0) & ~pbc
+    lengths = np.linalg.norm(cell, axis=1)
+    missing = (lengths == 0.0) & ~pbc
     if missing.any():
         # Any vectors that complete a basis do: orthonormal ones to those that are there.
         _, _, basis = np.linalg.svd(cell[~missing], full_matrices=True)
-        cell[missing] = basis[3 - missing.sum() :]
-    lengths = np.linalg.norm(cell, axis=1)
+        cell[missing], lengths[missing] = basis[3 - missing.sum() :], 1.0
     if (lengths == 0).any() or abs(np.linalg.det(cell / lengths[:, None])) < 1e-6:
         raise FrameError(f"step {frame.step}: the cell is singular, yet pbc is {pbc.tolist()}: {cell.tolist()}")
     inverse = np.linalg.inv(cell)

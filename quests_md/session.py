@@ -110,6 +110,7 @@ class Session:
                 every=config.every,
                 save_every=config.save_every,
                 values=config.values,
+                precision=config.precision,
                 threads=config.threads,
                 comm=comm,
             )
@@ -228,7 +229,9 @@ class Session:
             decision = replace(decision, stop=False)
         self.decision = decision
         self.n_evaluated += 1
-        self._last = frame.local(), decision.dH, self._info(frame, decision)
+        # The memory of the frame before serves again. Nothing refers to it: not `_last` either, while it is mixed.
+        before, self._last = self._last, None
+        self._last = frame.local(before and before[0]), decision.dH, self._info(frame, decision)
         saved = decision.save and self._frame != key
         if saved:
             self._append(self._files.candidates, *self._last)
@@ -255,6 +258,7 @@ class Session:
             "dH_max": decision.maximum,
             "dH_max_id": decision.max_id,
             "band": str(decision.band),
+            "values": decision.values,
         }
 
     def _write_row(self, frame: Frame, decision: Decision, saved: bool, seconds: float) -> None:
@@ -326,6 +330,7 @@ class Session:
             "every": monitor.every,
             "save_every": monitor.schedule.save_every,
             "values": monitor.values,
+            "precision": monitor.precision,
             "ranks": monitor.comm.size,
             "threads": monitor.threads,
             "started": self._began.isoformat(timespec="seconds"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 
+import naive
 import numpy as np
+
+from quests_md.frame import Frame
 
 PATIENCE = 20.0  # seconds; a rank that waits longer waits for one that has left
 
@@ -51,3 +54,18 @@ def run(size, function):
     for thread in threads:
         thread.join()
     return results
+
+
+def part_of(atoms, frame, owners, rank):
+    """Return what `rank` holds of a frame: the atoms it owns, then their ghosts."""
+    mine = np.flatnonzero(owners == rank)
+    positions, rows = naive.with_ghosts(atoms, mine, 5.0)
+    return Frame(
+        positions,
+        atoms.numbers[rows],
+        np.asarray(atoms.cell),
+        True,
+        ids=frame.ids[rows],
+        step=frame.step,
+        n_local=len(mine),
+    )

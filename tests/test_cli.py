@@ -205,6 +205,16 @@ def test_watch_stops_where_a_live_run_would_have_stopped(files: Path) -> None:
     assert "files in uq" in shown
 
 
+def test_watch_values_and_precision(files: Path) -> None:
+    thresholds = ("--select", "1", "--halt", "30", "--overwrite", "-o", "uq")
+    shown = [
+        run("watch", "md.xyz", "--index", "si.qindex", *thresholds, *mode).stdout
+        for mode in ((), ("--values", "flagged"), ("--precision", "single"))
+    ]
+    assert len({text.splitlines()[0] for text in shown}) == 1
+    assert json.loads(Path("uq/run.json").read_text())["precision"] == "single"
+
+
 def test_watch_every(files: Path) -> None:
     run(
         "watch",

@@ -24,7 +24,7 @@ def test_defaults(tmp_path):
     config = read(tmp_path, LEAST)
     assert (config.index, config.select, config.halt) == ("si.qindex", 5.0, 20.0)
     of_monitor, of_session = (inspect.signature(owner).parameters for owner in (Monitor, Session))
-    for name in ("every", "save_every", "values", "threads"):
+    for name in ("every", "save_every", "values", "precision", "threads"):
         assert getattr(config, name) == of_monitor[name].default, name
     for name in ("output", "overwrite"):
         assert getattr(config, name) == of_session[name].default, name
@@ -33,7 +33,7 @@ def test_defaults(tmp_path):
 def test_every_key_is_read(tmp_path):
     given = {
         "index": "a.qindex", "k": 32, "cutoff": 5.0, "select": -1.5, "halt": float("inf"), "every": 10,
-        "save_every": 100, "output": "uq", "overwrite": True, "values": "exact", "threads": 2,
+        "save_every": 100, "output": "uq", "overwrite": True, "values": "flagged", "precision": "single", "threads": 2,
         "elements": ("Si", "NULL"), "check_masses": False, "group": "mobile", "skin": 2.0,
         "length_unit": 3.405,
     }  # fmt: skip
@@ -49,7 +49,8 @@ def test_every_key_is_read(tmp_path):
         save_every = 100
         output = "uq"
         overwrite = true
-        values = "exact"
+        values = "flagged"
+        precision = "single"
         threads = 2
         elements = ["Si", "NULL"]
         check_masses = false
@@ -83,7 +84,7 @@ def test_keys_are_keywords_of_attach():
         ("save_every = true", r"save_every: input should be a valid integer, not True"),
         ("threads = -1", r"threads: .*, not -1"),
         ("overwrite = 1", r"overwrite: input should be a valid boolean, not 1"),
-        ('values = "quick"', r"values: input should be 'exact', not 'quick'"),
+        ('values = "quick"', r"values: input should be 'exact' or 'flagged', not 'quick'"),
         ('elements = "Si"', r"elements: .*, not 'Si'"),
         ("elements = [14]", r"elements.0: input should be a valid string, not 14"),
         ("length_unit = 0.0", r"length_unit: .* greater than 0"),

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from quests_md.descriptors import DescriptorSpec, minimum_distances
+from quests_md.descriptors import DescriptorSpec, Environments, minimum_distances
 from quests_md.errors import FrameError, InputError
 from quests_md.frame import Frame
 from quests_md.kernels import descriptor_vector
@@ -158,6 +158,39 @@ def test_single_precision_inside_is_good_to_1e_7(structure, name, cutoff):
     expected = naive.descriptors(atoms.positions, atoms.cell, atoms.pbc, 32, cutoff)
     single = spec(32, cutoff)._compute_one(Frame.from_atoms(atoms), 1, np.float32)
     np.testing.assert_allclose(single, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("path", ["vectors, where there are any", "plain"])
+@pytest.mark.parametrize("name", ["molten", "small", "nacl"])
+def test_a_row_does_not_depend_on_which_others_are_computed(request, structure, name, path):
+    if path == "plain":
+        request.getfixturevalue("plain")
+    atoms = structure(name)
+    frame = Frame.from_atoms(atoms, watched=np.arange(len(atoms)) % 4 != 1)
+    rows = SPEC.compute(frame)
+    environments = Environments(SPEC, frame)
+    n = len(environments)
+    assert n == len(rows) == np.count_nonzero(frame.watched)
+    np.testing.assert_array_equal(environments.centres, frame.centres)
+    for size in (1, 2, 7, n):
+        parts = [environments.compute(slice(first, first + size), 1) for first in range(0, n, size)]
+        np.testing.assert_array_equal(np.concatenate(parts), rows)
+    some = np.random.default_rng(0).integers(0, n, 2 * n)
+    np.testing.assert_array_equal(environments.compute(some, 2), rows[some])
+    assert environments.compute(some[:0]).shape == (0, SPEC.width)
+
+
+def test_positions_are_not_touched_and_may_be_read_only(structure):
+    atoms = structure("molten")
+    frame = Frame.from_atoms(atoms)
+    frame.positions = np.asfortranarray(frame.positions + 100.0)
+    frame.positions.flags.writeable = False
+    np.testing.assert_allclose(SPEC.compute(frame), SPEC.compute(atoms), rtol=0, atol=1e-9)
+
+
+def test_finite_positions_whose_sum_is_not_are_no_obstacle():
+    far = Frame(np.array([[1e308, 0, 0], [1e308, 2, 0], [1e308, 0, 2]]), np.array([14, 14, 14]))
+    assert np.isfinite(SPEC.compute(far)).all()
 
 
 @pytest.mark.parametrize("crystal", [bulk("Cu"), bulk("Si"), bulk("Fe"), bulk("Mg")], ids=lambda a: str(a.symbols))

@@ -77,7 +77,8 @@ def test_saved_frames(index, folder):
     for atoms, decision, scale in zip(saved, decisions[1::2], (CANDIDATE, HALTING), strict=True):
         assert atoms.info == {
             "run": 1, "step": decision.step, "time": 0.001 * decision.step, "band": decision.band.value,
-            "dH_max": decision.maximum, "dH_max_id": decision.max_id, "model_energy": -1 / 3,
+            "dH_max": decision.maximum, "dH_max_id": decision.max_id, "values": "exact",
+            "model_energy": -1 / 3,
         }  # fmt: skip
         np.testing.assert_array_equal(atoms.positions, atoms_of(scale).positions)
         np.testing.assert_array_equal(atoms.arrays["dH"], decision.dH)

@@ -26,6 +26,20 @@ __all__ = ["watch_command"]
 @click.option("--save-every", default=1, show_default=True, help="Least number of steps between saved candidates.")
 @click.option("-o", "--output", default="uq", show_default=True, help="Folder for the files of the run.")
 @click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run in that folder.")
+@click.option(
+    "--values",
+    default="exact",
+    show_default=True,
+    type=click.Choice(["exact", "flagged"]),
+    help="flagged: exact dH above select only, upper bounds elsewhere; faster, and decides the same.",
+)
+@click.option(
+    "--precision",
+    default="double",
+    show_default=True,
+    type=click.Choice(["double", "single"]),
+    help="Of exact dH where it decides nothing.",
+)
 @click.option("--threads", default=1, show_default=True, help="Threads to use.")
 def watch_command(trajectory: str, **values: Any) -> None:
     """Replay a trajectory through the monitor, as if it were running now.

@@ -50,7 +50,8 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
     Attributes
     ----------
     dH
-        (n,) dH in nats at the last evaluation, or None before it; ``session.decision.step`` is its step.
+        (n,) dH in nats at the last evaluation, or None before it; ``session.decision.step`` is its step, and
+        ``session.decision.values`` says whether upper bounds are among them.
 
     Raises
     ------
@@ -165,7 +166,8 @@ class MonitorObserver:
     Attributes
     ----------
     dH
-        (n,) dH in nats at the last evaluation, or None before it; ``session.decision.step`` is its step.
+        (n,) dH in nats at the last evaluation, or None before it; ``session.decision.step`` is its step, and
+        ``session.decision.values`` says whether upper bounds are among them.
 
     Raises
     ------

@@ -7,8 +7,9 @@ In an input script of a LAMMPS with the PYTHON package::
     fix watch all python/invoke 10 end_of_step quests_step
 
 Either way LAMMPS itself then sees, per atom, ``d_dH`` (nats, of the last evaluation; 0 before it and for atoms that
-are not watched) and the global values ``f_quests[1]`` ... ``f_quests[6]``: maximum and mean of dH, number of atoms
-above `select` and above `halt`, step of the last evaluation (−1 before it), frames saved.
+are not watched; with ``values = "flagged"`` an upper bound for most atoms that are not above `select`) and the global
+values ``f_quests[1]`` ... ``f_quests[6]``: maximum and mean of dH, number of atoms above `select` and above `halt`,
+step of the last evaluation (−1 before it), frames saved.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ class Watch:
         target = self._library.vector("d_dH", len(decision.dH))
         np.copyto(target, decision.dH)
         target[np.isnan(target)] = 0.0
-        mean = decision.mean if decision.n else 0.0
+        mean = 0.0 if np.isnan(decision.mean) else decision.mean  # there are no atoms to take it from
         values = (decision.maximum, mean, decision.n_select, decision.n_halt, decision.step, self.session.n_saved)
         self._set_values(values)
 
@@ -197,6 +198,7 @@ def attach(
     output: str | os.PathLike[str] | None = None,
     overwrite: bool | None = None,
     values: str | None = None,
+    precision: str | None = None,
     threads: int | None = None,
     group: str | None = None,
     check_masses: bool | None = None,
@@ -218,8 +220,8 @@ def attach(
         replace those of the configuration.
     elements
         Chemical symbol of every atom type in order; "NULL" for types that are no atoms.
-    k, cutoff, select, halt, every, save_every, output, overwrite, values, threads, group, check_masses, skin, \
-    length_unit
+    k, cutoff, select, halt, every, save_every, output, overwrite, values, precision, threads, group, check_masses, \
+    skin, length_unit
         See `RunConfig`.
 
     Returns
@@ -238,7 +240,8 @@ def attach(
     given = {
         "elements": elements, "k": k, "cutoff": cutoff, "select": select, "halt": halt,
         "every": every, "save_every": save_every,
-        "output": output, "overwrite": overwrite, "values": values, "threads": threads, "group": group,
+        "output": output, "overwrite": overwrite, "values": values, "precision": precision, "threads": threads,
+        "group": group,
         "check_masses": check_masses, "skin": skin, "length_unit": length_unit,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}

@@ -41,12 +41,16 @@ class Decision:
     maximum, max_id
         Largest dH (nats) and the id of its atom; −inf and −1 if no atom is watched.
     mean, q50, q99
-        Mean, median and 99 % quantile of dH. A quantile is that of a histogram, within 0.07·(1 + |dH|) nats of the
-        dH that as many atoms do not exceed; it ends at 8e4 nats.
+        Mean, median and 99 % quantile of dH: of all watched atoms, or with ``Monitor(values="flagged")`` of the
+        sample, about 128 of them; nan if there are none. A quantile is that of a histogram, within 0.07·(1 + |dH|)
+        nats of the dH that as many atoms do not exceed; it ends at 8e4 nats.
     n, n_select, n_halt
         Watched atoms, and how many lie above each threshold.
     dH
         (n_local,) dH of this rank's atoms; nan for atoms that are not watched.
+    values
+        What `dH` holds. "exact": every value is exact. "flagged": those above `select` and the frame's maximum are;
+        the others are certified upper bounds, none above `select` and none above the maximum.
     seconds
         What the evaluation took on this rank.
     """
@@ -66,4 +70,5 @@ class Decision:
     n_select: int = 0
     n_halt: int = 0
     dH: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    values: str = "exact"
     seconds: float = 0.0

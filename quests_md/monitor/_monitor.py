@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +15,16 @@ from ..comm import Comm, Serial, raise_together
 from ..errors import FrameError, InputError, MonitorError
 from ..frame import Frame
 from ..index import Reference
-from ..index._index import check_elements
+from ..information import Precision
 from ._decision import Band, Decision
+from ._evaluation import Evaluation, compute_in_single
+from ._flagged import Flagged
 from ._schedule import Schedule
 from ._summary import Summary, combine, summarise
 
 __all__ = ["Monitor"]
+
+_T = TypeVar("_T")
 
 
 class Monitor:
@@ -36,7 +42,12 @@ class Monitor:
     save_every
         Save candidates at least this many steps apart; a frame that halts is always saved.
     values
-        "exact": every published dH is exact.
+        "exact": every published dH is exact. "flagged", much faster: exact above `select`, for the frame's maximum and
+        in saved frames; the others are certified upper bounds, never above `select`, and mean and quantiles are those
+        of a fixed sample of about 128 atoms. Maximum, counts, bands and decisions are the same.
+    precision
+        Of exact values. "single" errs by less than max(1e-4, 1e-6·|dH|) nats where that decides nothing: near a
+        threshold, for the maximum and in saved frames dH is that of "double". "flagged" values are always in double.
     threads
         Threads per rank; 1 by default, for the simulation has the other cores.
     comm
@@ -45,7 +56,7 @@ class Monitor:
     Raises
     ------
     InputError
-        A threshold is not a number, or `select` is above `halt`.
+        A threshold is not a number, `select` is above `halt`, or there is no such choice.
     """
 
     def __init__(
@@ -57,6 +68,7 @@ class Monitor:
         every: int = 1,
         save_every: int = 1,
         values: str = "exact",
+        precision: Precision = "double",
         threads: int | None = 1,
         comm: Comm | None = None,
     ) -> None:
@@ -65,15 +77,19 @@ class Monitor:
                 raise InputError(f"{name} must be a number of nats, not {value!r}")
         if select > halt:
             raise InputError(f"select = {select} lies above halt = {halt}: candidates lie between the two")
-        if values != "exact":
-            raise InputError(f'values must be "exact", not {values!r}')
+        if values not in ("exact", "flagged"):
+            raise InputError(f'values must be "exact" or "flagged", not {values!r}')
+        if precision not in ("double", "single"):
+            raise InputError(f'precision must be "double" or "single", not {precision!r}')
         self.index = index
         self.select = float(select)
         self.halt = float(halt)
         self.values = values
+        self.precision = precision
         self.threads = threads
         self.schedule = Schedule(every, save_every)
         self.comm = Serial() if comm is None else comm
+        self._flagged = Flagged() if values == "flagged" else None
 
     @property
     def every(self) -> int:
@@ -89,15 +105,25 @@ class Monitor:
         for turn in (0, 1):
             error: Exception | None = None
             if (self.comm.rank == 0) == (turn == 0):
-                two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([1, 1]), np.eye(3) * 9.0, True)
                 try:
-                    self.index.log_kernel_sum(self.index.spec.compute(two, 1), 1)
+                    self._ask_once()
                 except Exception as caught:  # noqa: BLE001 - a compiler that fails on one rank ends all of them
                     error = caught
             raise_together(self.comm, error)
 
+    def _ask_once(self) -> None:
+        two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([1, 1]), np.eye(3) * 9.0, True)
+        rows = self.index.spec.compute(two, 1)
+        self.index.log_kernel_sum(rows, 1)
+        if self._flagged is not None:
+            self.index.upper_bound(rows, 0.0, np.full(len(rows), -1, np.int32), 1)
+        elif self.precision == "single":
+            self.index.log_kernel_sum(rows, 1, precision="single")
+
     def measure(self, frame: Frame) -> NDArray[np.float64]:
-        """Compute dH of this rank's atoms, nan for those not watched. Nothing is decided.
+        """Compute dH of this rank's atoms, all exactly and in double precision; nan for those not watched.
+
+        Nothing is decided.
 
         Raises
         ------
@@ -106,18 +132,9 @@ class Monitor:
         FrameError
             The frame has no descriptor.
         """
-        if not self.index.ready:
-            raise MonitorError("the reference is not ready yet")
-        check_elements(self.index.elements, np.unique(frame.numbers))
-        assert frame.n_local is not None
-        dH = np.full(frame.n_local, np.nan)
-        centres = frame.centres
-        if len(centres):
-            rows = self.index.spec.compute(frame, self.threads)
-            dH[centres] = -self.index.log_kernel_sum(rows, self.threads)
-            if np.isnan(dH[centres]).any():
-                raise MonitorError("the reference gave a dH that is not a number")
-        return dH
+        evaluation = Evaluation(self.index, frame, self.threads)
+        evaluation.complete()
+        return evaluation.of_atoms()
 
     def observe(self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None) -> Decision:
         """Evaluate a frame if it is due, and decide; the same decision on every rank.
@@ -141,20 +158,50 @@ class Monitor:
         if not self.due(step):
             return Decision(step, evaluated=False)
         started = time.perf_counter()
-        dH, values, ids = np.empty(0), np.empty(0), np.empty(0, np.int64)
-        if error is None and frame is not None:
-            try:
-                dH = self.measure(frame)
-                centres = frame.centres
-                assert frame.ids is not None
-                values, ids = dH[centres], frame.ids[centres]
-            except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
-                error = caught
-        vector = summarise(values, ids, self.select, self.halt, error is not None)
+        work = _Work(error)
+        evaluation = work.do(lambda: self._begin(frame))
+        if self._flagged is not None and self._flagged.share is None:
+            n = self._agree(step, work.error, 0 if evaluation is None else len(evaluation))
+            if n:
+                self._flagged.choose_share(n)
+        vector = work.do(lambda: self._summarise(evaluation))
+        if vector is None:
+            vector = summarise(np.empty(0), np.empty(0, np.int64), self.select, self.halt, True)
         summary = combine(self.comm.allgather(vector))
         if summary.failed:
-            self._fail(summary.failed[0], step, error)
-        return self._decide(step, summary, dH, started)
+            self._fail(summary.failed[0], step, work.error)
+        decision = self._decide(step, summary)
+        assert evaluation is not None
+        values = self.values
+        if decision.save and (values, self.precision) != ("exact", "double"):
+            work.do(evaluation.complete)
+            self._agree(step, work.error)
+            values = "exact"
+        dH = evaluation.of_atoms()
+        return replace(decision, dH=dH, values=values, seconds=time.perf_counter() - started)
+
+    def _begin(self, frame: Frame | None) -> Evaluation:
+        assert frame is not None
+        return Evaluation(self.index, frame, self.threads)
+
+    def _summarise(self, evaluation: Evaluation | None) -> NDArray[np.float64]:
+        """Compute what must be known of a frame, and return this rank's vector."""
+        assert evaluation is not None
+        sample = None
+        if self._flagged is not None:
+            sample = self._flagged.compute(evaluation, self.select)
+        elif self.precision == "single":
+            compute_in_single(evaluation, self.select, self.halt)
+        else:
+            evaluation.complete()
+        return summarise(evaluation.dH, evaluation.ids, self.select, self.halt, False, sample)
+
+    def _agree(self, step: int, error: Exception | None, count: int = 0) -> int:
+        """Return the sum of the ranks' counts; or raise the same error on all of them, if any brings one."""
+        vectors = self.comm.allgather(np.array([error is not None, count], dtype=np.float64))
+        if vectors[:, 0].any():
+            self._fail(int(np.flatnonzero(vectors[:, 0])[0]), step, error)
+        return int(vectors[:, 1].sum())
 
     def _fail(self, first: int, step: int, error: Exception | None) -> None:
         """Raise the same error on all ranks; called on all ranks."""
@@ -165,7 +212,8 @@ class Monitor:
         failure.implausible = text.startswith(f"{FrameError.__name__}:")
         raise failure from error
 
-    def _decide(self, step: int, summary: Summary, dH: NDArray[np.float64], started: float) -> Decision:
+    def _decide(self, step: int, summary: Summary) -> Decision:
+        """Return the decision, which lacks only what differs between ranks."""
         band, reasons = Band.COVERED, []
         if summary.maximum > self.select:
             band = Band.HALT if summary.maximum > self.halt else Band.CANDIDATE
@@ -186,7 +234,21 @@ class Monitor:
             reasons=tuple(reasons),
             save=save,
             stop=band is Band.HALT,
-            dH=dH,
-            seconds=time.perf_counter() - started,
             **shared,
         )
+
+
+class _Work:
+    """Does one thing after the other until one fails, and keeps that error: the other ranks must hear of it."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def do(self, act: Callable[[], _T]) -> _T | None:
+        """Return what comes of `act`; None if it, or something before it, failed."""
+        if self.error is None:
+            try:
+                return act()
+            except Exception as caught:  # noqa: BLE001 - whatever it is
+                self.error = caught
+        return None
