@@ -14,6 +14,7 @@ from ..errors import FrameError, InputError, MonitorError
 from ..frame import Frame
 from ..index import Reference
 from ..index._index import check_elements
+from ..kernels._jit import announce_compiling
 from ._decision import Band, Decision
 from ._schedule import Schedule
 from ._summary import Summary, combine, summarise
@@ -86,6 +87,8 @@ class Monitor:
 
     def warm_up(self) -> None:
         """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others."""
+        if self.comm.rank == 0:
+            announce_compiling()
         for turn in (0, 1):
             error: Exception | None = None
             if (self.comm.rank == 0) == (turn == 0):
