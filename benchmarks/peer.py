@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
+from numba.core.errors import NumbaPerformanceWarning
 from quests.entropy import delta_entropy
 
 from .timing import seconds
 
 __all__ = ["BANDWIDTH", "DEFAULT_BATCH", "best_batch", "delta_entropy"]
+
+warnings.simplefilter("ignore", NumbaPerformanceWarning)  # of quests, which multiplies slices of arrays
 
 BANDWIDTH = 0.015
 DEFAULT_BATCH = 20000

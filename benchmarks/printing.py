@@ -27,8 +27,9 @@ def head(title: str, *packages: str) -> None:
 def target(what: str, value: float, limit: float, unit: str, *, least: bool = False) -> bool:
     """Print a target of the issue, what was measured, and whether it is met; return that."""
     met = value >= limit if least else value <= limit
-    sign = "≥" if least else "≤"
-    print(f"  {'met   ' if met else 'MISSED'}  {what}: {value:.3g} {unit} (target {sign} {limit:g} {unit})", flush=True)
+    sign, unit = "≥" if least else "≤", f" {unit}" if unit else ""
+    number = str(value) if isinstance(value, int) else f"{value:.3g}"
+    print(f"  {'met   ' if met else 'MISSED'}  {what}: {number}{unit} (target {sign} {limit:g}{unit})", flush=True)
     return met
 
 
