@@ -60,12 +60,20 @@ class Lammps:
         """Move the atoms."""
         self.module.command(f"run {steps}")
 
-    def positions(self) -> NDArray[np.float64]:
-        """Return a copy of the positions (n, 3) in Å, atoms by id."""
+    def read(self, name: str = "x") -> NDArray[np.float64]:
+        """Return a copy of positions ("x", Å) or velocities ("v"), (n, 3), atoms by id."""
+        values, order = self._array(name)
+        return values[order]
+
+    def write(self, name: str, values: NDArray[np.float64]) -> None:
+        """Set what `read` returns."""
+        array, order = self._array(name)
+        array[order] = values
+
+    def _array(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return LAMMPS's own array and the order of its rows by id."""
         arrays, n = self.module.numpy, self.module.extract_setting("nlocal")
-        order = np.argsort(arrays.extract_atom("id")[:n])
-        positions: NDArray[np.float64] = np.array(arrays.extract_atom("x")[:n])[order]
-        return positions
+        return arrays.extract_atom(name)[:n], np.argsort(arrays.extract_atom("id")[:n])
 
     def close(self) -> None:
         """End it."""
@@ -79,7 +87,7 @@ def sample(cells: int, temperature: float, seed: int, n: int, apart: int) -> NDA
     frames = []
     for _ in range(n):
         lammps.run(apart)
-        frames.append(lammps.positions())
+        frames.append(lammps.read())
     lammps.close()
     return np.array(frames)
 
