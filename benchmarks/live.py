@@ -17,15 +17,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from quests_md import Index
 from quests_md.errors import QuestsError
 from quests_md.hosts.lammps import attach
 
-from .peer import BANDWIDTH
 from .printing import head, target
-from .silicon import Lammps, cache_folder, cached, frames_of, sample
+from .silicon import Lammps, cache_folder, md_index
 
 CELLS = 8  # 4096 atoms
 ATOMS = 8 * CELLS**3
@@ -89,22 +86,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="of every run, after one to warm up (%(default)s)")
     options = parser.parse_args()
     head("What watching costs LAMMPS: 4096 silicon atoms, 300 K, every step evaluated", "lammps")
-    index = _index(options.data)
+    index = md_index(options.data, "live", REFERENCES)
     start = _start()
     print(f"one rank, one thread; {len(index)} references, select = {SELECT:g}; medians of {options.turns} turns")
     variants = _variants(options.values, options.precisions)
     for potential in options.potentials:
         with tempfile.TemporaryDirectory() as folder:
             _measure(Path(folder), potential, start, index, variants, options.turns)
-
-
-def _index(folder: Path) -> Index:
-    """Return an index that was saved and opened, as a run has it."""
-    settings = {"cells": 5, "apart": 50}
-    parts = [cached(folder, "live", sample, temperature=t, seed=t, n=n, **settings) for t, n in REFERENCES.items()]
-    path = folder / "live.qindex"
-    Index.build(frames_of(np.concatenate(parts)), bandwidth=BANDWIDTH, threads=1).save(path)
-    return Index.open(path)
 
 
 def _start() -> dict[str, Any]:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quests_md import Frame
+from quests_md import Frame, Index
 
-__all__ = ["SIDE", "Lammps", "cache_folder", "cached", "frames_of", "sample"]
+from .peer import BANDWIDTH
+
+__all__ = ["SIDE", "Lammps", "cache_folder", "cached", "crystal", "frames_of", "md_index", "sample"]
 
 SIDE = 5.431  # Å, of the cubic cell of 8 atoms
 TIMESTEP = 0.001  # ps
@@ -98,6 +100,24 @@ def frames_of(positions: NDArray[np.float64], watched: NDArray[np.bool_] | None 
     cell, numbers = np.eye(3) * SIDE * round((n_atoms / 8) ** (1 / 3)), np.full(n_atoms, 14)
     masks: Any = [None] * len(positions) if watched is None else watched
     return [Frame(x, numbers, cell, True, watched=mask) for x, mask in zip(positions, masks, strict=True)]
+
+
+def crystal(cells: int, scale: float, seed: int, n: int = 1) -> list[Frame]:
+    """Return n frames of `cells`³ cubic cells whose atoms are displaced at random, by `scale` Å in each direction."""
+    corners = np.stack(np.meshgrid(*[np.arange(cells)] * 3, indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    basis = np.array([[0, 0, 0], [0, 2, 2], [2, 0, 2], [2, 2, 0], [1, 1, 1], [1, 3, 3], [3, 1, 3], [3, 3, 1]]) / 4.0
+    perfect = SIDE * (corners + basis).reshape(-1, 3)
+    rng = np.random.default_rng(seed)
+    return frames_of(np.array([perfect + rng.normal(0.0, scale, perfect.shape) for _ in range(n)]))
+
+
+def md_index(folder: Path, name: str, frames: dict[int, int]) -> Index:
+    """Return an opened index of frames of 1000 atoms, 50 fs apart: how many at each temperature (K)."""
+    settings = {"cells": 5, "apart": 50}
+    parts = [cached(folder, "md", sample, temperature=t, seed=t, n=n, **settings) for t, n in frames.items()]
+    path = folder / f"{name}.qindex"
+    Index.build(frames_of(np.concatenate(parts)), bandwidth=BANDWIDTH, threads=1).save(path)
+    return Index.open(path)
 
 
 def cache_folder() -> Path:
