@@ -23,7 +23,8 @@ NEAR = 1e-3  # nats from the threshold
 
 def main(pool: Pool, queries: dict[int, Any], decide: Callable[..., Any]) -> None:
     """Print how many decisions are wrong, and how many were close."""
-    print(f"\nAre they right? {FRAMES} frames of each stream, thresholds {', '.join(f'{t:g}' for t in THRESHOLDS)}")
+    thresholds = ", ".join(f"{t:g}" for t in THRESHOLDS)
+    print(f"\nAre they right? {FRAMES} frames of each stream; thresholds {thresholds} and the median dH of the stream")
     print(f"  references  stream   decisions    above   within {NEAR:g}   wrong   wrong, bounds   exceeds: wrong")
     total = dict.fromkeys(("decisions", "near", "wrong", "below", "exceeds", "rounded"), 0)
     for n in REFERENCES:
@@ -44,7 +45,7 @@ def main(pool: Pool, queries: dict[int, Any], decide: Callable[..., Any]) -> Non
 
 
 def _check(index: Any, reference: Any, frames: Any, decide: Callable[..., Any]) -> dict[str, int]:
-    """Count over the frames of a stream and all thresholds.
+    """Count over the frames of a stream and all thresholds, one of which half of the atoms exceed.
 
     The truth is a sum in double precision over the rows that the index holds, which are float32; "rounded" counts
     where that decides otherwise than the descriptors in double precision do.
@@ -54,7 +55,7 @@ def _check(index: Any, reference: Any, frames: Any, decide: Callable[..., Any]) 
     flat = frames.reshape(-1, frames.shape[2])
     exact = delta_entropy(flat - index.centre, held, BANDWIDTH, threads=1).reshape(frames.shape[:2])
     unrounded = delta_entropy(flat, reference, BANDWIDTH, threads=1).reshape(frames.shape[:2])
-    for threshold in THRESHOLDS:
+    for threshold in (*THRESHOLDS, float(np.median(exact))):
         memory = np.full(frames.shape[1], -1, np.int32)
         for rows, truth, other in zip(frames, exact, unrounded, strict=True):
             bounds = decide(index, rows, threshold, memory)
