@@ -1,95 +1,38 @@
-"""Print what a descriptor and an exact dH cost per environment, in quests_md and in ``quests``."""
+"""``python -m benchmarks NAME [options]``: run one benchmark; without a name, print all names."""
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import subprocess
 import sys
-from importlib.metadata import version
-from typing import Any
+from importlib import import_module
 
-DIMENSION = 63  # columns of the descriptor, 2k − 1
-OPERATIONS = 2  # a product and a sum per column
+from .timing import THREADS
 
-HEAD = "µs per environment, medians"
-# (what it is, ours, theirs, precision of the arithmetic)
-ROWS = [
-    ("descriptor, float64 inside", "descriptor", "descriptor quests", "double"),
-    ("descriptor, float32 inside", "descriptor f32", "descriptor quests", "single"),
-    ("dH, float64 rows", "dH", "dH quests", "double"),
-    ("  quests at its best", "dH", "dH quests best", "double"),
-    ("dH, index, double", "dH index", "dH quests", "double"),
-    ("  quests at its best", "dH index", "dH quests best", "double"),
-    ("dH, index, single", "dH index single", "dH quests", "single"),
-    ("  quests at its best", "dH index single", "dH quests best", "single"),
-]
+# name: (what it measures, threads of numba and of BLAS; None: the benchmark starts processes and sets them there)
+NAMES: dict[str, tuple[str, int | None]] = {
+    "environments": ("µs per environment of descriptors and exact dH, beside quests", None),
+    "decision": ("µs per atom-step of the certified decision in MD, beside quests; and whether it is right", 1),
+    "live": ("what watching costs LAMMPS, 4096 atoms at every step, beside SNAP and Stillinger-Weber", 1),
+    "growth": ("cost per atom from 10³ to 10⁶ atoms; building, saving and opening an index of 10⁵ and 10⁶", 1),
+    "million": ("a million atoms in LAMMPS on two ranks: time and memory of an evaluation", 1),
+    "start": ("importing, the first evaluation, and what compiling costs", None),
+    "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
+}
 
 
 def main() -> None:
-    """Measure with one thread and with all cores, and print a table for each."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    packages = ", ".join(f"{name} {version(name)}" for name in ("quests_md", "quests", "numba", "numpy"))
-    load, python = os.getloadavg()[0], platform.python_version()
-    print(f"{_processor()}, {cores} cores, load {load:.1f} before; Python {python}")
-    print(packages)
-    for threads in sorted({1, cores}):
-        _print(threads, _run(threads))
-
-
-def _run(threads: int) -> dict[str, Any]:
-    names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = os.environ | dict.fromkeys(names, str(threads))
-    command = [sys.executable, "-m", "benchmarks.measure", str(threads)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
-def _print(threads: int, result: dict[str, Any]) -> None:
-    peaks = " and ".join(f"{value / 1e9:.0f} ({name})" for name, value in result["flops"].items())
-    memory = result["bytes"] / 1e9
-    print(
-        f"\n{threads} thread{'s' if threads > 1 else ''}; measured peaks: {peaks} Gflop/s in matrix products, "
-        f"{memory:.1f} GB/s (one thread)"
-    )
-    print(f"{HEAD:<36}{'quests_md':>11}{'quests':>11}{'ratio':>8}{'floor':>8}  max difference")
-    for system in result["systems"]:
-        micro = system["microseconds"]
-        print(
-            f"{system['name']}: descriptors of {system['n_large']} environments; "
-            f"dH of {system['n_query']}, {system['n_reference']} references"
-        )
-        for row, ours, theirs, precision in ROWS:
-            floor = f"{_floor(system, result, precision):.0f}" if ours.startswith("dH") else "—"
-            label = f"{row}, batch {system['batch']}" if "best" in row else row
-            print(
-                f"  {label:<34}{micro[ours]:>11.2f}{micro[theirs]:>11.1f}{micro[theirs] / micro[ours]:>8.2f}"
-                f"{floor:>8}  {system['agreement'][ours]:.1e}"
-            )
-        if system["infinite"]:
-            print(f"  (quests: inf for {system['infinite']} environments; the difference is over the others)")
-
-
-def _floor(system: dict[str, Any], result: dict[str, Any], precision: str) -> float:
-    """Return the µs per environment of a sum over all references, at the measured peaks.
-
-    The larger of: 2·63·n_reference operations at the rate of a matrix product by BLAS with the threads used, and
-    reading the references once for all queries. The exponentials are not counted.
-    """
-    n = system["n_reference"]
-    compute = OPERATIONS * DIMENSION * n / result["flops"][precision]
-    read = 8 * DIMENSION * n / system["n_query"] / result["bytes"]
-    return 1e6 * max(compute, read)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    """Run the benchmark that the command line names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in NAMES:
+        print("usage: python -m benchmarks NAME [options]; NAME --help lists the options\n")
+        for known, (what, _) in NAMES.items():
+            print(f"  {known:<14}{what}")
+        raise SystemExit(0 if name in ("", "-h", "--help") else 2)
+    threads = NAMES[name][1]
+    if threads is not None:  # before numba or a BLAS is loaded: they read these once
+        os.environ.update(dict.fromkeys(THREADS, str(threads)))
+    sys.argv[:2] = [f"python -m benchmarks {name}"]
+    import_module(f".{name}", __package__).main()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How much of a held-out set lies outside of its own training set: the table of docs/method.md.
 
-python -m benchmarks.overlap Si_training.extxyz Si_test.extxyz
+python -m benchmarks overlap Si_training.extxyz Si_test.extxyz
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from quests_md import DescriptorSpec, delta_entropy
 from quests_md.sources import read_frames
 
 
-def main(training: str, test: str) -> None:
+def main() -> None:
+    """Print the table for the two files that the command line names."""
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    training, test = sys.argv[1:]
     spec = DescriptorSpec()
     reference = spec.compute(read_frames(training))
     frames = [spec.compute(frame) for frame in read_frames(test)]
@@ -23,9 +27,3 @@ def main(training: str, test: str) -> None:
         above = [delta_entropy(rows, reference, bandwidth) > 0 for rows in frames]
         environments, whole = np.concatenate(above).mean(), np.mean([mask.any() for mask in above])
         print(f"{bandwidth:15.3f}   {100 * environments:22.1f} %   {100 * whole:36.0f} %")
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        raise SystemExit(__doc__)
-    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The cache of compiled kernels: found again, never out of date, and not needed."""
+"""The cache of compiled kernels: found again, never out of date, not needed; and who says that something compiles."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numba
 import pytest
+from watched import build_index
+
+from quests_md import Monitor
+from quests_md.kernels._jit import announce_compiling
 
 PACKAGE = Path(__file__).parent.parent / "quests_md"
 CODE = """
 import numpy as np
 from quests_md.information import log_kernel_sum
 from quests_md.kernels import kernel_sum
+from quests_md.kernels._jit import announce_compiling
+announce_compiling()
+announce_compiling()
 value = log_kernel_sum(np.ones((1, 4)), np.ones((3, 4)), 0.1)
 print(round(float(np.exp(value[0])), 6), sum(kernel_sum.log_kernel_sum.stats.cache_hits.values()))
 """
@@ -33,17 +42,26 @@ def run(root, **environment):
         [sys.executable, "-c", CODE], cwd=root, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return done.stdout.split(), done.stderr.splitlines()
+
+
+def announces(lines, text="compiling once for this machine"):
+    """Return whether all that was said on stderr is one line with this text."""
+    return len(lines) == 1 and lines[0].startswith(f"quests_md: {text}, about ")
 
 
 def test_kernels_are_found_again_and_never_out_of_date(copy):
     cache = {"NUMBA_CACHE_DIR": str(copy / "cache")}
-    assert run(copy, **cache) == ["3.0", "0"]
-    assert run(copy, **cache) == ["3.0", "1"]
+    values, said = run(copy, **cache)
+    assert values == ["3.0", "0"]
+    assert announces(said)
+    assert run(copy, **cache) == (["3.0", "1"], [])
     # A helper in the same file and one in another: numba would notice the first change only.
     other = copy / "quests_md" / "kernels" / "neighbors.py"
     other.write_text(other.read_text() + "\n# changed\n")
-    assert run(copy, **cache) == ["3.0", "0"]
+    values, said = run(copy, **cache)
+    assert values == ["3.0", "0"]
+    assert announces(said)
 
 
 def test_no_writable_folder_is_not_fatal(copy):
@@ -52,5 +70,23 @@ def test_no_writable_folder_is_not_fatal(copy):
     pycache = copy / "quests_md" / "kernels" / "__pycache__"
     pycache.write_text("")
     where = str(copy / "file")
-    value, hits = run(copy, HOME=where, XDG_CACHE_HOME=where, NUMBA_CACHE_DIR="", PYTHONDONTWRITEBYTECODE="1")
-    assert (value, hits) == ("3.0", "0")
+    values, said = run(copy, HOME=where, XDG_CACHE_HOME=where, NUMBA_CACHE_DIR="", PYTHONDONTWRITEBYTECODE="1")
+    assert values == ["3.0", "0"]
+    assert announces(said, "compiling")
+    assert "NUMBA_CACHE_DIR" in said[0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_rank_announces(rank, monkeypatch):
+    asked = []
+    monkeypatch.setattr("quests_md.monitor._monitor.announce_compiling", lambda: asked.append(rank))
+    monitor = Monitor(build_index(), select=0.0, halt=1.0)
+    monitor.comm = SimpleNamespace(rank=rank, allgather=lambda vector: vector[None])
+    monitor.warm_up()
+    assert asked == [0][: 1 - rank]
+
+
+def test_kernels_of_others_are_not_announced(capfd):
+    announce_compiling()
+    numba.njit(lambda x: x + 1)(1)
+    assert capfd.readouterr().err == ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -15,9 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
 
 # Plain fastmath=True also promises "no inf, no nan", but the logarithm of an empty kernel sum, -inf, is an answer.
 _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
+
+# Seconds that compiling takes before a watched run, roughly; `python -m benchmarks start` measures it.
+_COMPILING = 20
+_kept = True  # whether there is a folder that keeps what is compiled
 
 
 @lru_cache(maxsize=1)
@@ -40,6 +46,8 @@ def kernel(function: Callable[..., Any]) -> Any:
     except RuntimeError as error:  # numba's word for "no writable folder for the cache"
         if "cannot cache" not in str(error):
             raise
+        global _kept
+        _kept = False
         return numba.njit(**options)(function)
 
 
@@ -49,6 +57,32 @@ def inlined(function: Callable[..., Any]) -> Any:
     For small functions of a hot loop that take many arrays: a call counts references to each of them, up and down.
     """
     return numba.njit(inline="always")(function)
+
+
+class _Announcer(event.Listener):  # type: ignore[misc] # numba has no types
+    """Says, once, that a kernel is about to be compiled: numba tells when none is kept that fits."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def on_start(self, happening: Any) -> None:
+        ours = happening.data["dispatcher"].py_func.__module__.startswith(f"{__package__}.")
+        if not ours or self._said:
+            return
+        self._said = True
+        text = f"compiling once for this machine, about {_COMPILING} s ..."
+        if not _kept:
+            text = f"compiling, about {_COMPILING} s; NUMBA_CACHE_DIR can name a folder that keeps the result ..."
+        print(f"quests_md: {text}", file=sys.stderr, flush=True)
+
+    def on_end(self, happening: Any) -> None:
+        pass
+
+
+@lru_cache(maxsize=1)
+def announce_compiling() -> None:
+    """Say on stderr, from now on, when a kernel has to be compiled; only once, for they are compiled in a row."""
+    event.register("numba:compile", _Announcer())
 
 
 def all_cores() -> int:

@@ -16,6 +16,7 @@ from ..errors import FrameError, InputError, MonitorError
 from ..frame import Frame
 from ..index import Reference
 from ..information import Precision
+from ..kernels._jit import announce_compiling
 from ._decision import Band, Decision
 from ._evaluation import Evaluation, compute_in_single
 from ._flagged import Flagged
@@ -102,6 +103,8 @@ class Monitor:
 
     def warm_up(self) -> None:
         """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others."""
+        if self.comm.rank == 0:
+            announce_compiling()
         for turn in (0, 1):
             error: Exception | None = None
             if (self.comm.rank == 0) == (turn == 0):
@@ -114,7 +117,8 @@ class Monitor:
     def _ask_once(self) -> None:
         two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([1, 1]), np.eye(3) * 9.0, True)
         rows = self.index.spec.compute(two, 1)
-        self.index.log_kernel_sum(rows, 1)
+        for times in (1, 50):  # a large index has one way for few queries, and another for many
+            self.index.log_kernel_sum(np.repeat(rows, times, axis=0), 1)
         if self._flagged is not None:
             self.index.upper_bound(rows, 0.0, np.full(len(rows), -1, np.int32), 1)
         elif self.precision == "single":
