@@ -209,10 +209,10 @@ def test_watch_values_and_precision(files: Path) -> None:
     thresholds = ("--select", "1", "--halt", "30", "--overwrite", "-o", "uq")
     shown = [
         run("watch", "md.xyz", "--index", "si.qindex", *thresholds, *mode).stdout
-        for mode in ((), ("--values", "flagged"), ("--precision", "single"))
+        for mode in ((), ("--values", "flagged"), ("--precision", "double"))
     ]
     assert len({text.splitlines()[0] for text in shown}) == 1
-    assert json.loads(Path("uq/run.json").read_text())["precision"] == "single"
+    assert json.loads(Path("uq/run.json").read_text())["precision"] == "double"
 
 
 def test_watch_every(files: Path) -> None:

@@ -18,8 +18,8 @@ def test_flagged_values_and_single_precision_decide_the_same(host, folder):
     after = dump("dH.dump", "d_dH", 10) + "run 40\n"
     rows, dH = {}, {}
     for name, mode in {
-        "exact": {},
-        "flagged": {"values": "flagged"},
+        "exact": {"precision": "double"},
+        "flagged": {"values": "flagged", "precision": "double"},
         "single": {"precision": "single"},
     }.items():
         configure(folder, select=select, every=10, save_every=30, overwrite=True, output="uq", **mode)

@@ -26,7 +26,7 @@ def index() -> Index:
 
 
 def session(index: Index, folder: Path, **monitor: float) -> Session:
-    thresholds = {"select": 1.0, "halt": 1e6} | monitor
+    thresholds = {"select": 1.0, "halt": 1e6, "precision": "double"} | monitor
     return Session(Monitor(index, **thresholds), folder / "uq", host="replay")
 
 

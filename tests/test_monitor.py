@@ -44,7 +44,7 @@ def frame(atoms):
 
 
 def observe(index, frame, **options):
-    return Monitor(index, **{"select": 1e9, "halt": 1e9} | options).observe(frame)
+    return Monitor(index, **{"select": 1e9, "halt": 1e9, "precision": "double"} | options).observe(frame)
 
 
 # -- one rank --------------------------------------------------------------------------------------

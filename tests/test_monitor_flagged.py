@@ -23,7 +23,8 @@ from quests_md.monitor._evaluation import CHUNK
 from quests_md.monitor._flagged import Flagged, is_sampled
 
 INF = math.inf
-MODES = [{"values": "flagged"}, {"precision": "single"}, {"values": "flagged", "precision": "single"}]
+DOUBLE = {"precision": "double"}
+MODES = [{"values": "flagged"}, {"precision": "single"}, {"values": "flagged", **DOUBLE}]
 DECIDED = ("step", "evaluated", "band", "save", "stop", "reasons", "maximum", "max_id", "n", "n_select", "n_halt")
 
 _VALUES = st.one_of(
@@ -76,7 +77,7 @@ def test_all_modes_decide_the_same(run, size, random):
                 raise result
         return results
 
-    (expected, *_) = on_ranks({})
+    (expected, *_) = on_ranks(DOUBLE)
     for mode in MODES:
         for decisions in on_ranks(mode):
             for decision, wanted in zip(decisions, expected, strict=True):
@@ -231,7 +232,7 @@ def test_silicon_in_all_modes(index, mode, size, quantile):
             decisions.append(monitor.observe(ranks.part_of(atoms, whole, owners_of(atoms, size), comm.rank)))
         return decisions
 
-    exact = ranks.run(size, watch)
+    exact = ranks.run(size, lambda comm: watch(comm, **DOUBLE))
     for ours, theirs in zip(ranks.run(size, lambda comm: watch(comm, **mode)), exact, strict=True):
         for decision, wanted in zip(ours, theirs, strict=True):
             for name in DECIDED:
@@ -246,7 +247,7 @@ def test_a_perfect_crystal(index, mode):
         frame = Frame.from_atoms(atoms[rng.permutation(216)], ids=rng.choice(10**17, 216, replace=False))
         watched = rng.random(216) < 0.9
         for frame.watched in (np.ones(216, bool), watched):
-            ours, exact = (Monitor(index, select=INF, halt=INF, **m) for m in (mode, {}))
+            ours, exact = (Monitor(index, select=INF, halt=INF, **m) for m in (mode, DOUBLE))
             if ours._flagged is not None:
                 ours._flagged.share = 0.1
             wanted = exact.observe(frame)
@@ -264,7 +265,7 @@ def test_measure_is_exact_in_all_modes(index):
         )
 
 
-@pytest.mark.parametrize("mode", [{}, *MODES])
+@pytest.mark.parametrize("mode", [DOUBLE, *MODES])
 def test_rows_are_not_kept(index, mode):
     atoms = bulk("Si", cubic=True) * (12, 12, 12)
     atoms.rattle(0.03, seed=1)
@@ -356,7 +357,7 @@ def test_files_say_which_values_they_hold(many, tmp_path):
     n = len(ids)
     halves = dH.copy()
     halves[n] = 50.0  # at the second step
-    for mode in ({"values": "flagged"}, {}):
+    for mode in ({"values": "flagged"}, DOUBLE):
         folder = tmp_path / mode.get("values", "exact")
         with Session(Monitor(Loose(halves), select=20.0, halt=INF, **mode), folder) as session:
             for step in (0, 1, 2):
@@ -366,10 +367,10 @@ def test_files_say_which_values_they_hold(many, tmp_path):
         assert (saved.info["step"], saved.info["values"]) == (1, "exact")
         np.testing.assert_array_equal(saved.arrays["dH"], halves[n:][order])
         assert (last.info["step"], last.info["values"]) == (2, folder.name)
-        assert np.array_equal(last.arrays["dH"], halves[:n][order]) == (not mode)
+        assert np.array_equal(last.arrays["dH"], halves[:n][order]) == (mode == DOUBLE)
         assert [row["values"] for row in rows_of(folder)] == [folder.name] * 3
         run = run_of(folder)
-        assert (run["values"], run["precision"]) == (folder.name, "double")
+        assert (run["values"], run["precision"]) == (folder.name, mode.get("precision", "single"))
     for ours, theirs in zip(rows_of(tmp_path / "flagged"), rows_of(tmp_path / "exact"), strict=True):
         for column in ("max", "max_id", "n", "n_select", "n_halt", "band", "saved"):
             assert ours[column] == theirs[column]

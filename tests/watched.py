@@ -53,7 +53,8 @@ def build_index():
 
 
 def session_of(index, folder, *, comm=None, overwrite=False, select=SELECT, halt=HALT, **monitor):
-    watching = Monitor(index, select=select, halt=halt, comm=comm, **monitor)
+    # In double precision two ways to the same dH can be compared to the last digits.
+    watching = Monitor(index, select=select, halt=halt, comm=comm, **{"precision": "double", **monitor})
     return Session(watching, folder, overwrite=overwrite)
 
 

@@ -35,9 +35,9 @@ __all__ = ["watch_command"]
 )
 @click.option(
     "--precision",
-    default="double",
+    default="single",
     show_default=True,
-    type=click.Choice(["double", "single"]),
+    type=click.Choice(["single", "double"]),
     help="Of exact dH where it decides nothing.",
 )
 @click.option("--threads", default=1, show_default=True, help="Threads to use.")

@@ -69,7 +69,7 @@ class Monitor:
         every: int = 1,
         save_every: int = 1,
         values: str = "exact",
-        precision: Precision = "double",
+        precision: Precision = "single",
         threads: int | None = 1,
         comm: Comm | None = None,
     ) -> None:
