@@ -105,6 +105,33 @@ def test_powers_that_vanish_add_nothing(dtype):
     assert sums(call_sums_exp2, x, [0.0]) == 1.0
 
 
+def roundings(a, b, dtype):
+    """Return the errors of a·b − |b|²/2 for all rows of b, in units of u·|b|·(|a| + |b|/2)."""
+    width, d = lanes(np.dtype(dtype).itemsize), len(a) + 1
+    rows = np.repeat(np.append(a, 1.0)[:, None], ROWS, axis=1).astype(dtype)
+    columns = np.hstack([b, -0.5 * (b.astype(float) ** 2).sum(axis=1, keepdims=True)]).astype(dtype)
+    tile = np.ascontiguousarray(columns.reshape(-1, width, d).swapaxes(1, 2))
+    out = np.empty((ROWS, len(b)), dtype)
+    call_products(rows.ravel(), tile, out)
+    wide = np.longdouble
+    exact = b.astype(wide) @ a.astype(wide) - 0.5 * (b.astype(wide) ** 2).sum(axis=1)
+    size = np.linalg.norm(b, axis=1) * (np.linalg.norm(a) + 0.5 * np.linalg.norm(b, axis=1))
+    return np.abs(out[0] - exact) / (0.5 * np.finfo(dtype).eps * size)
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+def test_products_round_less_than_is_allowed_for_even_of_rows_made_for_it(dtype):
+    """Parallel rows of equal entries: all partial sums grow, and many roundings go the same way."""
+    rng, largest = np.random.default_rng(21), 0.0
+    blocks = kernel_sum.empty_blocks(np.empty((1, 63)), np.arange(1), 0.015, dtype, True)
+    for _ in range(300):
+        a = np.full(63, rng.uniform(1.0, 2.0)).astype(dtype)
+        b = np.repeat(rng.uniform(0.005, 0.02, (TILE, 1)), 63, axis=1).astype(dtype)
+        largest = max(largest, float(roundings(a, b, dtype).max()))
+    # Below 3.5 the rows were not adversarial enough to mean anything.
+    assert 3.5 < largest < blocks.rounding / (0.5 * np.finfo(dtype).eps)
+
+
 # -- which path ------------------------------------------------------------------------------------
 
 

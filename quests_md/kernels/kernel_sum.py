@@ -8,8 +8,9 @@ is 2^(−s/2 · ‖q − r‖²).
 Exactness rests on three bounds, each looked at per query and block, so that no result depends on other queries:
 
 - A block whose references are all so far that the blocks left out cannot add 1e-12 to the sum is left out.
-- The product rounds to a few u·s·R·(|q−c| + R/2), with R = max|r−c| and u the rounding of a number near 1. Where
-  that is more than `_TOLERANCE`, differences are used.
+- The product of a query at a and a reference at b from the centre rounds to c·u·s·|b|·(|a| + |b|/2) at most, with u
+  the rounding of a number near 1 and c as below. Where that is more than `_TOLERANCE` for the farthest reference of
+  the block, differences are used.
 - The sum is kept relative to 2^top. `top` starts as a lower bound of the largest term, so nothing that matters
   underflows, and is raised where an upper bound says that a term may overflow.
 """
@@ -40,7 +41,13 @@ _NOTHING = -80.0  # log₂ of a term beside the largest that is not worth its po
 _FAR = 1e6  # exponents beyond this are left to differences, so that no product overflows
 # Largest error of an exponent that a product may have: absolute, and relative to the smallest exponent of the block.
 _TOLERANCE = {4: (1.2e-4, 1e-6), 8: (1e-11, 1e-11)}
-_ROUNDINGS = 4.0  # measured: the error reached 3.4 of the unit below in the systems that were sampled; mostly 0.4
+# The factor c of that rounding. An exponent is a sum of d + 1 products of rounded numbers, in chunks of 16 which are
+# added up then. So each product carries 3 roundings of its own and takes part in at most 16 + d/16 sums: by the
+# standard analysis (Higham, Accuracy and Stability of Numerical Algorithms, 3.1) c = 20 + d/16, whatever the signs.
+# Double precision asks for that. In single it would send most blocks of a melt to differences, ten times slower, for
+# what does not occur: that all roundings of all terms that matter go the same way. There c is 5.2: the sampled systems
+# reach 3.4, mostly 0.4, and rows made for it 5.1 (tests/test_kernel_sum.py makes such).
+_ROUNDINGS_SINGLE = 5.2
 
 
 _SKIP, _PRODUCT, _DIFFERENCES = 0, 1, 2  # the ways to sum a block
@@ -58,7 +65,7 @@ class Blocks(NamedTuple):
     spread: Array  # (n_blocks,) mean squared distance from the centre
     counts: Array  # (n_blocks,) references
     scale: float  # s
-    unit: float  # u, the rounding of the tiles' precision
+    rounding: float  # c·u
     tolerance: tuple[float, float]
     negligible: float
     vector: bool  # laid out for vector code: panels of `lanes`; else one panel, so that plain loops are long
@@ -67,7 +74,7 @@ class Blocks(NamedTuple):
 class Queries(NamedTuple):
     """The queries that pass a block of references together, and what is known of each."""
 
-    centred: Array  # (BLOCK, d)
+    centred: Array  # (BLOCK, d and zeros)
     members: Array  # (BLOCK,) the queries of the groups: those with the same nearest block stand together
     groups: Array  # (BLOCK / 6, 6·(d + 1)): six queries, coordinate by coordinate; in the last, zeros
     squared: Array  # (BLOCK, n_blocks) squared distances from the centres
@@ -83,6 +90,7 @@ class Room(NamedTuple):
     exponents: Array  # (6, TILE)
     shifts: Array  # (6,) what is added to the exponents of a row
     sums: Array  # (6,)
+    chunk: Array  # (_CHUNK, d and zeros)
 
 
 def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector: bool) -> Blocks:
@@ -100,7 +108,7 @@ def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector
         spread=np.empty(blocks),
         counts=np.minimum(TILE, n - TILE * np.arange(blocks)).astype(float),
         scale=_LOG2E / bandwidth**2,
-        unit=0.5 * float(np.finfo(dtype).eps),
+        rounding=(_ROUNDINGS_SINGLE if size == 4 else 20.0 + d / 16) * 0.5 * float(np.finfo(dtype).eps),
         tolerance=_TOLERANCE[size],
         negligible=_NEGLIGIBLE[size],
         vector=vector,
@@ -148,8 +156,8 @@ def _pack_row(row: Array, centre: Array, scale: float, column: Array) -> float:
 
 @kernel
 def _squared_distances(query: Array, centres: Array, out: Array) -> None:
-    """Write the squared distances of a query (d,) from `centres` (d, n_blocks) into `out`."""
-    d = len(query)
+    """Write the squared distances of a query (d and zeros,) from `centres` (d, n_blocks) into `out`."""
+    d = len(centres)
     out[:] = 0.0
     for c in range(0, d - 3, 4):  # four coordinates at a time: `out` is read and written a quarter as often
         q0, q1, q2, q3 = query[c], query[c + 1], query[c + 2], query[c + 3]
@@ -173,7 +181,7 @@ def _plan(squared: Array, blocks: Blocks, upper: Array, way: Array) -> tuple[flo
     """
     scale, radius, spread, counts = blocks.scale, blocks.radius, blocks.spread, blocks.counts
     absolute, relative = blocks.tolerance
-    rounding = _ROUNDINGS * blocks.unit * scale
+    rounding = blocks.rounding * scale
     top, nearest = -np.inf, 0
     for b in range(len(squared)):
         upper[b] = -np.inf
@@ -221,19 +229,37 @@ def _subtract(groups: Array, g: int, centre: Array, out: Array) -> None:
 
 
 @kernel
-def _add_differences(query: Array, b: int, blocks: Blocks, state: Array, r: int) -> None:
+def _add_differences(query: Array, b: int, blocks: Blocks, chunk: Array, state: Array, r: int) -> None:
     """Add block `b` to the sum of query r by differences, in double precision."""
-    chosen = blocks.order[b * TILE : (b + 1) * TILE]
-    exponents = np.empty((1, len(chosen)))
-    for j in range(len(chosen)):
-        row, squared = blocks.rows[chosen[j]], 0.0
+    rows, order, scale, exponents = blocks.rows, blocks.order, blocks.scale, np.empty(_CHUNK)
+    end = min(len(order), (b + 1) * TILE)
+    for begin in range(b * TILE, end, _CHUNK):
+        count = min(_CHUNK, end - begin)
+        for j in range(count):
+            i = order[begin + j]
+            for c in range(rows.shape[1]):
+                chunk[j, c] = rows[i, c]
+        _add_chunk(query, chunk, count, scale, exponents, state, r)
+
+
+@kernel
+def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: Array, state: Array, r: int) -> None:
+    """Add the first `count` rows of `chunk` to the sum of query r, by differences."""
+    largest = -np.inf
+    for j in range(count):
+        squared = 0.0
         for c in range(len(query)):
-            squared += (query[c] - row[c]) ** 2
-        exponents[0, j] = -0.5 * blocks.scale * squared
-    _raise(state, r, _largest(exponents, 0))
-    total = np.empty(1)
-    sums_exp2_plain(exponents, np.full(1, -state[r, 0]), total)
-    state[r, 1] += total[0]
+            squared += (query[c] - chunk[j, c]) ** 2
+        exponents[j] = -0.5 * scale * squared
+        largest = max(largest, exponents[j])
+    if largest > state[r, 0] * (1.0 + 1e-9) + _NOTHING:  # the top is negative or 0, and rounded
+        if largest > state[r, 0]:
+            state[r, 1] *= 2.0 ** (state[r, 0] - largest)
+            state[r, 0] = largest
+        top, total = state[r, 0], 0.0
+        for j in range(count):
+            total += exp_negative((exponents[j] - top) * _LN2)
+        state[r, 1] += total
 
 
 @kernel
@@ -243,7 +269,7 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: 
     groups, members, way, state = queries.groups, queries.members, queries.way, queries.state
     squared, upper, half_scale = queries.squared, queries.upper, 0.5 * blocks.scale
     tile, centre = blocks.tiles[b], blocks.repeated[b]
-    shifted, exponents, shifts, sums = room.shifted, room.exponents, room.shifts, room.sums
+    shifted, exponents, shifts, sums, chunk = room.shifted, room.exponents, room.shifts, room.sums, room.chunk
     for g in range(n_groups):
         first, ways = g * ROWS, 0
         for r in range(ROWS):
@@ -272,7 +298,13 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: 
         if ways & _DIFFERENCES:
             for i in members[first : first + ROWS]:
                 if way[i, b] == _DIFFERENCES:
-                    _add_differences(queries.centred[i], b, blocks, state, i)
+                    _add_differences(queries.centred[i], b, blocks, chunk, state, i)
+
+
+@kernel
+def _padded(d: int) -> int:
+    """Return the width at which rows are whole vectors of double precision."""
+    return (d + 15) // 16 * 16
 
 
 @kernel
@@ -288,7 +320,7 @@ def _prepare(block: int, queries: Queries, blocks: Blocks) -> None:
     queries.members[:block] = np.argsort(nearest)
     queries.members[block:] = np.arange(block, BLOCK)
     for p in range(block):
-        for c in range(queries.centred.shape[1]):
+        for c in range(len(blocks.centres)):
             queries.groups[p // ROWS, ROWS * c + p % ROWS] = queries.centred[queries.members[p], c]
 
 
@@ -305,7 +337,7 @@ def log_kernel_sum(
     d, n = blocks.centres.shape
     dtype = blocks.tiles.dtype
     queries = Queries(
-        np.zeros((BLOCK, d)),
+        np.zeros((BLOCK, _padded(d))),
         np.arange(BLOCK),
         np.zeros((BLOCK // ROWS, ROWS * (d + 1))),
         np.empty((BLOCK, n)),
@@ -313,7 +345,13 @@ def log_kernel_sum(
         np.zeros((BLOCK, n), np.int8),
         np.empty((BLOCK, 2)),
     )
-    room = Room(np.empty(ROWS * (d + 1), dtype), np.empty((ROWS, TILE), dtype), np.empty(ROWS), np.empty(ROWS))
+    room = Room(
+        np.empty(ROWS * (d + 1), dtype),
+        np.empty((ROWS, TILE), dtype),
+        np.empty(ROWS),
+        np.empty(ROWS),
+        np.zeros((_CHUNK, _padded(d))),
+    )
     for begin in range(first, last, BLOCK):
         block = min(BLOCK, last - begin)
         for i in range(block):
@@ -335,11 +373,9 @@ def log_sums_of_parts(query: Array, rows: Array, bandwidth: float, first: int, l
     for which no blocks are worth making. -inf where the query is not finite.
     """
     n, d = query.shape
-    wide, scale = -(-d // 16) * 16, _LOG2E / bandwidth**2  # whole vectors
-    padded, chunk = np.zeros((n, wide)), np.zeros((_CHUNK, wide))
+    padded, chunk, state = np.zeros((n, _padded(d))), np.zeros((_CHUNK, _padded(d))), np.empty((n, 2))
     padded[:, :d] = query
-    exponents, total, state = np.empty((1, _CHUNK)), np.empty(1), np.empty((n, 2))
-    shift = np.empty(1)
+    scale, exponents = _LOG2E / bandwidth**2, np.empty(_CHUNK)
     for part in range(first, last):
         state[:, 0], state[:, 1] = -np.inf, 0.0
         end = min(len(rows), (part + 1) * PART)
@@ -349,25 +385,6 @@ def log_sums_of_parts(query: Array, rows: Array, bandwidth: float, first: int, l
                 for c in range(d):
                     chunk[j, c] = rows[begin + j, c]
             for i in range(n):
-                largest = _exponents(padded[i], chunk, count, scale, exponents)
-                if largest > state[i, 0] + _NOTHING:
-                    _raise(state, i, largest)
-                    shift[0] = -state[i, 0]
-                    sums_exp2_plain(exponents, shift, total)
-                    state[i, 1] += total[0]
+                _add_chunk(padded[i], chunk, count, scale, exponents, state, i)
         for i in range(n):
             out[part, i] = np.log(state[i, 1]) + state[i, 0] * _LN2 if state[i, 1] > 0.0 else -np.inf
-
-
-@kernel
-def _exponents(query: Array, chunk: Array, count: int, scale: float, out: Array) -> float:
-    """Write the exponents of the first `count` rows of a chunk into `out`; return the largest."""
-    largest = -np.inf
-    out[:] = -np.inf
-    for j in range(count):
-        squared = 0.0
-        for c in range(len(query)):
-            squared += (query[c] - chunk[j, c]) ** 2
-        out[0, j] = -0.5 * scale * squared
-        largest = max(largest, out[0, j])
-    return largest
