@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,8 +55,8 @@ class AppendOnly:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, record: bytes) -> None:
-        """Add a record.
+    def append(self, parts: Iterable[bytes], head: bytes = b"") -> None:
+        """Add a record, given in parts; where it is the first one, `head` before it.
 
         Raises
         ------
@@ -63,16 +64,21 @@ class AppendOnly:
             It cannot be written; the file is as it was before, or not there.
         """
         try:
-            with open(self.path, "ab", buffering=0) as file:
-                size = file.seek(0, os.SEEK_END)
+            # Not open(): its checks take longer than the writing of a row, and there may be a row for every step.
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                size = os.fstat(file).st_size
                 try:
-                    rest = memoryview(record)
-                    while rest:  # one call writes at most 2 GiB, and less where the disk is nearly full
-                        rest = rest[file.write(rest) :]
+                    for part in itertools.chain([head] if size == 0 else [], parts):
+                        rest = memoryview(part)
+                        while rest:  # one call writes at most 2 GiB, and less where the disk is nearly full
+                            rest = rest[os.write(file, rest) :]
                 except BaseException:
-                    file.truncate(size)
+                    os.ftruncate(file, size)
                     if size == 0:
                         os.unlink(self.path)
                     raise
+            finally:
+                os.close(file)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error

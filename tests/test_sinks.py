@@ -101,6 +101,12 @@ def test_every_double_and_every_string_survives(positions, dH, cell, info):
     assert isinstance(atoms.info["b"], bool)
 
 
+def test_a_frame_is_the_same_in_parts(monkeypatch):
+    whole = format_frame(a_frame(), np.arange(4.0), {"n": 1})
+    monkeypatch.setattr("quests_md.sinks._extxyz._ATOMS", 3)
+    assert format_frame(a_frame(), np.arange(4.0), {"n": 1}) == whole
+
+
 @pytest.mark.parametrize("text", ["T", "true", "nan", "-1e5", "12", "a b", 'q"\\', "a\nb", "", "x=[1]"])
 def test_strings_stay_strings(text):
     assert read(a_frame(), np.zeros(4), {"s": text, "band": "covered"}).info == {"s": text, "band": "covered"}
@@ -133,11 +139,11 @@ def test_csv_numbers_are_read_back(tmp_path_factory, values):
 def test_what_does_not_fit_is_cut_off_again(tmp_path):
     file = AppendOnly(tmp_path / "a")
     with largest_file(100):
-        file.append(b"x" * 60)
+        file.append([b"x" * 60])
         with pytest.raises(OutputError, match=r"a: cannot be written: File too large"):
-            file.append(b"y" * 60)
+            file.append([b"y" * 30, b"y" * 30])
         assert file.path.read_bytes() == b"x" * 60
-        file.append(b"z" * 40)
+        file.append([b"z" * 40])
         assert file.path.read_bytes() == b"x" * 60 + b"z" * 40
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 
 import ase.units
@@ -89,7 +88,7 @@ class FrameReader:
         self._noted = step, self._box_bytes()
 
     def read(self, step: int, end_of_step: bool) -> Frame:
-        """Return this rank's atoms and ghosts; positions view LAMMPS's memory where the units allow it.
+        """Return this rank's atoms and ghosts; arrays view LAMMPS's memory where the units allow it.
 
         Velocities are read at the end of a step only: inside the step they are half a step off.
         """
@@ -113,7 +112,8 @@ class FrameReader:
         positions = library.matrix("x", n)
         velocities = forces = None
         if units.force is not None:
-            forces = library.matrix("f", n_local) * units.force
+            forces = library.matrix("f", n_local)
+            forces = forces if units.force == 1.0 else forces * units.force
             if end_of_step:
                 velocities = library.matrix("v", n_local) * (units.length / (units.time * 1000.0 * ase.units.fs))
         return Frame(
@@ -137,8 +137,7 @@ class FrameReader:
     def _time(self, step: int) -> float:
         """Return the simulated time in ps; the timestep may have changed on the way."""
         library = self._library
-        kind = ctypes.c_int64 if library.setting("bigint") == 8 else ctypes.c_int32
-        since = step - library.number("atimestep", kind)
+        since = step - library.step_number("atimestep")
         return float((library.number("atime") + since * library.number("dt")) * self._units.time)
 
     def _check_masses(self) -> None:

@@ -65,6 +65,12 @@ class Library:
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, [_PTR, *arguments]
         self._ids = np.int64 if self.setting("tagint") == 8 else np.int32
+        self._steps = ctypes.c_int64 if self.setting("bigint") == 8 else ctypes.c_int32
+        # What `box` is told: low and high corner, tilts; and which directions are periodic.
+        self._box, self._periodic = (ctypes.c_double * 9)(), (ctypes.c_int * 3)()
+        corners = [ctypes.cast(ctypes.byref(self._box, 24 * i), _DOUBLES) for i in range(2)]
+        tilts = [ctypes.cast(ctypes.byref(self._box, 48 + 8 * i), _DOUBLES) for i in range(3)]
+        self._box_arguments = (*corners, *tilts, self._periodic, ctypes.byref(ctypes.c_int()))
 
     @classmethod
     def of_module(cls, lmp: Any) -> Library:
@@ -173,21 +179,20 @@ class Library:
     @property
     def step(self) -> int:
         """Present time step."""
-        return int(self.number("ntimestep", ctypes.c_int64 if self.setting("bigint") == 8 else ctypes.c_int32))
+        return self.step_number("ntimestep")
+
+    def step_number(self, name: str) -> int:
+        """Return a global number that is a step."""
+        return int(self.number(name, self._steps))
 
     def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Return the cell (3, 3), its corner (3,) and pbc (3,), in LAMMPS's units."""
-        low, high = (ctypes.c_double * 3)(), (ctypes.c_double * 3)()
-        xy, yz, xz = ctypes.c_double(), ctypes.c_double(), ctypes.c_double()
-        periodic, changes = (ctypes.c_int * 3)(), ctypes.c_int()
-        tilts = [ctypes.byref(t) for t in (xy, yz, xz)]
-        self._call("lammps_extract_box", low, high, *tilts, periodic, ctypes.byref(changes))
-        origin = np.array(low[:])
-        cell = np.diag(np.array(high[:]) - origin)
-        cell[1, 0], cell[2, 0], cell[2, 1] = xy.value, xz.value, yz.value
-        pbc = np.array(periodic[:], dtype=bool)
+        self._call("lammps_extract_box", *self._box_arguments)
+        x, y, z, to_x, to_y, to_z, xy, yz, xz = self._box
+        cell = np.array([[to_x - x, 0.0, 0.0], [xy, to_y - y, 0.0], [xz, yz, to_z - z]])
+        pbc = np.array(self._periodic, dtype=bool)
         pbc[2] &= self.setting("dimension") != 2  # periodic by name only: a plane has no images above it
-        return cell, origin, pbc
+        return cell, np.array([x, y, z]), pbc
 
     def has_array(self, name: str) -> bool:
         """Return whether a per-atom or per-type array is there."""

@@ -27,13 +27,12 @@ class CsvSink:
         self.path = path
         self._file = AppendOnly(path)
         self._columns = columns
+        self._head = (",".join(columns) + "\n").encode()
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row; `OutputError` if it cannot be written, and the file is as it was."""
         text = ",".join(_cell(row[name]) for name in self._columns) + "\n"
-        if not self.path.exists():
-            text = ",".join(self._columns) + "\n" + text
-        self._file.append(text.encode())
+        self._file.append([text.encode()], head=self._head)
 
 
 def _cell(value: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from ..files import AppendOnly, write_atomically
 from ..frame import Frame
 
 __all__ = ["ExtxyzSink", "format_frame"]
+
+_ATOMS = 10_000  # that are formatted at a time
 
 # Strings that need no quotes: they look like no number and no truth value.
 _WORD = re.compile(r"(?!(t|f|true|false|nan|inf|infinity)\Z)[a-z_][a-z0-9_.:-]*", re.ASCII | re.IGNORECASE)
@@ -37,12 +40,11 @@ class ExtxyzSink:
 
     def append(self, frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> None:
         """Add a frame; `OutputError` if it cannot be written."""
-        self._file.append(format_frame(frame, dH, info))
+        self._file.append(_parts(frame, dH, info))
 
     def replace(self, frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> None:
         """Make this the only frame of the file, atomically; `OutputError` if it cannot be written."""
-        content = format_frame(frame, dH, info)
-        write_atomically(self.path, lambda file: file.write(content))
+        write_atomically(self.path, lambda file: file.writelines(_parts(frame, dH, info)))
 
 
 def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> bytes:
@@ -53,6 +55,11 @@ def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) ->
     Origin if it is not zero, pbc, those of `info` (numbers, truth values, strings) and model_energy.
     ``energy`` and ``forces`` are left to labels of an oracle.
     """
+    return b"".join(_parts(frame, dH, info))
+
+
+def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> Iterator[bytes]:
+    """Yield what `format_frame` returns, some atoms at a time: the text of a large frame takes much memory."""
     # ase is imported here, and not at the top, to keep `import quests_md.session` light.
     from ase.data import atomic_masses, chemical_symbols
 
@@ -72,10 +79,10 @@ def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) ->
     keys.update(pbc=frame.pbc, **info)
     if frame.energy is not None:
         keys["model_energy"] = frame.energy
-    cells = [_column(values) for _, _, values in columns]
-    lines = [str(n), " ".join(f"{key}={_value(value)}" for key, value in keys.items())]
-    lines += [" ".join(parts) for parts in zip(*cells, strict=True)]
-    return ("\n".join(lines) + "\n").encode()
+    yield (f"{n}\n" + " ".join(f"{key}={_value(value)}" for key, value in keys.items()) + "\n").encode()
+    for first in range(0, n, _ATOMS):
+        cells = [_column(values[first : first + _ATOMS]) for _, _, values in columns]
+        yield "".join(" ".join(words) + "\n" for words in zip(*cells, strict=True)).encode()
 
 
 def _column(values: Any) -> list[str]:
