@@ -27,7 +27,7 @@ from .systems import System, systems
 BANDWIDTH = 0.015
 REPETITIONS = 7
 REST = 0.05  # s; idle threads of OpenMP and OpenBLAS spin for a while, on the core that the next call needs
-CALLS = 3  # timed in a row; the fastest counts. A call before them, not timed, wakes the threads up
+CALLS = 3  # timed in a row. A call before them, not timed, wakes the threads up
 BATCHES = (64, 256, 1024, 20000)  # of quests; 20000 is its default
 
 
@@ -93,7 +93,7 @@ def _alternate(calls: dict[str, Callable[[], Any]]) -> tuple[dict[str, Any], dic
         for name, call in calls.items():
             time.sleep(REST)
             call()
-            times[name].append(min(_seconds(call) for _ in range(CALLS)))
+            times[name] += [_seconds(call) for _ in range(CALLS)]
     return results, {name: statistics.median(values) for name, values in times.items()}
 
 
