@@ -140,6 +140,7 @@ def configure(folder, **settings):
         "select": 1e6,
         "halt": 1e6,
         "output": "uq",
+        "precision": "double",  # two ways to the same dH can be compared to the last digits
         **settings,
     }
     (folder / "quests.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
