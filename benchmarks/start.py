@@ -24,7 +24,7 @@ IMPORT, WARM, COLD = 0.2, 2.0, 30.0  # s
 CELLS = 2  # 64 atoms
 VALUES = ("exact", "flagged")
 TURNS = 7
-PARTS = ("import", "open", "warm_up", "first", "all")
+PARTS = ("import", "open", "warm_up", "first", "all", "cpu")
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def _measure(index: Path, values: str, cache: Path, kernels: int) -> None:
     turns = [_child("first", str(index), values, cache)[0] for _ in range(TURNS)]
     warm = {name: statistics.median(turn[name] for turn in turns) for name in PARTS}
     print(f"\n{values}: first evaluation of 64 atoms, index opened from a file; seconds")
-    print("          importing   opening   warm_up   evaluating   all, from the start of Python")
+    print("          importing   opening   warm_up   evaluating   all, from the start of Python   of the processor")
     for name, part in (("cold", cold), ("warm", warm)):
         numbers = [part[key] for key in PARTS]
         print(
@@ -80,7 +80,8 @@ def _measure(index: Path, values: str, cache: Path, kernels: int) -> None:
     target(f"{values}, warm", warm["all"], WARM, "s")
     target(f"{values}, cold", cold["all"], COLD, "s")
     compiled = sorted(cold["kernels"], key=lambda kernel: -kernel[1])
-    print(f"  compiled: {len(compiled)} in {sum(own for _, own, _ in compiled):.1f} s; without those they call, with")
+    total = sum(own for _, own, _ in compiled)
+    print(f"  compiled: {len(compiled)} functions in {total:.1f} s of the processor; alone, with what they call:")
     for name, own, whole in compiled[:kernels]:
         print(f"  {own:>8.2f}{whole:>8.2f}   {name}")
 
@@ -134,11 +135,12 @@ def _first(index: str, values: str, began: float) -> dict[str, Any]:
     monitor.observe(Frame(**atoms, pbc=True))
     clock.append(time.perf_counter())
     parts = [after - before for before, after in itertools.pairwise(clock)]
-    return {**dict(zip(PARTS, [*parts, time.time() - began], strict=True)), "kernels": compiled}
+    told = zip(PARTS, [*parts, time.time() - began, time.process_time()], strict=True)
+    return {**dict(told), "kernels": compiled}
 
 
 def _listen() -> list[tuple[str, float, float]]:
-    """Return a list that grows by every kernel that is compiled: name, seconds without and with those it calls."""
+    """Return a list that grows by what is compiled: name, CPU seconds without and with what it calls."""
     from numba.core import event
 
     compiled: list[tuple[str, float, float]] = []
@@ -148,11 +150,11 @@ def _listen() -> list[tuple[str, float, float]]:
             self.open: list[list[float]] = []  # start, and seconds of those that it called
 
         def on_start(self, happening: Any) -> None:
-            self.open.append([time.perf_counter(), 0.0])
+            self.open.append([time.process_time(), 0.0])
 
         def on_end(self, happening: Any) -> None:
             started, called = self.open.pop()
-            whole = time.perf_counter() - started
+            whole = time.process_time() - started
             if self.open:
                 self.open[-1][1] += whole
             function = happening.data["dispatcher"].py_func
