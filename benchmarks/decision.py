@@ -55,6 +55,7 @@ def main() -> None:
         f"one thread; {steps} steps of 1 fs, {atoms} atoms a frame: the first frame, and the median of all later ones"
     )
     _warm_up(pool, queries)
+    _motion(pool.index(REFERENCES[0])[0], queries)
     result: dict[str, Any] = {"decisions": [], "sums": []}
     for n in options.references:
         _measure(pool, n, queries, result)
@@ -72,6 +73,21 @@ def _warm_up(pool: Pool, queries: dict[int, Any]) -> None:
     for frames in queries.values():
         for threshold in THRESHOLDS:
             decide(index, frames[0], threshold, np.full(len(frames[0]), -1, np.int32))
+
+
+def _motion(index: Index, queries: dict[int, Any]) -> None:
+    """Print how fast descriptors move, and how long the node that certified an atom does so again."""
+    for t, frames in queries.items():
+        moved = np.linalg.norm(np.diff(frames, axis=0), axis=2) / peer.BANDWIDTH
+        memory = np.full(len(frames[0]), -1, np.int32)
+        decide(index, frames[0], 5.0, memory)
+        remembered = memory.copy()
+        decide(index, frames[-1], 5.0, memory)
+        kept = (remembered >= 0) & (memory == remembered)
+        print(
+            f"{t} K: a descriptor moves {np.median(moved):.2f} h per step (median); after {len(frames) - 1} steps "
+            f"{100 * kept.mean():.1f} % of the atoms are still certified below 5 by the node that they remember"
+        )
 
 
 def _measure(pool: Pool, n: int, queries: dict[int, Any], result: dict[str, Any]) -> None:
