@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -128,7 +129,7 @@ def cache_folder() -> Path:
 
 def cached(folder: Path, name: str, make: Callable[..., NDArray[np.float64]], **parameters: Any) -> NDArray[np.float64]:
     """Return ``make(**parameters)``, from a file in `folder` if it was made before."""
-    text = json.dumps([_SETUP, parameters], sort_keys=True)
+    text = json.dumps([_SETUP, inspect.getsource(make), parameters], sort_keys=True)
     path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
