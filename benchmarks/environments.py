@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from .printing import cores, head
+from .printing import cores, head, target
 from .timing import THREADS
 
 DIMENSION = 63  # columns of the descriptor, 2k − 1
@@ -66,6 +66,21 @@ def _print(threads: int, result: dict[str, Any]) -> None:
             )
         if system["infinite"]:
             print(f"  (quests: inf for {system['infinite']} environments; the difference is over the others)")
+        _targets(threads, system)
+
+
+def _targets(threads: int, system: dict[str, Any]) -> None:
+    """Print what the descriptor must reach on one thread, and exact dH on two or more."""
+    micro, differs = system["microseconds"], system["agreement"]
+    if threads == 1:
+        for name, ratio, difference in (("descriptor", 15, 1e-9), ("descriptor f32", 25, 1e-7)):
+            target(f"{name}, ratio", micro["descriptor quests"] / micro[name], ratio, "", least=True)
+            target(f"{name}, max difference", differs[name], difference, "1/Å")
+    else:
+        for name, ratio in (("dH quests", 20), ("dH quests best", 12)):
+            target(
+                f"dH, index, single: ratio to {name[3:]}", micro[name] / micro["dH index single"], ratio, "", least=True
+            )
 
 
 def _floor(system: dict[str, Any], result: dict[str, Any], precision: str) -> float:

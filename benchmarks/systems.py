@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, diamond100, diamond111
 from scipy.spatial import cKDTree
+
+from .silicon import SIDE, sample
 
 FRAMES = 26  # of about 500 atoms: about 13 000 references
 
@@ -24,18 +25,21 @@ class System:
 
 def systems() -> list[System]:
     """Make the four systems; the same ones every time."""
-    silicon = bulk("Si", cubic=True) * (4, 4, 4)
     copper = bulk("Cu", cubic=True) * (5, 5, 5)
+    rattled = [_rattled(copper, 0.10, seed) for seed in range(FRAMES + 1)]
     return [
-        _system("Si, diamond, rattled 0.10 Å", lambda seed: _rattled(silicon, 0.10, seed)),
-        _system("Cu, fcc, rattled 0.10 Å", lambda seed: _rattled(copper, 0.10, seed)),
-        _system("Si, molten (random, none nearer than 2.2 Å)", _molten),
+        _moving("Si, diamond, 300 K", 300),
+        System("Cu, fcc, rattled 0.10 Å", rattled[1:], rattled[:1]),
+        _moving("Si, molten, 3000 K", 3000),
         _mixed(),
     ]
 
 
-def _system(name: str, make: Callable[[int], Atoms]) -> System:
-    return System(name, [make(seed) for seed in range(1, FRAMES + 1)], [make(0)])
+def _moving(name: str, temperature: int) -> System:
+    """Return frames of 512 atoms, 50 fs apart, that LAMMPS moved by Stillinger and Weber's potential."""
+    positions = sample(cells=4, temperature=temperature, seed=temperature, n=FRAMES + 1, apart=50)
+    frames = [Atoms("Si512", x, cell=np.eye(3) * 4 * SIDE, pbc=True) for x in positions]
+    return System(name, frames[:-1], frames[-1:])
 
 
 def _mixed() -> System:
@@ -70,8 +74,8 @@ def _rattled(atoms: Atoms, scale: float, seed: int) -> Atoms:
     return atoms
 
 
-def _molten(seed: int, n: int = 512, density: float = 0.0555, closest: float = 2.2) -> Atoms:
-    """Return random atoms at the density of molten silicon (1/Å³), pushed apart until none is too close."""
+def _molten(seed: int, n: int, density: float, closest: float = 2.2) -> Atoms:
+    """Return random atoms at a density (1/Å³), pushed apart until none is too close."""
     length = (n / density) ** (1 / 3)
     x = np.random.default_rng(seed).random((n, 3)) * length
     for _ in range(1000):
