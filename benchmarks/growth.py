@@ -54,9 +54,8 @@ def _atoms() -> None:
     index = Index.build(crystal(5, RATTLE, 1, n=FEW // 1000), bandwidth=BANDWIDTH, threads=1)
     frames = {cells: crystal(cells, RATTLE, cells)[0] for cells in CELLS}
     print(f"\nMonitor.observe, one thread, {len(index)} references, silicon rattled by {RATTLE} Å; medians")
-    print(
-        "  µs per atom" + "".join(f"{len(frame.positions):>12}" for frame in frames.values()) + "   largest / smallest"
-    )
+    sizes = "".join(f"{len(frame.positions):>12}" for frame in frames.values())
+    print(f"  µs per atom{sizes}   highest / lowest   fixed part of an evaluation")
     for values in VALUES:
         # A monitor for each size, for it remembers atoms. None is above `select`: what is saved is computed in whole.
         monitors = {cells: Monitor(index, select=SELECT, halt=SELECT, values=values) for cells in CELLS}
