@@ -22,8 +22,15 @@ def pad_images(positions: Array, cell: Array, inverse: Array, pbc: Array, cutoff
     Returns the points (m, 3), the n wrapped atoms first, and for each point the row of its atom (m,). `inverse` is
     the inverse of `cell`; along directions that are not periodic nothing is wrapped or repeated.
     """
+    # Loops in place of products, slices and reductions of arrays here: numba takes seconds to compile those.
     n = positions.shape[0]
-    points, fractional, owner = positions.copy(), positions @ inverse, np.arange(n)
+    points, fractional, owner = np.empty((n, 3)), np.empty((n, 3)), np.arange(n)
+    for a in range(n):
+        for c in range(3):
+            points[a, c] = positions[a, c]
+            fractional[a, c] = 0.0
+            for i in range(3):
+                fractional[a, c] += positions[a, i] * inverse[i, c]
     for i in range(3):
         if pbc[i]:
             for a in range(n):
@@ -52,8 +59,11 @@ def _repeat(
             total += int(u != 0 and -reach <= fractional[p, i] + u <= 1.0 + reach)
     all_points, all_fractional = np.empty((total, 3)), np.empty((total, 3))
     all_owner = np.empty(total, np.int64)
-    all_points[:m], all_fractional[:m], all_owner[:m] = points, fractional, owner
     for p in range(m):
+        all_owner[p] = owner[p]
+        for c in range(3):
+            all_points[p, c], all_fractional[p, c] = points[p, c], fractional[p, c]
+    for p in range(points.shape[0]):
         for u in range(-most, most + 1):
             if u != 0 and -reach <= fractional[p, i] + u <= 1.0 + reach:
                 for c in range(3):
@@ -76,8 +86,10 @@ def bin_points(points: Array, cutoff: float) -> tuple[Array, Array, Array, Array
     low, width, count = np.zeros(3), np.array([cutoff, cutoff, cutoff / _Z_BINS]), np.ones(3, np.int64)
     if m:
         for c in range(3):
-            low[c] = points[:, c].min()
-            span = points[:, c].max() - low[c]
+            low[c], high = points[0, c], points[0, c]
+            for p in range(m):
+                low[c], high = min(low[c], points[p, c]), max(high, points[p, c])
+            span = high - low[c]
             # Never many more bins than points: a gas in a wide box would need memory for nothing.
             most = max(1, int(np.cbrt(4.0 * m)))
             count[c] = min(most, max(1, int(span / width[c])))

@@ -117,12 +117,12 @@ class Monitor:
     def _ask_once(self) -> None:
         two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([1, 1]), np.eye(3) * 9.0, True)
         rows = self.index.spec.compute(two, 1)
+        precisions: set[Precision] = {"double"} if self._flagged is not None else {"double", self.precision}
         for times in (1, 50):  # a large index has one way for few queries, and another for many
-            self.index.log_kernel_sum(np.repeat(rows, times, axis=0), 1)
+            for precision in sorted(precisions):
+                self.index.log_kernel_sum(np.repeat(rows, times, axis=0), 1, precision=precision)
         if self._flagged is not None:
             self.index.upper_bound(rows, 0.0, np.full(len(rows), -1, np.int32), 1)
-        elif self.precision == "single":
-            self.index.log_kernel_sum(rows, 1, precision="single")
 
     def measure(self, frame: Frame) -> NDArray[np.float64]:
         """Compute dH of this rank's atoms, all exactly and in double precision; nan for those not watched.
