@@ -15,7 +15,7 @@ from .errors import InputError
 from .kernels import _simd_sum
 from .kernels import kernel_sum as _kernel_sum
 from .kernels._jit import over_rows
-from .kernels.order import order_of
+from .kernels.order import axes_of, order_of
 
 __all__ = [
     "DEFAULT_BANDWIDTH",
@@ -129,7 +129,9 @@ def pack(
     if precision not in _DTYPES:
         raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
     order = order_of(reference) if sort else np.arange(len(reference))
-    blocks = _kernel_sum.empty_blocks(reference, order, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
+    # Rows as they come make wide blocks: to know their axes would leave out none of them.
+    axes = axes_of(reference, _kernel_sum.AXES) if sort else np.zeros((_kernel_sum.AXES, reference.shape[1]))
+    blocks = _kernel_sum.empty_blocks(reference, order, axes, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
     over_rows(lambda first, last: _kernel_sum.pack(blocks, first, last), len(blocks.radius), threads, 8)
     return blocks
 

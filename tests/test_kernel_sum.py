@@ -123,7 +123,7 @@ def roundings(a, b, dtype):
 def test_products_round_less_than_is_allowed_for_even_of_rows_made_for_it(dtype):
     """Parallel rows of equal entries: all partial sums grow, and many roundings go the same way."""
     rng, largest = np.random.default_rng(21), 0.0
-    blocks = kernel_sum.empty_blocks(np.empty((1, 63)), np.arange(1), 0.015, dtype, True)
+    blocks = kernel_sum.empty_blocks(np.empty((1, 63)), np.arange(1), np.zeros((4, 63)), 0.015, dtype, True)
     for _ in range(300):
         a = np.full(63, rng.uniform(1.0, 2.0)).astype(dtype)
         b = np.repeat(rng.uniform(0.005, 0.02, (TILE, 1)), 63, axis=1).astype(dtype)
@@ -242,7 +242,7 @@ def test_a_sum_depends_neither_on_the_batch_nor_on_threads(path, precision):
 
 @pytest.mark.parametrize("precision", ["single", "double"])
 def test_nothing_known_is_minus_infinity_and_the_same_row_is_zero(precision):
-    row = rows_of(1, 14, 1.0)
+    row = rows_of(1, 14, 1.0).astype(SINGLE).astype(DOUBLE)  # as the rows of an index are
     assert log_kernel_sum(row, np.empty((0, 63)), precision=precision) == -np.inf
     assert log_kernel_sum(row, row, precision=precision) == 0.0
     assert log_kernel_sum([[1e308, 1e308]], [[0.0, 0.0]], precision=precision) == -np.inf

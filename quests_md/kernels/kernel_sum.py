@@ -29,9 +29,11 @@ from ._simd_sum import ROWS, exp_negative, lanes, products, products_plain, sums
 Array = NDArray[Any]
 
 TILE = 256  # references of a block: a multiple of every `lanes`
+AXES = 4  # of the references, along which a block is enclosed in a box: more of them leave out no more blocks
 BLOCK = 16 * ROWS  # queries that pass a block of references while it is in the second cache
 _LOG2E = math.log2(math.e)
 _LN2 = math.log(2.0)
+_SAFE = 1e-12  # by which bounds of distances are widened, as they are rounded themselves
 _PADDING = -1e30  # the exponent where a block has no reference: 2^x is clamped to nothing
 # What may be left out of a sum, as a part of it. Single precision promises 1e-4 nats: 8.3e-5 of them are for products
 # (`_TOLERANCE`, which is in powers of two), 1e-5 for this, 3e-6 for `EXP2_ERROR`, the rest for sums and shifts.
@@ -61,12 +63,18 @@ class Blocks(NamedTuple):
     rows: Array  # (n, d) the references themselves
     order: Array  # (n,) rows in the order of the blocks
     tiles: Array  # (n_blocks, panels, d + 1, lanes): s·(r − c); in the last coordinate −s/2·|r − c|²
-    centres: Array  # (d, n_blocks)
-    repeated: Array  # (n_blocks, 6·(d + 1)): every coordinate of c six times; in the last, −1
+    centres: Array  # (d, n_blocks), rounded to the precision of the tiles
+    repeated: Array  # (n_blocks, 6·(d + 1)), as the tiles: every coordinate of c six times; in the last, −1
     radius: Array  # (n_blocks,) largest distance from the centre
+    axes: Array  # (AXES, d) orthonormal, or zeros: the longest ones of all references
+    along: Array  # (AXES, n_blocks) the centres along these
+    low: Array  # (AXES, n_blocks) the smallest and the largest of the references along these, less the centre
+    high: Array
+    across: Array  # (n_blocks,) largest distance from the centre across all of these
     spread: Array  # (n_blocks,) mean squared distance from the centre
     counts: Array  # (n_blocks,) references
     scale: float  # s
+    unit: float  # u
     rounding: float  # c·u
     tolerance: tuple[float, float]
     negligible: float
@@ -77,8 +85,7 @@ class Queries(NamedTuple):
     """The queries that pass a block of references together, and what is known of each."""
 
     centred: Array  # (BLOCK, d and zeros)
-    members: Array  # (BLOCK,) the queries of the groups: those with the same nearest block stand together
-    groups: Array  # (BLOCK / 6, 6·(d + 1)): six queries, coordinate by coordinate; in the last, zeros
+    groups: Array  # (BLOCK / 6, 6·(d + 1)), as the tiles: six queries, coordinate by coordinate; in the last, zeros
     squared: Array  # (BLOCK, n_blocks) squared distances from the centres
     upper: Array  # (BLOCK, n_blocks) upper bounds of the exponents
     way: Array  # (BLOCK, n_blocks)
@@ -93,24 +100,32 @@ class Room(NamedTuple):
     shifts: Array  # (6,) what is added to the exponents of a row
     sums: Array  # (6,)
     chunk: Array  # (_CHUNK, d and zeros)
+    means: Array  # (n_blocks,)
 
 
-def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector: bool) -> Blocks:
+def empty_blocks(rows: Array, order: Array, axes: Array, bandwidth: float, dtype: Any, vector: bool) -> Blocks:
     """Make room for the blocks of the references `rows` (n, d), taken in `order`; `pack` fills it."""
     n, d = rows.shape
     size = np.dtype(dtype).itemsize
     blocks, width = -(-n // TILE), lanes(size) if vector else TILE
+    unit = 0.5 * float(np.finfo(dtype).eps)
     return Blocks(
         rows=rows,
         order=order,
         tiles=np.empty((blocks, TILE // width, d + 1, width), dtype),
         centres=np.empty((d, blocks)),
-        repeated=np.empty((blocks, ROWS * (d + 1))),
+        repeated=np.empty((blocks, ROWS * (d + 1)), dtype),
         radius=np.empty(blocks),
+        axes=axes,
+        along=np.empty((len(axes), blocks)),
+        low=np.empty((len(axes), blocks)),
+        high=np.empty((len(axes), blocks)),
+        across=np.empty(blocks),
         spread=np.empty(blocks),
         counts=np.minimum(TILE, n - TILE * np.arange(blocks)).astype(float),
         scale=_LOG2E / bandwidth**2,
-        rounding=(_ROUNDINGS_SINGLE if size == 4 else 20.0 + d / 16) * 0.5 * float(np.finfo(dtype).eps),
+        unit=unit,
+        rounding=(_ROUNDINGS_SINGLE if size == 4 else 20.0 + d / 16) * unit,
         tolerance=_TOLERANCE[size],
         negligible=_NEGLIGIBLE[size],
         vector=vector,
@@ -130,8 +145,9 @@ def pack(blocks: Blocks, first: int, last: int) -> None:
             for c in range(d):
                 centre[c] += blocks.rows[blocks.order[j], c] / (end - begin)
         for c in range(d):
-            blocks.centres[c, b] = centre[c]
             blocks.repeated[b, ROWS * c : ROWS * (c + 1)] = centre[c]
+            centre[c] = blocks.repeated[b, ROWS * c]
+            blocks.centres[c, b] = centre[c]
         blocks.repeated[b, ROWS * d :] = -1.0
         largest, total = 0.0, 0.0
         for j in range(end - begin):
@@ -142,6 +158,29 @@ def pack(blocks: Blocks, first: int, last: int) -> None:
             blocks.tiles[b, j // width, :, j % width] = 0.0
             blocks.tiles[b, j // width, d, j % width] = _PADDING
         blocks.radius[b], blocks.spread[b] = math.sqrt(largest), total / (end - begin)
+        _enclose(blocks, b, blocks.order[begin:end], centre)
+
+
+@kernel
+def _enclose(blocks: Blocks, b: int, order: Array, centre: Array) -> None:
+    """Find the box around the references `order` of block b along the axes, and their distance across these."""
+    axes, low, high, across = blocks.axes, blocks.low, blocks.high, 0.0
+    for k in range(len(axes)):
+        blocks.along[k, b], low[k, b], high[k, b] = 0.0, np.inf, -np.inf
+        for c in range(len(centre)):
+            blocks.along[k, b] += axes[k, c] * centre[c]
+    for i in order:
+        squared, inside = 0.0, 0.0
+        for c in range(len(centre)):
+            squared += (blocks.rows[i, c] - centre[c]) ** 2
+        for k in range(len(axes)):
+            place = 0.0
+            for c in range(len(centre)):
+                place += axes[k, c] * (blocks.rows[i, c] - centre[c])
+            low[k, b], high[k, b] = min(low[k, b], place), max(high[k, b], place)
+            inside += place * place
+        across = max(across, squared * (1.0 + _SAFE) - inside)
+    blocks.across[b] = math.sqrt(across)
 
 
 @kernel
@@ -173,39 +212,59 @@ def _squared_distances(query: Array, centres: Array, out: Array) -> None:
 
 
 @kernel
-def _plan(squared: Array, blocks: Blocks, upper: Array, way: Array) -> tuple[float, int]:
-    """Choose how one query sums each block; return `top`, an exponent that its largest term reaches, and a block.
+def _bound(place: Array, squared: Array, blocks: Blocks, inside: Array, gap: Array) -> None:
+    """Write lower bounds of the squared distance of a query from all references of each block into `gap`.
 
-    The block is that with the nearest centre. `upper` receives upper bounds of the exponents of each block. By Jensen's
-    inequality the terms of a block have a mean of at least 2^(−s/2·(|q−c|² + mean|r−c|²)), so one of them reaches
-    that, and so many of them add up to a lower bound of the sum. What is left out is small beside that bound.
-    A distance that is not a finite number needs nothing.
+    The larger of two: from the ball around the centre, and from the box along the axes and the ball across them.
+    `place` is the query along the axes, `inside` room to work in. What is not a number bounds nothing.
     """
-    scale, radius, spread, counts = blocks.scale, blocks.radius, blocks.spread, blocks.counts
-    absolute, relative = blocks.tolerance
-    rounding = blocks.rounding * scale
-    top, nearest = -np.inf, 0
+    radius, across, along, low, high = blocks.radius, blocks.across, blocks.along, blocks.low, blocks.high
+    inside[:], gap[:] = 0.0, 0.0
+    for k in range(len(place)):
+        x = place[k]
+        for b in range(len(squared)):
+            part = x - along[k, b]
+            outside = max(0.0, max(part - high[k, b], low[k, b] - part))
+            inside[b] += part * part
+            gap[b] += outside * outside
     for b in range(len(squared)):
-        upper[b] = -np.inf
-        if squared[b] < np.inf:
-            gap = max(0.0, math.sqrt(squared[b]) * (1.0 - 1e-12) - radius[b] * (1.0 + 1e-12))  # rounded to safety
-            upper[b] = -0.5 * scale * gap * gap
-            top = max(top, -0.5 * scale * (squared[b] + spread[b]))
-            nearest = b if squared[b] < squared[nearest] else nearest
+        ball = max(0.0, math.sqrt(squared[b]) - radius[b])
+        tail = max(0.0, math.sqrt(max(0.0, squared[b] * (1.0 - _SAFE) - inside[b])) - across[b])
+        box = gap[b] + tail * tail
+        ball *= ball
+        gap[b] = (1.0 - _SAFE) * (box if box > ball else ball)
+
+
+@kernel
+def _plan(place: Array, length: float, squared: Array, blocks: Blocks, upper: Array, way: Array, room: Room) -> float:
+    """Choose how one query sums each block; return `top`, an exponent that its largest term reaches.
+
+    The query is `length` long and lies at `place` along the axes. `upper` receives upper bounds of the exponents of
+    each block. By Jensen's inequality the terms of a block have a mean of at least 2^(−s/2·(|q−c|² + mean|r−c|²)), so
+    one of them reaches that, and so many of them add up to a lower bound of the sum. What is left out is small beside
+    that bound. A distance that is not a finite number needs nothing.
+    """
+    scale, radius, spread, counts, means = blocks.scale, blocks.radius, blocks.spread, blocks.counts, room.means
+    absolute, relative = blocks.tolerance
+    rounding, rest = blocks.rounding * scale, blocks.unit * scale * length
+    _bound(place, squared, blocks, means, upper)
+    top = -np.inf
+    for b in range(len(squared)):
+        means[b] = -0.5 * scale * (squared[b] + spread[b])
+        top = max(top, means[b])
     least, rows = 0.0, 0.0
     for b in range(len(squared)):
-        least += counts[b] * exp_negative((-0.5 * scale * (squared[b] + spread[b]) - top) * _LN2)
+        least += counts[b] * exp_negative((means[b] - top) * _LN2)
         rows += counts[b]
     drop = top + math.log2(blocks.negligible * (least + 1e-300) / max(rows, 1.0))
     for b in range(len(squared)):
-        error = rounding * radius[b] * (math.sqrt(squared[b]) + 0.5 * radius[b])
-        if not upper[b] > drop:
-            way[b] = _SKIP
-        elif scale * squared[b] < _FAR and error <= absolute - relative * upper[b]:
-            way[b] = _PRODUCT
-        else:
-            way[b] = _DIFFERENCES
-    return top, nearest
+        bound = -0.5 * scale * upper[b]
+        error = radius[b] * (rounding * (math.sqrt(squared[b]) + 0.5 * radius[b]) + rest)
+        upper[b] = bound
+        near = scale * squared[b] < _FAR
+        chosen = _PRODUCT if near and error <= absolute - relative * bound else _DIFFERENCES
+        way[b] = chosen if bound > drop and squared[b] < np.inf else _SKIP
+    return top
 
 
 @kernel
@@ -268,14 +327,14 @@ def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: 
 def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: bool, room: Room) -> None:
     """Add block `b` to the sums of all queries."""
     # Arrays are taken out of their tuples once: numba counts their users, and threads wait for each other's counts.
-    groups, members, way, state = queries.groups, queries.members, queries.way, queries.state
+    groups, way, state = queries.groups, queries.way, queries.state
     squared, upper, half_scale = queries.squared, queries.upper, 0.5 * blocks.scale
     tile, centre = blocks.tiles[b], blocks.repeated[b]
     shifted, exponents, shifts, sums, chunk = room.shifted, room.exponents, room.shifts, room.sums, room.chunk
     for g in range(n_groups):
         first, ways = g * ROWS, 0
         for r in range(ROWS):
-            ways |= way[members[first + r], b]
+            ways |= way[first + r, b]
         if ways & _PRODUCT:
             _subtract(groups, g, centre, shifted)
             if vector:
@@ -283,7 +342,7 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: 
             else:
                 products_plain(shifted, tile, exponents)
             for r in range(ROWS):
-                i = members[first + r]
+                i = first + r
                 shifts[r] = 0.0  # where it is not asked for, the sum is not looked at
                 if way[i, b] == _PRODUCT:
                     start = -half_scale * squared[i, b]
@@ -295,10 +354,10 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: 
             else:
                 sums_exp2_plain(exponents, shifts, sums)
             for r in range(ROWS):
-                if way[members[first + r], b] == _PRODUCT:
-                    state[members[first + r], 1] += sums[r]
+                if way[first + r, b] == _PRODUCT:
+                    state[first + r, 1] += sums[r]
         if ways & _DIFFERENCES:
-            for i in members[first : first + ROWS]:
+            for i in range(first, first + ROWS):
                 if way[i, b] == _DIFFERENCES:
                     _add_differences(queries.centred[i], b, blocks, chunk, state, i)
 
@@ -310,20 +369,35 @@ def _padded(d: int) -> int:
 
 
 @kernel
-def _prepare(block: int, queries: Queries, blocks: Blocks) -> None:
+def _prepare(block: int, queries: Queries, blocks: Blocks, room: Room) -> None:
     """Plan the sums of the first `block` queries and make groups of them."""
-    nearest = np.empty(block, np.int64)
+    axes, place = blocks.axes, np.empty(len(blocks.axes))
     queries.way[:] = _SKIP  # rows without a query need nothing
     for i in range(block):
-        _squared_distances(queries.centred[i], blocks.centres, queries.squared[i])
-        queries.state[i, 0], nearest[i] = _plan(queries.squared[i], blocks, queries.upper[i], queries.way[i])
-        queries.state[i, 1] = 0.0
-    # A block is left out only where a whole group needs none of it: neighbours leave out the same.
-    queries.members[:block] = np.argsort(nearest)
-    queries.members[block:] = np.arange(block, BLOCK)
-    for p in range(block):
-        for c in range(len(blocks.centres)):
-            queries.groups[p // ROWS, ROWS * c + p % ROWS] = queries.centred[queries.members[p], c]
+        query, length = queries.centred[i], 0.0
+        place[:] = 0.0
+        for c in range(axes.shape[1]):
+            queries.groups[i // ROWS, ROWS * c + i % ROWS] = query[c]
+            length += query[c] * query[c]
+            for k in range(len(axes)):
+                place[k] += axes[k, c] * query[c]
+        squared = queries.squared[i]
+        _squared_distances(query, blocks.centres, squared)
+        top = _plan(place, math.sqrt(length), squared, blocks, queries.upper[i], queries.way[i], room)
+        queries.state[i, 0], queries.state[i, 1] = top, 0.0
+
+
+@kernel
+def _order_along(query: Array, axis: Array, first: int, last: int) -> Array:
+    """Return the queries first..last in their order along an axis: neighbours leave out the same blocks.
+
+    A block is left out only where a whole group needs none of it.
+    """
+    places = np.zeros(last - first)
+    for i in range(len(places)):
+        for c in range(len(axis)):
+            places[i] += query[first + i, c] * axis[c]
+    return first + np.argsort(places)
 
 
 @kernel
@@ -340,8 +414,7 @@ def log_kernel_sum(
     dtype = blocks.tiles.dtype
     queries = Queries(
         np.zeros((BLOCK, _padded(d))),
-        np.arange(BLOCK),
-        np.zeros((BLOCK // ROWS, ROWS * (d + 1))),
+        np.zeros((BLOCK // ROWS, ROWS * (d + 1)), dtype),
         np.empty((BLOCK, n)),
         np.empty((BLOCK, n)),
         np.zeros((BLOCK, n), np.int8),
@@ -353,18 +426,20 @@ def log_kernel_sum(
         np.empty(ROWS),
         np.empty(ROWS),
         np.zeros((_CHUNK, _padded(d))),
+        np.empty(n),
     )
-    for begin in range(first, last, BLOCK):
-        block = min(BLOCK, last - begin)
+    order = _order_along(query, blocks.axes[0], first, last)
+    for begin in range(0, last - first, BLOCK):
+        block = min(BLOCK, last - first - begin)
         for i in range(block):
             for c in range(d):
-                queries.centred[i, c] = query[begin + i, c] - centre[c]
-        _prepare(block, queries, blocks)
+                queries.centred[i, c] = query[order[begin + i], c] - centre[c]
+        _prepare(block, queries, blocks, room)
         for b in range(n):
             _add_block(b, (block + ROWS - 1) // ROWS, queries, blocks, vector, room)
         for i in range(block):
             top, total = queries.state[i, 0], queries.state[i, 1]
-            out[begin + i] = np.log(total) + top * _LN2 if total > 0.0 else -np.inf
+            out[order[begin + i]] = np.log(total) + top * _LN2 if total > 0.0 else -np.inf
 
 
 @kernel
