@@ -15,7 +15,7 @@ from quests_md.information import log_kernel_sum, log_kernel_sum_of_few, pack
 from quests_md.kernels import _simd_sum, kernel_sum
 from quests_md.kernels._jit import kernel
 from quests_md.kernels._simd import vector_bytes
-from quests_md.kernels._simd_sum import ROWS, lanes, products, sums_exp2
+from quests_md.kernels._simd_sum import ROWS, lanes, products, squares, sums_exp2
 from quests_md.kernels.kernel_sum import TILE
 
 SINGLE, DOUBLE = np.float32, np.float64
@@ -25,6 +25,12 @@ SINGLE, DOUBLE = np.float32, np.float64
 def call_products(rows, tile, out):
     """Call the intrinsic, which exists in compiled code only."""
     products(rows, tile, out)
+
+
+@kernel
+def call_squares(rows, tile, out):
+    """Call the intrinsic, which exists in compiled code only."""
+    squares(rows, tile, out)
 
 
 @kernel
@@ -69,6 +75,23 @@ def test_products_agree_with_the_naive_twin(d, dtype, error, multiply):
     out = np.full((ROWS, TILE), np.nan, dtype)
     multiply(rows, tile, out)
     np.testing.assert_allclose(out, naive.products(rows, tile), rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("measure", [call_squares, _simd_sum.squares_plain])
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize("d", [2, 16, 17, 64])
+def test_squares_agree_with_the_naive_twin(d, dtype, measure):
+    """All terms are positive: rows of equal entries, where most roundings go the same way, and random ones."""
+    for seed in range(20):
+        rows, tile = factors(d, dtype, seed=seed)
+        if seed > 9:
+            rows[:], tile[:] = rows[0], tile[:, :1]
+        out = np.full((ROWS, TILE), np.nan, dtype)
+        measure(rows, tile, out)
+        expected = naive.squares(rows, tile)
+        # c + 2 of the kernel; plain loops add up longer sums.
+        most = 7.2 if dtype == SINGLE and measure is call_squares else 24.0
+        assert np.all(np.abs(out / expected - 1.0) <= most * 0.5 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize(("dtype", "error", "largest"), [(SINGLE, 3.3e-6, 100.0), (DOUBLE, 1e-14, 900.0)])
@@ -218,6 +241,16 @@ def test_rows_of_any_scale_hold_their_promise(spread, precision):
     actual = log_kernel_sum(query, reference, precision=precision)
     # The twin's own differences round, too: by 2u·|q − r|·|q| / h² at least.
     assert np.all(np.abs(actual - expected) <= tolerance(precision, expected) + 2e-12 * spread)
+
+
+def test_wide_blocks_are_summed_by_differences_in_their_own_precision(path):
+    """References far apart from each other share blocks: too wide for products, not for differences."""
+    reference = np.vstack([rows_of(500, 22, 0.01), rows_of(300, 23, 0.03)])
+    query = np.vstack([rows_of(60, 24, 0.01), rows_of(60, 25, 0.03), reference[-60:] + rows_of(60, 26, 0.002)])
+    expected = naive.log_kernel_sum(query, reference, 0.015)
+    blocks = pack(reference, 0.015, "single")
+    actual = log_kernel_sum(query, reference, blocks=blocks, precision="single")
+    assert np.all(np.abs(actual - expected) <= tolerance("single", expected))
 
 
 @pytest.mark.parametrize("precision", ["single", "double"])

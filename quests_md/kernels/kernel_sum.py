@@ -9,8 +9,11 @@ Exactness rests on three bounds, each looked at per query and block, so that no 
 
 - Blocks whose references are all so far that together they cannot add `_NEGLIGIBLE` to the sum are left out.
 - The product of a query at a and a reference at b from the centre rounds to c·u·s·|b|·(|a| + |b|/2) at most, with u
-  the rounding of a number near 1 and c as below. Where that is more than `_TOLERANCE` for the farthest reference of
-  the block, differences are used.
+  the rounding of a number near 1 and c as below, and to u·s·|b|·|q| as the query is rounded before the centre is
+  subtracted. Where that is more than `_TOLERANCE` for the farthest reference of the block, differences are used: in
+  the precision of the tiles, where their own rounding allows it. It moves q − r by e = u·(|q| + 3|a| + |b|) at most,
+  and changes its square by the factor 1 ± (c + 2)·u, which is s·(ρ·e + e²/2 + (c/2 + 1)·u·ρ²) in an exponent: at a
+  distance ρ, beyond which no reference matters. Else in double precision.
 - The sum is kept relative to 2^top. `top` starts as a lower bound of the largest term, so nothing that matters
   underflows, and is raised where an upper bound says that a term may overflow.
 """
@@ -23,8 +26,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import kernel
-from ._simd_sum import ROWS, exp_negative, lanes, products, products_plain, sums_exp2, sums_exp2_plain
+from ._jit import inlined, kernel
+from ._simd_sum import (
+    ROWS,
+    exp_negative,
+    lanes,
+    products,
+    products_plain,
+    squares,
+    squares_plain,
+    sums_exp2,
+    sums_exp2_plain,
+)
 
 Array = NDArray[Any]
 
@@ -35,6 +48,7 @@ _LOG2E = math.log2(math.e)
 _LN2 = math.log(2.0)
 _SAFE = 1e-12  # by which bounds of distances are widened, as they are rounded themselves
 _PADDING = -1e30  # the exponent where a block has no reference: 2^x is clamped to nothing
+_AWAY = 1e13  # and its first coordinate: its square is that large, too
 # What may be left out of a sum, as a part of it. Single precision promises 1e-4 nats: 8.3e-5 of them are for products
 # (`_TOLERANCE`, which is in powers of two), 1e-5 for this, 3e-6 for `EXP2_ERROR`, the rest for sums and shifts.
 _NEGLIGIBLE = {4: 1e-5, 8: 1e-12}
@@ -54,7 +68,7 @@ _TOLERANCE = {4: (1.2e-4, 1e-6), 8: (1e-11, 1e-11)}
 _ROUNDINGS_SINGLE = 5.2
 
 
-_SKIP, _PRODUCT, _DIFFERENCES = 0, 1, 2  # the ways to sum a block
+_SKIP, _PRODUCT, _SQUARES, _DIFFERENCES = 0, 1, 2, 4  # the ways to sum a block, cheapest first
 
 
 class Blocks(NamedTuple):
@@ -156,6 +170,7 @@ def pack(blocks: Blocks, first: int, last: int) -> None:
             largest, total = max(largest, squared), total + squared
         for j in range(end - begin, TILE):
             blocks.tiles[b, j // width, :, j % width] = 0.0
+            blocks.tiles[b, j // width, 0, j % width] = _AWAY
             blocks.tiles[b, j // width, d, j % width] = _PADDING
         blocks.radius[b], blocks.spread[b] = math.sqrt(largest), total / (end - begin)
         _enclose(blocks, b, blocks.order[begin:end], centre)
@@ -246,7 +261,8 @@ def _plan(place: Array, length: float, squared: Array, blocks: Blocks, upper: Ar
     """
     scale, radius, spread, counts, means = blocks.scale, blocks.radius, blocks.spread, blocks.counts, room.means
     absolute, relative = blocks.tolerance
-    rounding, rest = blocks.rounding * scale, blocks.unit * scale * length
+    unit, rounding = blocks.unit, blocks.rounding * scale
+    rest, loose = unit * scale * length, 0.5 * blocks.rounding + unit
     _bound(place, squared, blocks, means, upper)
     top = -np.inf
     for b in range(len(squared)):
@@ -257,12 +273,16 @@ def _plan(place: Array, length: float, squared: Array, blocks: Blocks, upper: Ar
         least += counts[b] * exp_negative((means[b] - top) * _LN2)
         rows += counts[b]
     drop = top + math.log2(blocks.negligible * (least + 1e-300) / max(rows, 1.0))
+    reach = math.sqrt(-2.0 * drop / scale)  # no reference farther away than this matters
     for b in range(len(squared)):
         bound = -0.5 * scale * upper[b]
-        error = radius[b] * (rounding * (math.sqrt(squared[b]) + 0.5 * radius[b]) + rest)
         upper[b] = bound
-        near = scale * squared[b] < _FAR
-        chosen = _PRODUCT if near and error <= absolute - relative * bound else _DIFFERENCES
+        far = math.sqrt(squared[b])
+        allowed = absolute - relative * bound if scale * squared[b] < _FAR else -1.0
+        error = radius[b] * (rounding * (far + 0.5 * radius[b]) + rest)
+        moved = unit * (length + 3.0 * far + min(radius[b], far + reach))
+        error_squares = scale * (reach * (moved + loose * reach) + moved * moved)
+        chosen = _PRODUCT if error <= allowed else (_SQUARES if error_squares <= allowed else _DIFFERENCES)
         way[b] = chosen if bound > drop and squared[b] < np.inf else _SKIP
     return top
 
@@ -323,29 +343,55 @@ def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: 
         state[r, 1] += total
 
 
+@inlined
+def _multiply(shifted: Array, tile: Array, vector: bool, exponents: Array) -> None:
+    if vector:
+        products(shifted, tile, exponents)
+    else:
+        products_plain(shifted, tile, exponents)
+
+
+@kernel
+def _square(shifted: Array, tile: Array, vector: bool, scale: Any, to_exponents: Any, exponents: Array) -> None:
+    """Write exponents by differences, in the precision of the tile; `shifted` is scaled as the tile is."""
+    for i in range(len(shifted)):
+        shifted[i] *= scale
+    if vector:
+        squares(shifted, tile, exponents)
+    else:
+        squares_plain(shifted, tile, exponents)
+    for r in range(ROWS):
+        for j in range(exponents.shape[1]):
+            exponents[r, j] *= to_exponents
+
+
 @kernel
 def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: bool, room: Room) -> None:
     """Add block `b` to the sums of all queries."""
     # Arrays are taken out of their tuples once: numba counts their users, and threads wait for each other's counts.
-    groups, way, state = queries.groups, queries.way, queries.state
-    squared, upper, half_scale = queries.squared, queries.upper, 0.5 * blocks.scale
-    tile, centre = blocks.tiles[b], blocks.repeated[b]
+    groups, way, state, squared, upper = queries.groups, queries.way, queries.state, queries.squared, queries.upper
+    tile, centre, half = blocks.tiles[b], blocks.repeated[b], 0.5 * blocks.scale
     shifted, exponents, shifts, sums, chunk = room.shifted, room.exponents, room.shifts, room.sums, room.chunk
+    scale, to_exponents = shifted.dtype.type(blocks.scale), shifted.dtype.type(-0.5 / blocks.scale)
     for g in range(n_groups):
         first, ways = g * ROWS, 0
         for r in range(ROWS):
             ways |= way[first + r, b]
-        if ways & _PRODUCT:
+        if ways & (_PRODUCT | _SQUARES):
             _subtract(groups, g, centre, shifted)
-            if vector:
-                products(shifted, tile, exponents)
+        for kind in (_PRODUCT, _SQUARES):
+            if ways & kind == 0:
+                continue
+            if kind == _PRODUCT:
+                _multiply(shifted, tile, vector, exponents)
             else:
-                products_plain(shifted, tile, exponents)
+                _square(shifted, tile, vector, scale, to_exponents, exponents)
+            lacking = half if kind == _PRODUCT else 0.0
             for r in range(ROWS):
                 i = first + r
                 shifts[r] = 0.0  # where it is not asked for, the sum is not looked at
-                if way[i, b] == _PRODUCT:
-                    start = -half_scale * squared[i, b]
+                if way[i, b] == kind:
+                    start = -lacking * squared[i, b]
                     if not vector or upper[i, b] > state[i, 0] + _HEADROOM:  # plain loops sum no term above 1
                         _raise(state, i, start + _largest(exponents, r))
                     shifts[r] = start - state[i, 0]
@@ -354,7 +400,7 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: 
             else:
                 sums_exp2_plain(exponents, shifts, sums)
             for r in range(ROWS):
-                if way[first + r, b] == _PRODUCT:
+                if way[first + r, b] == kind:
                     state[first + r, 1] += sums[r]
         if ways & _DIFFERENCES:
             for i in range(first, first + ROWS):
