@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
 from .kernels import _simd_sum
+from .kernels import blocks as _blocks
 from .kernels import kernel_sum as _kernel_sum
 from .kernels._jit import over_rows
-from .kernels.order import order_of
+from .kernels.order import axes_of, order_of
 
 __all__ = [
     "DEFAULT_BANDWIDTH",
@@ -28,7 +29,7 @@ __all__ = [
 
 DEFAULT_BANDWIDTH = 0.015
 
-Blocks = _kernel_sum.Blocks
+Blocks = _blocks.Blocks
 Precision = Literal["double", "single"]
 _DTYPES = {"double": np.float64, "single": np.float32}
 
@@ -129,8 +130,10 @@ def pack(
     if precision not in _DTYPES:
         raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
     order = order_of(reference) if sort else np.arange(len(reference))
-    blocks = _kernel_sum.empty_blocks(reference, order, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
-    over_rows(lambda first, last: _kernel_sum.pack(blocks, first, last), len(blocks.radius), threads, 8)
+    # Rows as they come make wide blocks: to know their axes would leave out none of them.
+    axes = axes_of(reference, _blocks.AXES) if sort else np.zeros((_blocks.AXES, reference.shape[1]))
+    blocks = _blocks.empty_blocks(reference, order, axes, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
+    over_rows(lambda first, last: _blocks.pack(blocks, first, last), len(blocks.radius), threads, 8)
     return blocks
 
 

@@ -106,6 +106,13 @@ def products(rows, tile):
     return np.asarray(rows, float).reshape(-1, 6).T @ columns
 
 
+def squares(rows, tile):
+    """Return the squared distances of six rows, as of `products`, from the columns of a tile, less the last column."""
+    columns = np.concatenate(list(np.asarray(tile, float)), axis=1)[:-1]
+    rows = np.asarray(rows, float).reshape(-1, 6).T[:, :-1]
+    return ((rows[:, :, None] - columns) ** 2).sum(axis=1)
+
+
 def sums_exp2(x, shifts):
     """Return Σ_j 2^(x_j + shift) over every row of x, each with its shift."""
     return np.exp2(np.asarray(x, float) + np.asarray(shifts)[:, None]).sum(axis=1)

@@ -15,8 +15,9 @@ from quests_md.information import log_kernel_sum, log_kernel_sum_of_few, pack
 from quests_md.kernels import _simd_sum, kernel_sum
 from quests_md.kernels._jit import kernel
 from quests_md.kernels._simd import vector_bytes
-from quests_md.kernels._simd_sum import ROWS, lanes, products, sums_exp2
-from quests_md.kernels.kernel_sum import TILE
+from quests_md.kernels._simd_sum import ROWS, lanes, products, squares, sums_exp2
+from quests_md.kernels.blocks import TILE, empty_blocks
+from quests_md.kernels.order import axes_of
 
 SINGLE, DOUBLE = np.float32, np.float64
 
@@ -25,6 +26,12 @@ SINGLE, DOUBLE = np.float32, np.float64
 def call_products(rows, tile, out):
     """Call the intrinsic, which exists in compiled code only."""
     products(rows, tile, out)
+
+
+@kernel
+def call_squares(rows, tile, out):
+    """Call the intrinsic, which exists in compiled code only."""
+    squares(rows, tile, out)
 
 
 @kernel
@@ -69,6 +76,23 @@ def test_products_agree_with_the_naive_twin(d, dtype, error, multiply):
     out = np.full((ROWS, TILE), np.nan, dtype)
     multiply(rows, tile, out)
     np.testing.assert_allclose(out, naive.products(rows, tile), rtol=0, atol=error)
+
+
+@pytest.mark.parametrize("measure", [call_squares, _simd_sum.squares_plain])
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize("d", [2, 16, 17, 64])
+def test_squares_agree_with_the_naive_twin(d, dtype, measure):
+    """All terms are positive: rows of equal entries, where most roundings go the same way, and random ones."""
+    for seed in range(20):
+        rows, tile = factors(d, dtype, seed=seed)
+        if seed > 9:
+            rows[:], tile[:] = rows[0], tile[:, :1]
+        out = np.full((ROWS, TILE), np.nan, dtype)
+        measure(rows, tile, out)
+        expected = naive.squares(rows, tile)
+        # c + 2 of the kernel; plain loops add up longer sums.
+        most = 7.2 if dtype == SINGLE and measure is call_squares else 30.0
+        assert np.all(np.abs(out / expected - 1.0) <= most * 0.5 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize(("dtype", "error", "largest"), [(SINGLE, 3.3e-6, 100.0), (DOUBLE, 1e-14, 900.0)])
@@ -123,7 +147,7 @@ def roundings(a, b, dtype):
 def test_products_round_less_than_is_allowed_for_even_of_rows_made_for_it(dtype):
     """Parallel rows of equal entries: all partial sums grow, and many roundings go the same way."""
     rng, largest = np.random.default_rng(21), 0.0
-    blocks = kernel_sum.empty_blocks(np.empty((1, 63)), np.arange(1), 0.015, dtype, True)
+    blocks = empty_blocks(np.empty((1, 63)), np.arange(1), np.zeros((4, 63)), 0.015, dtype, True)
     for _ in range(300):
         a = np.full(63, rng.uniform(1.0, 2.0)).astype(dtype)
         b = np.repeat(rng.uniform(0.005, 0.02, (TILE, 1)), 63, axis=1).astype(dtype)
@@ -220,6 +244,24 @@ def test_rows_of_any_scale_hold_their_promise(spread, precision):
     assert np.all(np.abs(actual - expected) <= tolerance(precision, expected) + 2e-12 * spread)
 
 
+@pytest.mark.parametrize(("n", "spread"), [(500, 0.01), (3, 1.0), (1, 1.0), (0, 1.0), (300, 0.0)])
+def test_axes_are_orthonormal_or_zero(n, spread):
+    axes = axes_of(rows_of(n, 27) * spread, 4)
+    lengths = np.round(np.linalg.norm(axes, axis=1))
+    assert lengths[0] == (n > 1 and spread > 0.0)
+    np.testing.assert_allclose(axes @ axes.T, np.diag(lengths), rtol=0, atol=1e-14)
+
+
+def test_wide_blocks_are_summed_by_differences_in_their_own_precision(path):
+    """References far apart from each other share blocks: too wide for products, not for differences."""
+    reference = np.vstack([rows_of(500, 22, 0.01), rows_of(300, 23, 0.03)])
+    query = np.vstack([rows_of(60, 24, 0.01), rows_of(60, 25, 0.03), reference[-60:] + rows_of(60, 26, 0.002)])
+    expected = naive.log_kernel_sum(query, reference, 0.015)
+    blocks = pack(reference, 0.015, "single")
+    actual = log_kernel_sum(query, reference, blocks=blocks, precision="single")
+    assert np.all(np.abs(actual - expected) <= tolerance("single", expected))
+
+
 @pytest.mark.parametrize("precision", ["single", "double"])
 def test_blocks_that_are_left_out_change_nothing(precision):
     near, away = rows_of(200, 9, 0.01), rows_of(5000, 10, 0.01) + 0.4
@@ -242,7 +284,7 @@ def test_a_sum_depends_neither_on_the_batch_nor_on_threads(path, precision):
 
 @pytest.mark.parametrize("precision", ["single", "double"])
 def test_nothing_known_is_minus_infinity_and_the_same_row_is_zero(precision):
-    row = rows_of(1, 14, 1.0)
+    row = rows_of(1, 14, 1.0).astype(SINGLE).astype(DOUBLE)  # as the rows of an index are
     assert log_kernel_sum(row, np.empty((0, 63)), precision=precision) == -np.inf
     assert log_kernel_sum(row, row, precision=precision) == 0.0
     assert log_kernel_sum([[1e308, 1e308]], [[0.0, 0.0]], precision=precision) == -np.inf

@@ -1,11 +1,11 @@
-"""The two inner loops of a kernel sum, as vector code: products of rows with a tile, and sums of 2^x.
+"""The inner loops of a kernel sum, as vector code: products of rows with a tile, their distances, and sums of 2^x.
 
-numba leaves both loops several times slower than the machine allows: it keeps no block of results in registers, and
-it does not vectorise a float-to-exponent trick. So these two are written as LLVM vector IR, through `@intrinsic`. The
+numba leaves them several times slower than the machine allows: it keeps no block of results in registers, and
+it does not vectorise a float-to-exponent trick. So these are written as LLVM vector IR, through `@intrinsic`. The
 IR holds portable operations only (vector loads, `fmuladd`, `rint`, select, shifts), so LLVM compiles it for any
 processor; nothing names an instruction of x86. What differs between processors is `VECTOR_BYTES`.
 
-Each has a plain twin here, in numpy's words, which numba compiles as well: `products_plain`, `sums_exp2_plain`. They
+Each has a plain twin here, in numpy's words, which numba compiles as well: `products_plain` and so on. They
 are the portable path: `VECTOR` says whether the vector path is worth taking, and callers pass the answer on as a
 flag, so that a test can force either in one process.
 
@@ -78,6 +78,27 @@ def products_plain(rows: Array, tile: Array, out: Array) -> None:
 
 
 @kernel
+def squares_plain(rows: Array, tile: Array, out: Array) -> None:
+    """Write squared distances into `out`, as `squares` does."""
+    panels, d, width = tile.shape
+    out[:] = 0.0
+    for p in range(panels):
+        for r in range(ROWS):
+            last = (d - 1) // 4 * 4
+            for c in range(0, last, 4):  # four at a time, as above
+                i = c * ROWS + r
+                x0, x1, x2, x3 = rows[i], rows[i + ROWS], rows[i + 2 * ROWS], rows[i + 3 * ROWS]
+                for j in range(width):
+                    d0, d1 = x0 - tile[p, c, j], x1 - tile[p, c + 1, j]
+                    d2, d3 = x2 - tile[p, c + 2, j], x3 - tile[p, c + 3, j]
+                    out[r, p * width + j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+            for c in range(last, d - 1):
+                for j in range(width):
+                    difference = rows[c * ROWS + r] - tile[p, c, j]
+                    out[r, p * width + j] += difference * difference
+
+
+@kernel
 def sums_exp2_plain(x: Array, shifts: Array, out: Array) -> None:
     """As `sums_exp2`, for x_j + shift ≤ 0; no term is less than e^-60."""
     for r in range(x.shape[0]):
@@ -128,6 +149,20 @@ def products(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
     `rows` (6·d,) holds six rows, the six values of a coordinate side by side; `tile` (panels, d, lanes) the columns,
     `lanes` at a time; `out` is (6, panels·lanes). The 6 × lanes sums of a panel stay in registers until complete.
     """
+    return _over_panels(rows, tile, out, _products_of_panel)
+
+
+@intrinsic
+def squares(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
+    """Write the squared distances of the rows from the columns of a tile into `out`, as `products` does.
+
+    The last coordinate is left out.
+    """
+    return _over_panels(rows, tile, out, _squares_of_panel)
+
+
+def _over_panels(rows: Any, tile: Any, out: Any, emit: Callable[..., None]) -> Any:
+    """Return what an intrinsic returns that emits code for each panel of a tile."""
     if not (rows.dtype == tile.dtype == out.dtype and rows.layout == tile.layout == out.layout == "C"):
         return None
     signature = types.void(rows, tile, out)
@@ -142,7 +177,7 @@ def products(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
             start = builder.mul(panel.index, width)
             columns = builder.gep(tile.data, [builder.mul(start, d)])
             target, stride = builder.gep(out.data, [start]), builder.mul(panels, width)
-            _products_of_panel(builder, rows.data, columns, d, target, stride)
+            emit(builder, rows.data, columns, d, target, stride)
         return context.get_dummy_value()
 
     return signature, generate
@@ -150,6 +185,18 @@ def products(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
 
 def _products_of_panel(builder: Value, rows: Value, columns: Value, d: Value, out: Value, stride: Value) -> None:
     """Emit the products of six rows with two vectors of columns; rows of `out` are `stride` apart."""
+    _sums_of_panel(builder, rows, columns, d, out, stride, _multiply_add)
+
+
+def _squares_of_panel(builder: Value, rows: Value, columns: Value, d: Value, out: Value, stride: Value) -> None:
+    """As `_products_of_panel`: the squared distances but for the last of the d coordinates."""
+    _sums_of_panel(builder, rows, columns, builder.sub(d, _INT64(1)), out, stride, _add_square)
+
+
+def _sums_of_panel(
+    builder: Value, rows: Value, columns: Value, d: Value, out: Value, stride: Value, add: Callable[..., Value]
+) -> None:
+    """Emit the sums over d coordinates of six rows with two vectors of columns each."""
     vector = _vector_of(rows)
     zero = _constant(vector, 0.0)
     totals, sums = ([[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(ROWS)] for _ in range(2))
@@ -168,7 +215,7 @@ def _products_of_panel(builder: Value, rows: Value, columns: Value, d: Value, ou
             for r, pair in enumerate(sums):
                 x = _splat(builder, builder.load(builder.gep(row, [_INT64(r)])), vector)
                 for total, values in zip(pair, both, strict=True):
-                    builder.store(_multiply_add(builder, x, values, builder.load(total)), total)
+                    builder.store(add(builder, x, values, builder.load(total)), total)
         for total, part in zip(chain(*totals), chain(*sums), strict=True):
             builder.store(builder.fadd(builder.load(total), builder.load(part)), total)
     for r, pair in enumerate(totals):
@@ -286,6 +333,12 @@ def _call(builder: Value, name: str, vector: Value, *arguments: Value) -> Value:
 def _multiply_add(builder: Value, x: Value, y: Value, z: Value) -> Value:
     """Emit x·y + z: fused where the processor can, else two operations (`fma` would be a call of a library)."""
     return _call(builder, "fmuladd", x.type, x, y, z)
+
+
+def _add_square(builder: Value, x: Value, y: Value, z: Value) -> Value:
+    """Emit (x − y)² + z."""
+    difference = builder.fsub(x, y)
+    return _multiply_add(builder, difference, difference, z)
 
 
 def _sum_of_elements(builder: Value, vector: Value) -> Value:

@@ -7,10 +7,13 @@ is 2^(−s/2 · ‖q − r‖²).
 
 Exactness rests on three bounds, each looked at per query and block, so that no result depends on other queries:
 
-- Blocks whose references are all so far that together they cannot add `_NEGLIGIBLE` to the sum are left out.
+- Blocks whose references are all so far that together they cannot add `negligible` of the sum to it are left out.
 - The product of a query at a and a reference at b from the centre rounds to c·u·s·|b|·(|a| + |b|/2) at most, with u
-  the rounding of a number near 1 and c as below. Where that is more than `_TOLERANCE` for the farthest reference of
-  the block, differences are used.
+  the rounding of a number near 1 and c as in `blocks`, and to u·s·|b|·|q| as the query is rounded before the centre is
+  subtracted. Where that is more than `tolerance` for the farthest reference of the block, differences are used: in the
+  precision of the tiles, where their own rounding allows it. It moves q − r by e = u·(|q| + 3|a| + |b|) at most, and
+  changes its square by the factor 1 ± (c + 2)·u, which is s·(ρ·e + e²/2 + (c/2 + 1)·u·ρ²) in an exponent: at a
+  distance ρ, beyond which no reference matters. Else in double precision.
 - The sum is kept relative to 2^top. `top` starts as a lower bound of the largest term, so nothing that matters
   underflows, and is raised where an upper bound says that a term may overflow.
 """
@@ -23,62 +26,37 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import kernel
-from ._simd_sum import ROWS, exp_negative, lanes, products, products_plain, sums_exp2, sums_exp2_plain
+from ._jit import inlined, kernel
+from ._simd_sum import (
+    ROWS,
+    exp_negative,
+    products,
+    products_plain,
+    squares,
+    squares_plain,
+    sums_exp2,
+    sums_exp2_plain,
+)
+from .blocks import LOG2E, SAFE, TILE, Blocks
 
 Array = NDArray[Any]
 
-TILE = 256  # references of a block: a multiple of every `lanes`
 BLOCK = 16 * ROWS  # queries that pass a block of references while it is in the second cache
-_LOG2E = math.log2(math.e)
 _LN2 = math.log(2.0)
-_PADDING = -1e30  # the exponent where a block has no reference: 2^x is clamped to nothing
-# What may be left out of a sum, as a part of it. Single precision promises 1e-4 nats: 8.3e-5 of them are for products
-# (`_TOLERANCE`, which is in powers of two), 1e-5 for this, 3e-6 for `EXP2_ERROR`, the rest for sums and shifts.
-_NEGLIGIBLE = {4: 1e-5, 8: 1e-12}
 _HEADROOM = 100.0  # exponents by which a term may exceed 2^top in the vector path; single precision overflows at 128
 PART = 8192  # rows that are summed from one end to the other where no blocks are made: a thread takes some parts
 _CHUNK = 32  # of these rows: in double precision they stay in the first cache
 _NOTHING = -80.0  # log₂ of a term beside the largest that is not worth its power: 10⁹ of them add 1e-15
 _FAR = 1e6  # exponents beyond this are left to differences, so that no product overflows
-# Largest error of an exponent that a product may have: absolute, and relative to the smallest exponent of the block.
-_TOLERANCE = {4: (1.2e-4, 1e-6), 8: (1e-11, 1e-11)}
-# The factor c of that rounding. An exponent is a sum of d + 1 products of rounded numbers, in chunks of 16 which are
-# added up then. So each product carries 3 roundings of its own and takes part in at most 16 + d/16 sums: by the
-# standard analysis (Higham, Accuracy and Stability of Numerical Algorithms, 3.1) c = 20 + d/16, whatever the signs.
-# Double precision asks for that. In single it would send most blocks of a melt to differences, ten times slower, for
-# what does not occur: that all roundings of all terms that matter go the same way. There c is 5.2: the sampled systems
-# reach 3.4, mostly 0.4, and rows made for it 5.1 (tests/test_kernel_sum.py makes such).
-_ROUNDINGS_SINGLE = 5.2
 
-
-_SKIP, _PRODUCT, _DIFFERENCES = 0, 1, 2  # the ways to sum a block
-
-
-class Blocks(NamedTuple):
-    """References in blocks of `TILE`, laid out for `log_kernel_sum` at one bandwidth."""
-
-    rows: Array  # (n, d) the references themselves
-    order: Array  # (n,) rows in the order of the blocks
-    tiles: Array  # (n_blocks, panels, d + 1, lanes): s·(r − c); in the last coordinate −s/2·|r − c|²
-    centres: Array  # (d, n_blocks)
-    repeated: Array  # (n_blocks, 6·(d + 1)): every coordinate of c six times; in the last, −1
-    radius: Array  # (n_blocks,) largest distance from the centre
-    spread: Array  # (n_blocks,) mean squared distance from the centre
-    counts: Array  # (n_blocks,) references
-    scale: float  # s
-    rounding: float  # c·u
-    tolerance: tuple[float, float]
-    negligible: float
-    vector: bool  # laid out for vector code: panels of `lanes`; else one panel, so that plain loops are long
+_SKIP, _PRODUCT, _SQUARES, _DIFFERENCES = 0, 1, 2, 4  # the ways to sum a block, cheapest first
 
 
 class Queries(NamedTuple):
     """The queries that pass a block of references together, and what is known of each."""
 
     centred: Array  # (BLOCK, d and zeros)
-    members: Array  # (BLOCK,) the queries of the groups: those with the same nearest block stand together
-    groups: Array  # (BLOCK / 6, 6·(d + 1)): six queries, coordinate by coordinate; in the last, zeros
+    groups: Array  # (BLOCK / 6, 6·(d + 1)), as the tiles: six queries, coordinate by coordinate; in the last, zeros
     squared: Array  # (BLOCK, n_blocks) squared distances from the centres
     upper: Array  # (BLOCK, n_blocks) upper bounds of the exponents
     way: Array  # (BLOCK, n_blocks)
@@ -93,67 +71,7 @@ class Room(NamedTuple):
     shifts: Array  # (6,) what is added to the exponents of a row
     sums: Array  # (6,)
     chunk: Array  # (_CHUNK, d and zeros)
-
-
-def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector: bool) -> Blocks:
-    """Make room for the blocks of the references `rows` (n, d), taken in `order`; `pack` fills it."""
-    n, d = rows.shape
-    size = np.dtype(dtype).itemsize
-    blocks, width = -(-n // TILE), lanes(size) if vector else TILE
-    return Blocks(
-        rows=rows,
-        order=order,
-        tiles=np.empty((blocks, TILE // width, d + 1, width), dtype),
-        centres=np.empty((d, blocks)),
-        repeated=np.empty((blocks, ROWS * (d + 1))),
-        radius=np.empty(blocks),
-        spread=np.empty(blocks),
-        counts=np.minimum(TILE, n - TILE * np.arange(blocks)).astype(float),
-        scale=_LOG2E / bandwidth**2,
-        rounding=(_ROUNDINGS_SINGLE if size == 4 else 20.0 + d / 16) * 0.5 * float(np.finfo(dtype).eps),
-        tolerance=_TOLERANCE[size],
-        negligible=_NEGLIGIBLE[size],
-        vector=vector,
-    )
-
-
-@kernel
-def pack(blocks: Blocks, first: int, last: int) -> None:
-    """Fill the blocks first..last."""
-    n, d = blocks.rows.shape
-    width = blocks.tiles.shape[3]
-    centre = np.empty(d)
-    for b in range(first, last):
-        begin, end = b * TILE, min(n, (b + 1) * TILE)
-        centre[:] = 0.0
-        for j in range(begin, end):
-            for c in range(d):
-                centre[c] += blocks.rows[blocks.order[j], c] / (end - begin)
-        for c in range(d):
-            blocks.centres[c, b] = centre[c]
-            blocks.repeated[b, ROWS * c : ROWS * (c + 1)] = centre[c]
-        blocks.repeated[b, ROWS * d :] = -1.0
-        largest, total = 0.0, 0.0
-        for j in range(end - begin):
-            row = blocks.rows[blocks.order[begin + j]]
-            squared = _pack_row(row, centre, blocks.scale, blocks.tiles[b, j // width, :, j % width])
-            largest, total = max(largest, squared), total + squared
-        for j in range(end - begin, TILE):
-            blocks.tiles[b, j // width, :, j % width] = 0.0
-            blocks.tiles[b, j // width, d, j % width] = _PADDING
-        blocks.radius[b], blocks.spread[b] = math.sqrt(largest), total / (end - begin)
-
-
-@kernel
-def _pack_row(row: Array, centre: Array, scale: float, column: Array) -> float:
-    """Write one reference into its column of a tile; return its squared distance from the centre."""
-    squared = 0.0
-    for c in range(len(row)):
-        difference = row[c] - centre[c]
-        column[c] = difference * scale
-        squared += difference * difference
-    column[len(row)] = -0.5 * scale * squared
-    return squared
+    means: Array  # (n_blocks,)
 
 
 @kernel
@@ -173,39 +91,64 @@ def _squared_distances(query: Array, centres: Array, out: Array) -> None:
 
 
 @kernel
-def _plan(squared: Array, blocks: Blocks, upper: Array, way: Array) -> tuple[float, int]:
-    """Choose how one query sums each block; return `top`, an exponent that its largest term reaches, and a block.
+def _bound(place: Array, squared: Array, blocks: Blocks, inside: Array, gap: Array) -> None:
+    """Write lower bounds of the squared distance of a query from all references of each block into `gap`.
 
-    The block is that with the nearest centre. `upper` receives upper bounds of the exponents of each block. By Jensen's
-    inequality the terms of a block have a mean of at least 2^(−s/2·(|q−c|² + mean|r−c|²)), so one of them reaches
-    that, and so many of them add up to a lower bound of the sum. What is left out is small beside that bound.
-    A distance that is not a finite number needs nothing.
+    The larger of two: from the ball around the centre, and from the box along the axes and the ball across them.
+    `place` is the query along the axes, `inside` room to work in. What is not a number bounds nothing.
     """
-    scale, radius, spread, counts = blocks.scale, blocks.radius, blocks.spread, blocks.counts
-    absolute, relative = blocks.tolerance
-    rounding = blocks.rounding * scale
-    top, nearest = -np.inf, 0
+    radius, across, along, low, high = blocks.radius, blocks.across, blocks.along, blocks.low, blocks.high
+    inside[:], gap[:] = 0.0, 0.0
+    for k in range(len(place)):
+        x = place[k]
+        for b in range(len(squared)):
+            part = x - along[k, b]
+            outside = max(0.0, max(part - high[k, b], low[k, b] - part))
+            inside[b] += part * part
+            gap[b] += outside * outside
     for b in range(len(squared)):
-        upper[b] = -np.inf
-        if squared[b] < np.inf:
-            gap = max(0.0, math.sqrt(squared[b]) * (1.0 - 1e-12) - radius[b] * (1.0 + 1e-12))  # rounded to safety
-            upper[b] = -0.5 * scale * gap * gap
-            top = max(top, -0.5 * scale * (squared[b] + spread[b]))
-            nearest = b if squared[b] < squared[nearest] else nearest
+        ball = max(0.0, math.sqrt(squared[b]) - radius[b])
+        tail = max(0.0, math.sqrt(max(0.0, squared[b] * (1.0 - SAFE) - inside[b])) - across[b])
+        box = gap[b] + tail * tail
+        ball *= ball
+        gap[b] = (1.0 - SAFE) * (box if box > ball else ball)
+
+
+@kernel
+def _plan(place: Array, length: float, squared: Array, blocks: Blocks, upper: Array, way: Array, room: Room) -> float:
+    """Choose how one query sums each block; return `top`, an exponent that its largest term reaches.
+
+    The query is `length` long and lies at `place` along the axes. `upper` receives upper bounds of the exponents of
+    each block. By Jensen's inequality the terms of a block have a mean of at least 2^(−s/2·(|q−c|² + mean|r−c|²)), so
+    one of them reaches that, and so many of them add up to a lower bound of the sum. What is left out is small beside
+    that bound. A distance that is not a finite number needs nothing.
+    """
+    scale, radius, spread, counts, means = blocks.scale, blocks.radius, blocks.spread, blocks.counts, room.means
+    absolute, relative = blocks.tolerance
+    unit, rounding = blocks.unit, blocks.rounding * scale
+    rest, loose = unit * scale * length, 0.5 * blocks.rounding + unit
+    _bound(place, squared, blocks, means, upper)
+    top = -np.inf
+    for b in range(len(squared)):
+        means[b] = -0.5 * scale * (squared[b] + spread[b])
+        top = max(top, means[b])
     least, rows = 0.0, 0.0
     for b in range(len(squared)):
-        least += counts[b] * exp_negative((-0.5 * scale * (squared[b] + spread[b]) - top) * _LN2)
+        least += counts[b] * exp_negative((means[b] - top) * _LN2)
         rows += counts[b]
     drop = top + math.log2(blocks.negligible * (least + 1e-300) / max(rows, 1.0))
+    reach = math.sqrt(-2.0 * drop / scale)  # no reference farther away than this matters
     for b in range(len(squared)):
-        error = rounding * radius[b] * (math.sqrt(squared[b]) + 0.5 * radius[b])
-        if not upper[b] > drop:
-            way[b] = _SKIP
-        elif scale * squared[b] < _FAR and error <= absolute - relative * upper[b]:
-            way[b] = _PRODUCT
-        else:
-            way[b] = _DIFFERENCES
-    return top, nearest
+        bound = -0.5 * scale * upper[b]
+        upper[b] = bound
+        far = math.sqrt(squared[b])
+        allowed = absolute - relative * bound if scale * squared[b] < _FAR else -1.0
+        error = radius[b] * (rounding * (far + 0.5 * radius[b]) + rest)
+        moved = unit * (length + 3.0 * far + min(radius[b], far + reach))
+        error_squares = scale * (reach * (moved + loose * reach) + moved * moved)
+        chosen = _PRODUCT if error <= allowed else (_SQUARES if error_squares <= allowed else _DIFFERENCES)
+        way[b] = chosen if bound > drop and squared[b] < np.inf else _SKIP
+    return top
 
 
 @kernel
@@ -264,29 +207,55 @@ def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: 
         state[r, 1] += total
 
 
+@inlined
+def _multiply(shifted: Array, tile: Array, vector: bool, exponents: Array) -> None:
+    if vector:
+        products(shifted, tile, exponents)
+    else:
+        products_plain(shifted, tile, exponents)
+
+
+@kernel
+def _square(shifted: Array, tile: Array, vector: bool, scale: Any, to_exponents: Any, exponents: Array) -> None:
+    """Write exponents by differences, in the precision of the tile; `shifted` is scaled as the tile is."""
+    for i in range(len(shifted)):
+        shifted[i] *= scale
+    if vector:
+        squares(shifted, tile, exponents)
+    else:
+        squares_plain(shifted, tile, exponents)
+    for r in range(ROWS):
+        for j in range(exponents.shape[1]):
+            exponents[r, j] *= to_exponents
+
+
 @kernel
 def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: bool, room: Room) -> None:
     """Add block `b` to the sums of all queries."""
     # Arrays are taken out of their tuples once: numba counts their users, and threads wait for each other's counts.
-    groups, members, way, state = queries.groups, queries.members, queries.way, queries.state
-    squared, upper, half_scale = queries.squared, queries.upper, 0.5 * blocks.scale
-    tile, centre = blocks.tiles[b], blocks.repeated[b]
+    groups, way, state, squared, upper = queries.groups, queries.way, queries.state, queries.squared, queries.upper
+    tile, centre, half = blocks.tiles[b], blocks.repeated[b], 0.5 * blocks.scale
     shifted, exponents, shifts, sums, chunk = room.shifted, room.exponents, room.shifts, room.sums, room.chunk
+    scale, to_exponents = shifted.dtype.type(blocks.scale), shifted.dtype.type(-0.5 / blocks.scale)
     for g in range(n_groups):
         first, ways = g * ROWS, 0
         for r in range(ROWS):
-            ways |= way[members[first + r], b]
-        if ways & _PRODUCT:
+            ways |= way[first + r, b]
+        if ways & (_PRODUCT | _SQUARES):
             _subtract(groups, g, centre, shifted)
-            if vector:
-                products(shifted, tile, exponents)
+        for kind in (_PRODUCT, _SQUARES):
+            if ways & kind == 0:
+                continue
+            if kind == _PRODUCT:
+                _multiply(shifted, tile, vector, exponents)
             else:
-                products_plain(shifted, tile, exponents)
+                _square(shifted, tile, vector, scale, to_exponents, exponents)
+            lacking = half if kind == _PRODUCT else 0.0
             for r in range(ROWS):
-                i = members[first + r]
+                i = first + r
                 shifts[r] = 0.0  # where it is not asked for, the sum is not looked at
-                if way[i, b] == _PRODUCT:
-                    start = -half_scale * squared[i, b]
+                if way[i, b] == kind:
+                    start = -lacking * squared[i, b]
                     if not vector or upper[i, b] > state[i, 0] + _HEADROOM:  # plain loops sum no term above 1
                         _raise(state, i, start + _largest(exponents, r))
                     shifts[r] = start - state[i, 0]
@@ -295,10 +264,10 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: 
             else:
                 sums_exp2_plain(exponents, shifts, sums)
             for r in range(ROWS):
-                if way[members[first + r], b] == _PRODUCT:
-                    state[members[first + r], 1] += sums[r]
+                if way[first + r, b] == kind:
+                    state[first + r, 1] += sums[r]
         if ways & _DIFFERENCES:
-            for i in members[first : first + ROWS]:
+            for i in range(first, first + ROWS):
                 if way[i, b] == _DIFFERENCES:
                     _add_differences(queries.centred[i], b, blocks, chunk, state, i)
 
@@ -310,20 +279,38 @@ def _padded(d: int) -> int:
 
 
 @kernel
-def _prepare(block: int, queries: Queries, blocks: Blocks) -> None:
+def _prepare(block: int, queries: Queries, blocks: Blocks, room: Room) -> None:
     """Plan the sums of the first `block` queries and make groups of them."""
-    nearest = np.empty(block, np.int64)
+    axes, groups, place = blocks.axes, queries.groups, np.empty(len(blocks.axes))
     queries.way[:] = _SKIP  # rows without a query need nothing
     for i in range(block):
-        _squared_distances(queries.centred[i], blocks.centres, queries.squared[i])
-        queries.state[i, 0], nearest[i] = _plan(queries.squared[i], blocks, queries.upper[i], queries.way[i])
-        queries.state[i, 1] = 0.0
-    # A block is left out only where a whole group needs none of it: neighbours leave out the same.
-    queries.members[:block] = np.argsort(nearest)
-    queries.members[block:] = np.arange(block, BLOCK)
-    for p in range(block):
-        for c in range(len(blocks.centres)):
-            queries.groups[p // ROWS, ROWS * c + p % ROWS] = queries.centred[queries.members[p], c]
+        query, length = queries.centred[i], 0.0
+        for c in range(axes.shape[1]):
+            groups[i // ROWS, ROWS * c + i % ROWS] = query[c]
+        for c in range(len(query)):
+            length += query[c] * query[c]
+        for k in range(len(axes)):
+            total = 0.0
+            for c in range(axes.shape[1]):
+                total += axes[k, c] * query[c]
+            place[k] = total
+        squared = queries.squared[i]
+        _squared_distances(query, blocks.centres, squared)
+        top = _plan(place, math.sqrt(length), squared, blocks, queries.upper[i], queries.way[i], room)
+        queries.state[i, 0], queries.state[i, 1] = top, 0.0
+
+
+@kernel
+def _order_along(query: Array, axis: Array, first: int, last: int) -> Array:
+    """Return the queries first..last in their order along an axis: neighbours leave out the same blocks.
+
+    A block is left out only where a whole group needs none of it.
+    """
+    places = np.zeros(last - first)
+    for i in range(len(places)):
+        for c in range(len(axis)):
+            places[i] += query[first + i, c] * axis[c]
+    return first + np.argsort(places)
 
 
 @kernel
@@ -340,8 +327,7 @@ def log_kernel_sum(
     dtype = blocks.tiles.dtype
     queries = Queries(
         np.zeros((BLOCK, _padded(d))),
-        np.arange(BLOCK),
-        np.zeros((BLOCK // ROWS, ROWS * (d + 1))),
+        np.zeros((BLOCK // ROWS, ROWS * (d + 1)), dtype),
         np.empty((BLOCK, n)),
         np.empty((BLOCK, n)),
         np.zeros((BLOCK, n), np.int8),
@@ -353,18 +339,20 @@ def log_kernel_sum(
         np.empty(ROWS),
         np.empty(ROWS),
         np.zeros((_CHUNK, _padded(d))),
+        np.empty(n),
     )
-    for begin in range(first, last, BLOCK):
-        block = min(BLOCK, last - begin)
+    order = _order_along(query, blocks.axes[0], first, last)
+    for begin in range(0, last - first, BLOCK):
+        block = min(BLOCK, last - first - begin)
         for i in range(block):
             for c in range(d):
-                queries.centred[i, c] = query[begin + i, c] - centre[c]
-        _prepare(block, queries, blocks)
+                queries.centred[i, c] = query[order[begin + i], c] - centre[c]
+        _prepare(block, queries, blocks, room)
         for b in range(n):
             _add_block(b, (block + ROWS - 1) // ROWS, queries, blocks, vector, room)
         for i in range(block):
             top, total = queries.state[i, 0], queries.state[i, 1]
-            out[begin + i] = np.log(total) + top * _LN2 if total > 0.0 else -np.inf
+            out[order[begin + i]] = np.log(total) + top * _LN2 if total > 0.0 else -np.inf
 
 
 @kernel
@@ -377,7 +365,7 @@ def log_sums_of_parts(query: Array, rows: Array, bandwidth: float, first: int, l
     n, d = query.shape
     padded, chunk, state = np.zeros((n, _padded(d))), np.zeros((_CHUNK, _padded(d))), np.empty((n, 2))
     padded[:, :d] = query
-    scale, exponents = _LOG2E / bandwidth**2, np.empty(_CHUNK)
+    scale, exponents = LOG2E / bandwidth**2, np.empty(_CHUNK)
     for part in range(first, last):
         state[:, 0], state[:, 1] = -np.inf, 0.0
         end = min(len(rows), (part + 1) * PART)

@@ -102,6 +102,35 @@ def _longest_axis(sample: Array, axis: Array, image: Array) -> None:
         axis[:] = image / length
 
 
+def axes_of(rows: Array, count: int) -> Array:
+    """Return the `count` longest axes (count, d), roughly, of rows (n, d): orthonormal, or zeros where none is left."""
+    sample = np.zeros((min(len(rows), 2 * _SAMPLE), -(-rows.shape[1] // _PAD) * _PAD))
+    axes = np.zeros((count, sample.shape[1]))
+    if len(rows):
+        _longest_axes(rows, np.arange(len(rows)), sample, axes)
+    return np.ascontiguousarray(axes[:, : rows.shape[1]])
+
+
+@kernel
+def _longest_axes(rows: Array, order: Array, sample: Array, axes: Array) -> None:
+    _take_sample(rows, order, sample)
+    image = np.empty(axes.shape[1])
+    for k in range(len(axes)):
+        axis = axes[k]
+        _longest_axis(sample, axis, image)
+        length = math.sqrt(_dot(axis, axis))
+        left = 1.0 if 0.0 < length < np.inf else 0.0
+        axis *= left / max(length, 1e-300)
+        for _ in range(2):  # the second time removes what rounding left
+            for j in range(k):
+                axis -= _dot(axis, axes[j]) * axes[j]
+            length = math.sqrt(_dot(axis, axis))
+            left *= length
+            axis *= 1.0 / length if left > 1e-3 else 0.0
+        for i in range(len(sample)):
+            sample[i] -= _dot(sample[i], axis) * axis
+
+
 @kernel
 def _dot(a: Array, b: Array) -> float:
     total = 0.0
