@@ -59,6 +59,7 @@ def test_an_interrupt_ends_the_run(folder, ranks):
         "watch.close()",
         """
 import os, signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # not so if these tests run in the background of a shell
 if MPI.COMM_WORLD.rank == MPI.COMM_WORLD.size - 1:
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
