@@ -154,5 +154,6 @@ def _print(name: str, potential: str, run: Run, alone: Run) -> None:
         target(f"{name}: the two differ by", abs(own / difference - 1), AGREEMENT, "")
         if values == "flagged":
             target(f"{name}: watching", difference, BESIDE_SW, "µs per atom-step")
-    else:  # a difference of two long times is uncertain; the monitor's own figure was compared with it beside SW
+    elif name != "exact, double":  # which takes twice as long, and has to be asked for
+        # A difference of two long times is uncertain; the monitor's own figure was compared with it beside SW.
         target(f"{name}: of the run, as the monitor says", own_share, SHARE[values], "%")
