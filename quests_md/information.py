@@ -81,10 +81,10 @@ def log_kernel_sum(
     if blocks is None:
         blocks = pack(reference, bandwidth, precision, sort=precision == "single", threads=threads)
     out = np.empty(len(query))
-    vector = 1 if blocks.vector else None
+    plain = None if blocks.vector else 1
 
     def task(first: int, last: int) -> None:
-        _kernel_sum.log_kernel_sum(query, centre, blocks, vector, first, last, out)
+        _kernel_sum.log_kernel_sum(query, centre, blocks, plain, first, last, out)
 
     over_rows(task, len(query), threads, _kernel_sum.BLOCK)
     return out

@@ -208,21 +208,21 @@ def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: 
 
 
 @kernel
-def _square(shifted: Array, tile: Array, vector: Any, scale: Any, to_exponents: Any, exponents: Array) -> None:
+def _square(shifted: Array, tile: Array, plain: Any, scale: Any, to_exponents: Any, exponents: Array) -> None:
     """Write exponents by differences, in the precision of the tile; `shifted` is scaled as the tile is."""
     for i in range(len(shifted)):
         shifted[i] *= scale
-    if vector is None:
-        squares_plain(shifted, tile, exponents)
-    else:
+    if plain is None:
         squares(shifted, tile, exponents)
+    else:
+        squares_plain(shifted, tile, exponents)
     for r in range(ROWS):
         for j in range(exponents.shape[1]):
             exponents[r, j] *= to_exponents
 
 
 @kernel
-def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: Any, room: Room) -> None:
+def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: Any, room: Room) -> None:
     """Add block `b` to the sums of all queries."""
     # Arrays are taken out of their tuples once: numba counts their users, and threads wait for each other's counts.
     groups, way, state, squared, upper = queries.groups, queries.way, queries.state, queries.squared, queries.upper
@@ -239,12 +239,12 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: 
             if ways & kind == 0:
                 continue
             if kind == _PRODUCT:
-                if vector is None:
-                    products_plain(shifted, tile, exponents)
-                else:
+                if plain is None:
                     products(shifted, tile, exponents)
+                else:
+                    products_plain(shifted, tile, exponents)
             else:
-                _square(shifted, tile, vector, scale, to_exponents, exponents)
+                _square(shifted, tile, plain, scale, to_exponents, exponents)
             lacking = half if kind == _PRODUCT else 0.0
             for r in range(ROWS):
                 i = first + r
@@ -252,15 +252,15 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, vector: 
                 if way[i, b] == kind:
                     start = -lacking * squared[i, b]
                     may_exceed = True  # plain loops sum no term above 1
-                    if vector is not None:
+                    if plain is None:
                         may_exceed = upper[i, b] > state[i, 0] + _HEADROOM
                     if may_exceed:
                         _raise(state, i, start + _largest(exponents, r))
                     shifts[r] = start - state[i, 0]
-            if vector is None:
-                sums_exp2_plain(exponents, shifts, sums)
-            else:
+            if plain is None:
                 sums_exp2(exponents, shifts, sums)
+            else:
+                sums_exp2_plain(exponents, shifts, sums)
             for r in range(ROWS):
                 if way[first + r, b] == kind:
                     state[first + r, 1] += sums[r]
@@ -312,13 +312,13 @@ def _order_along(query: Array, axis: Array, first: int, last: int) -> Array:
 
 
 @kernel
-def log_kernel_sum(query: Array, centre: Array, blocks: Blocks, vector: Any, first: int, last: int, out: Array) -> None:
+def log_kernel_sum(query: Array, centre: Array, blocks: Blocks, plain: Any, first: int, last: int, out: Array) -> None:
     """Write ln Σ_j exp(-‖q - c - r_j‖² / 2h²) of the queries first..last into `out`.
 
-    `centre` was subtracted from the references. `vector` is 1 for vector code and None for plain loops: of these the
-    compiler knows the type, and leaves the other path alone, which would take seconds. The order of the sum over
-    references is fixed, so a result depends neither on the block nor on the thread it falls into. -inf where there is
-    no reference, or the query is not finite.
+    `centre` was subtracted from the references. `plain` is None for vector code, and 1 for plain loops: None is a type,
+    so the compiler leaves plain loops out, which would take seconds. The order of the sum over references is fixed, so
+    a result depends neither on the block nor on the thread it falls into. -inf where there is no reference, or the
+    query is not finite.
     """
     d, n = blocks.centres.shape
     dtype = blocks.tiles.dtype
@@ -346,7 +346,7 @@ def log_kernel_sum(query: Array, centre: Array, blocks: Blocks, vector: Any, fir
                 queries.centred[i, c] = query[order[begin + i], c] - centre[c]
         _prepare(block, queries, blocks, room)
         for b in range(n):
-            _add_block(b, (block + ROWS - 1) // ROWS, queries, blocks, vector, room)
+            _add_block(b, (block + ROWS - 1) // ROWS, queries, blocks, plain, room)
         for i in range(block):
             top, total = queries.state[i, 0], queries.state[i, 1]
             out[order[begin + i]] = np.log(total) + top * _LN2 if total > 0.0 else -np.inf
