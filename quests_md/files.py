@@ -65,7 +65,8 @@ class AppendOnly:
         """
         try:
             # Not open(): its checks take longer than the writing of a row, and there may be a row for every step.
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            file = os.open(self.path, flags, 0o666)
             try:
                 size = os.fstat(file).st_size
                 try:
