@@ -120,19 +120,22 @@ def pack(
     precision: Precision = "double",
     *,
     sort: bool = True,
+    order: NDArray[np.int64] | None = None,
     threads: int | None = None,
 ) -> Blocks:
     """Lay out references (n, d), finite and C-contiguous, for many calls of `log_kernel_sum`.
 
     Takes 8 bytes per value in double precision and 4 in single, beside the references. `sort` makes blocks of rows
     that are near each other: it pays off from some hundred queries on, and always in single precision, where products
-    with wide blocks would have to be repeated in double.
+    with wide blocks would have to be repeated in double. `order` is that order, where it is known.
     """
     if precision not in _DTYPES:
         raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
-    order = order_of(reference) if sort else np.arange(len(reference))
-    # Rows as they come make wide blocks: to know their axes would leave out none of them.
-    axes = axes_of(reference, _blocks.AXES) if sort else np.zeros((_blocks.AXES, reference.shape[1]))
+    axes = np.zeros((_blocks.AXES, reference.shape[1]))
+    if order is None:
+        order = order_of(reference) if sort else np.arange(len(reference))
+    if sort:  # rows as they come make wide blocks: to know their axes would leave out none of them
+        axes = axes_of(reference, _blocks.AXES)
     blocks = _blocks.empty_blocks(reference, order, axes, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
     over_rows(lambda first, last: _blocks.pack(blocks, first, last), len(blocks.radius), threads, 8)
     return blocks

@@ -246,7 +246,8 @@ class Index:
             rows = self.rows[first : first + _LAID_OUT]
             blocks = self._blocks.get(precision)
             if blocks is None:
-                blocks = pack(rows, self.bandwidth, precision, sort=False, threads=threads)
+                order = np.arange(len(rows))  # they are in that of the tree
+                blocks = pack(rows, self.bandwidth, precision, order=order, threads=threads)
             if len(self) <= _LAID_OUT:
                 self._blocks[precision] = blocks
             sums = _log_kernel_sum(
