@@ -47,7 +47,7 @@ def _print(threads: int, result: dict[str, Any]) -> None:
     peaks = " and ".join(f"{value / 1e9:.0f} ({name})" for name, value in result["flops"].items())
     memory = result["bytes"] / 1e9
     print(
-        f"\n{threads} thread{'s' if threads > 1 else ''}; measured peaks: {peaks} Gflop/s in matrix products, "
+        f"\n{threads} thread{'s' if threads > 1 else ''}; measured peaks: {peaks} Gflop/s in products, "
         f"{memory:.1f} GB/s (one thread)"
     )
     print(f"{HEAD:<36}{'quests_md':>11}{'quests':>11}{'ratio':>8}{'floor':>8}  max difference")
@@ -86,7 +86,7 @@ def _targets(threads: int, system: dict[str, Any]) -> None:
 def _floor(system: dict[str, Any], result: dict[str, Any], precision: str) -> float:
     """Return the µs per environment of a sum over all references, at the measured peaks.
 
-    The larger of: 2·63·n_reference operations at the rate of a matrix product by BLAS with the threads used, and
+    The larger of: 2·63·n_reference operations at the best rate of a product with the threads used, and
     reading the references once for all queries. The exponentials are not counted.
     """
     n = system["n_reference"]

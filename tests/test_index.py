@@ -94,6 +94,13 @@ def test_upper_bounds_tell_what_lies_above_whatever_is_remembered(index, structu
             assert (bound >= dH - 1e-9 * np.maximum(1.0, np.abs(dH))).all()
 
 
+def test_a_memory_that_does_not_fit_is_refused(index, structure):
+    query = DescriptorSpec().compute(structure("si"))
+    for memory in (np.full(7, -1, np.int32), np.full(8, -1, np.int64), np.full((8, 1), -1, np.int32)):
+        with pytest.raises(InputError, match=r"memory must be \(8,\) int32, not"):
+            index.upper_bound(query, 5.0, memory)
+
+
 def test_queries_that_are_no_numbers_or_of_another_width_are_refused(index, structure):
     query = DescriptorSpec().compute(structure("si"))
     for value in (np.nan, np.inf):

@@ -313,6 +313,11 @@ class Index:
         ndarray
             (n_query,), in nats: dH itself where the bounds of the search could not decide, inf where they found it
             above the threshold.
+
+        Raises
+        ------
+        ElementError, InputError
+            As in `delta_entropy`; and for a `memory` of another shape or type.
         """
         query = self._rows_of(query, threads)
         if not abs(threshold) <= _LARGEST_THRESHOLD:
@@ -320,6 +325,8 @@ class Index:
         query = self._checked(query)
         if memory is None:
             memory = np.full(len(query), -1, np.int32)
+        if memory.shape != (len(query),) or memory.dtype != np.int32:  # kernels check no bounds
+            raise InputError(f"memory must be ({len(query)},) int32, not {memory.shape} {memory.dtype}")
         ask = search.question(self.centre, self._tree, threshold, self.bandwidth)
         out = np.empty(len(query))
 
