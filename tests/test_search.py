@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from quests_md.kernels import search
 from quests_md.kernels._simd_distance import FEWEST, squared_distances_plain
+from quests_md.kernels._simd_sum import exp_negative
 from quests_md.kernels.order import LEAF, order_of
 
 H = 0.3
@@ -153,6 +154,11 @@ def test_nothing_is_decided_of_a_query_that_is_no_number(value):
     out = ask_tree(query, tree_over(rows), 3.0)
     assert np.isnan(out[0])
     assert out[1] <= 3.0
+
+
+def test_terms_above_the_threshold_are_as_right_as_those_below():
+    x = np.linspace(-59.0, search._CLAMP, 301)
+    np.testing.assert_allclose([exp_negative(value) for value in x], np.exp(x), rtol=1e-13)
 
 
 def test_plain_distances_agree_with_the_naive_twin():

@@ -112,7 +112,7 @@ _LN2 = math.log(2.0)
 
 @kernel
 def exp_negative(x: float) -> float:
-    """Return exp(x) for x ≤ 0, to 1e-13; never less than exp(-60), which is nothing beside a sum of 1 or more.
+    """Return exp(x) for x ≤ 5, to 1e-13; never less than exp(-60), which is nothing beside a sum of 1 or more.
 
     exp(x) = exp(x/128)¹²⁸: a Taylor polynomial and seven squarings. Unlike a call of exp, a loop over it is vectorised.
     """
