@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from .errors import ConfigError
+from .index import check_threshold
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -17,6 +18,15 @@ else:
     import tomli as tomllib
 
 __all__ = ["RunConfig"]
+
+
+def _threshold(value: Any, info: pydantic.ValidationInfo) -> Any:
+    check_threshold(str(info.field_name), value)
+    return value
+
+
+_Threshold = Annotated[Any, pydantic.AfterValidator(_threshold)]
+_Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
 
 
 class RunConfig(pydantic.BaseModel):
@@ -30,13 +40,30 @@ class RunConfig(pydantic.BaseModel):
         What the index must have been built with (`cutoff` in Å); an index of other values is refused.
         Default: any.
     select, halt
-        dH (nats) above which a frame is saved, and above which the run stops. No default.
+        dH above which a frame is saved, and above which the run stops: nats, nats for each element, or what the
+        calibration of the index turns into nats ({ false_alarm = 0.01 }, { force_error = 0.3 }). No default.
+    min_atoms, min_fraction
+        So many atoms, and such a share of the watched ones, must lie above a threshold for the frame to.
+    consecutive, release
+        So many evaluated frames in a row begin and end an event; dH (nats) to which the largest must fall before it
+        ends, default `select`.
     every, save_every
         Steps between evaluations; least number of steps between saved candidates.
+    novelty, budget
+        Save a candidate only if it adds information to the index and to what the run has kept; the most candidates
+        to keep.
+    history, after
+        Evaluated frames before the beginning of an event, and after it, that are written to history.extxyz.
+    min_distance, implausible
+        Share of the smallest distances of the reference below which two atoms overlap; what a frame that is
+        implausible does to the run: "halt" or "continue".
     output
         Folder for the files of the run.
     overwrite
         Replace the files of an earlier run in that folder; otherwise it is refused.
+    on_select, on_halt, on_event
+        Commands, as lists of arguments, that are started when a candidate has been saved, when the run is told to
+        stop, and when an event begins or ends.
     values
         "exact": every published dH is exact. "flagged", much faster: exact above `select`, for the frame's maximum and
         in saved frames, certified upper bounds elsewhere; the decisions are the same.
@@ -62,12 +89,25 @@ class RunConfig(pydantic.BaseModel):
     index: str
     k: pydantic.PositiveInt | None = None
     cutoff: pydantic.PositiveFloat | None = None
-    select: float
-    halt: float
+    select: _Threshold
+    halt: _Threshold
+    min_atoms: pydantic.PositiveInt = 1
+    min_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.0
+    consecutive: pydantic.PositiveInt = 1
+    release: float | None = None
     every: pydantic.PositiveInt = 1
     save_every: pydantic.PositiveInt = 1
+    novelty: bool = True
+    budget: pydantic.PositiveInt | None = None
+    history: pydantic.NonNegativeInt = 0
+    after: pydantic.NonNegativeInt = 0
+    min_distance: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.6
+    implausible: Literal["halt", "continue"] = "halt"
     output: str = "uq"
     overwrite: bool = False
+    on_select: _Command | None = None
+    on_halt: _Command | None = None
+    on_event: _Command | None = None
     values: Literal["exact", "flagged"] = "exact"
     precision: Literal["single", "double"] = "single"
     threads: pydantic.PositiveInt = 1
@@ -95,6 +135,14 @@ class RunConfig(pydantic.BaseModel):
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
         return cls.make(values, where=str(path))
 
+    def of_monitor(self) -> dict[str, Any]:
+        """Return the keywords of `Monitor`."""
+        return {name: getattr(self, name) for name in _MONITOR}
+
+    def of_session(self) -> dict[str, Any]:
+        """Return the keywords of `Session`."""
+        return {name: getattr(self, name) for name in _SESSION}
+
     @classmethod
     def make(cls, values: dict[str, Any], where: str = "the arguments") -> RunConfig:
         """Check values and make a configuration; `ConfigError` names `where` they came from."""
@@ -108,5 +156,14 @@ class RunConfig(pydantic.BaseModel):
         except pydantic.ValidationError as error:
             problem = error.errors()[0]
             key, text = ".".join(map(str, problem["loc"])), problem["msg"]
+            if problem["type"] == "value_error":  # of a check of our own, which says what it was given
+                raise ConfigError(f"{where}: {problem['ctx']['error']}") from None
             given = "" if problem["type"] == "missing" else f", not {problem['input']!r}"
             raise ConfigError(f"{where}: {key}: {text[0].lower()}{text[1:]}{given}") from None
+
+
+_MONITOR = (
+    "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
+    "implausible", "values", "precision", "threads",
+)  # fmt: skip
+_SESSION = ("output", "overwrite", "history", "after", "novelty", "budget", "on_select", "on_halt", "on_event")

@@ -178,6 +178,12 @@ class Environments:
             raise FrameError(_shared_place(self._frame, bad))
         return out
 
+    def is_nearer(self, rows: NDArray[np.float64], r: float) -> NDArray[np.bool_]:
+        """Return for each of `rows`, which `compute` gave, whether its nearest neighbour is nearer than `r` Å."""
+        # The first column is w(r)/r of the nearest neighbour, which falls with r.
+        nearest: NDArray[np.bool_] = rows[:, 0] > (1.0 - (r / self._spec.cutoff) ** 2) ** 2 / r
+        return nearest
+
 
 def minimum_distances(frame: Frame, cutoff: float, kinds: NDArray[np.int64], out: NDArray[np.float64]) -> None:
     """Lower ``out[a, b]`` to the smallest distance (Å) up to `cutoff` between atoms of kinds a and b.

@@ -13,7 +13,7 @@
     ├── OutputError                  the output folder cannot be used
     ├── MissingExtraError (ImportError)   an optional package is not installed
     ├── MonitorError                 watching failed during a run, on this rank or on another one
-    └── Halted                       a frame lay above the halt threshold: no fault, the end that was asked for
+    └── Halted                       the run was told to stop, by a threshold, a broken frame or a signal
 """
 
 from __future__ import annotations
@@ -75,16 +75,8 @@ class MissingExtraError(QuestsError, ImportError):
 
 
 class MonitorError(QuestsError):
-    """Watching failed during a run, on this rank or on another one.
-
-    Attributes
-    ----------
-    implausible
-        True if the frame itself is broken (nan positions, two atoms at one place), and not the watching.
-    """
-
-    implausible = False
+    """Watching failed during a run, on this rank or on another one."""
 
 
 class Halted(QuestsError):
-    """A frame lay above the halt threshold and the run was told to stop."""
+    """The run was told to stop: a frame lay above the halt threshold, or was implausible."""

@@ -55,8 +55,8 @@ class AppendOnly:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, parts: Iterable[bytes], head: bytes = b"") -> None:
-        """Add a record, given in parts; where it is the first one, `head` before it.
+    def append(self, parts: Iterable[bytes], head: bytes = b"") -> int:
+        """Add a record, given in parts; where it is the first one, `head` before it. Return how many bytes it took.
 
         Raises
         ------
@@ -68,12 +68,13 @@ class AppendOnly:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
             file = os.open(self.path, flags, 0o666)
             try:
-                size = os.fstat(file).st_size
+                size = end = os.fstat(file).st_size
                 try:
                     for part in itertools.chain([head] if size == 0 else [], parts):
                         rest = memoryview(part)
                         while rest:  # one call writes at most 2 GiB, and less where the disk is nearly full
-                            rest = rest[os.write(file, rest) :]
+                            written = os.write(file, rest)
+                            rest, end = rest[written:], end + written
                 except BaseException:
                     os.ftruncate(file, size)
                     if size == 0:
@@ -83,3 +84,4 @@ class AppendOnly:
                 os.close(file)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+        return end - size

@@ -141,6 +141,7 @@ def configure(folder, **settings):
         "halt": 1e6,
         "output": "uq",
         "precision": "double",  # two ways to the same dH can be compared to the last digits
+        "novelty": False,  # every candidate is saved
         **settings,
     }
     (folder / "quests.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))

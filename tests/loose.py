@@ -35,6 +35,7 @@ class Loose:
     elements = ("H", "Si")
     ready = True
     spec = PAIRS
+    pair_distances = np.full((2, 2), np.inf)
 
     def __init__(self, dH):
         self.dH = np.asarray(dH, float)

@@ -156,7 +156,7 @@ def test_results_can_be_exported_as_ever(session, tmp_path):
 
 
 def test_calculator_halts_with_complete_results(session):
-    watched = session(halt=60.0)
+    watched = session(halt=60.0, min_distance=0.3)
     atoms, alone = copper(0.3), copper(0.3)
     atoms.calc = calc = MonitoredCalculator(EMT(), watched)
     with pytest.raises(Halted, match=r"step 0: dH = .* is above halt = 60"):
@@ -220,8 +220,8 @@ def test_md_stops_when_the_calculator_halts(session):
 @pytest.mark.parametrize(
     ("array", "value", "message"),
     [
-        ("positions", math.nan, "FrameError: .*not finite"),
-        ("positions", copper().positions[4], "FrameError: .*two atoms share a place"),
+        ("positions", math.nan, "not finite"),
+        ("positions", copper().positions[4], "two atoms share a place"),
         ("numbers", 79, "ElementError: Au is not in the index"),
     ],
 )
@@ -230,12 +230,13 @@ def test_calculator_at_a_frame_that_cannot_be_measured(session, array, value, me
     watched, atoms = session(), copper()
     atoms.calc = MonitoredCalculator(LennardJones(), watched)
     atoms.arrays[array][3] = value
-    with pytest.raises(MonitorError, match=f"step 0: {message}"):
+    broken = array == "positions"
+    with pytest.raises(Halted if broken else MonitorError, match=f"step 0: .*{message}"):
         atoms.get_forces()
-    assert watched.status == "failed"
-    assert (watched.output / "implausible.extxyz").exists() == message.startswith("FrameError")
+    assert watched.status == ("halted" if broken else "failed")
+    assert (watched.output / "implausible.extxyz").exists() == broken
     atoms.positions[:] = copper(seed=4).positions
-    with pytest.raises(MonitorError, match="has ended"):
+    with pytest.raises(Halted if broken else MonitorError, match="halted" if broken else "has ended"):
         atoms.get_forces()
 
 

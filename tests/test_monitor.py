@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quests_md.comm import Serial, raise_together
-from quests_md.errors import ElementError, FrameError, InputError, MonitorError
+from quests_md.errors import ElementError, InputError, MonitorError
 from quests_md.frame import Frame
 from quests_md.index import Index
 from quests_md.monitor import Band, Monitor
@@ -133,7 +134,7 @@ def test_without_watched_atoms_nothing_is_wrong(index, frame):
 
 def test_of_equal_maxima_the_smallest_id_is_named():
     parts = [([2.0, 1.0, 2.0], [9, 1, 7]), ([2.0], [4]), ([], [])]
-    vectors = [summarise(np.array(dH), np.array(ids), 1.0, 2.0, False) for dH, ids in parts]
+    vectors = [summarise(np.array(dH), np.array(ids), 1.0, 2.0) for dH, ids in parts]
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         assert combine(np.stack([vectors[i] for i in order])).max_id == 4
     assert combine(vectors[0][None]).max_id == 7
@@ -142,7 +143,7 @@ def test_of_equal_maxima_the_smallest_id_is_named():
 @pytest.mark.parametrize("ids", [[2**63 - 1, 2**63 - 2, 2**63 - 3], [-3, -2, 5], [2**53 + 1, 2**53 + 2, 2**53]])
 def test_an_id_keeps_all_its_bits(ids):
     dH = np.array([1.0, 2.0, 2.0])
-    vectors = [summarise(dH[part], np.array(ids)[part], 1.0, 2.0, False) for part in ([0, 1], [2], [])]
+    vectors = [summarise(dH[part], np.array(ids)[part], 1.0, 2.0) for part in ([0, 1], [2], [])]
     assert combine(np.stack(vectors)).max_id == min(ids[1:])
     assert combine(vectors[0][None]).max_id == ids[1]
 
@@ -154,21 +155,31 @@ def test_warming_up_leaves_no_trace(index, frame):
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "message"),
     [
-        ({"positions": np.nan}, FrameError, "not finite"),
-        ({"positions": 1.0}, FrameError, "share a place"),
-        ({"cell": 0.0}, FrameError, "singular"),
-        ({"numbers": 29}, ElementError, "Cu is not in the index, which knows Si"),
+        ({"positions": np.nan}, "not finite"),
+        ({"positions": 1.0}, "share a place"),
+        ({"cell": 0.0}, "singular"),
     ],
 )
-def test_what_cannot_be_measured_is_a_monitor_error(index, frame, change, error, message):
+def test_a_frame_without_descriptors_is_implausible(index, frame, change, message):
     for name, value in change.items():
         setattr(frame, name, np.full_like(getattr(frame, name), value))
-    with pytest.raises(MonitorError, match=f"^watching failed at step 20: {error.__name__}: .*{message}") as caught:
+    for implausible in ("halt", "continue"):
+        decision = observe(index, frame, implausible=implausible, select=-INF)
+        assert decision.band is Band.IMPLAUSIBLE
+        assert (decision.save, decision.stop) == (False, implausible == "halt")
+        assert (decision.dH == INF).all()
+        assert len(decision.dH) == 64
+        assert re.search(message, decision.reasons[0])
+
+
+def test_what_cannot_be_measured_is_a_monitor_error(index, frame):
+    frame.numbers[:] = 29
+    message = "^watching failed at step 20: ElementError: .*Cu is not in the index, which knows Si"
+    with pytest.raises(MonitorError, match=message) as caught:
         observe(index, frame)
-    assert isinstance(caught.value.__cause__, error)
-    assert caught.value.implausible == (error is FrameError)
+    assert isinstance(caught.value.__cause__, ElementError)
 
 
 def test_a_reference_without_an_answer_is_a_monitor_error(index, frame):
@@ -208,7 +219,7 @@ def test_impossible_options_are_refused(index, options, message):
 def test_quantiles_are_as_near_as_documented(dH, parts):
     ids = np.arange(len(dH))
     cuts = np.array_split(np.arange(len(dH)), parts)
-    summary = combine(np.stack([summarise(dH[cut], ids[cut], 1.0, 2.0, False) for cut in cuts]))
+    summary = combine(np.stack([summarise(dH[cut], ids[cut], 1.0, 2.0) for cut in cuts]))
     for value, q in [(summary.q50, 0.5), (summary.q99, 0.99)]:
         expected = np.quantile(dH, q, method="inverted_cdf")
         assert abs(value - expected) <= 0.07 * (1 + abs(expected))
@@ -217,7 +228,7 @@ def test_quantiles_are_as_near_as_documented(dH, parts):
 
 def test_infinite_and_huge_values_do_not_break_the_summary():
     dH = np.array([1.0, 1e9, INF])
-    summary = combine(summarise(dH, np.array([4, 5, 6]), 1.0, 2.0, False)[None])
+    summary = combine(summarise(dH, np.array([4, 5, 6]), 1.0, 2.0)[None])
     assert (summary.maximum, summary.max_id, summary.mean) == (INF, 6, INF)
     assert (summary.n, summary.n_select, summary.n_halt) == (3, 2, 2)
     assert summary.q99 == pytest.approx(8.1e4, rel=0.01)
@@ -278,20 +289,26 @@ def spoil_numbers(frame):
 
 @pytest.mark.parametrize("victim", [0, 1, 2])
 @pytest.mark.parametrize(
-    ("spoil", "message", "implausible"),
+    ("spoil", "message"),
     [
-        (spoil_positions, "FrameError: step 20: 1 atoms have positions that are not finite", True),
-        (spoil_numbers, "ElementError: Cu is not in the index", False),
-        (lambda frame: KeyError("host"), "KeyError: 'host'", False),
+        (spoil_numbers, "ElementError: Cu is not in the index"),
+        (lambda frame: KeyError("host"), "KeyError: 'host'"),
     ],
 )
-def test_one_failing_rank_fails_all(index, frame, victim, spoil, message, implausible):
+def test_one_failing_rank_fails_all(index, frame, victim, spoil, message):
     results = fail_on(victim, spoil, index, frame)
     assert all(isinstance(result, MonitorError) for result in results)
     assert len({str(result) for result in results}) == 1
     assert str(results[0]).startswith(f"watching failed at step 20 on rank {victim} of 3: {message}")
-    assert [result.implausible for result in results] == [implausible] * 3
     assert [result.__cause__ is not None for result in results] == [rank == victim for rank in range(3)]
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_frame_that_is_broken_on_one_rank_is_implausible_on_all(index, frame, victim):
+    for result in fail_on(victim, spoil_positions, index, frame):
+        assert result.band is Band.IMPLAUSIBLE
+        assert result.reasons[0].startswith("1 atoms have positions that are not finite")
+        assert (result.dH == INF).all()
 
 
 def test_a_frame_that_could_not_be_made_fails_all(index, frame):

@@ -32,8 +32,9 @@ from watched import (
 from quests_md import Frame, Session
 from quests_md.config import RunConfig
 from quests_md.errors import Halted, IndexFileError, InputError, MonitorError, OutputError
+from quests_md.monitor import Band
 
-COLUMNS = "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds"
+COLUMNS = "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,force_error,band,event,novelty,saved,values,seconds"
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_a_run_that_triggers_nothing(index, folder, capsys):
     assert {"python", "quests_md", "numpy", "numba", "ase"} == set(run["versions"])
     (line,) = capsys.readouterr().out.splitlines()
     assert line == session.summary()
-    assert line.startswith(f"quests_md: finished; 3 evaluations, 0 frames saved in {folder}; ")
+    assert line.startswith(f"quests_md: finished; 3 evaluations of 32 atoms, 0 kept of 0 flagged frames in {folder}; ")
     assert line.endswith(" % of the run")
     with pytest.raises(MonitorError, match=r"has ended \(finished\)"):
         session.observe(frame_of(13))
@@ -123,7 +124,7 @@ def test_a_run_without_evaluations(index, folder):
     with session_of(index, folder) as session:
         pass
     assert names_of(folder) == ["run.json"]
-    assert session.summary() == f"quests_md: finished; 0 evaluations, 0 frames saved in {folder}"
+    assert session.summary() == f"quests_md: finished; 0 evaluations, 0 kept of 0 flagged frames in {folder}"
     assert run_of(folder)["share"] is None
 
 
@@ -208,22 +209,24 @@ def same_place(atoms):
 
 @pytest.mark.parametrize("breaks", [broken_position, broken_cell, same_place])
 def test_a_broken_frame_is_kept_apart(index, folder, breaks):
-    session = session_of(index, folder, select=-math.inf)
+    session = session_of(index, folder)
     session.observe(frame_of(0))
     atoms = atoms_of(COVERED)
     breaks(atoms)
-    with pytest.raises(MonitorError, match="watching failed at step 1: FrameError: step 1: "):
-        session.observe(Frame.from_atoms(atoms, 1))
-    with pytest.raises(MonitorError, match=r"has ended \(failed\)"):
+    decision = session.observe(Frame.from_atoms(atoms, 1))
+    assert (decision.band, decision.stop, decision.save) == (Band.IMPLAUSIBLE, True, False)
+    with pytest.raises(Halted, match="step 1: "):
         session.observe(frame_of(2))
     run = run_of(folder)
-    assert run["status"] == "failed"
-    assert "step 1" in run["reason"]
-    assert steps_of(folder) == [0]
-    assert steps_of(folder, "last") == [0]
-    assert [row["step"] for row in rows_of(folder)] == ["0"]
+    assert run["status"] == "halted"
+    assert run["reason"].startswith("step 1: ")
+    (proposed,) = frames_of(folder)  # the last plausible frame, though it is covered
+    assert proposed.info["step"] == 0
+    assert proposed.info["reason"] == f"the last before {decision.reasons[0]}"
+    assert steps_of(folder, "last") == [1]
+    assert [(row["step"], row["band"]) for row in rows_of(folder)] == [("0", "covered"), ("1", "implausible")]
     (implausible,) = frames_of(folder, "implausible")
-    assert implausible.info == {"run": 1, "step": 1, "time": pytest.approx(math.nan, nan_ok=True)}
+    assert (implausible.info["step"], implausible.info["reason"]) == (1, decision.reasons[0])
     np.testing.assert_array_equal(implausible.positions, atoms.positions)
     np.testing.assert_array_equal(implausible.cell, atoms.cell)
 

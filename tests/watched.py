@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import math
 
@@ -52,10 +53,15 @@ def build_index():
     return Index.build([atoms_of(COVERED, seed) for seed in range(4)], threads=1)
 
 
-def session_of(index, folder, *, comm=None, overwrite=False, select=SELECT, halt=HALT, **monitor):
+OF_SESSION = set(inspect.signature(Session).parameters)
+
+
+def session_of(index, folder, *, comm=None, select=SELECT, halt=HALT, **more):
+    """Return a session; every candidate is saved, unless `novelty` is given."""
     # In double precision two ways to the same dH can be compared to the last digits.
-    watching = Monitor(index, select=select, halt=halt, comm=comm, **{"precision": "double", **monitor})
-    return Session(watching, folder, overwrite=overwrite)
+    session = {"novelty": False} | {name: more.pop(name) for name in list(more) if name in OF_SESSION}
+    watching = Monitor(index, select=select, halt=halt, comm=comm, **{"precision": "double", **more})
+    return Session(watching, folder, **session)
 
 
 def sessions(index, tmp_path):

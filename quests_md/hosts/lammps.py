@@ -25,10 +25,10 @@ import numpy as np
 
 from ..comm import Comm, Serial, raise_together
 from ..config import RunConfig
-from ..errors import HostError, QuestsError
+from ..errors import HostError, InputError, QuestsError
 from ..index import Index
 from ..monitor import Decision
-from ..session import Session
+from ..session import HOOKS, Session
 from ._lammps_frame import FrameReader
 from ._lammps_library import Library, address_of
 from ._lammps_module import callback_of, make_watched, watch_of
@@ -187,23 +187,7 @@ class Watch:
 def attach(
     lmp: Any,
     index: Index | RunConfig | str | os.PathLike[str],
-    *,
-    elements: Sequence[str] | None = None,
-    k: int | None = None,
-    cutoff: float | None = None,
-    select: float | None = None,
-    halt: float | None = None,
-    every: int | None = None,
-    save_every: int | None = None,
-    output: str | os.PathLike[str] | None = None,
-    overwrite: bool | None = None,
-    values: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-    group: str | None = None,
-    check_masses: bool | None = None,
-    skin: float | None = None,
-    length_unit: float | None = None,
+    **keys: Any,
 ) -> Watch:
     """Watch a Python-driven LAMMPS. Collective: all ranks call it, after the atoms are there and before the run.
 
@@ -218,11 +202,9 @@ def attach(
     index
         An `Index`, the path of one, or a `RunConfig` or the path of a quests.toml (".toml"). Keywords that are given
         replace those of the configuration.
-    elements
-        Chemical symbol of every atom type in order; "NULL" for types that are no atoms.
-    k, cutoff, select, halt, every, save_every, output, overwrite, values, precision, threads, group, check_masses, \
-    skin, length_unit
-        See `RunConfig`.
+    **keys
+        Any key of `RunConfig`, one for one: ``elements=["Si"], select=5.0, halt=20.0, every=10``. `on_select`,
+        `on_halt` and `on_event` may be functions here, as in `Session`.
 
     Returns
     -------
@@ -237,21 +219,12 @@ def attach(
     ConfigError, ElementError, IndexFileError, OutputError
         From the configuration, the elements, the index and the output folder. All errors are raised on all ranks.
     """
-    given = {
-        "elements": elements, "k": k, "cutoff": cutoff, "select": select, "halt": halt,
-        "every": every, "save_every": save_every,
-        "output": output, "overwrite": overwrite, "values": values, "precision": precision, "threads": threads,
-        "group": group,
-        "check_masses": check_masses, "skin": skin, "length_unit": length_unit,
-    }  # fmt: skip
-    given = {key: value for key, value in given.items() if value is not None}
-    if "output" in given:
-        given["output"] = os.fspath(output)  # type: ignore[arg-type]
+    hooks = {name: keys.pop(name) for name in list(keys) if callable(keys[name])}
     library = Library.of_module(lmp)
     earlier = watch_of(lmp)
     if earlier is not None and not earlier.watching:  # the script went on to another system, after `clear`
         earlier.close()
-    watch = _attach(library, index, given, host="lammps module")
+    watch = _attach(library, index, keys, hooks, host="lammps module")
     library.set_callback(_FIX, callback_of(watch))
     make_watched(lmp, watch)
     return watch
@@ -271,7 +244,7 @@ def quests_attach(capsule: Any, config: str) -> None:
     if address in _watches:  # the script went on to another system, after `clear`
         _watches.pop(address).close()
     library = Library(None, address)
-    watch = _watches[address] = _attach(library, config, {}, host="lammps input script")
+    watch = _watches[address] = _attach(library, config, {}, {}, host="lammps input script")
     # fix external holds the global values here; it evaluates nothing, for fix python/invoke does.
     library.set_callback(_FIX, watch._reader.note_box)
     atexit.register(watch.close)
@@ -288,7 +261,7 @@ def quests_step(capsule: Any, vflag: int | None = None) -> None:
     watch.evaluate(watch._library.step, end_of_step=vflag is None)
 
 
-def _attach(library: Library, index: Any, given: dict[str, Any], host: str) -> Watch:
+def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str, Any], host: str) -> Watch:
     """Make a watch, or raise on all ranks."""
     if library.setting("box_exist") == 0:
         raise HostError("there is no simulation box yet: attach after the atoms are there")
@@ -298,6 +271,9 @@ def _attach(library: Library, index: Any, given: dict[str, Any], host: str) -> W
     comm = _comm_of(library)
     config, reference, reader, error = None, None, None, None
     try:
+        unknown = set(hooks) - set(HOOKS)
+        if unknown:
+            raise InputError(f"{min(unknown)} is a function, which only {', '.join(HOOKS)} may be")
         config, reference = _resolve(index, given)
         reader = FrameReader(library, config, reference)
     except (QuestsError, OSError) as caught:
@@ -306,7 +282,7 @@ def _attach(library: Library, index: Any, given: dict[str, Any], host: str) -> W
     assert config is not None
     assert reader is not None
     reader.prepare(comm)
-    session = Session.from_config(config, comm, reference, host)
+    session = Session.from_config(config, comm, reference, host, **hooks)
     with contextlib.ExitStack() as failing:
         failing.push(session)
         _define_fixes(library, config.every)

@@ -18,6 +18,7 @@ class Reference(Protocol):
 
     spec: DescriptorSpec
     elements: tuple[str, ...]  # chemical symbols that the reference knows
+    pair_distances: NDArray[np.float32]  # (n_elements, n_elements) smallest distances (Å) that it holds
 
     @property
     def ready(self) -> bool:

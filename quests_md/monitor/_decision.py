@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Band", "Decision"]
+__all__ = ["Band", "Decision", "Proposal"]
 
 
 class Band(str, enum.Enum):
@@ -17,6 +18,7 @@ class Band(str, enum.Enum):
     COVERED = "covered"  # dH ≤ select
     CANDIDATE = "candidate"  # select < dH ≤ halt
     HALT = "halt"  # dH > halt
+    IMPLAUSIBLE = "implausible"  # a broken frame: dH says nothing of it
 
     def __str__(self) -> str:
         return self.value
@@ -33,13 +35,23 @@ class Decision:
     evaluated
         False if the frame was not due; then nothing below was computed.
     band
-        Of the worst atom.
+        Of the worst atom, or of the number of atoms that the monitor asks for.
     reasons
-        Why the frame is to be saved or the run to stop, in words.
+        Why the frame is to be saved, kept apart, or the run to stop, in words.
     save, stop
-        What the host must do.
+        Whether the frame is worth keeping, and whether the host must stop.
+    event
+        Number of the event that the frame belongs to, 0 outside of one.
+    begins, ends
+        Whether that event begins, or ends, with this frame.
+    novelty
+        Largest novelty (nats) of the frame, where it was asked for: dH against the index *and* what the run already
+        kept; nan elsewhere.
+    force_error
+        Largest bound of the force error (eV/Å), if the index is calibrated for one; else nan.
     maximum, max_id
-        Largest dH (nats) and the id of its atom; −inf and −1 if no atom is watched.
+        Largest dH (nats) and the id of its atom; −inf and −1 if no atom is watched; inf and −1 if there is none
+        because the frame is implausible.
     mean, q50, q99
         Mean, median and 99 % quantile of dH: of all watched atoms, or with ``Monitor(values="flagged")`` of the
         sample, about 128 of them; nan if there are none. A quantile is that of a histogram, within 0.07·(1 + |dH|)
@@ -47,7 +59,9 @@ class Decision:
     n, n_select, n_halt
         Watched atoms, and how many lie above each threshold.
     dH
-        (n_local,) dH of this rank's atoms; nan for atoms that are not watched.
+        (n_local,) dH of this rank's atoms; nan for atoms that are not watched; inf for all of an implausible frame.
+    force_errors
+        (n_local,) the bound of each atom, or None without such a calibration.
     values
         What `dH` holds. "exact": every value is exact. "flagged": those above `select` and the frame's maximum are;
         the others are certified upper bounds, none above `select` and none above the maximum.
@@ -61,6 +75,11 @@ class Decision:
     reasons: tuple[str, ...] = ()
     save: bool = False
     stop: bool = False
+    event: int = 0
+    begins: bool = False
+    ends: bool = False
+    novelty: float = float("nan")
+    force_error: float = float("nan")
     maximum: float = float("-inf")
     max_id: int = -1
     mean: float = float("nan")
@@ -70,5 +89,33 @@ class Decision:
     n_select: int = 0
     n_halt: int = 0
     dH: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    force_errors: NDArray[np.float64] | None = None
     values: str = "exact"
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A frame that may be saved, for whoever decides whether it is.
+
+    Attributes
+    ----------
+    step
+        Of the frame.
+    ids, dH, select
+        (m,) of this rank's environments above `select`: id of the atom, exact dH, and the threshold.
+    n
+        Watched atoms of the whole frame.
+    rows
+        Returns their (m, d) descriptors.
+    must
+        The frame is saved whatever is decided: it halts.
+    """
+
+    step: int
+    ids: NDArray[np.int64]
+    dH: NDArray[np.float64]
+    select: NDArray[np.float64]
+    n: int
+    rows: Callable[[], NDArray[np.float64]]
+    must: bool

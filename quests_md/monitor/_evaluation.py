@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,18 +34,22 @@ class Evaluation:
         The reference, and threads to ask it with.
     frame
         The frame; its arrays are needed as long as something is to be computed.
+    screen
+        Å; whether any atom has a neighbour nearer than this is told by the rows.
 
     Attributes
     ----------
-    ids
-        (n,) of the environments' atoms.
+    ids, numbers
+        (n,) of the environments' atoms; `numbers` are atomic numbers.
     dH
         (n,) in nats: exact, an upper bound, or nan where nothing is known.
     is_exact
         (n,) where dH is exact, in double precision.
+    is_crowded
+        Whether any environment whose rows have been computed has a neighbour nearer than `screen`.
     """
 
-    def __init__(self, index: Reference, frame: Frame, threads: int | None) -> None:
+    def __init__(self, index: Reference, frame: Frame, threads: int | None, screen: float = 0.0) -> None:
         if not index.ready:
             raise MonitorError("the reference is not ready yet")
         present = frame.distinct_numbers
@@ -54,6 +60,8 @@ class Evaluation:
         self.index, self.threads = index, threads
         self.environments = Environments(index.spec, frame)
         self.ids = frame.ids[self.environments.centres].astype(np.int64, copy=False)
+        self.numbers = frame.numbers[self.environments.centres]
+        self.is_crowded, self._screen = False, screen
         self.dH = np.full(len(self), np.nan)
         self.is_exact = np.zeros(len(self), dtype=bool)
         self._n_local = frame.n_local
@@ -63,7 +71,10 @@ class Evaluation:
 
     def rows(self, which: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the descriptors of environments."""
-        return self.environments.compute(which, self.threads)
+        rows = self.environments.compute(which, self.threads)
+        if self._screen and not self.is_crowded:
+            self.is_crowded = bool(self.environments.is_nearer(rows, self._screen).any())
+        return rows
 
     def put(self, which: NDArray[np.int64], rows: NDArray[np.float64], precision: Precision = "double") -> None:
         """Compute dH of environments from their `rows`."""
@@ -85,19 +96,26 @@ class Evaluation:
 
     def of_atoms(self) -> NDArray[np.float64]:
         """Return dH of this rank's atoms (n_local,), nan for those that are not watched."""
-        dH = np.full(self._n_local, np.nan)
-        dH[self.environments.centres] = self.dH
-        return dH
+        return self.spread(self.dH)
+
+    def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values of environments as those of this rank's atoms, nan for those that are not watched."""
+        of_atoms = np.full(self._n_local, np.nan)
+        of_atoms[self.environments.centres] = values
+        return of_atoms
 
 
-def compute_in_single(evaluation: Evaluation, select: float, halt: float) -> None:
-    """Compute dH in single precision; in double what decides: near the thresholds, and what may be the maximum."""
+def compute_in_single(evaluation: Evaluation, thresholds: Sequence[NDArray[np.float64]]) -> None:
+    """Compute dH in single precision; in double what decides: near the thresholds, and what may be the maximum.
+
+    `thresholds` are (n,), one for each environment.
+    """
     evaluation.compute(np.arange(len(evaluation)), "single")
     dH = evaluation.dH
     error = np.maximum(_ABSOLUTE, _RELATIVE * np.abs(dH))
     error[~np.isfinite(dH)] = 0.0
     again = dH + error >= np.max(dH - error, initial=-np.inf)
-    for threshold in (select, halt):
-        if np.isfinite(threshold):
-            again |= np.abs(dH - threshold) <= error + _NEAR
+    for threshold in thresholds:
+        finite = np.isfinite(threshold)
+        again |= finite & (np.abs(dH - np.where(finite, threshold, 0.0)) <= error + _NEAR)
     evaluation.compute(np.flatnonzero(again))

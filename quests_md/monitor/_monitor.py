@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +14,22 @@ from ..comm import Comm, Serial, raise_together
 from ..errors import FrameError, InputError, MonitorError
 from ..frame import Frame
 from ..index import Reference
+from ..index._elements import SYMBOLS
 from ..information import Precision
 from ..kernels._jit import announce_compiling
-from ._decision import Band, Decision
+from ._decision import Band, Decision, Proposal
 from ._evaluation import Evaluation, compute_in_single
+from ._events import Events
 from ._flagged import Flagged
+from ._plausibility import Plausibility
 from ._schedule import Schedule
-from ._summary import Summary, combine, summarise
+from ._summary import State, Summary, combine, summarise, summarise_nothing
+from ._thresholds import Thresholds
 
 __all__ = ["Monitor"]
 
 _T = TypeVar("_T")
+Threshold = float | Mapping[str, Any]
 
 
 class Monitor:
@@ -36,12 +40,27 @@ class Monitor:
     index
         The reference, an `Index`.
     select, halt
-        dH (nats) above which a frame is worth keeping, and above which the run stops. Compared with ``>``. There is
-        no default: dH depends on the bandwidth and the number of references.
+        dH (nats) above which a frame is worth keeping, and above which the run stops; compared with ``>``. A number;
+        a number for each chemical symbol; or a rate or a force error that the calibration of the index turns into
+        numbers at the first evaluation: ``{"false_alarm": 0.01}``, ``{"force_error": 0.3}``. There is no default: dH
+        depends on the bandwidth and the number of references.
+    min_atoms, min_fraction
+        How many atoms, and what share of the watched ones, must lie above a threshold for the frame to. By default
+        the worst atom decides.
+    consecutive
+        So many evaluated frames in a row above `select` make an event, and only frames of an event are saved; so many
+        that are not above it end the event. A frame that halts waits for nothing.
+    release
+        dH (nats) to which the largest one must fall before an event can end; default `select`.
     every
         Evaluate frames whose step is a multiple of this.
     save_every
         Save candidates at least this many steps apart; a frame that halts is always saved.
+    min_distance
+        Share of the smallest distance of a pair of elements in the reference: a frame with two atoms nearer than that
+        is implausible. So are frames with nan, lost atoms, or a cell that has exploded. 0 judges no distance.
+    implausible
+        What an implausible frame does: "halt" or "continue".
     values
         "exact": every published dH is exact. "flagged", much faster: exact above `select`, for the frame's maximum and
         in saved frames; the others are certified upper bounds, never above `select`, and mean and quantiles are those
@@ -57,40 +76,49 @@ class Monitor:
     Raises
     ------
     InputError
-        A threshold is not a number, `select` is above `halt`, or there is no such choice.
+        A threshold cannot be one, `select` is above `halt`, or there is no such choice.
     """
 
     def __init__(
         self,
         index: Reference,
         *,
-        select: float,
-        halt: float,
+        select: Threshold,
+        halt: Threshold,
+        min_atoms: int = 1,
+        min_fraction: float = 0.0,
+        consecutive: int = 1,
+        release: float | None = None,
         every: int = 1,
         save_every: int = 1,
+        min_distance: float = 0.6,
+        implausible: str = "halt",
         values: str = "exact",
         precision: Precision = "single",
         threads: int | None = 1,
         comm: Comm | None = None,
     ) -> None:
-        for name, value in (("select", select), ("halt", halt)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-                raise InputError(f"{name} must be a number of nats, not {value!r}")
-        if select > halt:
-            raise InputError(f"select = {select} lies above halt = {halt}: candidates lie between the two")
-        if values not in ("exact", "flagged"):
-            raise InputError(f'values must be "exact" or "flagged", not {values!r}')
-        if precision not in ("double", "single"):
-            raise InputError(f'precision must be "double" or "single", not {precision!r}')
+        choices = {
+            "values": (values, ("exact", "flagged")),
+            "precision": (precision, ("double", "single")),
+            "implausible": (implausible, ("halt", "continue")),
+        }
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise InputError(f'{name} must be "{allowed[0]}" or "{allowed[1]}", not {value!r}')
         self.index = index
-        self.select = float(select)
-        self.halt = float(halt)
+        self.thresholds = Thresholds(select, halt, min_atoms, min_fraction)
+        self.plausibility = Plausibility(index, min_distance)
+        self.events = Events(consecutive, release)
+        self.schedule = Schedule(every, save_every)
+        self.implausible = implausible
         self.values = values
         self.precision = precision
         self.threads = threads
-        self.schedule = Schedule(every, save_every)
         self.comm = Serial() if comm is None else comm
         self._flagged = Flagged() if values == "flagged" else None
+        self._ready = False  # thresholds are numbers, and the share of the sample is settled
+        self._stop = ""  # why this rank wants the run to stop
 
     @property
     def every(self) -> int:
@@ -100,6 +128,10 @@ class Monitor:
     def due(self, step: int) -> bool:
         """Return whether a frame of this step would be evaluated: hosts ask before they build one."""
         return self.schedule.due(step)
+
+    def request_stop(self, reason: str) -> None:
+        """Let the run stop at the next evaluation, on all ranks. One rank may ask for all."""
+        self._stop = reason
 
     def warm_up(self) -> None:
         """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others."""
@@ -140,7 +172,14 @@ class Monitor:
         evaluation.complete()
         return evaluation.of_atoms()
 
-    def observe(self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None) -> Decision:
+    def observe(
+        self,
+        frame: Frame | None,
+        *,
+        step: int | None = None,
+        error: Exception | None = None,
+        keep: Callable[[Proposal], bool] | None = None,
+    ) -> Decision:
         """Evaluate a frame if it is due, and decide; the same decision on every rank.
 
         Parameters
@@ -150,12 +189,17 @@ class Monitor:
         step
             The step, if `frame` is None.
         error
-            What kept this rank from making the frame. It is a failure of all ranks then.
+            What kept this rank from making the frame. It is a failure of all ranks then; a `FrameError` makes the
+            frame implausible.
+        keep
+            Asked, on all ranks, whether a frame that may be saved is to be; default: every one is.
 
         Raises
         ------
         MonitorError
             On all ranks, if measuring failed on any; the text is that of the first rank that failed.
+        InputError
+            A threshold cannot be resolved: on all ranks, at the first evaluation.
         """
         step = frame.step if frame is not None else step
         assert step is not None
@@ -164,72 +208,141 @@ class Monitor:
         started = time.perf_counter()
         work = _Work(error)
         evaluation = work.do(lambda: self._begin(frame))
-        if self._flagged is not None and self._flagged.share is None:
-            n = self._agree(step, work.error, 0 if evaluation is None else len(evaluation))
-            if n:
-                self._flagged.choose_share(n)
-        vector = work.do(lambda: self._summarise(evaluation))
+        if not self._ready:
+            self._prepare(evaluation, work)
+        vector = work.do(lambda: self._summarise(evaluation, frame)) if self._ready else None
         if vector is None:
-            vector = summarise(np.empty(0), np.empty(0, np.int64), self.select, self.halt, True)
+            vector = summarise_nothing(_state_of(work.error), bool(self._stop))
         summary = combine(self.comm.allgather(vector))
         if summary.failed:
             self._fail(summary.failed[0], step, work.error)
-        decision = self._decide(step, summary)
-        assert evaluation is not None
-        values = self.values
-        if decision.save and (values, self.precision) != ("exact", "double"):
-            work.do(evaluation.complete)
-            self._agree(step, work.error)
-            values = "exact"
-        dH = evaluation.of_atoms()
-        return replace(decision, dH=dH, values=values, seconds=time.perf_counter() - started)
+        broken = self._broken(step, summary, work.error, frame)
+        if broken:
+            decision = self._implausible(step, broken, evaluation if work.error is None else None, frame)
+        else:
+            assert evaluation is not None
+            assert frame is not None
+            decision = self._decide(frame, summary, evaluation, keep)
+        return replace(decision, seconds=time.perf_counter() - started)
 
     def _begin(self, frame: Frame | None) -> Evaluation:
         assert frame is not None
-        return Evaluation(self.index, frame, self.threads)
+        return Evaluation(self.index, frame, self.threads, self.plausibility.screen)
 
-    def _summarise(self, evaluation: Evaluation | None) -> NDArray[np.float64]:
+    def _prepare(self, evaluation: Evaluation | None, work: _Work) -> None:
+        """Settle, together, what depends on the number of watched atoms: once there are any, and no rank has failed."""
+        counts = np.zeros(1 + len(SYMBOLS))
+        counts[0] = work.error is not None
+        if evaluation is not None:
+            counts[1:] = np.bincount(evaluation.numbers, minlength=len(SYMBOLS))
+        total = self.comm.allgather(counts).sum(axis=0).astype(int)
+        n = int(total[1:].sum())
+        if total[0] or (not n and self.thresholds.resolved is None):
+            return
+        if self.thresholds.resolved is None:
+            self.thresholds.resolve(self.index, {SYMBOLS[z]: int(total[1 + z]) for z in np.flatnonzero(total[1:])})
+        if self._flagged is not None and n:
+            self._flagged.choose_share(n)
+        self._ready = n > 0 or self._flagged is None
+
+    def _summarise(self, evaluation: Evaluation | None, frame: Frame | None) -> NDArray[np.float64]:
         """Compute what must be known of a frame, and return this rank's vector."""
         assert evaluation is not None
+        assert frame is not None
+        select, halt = self.thresholds.of(evaluation.numbers)
         sample = None
         if self._flagged is not None:
-            sample = self._flagged.compute(evaluation, self.select)
+            sample = self._flagged.compute(evaluation, self.thresholds.lowest)
         elif self.precision == "single":
-            compute_in_single(evaluation, self.select, self.halt)
+            compute_in_single(evaluation, (select, halt))
         else:
             evaluation.complete()
-        return summarise(evaluation.dH, evaluation.ids, self.select, self.halt, False, sample)
+        overlap = self.plausibility.overlap(frame) if evaluation.is_crowded else ""
+        if overlap:
+            raise FrameError(overlap)
+        bound = self._force_errors(evaluation)
+        return summarise(
+            evaluation.dH,
+            evaluation.ids,
+            select,
+            halt,
+            stop=bool(self._stop),
+            n_rank=frame.n_local or 0,
+            n_expected=frame.n_expected,
+            force_error=float("nan") if bound is None or not len(bound) else float(bound.max()),
+            sample=sample,
+        )
 
-    def _agree(self, step: int, error: Exception | None, count: int = 0) -> int:
-        """Return the sum of the ranks' counts; or raise the same error on all of them, if any brings one."""
-        vectors = self.comm.allgather(np.array([error is not None, count], dtype=np.float64))
-        if vectors[:, 0].any():
-            self._fail(int(np.flatnonzero(vectors[:, 0])[0]), step, error)
-        return int(vectors[:, 1].sum())
+    def _force_errors(self, evaluation: Evaluation) -> NDArray[np.float64] | None:
+        """Return the bound of every environment's force error (eV/Å), if the index is calibrated for one."""
+        bound = getattr(getattr(self.index, "calibration", None), "force_error", None)
+        return None if bound is None else bound.bound(evaluation.dH, evaluation.numbers)
 
-    def _fail(self, first: int, step: int, error: Exception | None) -> None:
+    def _agree(self, step: int, error: Exception | None) -> None:
+        """Raise the same error on all ranks, if any brings one."""
+        failed = np.flatnonzero(self.comm.allgather(np.array([error is not None], dtype=np.float64)))
+        if len(failed):
+            self._fail(int(failed[0]), step, error)
+
+    def _fail(self, first: int, step: int, error: Exception | None) -> NoReturn:
         """Raise the same error on all ranks; called on all ranks."""
         texts = self.comm.gather(None if error is None else f"{type(error).__name__}: {error}")
         text: str = self.comm.broadcast(None if texts is None else texts[first])
         where = f" on rank {first} of {self.comm.size}" if self.comm.size > 1 else ""
-        failure = MonitorError(f"watching failed at step {step}{where}: {text}")
-        failure.implausible = text.startswith(f"{FrameError.__name__}:")
-        raise failure from error
+        raise MonitorError(f"watching failed at step {step}{where}: {text}") from error
 
-    def _decide(self, step: int, summary: Summary) -> Decision:
-        """Return the decision, which lacks only what differs between ranks."""
-        band, reasons = Band.COVERED, []
-        if summary.maximum > self.select:
-            band = Band.HALT if summary.maximum > self.halt else Band.CANDIDATE
-            threshold = self.halt if band is Band.HALT else self.select
-            name = "halt" if band is Band.HALT else "select"
-            reasons.append(f"dH = {summary.maximum:.6g} of atom {summary.max_id} is above {name} = {threshold:.6g}")
-        save = band is Band.HALT or (band is Band.CANDIDATE and self.schedule.may_save(step))
+    def _broken(self, step: int, summary: Summary, error: Exception | None, frame: Frame | None) -> str:
+        """Return why a frame is implausible, the same on every rank; empty if it is not. Collective where it is."""
+        if summary.implausible:
+            texts = self.comm.gather(None if error is None else str(error))
+            text: str = self.comm.broadcast(None if texts is None else texts[summary.implausible[0]])
+            return text.removeprefix(f"step {step}: ")
+        assert frame is not None
+        if -1 < summary.n_expected != summary.n_frame:
+            lost = summary.n_expected - summary.n_frame
+            return f"{lost} of {summary.n_expected} atoms are lost"
+        return self.plausibility.explosion(frame)
+
+    def _implausible(self, step: int, why: str, evaluation: Evaluation | None, frame: Frame | None) -> Decision:
+        n_local = 0 if frame is None else frame.n_local or 0
+        stop = self.implausible == "halt"
+        return Decision(
+            step,
+            evaluated=True,
+            band=Band.IMPLAUSIBLE,
+            reasons=(why,),
+            stop=stop or bool(self._stop),
+            event=0 if self.events.current is None else self.events.current.number,
+            maximum=float("inf"),
+            n=0 if evaluation is None else len(evaluation),
+            dH=np.full(n_local, np.inf),
+        )
+
+    def _decide(
+        self, frame: Frame, summary: Summary, evaluation: Evaluation, keep: Callable[[Proposal], bool] | None
+    ) -> Decision:
+        """Return the decision on a plausible frame. Collective."""
+        step, reasons = frame.step, list[str]()
+        band = self._band(summary)
+        if band is not Band.COVERED:
+            name = str(band if band is Band.HALT else "select")
+            count = summary.n_halt if band is Band.HALT else summary.n_select
+            reasons.append(self.thresholds.reason(name, count, summary.n, summary.maximum, summary.max_id))
+        begins, ends = self._follow(frame, band, summary, evaluation)
+        event = self.events.ended if ends else self.events.current
+        save = band is not Band.COVERED and self.events.current is not None
+        save = save and (band is Band.HALT or self.schedule.may_save(step))
+        if save and keep is not None:
+            save = keep(self._proposal(step, summary.n, evaluation, band))
         if save:
             self.schedule.saved(step)
+        if summary.stopping:
+            reasons.append(self._why_stopping(summary))
+        values = self._complete(step, evaluation) if save else self.values
+        bound = self._force_errors(evaluation)
         shared: dict[str, Any] = {
             name: getattr(summary, name)
-            for name in ("maximum", "max_id", "mean", "q50", "q99", "n", "n_select", "n_halt")
+            for name in ("maximum", "max_id", "mean", "q50", "q99", "n", "n_select", "n_halt", "force_error")
         }
         return Decision(
             step,
@@ -237,9 +350,61 @@ class Monitor:
             band=band,
             reasons=tuple(reasons),
             save=save,
-            stop=band is Band.HALT,
+            stop=band is Band.HALT or bool(summary.stopping),
+            event=0 if event is None else event.number,
+            begins=begins,
+            ends=ends,
+            dH=evaluation.of_atoms(),
+            force_errors=None if bound is None else evaluation.spread(bound),
+            values=values,
             **shared,
         )
+
+    def _band(self, summary: Summary) -> Band:
+        is_enough = self.thresholds.is_enough
+        if is_enough(summary.n_halt, summary.n):
+            return Band.HALT
+        return Band.CANDIDATE if is_enough(summary.n_select, summary.n) else Band.COVERED
+
+    def _follow(self, frame: Frame, band: Band, summary: Summary, evaluation: Evaluation) -> tuple[bool, bool]:
+        """Follow the events; return whether one begins, and whether one ends."""
+        if band is Band.COVERED:
+            return False, self.events.below(frame.step, summary.maximum)
+        above = evaluation.ids[evaluation.dH > self.thresholds.of(evaluation.numbers)[0]]
+        at_once = band is Band.HALT
+        return self.events.above(frame.step, frame.time, summary.maximum, summary.max_id, above, at_once), False
+
+    def _proposal(self, step: int, n: int, evaluation: Evaluation, band: Band) -> Proposal:
+        select = self.thresholds.of(evaluation.numbers)[0]
+        above = np.flatnonzero(evaluation.dH > select)
+        return Proposal(
+            step,
+            evaluation.ids[above],
+            evaluation.dH[above],
+            select[above],
+            n,
+            lambda: evaluation.rows(above),
+            must=band is Band.HALT,
+        )
+
+    def _why_stopping(self, summary: Summary) -> str:
+        texts = self.comm.gather(self._stop)
+        text: str = self.comm.broadcast(None if texts is None else texts[summary.stopping[0]])
+        return text
+
+    def _complete(self, step: int, evaluation: Evaluation) -> str:
+        """Make every dH of a frame exact, in double precision: it is saved. Collective."""
+        if (self.values, self.precision) != ("exact", "double"):
+            work = _Work(None)
+            work.do(evaluation.complete)
+            self._agree(step, work.error)
+        return "exact"
+
+
+def _state_of(error: Exception | None) -> State:
+    if error is None:  # another rank has failed before this one could measure
+        return State.DONE
+    return State.IMPLAUSIBLE if isinstance(error, FrameError) else State.FAILED
 
 
 class _Work:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ from ..frame import Frame
 __all__ = ["ExtxyzSink", "format_frame"]
 
 _ATOMS = 10_000  # that are formatted at a time
+_PIECE = 1 << 20  # bytes that are copied at a time
+_KINDS = {"f": "R", "i": "I", "b": "L"}  # of a column, by the kind of its array
+
+Columns = dict[str, NDArray[Any]]
 
 # Strings that need no quotes: they look like no number and no truth value.
 _WORD = re.compile(r"(?!(t|f|true|false|nan|inf|infinity)\Z)[a-z_][a-z0-9_.:-]*", re.ASCII | re.IGNORECASE)
@@ -37,28 +41,60 @@ class ExtxyzSink:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = AppendOnly(path)
+        self._sizes: list[int] = []  # bytes of every frame
 
-    def append(self, frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> None:
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def append(
+        self, frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], columns: Columns | None = None
+    ) -> None:
         """Add a frame; `OutputError` if it cannot be written."""
-        self._file.append(_parts(frame, dH, info))
+        self._sizes.append(self._file.append(_parts(frame, dH, info, columns)))
 
-    def replace(self, frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> None:
+    def remove(self, which: int) -> None:
+        """Take a frame out of the file, atomically; `OutputError` if it cannot be written."""
+        first = sum(self._sizes[:which])
+        skipped = self._sizes[which]
+
+        def write(file: BinaryIO) -> None:
+            with open(self.path, "rb") as old:
+                _copy(old, file, first)
+                old.seek(skipped, 1)
+                _copy(old, file, None)
+
+        write_atomically(self.path, write)
+        del self._sizes[which]
+
+    def replace(
+        self, frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], columns: Columns | None = None
+    ) -> None:
         """Make this the only frame of the file, atomically; `OutputError` if it cannot be written."""
-        write_atomically(self.path, lambda file: file.writelines(_parts(frame, dH, info)))
+        write_atomically(self.path, lambda file: file.writelines(_parts(frame, dH, info, columns)))
 
 
-def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> bytes:
+def _copy(source: BinaryIO, target: BinaryIO, size: int | None) -> None:
+    """Copy so many bytes, or all that are left."""
+    while size is None or size:
+        part = source.read(_PIECE if size is None else min(size, _PIECE))
+        if not part:
+            break
+        target.write(part)
+        size = None if size is None else size - len(part)
+
+
+def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], columns: Columns | None = None) -> bytes:
     """Format a whole frame as extended XYZ.
 
-    Columns: species, pos, id, dH, and where the frame has them momenta (ASE's units, from the standard
-    masses, so that ``atoms.get_velocities()`` is right) and model_forces. Keys: Lattice unless there is none,
-    Origin if it is not zero, pbc, those of `info` (numbers, truth values, strings) and model_energy.
-    ``energy`` and ``forces`` are left to labels of an oracle.
+    Columns: species, pos, id, dH, those of `columns` (numbers or truth values of every atom), and where the frame has
+    them momenta (ASE's units, from the standard masses, so that ``atoms.get_velocities()`` is right) and model_forces.
+    Keys: Lattice unless there is none, Origin if it is not zero, pbc, those of `info` (numbers, truth values, strings)
+    and model_energy. ``energy`` and ``forces`` are left to labels of an oracle.
     """
-    return b"".join(_parts(frame, dH, info))
+    return b"".join(_parts(frame, dH, info, columns))
 
 
-def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> Iterator[bytes]:
+def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], more: Columns | None) -> Iterator[bytes]:
     """Yield what `format_frame` returns, some atoms at a time: the text of a large frame takes much memory."""
     # ase is imported here, and not at the top, to keep `import quests_md.session` light.
     from ase.data import atomic_masses, chemical_symbols
@@ -66,6 +102,7 @@ def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> Itera
     n = len(frame.positions)
     columns: list[tuple[str, str, Any]] = [("species", "S", np.array(chemical_symbols)[frame.numbers])]
     columns += [("pos", "R", frame.positions), ("id", "I", frame.ids), ("dH", "R", dH)]
+    columns += [(name, _KINDS[values.dtype.kind], values) for name, values in (more or {}).items()]
     if frame.velocities is not None:
         columns.append(("momenta", "R", frame.velocities * atomic_masses[frame.numbers][:, None]))
     if frame.forces is not None:
@@ -88,6 +125,8 @@ def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> Itera
 def _column(values: Any) -> list[str]:
     if np.ndim(values) == 2:
         return [" ".join(map(repr, row)) for row in values.tolist()]
+    if np.asarray(values).dtype == bool:
+        return ["FT"[value] for value in values.tolist()]
     return [value if isinstance(value, str) else repr(value) for value in values.tolist()]
 
 

@@ -10,17 +10,20 @@ from ..errors import OutputError
 from ..files import write_atomically
 from ._csv import CsvSink
 from ._extxyz import ExtxyzSink
+from ._jsonl import JsonLinesSink
 
 __all__ = ["COLUMNS", "RunFolder"]
 
 COLUMNS = (
-    "run", "step", "time", "n", "max", "max_id", "mean", "q50", "q99",
-    "n_select", "n_halt", "band", "saved", "values", "seconds",
+    "run", "step", "time", "n", "max", "max_id", "mean", "q50", "q99", "n_select", "n_halt",
+    "band", "saved", "values", "seconds", "event", "novelty", "force_error",
 )  # fmt: skip
 
 
 class RunFolder:
-    """The files of a run: monitor.csv, candidates.extxyz, implausible.extxyz, last.extxyz and run.json.
+    """The files of a run.
+
+    They are monitor.csv, events.jsonl, candidates.extxyz, history.extxyz, implausible.extxyz, last.extxyz and run.json.
 
     Parameters
     ----------
@@ -29,14 +32,16 @@ class RunFolder:
 
     Attributes
     ----------
-    rows, candidates, implausible, last
+    rows, events, candidates, history, implausible, last
         The sinks; a file is made by the first thing that is written to it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows = CsvSink(path / "monitor.csv", COLUMNS)
+        self.events = JsonLinesSink(path / "events.jsonl")
         self.candidates = ExtxyzSink(path / "candidates.extxyz")
+        self.history = ExtxyzSink(path / "history.extxyz")
         self.implausible = ExtxyzSink(path / "implausible.extxyz")
         self.last = ExtxyzSink(path / "last.extxyz")
         self._json = path / "run.json"
@@ -51,7 +56,8 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            files = [sink.path for sink in (self.rows, self.candidates, self.implausible, self.last)]
+            frames = (self.candidates, self.history, self.implausible, self.last)
+            files = [sink.path for sink in (self.rows, self.events, *frames)]
             old = [path for path in (*files, self._json) if path.exists()]
             if old and not overwrite:
                 raise OutputError(

@@ -1,0 +1,426 @@
+"""A watched run and its files."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime
+import itertools
+import math
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..comm import Comm, Serial, raise_together
+from ..config import RunConfig
+from ..errors import Halted, MonitorError, OutputError, QuestsError
+from ..frame import Frame
+from ..index import Index
+from ..monitor import Band, Decision, History, Moment, Monitor
+from ..sinks import RunFolder
+from ._candidates import Candidates
+from ._describe import describe
+from ._hooks import Hook, Hooks
+from ._writer import Writer
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Watch a run and keep its files.
+
+    They are monitor.csv, events.jsonl, candidates.extxyz, history.extxyz, implausible.extxyz, last.extxyz and run.json.
+
+    Parameters
+    ----------
+    monitor
+        What decides.
+    output
+        Folder of the files; made if it is not there.
+    overwrite
+        Replace the files of an earlier run in that folder.
+    history, after
+        When an event begins, so many evaluated frames before it are written to history.extxyz, and so many after it.
+    novelty
+        Save a candidate only if it adds information to the index and to what this run has kept.
+    budget
+        Most candidates to keep, the most informative ones; None: no limit. Needs `novelty`.
+    on_select, on_halt
+        Function of the whole frame and the decision, called on rank 0 when a candidate has been saved and when the
+        run is told to stop; or a command as a list of arguments, with the fields {output}, {run}, {step}, {event}
+        and {max}. What a function raises ends the watching.
+    on_event
+        The same when an event begins and when it ends: function of the `Event`.
+    host
+        Name of the program that moves the atoms, for run.json.
+
+    Attributes
+    ----------
+    decision
+        The last evaluated one, or None.
+    n_evaluated, n_flagged
+        Frames evaluated so far, and those above `select` among them.
+    status
+        "running", "finished", "halted" or "failed".
+    seconds
+        What watching has taken on this rank.
+    counter
+        Counts 0, 1, 2, ... for hosts that know no step: whoever shares the session takes the next one.
+
+    Raises
+    ------
+    OutputError
+        The folder holds an earlier run and `overwrite` is False, or it cannot be written. On all ranks.
+    InputError
+        A value is out of range.
+    """
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        output: str | Path = "uq",
+        *,
+        overwrite: bool = False,
+        history: int = 0,
+        after: int = 0,
+        novelty: bool = True,
+        budget: int | None = None,
+        on_select: Hook | None = None,
+        on_halt: Hook | None = None,
+        on_event: Hook | None = None,
+        host: str = "python",
+    ) -> None:
+        self.monitor = monitor
+        self.output = Path(output).absolute()  # the program may change its folder
+        self.host = host
+        self.settings: dict[str, Any] = {"history": history, "after": after, "novelty": novelty, "budget": budget}
+        self.decision: Decision | None = None
+        self.n_evaluated = self.n_flagged = 0
+        self.status = "running"
+        self.counter = itertools.count()
+        self._reason = ""
+        self._ended = False
+        self._run = 1
+        # (run, step) of the last row, and of the last halt that was acknowledged
+        self._row: tuple[int, int] | None = None
+        self._acknowledged: tuple[int, int] | None = None
+        self._history, self._after, self._to_come = History(history), after, 0
+        self._pending = False  # evaluated since last.extxyz was written
+        self._resolved = monitor.thresholds.resolved is not None
+        self._began = datetime.datetime.now(datetime.timezone.utc)
+        self._clock: tuple[float, float] | None = None  # start of the first observe, end of the last
+        self.seconds, self._atoms = 0.0, 0
+        self._files = RunFolder(self.output)
+        self._writer = Writer(self._files, monitor.comm)
+        self._candidates = Candidates(monitor, self._files.candidates, self._writer, novelty, budget)
+        self._hooks = Hooks(self.output, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event})
+        self._writer.on_root(lambda: self._files.prepare(self._describe(), overwrite))
+        monitor.warm_up()
+        atexit.register(self._at_exit)
+
+    @classmethod
+    def from_config(
+        cls, config: RunConfig, comm: Comm | None = None, index: Index | None = None, host: str = "python", **more: Any
+    ) -> Session:
+        """Wire a session as a configuration says; `index` replaces the one that it names. Collective.
+
+        `more` are keywords of `Session` that no configuration can hold: functions for `on_select` and the like.
+        """
+        comm, error = Serial() if comm is None else comm, None
+        try:
+            index = Index.open(config.index) if index is None else index
+            index.require(k=config.k, cutoff=config.cutoff)
+            monitor = Monitor(index, comm=comm, **config.of_monitor())
+        except QuestsError as caught:  # a file that only one rank cannot read, say
+            error = caught
+        raise_together(comm, error)
+        return cls(monitor, host=host, **{**config.of_session(), **more})
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.fail(error or kind())
+
+    def due(self, step: int) -> bool:
+        """Return whether a frame of this step would be evaluated: hosts ask before they build one."""
+        return self.monitor.due(step)
+
+    def check_running(self) -> None:
+        """Raise what `observe` would for any frame: `Halted`, or `MonitorError` after the end."""
+        if self._ended:
+            raise MonitorError(f"this session has ended ({self.status}): make a new one")
+        if self.status == "halted":
+            raise Halted(f"this run was halted ({self._reason}); acknowledge() lets it go on")
+
+    def observe(self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None) -> Decision:
+        """Evaluate a frame if it is due, and write what must be written. Collective.
+
+        A step that is observed again gets no second row and no second frame, and does not halt once more
+        after `acknowledge`. Parameters are those of `Monitor.observe`.
+
+        Raises
+        ------
+        Halted
+            An earlier frame halted the run and nobody has called `acknowledge`.
+        QuestsError
+            Measuring failed on any rank, a file cannot be written, or a function of the user raised: on all ranks,
+            and the session is over.
+        """
+        step = frame.step if frame is not None else step
+        assert step is not None
+        self.check_running()
+        if not self.due(step):
+            return Decision(step, evaluated=False)
+        started = time.perf_counter()
+        if self._row is not None and step < self._row[1]:
+            self._run += 1  # reset_timestep: steps went backwards
+        try:
+            self._candidates.verdict = None
+            run, error = self._run, error or self._writer.unwritten
+            decision = self.monitor.observe(
+                frame, step=step, error=error, keep=lambda proposal: self._candidates.consider(proposal, run)
+            )
+            if frame is None:  # this rank knows no more of it than that it is broken
+                frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
+            return self._record(frame, decision, started)
+        except QuestsError as failure:
+            with contextlib.suppress(QuestsError):
+                self._write_last()
+            self._end("failed", str(failure))
+            raise
+
+    def acknowledge(self) -> None:
+        """Let a halted session go on. Collective."""
+        if self.status == "halted" and not self._ended:
+            self.status, self._reason = "running", ""
+            self._acknowledged = self._row
+            self._writer.on_root(self._write_json)
+
+    def flush(self) -> None:
+        """Write the last evaluated frame to last.extxyz, and run.json. Collective; for the end of a run.
+
+        Raises
+        ------
+        OutputError, MonitorError
+            Something cannot be written, or could not be: on all ranks, and the session has failed.
+        """
+        try:
+            self._write_last()
+            self._writer.on_root(self._write_json)
+        except QuestsError as failure:
+            self._end("failed", str(failure))
+            raise
+
+    def close(self) -> None:
+        """Write what is left, as `flush` does, and end the session. Collective; may be called again."""
+        if not self._ended:
+            event = self.monitor.events.current
+            try:
+                if event is not None:
+                    self._writer.event(event, run=self._run)
+            except QuestsError as failure:
+                self._end("failed", str(failure))
+                raise
+            self.flush()
+            self._end("finished" if self.status == "running" else self.status, self._reason)
+
+    def fail(self, error: BaseException) -> None:
+        """End the session for an error that ends its program; after a halt it stays halted. Not collective."""
+        if self.monitor.comm.size == 1:
+            with contextlib.suppress(QuestsError):
+                self._write_last()
+        halted = self.status == "halted"
+        self._end(*(("halted", self._reason) if halted else ("failed", f"{type(error).__name__}: {error}")))
+
+    @property
+    def n_saved(self) -> int:
+        """Candidates that are kept."""
+        return self._candidates.n
+
+    @property
+    def share(self) -> float:
+        """Share of the wall time that watching took on this rank, from the first evaluation to the last."""
+        if self._clock is None or self.n_evaluated < 2:
+            return float("nan")
+        return self.seconds / (self._clock[1] - self._clock[0])
+
+    def summary(self) -> str:
+        """Return the line that a run ends with."""
+        text = f"quests_md: {self.status}; {self.n_evaluated} evaluations"
+        if self._atoms:
+            text += f" of {round(self._atoms / self.n_evaluated)} atoms"
+        text += f", {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}"
+        if self._atoms:
+            text += f"; {1e6 * self.seconds / self._atoms:.1f} µs per atom and evaluation"
+        return text if math.isnan(self.share) else f"{text}, {100 * self.share:.2f} % of the run"
+
+    # -- what observe does -----------------------------------------------------------------------------------
+
+    def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
+        """Count a decision, write its row and, where asked, frames; return what the host is to do."""
+        key = (self._run, frame.step)
+        if key == self._acknowledged:
+            decision = replace(decision, stop=False)
+        if self._candidates.verdict is not None:
+            decision = replace(decision, novelty=self._candidates.verdict.novelty)
+        before, self.decision = self.decision, decision
+        self.n_evaluated += 1
+        is_broken = decision.band is Band.IMPLAUSIBLE
+        errors = decision.force_errors
+        columns = {} if errors is None else {"force_error": errors}
+        moment = self._history.push(frame, decision.dH, self._info(frame, decision), columns, not is_broken)
+        self._pending = True
+        is_new = self._row != key
+        if is_new and decision.band in (Band.CANDIDATE, Band.HALT):
+            self.n_flagged += 1
+        saved = decision.save and self._save(moment, decision)
+        if is_broken and (before is None or before.band is not Band.IMPLAUSIBLE):
+            self._set_apart(moment, decision)
+        self._write_history(moment, decision)
+        self._follow_event(decision)
+        elapsed = time.perf_counter() - started
+        if is_new and self.monitor.comm.rank == 0:
+            self._write_row(frame, decision, saved, elapsed)
+        self._row = key
+        self._say_thresholds()
+        first = started if self._clock is None else self._clock[0]
+        self._clock = (first, time.perf_counter())
+        self.seconds += self._clock[1] - started
+        self._atoms += len(frame.centres)
+        if decision.stop:
+            self._halt(moment, decision)
+        return decision
+
+    def _save(self, moment: Moment, decision: Decision, **info: Any) -> bool:
+        fields = self._fields(decision)
+        return self._candidates.save(
+            moment, lambda frame: self._hooks.call("on_select", (frame, decision), fields), **info
+        )
+
+    def _set_apart(self, moment: Moment, decision: Decision) -> None:
+        """Keep a broken frame apart, and propose the last one before it."""
+        self._writer.append(self._files.implausible, moment, reason=decision.reasons[0])
+        last = self._history.last_plausible()
+        if last is not None:
+            self._save(last, decision, reason=f"the last before {decision.reasons[0]}")
+
+    def _write_history(self, moment: Moment, decision: Decision) -> None:
+        """Write the way into an event when one begins, and some frames after that."""
+        length = self.settings["history"]
+        if decision.begins and (length or self._after):
+            due, self._to_come = self._history.moments[-1 - length :], self._after
+        elif self._to_come:
+            due, self._to_come = [moment], self._to_come - 1
+        else:
+            return
+        for each in due:
+            if not each.written:
+                self._writer.append(self._files.history, each, event=decision.event)
+                each.written = True
+
+    def _follow_event(self, decision: Decision) -> None:
+        events = self.monitor.events
+        event = events.ended if decision.ends else events.current
+        if decision.ends:
+            assert event is not None
+            self._writer.event(event, run=self._run)
+        if (decision.begins or decision.ends) and "on_event" in self._hooks:
+            self._writer.on_root(lambda: self._hooks.call("on_event", (event,), self._fields(decision)))
+
+    def _halt(self, moment: Moment, decision: Decision) -> None:
+        self.status, self._reason = "halted", f"step {decision.step}: {'; '.join(decision.reasons)}"
+        self.flush()
+        if "on_halt" in self._hooks:
+            whole = self._writer.whole(moment)
+            self._writer.on_root(lambda: self._hooks.call("on_halt", (whole, decision), self._fields(decision)))
+
+    def _say_thresholds(self) -> None:
+        """Print what thresholds that were no numbers have become, once, and keep it in run.json."""
+        resolved = self.monitor.thresholds.resolved
+        if not self._resolved and resolved is not None:
+            self._resolved = True
+            self._writer.on_root(lambda: print(f"quests_md: {_thresholds_in_words(resolved)}", flush=True))
+            self._writer.on_root(self._write_json)
+
+    def _fields(self, decision: Decision) -> dict[str, Any]:
+        return {"run": self._run, "step": decision.step, "event": decision.event, "max": decision.maximum}
+
+    def _info(self, frame: Frame, decision: Decision) -> dict[str, Any]:
+        return {
+            "run": self._run,
+            "step": frame.step,
+            "time": frame.time,
+            "dH_max": decision.maximum,
+            "dH_max_id": decision.max_id,
+            "band": str(decision.band),
+            "values": decision.values,
+        }
+
+    def _write_row(self, frame: Frame, decision: Decision, saved: bool, seconds: float) -> None:
+        names = ("n", "max_id", "mean", "q50", "q99", "n_select", "n_halt", "force_error", "event", "novelty")
+        row = {name: getattr(decision, name) for name in names}
+        row.update(run=self._run, step=frame.step, time=frame.time, max=decision.maximum, band=decision.band)
+        row.update(saved=saved, values=self.monitor.values, seconds=seconds)
+        self._writer.row(row)
+
+    # -- files -----------------------------------------------------------------------------------------------
+
+    def _write_last(self) -> None:
+        """Make the last evaluated frame the content of last.extxyz. Collective."""
+        last = self._history.last
+        if self._pending and last is not None:
+            self._pending = False
+            self._writer.replace(self._files.last, last)
+
+    def _write_json(self) -> None:
+        self._files.write_json(self._describe())
+
+    def _describe(self) -> dict[str, Any]:
+        return describe(self, self._began, self._reason)
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def _end(self, status: str, reason: str) -> None:
+        """End the session, without a collective call: the other ranks may be gone."""
+        if self._ended:
+            return
+        self._ended = True
+        atexit.unregister(self._at_exit)
+        if self._writer.unwritten is not None:
+            status, reason = "failed", str(self._writer.unwritten)
+        self.status, self._reason = status, reason
+        if self.monitor.comm.rank == 0:
+            try:
+                self._write_json()
+            except OutputError as error:
+                print(f"quests_md: {error}", file=sys.stderr)
+            print(self.summary(), flush=True)
+
+    def _at_exit(self) -> None:
+        """End a session that nobody closed. An exception that ended the program is a failure."""
+        error = getattr(sys, "last_value", None)
+        # At a prompt an exception ends nothing, and may be any number of lines old.
+        if error is not None and not hasattr(sys, "ps1"):
+            self.fail(error)
+        elif self.monitor.comm.size == 1:
+            with contextlib.suppress(QuestsError):  # the session has printed that it failed
+                self.close()
+        else:
+            self._end("finished" if self.status == "running" else self.status, self._reason)
+
+
+def _thresholds_in_words(resolved: dict[str, dict[str, float]]) -> str:
+    """Return the thresholds as one line."""
+    return ", ".join(
+        f"{name} = {value:.6g}" + (f" ({symbol})" if symbol else "")
+        for name, values in resolved.items()
+        for symbol, value in values.items()
+    )
