@@ -50,6 +50,9 @@ class Frame:
         (n_local, 3), where the host has them. Forces are the running model's, in eV/Å.
     energy
         Potential energy of the running model, in eV, where the host has it.
+    group
+        The name of what the frame came from (a trajectory, a kind of structure), where that is known: a calibration
+        leaves out whole groups.
 
     Raises
     ------
@@ -70,6 +73,7 @@ class Frame:
     velocities: NDArray[np.float64] | None = None
     forces: NDArray[np.float64] | None = None
     energy: float | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         self.positions = np.asarray(self.positions, dtype=np.float64)
