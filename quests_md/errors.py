@@ -6,6 +6,7 @@
     ├── InputError (ValueError)      an argument, a frame or a file's content that cannot be used
     │   ├── FrameError               a frame that has no descriptor: nan, no cell, atoms on top of each other
     │   ├── ElementError             an element that the index lacks, or that was not named
+    │   ├── CalibrationError         a threshold that the calibration of an index cannot give
     │   ├── ConfigError              a key or a value of quests.toml
     │   └── SourceError              a file that cannot be read as frames
     ├── IndexFileError               a file that is no index, or a damaged, truncated or newer one
@@ -19,6 +20,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "CalibrationError",
     "ConfigError",
     "ElementError",
     "FrameError",
@@ -48,6 +50,10 @@ class FrameError(InputError):
 
 class ElementError(InputError):
     """An element is unknown to the index, or was not named."""
+
+
+class CalibrationError(InputError):
+    """A calibration cannot be made, or cannot give the threshold that is asked for; the message has the reason."""
 
 
 class ConfigError(InputError):

@@ -52,6 +52,9 @@ class Frame:
         Potential energy of the running model, in eV, where the host has it.
     n_expected
         Atoms that the host believes the whole frame has, on all ranks; None where it does not know.
+    group
+        The name of what the frame came from (a trajectory, a kind of structure), where that is known: a calibration
+        leaves out whole groups.
 
     Raises
     ------
@@ -73,6 +76,7 @@ class Frame:
     forces: NDArray[np.float64] | None = None
     energy: float | None = None
     n_expected: int | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         self.positions = np.asarray(self.positions, dtype=np.float64)

@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .errors import SourceError
 from .frame import Frame
 
-__all__ = ["describe_source", "read_frames"]
+__all__ = ["describe_source", "read_force_errors", "read_frames"]
 
 _SELECTION = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
 
 
-def read_frames(source: str | os.PathLike[str]) -> Iterator[Frame]:
+def read_frames(source: str | os.PathLike[str], group_key: str | None = None) -> Iterator[Frame]:
     """Iterate over the frames of a file.
 
     Parameters
@@ -26,6 +29,8 @@ def read_frames(source: str | os.PathLike[str]) -> Iterator[Frame]:
     source
         A file that ASE reads, optionally with a slice in ASE's notation: ``md.xyz``, ``md.xyz@-1``, ``md.traj@::10``.
         Without a slice, all frames.
+    group_key
+        The key of the frames' info that names where a frame came from; it becomes their `group`.
 
     Yields
     ------
@@ -36,8 +41,44 @@ def read_frames(source: str | os.PathLike[str]) -> Iterator[Frame]:
     Raises
     ------
     SourceError
-        No such file, no frames in it, or ASE cannot read it.
+        No such file, no frames in it, ASE cannot read it, or a frame lacks the key.
     """
+    for frame, _ in _read(source, group_key):
+        yield frame
+
+
+def read_force_errors(
+    source: str | os.PathLike[str], group_key: str | None = None
+) -> Iterator[tuple[Frame, NDArray[np.float64]]]:
+    """Iterate over labelled frames and the force error of each environment.
+
+    Parameters
+    ----------
+    source, group_key
+        As in `read_frames`. The oracle's forces are those of ASE (an extxyz's ``forces``), the model's the array
+        ``model_forces``; both in eV/Å.
+
+    Yields
+    ------
+    frame, error
+        A `Frame`, and the norm (n_env,) of the difference of the two forces of each environment, in eV/Å.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`; or a frame lacks one of the forces, or they are not finite.
+    """
+    for count, (frame, atoms) in enumerate(_read(source, group_key)):
+        oracle = atoms.calc.results.get("forces") if atoms.calc is not None else None
+        model = atoms.arrays.get("model_forces")
+        for name, forces in (("forces (the oracle's)", oracle), ("model_forces (the model's)", model)):
+            if forces is None or np.shape(forces) != (len(atoms), 3) or not np.isfinite(forces).all():
+                raise SourceError(f"{source}: frame {count} needs {name}: three finite numbers, in eV/Å, for each atom")
+        yield frame, np.linalg.norm(np.asarray(oracle) - np.asarray(model), axis=1)[frame.centres]
+
+
+def _read(source: str | os.PathLike[str], group_key: str | None) -> Iterator[tuple[Frame, Any]]:
+    """Iterate over the frames of a file, each with its ``ase.Atoms``."""
     import ase.io
 
     path, selection = _split(source)
@@ -45,8 +86,10 @@ def read_frames(source: str | os.PathLike[str]) -> Iterator[Frame]:
     try:
         # parallel=False: ASE's parallel reading is collective once mpi4py is imported, and one rank may read alone.
         for atoms in ase.io.iread(path, index=selection, parallel=False, do_not_split_by_at_sign=True):
-            yield _frame_of(atoms, count)
+            yield _frame_of(atoms, count, _group_of(atoms, group_key, f"{path}: frame {count}")), atoms
             count += 1
+    except SourceError:
+        raise
     except Exception as error:
         # What ASE's readers raise for a malformed file is as varied as the readers are: sqlite3's errors too.
         what = f"{type(error).__name__}: {error}"
@@ -83,8 +126,18 @@ def _split(source: str | os.PathLike[str]) -> tuple[Path, str]:
     return Path(path), selection
 
 
-def _frame_of(atoms: Any, count: int) -> Frame:
+def _group_of(atoms: Any, key: str | None, where: str) -> str | None:
+    if key is None:
+        return None
+    if key not in atoms.info:
+        raise SourceError(
+            f"{where} has no {key!r} in its info, which has {', '.join(map(str, atoms.info)) or 'nothing'}"
+        )
+    return str(atoms.info[key])
+
+
+def _frame_of(atoms: Any, count: int, group: str | None) -> Frame:
     info = atoms.info
     step = int(info.get("step", info.get("timestep", count)))
     ids = atoms.arrays.get("id", atoms.arrays.get("ids"))
-    return Frame.from_atoms(atoms, step, float(info.get("time", float("nan"))), ids=ids)
+    return Frame.from_atoms(atoms, step, float(info.get("time", float("nan"))), ids=ids, group=group)

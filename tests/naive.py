@@ -141,3 +141,12 @@ def order_of(rows, places=None):
     along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
     places = places[np.argsort(along)]
     return np.concatenate([order_of(rows, places[:left]), order_of(rows, places[left:])])
+
+
+def left_out_log_sums(rows, groups, bandwidth):
+    """Return ln K of every row over the rows of other groups, one pair at a time."""
+    out = []
+    for q, group in zip(rows, groups, strict=True):
+        squared = np.array([((q - r) ** 2).sum() for r in rows[groups != group]])
+        out.append(logsumexp(-squared / (2 * bandwidth**2)) if len(squared) else -np.inf)
+    return np.array(out)

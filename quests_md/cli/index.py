@@ -1,7 +1,8 @@
-"""quests-md index: build, info, verify."""
+"""quests-md index: build, calibrate, info, verify."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -12,13 +13,15 @@ from typing import Any
 import click
 
 from ..descriptors import DescriptorSpec
-from ..errors import IndexFileError, OutputError
+from ..errors import CalibrationError, IndexFileError, OutputError
 from ..frame import Frame
-from ..index import Index
-from ..sources import describe_source, read_frames
+from ..index import Calibration, ErrorBound, Index, calibrate, fit_error_bound
+from ..sources import describe_source, read_force_errors, read_frames
 from ._progress import Counter, counter
 
 __all__ = ["index_group"]
+
+_RATES = (0.1, 0.01)  # per independent frame; `index info` shows what thresholds they come to
 
 
 @click.group("index")
@@ -48,6 +51,8 @@ def _bandwidth(value: Any) -> float | str:
     show_default=True,
     help="h in 1/Å, or auto: by the volume per atom.",
 )
+@click.option("--group-key", metavar="KEY", help="Key of the frames' info that names where each came from.")
+@click.option("--calibrate/--no-calibrate", "calibrated", default=True, help="Make a calibration, too.  [default: yes]")
 @click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
 def build(
     sources: tuple[str, ...],
@@ -56,6 +61,8 @@ def build(
     cutoff: float,
     species: str | None,
     bandwidth: float | str,
+    group_key: str | None,
+    calibrated: bool,
     threads: int | None,
 ) -> None:
     """Build an index of the frames of one or more files.
@@ -67,12 +74,54 @@ def build(
     _refuse_other_files(output)
     described = [describe_source(source) for source in sources]
     with counter() as progress:
-        frames = _read(sources, progress)
+        frames = _read(sources, group_key, progress)
         index = Index.build(frames, spec, bandwidth, sources=described, threads=threads)
+        if calibrated:
+            progress.say("calibrating with")
+            reason = _calibrate(index, threads)
     index.save(output)
     seconds = time.perf_counter() - started
     click.echo(_show(output, index))
+    if calibrated and reason:
+        click.echo(f"quests-md: warning: no calibration: {reason}", err=True)
     click.echo(f"  built in           {seconds:.1f} s")
+
+
+def _calibrate(index: Index, threads: int | None) -> str:
+    """Calibrate; return the reason where that cannot be done: the index is of use without."""
+    try:
+        index.calibration = calibrate(index, threads=threads)
+    except CalibrationError as error:
+        return str(error)
+    return ""
+
+
+@index_group.command("calibrate")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--errors", metavar="LABELLED", help="Frames with forces and model_forces: bound the force error.")
+@click.option("--coverage", default=0.9, show_default=True, help="Share of force errors that must lie below the bound.")
+@click.option("--potential", default="", metavar="NAME", help="The model whose errors these are, for the record.")
+@click.option("--group-key", metavar="KEY", help="Key of LABELLED's info that names the trajectory of each frame.")
+@click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+def calibrate_command(
+    file: Path, errors: str | None, coverage: float, potential: str, group_key: str | None, threads: int | None
+) -> None:
+    """Calibrate an index: what thresholds mean, and with --errors what dH says of the force error.
+
+    Without --errors the dH of the references against the index without their group is computed; `index build` does that
+    by itself. A bound of the force error that the index has is kept.
+    """
+    index = Index.open(file)
+    with counter() as progress:
+        progress.say("calibrating with")
+        if errors is None or index.calibration is None:
+            index.calibration = calibrate(index, threads=threads)
+        if errors is not None:
+            labelled = read_force_errors(errors, group_key)
+            bound = fit_error_bound(index, labelled, coverage=coverage, potential=potential, threads=threads)
+            index.calibration = dataclasses.replace(index.calibration, force_error=bound)
+    index.save(file)
+    click.echo(_show(file, index))
 
 
 @index_group.command("info")
@@ -97,10 +146,10 @@ def verify(file: Path) -> None:
     click.echo(f"{file}: every section has its checksum")
 
 
-def _read(sources: tuple[str, ...], progress: Counter) -> Iterator[Frame]:
+def _read(sources: tuple[str, ...], group_key: str | None, progress: Counter) -> Iterator[Frame]:
     for source in sources:
         progress.say(f"reading {source}:")
-        yield from progress.count(read_frames(source))
+        yield from progress.count(read_frames(source, group_key))
     progress.say("computing descriptors of")
 
 
@@ -126,6 +175,8 @@ def _content(file: Path, index: Index) -> dict[str, Any]:
         "pair_distances": distances,
         "bytes": file.stat().st_size,
         "provenance": index.provenance,
+        "groups": sorted(set(index.frame_groups)),
+        "calibration": None if index.calibration is None else index.calibration.describe(),
     }
 
 
@@ -150,5 +201,44 @@ def _show(file: Path, index: Index) -> str:
         "size": f"{content['bytes'] / 1e6:.2f} MB",
         "made": f"{index.provenance.get('created', 'at an unknown date')}",
         "hash": f"{index.hash}",
+        **_show_calibration(index.calibration),
     }
     return "\n".join([f"{file}: an index", *(f"  {name:<18} {text}" for name, text in lines.items())])
+
+
+def _show_calibration(calibration: Calibration | None) -> dict[str, str]:
+    if calibration is None:
+        return {"calibration": "none"}
+    sampled = len(calibration.sizes)
+    left_out = "all" if sampled == calibration.frames else f"a sample of {sampled}"
+    lines = {
+        "calibration": f"{left_out} of {calibration.frames} independent frames, left out with their group "
+        f"(of {calibration.groups})",
+        "redundancy": f"{calibration.redundancy:.2f} nats: {calibration.copies} copies, "
+        f"correlation over {calibration.correlation} frames"
+        if calibration.correlation > 1
+        else f"{calibration.redundancy:.2f} nats: {calibration.copies} copies",
+    }
+    typical = calibration.typical
+    atoms = ", ".join(f"{n} {symbol}" for symbol, n in typical.items())
+    for rate in _RATES:
+        try:
+            (value,) = set(calibration.false_alarm(rate, typical).values())
+            lines[f"false alarm {rate:g}"] = f"dH = {value:.4g} at {atoms} watched atoms"
+        except CalibrationError:
+            lines[f"false alarm {rate:g}"] = f"not resolved at {atoms} watched atoms"
+    return lines | _show_bound(calibration.force_error)
+
+
+def _show_bound(bound: ErrorBound | None) -> dict[str, str]:
+    if bound is None:
+        return {}
+    lines = {
+        "force error": f"of {bound.potential or 'a model without a name'}: {100 * bound.coverage:g} % of errors below "
+        f"the bound; held out {100 * bound.covered:.1f} % ({100 * bound.low:.1f} to {100 * bound.high:.1f} %) of "
+        f"{bound.structures} structures"
+    }
+    for symbol, bins in bound.bins.items():
+        steps = ", ".join(f"{b.bound:.3g} up to dH = {b.upper:.4g}" for b in bins)
+        lines[f"  {symbol}"] = f"{steps} (eV/Å)"
+    return lines

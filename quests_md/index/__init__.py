@@ -1,7 +1,19 @@
-"""The index: the persisted reference with its descriptor, bandwidth and provenance."""
+"""The index: the persisted reference with its descriptor, bandwidth, provenance and calibration."""
 
+from ._calibration import Calibration, calibrate
+from ._force_error import ErrorBin, ErrorBound, fit_error_bound
 from ._index import Index
 from ._reference import Reference
 from ._thresholds import check_threshold, resolve_threshold
 
-__all__ = ["Index", "Reference", "check_threshold", "resolve_threshold"]
+__all__ = [
+    "Calibration",
+    "ErrorBin",
+    "ErrorBound",
+    "Index",
+    "Reference",
+    "calibrate",
+    "check_threshold",
+    "fit_error_bound",
+    "resolve_threshold",
+]

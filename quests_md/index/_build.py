@@ -80,6 +80,14 @@ def pair_distances(frames: Sequence[Frame], cutoff: float) -> NDArray[np.float32
     return symmetric
 
 
+def groups_of(frames: Sequence[Frame]) -> tuple[str, ...]:
+    """Return the group of every frame; nothing where none has one."""
+    groups = [frame.group for frame in frames if frame.group is not None]
+    if len(groups) not in (0, len(frames)):
+        raise InputError(f"{len(groups)} of {len(frames)} frames have a group: give one to all of them, or to none")
+    return tuple(groups)
+
+
 def provenance(sources: Sequence[dict[str, Any]], automatic: bool) -> dict[str, Any]:
     return {
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

@@ -19,7 +19,8 @@ from ..information import DEFAULT_BANDWIDTH, Blocks, Precision, check_bandwidth,
 from ..information import log_kernel_sum as _log_kernel_sum
 from ..kernels import search
 from ..kernels._jit import over_rows
-from . import _build, _elements, _store
+from . import _build, _calibration, _elements, _store
+from ._calibration import Calibration
 
 __all__ = ["Index"]
 
@@ -64,6 +65,10 @@ class Index:
         0 as built; one more after each extension.
     provenance
         What it was made of: files with hashes, date, versions.
+    frame_groups
+        (n_frames,) the group of every frame, where the frames were given with one; else empty.
+    calibration
+        What `calibrate` made, or None.
     """
 
     spec: DescriptorSpec
@@ -80,6 +85,8 @@ class Index:
     node_spread: NDArray[np.float32]
     generation: int = 0
     provenance: dict[str, Any] = field(default_factory=dict)
+    frame_groups: tuple[str, ...] = ()
+    calibration: Calibration | None = None
     path: Path | None = None
     hash: str | None = None
 
@@ -103,7 +110,7 @@ class Index:
         Parameters
         ----------
         frames
-            `Frame` or ``ase.Atoms``, or an iterable of them.
+            `Frame` or ``ase.Atoms``, or an iterable of them. Where frames have a `group`, all must.
         spec
             The descriptor; default ``DescriptorSpec()``.
         bandwidth
@@ -145,6 +152,7 @@ class Index:
             elements=tuple(_elements.SYMBOLS[z] for z in sorted(present)),
             pair_distances=_build.pair_distances(kept, spec.cutoff),
             provenance=_build.provenance(sources, bandwidth == "auto"),
+            frame_groups=_build.groups_of(kept),
         )
 
     @classmethod
@@ -168,6 +176,8 @@ class Index:
             provenance=header["provenance"],
             path=Path(path),
             hash=header["hash"],
+            frame_groups=tuple(header.get("frame_groups", ())),
+            calibration=header.get("calibration"),
             **sections,
         )
 
@@ -185,6 +195,8 @@ class Index:
             "elements": list(self.elements),
             "generation": self.generation,
             "provenance": self.provenance,
+            "frame_groups": list(self.frame_groups),
+            "calibration": None if self.calibration is None else _calibration.to_json(self.calibration),
         }
         sections = {name: getattr(self, name) for name in _store.SECTIONS | _store.TREE}
         self.hash = _store.write_file(Path(path), header, sections)

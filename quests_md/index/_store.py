@@ -26,6 +26,7 @@ from ..descriptors import DescriptorSpec
 from ..errors import IndexFileError, InputError
 from ..files import write_atomically
 from ..kernels.search import levels
+from . import _calibration, _fingerprint
 from ._elements import SYMBOLS
 
 FORMAT = 1
@@ -138,6 +139,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     if size != expected:
         raise IndexFileError(f"{path}: {size} bytes, but the header says {expected}: truncated or damaged")
     header["hash"] = digest.hexdigest()
+    _check_bound(path, header)
     return header, _PREFIX + length
 
 
@@ -153,6 +155,11 @@ def _check_header(header: dict[str, Any]) -> None:
         raise ValueError(f"elements {header['elements']!r}")
     if not isinstance(header["sections"], dict) or set(header["sections"]) not in (set(SECTIONS), set(_KNOWN)):
         raise ValueError("sections")
+    groups = header.get("frame_groups", [])
+    if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
+        raise ValueError("frame_groups")
+    if header.get("calibration") is not None:
+        header["calibration"] = _calibration.from_json(header["calibration"])
     if not _is_whole(header["data_bytes"]):
         raise ValueError(f"data_bytes {header['data_bytes']!r}")
     for name, entry in header["sections"].items():
@@ -163,6 +170,20 @@ def _check_header(header: dict[str, Any]) -> None:
             raise ValueError(f"section {name}")
         if offset + math.prod(shape) * np.dtype(dtype).itemsize > header["data_bytes"]:
             raise ValueError(f"section {name} reaches past the end")
+
+
+def _check_bound(path: Path, header: dict[str, Any]) -> None:
+    """Raise `IndexFileError` if the bound of the force error was fitted to other references than these."""
+    bound = header["calibration"].force_error if header.get("calibration") else None
+    if bound is None:
+        return
+    digests = {name: header["sections"][name]["sha256"] for name in _fingerprint.COMPARED}
+    spec = DescriptorSpec(**header["spec"])
+    if bound.reference != _fingerprint.fingerprint(spec, header["bandwidth"], header["generation"], digests):
+        raise IndexFileError(
+            f"{path}: its bound of the force error was fitted to other references or another generation: "
+            "build the index again, and calibrate it with --errors"
+        )
 
 
 def _is_whole(value: Any) -> bool:
@@ -185,6 +206,8 @@ def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArr
             raise InputError("the elements of the rows are not atomic numbers")
         if not {SYMBOLS[z] for z in np.unique(numbers)} <= set(header["elements"]) <= set(SYMBOLS[1:]):
             raise InputError("the list of elements is not that of the rows")
+        if len(header.get("frame_groups", ())) not in (0, len(offsets) - 1):
+            raise InputError("the groups are not those of the frames")
         distances = sections["pair_distances"]
         if distances.shape != (len(header["elements"]),) * 2 or not (distances >= 0).all():
             raise InputError("the smallest distances are not those of pairs of elements")

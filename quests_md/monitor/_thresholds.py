@@ -54,20 +54,24 @@ class Thresholds:
 
     def resolve(self, index: Reference, counts: Mapping[str, int]) -> None:
         """Turn what was given into nats, for watched atoms of these numbers per chemical symbol."""
-        self._settle({name: resolve_threshold(name, value, index, counts) for name, value in self.given.items()})
+        resolved = {}
+        for name, value in self.given.items():
+            is_number = not isinstance(value, Mapping)
+            resolved[name] = {"": float(value)} if is_number else resolve_threshold(name, value, index, counts)
+        self._settle(resolved)
 
     def _settle(self, resolved: dict[str, dict[str, float]]) -> None:
         for name, by_symbol in resolved.items():
-            values = np.full(len(SYMBOLS), by_symbol.get("", math.inf))
+            # An element whose first atom comes later has the lowest threshold of those that were there.
+            values = np.full(len(SYMBOLS), min(by_symbol.values()))
             for symbol, value in by_symbol.items():
                 if symbol:
                     values[SYMBOLS.index(symbol)] = value
             self._values[name] = values
-        for symbol, select in resolved["select"].items():
-            halt = resolved["halt"].get(symbol, resolved["halt"].get("", math.inf))
-            if select > halt:
-                of = f" of {symbol}" if symbol else ""
-                raise InputError(f"select = {select}{of} lies above halt = {halt}: candidates lie between the two")
+        wrong = np.flatnonzero(self._values["select"] > self._values["halt"])
+        if len(wrong):
+            select, halt = (self._values[name][wrong[0]] for name in ("select", "halt"))
+            raise InputError(f"select = {select} lies above halt = {halt}: candidates lie between the two")
         self.resolved = resolved
 
     @property

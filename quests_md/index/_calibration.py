@@ -1,0 +1,295 @@
+"""What dH the reference itself has where it is left out, and the thresholds that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CalibrationError
+from ._elements import SYMBOLS
+from ._force_error import ErrorBound
+from ._groups import Partition, Rows, partition
+from ._left_out import left_out_log_sums
+
+if TYPE_CHECKING:
+    from ._index import Index
+
+__all__ = ["Calibration", "calibrate"]
+
+# Pairs of a query and a reference that a calibration may sum: 16 s on one core that sums 1.6 of them in a ns, and
+# under a minute on a slow one.
+MOST_PAIRS = 25_000_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The largest dH of frames of the reference against the index without their group.
+
+    Attributes
+    ----------
+    symbols
+        Chemical symbols of the columns of `sizes` and `maxima`.
+    sizes
+        (m, n_elements) environments of each element in each frame.
+    maxima
+        (m, n_elements) largest left-out dH of each element in each frame, in nats; −inf where there is none.
+    frames
+        Frames of the reference that count: without copies, and one per correlation length. `maxima` has all of them
+        or, of a large reference, an even sample.
+    groups
+        Number of groups.
+    copies
+        Frames of the reference that are copies of others.
+    correlation
+        Longest correlation length found, in frames.
+    redundancy
+        ln(rows of the reference / rows that count), in nats: about how much lower dH is in a run than in the
+        calibration, where the reference is dense.
+    force_error
+        The bound of the force error, where one was fitted.
+    """
+
+    symbols: tuple[str, ...]
+    sizes: NDArray[np.int64]
+    maxima: NDArray[np.float64]
+    frames: int
+    groups: int
+    copies: int
+    correlation: int
+    redundancy: float
+    force_error: ErrorBound | None = None
+
+    @property
+    def typical(self) -> dict[str, int]:
+        """Mean number of atoms of each element in the frames, at least one."""
+        means = np.maximum(1, np.rint(self.sizes.mean(axis=0))).astype(int)
+        return dict(zip(self.symbols, means.tolist(), strict=True))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a log must hold of it: all but the values of single frames."""
+        return {key: value for key, value in to_json(self).items() if key not in ("sizes", "maxima")} | {
+            "left_out": len(self.sizes)
+        }
+
+    def false_alarm(self, rate: float, counts: Mapping[str, int], *, per_element: bool = False) -> dict[str, float]:
+        """Return thresholds (nats) by symbol that an independent frame of `counts` atoms passes at this rate.
+
+        An atom of element e lies below t with probability G_e(t), so a frame of n_e atoms does with G_e(t)^n_e. G_e is
+        estimated at every t by maximum likelihood from frames of any sizes, and one more frame that lies above
+        everything: then no threshold is lower than a new frame of the same size would need (the rule of conformal
+        prediction). One threshold for all elements, or with `per_element` one for each, the rate shared evenly.
+
+        Raises
+        ------
+        CalibrationError
+            The frames are too few to resolve the rate, or an element is not among them.
+        """
+        hazard = -math.log1p(-rate)  # Σ n_e·(−ln G_e) may be this
+        watched = {symbol: n for symbol, n in counts.items() if n > 0}
+        tails = {symbol: self._tail(symbol) for symbol in watched}
+        if per_element:
+            shares = {symbol: {symbol: watched[symbol]} for symbol in watched}
+            found = {s: _threshold(tails, share, hazard / len(watched)) for s, share in shares.items()}
+        else:
+            shares = dict.fromkeys(watched, watched)
+            found = dict.fromkeys(watched, _threshold(tails, watched, hazard))
+        for symbol, value in found.items():
+            if value is None:
+                part = hazard / len(watched) if per_element else hazard
+                raise CalibrationError(self._too_few(rate, shares[symbol], tails, part))
+            if math.isinf(value):
+                raise CalibrationError(
+                    f"a false-alarm rate of {rate:g} has no finite threshold for {symbol}: where their group is left "
+                    "out, its atoms have nothing to be compared with: the reference needs it in more than one group"
+                )
+        return {symbol: float(value) for symbol, value in found.items() if value is not None}
+
+    def _tail(self, symbol: str) -> _Tail:
+        column = self.symbols.index(symbol) if symbol in self.symbols else -1
+        has = self.sizes[:, column] > 0
+        if column < 0 or not has.any():
+            raise CalibrationError(
+                f"{symbol} is not in the calibration of the index, which has {', '.join(self.symbols)}: "
+                "give a number of nats, or build the index of a reference with it"
+            )
+        return _Tail(self.maxima[has, column], self.sizes[has, column])
+
+    def _too_few(self, rate: float, share: Mapping[str, int], tails: Mapping[str, _Tail], hazard: float) -> str:
+        atoms = ", ".join(f"{n} {symbol}" for symbol, n in share.items())
+        most = sum(n * tails[s].hazard(math.inf) for s, n in share.items())
+        resolved = -math.expm1(-most * -math.log1p(-rate) / hazard)
+        frames = max(len(tails[s].maxima) for s in share)
+        return (
+            f"a false-alarm rate of {rate:g} at {atoms} watched atoms is not resolved by {frames} independent "
+            f"left-out frames: the lowest rate is {resolved:.2g}; about {math.ceil(frames * most / hazard)} frames of "
+            "that kind would do, or watch fewer atoms, ask for a higher rate, or give a number of nats"
+        )
+
+
+class _Tail:
+    """What frames tell of how likely an atom of one element lies above t."""
+
+    def __init__(self, maxima: NDArray[np.float64], sizes: NDArray[np.int64]) -> None:
+        order = np.argsort(maxima)
+        self.maxima, self.sizes = maxima[order], sizes[order].astype(np.float64)
+        # One more frame, above everything; it is as large as the others are on average.
+        self.unseen = float(self.sizes.mean())
+
+    def hazard(self, t: float) -> float:
+        """Return −ln G(t), of maximum likelihood: the root of Σ_above n/(e^{γn} − 1) = Σ_below n."""
+        k = int(np.searchsorted(self.maxima, t, side="right"))
+        above, below = np.append(self.sizes[k:], self.unseen), float(self.sizes[:k].sum())
+        if below == 0.0:
+            return math.inf
+        low, high = 0.0, len(above) / below  # n/(e^{γn} − 1) < 1/γ
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            with np.errstate(over="ignore"):
+                enough = float((above / np.expm1(middle * above)).sum()) <= below
+            low, high = (low, middle) if enough else (middle, high)
+        return high
+
+
+def _threshold(tails: Mapping[str, _Tail], counts: Mapping[str, int], hazard: float) -> float | None:
+    """Return the lowest of the maxima at which Σ n_e·hazard_e is at most `hazard`; None where none is."""
+    candidates = np.unique(np.concatenate([tails[s].maxima for s in counts]))
+    low, high = 0, len(candidates)
+    while low < high:  # the sum falls with t
+        middle = (low + high) // 2
+        if sum(n * tails[s].hazard(candidates[middle]) for s, n in counts.items()) <= hazard * (1.0 + 1e-12):
+            high = middle
+        else:
+            low = middle + 1
+    return float(candidates[low]) if low < len(candidates) else None
+
+
+def calibrate(index: Index, *, threads: int | None = None) -> Calibration:
+    """Compute dH of the references against the index without their group.
+
+    Groups are those that the frames were given (`Index.frame_groups`), or contiguous blocks of four independent
+    frames (fewer where there would be less than ten blocks). Copies and frames that follow each other within the
+    correlation length are dropped first, so a redundant reference has the thresholds of a thinned one. Of a large
+    reference an even sample of frames is asked about, so that it takes less than a minute.
+
+    Parameters
+    ----------
+    index
+        The index; it is not changed.
+    threads
+        Threads to use; None takes all cores.
+
+    Returns
+    -------
+    Calibration
+        With the force-error bound that the index has already.
+
+    Raises
+    ------
+    CalibrationError
+        There is only one group.
+    """
+    rows = Rows(index.rows, index.numbers, index.order, index.frame_offsets)
+    parts = partition(rows, index.frame_groups, index.bandwidth)
+    n_groups = len(np.unique(parts.groups))
+    if n_groups < 2:
+        what = "independent frame" if not index.frame_groups else "group"
+        raise CalibrationError(
+            f"the reference has one {what}: nothing is left to compare it with where it is left out; "
+            "thresholds from a calibration need more frames, further apart"
+        )
+    group_of_frame = np.full(len(rows), -1)
+    group_of_frame[parts.frames] = parts.groups
+    groups = group_of_frame[rows.owner]
+    counted = int((groups >= 0).sum())
+    asked = _sample(parts, np.diff(index.frame_offsets)[parts.frames], counted)
+    dH = _left_out(index, rows, groups, np.isin(rows.owner, asked), threads)
+    symbols: list[int] = np.unique(index.numbers).tolist()
+    sizes = np.zeros((len(asked), len(symbols)), np.int64)
+    maxima = np.full(sizes.shape, -np.inf)
+    known = np.flatnonzero(~np.isnan(dH))
+    at = np.searchsorted(asked, rows.owner[known]), np.searchsorted(symbols, index.numbers[known])
+    np.add.at(sizes, at, 1)
+    np.maximum.at(maxima, at, dH[known])
+    return Calibration(
+        symbols=tuple(SYMBOLS[z] for z in symbols),
+        sizes=sizes,
+        maxima=maxima,
+        frames=len(parts.frames),
+        groups=n_groups,
+        copies=parts.copies,
+        correlation=parts.correlation,
+        redundancy=math.log(len(index) / counted),
+        force_error=index.calibration.force_error if index.calibration else None,
+    )
+
+
+def _sample(parts: Partition, sizes: NDArray[np.int64], counted: int) -> NDArray[np.int64]:
+    """Return the frames to ask about: all that count or, where that takes too long, some spread evenly."""
+    share = MOST_PAIRS / (counted * float(sizes.sum()))
+    if share >= 1.0:
+        return parts.frames
+    n = max(2, int(share * len(parts.frames)))
+    return parts.frames[np.unique(np.linspace(0, len(parts.frames) - 1, n).astype(np.int64))]
+
+
+def _left_out(
+    index: Index, rows: Rows, groups: NDArray[np.int64], is_asked: NDArray[np.bool_], threads: int | None
+) -> NDArray[np.float64]:
+    """Return left-out dH (n,) of the rows that are asked about, nan for others."""
+    dH = np.full(len(groups), np.nan)
+    by_centre = getattr(index.spec, "by_centre", False)
+    for z in np.unique(rows.numbers) if by_centre else [None]:
+        which = np.flatnonzero((groups >= 0) if z is None else (groups >= 0) & (rows.numbers == z))
+        asked = np.flatnonzero(is_asked[which])
+        if len(asked):
+            sums = left_out_log_sums(rows.rows[which], groups[which], asked, index.bandwidth, threads)
+            dH[which[asked]] = -sums
+    return dH
+
+
+def to_json(calibration: Calibration) -> dict[str, Any]:
+    """Return a calibration as data of a header."""
+    return {
+        "symbols": list(calibration.symbols),
+        "sizes": calibration.sizes.tolist(),
+        "maxima": [[m if math.isfinite(m) else None for m in row] for row in calibration.maxima.tolist()],
+        **{name: getattr(calibration, name) for name in ("frames", "groups", "copies", "correlation", "redundancy")},
+        "force_error": None if calibration.force_error is None else calibration.force_error.to_json(),
+    }
+
+
+def from_json(data: Any) -> Calibration:
+    """Return the calibration of a header; `ValueError`, `KeyError` or `TypeError` for what cannot be one."""
+    if not isinstance(data, dict):
+        raise TypeError("calibration")
+    symbols = tuple(data["symbols"])
+    if not symbols or not all(isinstance(s, str) and s in SYMBOLS[1:] for s in symbols):
+        raise ValueError("calibration: symbols")
+    counts = {name: data[name] for name in ("frames", "groups", "copies", "correlation")}
+    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in counts.values()):
+        raise ValueError("calibration: counts")
+    redundancy = data["redundancy"]
+    if not isinstance(redundancy, float) or not 0.0 <= redundancy < math.inf:
+        raise ValueError("calibration: redundancy")
+    sizes, maxima = data["sizes"], data["maxima"]
+    if not (isinstance(sizes, list) and isinstance(maxima, list) and len(sizes) == len(maxima) > 0):
+        raise ValueError("calibration: frames")
+    for row, values in zip(sizes, maxima, strict=True):
+        if len(row) != len(symbols) or len(values) != len(symbols):
+            raise ValueError("calibration: columns")
+        if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in row):
+            raise ValueError("calibration: sizes")
+        if not all(m is None or (isinstance(m, float) and math.isfinite(m)) for m in values):
+            raise ValueError("calibration: maxima")
+    n = np.array(sizes, np.int64)
+    # What has no finite maximum has no atoms, or nothing to be compared with.
+    unknown = np.array([[m is None for m in row] for row in maxima])
+    values = np.array([[0.0 if m is None else m for m in row] for row in maxima])
+    values[unknown] = np.where(n[unknown] > 0, np.inf, -np.inf)
+    bound = None if data["force_error"] is None else ErrorBound.from_json(data["force_error"])
+    return Calibration(symbols, n, values, **counts, redundancy=redundancy, force_error=bound)
