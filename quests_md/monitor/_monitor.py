@@ -375,8 +375,12 @@ class Monitor:
         return self.events.above(frame.step, frame.time, summary.maximum, summary.max_id, above, at_once), False
 
     def _proposal(self, step: int, n: int, evaluation: Evaluation, band: Band) -> Proposal:
+        """Return what lies above `select`, with exact values in double precision. Collective."""
         select = self.thresholds.of(evaluation.numbers)[0]
         above = np.flatnonzero(evaluation.dH > select)
+        work = _Work(None)
+        work.do(lambda: evaluation.compute(above[~evaluation.is_exact[above]]))
+        self._agree(step, work.error)
         return Proposal(
             step,
             evaluation.ids[above],
