@@ -17,6 +17,7 @@ class Reference(Protocol):
     """What a monitor needs of a reference. `Index` is one; a reference that grows during a run can be another."""
 
     spec: DescriptorSpec
+    bandwidth: float  # h, in 1/Å
     elements: tuple[str, ...]  # chemical symbols that the reference knows
     pair_distances: NDArray[np.float32]  # (n_elements, n_elements) smallest distances (Å) that it holds
 

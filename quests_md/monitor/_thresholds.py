@@ -56,8 +56,12 @@ class Thresholds:
         """Turn what was given into nats, for watched atoms of these numbers per chemical symbol."""
         resolved = {}
         for name, value in self.given.items():
-            is_number = not isinstance(value, Mapping)
-            resolved[name] = {"": float(value)} if is_number else resolve_threshold(name, value, index, counts)
+            if not isinstance(value, Mapping):
+                resolved[name] = {"": float(value)}
+                continue
+            # Elements of which there is no atom yet are kept, too.
+            given = {symbol: float(nats) for symbol, nats in value.items() if symbol in SYMBOLS}
+            resolved[name] = given | resolve_threshold(name, value, index, counts)
         self._settle(resolved)
 
     def _settle(self, resolved: dict[str, dict[str, float]]) -> None:
