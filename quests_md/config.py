@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import json
+import re
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,7 +40,7 @@ class RunConfig(pydantic.BaseModel):
     Attributes
     ----------
     index
-        Path of the index file.
+        Path of the index file. No default.
     k, cutoff
         What the index must have been built with (`cutoff` in Å); an index of other values is refused.
         Default: any.
@@ -144,6 +149,22 @@ class RunConfig(pydantic.BaseModel):
         return {name: getattr(self, name) for name in _SESSION}
 
     @classmethod
+    def template(cls) -> str:
+        """Return a quests.toml with every key, explained: those that must be given, and the others as comments."""
+        lines = [_HEAD]
+        for names, text in _explained(cls):
+            lines += ["", *textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ")]
+            for name in names:
+                field = cls.model_fields[name]
+                if field.is_required():
+                    lines.append(f"{name} = {_toml(_EXAMPLES[name])}")
+                elif field.default is None:
+                    lines.append(f"# {name} = {_toml(_EXAMPLES[name])}  # an example: it is not set by default")
+                else:
+                    lines.append(f"# {name} = {_toml(field.default)}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
     def make(cls, values: dict[str, Any], where: str = "the arguments") -> RunConfig:
         """Check values and make a configuration; `ConfigError` names `where` they came from."""
         for key in values:
@@ -167,3 +188,26 @@ _MONITOR = (
     "implausible", "values", "precision", "threads",
 )  # fmt: skip
 _SESSION = ("output", "overwrite", "history", "after", "novelty", "budget", "on_select", "on_halt", "on_event")
+
+
+_HEAD = """\
+# What a watched run is told (quests_md). Lines that begin with # show the defaults.
+# Check it with: quests-md config check FILE"""
+# What the template shows of keys that have no default.
+_EXAMPLES: dict[str, Any] = {
+    "index": "reference.qindex", "k": 32, "cutoff": 5.0, "select": 5.0, "halt": 20.0, "release": 3.0, "budget": 100,
+    "on_select": ["sh", "label.sh", "{output}", "{step}"], "on_halt": ["sh", "halted.sh"],
+    "on_event": ["sh", "event.sh", "{event}"], "elements": ["Si"], "skin": 2.0, "length_unit": 3.405,
+}  # fmt: skip
+
+
+def _explained(config: type[RunConfig]) -> Iterator[tuple[list[str], str]]:
+    """Yield keys and what the docstring says of them."""
+    section = inspect.cleandoc(config.__doc__ or "").split("Attributes\n----------\n")[1]
+    for names, text in re.findall(r"^(\w.*)\n((?:    .*\n?)+)", section, re.M):
+        yield names.split(", "), " ".join(text.split())
+
+
+def _toml(value: Any) -> str:
+    """Return a value of a key as TOML: its strings, lists and numbers are those of JSON."""
+    return json.dumps(value)

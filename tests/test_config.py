@@ -125,8 +125,8 @@ def test_mistakes_are_named(tmp_path, text, message):
         ("halt = 1.0\nselect = 1.0", "index: field required"),
         ('index = "a"\nhalt = 1.0', "select: field required"),
         ('index = "a"\nselect = 1.0', "halt: field required"),
-        ('index = "a"\nhalt = 1.0\nselect = "5"', r"select must be a number of nats, not '5'"),
-        ('index = "a"\nhalt = true\nselect = 5', r"halt must be a number of nats, not True"),
+        ('index = "a"\nhalt = 1.0\nselect = "5"', r"select must be a number of nats, .*, not '5'"),
+        ('index = "a"\nhalt = true\nselect = 5', r"halt must be a number of nats, .*, not True"),
         ("index = 3\nhalt = 1.0\nselect = 5", r"index: input should be a valid string, not 3"),
     ],
 )

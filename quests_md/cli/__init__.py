@@ -14,6 +14,7 @@ __all__ = ["main"]
 
 # verb: (module, command in it, what `quests-md --help` says)
 _VERBS = {
+    "config": ("config", "config_group", "Write and check a quests.toml."),
     "index": ("index", "index_group", "Build, show and verify the index of a reference."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
     "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),

@@ -108,7 +108,8 @@ class Session:
         # (run, step) of the last row, and of the last halt that was acknowledged
         self._row: tuple[int, int] | None = None
         self._acknowledged: tuple[int, int] | None = None
-        self._history, self._after, self._to_come = History(history), after, 0
+        self._history, self._after = History(history), after
+        self._to_come = self._recorded = 0  # frames that are still to be written to history.extxyz, and their event
         self._pending = False  # evaluated since last.extxyz was written
         self._resolved = monitor.thresholds.resolved is not None
         self._began = datetime.datetime.now(datetime.timezone.utc)
@@ -317,13 +318,14 @@ class Session:
         length = self.settings["history"]
         if decision.begins and (length or self._after):
             due, self._to_come = self._history.moments[-1 - length :], self._after
+            self._recorded = decision.event
         elif self._to_come:
             due, self._to_come = [moment], self._to_come - 1
         else:
             return
         for each in due:
             if not each.written:
-                self._writer.append(self._files.history, each, event=decision.event)
+                self._writer.append(self._files.history, each, event=self._recorded)
                 each.written = True
 
     def _follow_event(self, decision: Decision) -> None:
@@ -361,6 +363,7 @@ class Session:
             "dH_max": decision.maximum,
             "dH_max_id": decision.max_id,
             "band": str(decision.band),
+            "event": decision.event,
             "values": decision.values,
         }
 
@@ -397,6 +400,7 @@ class Session:
         if self._writer.unwritten is not None:
             status, reason = "failed", str(self._writer.unwritten)
         self.status, self._reason = status, reason
+        self._hooks.close()
         if self.monitor.comm.rank == 0:
             try:
                 self._write_json()
