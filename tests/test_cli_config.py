@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tomllib
 from click.testing import CliRunner
 from indexes import silicon_index
 
