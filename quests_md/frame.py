@@ -50,6 +50,9 @@ class Frame:
         (n_local, 3), where the host has them. Forces are the running model's, in eV/Å.
     energy
         Potential energy of the running model, in eV, where the host has it.
+    n_expected
+        Number of atoms that the host believes the whole frame has, over all ranks; None where it does not know. More
+        of them than there are rows means that atoms were lost.
 
     Raises
     ------
@@ -70,6 +73,7 @@ class Frame:
     velocities: NDArray[np.float64] | None = None
     forces: NDArray[np.float64] | None = None
     energy: float | None = None
+    n_expected: int | None = None
 
     def __post_init__(self) -> None:
         self.positions = np.asarray(self.positions, dtype=np.float64)
