@@ -205,10 +205,7 @@ def dumped(path):
         lines = text.splitlines()
         head = next(i for i, line in enumerate(lines) if line.startswith("ITEM: ATOMS"))
         table = [line.split() for line in lines[head + 1 :]]
-        columns = {
-            name: np.array([row[i] for row in table])
-            for i, name in enumerate(lines[head].split()[2:])
-        }
+        columns = {name: np.array([row[i] for row in table]) for i, name in enumerate(lines[head].split()[2:])}
         frames.append((int(lines[0]), {k: v if k == "element" else v.astype(float) for k, v in columns.items()}))
     return frames
 

@@ -99,14 +99,17 @@ def test_a_run_goes_on_from_its_restart_file(host, folder):
     configure(folder, output="again")
     (folder / "quests.toml").rename(folder / "again.toml")
     configure(folder)
-    code = drive(after).replace("watch.close()", f"""
+    code = drive(after).replace(
+        "watch.close()",
+        f"""
 lmp.command("clear")
 lmp.commands_string('''{again}''')
 watch = attach(lmp, "again.toml")
 assert not lmp.numpy.extract_atom("d_dH").any()
 lmp.commands_string('''{DUMP}run 4''')
 lmp.close()
-""")
+""",
+    )
     text = script(after) + "clear\n" + again + ATTACH.replace("quests.toml", "again.toml") + DUMP + "run 4\n"
     ok(run_host(host, folder, code, text))
     steps = check_dump(folder, output="again")
@@ -173,3 +176,51 @@ def test_respa_is_watched_at_the_end_of_a_step(folder):
     configure(folder)
     ok(run_debian(folder, script(DUMP + "run_style respa 2 2 pair 2\nrun 4")))
     assert check_dump(folder) == [1, 2, 3, 4]
+
+
+@DEBIAN[0]
+@DEBIAN[1]
+def test_respa_does_not_call_post_force(folder):
+    """Nothing is evaluated then, and the summary says so; `f_quests[5]` stays at -1."""
+    configure(folder)
+    text = script(DUMP + "run_style respa 2 2 pair 2\nrun 2").replace("end_of_step", "post_force")
+    finished = run_debian(folder, text)
+    assert "0 evaluations" in finished.stdout
+    assert run_json(folder)["evaluations"] == 0
+
+
+@pytest.mark.parametrize("host", [HOSTS[0], HOSTS[3]])
+def test_the_system_is_changed_between_runs(host, folder):
+    """Moved, stretched, its atoms with other ids. Some of these need a new dump."""
+    configure(folder)
+    reset = "reset_atoms id" if host.startswith("wheel") else "reset_atom_ids"
+    changes = [
+        "displace_atoms all random 0.05 0.05 0.05 3",
+        "change_box all x scale 1.02 y final 0 11.0 boundary p p p remap units box",
+        f"group gone id 3 9 60\ndelete_atoms group gone compress no\n{reset}",
+        "change_box all z final -1 12 boundary p p f units box",
+    ]
+    after = DUMP + "run 2\nundump out\n"
+    for i, change in enumerate(changes):
+        after += f"{change}\n{DUMP.replace('out.dump', f'{i}.dump')}run 2\nundump out\n"
+    ok(run_host(host, folder, drive(after), script(after)))
+    paths = [folder / f"{name}.dump" for name in ("out", *range(4))]
+    index, rows = Index.open(folder / "si.qindex"), {int(row["step"]): row for row in rows_of(folder)}
+    assert list(rows) == list(range(first_step(host), 11))
+    for i, path in enumerate(paths):
+        columns = dict(dumped(path))
+        for frame in list(read_frames(path))[1:]:  # at the first step of a run there is the row of the run before
+            expected = index.delta_entropy(frame)
+            assert np.allclose(columns[frame.step]["d_dH"], expected, rtol=1e-9, atol=1e-9), (i, frame.step)
+            row = rows.pop(frame.step)
+            assert (int(row["n"]), float(row["max"])) == (len(expected), pytest.approx(expected.max(), abs=1e-9))
+    assert set(rows) <= {0}
+
+
+@pytest.mark.parametrize("host", BOTH)
+def test_a_watched_system_is_not_replicated(host, folder):
+    """LAMMPS refuses, for atoms carry dH with them; before attaching it does not."""
+    configure(folder)
+    finished = run_host(host, folder, drive("replicate 2 1 1\n"), script("replicate 2 1 1\n"))
+    assert finished.returncode != 0
+    assert "Cannot replicate with fixes that store" in finished.stdout + finished.stderr

@@ -44,7 +44,9 @@ def spy(self, frame, **more):
 
 quests_md.session.Session.observe = spy
 """
-ATTACH_SPY = ATTACH.replace('"from quests_md.hosts.lammps import *"', f'"""\n{SPY}\nfrom quests_md.hosts.lammps import *\n"""')
+ATTACH_SPY = ATTACH.replace(
+    '"from quests_md.hosts.lammps import *"', f'"""\n{SPY}\nfrom quests_md.hosts.lammps import *\n"""'
+)
 
 
 def run_spied(host, folder, after, setup):

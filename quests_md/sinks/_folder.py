@@ -73,12 +73,12 @@ class RunFolder:
             raise OutputError(f"{self.path}: cannot be used as output folder: {reason}") from error
 
     def _claim(self) -> None:
-        """Make run.json, empty yet; of several runs that begin here at one instant only one can."""
+        """Make run.json, still empty: of several runs that begin here at the same instant only one can."""
         try:
             os.close(os.open(self._json, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         except FileExistsError:
             raise OutputError(
-                f"{self.path} is the output of another run that begins just now: give each run an output of its own"
+                f"{self.path} is the output of another run that has just begun: choose another output"
             ) from None
 
     def write_json(self, content: dict[str, Any]) -> None:
