@@ -17,7 +17,6 @@ from lammps_runs import (
     dump,
     dumped,
     ok,
-    published,
     rows_of,
     run_host,
     run_json,

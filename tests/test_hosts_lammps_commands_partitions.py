@@ -32,10 +32,11 @@ TAKEN = re.compile(r"uq (holds an earlier run|is the output of another run).*: c
 
 
 def partitioned(code):
-    return code.replace(
-        'cmdargs=["-log", "log.lammps", "-screen", "none"]',
-        'cmdargs=["-partition", "2x1", "-in", "none", "-log", "none", "-screen", "none", "-plog", "none", "-pscreen", "none"]',
-    )
+    """Return code whose LAMMPS is one of two; it refuses partitions without -in, even where it reads no file."""
+    alone = 'cmdargs=["-log", "log.lammps", "-screen", "none"]'
+    quiet = '"-log", "none", "-plog", "none", "-screen", "none", "-pscreen", "none"'
+    assert alone in code
+    return code.replace(alone, f'cmdargs=["-partition", "2x1", "-in", "none", {quiet}]')
 
 
 @WHEEL[0]

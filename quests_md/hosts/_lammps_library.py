@@ -191,9 +191,9 @@ class Library:
     def trying(self) -> bool:
         """Whether a fix that exchanges atoms (atom/swap, gcmc) has asked for the forces of what it may yet reject.
 
-        Such fixes act before the atoms are exchanged between ranks; the forces of the step come after that. Nothing else
-        tells the two apart. False where the functions of LAMMPS have no names (linked into the program without
-        ``-rdynamic``, or a C library without ``backtrace``).
+        Such fixes act before the ranks exchange their atoms, and the forces of the step come after that: only who calls
+        tells the two apart. False where the functions of LAMMPS have no names (they are linked into the program without
+        ``-rdynamic``) or the C library has no ``backtrace``.
         """
         return _called_from(b"Modify12pre_exchange")
 
