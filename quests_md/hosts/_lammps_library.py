@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -258,11 +259,10 @@ class _Symbol(ctypes.Structure):
 
 def _called_from(name: bytes) -> bool:
     """Return whether a function with this in its (mangled) name is among the callers in C."""
-    program = _program()
-    if not hasattr(program, "backtrace"):
+    if os.name != "posix" or not hasattr(_program(), "backtrace"):
         return False
     addresses = (_PTR * 256)()
-    n = program.backtrace(addresses, len(addresses))
+    n = _program().backtrace(addresses, len(addresses))
     return any(name in _name_at(address) for address in addresses[:n])
 
 
