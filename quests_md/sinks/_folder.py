@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,28 @@ class RunFolder:
                 raise OutputError(
                     f"{self.path} holds an earlier run ({old[0].name}): choose another output, or set overwrite = true"
                 )
-            self.write_json(content)  # first, so that a folder that cannot be written keeps the earlier run
+            if not overwrite:
+                self._claim()
+            try:
+                self.write_json(content)  # first, so that a folder that cannot be written keeps the earlier run
+            except OutputError:
+                if not overwrite:
+                    self._json.unlink(missing_ok=True)  # a claim, and no run
+                raise
             for path in files:
                 path.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
             raise OutputError(f"{self.path}: cannot be used as output folder: {reason}") from error
+
+    def _claim(self) -> None:
+        """Make run.json, still empty: of several runs that begin here at the same instant only one can."""
+        try:
+            os.close(os.open(self._json, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:
+            raise OutputError(
+                f"{self.path} is the output of another run that has just begun: choose another output"
+            ) from None
 
     def write_json(self, content: dict[str, Any]) -> None:
         """Replace run.json, atomically; `OutputError` if it cannot be written."""
