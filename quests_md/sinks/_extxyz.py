@@ -20,6 +20,7 @@ from ..frame import Frame
 __all__ = ["ExtxyzSink", "format_frame"]
 
 _ATOMS = 10_000  # that are formatted at a time
+_KINDS = {"b": "L", "i": "I", "u": "I", "f": "R"}  # of a column, by the kind of its numbers
 
 # Strings that need no quotes: they look like no number and no truth value.
 _WORD = re.compile(r"(?!(t|f|true|false|nan|inf|infinity)\Z)[a-z_][a-z0-9_.:-]*", re.ASCII | re.IGNORECASE)
@@ -47,18 +48,23 @@ class ExtxyzSink:
         write_atomically(self.path, lambda file: file.writelines(_parts(frame, dH, info)))
 
 
-def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> bytes:
+def format_frame(
+    frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], columns: dict[str, NDArray[Any]] | None = None
+) -> bytes:
     """Format a whole frame as extended XYZ.
 
     Columns: species, pos, id, dH, and where the frame has them momenta (ASE's units, from the standard
-    masses, so that ``atoms.get_velocities()`` is right) and model_forces. Keys: Lattice unless there is none,
+    masses, so that ``atoms.get_velocities()`` is right) and model_forces; then those of `columns` (numbers or truth
+    values, (n,) or (n, m)). Keys: Lattice unless there is none,
     Origin if it is not zero, pbc, those of `info` (numbers, truth values, strings) and model_energy.
     ``energy`` and ``forces`` are left to labels of an oracle.
     """
-    return b"".join(_parts(frame, dH, info))
+    return b"".join(_parts(frame, dH, info, columns))
 
 
-def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> Iterator[bytes]:
+def _parts(
+    frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], more: dict[str, NDArray[Any]] | None = None
+) -> Iterator[bytes]:
     """Yield what `format_frame` returns, some atoms at a time: the text of a large frame takes much memory."""
     # ase is imported here, and not at the top, to keep `import quests_md.session` light.
     from ase.data import atomic_masses, chemical_symbols
@@ -70,6 +76,7 @@ def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> Itera
         columns.append(("momenta", "R", frame.velocities * atomic_masses[frame.numbers][:, None]))
     if frame.forces is not None:
         columns.append(("model_forces", "R", frame.forces))
+    columns += [(name, _KINDS[values.dtype.kind], values) for name, values in (more or {}).items()]
     properties = ":".join(f"{name}:{kind}:{np.shape(values)[1] if np.ndim(values) == 2 else 1}"
                           for name, kind, values in columns)  # fmt: skip
     keys: dict[str, Any] = {"Lattice": frame.cell} if np.any(frame.cell) else {}
@@ -86,8 +93,10 @@ def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any]) -> Itera
 
 
 def _column(values: Any) -> list[str]:
+    if values.dtype.kind == "b":
+        values = np.where(values, "T", "F")
     if np.ndim(values) == 2:
-        return [" ".join(map(repr, row)) for row in values.tolist()]
+        return [" ".join(value if isinstance(value, str) else repr(value) for value in row) for row in values.tolist()]
     return [value if isinstance(value, str) else repr(value) for value in values.tolist()]
 
 
