@@ -134,8 +134,8 @@ def _that_fit(
     numbers, ids = parent.frame.numbers[points.rows], parent.frame.ids[points.rows]
     kinds = np.unique(numbers)
     own = _neighbour_distances(parent, box, points)
-    most = OVERLAP * 1.5 * float(closest[np.ix_(kinds, kinds)].max())
-    own = np.where(outside > 0.0, np.minimum(OVERLAP * own, most), 0.0)
+    own = np.where((outside > 0.0) & np.isfinite(own), OVERLAP * own, 0.0)
+    most = max(OVERLAP * float(closest[np.ix_(kinds, kinds)].max()), float(own.max()))
     first, second, lengths = _across(parent, box, points.offsets, vectors, most)
     limits = np.maximum(OVERLAP * closest[numbers[first], numbers[second]], own[first])
     order = np.argsort(first[lengths < limits], kind="stable")
