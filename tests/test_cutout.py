@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -613,3 +614,12 @@ def test_more_columns_of_a_file():
     for name, values in more.items():
         np.testing.assert_array_equal(read.arrays[name], values)
         assert read.arrays[name].dtype.kind == values.dtype.kind
+
+
+def test_every_key_and_option_is_documented(parents):
+    from quests_md.cli.cutout import cutout_command
+
+    page = (Path(__file__).parent.parent / "docs" / "cutouts.md").read_text(encoding="utf-8")
+    _, frame, dH = parents("crystal")
+    keys = [*cut_one(frame, dH).info, *(o for p in cutout_command.params for o in p.opts if o.startswith("--"))]
+    assert [key for key in keys if f"`{key}`" not in page] == []
