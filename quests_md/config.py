@@ -16,6 +16,7 @@ import pydantic
 
 from .errors import ConfigError
 from .index import check_threshold
+from .selection import check_cutout
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,6 +32,14 @@ def _threshold(value: Any, info: pydantic.ValidationInfo) -> Any:
 
 
 _Threshold = Annotated[Any, pydantic.AfterValidator(_threshold)]
+
+
+def _cutout(value: Any) -> Any:
+    check_cutout(value)
+    return value
+
+
+_Cutout = Annotated[dict[str, Any], pydantic.AfterValidator(_cutout)]
 _Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
 
 
@@ -57,6 +66,9 @@ class RunConfig(pydantic.BaseModel):
     novelty, budget
         Save a candidate only if it adds information to the index and to what the run has kept; the most candidates
         to keep.
+    cutout
+        Cut-outs of the candidates, for frames too large for an oracle: a table with the radius of the core (Å) and, if
+        wanted, margin or potential_range, shape, vacuum, passivate and most.
     history, after
         Evaluated frames before the beginning of an event, and after it, that are written to history.extxyz.
     min_distance, implausible
@@ -104,6 +116,7 @@ class RunConfig(pydantic.BaseModel):
     save_every: pydantic.PositiveInt = 1
     novelty: bool = True
     budget: pydantic.PositiveInt | None = None
+    cutout: _Cutout | None = None
     history: pydantic.NonNegativeInt = 0
     after: pydantic.NonNegativeInt = 0
     min_distance: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.6
@@ -187,7 +200,18 @@ _MONITOR = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
     "implausible", "values", "precision", "threads",
 )  # fmt: skip
-_SESSION = ("output", "overwrite", "history", "after", "novelty", "budget", "on_select", "on_halt", "on_event")
+_SESSION = (
+    "output",
+    "overwrite",
+    "history",
+    "after",
+    "novelty",
+    "budget",
+    "cutout",
+    "on_select",
+    "on_halt",
+    "on_event",
+)
 
 
 _HEAD = """\
@@ -196,6 +220,7 @@ _HEAD = """\
 # What the template shows of keys that have no default.
 _EXAMPLES: dict[str, Any] = {
     "index": "reference.qindex", "k": 32, "cutoff": 5.0, "select": 5.0, "halt": 20.0, "release": 3.0, "budget": 100,
+    "cutout": {"radius": 4.0, "potential_range": 4.7},
     "on_select": ["sh", "label.sh", "{output}", "{step}"], "on_halt": ["sh", "halted.sh"],
     "on_event": ["sh", "event.sh", "{event}"], "elements": ["Si"], "skin": 2.0, "length_unit": 3.405,
 }  # fmt: skip
@@ -210,4 +235,6 @@ def _explained(config: type[RunConfig]) -> Iterator[tuple[list[str], str]]:
 
 def _toml(value: Any) -> str:
     """Return a value of a key as TOML: its strings, lists and numbers are those of JSON."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
     return json.dumps(value)

@@ -35,6 +35,7 @@ def test_every_key_is_read(tmp_path):
     given = {
         "index": "a.qindex", "k": 32, "cutoff": 5.0, "select": -1.5, "halt": {"Si": float("inf")}, "every": 10,
         "min_atoms": 2, "min_fraction": 0.01, "consecutive": 3, "release": -2.0, "novelty": False, "budget": 7,
+        "cutout": {"radius": 4.0, "shape": "cluster"},
         "history": 5, "after": 6, "min_distance": 0.5, "implausible": "continue", "on_select": ("sh", "label.sh"),
         "on_halt": ("true",), "on_event": ("true",),
         "save_every": 100, "output": "uq", "overwrite": True, "values": "flagged", "precision": "single", "threads": 2,
@@ -55,6 +56,7 @@ def test_every_key_is_read(tmp_path):
         release = -2.0
         novelty = false
         budget = 7
+        cutout = { radius = 4.0, shape = "cluster" }
         history = 5
         after = 6
         min_distance = 0.5

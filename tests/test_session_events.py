@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import pytest
 import ranks
+from ase.build import bulk
 from loose import Loose, pairs
 from watched import frames_of, names_of, rows_of, run_of, session_of, steps_of
 
+from quests_md import Frame, Index
 from quests_md.errors import InputError, MonitorError
 from quests_md.monitor import Band, Event
 
@@ -279,3 +281,52 @@ def test_thresholds_are_said_when_they_become_numbers(folder, capsys):
     assert run["select"] == {"Si": 5.0}
     assert run["thresholds"] == {"select": {"Si": 5.0}, "halt": {"": "inf"}}
     assert session.summary().startswith("quests_md: finished; 2 evaluations of 2 atoms, 1 kept of 1 flagged frames in")
+
+
+# -- cut-outs --------------------------------------------------------------------------------------------------------
+
+
+def test_candidates_are_cut_out_and_cut_outs_go_with_their_frame(tmp_path, large_cell):
+    index, frames = large_cell
+    options = {"select": 1.0, "halt": math.inf, "novelty": True, "budget": 1, "cutout": {"radius": 2.5, "most": 2}}
+    with session_of(index, tmp_path / "uq", **options) as session:
+        for frame in frames:
+            session.observe(frame)
+    (kept,) = frames_of(session.output)
+    cuts = frames_of(session.output, "cutouts")
+    assert [cut.info["step"] for cut in cuts] == [kept.info["step"]] * 2
+    for cut in cuts:
+        assert len(cut) < len(kept)
+        core = cut.arrays["core"]
+        np.testing.assert_allclose(index.delta_entropy(cut)[core], cut.arrays["dH"][core], rtol=1e-9)
+
+
+@pytest.fixture
+def large_cell():
+    """Return an index of silicon, and frames of 1000 atoms of which one, then five, then none is far off."""
+
+    cells = [bulk("Si", cubic=True) * (2, 2, 2) for _ in range(3)]
+    for seed, cell in enumerate(cells):
+        cell.rattle(0.03, seed=seed)
+    frames = []
+    for step, n in enumerate([1, 5, 0]):
+        atoms = bulk("Si", cubic=True) * (5, 5, 5)
+        atoms.rattle(0.02, seed=step)
+        atoms.positions[np.arange(n) * 190] += 0.3 + 0.1 * np.arange(n)[:, None]
+        frames.append(Frame.from_atoms(atoms, step))
+    return Index.build(cells, bandwidth=0.05, threads=1), frames
+
+
+@pytest.mark.parametrize(
+    ("cutout", "message"),
+    [
+        ({}, "cutout: give the radius of the core"),
+        ({"radius": 4.0, "shap": "cell"}, "cutout: unknown key 'shap'; did you mean 'shape'"),
+        ({"radius": "4"}, "cutout: radius cannot be '4'"),
+        ({"radius": 4.0, "margin": 3.0}, "cutout: margin = 3.0 Å is less than the descriptor's cutoff, 5.0 Å"),
+        ({"radius": 4.0, "passivate": True}, 'cutout: passivate is for shape = "cluster"'),
+    ],
+)
+def test_cut_outs_that_cannot_be(folder, cutout, message):
+    with pytest.raises(InputError, match=message):
+        watch(folder, [], cutout=cutout)

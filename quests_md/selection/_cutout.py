@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,9 +19,11 @@ from ._cutout_cluster import cluster
 from ._cutout_parent import Parent, Piece
 from ._cutout_radii import formula_of, smallest_distances
 
-__all__ = ["Cutout", "cutouts"]
+__all__ = ["Cutout", "check_cutout", "cutouts"]
 
 _SHAPES = ("cell", "cluster")
+# What a run may say of the cut-outs of its candidates.
+_OPTIONS = ("radius", "margin", "potential_range", "shape", "vacuum", "passivate", "most")
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,30 @@ def cutouts(
         how = {"shape": shape, "radius": float(radius), "margin": margin}
         found.append(_cutout(frame, dH, centre, piece, how))
     return found
+
+
+def check_cutout(given: Mapping[str, Any], cutoff: float = 0.0) -> None:
+    """Raise `InputError` unless `given` can be keywords of `cutouts`: those about size and shape, `radius` among them.
+
+    With the `cutoff` of a descriptor (Å) the margin is checked, too.
+    """
+    for key in given:
+        if key not in _OPTIONS:
+            near = difflib.get_close_matches(str(key), _OPTIONS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(_OPTIONS)}"
+            raise InputError(f"cutout: unknown key {key!r}; {hint}")
+    if "radius" not in given:
+        raise InputError("cutout: give the radius of the core, in Å: cutout = { radius = 4.0 }")
+    for key, value in given.items():
+        kinds = {"shape": str, "passivate": bool, "most": int}.get(key, (int, float))
+        if not isinstance(value, kinds) or (isinstance(value, bool) and key != "passivate"):
+            raise InputError(f"cutout: {key} cannot be {value!r}")
+    options: dict[str, Any] = {"shape": "cell", "vacuum": 12.0, "passivate": False, "most": None} | dict(given)
+    try:
+        _margin(cutoff or 1e-9, options.pop("margin", None), options.pop("potential_range", None))
+        _check(0.0, **options)
+    except InputError as error:
+        raise InputError(f"cutout: {error}") from None
 
 
 def _of_atoms(frame: Frame, dH: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import itertools
 import math
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ __all__ = ["Session"]
 class Session:
     """Watch a run and keep its files.
 
-    They are monitor.csv, events.jsonl, candidates.extxyz, history.extxyz, implausible.extxyz, last.extxyz and run.json.
+    They are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz.
 
     Parameters
     ----------
@@ -49,6 +50,9 @@ class Session:
         Save a candidate only if it adds information to the index and to what this run has kept.
     budget
         Most candidates to keep, the most informative ones; None: no limit. Needs `novelty`.
+    cutout
+        Cut small cells or clusters around the worst atoms of every candidate, to cutouts.extxyz: `radius` and, if
+        wanted, `margin` or `potential_range`, `shape`, `vacuum`, `passivate` and `most` of `selection.cutouts`.
     on_select, on_halt
         Function of the whole frame and the decision, called on rank 0 when a candidate has been saved and when the
         run is told to stop; or a command as a list of arguments, with the fields {output}, {run}, {step}, {event}
@@ -89,6 +93,7 @@ class Session:
         after: int = 0,
         novelty: bool = True,
         budget: int | None = None,
+        cutout: Mapping[str, Any] | None = None,
         on_select: Hook | None = None,
         on_halt: Hook | None = None,
         on_event: Hook | None = None,
@@ -97,7 +102,13 @@ class Session:
         self.monitor = monitor
         self.output = Path(output).absolute()  # the program may change its folder
         self.host = host
-        self.settings: dict[str, Any] = {"history": history, "after": after, "novelty": novelty, "budget": budget}
+        self.settings: dict[str, Any] = {
+            "history": history,
+            "after": after,
+            "novelty": novelty,
+            "budget": budget,
+            "cutout": cutout,
+        }
         self.decision: Decision | None = None
         self.n_evaluated = self.n_flagged = 0
         self.status = "running"
@@ -117,7 +128,7 @@ class Session:
         self.seconds, self._atoms = 0.0, 0
         self._files = RunFolder(self.output)
         self._writer = Writer(self._files, monitor.comm)
-        self._candidates = Candidates(monitor, self._files.candidates, self._writer, novelty, budget)
+        self._candidates = Candidates(monitor, self._writer, novelty, budget, cutout)
         self._hooks = Hooks(self.output, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event})
         self._writer.on_root(lambda: self._files.prepare(self._describe(), overwrite))
         monitor.warm_up()

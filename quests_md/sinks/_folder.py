@@ -24,7 +24,7 @@ COLUMNS = (
 class RunFolder:
     """The files of a run.
 
-    They are monitor.csv, events.jsonl, candidates.extxyz, history.extxyz, implausible.extxyz, last.extxyz and run.json.
+    They are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class RunFolder:
 
     Attributes
     ----------
-    rows, events, candidates, history, implausible, last
+    rows, events, candidates, cutouts, history, implausible, last
         The sinks; a file is made by the first thing that is written to it.
     """
 
@@ -42,6 +42,7 @@ class RunFolder:
         self.rows = CsvSink(path / "monitor.csv", COLUMNS)
         self.events = JsonLinesSink(path / "events.jsonl")
         self.candidates = ExtxyzSink(path / "candidates.extxyz")
+        self.cutouts = ExtxyzSink(path / "cutouts.extxyz")
         self.history = ExtxyzSink(path / "history.extxyz")
         self.implausible = ExtxyzSink(path / "implausible.extxyz")
         self.last = ExtxyzSink(path / "last.extxyz")
@@ -57,7 +58,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            frames = (self.candidates, self.history, self.implausible, self.last)
+            frames = (self.candidates, self.cutouts, self.history, self.implausible, self.last)
             files = [sink.path for sink in (self.rows, self.events, *frames)]
             old = [path for path in (*files, self._json) if path.exists()]
             if old and not overwrite:
