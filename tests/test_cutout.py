@@ -140,6 +140,7 @@ def test_the_core_is_all_that_is_within_the_radius(parents, name, shape):
     expected = {0, *j[i == 0].tolist()}
     got = set(cut.frame.ids[cut.core].tolist())
     assert got == (set(range(len(atoms))) if "everything" in cut.info["fit"] else expected)
+    assert ("everything" in cut.info["fit"]) == ((name, shape) == ("small", "cell"))
     assert cut.info["n_core"] == cut.core.sum()
 
 
@@ -238,6 +239,12 @@ def test_a_frame_that_is_not_larger_stays_whole(parents, name):
     if atoms.pbc.all():
         np.testing.assert_array_equal(cut.frame.cell, frame.cell)
     assert (cut.frame.pbc == frame.pbc).all()
+
+
+def test_a_cluster_is_whole_only_where_nothing_was_periodic():
+    lone, spread = Atoms("Ar"), Atoms("Ar", cell=np.eye(3) * 20.0, pbc=True)
+    fits = [cut_one(Frame.from_atoms(atoms), np.ones(1), shape="cluster").info["fit"] for atoms in (lone, spread)]
+    assert fits == ["everything: nothing was cut", "forces of core atoms only"]
 
 
 def test_a_direction_that_is_not_longer_stays_whole(parents):
