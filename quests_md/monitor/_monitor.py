@@ -118,6 +118,7 @@ class Monitor:
         self.comm = Serial() if comm is None else comm
         self._flagged = Flagged() if values == "flagged" else None
         self._ready = False  # thresholds are numbers, and the share of the sample is settled
+        self._lost = 0  # atoms that were lost at the last evaluation
         self._stop = ""  # why this rank wants the run to stop
 
     @property
@@ -298,8 +299,10 @@ class Monitor:
             text: str = self.comm.broadcast(None if texts is None else texts[summary.implausible[0]])
             return text.removeprefix(f"step {step}: ")
         assert frame is not None
-        if -1 < summary.n_expected != summary.n_frame:
-            lost = summary.n_expected - summary.n_frame
+        # More are lost than at the last evaluation: a host may go on counting those that were lost before.
+        lost = max(0, summary.n_expected - summary.n_frame)
+        known, self._lost = self._lost, lost
+        if lost > known:
             return f"{lost} of {summary.n_expected} atoms are lost"
         return self.plausibility.explosion(frame)
 
