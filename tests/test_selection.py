@@ -138,6 +138,14 @@ def test_something_bigger_is_kept_at_once() -> None:
     assert made[-1].reason == "new"
 
 
+def test_something_far_stranger_is_kept_at_once() -> None:
+    index, rng = reference(), np.random.default_rng(3)
+    near = rng.normal(0.0, 0.1, (5, 3, SPEC.width))
+    made = verdicts(Selection(index), index, [*near, near[-1][:1] + 5.0])
+    assert [verdict.keep for verdict in made] == [True, False, False, False, False, True]
+    assert (made[-1].n_novel, made[-1].reason) == (1, "new")
+
+
 def test_a_full_budget_keeps_the_most_informative() -> None:
     index, rng = reference(), np.random.default_rng(3)
     frames = [rng.normal(0.0, 1.0, (n, SPEC.width)) for n in (1, 5, 30, 300, 4)]

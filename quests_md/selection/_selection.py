@@ -173,12 +173,14 @@ class Selection:
             Another rank failed; a rank that fails raises its own error.
         """
         which, m = self._sample(proposal)
-        rows, sums, novelty, novel = self._together(lambda: self._judge(proposal, which))
-        counts = self._comm.allgather(np.array([np.sum(novel), len(which), novelty.max(initial=-math.inf)]))
+        rows, sums, novelty, excess = self._together(lambda: self._judge(proposal, which))
+        novel = excess > 0.0
+        tops = [novelty.max(initial=-math.inf), excess.max(initial=-math.inf)]
+        counts = self._comm.allgather(np.array([np.count_nonzero(novel), len(which), *tops]))
         judged = int(counts[:, 1].sum())
         n_novel = round(counts[:, 0].sum() * m / judged) if judged else 0  # of a sample: what it stands for
-        largest = float(counts[:, 2].max())
-        reason = self._pace.look(n_novel, self._next, self._spare)
+        largest, above = (float(top) for top in counts[:, 2:].max(axis=0))
+        reason = self._pace.look(n_novel, above, self._next, self._spare)
         drop = None
         if must:
             reason = "must"
@@ -222,7 +224,7 @@ class Selection:
             It is not what `state` returned.
         """
         try:
-            self._pace = Pace(**{field.name: int(state["pace"][field.name]) for field in fields(Pace)})
+            self._pace = Pace(**{field.name: state["pace"][field.name] + 0 for field in fields(Pace)})
             self._next = max(self._next, int(state["next"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the state of the selection cannot be read ({error!r}): start a new folder") from error
@@ -244,11 +246,11 @@ class Selection:
         return rows
 
     def _judge(self, proposal: Proposal, which: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-        """Return this rank's descriptors, ln K of what is kept, novelty, and whether that is above the threshold."""
+        """Return this rank's descriptors, ln K of what is kept, novelty, and how far that is above `select`."""
         rows = self._rows(proposal, which)
         sums = self._provisional.log_kernel_sum(rows, self._threads)
         novelty = -np.logaddexp(-proposal.dH[which], sums)
-        return rows, sums, novelty, novelty > np.broadcast_to(proposal.select, proposal.dH.shape)[which]
+        return rows, sums, novelty, novelty - np.broadcast_to(proposal.select, proposal.dH.shape)[which]
 
     def _copied(self, rows: NDArray[np.float64], sums: NDArray[np.float64], novel: NDArray[np.bool_]) -> bool:
         """Return whether all novel environments of all ranks are copies: where select < 0, one copy covers nothing."""
