@@ -95,6 +95,15 @@ def log_kernel_sum(query, reference, bandwidth):
     return logsumexp(-0.5 * cdist(query, reference, "sqeuclidean") / bandwidth**2, axis=1)
 
 
+def novelty(rows, reference, kept, select, bandwidth):
+    """Return the novelty of environments above `select` against a reference and kept frames; and how many are novel."""
+    rows = rows[-log_kernel_sum(rows, reference, bandwidth) > select]
+    if not len(rows):
+        return np.empty(0), 0
+    values = -log_kernel_sum(rows, np.concatenate([reference, *kept]), bandwidth)
+    return values, np.sum(values > select)
+
+
 def squared_distances(query, rows):
     """Return the squared distances of a query from rows."""
     return ((np.asarray(rows, float) - np.asarray(query, float)) ** 2).sum(axis=1)
