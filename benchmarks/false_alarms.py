@@ -120,7 +120,7 @@ def draw(result: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(5.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    axes.plot([0.004, 0.7], [0.004, 0.7], color=_GREY, lw=1, ls="--")
+    axes.plot([0.007, 0.7], [0.007, 0.7], color=_GREY, lw=1, ls="--")
     kinds = {
         (300, 1000): (_BLUE, "o"),
         (300, 4096): (_BLUE, "s"),
