@@ -74,7 +74,7 @@ def _index(folder: Path, temperature: int) -> Index:
     taken, found = time.perf_counter() - started, index.calibration
     print(
         f"\n{temperature} K: {len(index)} references, calibrated in {taken:.0f} s on one thread: {len(found.sizes)} of "
-        f"{found.frames} independent frames, {found.groups} groups, correlation over {found.correlation} frames"
+        f"{found.frames} independent frames, {found.groups} groups, correlation over {found.correlation:.3g} frames"
     )
     return index
 

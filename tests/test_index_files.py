@@ -128,7 +128,7 @@ def forge_rows(key, value):
 def forge_calibration(key, value, drop=False):
     """Return a change that adds a calibration of which one entry is wrong, or missing."""
     good = {"symbols": ["Si"], "sizes": [[8], [0]], "maxima": [[0.5], [None]], "force_error": None}
-    good |= {"frames": 2, "groups": 2, "copies": 0, "correlation": 1, "redundancy": 0.0}
+    good |= {"frames": 2, "groups": 2, "copies": 0, "correlation": 1.0, "redundancy": 0.0}
     changed = {k: v for k, v in (good | {key: value}).items() if not (drop and k == key)}
     return lambda header: header | {"calibration": changed}
 
@@ -138,9 +138,9 @@ CALIBRATION = {
     "symbols": [[], ["Zz"], [14], ["X"], ["Si", "Ge"], 3, None],
     "sizes": [[], [[8]], [[8], [-1]], [[8], [True]], [[8], [1.0]], [[8], 3], [[8], []], 3, None],
     "maxima": [[[0.5]], [[0.5], [NAN]], [[0.5], [INF]], [[0.5], ["1"]], [[0.5], [1]], [0.5, 0.5], None],
-    "redundancy": [-1.0, NAN, INF, 1, "0"],
+    **{key: [-1.0, NAN, INF, 1, "0"] for key in ("correlation", "redundancy")},
     "force_error": [3, [], {}, {"bins": 3}],
-    **{key: [-1, 1.5, True, "1", None, 1 << 60] for key in ("frames", "groups", "copies", "correlation")},
+    **{key: [-1, 1.5, True, "1", None, 1 << 60] for key in ("frames", "groups", "copies")},
 }
 SECTIONS = ["rows", "centre", "frame_offsets", "numbers", "pair_distances"]
 MALFORMED = {  # what a header must not say, and where
