@@ -53,7 +53,7 @@ def main() -> None:
     )
     result = {element: _element(options.folder, element) for element in ELEMENTS}
     if options.plot:
-        options.plot.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        options.plot.with_suffix(".json").write_text(json.dumps(result) + "\n")
         draw(result, options.plot)
 
 
@@ -80,7 +80,7 @@ def _element(folder: Path, element: str) -> dict[str, Any]:
         print("  " + _shifted(index, labelled, dH, [k == kind for k in kinds], kind), flush=True)
     whole = fit_error_bound(index, labelled, coverage=0.8, potential=f"{element}_Zuo_JPCA2020", threads=1)
     steps = [(b.upper, b.bound) for b in whole.bins[element]]
-    return {"dH": np.concatenate(dH).tolist(), "errors": together.tolist(), "steps": steps}
+    return {"dH": np.concatenate(dH).round(3).tolist(), "errors": together.round(4).tolist(), "steps": steps}
 
 
 def _labelled(path: Path, element: str) -> tuple[Labelled, list[str]]:
