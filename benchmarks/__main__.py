@@ -17,6 +17,8 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "million": ("a million atoms in LAMMPS on two ranks: time and memory of an evaluation", 1),
     "selection": ("what a melting run keeps and covers, beside other choices of as many frames; two materials", 2),
     "start": ("importing, the first evaluation, and what compiling costs", None),
+    "false_alarms": ("thresholds from the calibration: asked rate of false alarms beside the measured one", 1),
+    "force_errors": ("coverage of the bound of the force error, with the potentials and data of Zuo et al.", 1),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }
 

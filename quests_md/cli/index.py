@@ -215,7 +215,7 @@ def _show_calibration(calibration: Calibration | None) -> dict[str, str]:
         "calibration": f"{left_out} of {calibration.frames} independent frames, left out with their group "
         f"(of {calibration.groups})",
         "redundancy": f"{calibration.redundancy:.2f} nats: {calibration.copies} copies, "
-        f"correlation over {calibration.correlation} frames"
+        f"correlation over {calibration.correlation:.3g} frames"
         if calibration.correlation > 1
         else f"{calibration.redundancy:.2f} nats: {calibration.copies} copies",
     }
