@@ -157,7 +157,7 @@ class Selection:
         """The frames that are kept now, in the order in which they came."""
         return tuple(self._kept.values())
 
-    def consider(self, proposal: Proposal, *, must: bool = False) -> Verdict:
+    def consider(self, proposal: Proposal, *, must: bool = False, first: bool = False) -> Verdict:
         """Decide about a frame; one that is kept joins the provisional reference at once. Collective.
 
         Parameters
@@ -181,6 +181,8 @@ class Selection:
         n_novel = round(counts[:, 0].sum() * m / judged) if judged else 0  # of a sample: what it stands for
         largest, above = (float(top) for top in counts[:, 2:].max(axis=0))
         reason = self._pace.look(n_novel, above, self._next, self._spare)
+        if first and n_novel:
+            reason = "new"
         drop = None
         if must:
             reason = "must"
