@@ -20,6 +20,11 @@ class Reference(Protocol):
     elements: tuple[str, ...]  # chemical symbols that the reference knows
 
     @property
+    def centre_elements(self) -> tuple[str, ...]:
+        """Chemical symbols of the centres that it knows: with ``spec.by_centre`` no others can be asked about."""
+        ...
+
+    @property
     def ready(self) -> bool:
         """Whether it can be asked yet."""
         ...

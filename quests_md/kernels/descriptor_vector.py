@@ -5,14 +5,14 @@ Neighbours are kept in rows of x, y, z, not as triples, so that a vector holds o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._jit import kernel
 from ._simd import BYTES, WIDTH, inside, ranks, sorted_sums
-from .descriptor import TIE_R2, direction_before
+from .descriptor import ALL, NONE, TIE_R2, direction_before
 from .neighbors import adjacent_ranges
 
 Array = NDArray[Any]
@@ -33,17 +33,30 @@ def scratch(precision: type) -> Array:
     return np.empty((4, WIDTH), precision)
 
 
+class Room(NamedTuple):
+    """Room to work in, for the neighbours of one centre."""
+
+    rows: Array  # (m + spare,) all of them: their places in the coordinates, and r²,
+    r2: Array
+    own_rows: Array  # and those of one kind
+    own_r2: Array
+    rank: Array
+    nearest: Array
+    sums: Array  # (WIDTH,)
+
+
 @kernel
-def sort_points(points: Array, order: Array) -> tuple[Array, Array]:
-    """Return the coordinates (3, m + spare) in the order of the bins, and where each point is in it (m,)."""
+def sort_points(points: Array, kinds: Array, order: Array) -> tuple[Array, Array, Array]:
+    """Return the coordinates (3, m + spare) and kinds (m,) in the order of the bins, and where each point is in it."""
     m = points.shape[0]
-    coordinates, place = np.zeros((3, m + _SPARE)), np.empty(m, np.int64)
+    coordinates, place, sorted_kinds = np.zeros((3, m + _SPARE)), np.empty(m, np.int64), np.empty_like(kinds)
     for s in range(m):
         p = order[s]
         place[p] = s
+        sorted_kinds[s] = kinds[p]
         for c in range(3):
             coordinates[c, s] = points[p, c]
-    return coordinates, place
+    return coordinates, sorted_kinds, place
 
 
 @kernel
@@ -150,36 +163,82 @@ def _describe(
 
 
 @kernel
+def _of_kind(n: int, kind: int, kinds: Array, room: Room) -> int:
+    """Collect those of n neighbours that are of one kind; return how many."""
+    rows, r2, own_rows, own_r2 = room.rows, room.r2, room.own_rows, room.own_r2
+    m = 0
+    for i in range(n):
+        own_rows[m], own_r2[m] = rows[i], r2[i]
+        m += int(kinds[rows[i]] == kind)
+    return m
+
+
+@kernel
+def _block(
+    n: int,
+    k: int,
+    centre: int,
+    coordinates: Array,
+    rows: Array,
+    r2: Array,
+    cutoff: float,
+    near: Array,
+    room: Room,
+    out: Array,
+) -> None:
+    """Write [x1, x2] of the k nearest of n neighbours into `out` (2k - 1,); `rows` and `r2` may be thinned out."""
+    if n == 0:
+        out[:] = 0.0
+        return
+    if n > _MANY:
+        n = _keep_nearest(n, k, cutoff, rows, r2)
+    nearest = room.nearest
+    _sort(n, r2, room.rank, nearest)
+    if n > k and r2[nearest[k]] - r2[nearest[k - 1]] <= TIE_R2:
+        _settle_tie(n, k, rows, r2, coordinates, nearest)
+    _describe(min(n, k), k, centre, coordinates, rows, r2, nearest, cutoff, near, room.sums, out)
+
+
+@kernel
 def describe(
     coordinates: Array,
+    kinds: Array,
+    wanted: Array,
     places: Array,
     bins: tuple[Array, Array, Array, Array, Array],
     k: int,
     cutoff: float,
+    column: int,
     near: Array,
     out: Array,
 ) -> None:
-    """Write the descriptors of the points at `places` of `coordinates` into the rows of `out` (n_env, 2k - 1).
+    """Write the blocks of the points at `places` of `coordinates` into the rows of `out`, from `column` on.
 
-    `near` is `scratch` of the wanted precision.
+    `kinds` are those of the points, in the order of the bins; `wanted` is explained in `kernels.descriptor`. `near` is
+    `scratch` of the wanted precision.
     """
     _, start, low, width, count = bins
     ranges = np.empty((9, 2), np.int64)
     most = coordinates.shape[1]
-    rows, r2, rank, nearest = (
+    room = Room(
+        np.empty(most, np.int64),
+        np.empty(most),
         np.empty(most, np.int64),
         np.empty(most),
         np.empty(most, np.int64),
         np.empty(most, np.int64),
+        np.empty(WIDTH),
     )
-    sums = np.empty(WIDTH)
     for e in range(places.shape[0]):
         centre = places[e]
         n_ranges = adjacent_ranges(coordinates[:, centre], start, low, width, count, ranges)
-        n = _inside(centre, coordinates, ranges, n_ranges, cutoff, rows, r2)
-        if n > _MANY:
-            n = _keep_nearest(n, k, cutoff, rows, r2)
-        _sort(n, r2, rank, nearest)
-        if n > k and r2[nearest[k]] - r2[nearest[k - 1]] <= TIE_R2:
-            _settle_tie(n, k, rows, r2, coordinates, nearest)
-        _describe(min(n, k), k, centre, coordinates, rows, r2, nearest, cutoff, near, sums, out[e])
+        n = _inside(centre, coordinates, ranges, n_ranges, cutoff, room.rows, room.r2)
+        for b in range(wanted.shape[1] - 1, -1, -1):  # the block of all is the first: it may thin them out
+            block, kind = out[e, column + b * (2 * k - 1) : column + (b + 1) * (2 * k - 1)], wanted[kinds[centre], b]
+            if kind == ALL:
+                _block(n, k, centre, coordinates, room.rows, room.r2, cutoff, near, room, block)
+            elif kind == NONE:
+                block[:] = 0.0
+            else:
+                m = _of_kind(n, kind, kinds, room)
+                _block(m, k, centre, coordinates, room.own_rows, room.own_r2, cutoff, near, room, block)
