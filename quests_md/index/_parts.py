@@ -55,8 +55,9 @@ class Part:
         if not self._is_small and len(query) < FEW:
             return log_kernel_sum_of_few(query, rows, self._bandwidth, centre=self._centre, threads=threads)
         total = np.full(len(query), -np.inf)
-        for first in range(0, len(rows), LAID_OUT):
-            some = rows[first : first + LAID_OUT]
+        step = len(rows) if self._is_small else LAID_OUT
+        for first in range(0, len(rows), step):
+            some = rows[first : first + step]
             blocks = self._blocks.get(precision)
             if blocks is None:
                 order = np.arange(len(some))  # they are in that of the tree
