@@ -15,6 +15,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "live": ("what watching costs LAMMPS, 4096 atoms at every step, beside SNAP and Stillinger-Weber", 1),
     "growth": ("cost per atom from 10³ to 10⁶ atoms; building, saving and opening an index of 10⁵ and 10⁶", 1),
     "million": ("a million atoms in LAMMPS on two ranks: time and memory of an evaluation", 1),
+    "species": ("µs per atom of each choice of how elements enter, for three binary materials", 1),
     "start": ("importing, the first evaluation, and what compiling costs", None),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }

@@ -127,10 +127,10 @@ class DescriptorSpec:
                 f'DescriptorSpec(..., species="{self.species}", elements=["Na", "Cl"]), or the spec of an index'
             )
         n = len(self.elements)
-        if self.species == "neighbours":
-            return np.tile(np.arange(n), (n, 1))
         if n == 1:
             return np.full((1, 1), _descriptor.ALL)
+        if self.species == "neighbours":
+            return np.tile(np.arange(n), (n, 1))
         own = np.where(np.eye(n, dtype=bool), np.arange(n), _descriptor.NONE)
         return np.hstack([np.full((n, 1), _descriptor.ALL), own])
 

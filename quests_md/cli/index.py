@@ -143,12 +143,13 @@ def _show(file: Path, index: Index) -> str:
         for j, b in enumerate(index.elements[i:], i)
         if math.isfinite(index.pair_distances[i, j])
     ]
-    species = f", species = {index.spec.species}" if index.spec.species else ""
-    blocks = f" in blocks of {', '.join(index.spec.elements)}" if index.spec.elements else ""
+    spec = index.spec
+    species = f", species = {spec.species}" if spec.species else ""
+    columns = f"{content['columns']} columns" + (f" in blocks of {', '.join(spec.elements)}" if spec.elements else "")
     lines = {
         "environments": f"{len(index)} in {content['n_frames']} frames",
         "elements": elements,
-        "descriptor": f"k = {index.spec.k}, cutoff = {index.spec.cutoff:g} Å{species}; {content['columns']} columns{blocks}",
+        "descriptor": f"k = {spec.k}, cutoff = {spec.cutoff:g} Å{species}; {columns}",
         "bandwidth": f"{index.bandwidth:.6g} 1/Å {rule}",
         "smallest distance": ", ".join(pairs) or "no pair inside the cutoff",
         "generation": str(index.generation),

@@ -1,8 +1,9 @@
 """x1 and x2 of environments (docs/method.md has the formulas).
 
 A row has blocks [x1, x2] side by side, each of some of the neighbours. `wanted` (n_kinds, n_blocks) says of which:
-block b of a centre of kind a is of its neighbours of the kind ``wanted[a, b]``; of all where that is `ALL`; of none, so
-all zeros, where it is `NONE`. Kinds are the elements where they make a difference; else all points are of kind 0.
+block b of a centre of kind a is of its neighbours of the kind ``wanted[a, b]``; of none, so all zeros, where it is
+`NONE`; of all where it is `ALL`, which the first block may be, and a block alone must. Kinds are the elements where
+they make a difference; else all points are of kind 0.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Neighbours are kept in rows of x, y, z, not as triples, so that a vector holds o
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,18 +31,6 @@ def available(k: int) -> bool:
 def scratch(precision: type) -> Array:
     """Return the array that `describe` writes neighbours into; the matrix behind x2 has its precision."""
     return np.empty((4, WIDTH), precision)
-
-
-class Room(NamedTuple):
-    """Room to work in, for the neighbours of one centre."""
-
-    rows: Array  # (m + spare,) all of them: their places in the coordinates, and r²,
-    r2: Array
-    own_rows: Array  # and those of one kind
-    own_r2: Array
-    rank: Array
-    nearest: Array
-    sums: Array  # (WIDTH,)
 
 
 @kernel
@@ -163,40 +151,13 @@ def _describe(
 
 
 @kernel
-def _of_kind(n: int, kind: int, kinds: Array, room: Room) -> int:
-    """Collect those of n neighbours that are of one kind; return how many."""
-    rows, r2, own_rows, own_r2 = room.rows, room.r2, room.own_rows, room.own_r2
+def _of_kind(n: int, kind: int, kinds: Array, kept_rows: Array, kept_r2: Array, rows: Array, r2: Array) -> int:
+    """Write those of n neighbours that are of one kind into `rows` and `r2`; return how many."""
     m = 0
     for i in range(n):
-        own_rows[m], own_r2[m] = rows[i], r2[i]
-        m += int(kinds[rows[i]] == kind)
+        rows[m], r2[m] = kept_rows[i], kept_r2[i]
+        m += int(kinds[kept_rows[i]] == kind)
     return m
-
-
-@kernel
-def _block(
-    n: int,
-    k: int,
-    centre: int,
-    coordinates: Array,
-    rows: Array,
-    r2: Array,
-    cutoff: float,
-    near: Array,
-    room: Room,
-    out: Array,
-) -> None:
-    """Write [x1, x2] of the k nearest of n neighbours into `out` (2k - 1,); `rows` and `r2` may be thinned out."""
-    if n == 0:
-        out[:] = 0.0
-        return
-    if n > _MANY:
-        n = _keep_nearest(n, k, cutoff, rows, r2)
-    nearest = room.nearest
-    _sort(n, r2, room.rank, nearest)
-    if n > k and r2[nearest[k]] - r2[nearest[k - 1]] <= TIE_R2:
-        _settle_tie(n, k, rows, r2, coordinates, nearest)
-    _describe(min(n, k), k, centre, coordinates, rows, r2, nearest, cutoff, near, room.sums, out)
 
 
 @kernel
@@ -220,25 +181,33 @@ def describe(
     _, start, low, width, count = bins
     ranges = np.empty((9, 2), np.int64)
     most = coordinates.shape[1]
-    room = Room(
+    rows, r2, rank, nearest = (
         np.empty(most, np.int64),
         np.empty(most),
         np.empty(most, np.int64),
-        np.empty(most),
         np.empty(most, np.int64),
-        np.empty(most, np.int64),
-        np.empty(WIDTH),
     )
+    kept_rows, kept_r2 = np.empty(most, np.int64), np.empty(most)
+    sums = np.empty(WIDTH)
+    n_blocks = wanted.shape[1]
     for e in range(places.shape[0]):
         centre = places[e]
         n_ranges = adjacent_ranges(coordinates[:, centre], start, low, width, count, ranges)
-        n = _inside(centre, coordinates, ranges, n_ranges, cutoff, room.rows, room.r2)
-        for b in range(wanted.shape[1] - 1, -1, -1):  # the block of all is the first: it may thin them out
-            block, kind = out[e, column + b * (2 * k - 1) : column + (b + 1) * (2 * k - 1)], wanted[kinds[centre], b]
-            if kind == ALL:
-                _block(n, k, centre, coordinates, room.rows, room.r2, cutoff, near, room, block)
-            elif kind == NONE:
+        n_all = _inside(centre, coordinates, ranges, n_ranges, cutoff, rows, r2)
+        if n_blocks > 1:  # each block thins out what it takes
+            for i in range(n_all):
+                kept_rows[i], kept_r2[i] = rows[i], r2[i]
+        for b in range(n_blocks):
+            begin = column + b * (2 * k - 1)
+            block, kind, n = out[e, begin : begin + 2 * k - 1], wanted[kinds[centre], b], n_all
+            if kind == NONE:
                 block[:] = 0.0
-            else:
-                m = _of_kind(n, kind, kinds, room)
-                _block(m, k, centre, coordinates, room.own_rows, room.own_r2, cutoff, near, room, block)
+                continue
+            if kind != ALL:
+                n = _of_kind(n_all, kind, kinds, kept_rows, kept_r2, rows, r2)
+            if n > _MANY:
+                n = _keep_nearest(n, k, cutoff, rows, r2)
+            _sort(n, r2, rank, nearest)
+            if n > k and r2[nearest[k]] - r2[nearest[k - 1]] <= TIE_R2:
+                _settle_tie(n, k, rows, r2, coordinates, nearest)
+            _describe(min(n, k), k, centre, coordinates, rows, r2, nearest, cutoff, near, sums, block)
