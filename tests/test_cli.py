@@ -113,6 +113,26 @@ def test_index_build_options_reach_the_index(files: Path) -> None:
     assert (index.spec, index.bandwidth) == (DescriptorSpec(8, 4.0, "ignore"), 0.02)
 
 
+@pytest.mark.parametrize(
+    ("species", "columns"),
+    [
+        ("ignore", "63 columns"),
+        ("centre", "63 columns"),
+        ("full", "189 columns in blocks of Na, Cl"),
+        ("neighbours", "126 columns in blocks of Na, Cl"),
+    ],
+)
+def test_index_build_takes_every_choice_of_species(files: Path, species: str, columns: str) -> None:
+    ase.io.write("salt.xyz", bulk("NaCl", "rocksalt", a=5.64, cubic=True))
+    assert "2 elements, and species was not given" in error("index", "build", "salt.xyz", "-o", "new.qindex")
+    shown = run("index", "build", "salt.xyz", "-o", "new.qindex", "--species", species, "--threads", "1").stdout
+    assert f"species = {species}; {columns}\n" in shown
+    assert set(shown.splitlines()[:-1]) < set(run("index", "info", "new.qindex").stdout.splitlines())
+    content = json.loads(run("index", "info", "new.qindex", "--json").stdout)
+    assert (content["species"], content["columns"]) == (species, int(columns.split()[0]))
+    assert content["environments"] == {"Na": 4, "Cl": 4}
+
+
 def test_index_build_bandwidth_by_the_volume_rule(files: Path) -> None:
     shown = run("index", "build", "ref.xyz", "-o", "new.qindex", "--bandwidth", "auto", "--threads", "1").stdout
     assert "by the volume rule" in shown

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..elements import SYMBOLS
 from ..errors import CalibrationError
-from ._elements import SYMBOLS
 from ._force_error import ErrorBound
 from ._groups import Partition, Rows, partition
 from ._left_out import left_out_log_sums

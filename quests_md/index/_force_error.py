@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
 from ..frame import Frame
 from ..information import log_kernel_sum
-from ._elements import SYMBOLS
 from ._fingerprint import fingerprint_of
 from ._groups import SAME
 

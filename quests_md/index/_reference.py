@@ -22,6 +22,11 @@ class Reference(Protocol):
     pair_distances: NDArray[np.float32]  # (n_elements, n_elements) smallest distances (Å) that it holds
 
     @property
+    def centre_elements(self) -> tuple[str, ...]:
+        """Chemical symbols of the centres that it knows: with ``spec.by_centre`` no others can be asked about."""
+        ...
+
+    @property
     def ready(self) -> bool:
         """Whether it can be asked yet."""
         ...

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import Environments
+from ..elements import check_elements
 from ..errors import MonitorError
 from ..frame import Frame
 from ..index import Reference
-from ..index._index import check_elements
 from ..information import Precision
 
 __all__ = ["CHUNK", "Evaluation", "compute_in_single"]

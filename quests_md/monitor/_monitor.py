@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comm import Comm, Serial, raise_together
+from ..elements import SYMBOLS
 from ..errors import FrameError, InputError, MonitorError
 from ..frame import Frame
 from ..index import Reference
-from ..index._elements import SYMBOLS
 from ..information import Precision
 from ..kernels._jit import announce_compiling
 from ._decision import Band, Decision, Proposal
@@ -148,7 +148,8 @@ class Monitor:
             raise_together(self.comm, error)
 
     def _ask_once(self) -> None:
-        two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([1, 1]), np.eye(3) * 9.0, True)
+        known = SYMBOLS.index(self.index.centre_elements[0])
+        two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
         rows = self.index.spec.compute(two, 1)
         precisions: set[Precision] = {"double"} if self._flagged is not None else {"double", self.precision}
         for times in (1, 50):  # a large index has one way for few queries, and another for many

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..elements import SYMBOLS
 from ..errors import InputError
 from ..index import Reference, check_threshold, resolve_threshold
-from ..index._elements import SYMBOLS
 
 __all__ = ["Thresholds"]
 
