@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from quests_md import DescriptorSpec, Index
 from quests_md.information import log_kernel_sum
+from quests_md.monitor import Events
 from quests_md.selection import Selection
 
 from .melting import MATERIALS, frames_of, hold, melt
@@ -23,6 +24,7 @@ from .silicon import cache_folder, cached
 REFERENCE = {300: 20, 600: 20, 900: 20}  # K: frames
 HELD_OUT = 40  # frames at the last temperature: `select` is the largest dH of them, and an excess
 EXCESS = 2.0  # nats
+CONSECUTIVE = 3  # frames that begin and end an event: the default of a run
 CHOICES = ("kept", "flagged, random", "flagged, even", "all, random", "all, even", "farthest point")
 
 
@@ -55,12 +57,19 @@ class Run:
         return np.flatnonzero(self.dH.max(axis=1) > select)
 
     def kept(self, select: float) -> list[int]:
-        """Return the frames that a selection keeps, as the run goes on."""
-        selection, kept = Selection(self.index), []
-        for t in self.flagged(select):
-            ids = np.flatnonzero(self.dH[t] > select)
-            if selection.consider(Part(int(t), ids, self.dH[t][ids], select, self.rows[t])).keep:
-                kept.append(int(t))
+        """Return the frames that a watched run keeps, as it goes on: those of its events that a selection takes."""
+        selection, events, kept = Selection(self.index), Events(CONSECUTIVE, None), []
+        for t, dH in enumerate(self.dH):
+            ids = np.flatnonzero(dH > select)
+            worst = int(dH.argmax())
+            if not len(ids):
+                events.below(t, dH[worst])
+                continue
+            begins = events.above(t, float(t), dH[worst], worst, ids, at_once=False)
+            if events.current is None:
+                continue
+            if selection.consider(Part(t, ids, dH[ids], select, self.rows[t]), first=begins).keep:
+                kept.append(t)
         return kept
 
     def sums(self, frame: int) -> NDArray[np.float64]:

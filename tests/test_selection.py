@@ -138,6 +138,18 @@ def test_something_bigger_is_kept_at_once() -> None:
     assert made[-1].reason == "new"
 
 
+def test_the_first_frame_of_an_event_is_kept_if_anything_in_it_is_novel() -> None:
+    index, rng = reference(), np.random.default_rng(3)
+    frames = rng.normal(0.0, 1.0, (4, 3, SPEC.width))
+    selection = Selection(index)
+    made = [
+        selection.consider(part(index, rows, t), first=first)
+        for t, (rows, first) in enumerate(zip([*frames, frames[2]], [True, False, True, False, True], strict=True))
+    ]
+    assert [verdict.keep for verdict in made] == [True, False, True, False, False]  # the last is a copy
+    assert [verdict.reason for verdict in made] == ["new", "copy", "new", "copy", "copy"]
+
+
 def test_something_far_stranger_is_kept_at_once() -> None:
     index, rng = reference(), np.random.default_rng(3)
     near = rng.normal(0.0, 0.1, (5, 3, SPEC.width))

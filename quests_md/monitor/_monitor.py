@@ -49,7 +49,7 @@ class Monitor:
         the worst atom decides.
     consecutive
         So many evaluated frames in a row above `select` make an event, and only frames of an event are saved; so many
-        that are not above it end the event. A frame that halts waits for nothing.
+        that are not above it end the event: a single hot atom makes none. A frame that halts waits for nothing.
     release
         dH (nats) to which the largest one must fall before an event can end; default `select`.
     every
@@ -87,7 +87,7 @@ class Monitor:
         halt: Threshold,
         min_atoms: int = 1,
         min_fraction: float = 0.0,
-        consecutive: int = 1,
+        consecutive: int = 3,
         release: float | None = None,
         every: int = 1,
         save_every: int = 1,
@@ -337,7 +337,7 @@ class Monitor:
         save = band is not Band.COVERED and self.events.current is not None
         save = save and (band is Band.HALT or self.schedule.may_save(step))
         if save and keep is not None:
-            save = keep(self._proposal(step, summary.n, evaluation, band))
+            save = keep(self._proposal(step, summary.n, evaluation, band, begins))
         if save:
             self.schedule.saved(step)
         if summary.stopping:
@@ -378,7 +378,7 @@ class Monitor:
         at_once = band is Band.HALT
         return self.events.above(frame.step, frame.time, summary.maximum, summary.max_id, above, at_once), False
 
-    def _proposal(self, step: int, n: int, evaluation: Evaluation, band: Band) -> Proposal:
+    def _proposal(self, step: int, n: int, evaluation: Evaluation, band: Band, begins: bool) -> Proposal:
         """Return what lies above `select`, with exact values in double precision. Collective."""
         select = self.thresholds.of(evaluation.numbers)[0]
         above = np.flatnonzero(evaluation.dH > select)
@@ -393,6 +393,7 @@ class Monitor:
             n,
             lambda which: evaluation.rows(above[which]),
             must=band is Band.HALT,
+            begins=begins,
         )
 
     def _why_stopping(self, summary: Summary) -> str:

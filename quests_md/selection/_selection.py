@@ -165,7 +165,9 @@ class Selection:
         proposal
             This rank's part of the frame; without environments where none is above `select`.
         must
-            Keep it, whatever it adds: it halts the run, or precedes an implausible frame.
+            Keep it, whatever it adds: it halts the run.
+        first
+            It begins an event: keep it if anything in it is novel.
 
         Raises
         ------
