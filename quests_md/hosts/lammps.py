@@ -257,6 +257,7 @@ def attach(
         From the configuration, the elements, the index and the output folder. All errors are raised on all ranks.
     """
     hooks = {name: keys.pop(name) for name in list(keys) if callable(keys[name])}
+    keys = {name: os.fspath(key) if isinstance(key, os.PathLike) else key for name, key in keys.items()}
     library = Library.of_module(lmp)
     earlier = watch_of(lmp)
     if earlier is not None and not earlier.watching:  # the script went on to another system, after `clear`

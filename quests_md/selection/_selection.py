@@ -42,13 +42,24 @@ class Proposal(Protocol):
     """
 
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """The frame's."""
+        ...
+
     @property
-    def ids(self) -> NDArray[np.int64]: ...
+    def ids(self) -> NDArray[np.int64]:
+        """Of the environments."""
+        ...
+
     @property
-    def dH(self) -> NDArray[np.float64]: ...
+    def dH(self) -> NDArray[np.float64]:
+        """Against the index, exact."""
+        ...
+
     @property
-    def select(self) -> NDArray[np.float64] | float: ...
+    def select(self) -> NDArray[np.float64] | float:
+        """The threshold."""
+        ...
 
     def rows(self, which: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the descriptors (len(which), d) of the environments ``ids[which]``."""
