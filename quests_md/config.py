@@ -73,7 +73,7 @@ class RunConfig(pydantic.BaseModel):
         Evaluated frames before the beginning of an event, and after it, that are written to history.extxyz.
     min_distance, implausible
         Share of the smallest distances of the reference below which two atoms overlap; what a frame that is
-        implausible does to the run: "halt" or "continue".
+        implausible does to the run: "stop", with an error, or "continue".
     output
         Folder for the files of the run.
     overwrite
@@ -119,8 +119,8 @@ class RunConfig(pydantic.BaseModel):
     cutout: _Cutout | None = None
     history: pydantic.NonNegativeInt = 0
     after: pydantic.NonNegativeInt = 0
-    min_distance: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.6
-    implausible: Literal["halt", "continue"] = "halt"
+    min_distance: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5
+    implausible: Literal["stop", "continue"] = "stop"
     output: str = "uq"
     overwrite: bool = False
     on_select: _Command | None = None

@@ -60,7 +60,7 @@ class Monitor:
         Share of the smallest distance of a pair of elements in the reference: a frame with two atoms nearer than that
         is implausible. So are frames with nan, lost atoms, or a cell that has exploded. 0 judges no distance.
     implausible
-        What an implausible frame does: "halt" or "continue".
+        What an implausible frame does: "stop", and a session fails; or "continue".
     values
         "exact": every published dH is exact. "flagged", much faster: exact above `select`, for the frame's maximum and
         in saved frames; the others are certified upper bounds, never above `select`, and mean and quantiles are those
@@ -91,8 +91,8 @@ class Monitor:
         release: float | None = None,
         every: int = 1,
         save_every: int = 1,
-        min_distance: float = 0.6,
-        implausible: str = "halt",
+        min_distance: float = 0.5,
+        implausible: str = "stop",
         values: str = "exact",
         precision: Precision = "single",
         threads: int | None = 1,
@@ -101,7 +101,7 @@ class Monitor:
         choices = {
             "values": (values, ("exact", "flagged")),
             "precision": (precision, ("double", "single")),
-            "implausible": (implausible, ("halt", "continue")),
+            "implausible": (implausible, ("stop", "continue")),
         }
         for name, (value, allowed) in choices.items():
             if value not in allowed:
@@ -309,7 +309,7 @@ class Monitor:
 
     def _implausible(self, step: int, why: str, evaluation: Evaluation | None, frame: Frame | None) -> Decision:
         n_local = 0 if frame is None else frame.n_local or 0
-        stop = self.implausible == "halt"
+        stop = self.implausible == "stop"
         return Decision(
             step,
             evaluated=True,

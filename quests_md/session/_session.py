@@ -267,7 +267,7 @@ class Session:
     def summary(self) -> str:
         """Return the line that a run ends with."""
         text = f"quests_md: {self.status}; {self.n_evaluated} evaluations"
-        if self.decision is not None:
+        if self.decision is not None and self.decision.n:
             text += f" of {self.decision.n} atoms"
         text += f", {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}"
         if self._atoms:
@@ -307,6 +307,8 @@ class Session:
         self._clock = (first, time.perf_counter())
         self.seconds += self._clock[1] - started
         self._atoms += len(frame.centres)
+        if is_broken and self.monitor.implausible == "stop":
+            raise MonitorError(f"watching failed at step {frame.step}: {decision.reasons[0]}")
         if decision.stop:
             self._halt(moment, decision)
         return decision
