@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 
-from .errors import ConfigError
+from .errors import ConfigError, InputError
 from .index import check_threshold
 
 if sys.version_info >= (3, 11):
@@ -17,7 +19,22 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["RunConfig"]
+__all__ = ["RunConfig", "seconds_of"]
+
+
+def seconds_of(wall_time: Any) -> float:
+    """Return a time in seconds that is given as such, or as "hh:mm:ss"; `InputError` if it is neither."""
+    if isinstance(wall_time, str) and re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", wall_time):
+        hours, minutes, seconds = map(int, wall_time.split(":"))
+        return 3600.0 * hours + 60.0 * minutes + seconds
+    if isinstance(wall_time, (int, float)) and not isinstance(wall_time, bool) and 0 < wall_time < math.inf:
+        return float(wall_time)
+    raise InputError(f'wall_time must be a number of seconds or a text such as "23:30:00", not {wall_time!r}')
+
+
+def _time(value: Any) -> Any:
+    seconds_of(value)
+    return value
 
 
 def _threshold(value: Any, info: pydantic.ValidationInfo) -> Any:
@@ -27,6 +44,9 @@ def _threshold(value: Any, info: pydantic.ValidationInfo) -> Any:
 
 _Threshold = Annotated[Any, pydantic.AfterValidator(_threshold)]
 _Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
+
+
+_Time = Annotated[Any, pydantic.AfterValidator(_time)]
 
 
 class RunConfig(pydantic.BaseModel):
@@ -61,6 +81,13 @@ class RunConfig(pydantic.BaseModel):
         Folder for the files of the run.
     overwrite
         Replace the files of an earlier run in that folder; otherwise it is refused.
+    resume
+        Go on with the run in that folder, if there is one; "anyway": though the index, or a setting that decides, is
+        another one.
+    on_error
+        "stop": a failure of watching ends the run. "warn": it goes on without being watched, and dH is inf.
+    wall_time
+        Seconds, or "hh:mm:ss", after which the run is told to stop at its next evaluation.
     on_select, on_halt, on_event
         Commands, as lists of arguments, that are started when a candidate has been saved, when the run is told to
         stop, and when an event begins or ends.
@@ -81,6 +108,8 @@ class RunConfig(pydantic.BaseModel):
         LAMMPS: what ``neighbor`` was set to, in LAMMPS's length unit; default that of the units.
     length_unit
         LAMMPS, ``units lj``: how many Å one length unit is.
+    restart_file
+        LAMMPS, driven from Python: the restart file that is written when the run has been told to stop.
     """
 
     # Strict: `select = true` and `select = "5"` are mistakes, not 1.0 and 5.0.
@@ -105,6 +134,9 @@ class RunConfig(pydantic.BaseModel):
     implausible: Literal["halt", "continue"] = "halt"
     output: str = "uq"
     overwrite: bool = False
+    resume: Literal[True, False, "anyway"] = False
+    on_error: Literal["stop", "warn"] = "stop"
+    wall_time: _Time | None = None
     on_select: _Command | None = None
     on_halt: _Command | None = None
     on_event: _Command | None = None
@@ -116,6 +148,7 @@ class RunConfig(pydantic.BaseModel):
     group: str = "all"
     skin: pydantic.NonNegativeFloat | None = None
     length_unit: pydantic.PositiveFloat | None = None
+    restart_file: str | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> RunConfig:
@@ -166,4 +199,7 @@ _MONITOR = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
     "implausible", "values", "precision", "threads",
 )  # fmt: skip
-_SESSION = ("output", "overwrite", "history", "after", "novelty", "budget", "on_select", "on_halt", "on_event")
+_SESSION = (
+    "output", "overwrite", "resume", "history", "after", "novelty", "budget", "on_select", "on_halt", "on_event",
+    "on_error", "wall_time",
+)  # fmt: skip

@@ -56,6 +56,15 @@ class Thresholds:
         """Turn what was given into nats, for watched atoms of these numbers per chemical symbol."""
         self._settle({name: resolve_threshold(name, value, index, counts) for name, value in self.given.items()})
 
+    def restore(self, resolved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what `resolved` was in an earlier part of the run, as JSON held it."""
+        self._settle(
+            {
+                name: {symbol: float(value) for symbol, value in by_symbol.items()}
+                for name, by_symbol in resolved.items()
+            }
+        )
+
     def _settle(self, resolved: dict[str, dict[str, float]]) -> None:
         for name, by_symbol in resolved.items():
             values = np.full(len(SYMBOLS), by_symbol.get("", math.inf))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from ..descriptors import Environments
 from ..errors import InputError
 from ..frame import Frame
 from ..monitor import Moment, Monitor, Proposal
-from ..selection import Selection, Verdict
+from ..selection import Kept, Selection, Verdict
 from ..sinks import ExtxyzSink
+from ._resume import Key, Past
 from ._writer import Writer
 
 __all__ = ["Candidates"]
@@ -29,7 +34,7 @@ class Candidates:
     """
 
     def __init__(self, monitor: Monitor, file: ExtxyzSink, writer: Writer, novelty: bool, budget: int | None) -> None:
-        self._file, self._writer = file, writer
+        self._monitor, self._file, self._writer = monitor, file, writer
         self._selection: Selection | None = None
         if novelty:
             comm, threads = monitor.comm, monitor.threads
@@ -37,31 +42,102 @@ class Candidates:
         elif budget is not None:
             raise InputError("budget needs novelty = true: it keeps the frames that add most")
         self.verdict: Verdict | None = None
-        self.saved: tuple[int, int] | None = None
-        self._ordinals: list[int | None] = []  # in the selection, of every frame of the file
+        self.saved: Key | None = None
+        self._frames: list[tuple[Key, int | None]] = []  # of the file: (run, step), and the ordinal in the selection
+        self._past: frozenset[Key] = frozenset()
 
     @property
     def n(self) -> int:
-        return len(self._ordinals)
+        return len(self._frames)
 
     def consider(self, proposal: Proposal, run: int) -> bool:
         """Return whether a frame that the monitor proposes is to be saved."""
-        if self._selection is None or self.saved == (run, proposal.step):
+        if self._selection is None or self._is_there((run, proposal.step)):
             return True
         self.verdict = self._selection.consider(proposal, must=proposal.must)
         return self.verdict.keep
 
     def save(self, moment: Moment, then: Callable[[Frame], object], **info: Any) -> bool:
-        """Add a frame, unless it is there; let go of the one whose place it takes. Return whether it was added."""
+        """Add a frame, unless it is there; let go of the one whose place it takes. Return whether it was added.
+
+        A frame that was added before the run was resumed, and has no row yet, counts as added.
+        """
         key = (moment.info["run"], moment.info["step"])
-        if self.saved == key:
-            return False
+        if self._is_there(key):
+            return key in self._past
         verdict = self.verdict
         self._writer.append(self._file, moment, then, **info)
-        self._ordinals.append(None if verdict is None else verdict.ordinal)
+        self._frames.append((key, None if verdict is None else verdict.ordinal))
         self.saved = key
         if verdict is not None and verdict.drop is not None:
-            place = self._ordinals.index(verdict.drop)
+            place = [ordinal for _, ordinal in self._frames].index(verdict.drop)
             self._writer.on_root(lambda: self._file.remove(place))
-            del self._ordinals[place]
+            del self._frames[place]
         return True
+
+    def _is_there(self, key: Key) -> bool:
+        return key == self.saved or key in self._past
+
+    def state(self) -> dict[str, Any]:
+        """Return what `resume` needs beside the file: JSON can hold it."""
+        return {
+            "candidates": [[*key, ordinal] for key, ordinal in self._frames],
+            "selection": None if self._selection is None else self._selection.state(),
+        }
+
+    def resume(self, past: Past) -> None:
+        """Take over the frames of the file, and let those that were selected join the provisional reference."""
+        keys = past.keys["candidates"]
+        ordinals = {(run, step): ordinal for run, step, ordinal in past.state.get("candidates", [])}
+        self._past, self.saved = frozenset(keys), keys[-1] if keys else None
+        self._frames = [(key, ordinals.get(key)) for key in keys]
+        selected = past.state.get("selection")
+        if self._selection is None or selected is None:
+            return
+        self._selection.restore(selected)
+        told = {kept["ordinal"]: kept for kept in selected["kept"]}
+        frames, following = self._file.read(), int(selected["next"])
+        for place, key in enumerate(keys):
+            proposal, is_selected = self._proposal(frames, past.thresholds)
+            if key not in ordinals and is_selected:  # saved after run.json was written for the last time
+                self._frames[place], following = (key, following), following + 1
+            ordinal = self._frames[place][1]
+            if ordinal is not None and past.thresholds is not None:
+                kept = Kept(ordinal, key[1], float(proposal.n), proposal.must)
+                self._selection.add(proposal, Kept(**told[ordinal]) if ordinal in told else kept)
+
+    def _proposal(self, frames: Any, thresholds: dict[str, Any] | None) -> tuple[Proposal, bool]:
+        """Return the next saved frame as it was proposed, all of it on rank 0; and whether it was. Collective."""
+        index, made = self._monitor.index, list[tuple[Proposal, bool]]()
+
+        def act() -> None:
+            atoms = next(frames)
+            dH = atoms.arrays["dH"]
+            frame = Frame.from_atoms(atoms, atoms.info["step"], ids=atoms.arrays["id"], watched=~np.isnan(dH))
+            environments = Environments(index.spec, frame)
+            then = copy.copy(self._monitor.thresholds)  # those of the session that goes on may be others
+            then.restore(thresholds or {"select": {"": np.inf}, "halt": {"": np.inf}})
+            dH, select = dH[environments.centres], then.of(frame.numbers[environments.centres])[0]
+            above = np.flatnonzero(dH > select)
+            ids, must = frame.ids[environments.centres[above]], atoms.info["band"] == "halt"  # type: ignore[index]
+            proposal = Proposal(
+                frame.step,
+                ids,
+                dH[above],
+                select[above],
+                len(above),
+                lambda which: environments.compute(above[which], self._monitor.threads),
+                must,
+            )
+            made.append((proposal, "reason" not in atoms.info))
+
+        self._writer.on_root(act)
+        told = self._monitor.comm.broadcast(
+            (made[0][0].step, made[0][0].n, made[0][0].must, made[0][1]) if made else None
+        )
+        if made:
+            return made[0]
+        nothing, width = np.empty(0), index.spec.width
+        step, n, must, is_selected = told
+        ids = np.empty(0, np.int64)
+        return Proposal(step, ids, nothing, nothing, n, lambda which: np.empty((0, width)), must), is_selected
