@@ -98,7 +98,7 @@ class Candidates:
         told = {kept["ordinal"]: kept for kept in selected["kept"]}
         frames, following = self._file.read(), int(selected["next"])
         for place, key in enumerate(keys):
-            proposal, is_selected = self._proposal(frames, past.thresholds)
+            proposal, is_selected = self._proposal(frames, past)
             if key not in ordinals and is_selected:  # saved after run.json was written for the last time
                 self._frames[place], following = (key, following), following + 1
             ordinal = self._frames[place][1]
@@ -106,18 +106,20 @@ class Candidates:
                 kept = Kept(ordinal, key[1], float(proposal.n), proposal.must)
                 self._selection.add(proposal, Kept(**told[ordinal]) if ordinal in told else kept)
 
-    def _proposal(self, frames: Any, thresholds: dict[str, Any] | None) -> tuple[Proposal, bool]:
+    def _proposal(self, frames: Any, past: Past) -> tuple[Proposal, bool]:
         """Return the next saved frame as it was proposed, all of it on rank 0; and whether it was. Collective."""
         index, made = self._monitor.index, list[tuple[Proposal, bool]]()
+        thresholds = copy.copy(self._monitor.thresholds)
+        if thresholds.resolved is None:  # another one than before, which no frame has settled yet
+            thresholds.restore(past.thresholds or {"select": {"": np.inf}, "halt": {"": np.inf}})
 
         def act() -> None:
             atoms = next(frames)
             dH = atoms.arrays["dH"]
             frame = Frame.from_atoms(atoms, atoms.info["step"], ids=atoms.arrays["id"], watched=~np.isnan(dH))
             environments = Environments(index.spec, frame)
-            then = copy.copy(self._monitor.thresholds)  # those of the session that goes on may be others
-            then.restore(thresholds or {"select": {"": np.inf}, "halt": {"": np.inf}})
-            dH, select = dH[environments.centres], then.of(frame.numbers[environments.centres])[0]
+            dH = (dH if past.same else self._monitor.measure(frame))[environments.centres]
+            select = thresholds.of(frame.numbers[environments.centres])[0]
             above = np.flatnonzero(dH > select)
             ids, must = frame.ids[environments.centres[above]], atoms.info["band"] == "halt"  # type: ignore[index]
             proposal = Proposal(

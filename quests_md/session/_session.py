@@ -348,7 +348,8 @@ class Session:
         saved = decision.save and self._save(moment, decision)
         if is_broken and (before is None or before.band is not Band.IMPLAUSIBLE) and not again:
             self._set_apart(moment, decision)
-        self._write_history(moment, decision)
+        if not again:
+            self._write_history(moment, decision)
         self._follow_event(decision)
         elapsed = time.perf_counter() - started
         if is_new and self.monitor.comm.rank == 0:
