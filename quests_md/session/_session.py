@@ -77,6 +77,8 @@ class Session:
         Frames evaluated so far, and those above `select` among them.
     status
         "running", "finished", "halted" or "failed".
+    reason
+        Why it was halted or has failed, in words.
     given_up
         Whether watching has failed and the run goes on without it.
     seconds
@@ -122,7 +124,7 @@ class Session:
         self.n_evaluated = self.n_flagged = 0
         self.status, self.given_up = "running", False
         self.counter = itertools.count()
-        self._reason = ""
+        self.reason = ""
         self._ended, self._on_error = False, on_error
         self._run = 1
         # (run, step) of the last row, and of the last halt that was acknowledged
@@ -208,7 +210,7 @@ class Session:
         if self._ended and not self.given_up:
             raise MonitorError(f"this session has ended ({self.status}): make a new one")
         if self.status == "halted":
-            raise Halted(f"this run was halted ({self._reason}); acknowledge() lets it go on")
+            raise Halted(f"this run was halted ({self.reason}); acknowledge() lets it go on")
 
     def observe(self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None) -> Decision:
         """Evaluate a frame if it is due, and write what must be written. Collective.
@@ -259,7 +261,7 @@ class Session:
     def acknowledge(self) -> None:
         """Let a halted session go on. Collective."""
         if self.status == "halted" and not self._ended:
-            self.status, self._reason = "running", ""
+            self.status, self.reason = "running", ""
             self._ending.forget()
             self._acknowledged = self._row
             self._writer.on_root(self._write_json)
@@ -288,7 +290,7 @@ class Session:
             except QuestsError as failure:
                 self._fail_together(failure)
             self.flush()
-            self._end("finished" if self.status == "running" else self.status, self._reason)
+            self._end("finished" if self.status == "running" else self.status, self.reason)
 
     def fail(self, error: BaseException) -> None:
         """End the session for an error that ends its program; after a halt it stays halted. Not collective."""
@@ -296,7 +298,7 @@ class Session:
             with contextlib.suppress(QuestsError):
                 self._write_last()
         halted = self.status == "halted"
-        self._end(*(("halted", self._reason) if halted else ("failed", f"{type(error).__name__}: {error}")))
+        self._end(*(("halted", self.reason) if halted else ("failed", f"{type(error).__name__}: {error}")))
 
     @property
     def n_saved(self) -> int:
@@ -404,7 +406,7 @@ class Session:
             self._writer.on_root(lambda: self._hooks.call("on_event", (event,), self._fields(decision)))
 
     def _halt(self, moment: Moment, decision: Decision) -> None:
-        self.status, self._reason = "halted", f"step {decision.step}: {'; '.join(decision.reasons)}"
+        self.status, self.reason = "halted", f"step {decision.step}: {'; '.join(decision.reasons)}"
         self.flush()
         if "on_halt" in self._hooks:
             whole = self._writer.whole(moment)
@@ -464,7 +466,7 @@ class Session:
             **self.monitor.state(),
             **self._candidates.state(),
         }
-        return describe(self, self._began, self._reason, [] if past is None else past.resumed, state)
+        return describe(self, self._began, self.reason, [] if past is None else past.resumed, state)
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -486,7 +488,7 @@ class Session:
         atexit.unregister(self._at_exit)
         if self._writer.unwritten is not None:
             status, reason = "failed", str(self._writer.unwritten)
-        self.status, self._reason = status, reason
+        self.status, self.reason = status, reason
         if self.monitor.comm.rank == 0:
             try:
                 self._write_json()
@@ -506,7 +508,7 @@ class Session:
             with contextlib.suppress(QuestsError):  # the session has printed that it failed
                 self.close()
         else:
-            self._end("finished" if self.status == "running" else self.status, self._reason)
+            self._end("finished" if self.status == "running" else self.status, self.reason)
 
 
 def _unwatched(frame: Frame | None, step: int) -> Decision:
