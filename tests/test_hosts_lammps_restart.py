@@ -36,7 +36,7 @@ fix move all nve
 timestep 0.001
 """
 # Molten enough that a run of 30 steps has covered frames and candidates.
-SETTINGS = {"every": 5, "select": -5.0, "novelty": True, "resume": True, "consecutive": 2}
+SETTINGS = {"every": 5, "select": -3.9, "novelty": True, "resume": True, "consecutive": 2}
 
 
 def same_rows(folder, other):
@@ -55,9 +55,7 @@ def test_a_restart_gives_the_same_rows_as_a_run_that_was_never_stopped(host, fol
     whole.mkdir()
     (folder / "whole").rename(whole / "uq")
     wanted = rows_of(whole)
-    worst = max(range(1, 6), key=lambda i: float(wanted[i]["max"]))
     assert any(row["band"] == "candidate" for row in wanted)
-    # The wall time is over at once: each part of the run is one evaluation longer than the one before.
     configure(folder, **SETTINGS)
     ok(
         run_host(
@@ -68,17 +66,15 @@ def test_a_restart_gives_the_same_rows_as_a_run_that_was_never_stopped(host, fol
         )
     )
     assert rows_of(folder)[-1]["step"] == "25"
-    assert worst
     code = drive("run 20").replace(SILICON, AGAIN)
     finished = ok(run_host(host, folder, code, AGAIN + ATTACH + "run 20"))
-    assert "quests_md: resumes run 1 after step 25: 6 evaluations" in finished.stdout.replace(
-        "5 evaluations", "6 evaluations"
-    )
+    n = len(wanted) - 3  # the end of a step is evaluated by Debian's: there is no row of step 0
+    assert f"quests_md: resumes run 1 after step 25: {n} evaluations" in finished.stdout
     same_rows(folder, whole)
     run, other = run_json(folder), run_json(whole)
     assert run["status"] == "finished"
     for key in ("evaluations", "flagged", "saved", "events"):
-        assert run[key] == other[key] or key == "evaluations"
+        assert run[key] == other[key]
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -100,15 +96,15 @@ def test_the_wall_time_ends_the_run_in_order(host, folder):
 @WHEEL[1]
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
 def test_a_halt_writes_a_restart(folder, ranks):
-    configure(folder, every=5, select=-12.0, halt=-9.0, restart_file="halt.restart", novelty=False)
+    configure(folder, every=5, select=-4.4, halt=-3.7, restart_file="halt.restart", novelty=False)
     ok(run_wheel(folder, drive("run 40"), ranks))
     run = run_json(folder)
     assert run["status"] == "halted"
     step = run["last_step"]
-    assert 0 < step < 40
+    assert step == 25
     assert "quests_md: halted at step" in (folder / "log.lammps").read_text()
     # From the halt on: the frame it halted at is not halted at again.
-    configure(folder, every=5, select=-12.0, halt=-9.0, resume=True)
+    configure(folder, every=5, select=-4.4, halt=-3.7, resume=True)
     code = drive("run 5").replace(SILICON, AGAIN)
     ok(run_wheel(folder, code, ranks))
     assert [int(row["step"]) for row in rows_of(folder)] == list(range(0, step + 6, 5))

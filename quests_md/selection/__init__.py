@@ -28,10 +28,10 @@ class Selection:
         self.index, self.comm, self.next, self.all, self.kept = index, comm, 0, None, []
 
     def consider(self, proposal, *, must=False):
-        rows, dH = self._whole(proposal)
+        rows, dH, select = self._whole(proposal)
         nov = dH if self.all is None else -np.logaddexp(-dH, log_kernel_sum(rows, self.all, self.index.bandwidth))
         novelty = float(nov.max())
-        keep = must or novelty > float(np.min(self.comm.broadcast(proposal.select)[:1]))
+        keep = must or novelty > float(select.min())
         if keep:
             self._join(rows, Kept(self.next, proposal.step, float(len(rows)), must))
         return Verdict(keep, novelty, self.next - 1)
@@ -51,9 +51,9 @@ class Selection:
         self.next = max(self.next, kept.ordinal + 1)
 
     def _whole(self, proposal):
-        parts = self.comm.gather((proposal.ids, proposal.rows(np.arange(len(proposal.ids))), proposal.dH))
+        parts = self.comm.gather((proposal.ids, proposal.rows(np.arange(len(proposal.ids))), proposal.dH, proposal.select))
         out = None
         if parts is not None:
             order = np.argsort(np.concatenate([p[0] for p in parts]))
-            out = tuple(np.concatenate([p[i] for p in parts])[order] for i in (1, 2))
+            out = tuple(np.concatenate([p[i] for p in parts])[order] for i in (1, 2, 3))
         return self.comm.broadcast(out)

@@ -101,7 +101,8 @@ class ExtxyzSink:
 
         if self.path.exists():
             try:
-                yield from ase.io.iread(self.path, ":", format="extxyz")
+                # One rank reads: ASE's own way under MPI is collective.
+                yield from ase.io.iread(self.path, ":", format="extxyz", parallel=False)
             except (OSError, ValueError, KeyError, IndexError) as error:
                 raise OutputError(f"{self.path}: a frame cannot be read: {error}") from error
 
