@@ -11,6 +11,7 @@ import pydantic
 
 from .errors import ConfigError
 from .index import check_threshold
+from .information import DEFAULT_BANDWIDTH, check_bandwidth
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +26,12 @@ def _threshold(value: Any, info: pydantic.ValidationInfo) -> Any:
     return value
 
 
+def _bandwidth(value: Any) -> Any:
+    if value != "auto":
+        check_bandwidth(value)
+    return value
+
+
 _Threshold = Annotated[Any, pydantic.AfterValidator(_threshold)]
 _Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
 
@@ -34,11 +41,17 @@ class RunConfig(pydantic.BaseModel):
 
     Attributes
     ----------
+    reference
+        "index": what `index` names. "live": the run's own frames, of `span` steps after `skip`; `index` is not given then.
     index
         Path of the index file.
     k, cutoff
         What the index must have been built with (`cutoff` in Å); an index of other values is refused.
-        Default: any.
+        Default: any. Of a live reference: what it is built with, 32 and 5.0 by default.
+    skip, span
+        Live reference: steps from the first frame on that are not learned from, and steps that are.
+    species, bandwidth
+        Live reference: how elements enter the descriptor, and h in 1/Å or "auto".
     select, halt
         dH above which a frame is saved, and above which the run stops: nats, nats for each element, or what the
         calibration of the index turns into nats ({ false_alarm = 0.01 }, { force_error = 0.3 }). No default.
@@ -86,9 +99,14 @@ class RunConfig(pydantic.BaseModel):
     # Strict: `select = true` and `select = "5"` are mistakes, not 1.0 and 5.0.
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    index: str
+    reference: Literal["index", "live"] = "index"
+    index: str | None = None
     k: pydantic.PositiveInt | None = None
     cutoff: pydantic.PositiveFloat | None = None
+    skip: pydantic.NonNegativeInt = 0
+    span: pydantic.PositiveInt | None = None
+    species: str | None = None
+    bandwidth: Annotated[Any, pydantic.AfterValidator(_bandwidth)] = DEFAULT_BANDWIDTH
     select: _Threshold
     halt: _Threshold
     min_atoms: pydantic.PositiveInt = 1
@@ -117,6 +135,20 @@ class RunConfig(pydantic.BaseModel):
     skin: pydantic.NonNegativeFloat | None = None
     length_unit: pydantic.PositiveFloat | None = None
 
+    @pydantic.model_validator(mode="after")
+    def _check_reference(self) -> RunConfig:
+        if self.reference == "index":
+            for name in ("skip", "span", "species", "bandwidth"):
+                if name in self.model_fields_set:
+                    raise ValueError(f'{name} is for reference = "live": an index file has its own')
+            if self.index is None:
+                raise ValueError('index: field required, or reference = "live"')
+        elif self.index is not None:
+            raise ValueError('reference = "live" makes an index of its own: leave out index')
+        elif self.span is None:
+            raise ValueError('reference = "live" needs span, the steps to learn from')
+        return self
+
     @classmethod
     def read(cls, path: str | Path) -> RunConfig:
         """Read a quests.toml.
@@ -143,6 +175,10 @@ class RunConfig(pydantic.BaseModel):
         """Return the keywords of `Session`."""
         return {name: getattr(self, name) for name in _SESSION}
 
+    def of_live(self) -> dict[str, Any]:
+        """Return the keywords of `Live`."""
+        return {name: getattr(self, name) for name in _LIVE if getattr(self, name) is not None}
+
     @classmethod
     def make(cls, values: dict[str, Any], where: str = "the arguments") -> RunConfig:
         """Check values and make a configuration; `ConfigError` names `where` they came from."""
@@ -162,6 +198,7 @@ class RunConfig(pydantic.BaseModel):
             raise ConfigError(f"{where}: {key}: {text[0].lower()}{text[1:]}{given}") from None
 
 
+_LIVE = ("span", "skip", "k", "cutoff", "species", "bandwidth")
 _MONITOR = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
     "implausible", "values", "precision", "threads",

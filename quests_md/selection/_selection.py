@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -149,10 +150,15 @@ class Selection:
         self._budget, self._spare = budget, spare
         self._comm: Comm = Serial() if comm is None else comm
         self._threads = threads
-        self._provisional = Provisional(index.spec.width, index.bandwidth)
+        self._index = index
         self._pace = Pace()
         self._kept: dict[int, Kept] = {}
         self._next = 0
+
+    @functools.cached_property
+    def _provisional(self) -> Provisional:
+        # Not before the first frame: by then a live reference knows its width, too.
+        return Provisional(self._index.spec.width, self._index.bandwidth)
 
     @property
     def kept(self) -> tuple[Kept, ...]:

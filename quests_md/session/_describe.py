@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 __all__ = ["describe"]
 
 
-def describe(session: Session, began: datetime.datetime, reason: str) -> dict[str, Any]:
+def describe(session: Session, began: datetime.datetime, reason: str, learning: dict[str, Any] | None) -> dict[str, Any]:
     """Return what run.json holds of a session."""
     monitor, thresholds = session.monitor, session.monitor.thresholds
     content = {
         "status": session.status,
         "reason": reason,
         "host": session.host,
+        "reference": "index" if learning is None else "live",
+        "learning": learning,
         "index": monitor.index.describe(),
         "select": thresholds.given["select"],
         "halt": thresholds.given["halt"],

@@ -19,12 +19,13 @@ from ..comm import Comm, Serial, raise_together
 from ..config import RunConfig
 from ..errors import Halted, MonitorError, OutputError, QuestsError
 from ..frame import Frame
-from ..index import Index
+from ..index import Index, Live
 from ..monitor import Band, Decision, History, Moment, Monitor
 from ..sinks import RunFolder
 from ._candidates import Candidates
 from ._describe import describe
 from ._hooks import Hook, Hooks
+from ._live import Learning, reference_of
 from ._writer import Writer
 
 __all__ = ["Session"]
@@ -33,7 +34,8 @@ __all__ = ["Session"]
 class Session:
     """Watch a run and keep its files.
 
-    They are monitor.csv, events.jsonl, candidates.extxyz, history.extxyz, implausible.extxyz, last.extxyz and run.json.
+    They are monitor.csv, events.jsonl, candidates.extxyz, history.extxyz, implausible.extxyz, last.extxyz and run.json;
+    and live.qindex, if the monitor's reference is a live one.
 
     Parameters
     ----------
@@ -116,6 +118,7 @@ class Session:
         self.seconds, self._atoms = 0.0, 0
         self._files = RunFolder(self.output)
         self._writer = Writer(self._files, monitor.comm)
+        self._learning = Learning(monitor, self._files, self._writer)
         self._candidates = Candidates(monitor, self._files.candidates, self._writer, novelty, budget)
         self._hooks = Hooks(self.output, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event})
         self._writer.on_root(lambda: self._files.prepare(self._describe(), overwrite))
@@ -124,7 +127,12 @@ class Session:
 
     @classmethod
     def from_config(
-        cls, config: RunConfig, comm: Comm | None = None, index: Index | None = None, host: str = "python", **more: Any
+        cls,
+        config: RunConfig,
+        comm: Comm | None = None,
+        index: Index | Live | None = None,
+        host: str = "python",
+        **more: Any,
     ) -> Session:
         """Wire a session as a configuration says; `index` replaces the one that it names. Collective.
 
@@ -132,8 +140,9 @@ class Session:
         """
         comm, error = Serial() if comm is None else comm, None
         try:
-            index = Index.open(config.index) if index is None else index
-            index.require(k=config.k, cutoff=config.cutoff)
+            index = reference_of(config) if index is None else index
+            if isinstance(index, Index):
+                index.require(k=config.k, cutoff=config.cutoff)
             monitor = Monitor(index, comm=comm, **config.of_monitor())
         except QuestsError as caught:  # a file that only one rank cannot read, say
             error = caught
@@ -188,6 +197,10 @@ class Session:
             decision = self.monitor.observe(
                 frame, step=step, error=error, keep=lambda proposal: self._candidates.consider(proposal, run)
             )
+            if not decision.evaluated:  # a live reference has taken the frame
+                if self._learning.follow(step):
+                    self._writer.on_root(self._write_json)
+                return decision
             if frame is None:  # this rank knows no more of it than that it is broken
                 frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
             return self._record(frame, decision, started)
@@ -384,7 +397,7 @@ class Session:
         self._files.write_json(self._describe())
 
     def _describe(self) -> dict[str, Any]:
-        return describe(self, self._began, self._reason)
+        return describe(self, self._began, self._reason, self._learning.describe())
 
     # -- the end ---------------------------------------------------------------------------------------------
 

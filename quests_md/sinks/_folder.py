@@ -23,7 +23,8 @@ COLUMNS = (
 class RunFolder:
     """The files of a run.
 
-    They are monitor.csv, events.jsonl, candidates.extxyz, history.extxyz, implausible.extxyz, last.extxyz and run.json.
+    They are monitor.csv, events.jsonl, candidates.extxyz, history.extxyz, implausible.extxyz, last.extxyz and run.json;
+    and live.qindex, the index of a live reference.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ class RunFolder:
     ----------
     rows, events, candidates, history, implausible, last
         The sinks; a file is made by the first thing that is written to it.
+    live
+        Path of live.qindex, for whoever writes it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,6 +47,7 @@ class RunFolder:
         self.history = ExtxyzSink(path / "history.extxyz")
         self.implausible = ExtxyzSink(path / "implausible.extxyz")
         self.last = ExtxyzSink(path / "last.extxyz")
+        self.live = path / "live.qindex"
         self._json = path / "run.json"
 
     def prepare(self, content: dict[str, Any], overwrite: bool) -> None:
@@ -57,7 +61,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             frames = (self.candidates, self.history, self.implausible, self.last)
-            files = [sink.path for sink in (self.rows, self.events, *frames)]
+            files = [*(sink.path for sink in (self.rows, self.events, *frames)), self.live]
             old = [path for path in (*files, self._json) if path.exists()]
             if old and not overwrite:
                 raise OutputError(
