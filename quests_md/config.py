@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import json
+import re
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +17,7 @@ import pydantic
 from .errors import ConfigError
 from .index import check_threshold
 from .information import DEFAULT_BANDWIDTH, check_bandwidth
+from .selection import check_cutout
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,7 +38,13 @@ def _bandwidth(value: Any) -> Any:
     return value
 
 
+def _cutout(value: Any) -> Any:
+    check_cutout(value)
+    return value
+
+
 _Threshold = Annotated[Any, pydantic.AfterValidator(_threshold)]
+_Cutout = Annotated[dict[str, Any], pydantic.AfterValidator(_cutout)]
 _Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
 
 
@@ -42,9 +54,9 @@ class RunConfig(pydantic.BaseModel):
     Attributes
     ----------
     reference
-        "index": what `index` names. "live": the run's own frames, of `span` steps after `skip`; `index` is not given then.
+        "index": what `index` names. "live": the run's own frames, of `span` steps after `skip`, and no `index`.
     index
-        Path of the index file.
+        Path of the index file. No default, but with a live reference.
     k, cutoff
         What the index must have been built with (`cutoff` in Å); an index of other values is refused.
         Default: any. Of a live reference: what it is built with, 32 and 5.0 by default.
@@ -65,6 +77,9 @@ class RunConfig(pydantic.BaseModel):
     novelty, budget
         Save a candidate only if it adds information to the index and to what the run has kept; the most candidates
         to keep.
+    cutout
+        Cut-outs of the candidates, for frames too large for an oracle: a table with the radius of the core (Å) and, if
+        wanted, margin or potential_range, shape, vacuum, passivate and most.
     history, after
         Evaluated frames before the beginning of an event, and after it, that are written to history.extxyz.
     min_distance, implausible
@@ -117,6 +132,7 @@ class RunConfig(pydantic.BaseModel):
     save_every: pydantic.PositiveInt = 1
     novelty: bool = True
     budget: pydantic.PositiveInt | None = None
+    cutout: _Cutout | None = None
     history: pydantic.NonNegativeInt = 0
     after: pydantic.NonNegativeInt = 0
     min_distance: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.6
@@ -139,7 +155,7 @@ class RunConfig(pydantic.BaseModel):
     def _check_reference(self) -> RunConfig:
         if self.reference == "index":
             for name in ("skip", "span", "species", "bandwidth"):
-                if name in self.model_fields_set:
+                if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f'{name} is for reference = "live": an index file has its own')
             if self.index is None:
                 raise ValueError('index: field required, or reference = "live"')
@@ -180,6 +196,22 @@ class RunConfig(pydantic.BaseModel):
         return {name: getattr(self, name) for name in _LIVE if getattr(self, name) is not None}
 
     @classmethod
+    def template(cls) -> str:
+        """Return a quests.toml with every key, explained: those that must be given, and the others as comments."""
+        lines = [_HEAD]
+        for names, text in _explained(cls):
+            lines += ["", *textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ")]
+            for name in names:
+                field = cls.model_fields[name]
+                if field.is_required() or name == "index":
+                    lines.append(f"{name} = {_toml(_EXAMPLES[name])}")
+                elif field.default is None:
+                    lines.append(f"# {name} = {_toml(_EXAMPLES[name])}  # an example: it is not set by default")
+                else:
+                    lines.append(f"# {name} = {_toml(field.default)}")
+        return "\n".join(lines) + "\n"
+
+    @classmethod
     def make(cls, values: dict[str, Any], where: str = "the arguments") -> RunConfig:
         """Check values and make a configuration; `ConfigError` names `where` they came from."""
         for key in values:
@@ -203,4 +235,42 @@ _MONITOR = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
     "implausible", "values", "precision", "threads",
 )  # fmt: skip
-_SESSION = ("output", "overwrite", "history", "after", "novelty", "budget", "on_select", "on_halt", "on_event")
+_SESSION = (
+    "output",
+    "overwrite",
+    "history",
+    "after",
+    "novelty",
+    "budget",
+    "cutout",
+    "on_select",
+    "on_halt",
+    "on_event",
+)
+
+
+_HEAD = """\
+# What a watched run is told (quests_md). Lines that begin with # show the defaults.
+# Check it with: quests-md config check FILE"""
+# What the template shows of keys that have no default; `index` has none either, but with a live reference.
+_EXAMPLES: dict[str, Any] = {
+    "index": "reference.qindex", "k": 32, "cutoff": 5.0, "span": 100_000, "species": "ignore",
+    "select": 5.0, "halt": 20.0, "release": 3.0, "budget": 100,
+    "cutout": {"radius": 4.0, "potential_range": 4.7},
+    "on_select": ["sh", "label.sh", "{output}", "{step}"], "on_halt": ["sh", "halted.sh"],
+    "on_event": ["sh", "event.sh", "{event}"], "elements": ["Si"], "skin": 2.0, "length_unit": 3.405,
+}  # fmt: skip
+
+
+def _explained(config: type[RunConfig]) -> Iterator[tuple[list[str], str]]:
+    """Yield keys and what the docstring says of them."""
+    section = inspect.cleandoc(config.__doc__ or "").split("Attributes\n----------\n")[1]
+    for names, text in re.findall(r"^(\w.*)\n((?:    .*\n?)+)", section, re.M):
+        yield names.split(", "), " ".join(text.split())
+
+
+def _toml(value: Any) -> str:
+    """Return a value of a key as TOML: its strings, lists and numbers are those of JSON."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value)

@@ -24,7 +24,7 @@ from .kernels import descriptor_vector as _vector
 from .kernels import neighbors as _neighbors
 from .kernels._jit import over_rows
 
-__all__ = ["DescriptorSpec", "minimum_distances"]
+__all__ = ["DescriptorSpec", "cell_of", "minimum_distances"]
 
 _BLOCK = 64  # environments a thread takes at a time
 _SPECIES = (None, "ignore")
@@ -214,7 +214,7 @@ def _points_of(
         owner = np.flatnonzero(frame.numbers)
         points, centres = points[owner], np.searchsorted(owner, centres)
     if not frame.has_ghosts and np.any(frame.pbc):
-        points, atoms = _neighbors.pad_images(points, *_cell_of(frame, cutoff), cutoff)
+        points, atoms = _neighbors.pad_images(points, *cell_of(frame, cutoff), cutoff)
         owner = owner[atoms]
     return points, owner, centres
 
@@ -229,7 +229,7 @@ def _check_positions(frame: Frame) -> None:
         )
 
 
-def _cell_of(frame: Frame, cutoff: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+def cell_of(frame: Frame, cutoff: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
     """Return cell, inverse and pbc; missing vectors of directions that are not periodic are made up."""
     cell, pbc = np.array(frame.cell, dtype=np.float64), np.array(frame.pbc, dtype=bool)
     if not np.isfinite(cell).all():

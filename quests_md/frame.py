@@ -51,7 +51,8 @@ class Frame:
     energy
         Potential energy of the running model, in eV, where the host has it.
     n_expected
-        Atoms that the host believes the whole frame has, on all ranks; None where it does not know.
+        Number of atoms that the host believes the whole frame has, over all ranks; None where it does not know. More
+        of them than there are rows means that atoms were lost.
     group
         The name of what the frame came from (a trajectory, a kind of structure), where that is known: a calibration
         leaves out whole groups.

@@ -36,7 +36,8 @@ def read_frames(source: str | os.PathLike[str], group_key: str | None = None) ->
     ------
     Frame
         With `step` and `time` (ps) from the frame's info ("step" or "timestep", "time") where they are there,
-        else `step` counts the frames, and `ids` from an array "id" or "ids".
+        else `step` counts the frames, `ids` from an array "id" or "ids", and `forces` from
+        "model_forces". Of a cut-out (`quests_md.selection.Cutout`) the core is watched, and nothing else.
 
     Raises
     ------
@@ -140,4 +141,8 @@ def _frame_of(atoms: Any, count: int, group: str | None) -> Frame:
     info = atoms.info
     step = int(info.get("step", info.get("timestep", count)))
     ids = atoms.arrays.get("id", atoms.arrays.get("ids"))
-    return Frame.from_atoms(atoms, step, float(info.get("time", float("nan"))), ids=ids, group=group)
+    # Beyond the core the environments of a cut-out are those of no frame: an index must not learn them.
+    core = atoms.arrays.get("core") if info.get("cutout") else None
+    forces = atoms.arrays.get("model_forces")
+    time = float(info.get("time", float("nan")))
+    return Frame.from_atoms(atoms, step, time, ids=ids, watched=core, forces=forces, group=group)

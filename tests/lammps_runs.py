@@ -15,6 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quests_md import Index
+from quests_md.sources import read_frames
+
 ROOT = Path(__file__).parent.parent
 LMP = os.environ.get("QUESTS_MD_LMP", "/usr/bin/lmp")
 LMP_ENVIRONMENT = ROOT / ".venv-lmp"
@@ -163,13 +166,13 @@ def script(after="", before=""):
     return SILICON + before + ATTACH + after
 
 
-def rows_of(folder):
-    with open(folder / "uq" / "monitor.csv", newline="") as file:
+def rows_of(folder, output="uq"):
+    with open(folder / output / "monitor.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def run_json(folder):
-    return json.loads((folder / "uq" / "run.json").read_text())
+def run_json(folder, output="uq"):
+    return json.loads((folder / output / "run.json").read_text())
 
 
 def table_of(path, n):
@@ -194,3 +197,39 @@ def dump(path, columns, every=1):
 dump out all custom {every} {path} id {columns}
 dump_modify out {element}sort id format float %.17g
 """
+
+
+def dumped(path):
+    """Return the frames of a text dump: step, and its columns as numbers by name."""
+    frames = []
+    for text in path.read_text().split("ITEM: TIMESTEP\n")[1:]:
+        lines = text.splitlines()
+        head = next(i for i, line in enumerate(lines) if line.startswith("ITEM: ATOMS"))
+        table = [line.split() for line in lines[head + 1 :]]
+        columns = {name: np.array([row[i] for row in table]) for i, name in enumerate(lines[head].split()[2:])}
+        frames.append((int(lines[0]), {k: v if k == "element" else v.astype(float) for k, v in columns.items()}))
+    return frames
+
+
+def check_dump(folder, path="out.dump", output="uq", run="1"):
+    """Check d_dH of the evaluated frames of a dump, and the rows of one run in monitor.csv, against the frames.
+
+    Returns the steps of the rows. Every row must have its frame. Types that are no atoms are "X" in the dump.
+    """
+    index = Index.open(folder / "si.qindex")
+    rows = {int(row["step"]): row for row in rows_of(folder, output) if row["run"] == run}
+    steps = []
+    for (step, columns), frame in zip(dumped(folder / path), read_frames(folder / path), strict=True):
+        if step not in rows:
+            continue
+        steps.append(step)
+        atoms = frame.numbers != 0
+        expected = np.zeros(len(atoms))
+        expected[atoms] = index.delta_entropy(frame)
+        assert np.allclose(columns["d_dH"], expected, rtol=1e-9, atol=1e-9), step
+        assert int(rows[step]["n"]) == atoms.sum(), step
+        worst = expected[atoms].max()
+        assert float(rows[step]["max"]) == pytest.approx(worst, abs=1e-9), step
+        assert int(rows[step]["max_id"]) in columns["id"][atoms & (np.abs(expected - worst) < 1e-9)], step
+    assert steps == list(rows)
+    return steps

@@ -35,6 +35,7 @@ class Loose:
     elements = ("H", "Si")
     ready = True
     spec = PAIRS
+    bandwidth = 1e-5  # 1/Å: what novelty is measured with; environments of other numbers are far apart
     pair_distances = np.full((2, 2), np.inf)
 
     def __init__(self, dH):

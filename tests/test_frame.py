@@ -28,7 +28,7 @@ def test_distinct_numbers(dtype):
 
 def assert_is_local(copy, frame):
     assert (copy.n_local, copy.has_ghosts, len(copy.positions)) == (frame.n_local, False, frame.n_local)
-    assert (copy.step, copy.energy) == (frame.step, frame.energy)
+    assert (copy.step, copy.energy, copy.n_expected) == (frame.step, frame.energy, frame.n_expected)
     for name in ARRAYS:
         mine, value = getattr(copy, name), getattr(frame, name)
         if value is None:
@@ -44,7 +44,7 @@ def test_a_local_copy_takes_the_memory_of_an_earlier_one_where_it_fits():
     before = None
     for step, n, more in [
         (0, 5, {}),
-        (1, 5, {"energy": 1.0}),
+        (1, 5, {"energy": 1.0, "n_expected": 9}),
         (2, 4, {}),
         (3, 4, {"forces": np.ones((4, 3))}),
         (4, 0, {}),

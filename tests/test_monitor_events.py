@@ -214,7 +214,7 @@ def test_a_frame_is_proposed_with_what_lies_above_select():
     answer = True
 
     def keep(proposal):
-        rows = proposal.rows()
+        rows = proposal.rows(np.arange(len(proposal.ids)))
         proposals.append((proposal.step, proposal.ids.tolist(), proposal.dH.tolist(), len(rows), proposal.must))
         return answer
 

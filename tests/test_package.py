@@ -37,6 +37,7 @@ HOSTS = {
     "quests_md.hosts.mpi": ["MpiComm"],
     "quests_md.hosts.replay": ["replay"],
     "quests_md.report": ["timeline"],
+    "quests_md.selection": ["Cutout", "cutouts"],
 }
 
 

@@ -34,7 +34,7 @@ from quests_md.config import RunConfig
 from quests_md.errors import Halted, IndexFileError, InputError, MonitorError, OutputError
 from quests_md.monitor import Band
 
-COLUMNS = "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,force_error,band,event,novelty,saved,values,seconds"
+COLUMNS = "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error"
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_saved_frames(index, folder):
     for atoms, decision, scale in zip(saved, decisions[1::2], (CANDIDATE, HALTING), strict=True):
         assert atoms.info == {
             "run": 1, "step": decision.step, "time": 0.001 * decision.step, "band": decision.band.value,
-            "dH_max": decision.maximum, "dH_max_id": decision.max_id, "values": "exact",
+            "dH_max": decision.maximum, "dH_max_id": decision.max_id, "event": decision.event, "values": "exact",
             "model_energy": -1 / 3,
         }  # fmt: skip
         np.testing.assert_array_equal(atoms.positions, atoms_of(scale).positions)

@@ -7,6 +7,7 @@ import csv
 import io
 import math
 import resource
+import threading
 
 import ase.io
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis.extra.numpy import arrays
 from quests_md import Frame
 from quests_md.errors import OutputError
 from quests_md.files import AppendOnly, write_atomically
-from quests_md.sinks import CsvSink, ExtxyzSink, format_frame
+from quests_md.sinks import CsvSink, ExtxyzSink, RunFolder, format_frame
 
 any_float = st.floats(width=64)
 finite = st.floats(-1e6, 1e6)
@@ -174,3 +175,31 @@ def test_an_old_file_outlives_a_failed_replacement(tmp_path):
             write_atomically(path, write)
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_runs_that_begin_at_once_one_gets_the_folder(tmp_path):
+    n = 4
+
+    def begin(path, gate, outcomes):
+        gate.wait()
+        try:
+            RunFolder(path).prepare({"status": "running"}, overwrite=False)
+            outcomes.append("begun")
+        except OutputError as error:
+            outcomes.append(str(error))
+
+    for i in range(50):
+        path, gate, outcomes = tmp_path / str(i), threading.Barrier(n), list[str]()
+        threads = [threading.Thread(target=begin, args=(path, gate, outcomes)) for _ in range(n)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert outcomes.count("begun") == 1
+        assert all(text == "begun" or "choose another output" in text for text in outcomes)
+
+
+def test_a_folder_that_cannot_be_written_is_not_claimed(tmp_path):
+    with largest_file(3), pytest.raises(OutputError, match=r"run\.json: cannot be written"):
+        RunFolder(tmp_path / "uq").prepare({"status": "running"}, overwrite=False)
+    RunFolder(tmp_path / "uq").prepare({"status": "running"}, overwrite=False)

@@ -14,8 +14,10 @@ __all__ = ["main"]
 
 # verb: (module, command in it, what `quests-md --help` says)
 _VERBS = {
+    "config": ("config", "config_group", "Write and check a quests.toml."),
     "index": ("index", "index_group", "Build, show and verify the index of a reference."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
+    "cutout": ("cutout", "cutout_command", "Cut small cells or clusters around the worst atoms, for an oracle."),
     "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),
 }
 

@@ -27,8 +27,8 @@ def _threshold(context: click.Context, parameter: click.Parameter, value: str) -
         raise click.BadParameter(f"a number of nats, or KEY=NUMBER,..., not {value!r}") from None
 
 
-def _bandwidth(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    if value is None or value == "auto":
+def _bandwidth(context: click.Context, parameter: click.Parameter, value: str) -> Any:
+    if value == "auto":
         return value
     try:
         return float(value)
@@ -41,12 +41,20 @@ def _bandwidth(context: click.Context, parameter: click.Parameter, value: str | 
 @click.option("--index", help="The index file.")
 @click.option(
     "--reference",
+    default="index",
+    show_default=True,
     type=click.Choice(["index", "live"]),
     help="live: learn from the trajectory itself, and then say what in it is new; without --index.",
 )
-@click.option("--skip", type=int, help="With --reference live: steps before learning.  [default: 0]")
+@click.option("--skip", default=0, show_default=True, help="With --reference live: steps before learning.")
 @click.option("--span", type=int, help="With --reference live: steps to learn from.")
-@click.option("--bandwidth", callback=_bandwidth, help='With --reference live: h in 1/Å, or "auto".  [default: 0.015]')
+@click.option(
+    "--bandwidth",
+    default="0.015",
+    show_default=True,
+    callback=_bandwidth,
+    help='With --reference live: h in 1/Å, or "auto".',
+)
 @click.option("--species", help="With --reference live: how elements enter, as of `quests-md index build`.")
 @click.option(
     "--select",
@@ -80,8 +88,7 @@ def watch_command(trajectory: str, **values: Any) -> None:
     TRAJECTORY is anything that ASE reads, with an optional slice: dump.lammpstrj, md.traj@::10.
     A line is printed where the band changes; monitor.csv in the output folder has a row per evaluation.
     """
-    given = {name: value for name, value in values.items() if value is not None}
-    config = RunConfig.make(given, where="the options")
+    config = RunConfig.make(values, where="the options")
     with Session.from_config(config, host="replay") as session, counter() as progress:
         progress.say(f"watching {trajectory}:")
         band = Band.COVERED

@@ -129,6 +129,7 @@ class FrameReader:
             watched=(library.vector("mask", n_local, np.int32) & self._bit) != 0,
             velocities=velocities,
             forces=forces,
+            n_expected=library.n_atoms,
         )
 
     def _box_bytes(self) -> bytes:

@@ -7,6 +7,8 @@ LAMMPS with the PYTHON package hands a bare pointer to a function of an input sc
 from __future__ import annotations
 
 import ctypes
+import functools
+import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -65,7 +67,8 @@ class Library:
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, [_PTR, *arguments]
         self._ids = np.int64 if self.setting("tagint") == 8 else np.int32
-        self._steps = ctypes.c_int64 if self.setting("bigint") == 8 else ctypes.c_int32
+        # "bigint" of LAMMPS: steps and numbers of atoms.
+        self._big = ctypes.c_int64 if self.setting("bigint") == 8 else ctypes.c_int32
         # What `box` is told: low and high corner, tilts; and which directions are periodic.
         self._box, self._periodic = (ctypes.c_double * 9)(), (ctypes.c_int * 3)()
         corners = [ctypes.cast(ctypes.byref(self._box, 24 * i), _DOUBLES) for i in range(2)]
@@ -126,11 +129,11 @@ class Library:
         groups: dict[str, int] = comm.broadcast({match[2]: int(match[1]) for match in found if match})
         return groups
 
-    def set_callback(self, fix: str, function: Callable[[int], None]) -> None:
-        """Let a ``fix external pf/callback`` call ``function(step)``; the forces it adds are set to zero before."""
+    def set_callback(self, fix: str, function: Callable[[int], None], every: int) -> None:
+        """Let a ``fix external pf/callback 1 every`` call ``function(step)``; the forces it adds are set to zero."""
 
         def callback(_: Any, step: int, n_local: int, ids: Any, x: Any, forces: int | None) -> None:
-            if n_local and forces:
+            if step % every == 0 and n_local and forces:
                 first = ctypes.cast(forces, ctypes.POINTER(ctypes.c_void_p))[0]
                 if first:
                     ctypes.memset(first, 0, 24 * n_local)
@@ -183,7 +186,22 @@ class Library:
 
     def step_number(self, name: str) -> int:
         """Return a global number that is a step."""
-        return int(self.number(name, self._steps))
+        return int(self.number(name, self._big))
+
+    @property
+    def trying(self) -> bool:
+        """Whether a fix that exchanges atoms (atom/swap, gcmc) has asked for the forces of what it may yet reject.
+
+        Such fixes act before the ranks exchange their atoms, and the forces of the step come after that: only who calls
+        tells the two apart. False where the functions of LAMMPS have no names (they are linked into the program without
+        ``-rdynamic``) or the C library has no ``backtrace``.
+        """
+        return _called_from(b"Modify12pre_exchange")
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms over all ranks, as LAMMPS counts them: those it has lost are among them."""
+        return int(self.number("natoms", self._big))
 
     def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Return the cell (3, 3), its corner (3,) and pbc (3,), in LAMMPS's units."""
@@ -226,6 +244,34 @@ def address_of(capsule: Any) -> int:
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
     pointer.restype, pointer.argtypes = _PTR, [ctypes.py_object, _STR]
     return int(pointer(capsule, None))
+
+
+@functools.cache
+def _program() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+class _Symbol(ctypes.Structure):
+    """What dladdr tells of an address: Dl_info of <dlfcn.h>."""
+
+    _fields_ = [("file", _STR), ("base", _PTR), ("name", _STR), ("address", _PTR)]
+
+
+def _called_from(name: bytes) -> bool:
+    """Return whether a function with this in its (mangled) name is among the callers in C."""
+    if os.name != "posix" or not hasattr(_program(), "backtrace"):
+        return False
+    addresses = (_PTR * 256)()
+    n = _program().backtrace(addresses, len(addresses))
+    return any(name in _name_at(address) for address in addresses[:n])
+
+
+@functools.cache
+def _name_at(address: int | None) -> bytes:
+    """Return the name of the function that an address is in, if it is known."""
+    symbol = _Symbol()
+    found = _program().dladdr(_PTR(address), ctypes.byref(symbol))
+    return bytes(symbol.name or b"") if found else b""
 
 
 def _view(address: int | None, n: int, dtype: np.dtype[Any], name: str) -> NDArray[Any]:

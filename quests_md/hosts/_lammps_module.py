@@ -43,6 +43,8 @@ def callback_of(watch: Watch) -> Callable[[int], None]:
 
     def callback(step: int) -> None:
         with contextlib.suppress(BaseException):
+            watch.clear_new_atoms()
+        with contextlib.suppress(BaseException):
             watch.evaluate(step, end_of_step=False)
 
     return callback

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..comm import Comm, Serial, raise_together
 from ..config import RunConfig
@@ -37,7 +38,7 @@ from .mpi import MpiComm
 __all__ = ["Watch", "attach", "quests_attach", "quests_step"]
 
 _FIX = "quests"  # global values: f_quests[1..6]
-_FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms
+_FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms, and i_quests: the id of the atom that it is of
 _ENTRIES = 6
 _WRITEDATA = 20230802  # the version from which on fix property/atom is known to have that keyword
 # The watches of input scripts by the address of their LAMMPS, which is all that quests_step is told.
@@ -110,7 +111,7 @@ class Watch:
         if self.failure is not None:
             self._library.stop()
             return
-        if self._closed or not self.session.due(step):
+        if self._closed or not self.session.due(step) or (not end_of_step and self._library.trying):
             return
         try:
             self._evaluate(step, end_of_step)
@@ -142,6 +143,25 @@ class Watch:
         if decision.stop:
             self._library.stop()
 
+    def clear_new_atoms(self) -> None:
+        """Set d_dH of atoms that were made since the last evaluation to 0.
+
+        LAMMPS leaves them what their place in memory held: the dH of an atom that has been there before.
+        """
+        library = self._library
+        if self.failure is not None or not library.has_array("i_quests"):
+            return
+        n = library.setting("nlocal")
+        new = library.vector("i_quests", n, np.int32) != library.vector("id", n).astype(np.int32, copy=False)
+        if new.any():
+            library.vector("d_dH", n)[new] = 0.0
+
+    def note_step(self, step: int) -> None:
+        """Do what has to be done within a step whose end will be evaluated, or not."""
+        self.clear_new_atoms()
+        if self.session.due(step):
+            self._reader.note_box(step)
+
     def _check(self) -> None:
         if self._interrupted:
             raise HostError("interrupted")
@@ -167,9 +187,7 @@ class Watch:
 
     def _publish(self, decision: Decision) -> None:
         """Write dH to d_dH and the global values to the fix: what LAMMPS sees at this very step."""
-        target = self._library.vector("d_dH", len(decision.dH))
-        np.copyto(target, decision.dH)
-        target[np.isnan(target)] = 0.0
+        self._set_dH(decision.dH)
         mean = 0.0 if np.isnan(decision.mean) else decision.mean  # there are no atoms to take it from
         values = (decision.maximum, mean, decision.n_select, decision.n_halt, decision.step, self.session.n_saved)
         self._set_values(values)
@@ -177,8 +195,15 @@ class Watch:
     def _publish_failure(self, step: int) -> None:
         # inf, never nan: `fix halt` acts on inf and is blind to nan.
         if self.watching:
-            self._library.vector("d_dH", self._library.setting("nlocal"))[:] = np.inf
+            self._set_dH(np.inf)
             self._set_values((np.inf, np.inf, 0, 0, step, self.session.n_saved))
+
+    def _set_dH(self, dH: NDArray[np.float64] | float) -> None:
+        n = self._library.setting("nlocal")
+        target = self._library.vector("d_dH", n)
+        target[:] = dH
+        target[np.isnan(target)] = 0.0
+        self._library.vector("i_quests", n, np.int32)[:] = self._library.vector("id", n)
 
     def _set_values(self, values: Sequence[float]) -> None:
         for i, value in enumerate(values, start=1):
@@ -226,7 +251,7 @@ def attach(
     if earlier is not None and not earlier.watching:  # the script went on to another system, after `clear`
         earlier.close()
     watch = _attach(library, index, keys, hooks, host="lammps module")
-    library.set_callback(_FIX, callback_of(watch))
+    library.set_callback(_FIX, callback_of(watch), watch.session.monitor.every)
     make_watched(lmp, watch)
     return watch
 
@@ -247,7 +272,7 @@ def quests_attach(capsule: Any, config: str) -> None:
     library = Library(None, address)
     watch = _watches[address] = _attach(library, config, {}, {}, host="lammps input script")
     # fix external holds the global values here; it evaluates nothing, for fix python/invoke does.
-    library.set_callback(_FIX, watch._reader.note_box)
+    library.set_callback(_FIX, watch.note_step, watch.session.monitor.every)
     atexit.register(watch.close)
 
 
@@ -290,15 +315,16 @@ def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str
         failing.pop_all()
     watch = Watch(library, session, reader)
     watch._set_values((0.0, 0.0, 0.0, 0.0, -1.0, 0.0))  # LAMMPS leaves them as the memory was
+    watch._set_dH(0.0)  # it is not so after read_restart
     return watch
 
 
 def _define_fixes(library: Library, every: int) -> None:
     # Else write_data adds a section that read_data refuses; older versions have `write_data ... nofix`.
     keep_out = " writedata no" if library.version >= _WRITEDATA else ""
-    library.command(f"fix {_FIX_ATOM} all property/atom d_dH{keep_out}")
-    library.vector("d_dH", library.setting("nlocal"))[:] = 0.0  # not so after read_restart
-    library.command(f"fix {_FIX} all external pf/callback {every} {every}")
+    library.command(f"fix {_FIX_ATOM} all property/atom d_dH i_quests{keep_out}")
+    # Called at every step, for the atoms that are made on the way. It adds forces, all zero, where they have been set.
+    library.command(f"fix {_FIX} all external pf/callback 1 {every}")
     # It adds neither energy nor virial, but some versions count its virial before they have set it to zero.
     library.command(f"fix_modify {_FIX} energy no virial no")
     library.set_vector_length(_FIX, _ENTRIES)

@@ -257,7 +257,10 @@ class Live:
         steps, times, _ = (np.array(column) for column in zip(*self._kept, strict=True))
         source = {"run": "live", "first_step": int(steps[0]), "last_step": int(steps[-1]), "frames": len(steps)}
         index = Index.build(self._frames, self._spec, self._bandwidth, sources=[source], threads=threads)
-        spacing, of_time = float(steps[-1] - steps[0]) / (len(steps) - 1), float(times[-1] - times[0]) / (len(steps) - 1)
+        spacing, of_time = (
+            float(steps[-1] - steps[0]) / (len(steps) - 1),
+            float(times[-1] - times[0]) / (len(steps) - 1),
+        )
         length = _correlation(index)
         learned = Learned(
             len(steps), len(index), int(steps[0]), int(steps[-1]), spacing, length * spacing, length * of_time

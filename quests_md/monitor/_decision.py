@@ -107,7 +107,7 @@ class Proposal:
     n
         Watched atoms of the whole frame.
     rows
-        Returns their (m, d) descriptors.
+        Returns the descriptors (len(which), d) of the environments ``ids[which]``.
     must
         The frame is saved whatever is decided: it halts.
     """
@@ -117,5 +117,5 @@ class Proposal:
     dH: NDArray[np.float64]
     select: NDArray[np.float64]
     n: int
-    rows: Callable[[], NDArray[np.float64]]
+    rows: Callable[[NDArray[np.int64]], NDArray[np.float64]]
     must: bool

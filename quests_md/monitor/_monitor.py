@@ -403,7 +403,7 @@ class Monitor:
             evaluation.dH[above],
             select[above],
             n,
-            lambda: evaluation.rows(above),
+            lambda which: evaluation.rows(above[which]),
             must=band is Band.HALT,
         )
 

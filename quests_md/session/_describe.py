@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["describe"]
 
 
-def describe(session: Session, began: datetime.datetime, reason: str, learning: dict[str, Any] | None) -> dict[str, Any]:
+def describe(
+    session: Session, began: datetime.datetime, reason: str, learning: dict[str, Any] | None
+) -> dict[str, Any]:
     """Return what run.json holds of a session."""
     monitor, thresholds = session.monitor, session.monitor.thresholds
     content = {

@@ -74,6 +74,11 @@ class Hooks:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._started.append((name, process))
 
+    def wait(self) -> None:
+        """Wait for the commands that have been started."""
+        for _, process in self._started:
+            process.wait()
+
     def close(self) -> None:
         """Say which commands have failed; those that still run are left alone."""
         for name, process in self._started:

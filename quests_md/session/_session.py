@@ -9,6 +9,7 @@ import itertools
 import math
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ __all__ = ["Session"]
 class Session:
     """Watch a run and keep its files.
 
-    They are monitor.csv, events.jsonl, candidates.extxyz, history.extxyz, implausible.extxyz, last.extxyz and run.json;
-    and live.qindex, if the monitor's reference is a live one.
+    They are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz; and
+    live.qindex, if the monitor's reference is a live one.
 
     Parameters
     ----------
@@ -51,6 +52,9 @@ class Session:
         Save a candidate only if it adds information to the index and to what this run has kept.
     budget
         Most candidates to keep, the most informative ones; None: no limit. Needs `novelty`.
+    cutout
+        Cut small cells or clusters around the worst atoms of every candidate, to cutouts.extxyz: `radius` and, if
+        wanted, `margin` or `potential_range`, `shape`, `vacuum`, `passivate` and `most` of `selection.cutouts`.
     on_select, on_halt
         Function of the whole frame and the decision, called on rank 0 when a candidate has been saved and when the
         run is told to stop; or a command as a list of arguments, with the fields {output}, {run}, {step}, {event}
@@ -91,6 +95,7 @@ class Session:
         after: int = 0,
         novelty: bool = True,
         budget: int | None = None,
+        cutout: Mapping[str, Any] | None = None,
         on_select: Hook | None = None,
         on_halt: Hook | None = None,
         on_event: Hook | None = None,
@@ -99,7 +104,13 @@ class Session:
         self.monitor = monitor
         self.output = Path(output).absolute()  # the program may change its folder
         self.host = host
-        self.settings: dict[str, Any] = {"history": history, "after": after, "novelty": novelty, "budget": budget}
+        self.settings: dict[str, Any] = {
+            "history": history,
+            "after": after,
+            "novelty": novelty,
+            "budget": budget,
+            "cutout": cutout,
+        }
         self.decision: Decision | None = None
         self.n_evaluated = self.n_flagged = 0
         self.status = "running"
@@ -110,7 +121,8 @@ class Session:
         # (run, step) of the last row, and of the last halt that was acknowledged
         self._row: tuple[int, int] | None = None
         self._acknowledged: tuple[int, int] | None = None
-        self._history, self._after, self._to_come = History(history), after, 0
+        self._history, self._after = History(history), after
+        self._to_come = self._recorded = 0  # frames that are still to be written to history.extxyz, and their event
         self._pending = False  # evaluated since last.extxyz was written
         self._resolved = monitor.thresholds.resolved is not None
         self._began = datetime.datetime.now(datetime.timezone.utc)
@@ -119,7 +131,7 @@ class Session:
         self._files = RunFolder(self.output)
         self._writer = Writer(self._files, monitor.comm)
         self._learning = Learning(monitor, self._files, self._writer)
-        self._candidates = Candidates(monitor, self._files.candidates, self._writer, novelty, budget)
+        self._candidates = Candidates(monitor, self._writer, novelty, budget, cutout)
         self._hooks = Hooks(self.output, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event})
         self._writer.on_root(lambda: self._files.prepare(self._describe(), overwrite))
         monitor.warm_up()
@@ -330,13 +342,14 @@ class Session:
         length = self.settings["history"]
         if decision.begins and (length or self._after):
             due, self._to_come = self._history.moments[-1 - length :], self._after
+            self._recorded = decision.event
         elif self._to_come:
             due, self._to_come = [moment], self._to_come - 1
         else:
             return
         for each in due:
             if not each.written:
-                self._writer.append(self._files.history, each, event=decision.event)
+                self._writer.append(self._files.history, each, event=self._recorded)
                 each.written = True
 
     def _follow_event(self, decision: Decision) -> None:
@@ -374,6 +387,7 @@ class Session:
             "dH_max": decision.maximum,
             "dH_max_id": decision.max_id,
             "band": str(decision.band),
+            "event": decision.event,
             "values": decision.values,
         }
 
@@ -410,6 +424,7 @@ class Session:
         if self._writer.unwritten is not None:
             status, reason = "failed", str(self._writer.unwritten)
         self.status, self._reason = status, reason
+        self._hooks.close()
         if self.monitor.comm.rank == 0:
             try:
                 self._write_json()

@@ -18,7 +18,7 @@ __all__ = ["Writer", "assemble"]
 
 _MOST_ATOMS = 1000  # ids that the line of an event holds
 
-Whole = tuple[Frame, NDArray[np.float64]]
+_Then = Callable[[Frame, NDArray[np.float64]], object]
 
 
 class Writer:
@@ -49,16 +49,20 @@ class Writer:
         raise_together(self._comm, error)
 
     def append(
-        self, sink: ExtxyzSink, moment: Moment, then: Callable[[Frame], object] | None = None, **info: Any
+        self,
+        sink: ExtxyzSink,
+        moment: Moment,
+        then: _Then | None = None,
+        **info: Any,
     ) -> None:
-        """Gather a frame and add it to a file; then, on rank 0, hand the whole frame to `then`."""
+        """Gather a frame and add it to a file; then, on rank 0, hand the whole frame and dH to `then`."""
         parts = self._comm.gather((moment.frame, moment.dH, moment.columns))
 
         def act() -> None:
             frame, dH, columns = assemble(parts or ())
             sink.append(frame, dH, {**moment.info, **info}, columns)
             if then is not None:
-                then(frame)
+                then(frame, dH)
 
         self.on_root(act)
 

@@ -21,7 +21,7 @@ __all__ = ["ExtxyzSink", "format_frame"]
 
 _ATOMS = 10_000  # that are formatted at a time
 _PIECE = 1 << 20  # bytes that are copied at a time
-_KINDS = {"f": "R", "i": "I", "b": "L"}  # of a column, by the kind of its array
+_KINDS = {"b": "L", "i": "I", "u": "I", "f": "R"}  # of a column, by the kind of its numbers
 
 Columns = dict[str, NDArray[Any]]
 
@@ -86,7 +86,8 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int | None) -> None:
 def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], columns: Columns | None = None) -> bytes:
     """Format a whole frame as extended XYZ.
 
-    Columns: species, pos, id, dH, those of `columns` (numbers or truth values of every atom), and where the frame has
+    Columns: species, pos, id, dH, those of `columns` (numbers or truth
+    values, (n,) or (n, m)), and where the frame has
     them momenta (ASE's units, from the standard masses, so that ``atoms.get_velocities()`` is right) and model_forces.
     Keys: Lattice unless there is none, Origin if it is not zero, pbc, those of `info` (numbers, truth values, strings)
     and model_energy. ``energy`` and ``forces`` are left to labels of an oracle.
@@ -102,11 +103,11 @@ def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], more: Co
     n = len(frame.positions)
     columns: list[tuple[str, str, Any]] = [("species", "S", np.array(chemical_symbols)[frame.numbers])]
     columns += [("pos", "R", frame.positions), ("id", "I", frame.ids), ("dH", "R", dH)]
-    columns += [(name, _KINDS[values.dtype.kind], values) for name, values in (more or {}).items()]
     if frame.velocities is not None:
         columns.append(("momenta", "R", frame.velocities * atomic_masses[frame.numbers][:, None]))
     if frame.forces is not None:
         columns.append(("model_forces", "R", frame.forces))
+    columns += [(name, _KINDS[values.dtype.kind], values) for name, values in (more or {}).items()]
     properties = ":".join(f"{name}:{kind}:{np.shape(values)[1] if np.ndim(values) == 2 else 1}"
                           for name, kind, values in columns)  # fmt: skip
     keys: dict[str, Any] = {"Lattice": frame.cell} if np.any(frame.cell) else {}
@@ -123,10 +124,10 @@ def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], more: Co
 
 
 def _column(values: Any) -> list[str]:
+    if values.dtype.kind == "b":
+        values = np.where(values, "T", "F")
     if np.ndim(values) == 2:
-        return [" ".join(map(repr, row)) for row in values.tolist()]
-    if np.asarray(values).dtype == bool:
-        return ["FT"[value] for value in values.tolist()]
+        return [" ".join(value if isinstance(value, str) else repr(value) for value in row) for row in values.tolist()]
     return [value if isinstance(value, str) else repr(value) for value in values.tolist()]
 
 

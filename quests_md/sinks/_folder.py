@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ COLUMNS = (
 class RunFolder:
     """The files of a run.
 
-    They are monitor.csv, events.jsonl, candidates.extxyz, history.extxyz, implausible.extxyz, last.extxyz and run.json;
-    and live.qindex, the index of a live reference.
+    They are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz; and
+    live.qindex, the index of a live reference.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ class RunFolder:
 
     Attributes
     ----------
-    rows, events, candidates, history, implausible, last
+    rows, events, candidates, cutouts, history, implausible, last
         The sinks; a file is made by the first thing that is written to it.
     live
         Path of live.qindex, for whoever writes it.
@@ -44,6 +45,7 @@ class RunFolder:
         self.rows = CsvSink(path / "monitor.csv", COLUMNS)
         self.events = JsonLinesSink(path / "events.jsonl")
         self.candidates = ExtxyzSink(path / "candidates.extxyz")
+        self.cutouts = ExtxyzSink(path / "cutouts.extxyz")
         self.history = ExtxyzSink(path / "history.extxyz")
         self.implausible = ExtxyzSink(path / "implausible.extxyz")
         self.last = ExtxyzSink(path / "last.extxyz")
@@ -60,19 +62,35 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            frames = (self.candidates, self.history, self.implausible, self.last)
+            frames = (self.candidates, self.cutouts, self.history, self.implausible, self.last)
             files = [*(sink.path for sink in (self.rows, self.events, *frames)), self.live]
             old = [path for path in (*files, self._json) if path.exists()]
             if old and not overwrite:
                 raise OutputError(
                     f"{self.path} holds an earlier run ({old[0].name}): choose another output, or set overwrite = true"
                 )
-            self.write_json(content)  # first, so that a folder that cannot be written keeps the earlier run
+            if not overwrite:
+                self._claim()
+            try:
+                self.write_json(content)  # first, so that a folder that cannot be written keeps the earlier run
+            except OutputError:
+                if not overwrite:
+                    self._json.unlink(missing_ok=True)  # a claim, and no run
+                raise
             for path in files:
                 path.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
             raise OutputError(f"{self.path}: cannot be used as output folder: {reason}") from error
+
+    def _claim(self) -> None:
+        """Make run.json, still empty: of several runs that begin here at the same instant only one can."""
+        try:
+            os.close(os.open(self._json, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:
+            raise OutputError(
+                f"{self.path} is the output of another run that has just begun: choose another output"
+            ) from None
 
     def write_json(self, content: dict[str, Any]) -> None:
         """Replace run.json, atomically; `OutputError` if it cannot be written."""
