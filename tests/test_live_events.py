@@ -15,7 +15,7 @@ from watched import rows_of
 
 from quests_md import Index, Session
 from quests_md.config import RunConfig
-from quests_md.hosts.ase import MonitorObserver
+from quests_md.hosts.ase import MonitoredCalculator, MonitorObserver
 
 RATE = 0.05
 LEARN = {"reference": "live", "skip": 200, "span": 1600, "select": {"false_alarm": RATE}, "halt": float("inf")}
@@ -110,3 +110,32 @@ def test_a_vacancy_in_silicon(host, tmp_path):
     saved = ase.io.read(tmp_path / "uq" / "candidates.extxyz", index=-1)
     expected = offline.delta_entropy(saved)
     assert np.all(np.abs(saved.arrays["dH"] - expected) <= 1e-10 * np.maximum(1, np.abs(expected)))
+
+
+@pytest.mark.parametrize("host", [HOSTS[1], HOSTS[3]])
+def test_a_span_that_is_too_short_ends_the_run_on_all_ranks(host, tmp_path):
+    (tmp_path / "quests.toml").write_text(LIVE_TOML.replace("2000", "150"))
+    finished = run_host(host, tmp_path, drive("run 1000"), script("run 1000"))
+    assert finished.returncode != 0
+    assert "the span of 150 steps holds 16 frames, and a live reference needs 20" in finished.stdout + finished.stderr
+    assert run_json(tmp_path)["status"] == "failed"
+
+
+@pytest.mark.parametrize("host", [HOSTS[0]])
+def test_attach_takes_the_keys_without_an_index(host, tmp_path):
+    attach = """attach(lmp, reference="live", span=300, every=10, select=1e6, halt=1e6, elements=["Si"])"""
+    ok(run_host(host, tmp_path, drive("run 400").replace('attach(lmp, "quests.toml")', attach), ""))
+    assert [int(row["step"]) for row in rows_in(tmp_path)] == list(range(310, 401, 10))
+
+
+def test_a_calculator_has_no_dH_while_it_learns(tmp_path):
+    config = RunConfig.make({**LEARN, "skip": 0, "span": 30, "select": 1e6, "output": str(tmp_path / "uq")})
+    atoms, rng = bulk("Cu", cubic=True), np.random.default_rng(3)
+    places = atoms.positions.copy()
+    with Session.from_config(config) as session:
+        atoms.calc = MonitoredCalculator(EMT(), session)
+        for step in range(32):
+            atoms.positions = places + rng.normal(0.0, 0.05, places.shape)
+            atoms.get_potential_energy()
+            assert (atoms.calc.dH is None) == (step <= 30)
+    assert np.allclose(atoms.calc.dH, session.monitor.index.index.delta_entropy(atoms))
