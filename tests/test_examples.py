@@ -130,5 +130,5 @@ def test_a_rare_event(rare, ranks):
 @WHEEL[1]
 def test_a_rare_event_in_the_wheel(rare):
     run = ("quests-md", "run", "in.wheel", "--config", "quests.toml", "-log", "none")
-    call(rare, str(BIN / run[0]), *run[1:], *"-var cells 2 -var hold 6500 -var heat 3000".split())
+    call(rare, str(BIN / run[0]), *run[1:], *["-var", "cells", "2", "-var", "hold", "6500", "-var", "heat", "3000"])
     heated(rare)
