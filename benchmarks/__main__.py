@@ -15,7 +15,11 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "live": ("what watching costs LAMMPS, 4096 atoms at every step, beside SNAP and Stillinger-Weber", 1),
     "growth": ("cost per atom from 10³ to 10⁶ atoms; building, saving and opening an index of 10⁵ and 10⁶", 1),
     "million": ("a million atoms in LAMMPS on two ranks: time and memory of an evaluation", 1),
+    "selection": ("what a melting run keeps and covers, beside other choices of as many frames; two materials", 2),
+    "species": ("µs per atom of each choice of how elements enter, for three binary materials", 1),
     "start": ("importing, the first evaluation, and what compiling costs", None),
+    "false_alarms": ("thresholds from the calibration: asked rate of false alarms beside the measured one", 1),
+    "force_errors": ("coverage of the bound of the force error, with the potentials and data of Zuo et al.", 1),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }
 

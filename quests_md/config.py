@@ -126,7 +126,7 @@ class RunConfig(pydantic.BaseModel):
     halt: _Threshold
     min_atoms: pydantic.PositiveInt = 1
     min_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.0
-    consecutive: pydantic.PositiveInt = 1
+    consecutive: pydantic.PositiveInt = 3
     release: float | None = None
     every: pydantic.PositiveInt = 1
     save_every: pydantic.PositiveInt = 1

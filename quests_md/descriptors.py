@@ -5,19 +5,23 @@ For atom i and its k nearest neighbours j inside the cutoff r_c, with w(r) = (1 
 - x1: the values w(r_ij)/r_ij, nearest first, zero-padded to k;
 - x2: sort each row of A_jl = sqrt(w(r_ij) w(r_il))/r_jl (zero on the diagonal), average over the rows, largest first.
 
+One block is [x1, x2] of some of the neighbours; `species` says of which, and how many blocks a row has.
+
 Source: D. Schwalbe-Koda et al., arXiv:2404.12367 (Nat. Commun. 16, 4014, 2025).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FrameError, InputError
+from .elements import SYMBOLS
+from .errors import ElementError, FrameError, InputError
 from .frame import Frame, as_frames
 from .kernels import descriptor as _descriptor
 from .kernels import descriptor_vector as _vector
@@ -27,7 +31,8 @@ from .kernels._jit import over_rows
 __all__ = ["DescriptorSpec", "cell_of", "minimum_distances"]
 
 _BLOCK = 64  # environments a thread takes at a time
-_SPECIES = (None, "ignore")
+_SPECIES = (None, "ignore", "full", "centre", "neighbours")
+_BY_ELEMENT = ("full", "neighbours")  # with blocks of one element, so that their order must be fixed
 _MOST_IMAGES = 1_000_000  # of one atom within the cutoff; a cell that needs more is no matter
 
 
@@ -42,18 +47,29 @@ class DescriptorSpec:
     cutoff
         Radius inside which atoms are neighbours, in Å.
     species
-        How elements enter. "ignore": not at all (as ``quests.get_descriptors``). Must be given for frames of two or
-        more elements; None serves one element.
+        How elements enter. Must be given for frames of two or more elements; None serves one.
+
+        - "ignore": not at all, as ``quests.get_descriptors``. One block, of all neighbours.
+        - "full": the block of all neighbours, and for each element one of the neighbours of that element around centres
+          of that element, zero for other centres; as ``quests.get_descriptors_multicomponent``. With one element the
+          block of all neighbours alone.
+        - "centre": the block of all neighbours, and environments are compared within the element of their centre.
+        - "neighbours": for each element a block of the neighbours of that element, and environments are compared within
+          the element of their centre.
+    elements
+        Chemical symbols: the blocks of "full" and "neighbours", in the order of their atomic numbers. `Index.build`
+        fills in those of the reference.
 
     Raises
     ------
     InputError
-        A value is out of range.
+        A value is out of range, `elements` are not chemical symbols, or this `species` has no use for them.
     """
 
     k: int = 32
     cutoff: float = 5.0
     species: str | None = None
+    elements: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 2:
@@ -63,12 +79,66 @@ class DescriptorSpec:
             raise InputError(f"cutoff must be a positive length in Å, not {self.cutoff!r}")
         object.__setattr__(self, "cutoff", float(self.cutoff))
         if self.species not in _SPECIES:
-            raise InputError(f'species must be "ignore" (or left out for one element), not {self.species!r}')
+            choices = ", ".join(f'"{name}"' for name in _SPECIES[1:])
+            raise InputError(f"species must be one of {choices} (or left out for one element), not {self.species!r}")
+        if self.elements is not None:
+            object.__setattr__(self, "elements", self._ordered(self.elements))
+
+    def _ordered(self, elements: Any) -> tuple[str, ...]:
+        if self.species not in _BY_ELEMENT:
+            raise InputError(f"elements are the blocks of {' and '.join(_BY_ELEMENT)}; species is {self.species!r}")
+        known = isinstance(elements, (list, tuple)) and all(e in SYMBOLS[1:] for e in elements)
+        if not known or not elements or len(set(elements)) != len(elements):
+            raise InputError(f"elements must be a list of different chemical symbols, not {elements!r}")
+        return tuple(sorted(elements, key=SYMBOLS.index))
+
+    @property
+    def by_centre(self) -> bool:
+        """Whether environments are compared within the element of their centre only.
+
+        The first column of a row is then the atomic number of its centre.
+        """
+        return self.species in ("centre", "neighbours")
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks of 2k − 1 columns.
+
+        Raises
+        ------
+        InputError
+            It is not known, for `elements` are missing.
+        """
+        return int(self._wanted.shape[1])
 
     @property
     def width(self) -> int:
-        """Number of columns, 2k − 1."""
-        return 2 * self.k - 1
+        """Number of columns of a row: 2k − 1 for each block, and one more if `by_centre`."""
+        return int(self.by_centre) + self.n_blocks * (2 * self.k - 1)
+
+    @property
+    def _wanted(self) -> NDArray[np.int64]:
+        """Return which neighbours are in which block, for each kind of centre (`kernels.descriptor` explains it)."""
+        if self.species not in _BY_ELEMENT:
+            return np.full((1, 1), _descriptor.ALL)
+        if self.elements is None:
+            raise InputError(
+                f'species="{self.species}" needs the elements that fix the order of its blocks: '
+                f'DescriptorSpec(..., species="{self.species}", elements=["Na", "Cl"]), or the spec of an index'
+            )
+        n = len(self.elements)
+        if n == 1:
+            return np.full((1, 1), _descriptor.ALL)
+        if self.species == "neighbours":
+            return np.tile(np.arange(n), (n, 1))
+        own = np.where(np.eye(n, dtype=bool), np.arange(n), _descriptor.NONE)
+        return np.hstack([np.full((n, 1), _descriptor.ALL), own])
+
+    def for_elements(self, numbers: Iterable[int]) -> DescriptorSpec:
+        """Return the spec for frames of these atomic numbers: with `elements`, if it needs them and has none."""
+        if self.species not in _BY_ELEMENT or self.elements is not None:
+            return self
+        return replace(self, elements=tuple(SYMBOLS[z] for z in sorted(set(numbers) - {0})))
 
     def compute(self, frames: Any, threads: int | None = None) -> NDArray[np.float64]:
         """Compute the descriptors of the watched atoms of frames.
@@ -83,14 +153,17 @@ class DescriptorSpec:
         Returns
         -------
         ndarray
-            (n_env, 2k − 1), in 1/Å; frames in their order, atoms in theirs.
+            (n_env, `width`), in 1/Å; frames in their order, atoms in theirs. If `by_centre`, the first column is the
+            atomic number of each centre, without a unit.
 
         Raises
         ------
         FrameError
             Positions or cell are not finite, the cell is singular, or two atoms share a place.
         InputError
-            Two or more elements, and `species` was not given.
+            Two or more elements, and `species` was not given; or it needs `elements`, and they were not.
+        ElementError
+            A frame holds an element that is not among `elements`.
         """
         rows, numbers = [np.empty((0, self.width))], set[int]()
         for frame in as_frames(frames):
@@ -100,12 +173,30 @@ class DescriptorSpec:
         return rows[1] if len(rows) == 2 else np.concatenate(rows)
 
     def check_elements(self, numbers: set[int]) -> None:
-        """Raise `InputError` if these atomic numbers need a choice of `species` that was not made."""
+        """Raise `InputError` if these atomic numbers need a choice of `species` that was not made.
+
+        Or `ElementError`, if one is not among `elements`.
+        """
         if self.species is None and len(numbers - {0}) > 1:
             raise InputError(
-                f"{len(numbers - {0})} elements, and species was not given; "
-                'species="ignore" describes geometry only and does not see which atom is which'
+                f"{len(numbers - {0})} elements, and species was not given: "
+                'species="neighbours" tells them apart, "ignore" describes geometry only (the manual compares them)'
             )
+        if self.elements is not None:
+            unknown = [SYMBOLS[z] for z in sorted(numbers - {0}) if SYMBOLS[z] not in self.elements]
+            if unknown:
+                raise ElementError(
+                    f"{', '.join(unknown)} is not among the elements of the descriptor, {', '.join(self.elements)}: "
+                    "name it there, or build the index of a reference that holds it"
+                )
+
+    def _kinds(self, numbers: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Return the kind of each atomic number: its place among `elements`, −1 if it has none; or 0."""
+        if self.elements is None:
+            return np.zeros(len(numbers), np.int8)
+        kinds = np.full(len(SYMBOLS), -1, np.int8)
+        kinds[[SYMBOLS.index(symbol) for symbol in self.elements]] = np.arange(len(self.elements))
+        return kinds[numbers]
 
     def _compute_one(self, frame: Frame, threads: int | None, inside: type = np.float64) -> NDArray[np.float64]:
         """Compute one frame; `inside` is the precision of the matrix behind x2: single errs by less than 1e-7 1/Å."""
@@ -131,20 +222,26 @@ class Environments:
     ------
     FrameError
         Positions or cell are not finite, or the cell is singular.
+    InputError
+        The spec needs elements and has none; an `ElementError` if the frame holds others.
     """
 
     def __init__(self, spec: DescriptorSpec, frame: Frame) -> None:
         self.centres = frame.centres
         self._spec, self._frame = spec, frame
-        points, _, places = _points_of(frame, self.centres, spec.cutoff)
+        points, owner, places = _points_of(frame, self.centres, spec.cutoff)
+        kinds = spec._kinds(frame.numbers)[owner]
+        if len(kinds) and kinds.min() < 0:
+            spec.check_elements(set(frame.distinct_numbers.tolist()))
+        self._wanted = spec._wanted
         self._bins = _neighbors.bin_points(points, spec.cutoff)
         self._has_vectors = _vector.available(spec.k)
         if self._has_vectors:
-            points, sorted_places = _vector.sort_points(points, self._bins[0])
+            points, kinds, sorted_places = _vector.sort_points(points, kinds, self._bins[0])
             places = sorted_places[places]
-        # Coordinates (3, m) in the order of the bins with vectors, else points (m, 3) in their own; and where the
-        # centres are in them.
-        self._points, self._places = points, places
+        # Coordinates (3, m) in the order of the bins with vectors, else points (m, 3) in their own; their kinds; and
+        # where the centres are in them.
+        self._points, self._kinds, self._places = points, kinds, places
 
     def __len__(self) -> int:
         return len(self.centres)
@@ -160,16 +257,20 @@ class Environments:
             Two atoms share a place.
         """
         places, k, cutoff = self._places[which], self._spec.k, self._spec.cutoff
-        out = np.empty((len(places), self._spec.width))
+        points, kinds, wanted, bins = self._points, self._kinds, self._wanted, self._bins
+        out, column = np.empty((len(places), self._spec.width)), int(self._spec.by_centre)
+        if column:
+            out[:, 0] = self._frame.numbers[self.centres[which]]
         if self._has_vectors:
 
             def task(first: int, last: int) -> None:
                 near = _vector.scratch(inside)
-                _vector.describe(self._points, places[first:last], self._bins, k, cutoff, near, out[first:last])
+                part, rows = places[first:last], out[first:last]
+                _vector.describe(points, kinds, wanted, part, bins, k, cutoff, column, near, rows)
         else:
 
             def task(first: int, last: int) -> None:
-                _descriptor.describe(self._points, places, self._bins, k, cutoff, first, last, out)
+                _descriptor.describe(points, kinds, wanted, places, bins, k, cutoff, column, first, last, out)
 
         over_rows(task, len(places), threads, _BLOCK)
         # A finite sum needs finite rows: one pass without a temporary of the size of `out`.
@@ -179,10 +280,20 @@ class Environments:
         return out
 
     def is_nearer(self, rows: NDArray[np.float64], r: float) -> NDArray[np.bool_]:
-        """Return for each of `rows`, which `compute` gave, whether its nearest neighbour is nearer than `r` Å."""
-        # The first column is w(r)/r of the nearest neighbour, which falls with r.
-        nearest: NDArray[np.bool_] = rows[:, 0] > (1.0 - (r / self._spec.cutoff) ** 2) ** 2 / r
-        return nearest
+        """Return of descriptors (n, d), as `compute` gives them, whether the nearest neighbour is nearer than r (Å).
+
+        By the first column of x1, w(r)/r, which falls with the distance.
+
+        Raises
+        ------
+        InputError
+            r is not above 0 and at most the cutoff.
+        """
+        if not 0.0 < r <= self._spec.cutoff:
+            raise InputError(f"a distance up to the cutoff of {self._spec.cutoff} Å can be told, not {r!r}")
+        firsts = rows[:, int(self._spec.by_centre) :: 2 * self._spec.k - 1]
+        nearer: NDArray[np.bool_] = np.any(firsts > (1.0 - (r / self._spec.cutoff) ** 2) ** 2 / r, axis=1)
+        return nearer
 
 
 def minimum_distances(frame: Frame, cutoff: float, kinds: NDArray[np.int64], out: NDArray[np.float64]) -> None:

@@ -1,6 +1,9 @@
 """Information of datasets: kernel sums, dH, entropy, diversity, and the bandwidth rule.
 
 All take descriptors (n, d) as arrays and return nats. Source of the formulas: arXiv:2404.12367.
+
+Rows that begin with the atomic number of their centre (``DescriptorSpec.by_centre``) are taken as they are: rows of
+other elements are at least 1 away, and exp(−1/2h²) is nothing as long as the bandwidth is far below 1.
 """
 
 from __future__ import annotations

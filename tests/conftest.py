@@ -69,6 +69,11 @@ def quests():
 
     return SimpleNamespace(
         descriptors=silenced(lambda atoms, k, cutoff: descriptor.get_descriptors([atoms], k=k, cutoff=cutoff)),
+        multicomponent=silenced(
+            lambda atoms, k, cutoff, species: descriptor.get_descriptors_multicomponent(
+                [atoms], k=k, cutoff=cutoff, species=species
+            )
+        ),
         delta_entropy=silenced(entropy.delta_entropy),
         entropy=silenced(entropy.entropy),
         diversity=silenced(entropy.diversity),

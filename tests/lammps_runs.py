@@ -144,7 +144,8 @@ def configure(folder, **settings):
         "halt": 1e6,
         "output": "uq",
         "precision": "double",  # two ways to the same dH can be compared to the last digits
-        "novelty": False,  # every candidate is saved
+        "novelty": False,  # every frame above `select` is saved, and at once
+        "consecutive": 1,
         **settings,
     }
     (folder / "quests.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))

@@ -32,7 +32,7 @@ _KEYS = PAIRS.compute(pairs(np.arange(MOST), np.arange(MOST)))[:, 0][::-1]
 class Loose:
     """A reference that knows dH of every environment number, bounds it loosely, and counts what it is asked for."""
 
-    elements = ("H", "Si")
+    elements = centre_elements = ("H", "Si")
     ready = True
     spec = PAIRS
     bandwidth = 1e-5  # 1/Å: what novelty is measured with; environments of other numbers are far apart

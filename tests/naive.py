@@ -76,6 +76,27 @@ def descriptors(positions, cell, pbc, k, cutoff):
     return np.array(rows).reshape(len(positions), 2 * k - 1)
 
 
+def species(atoms, k, cutoff, species, elements):
+    """Return the rows of all atoms, as `species` says; `elements` are the atomic numbers of the blocks, in order."""
+    points, owner = images(atoms.positions, atoms.cell, atoms.pbc, cutoff)
+    numbers = atoms.numbers[owner]
+    rows = []
+    for i, z in enumerate(atoms.numbers):
+        own = [numbers == e if e == z else np.zeros(len(numbers), bool) for e in elements]
+        masks = {
+            "ignore": [numbers > 0],
+            "centre": [numbers > 0],
+            "full": [numbers > 0, *own] if len(elements) > 1 else [numbers > 0],
+            "neighbours": [numbers == e for e in elements],
+        }[species]
+        row = [[z]] if species in ("centre", "neighbours") else []
+        for mask in masks:  # the centre comes first
+            seen = np.concatenate([points[[i]], points[mask & (np.arange(len(points)) != i)]])
+            row.append(describe(neighbours(seen, 0, cutoff), k, cutoff))
+        rows.append(np.concatenate(row))
+    return np.array(rows)
+
+
 def minimum_distances(positions, cell, pbc, kinds, cutoff):
     """Return the smallest distance up to `cutoff` between atoms of each pair of kinds, inf where none is."""
     points, owner = images(positions, cell, pbc, cutoff)
@@ -93,6 +114,15 @@ def log_kernel_sum(query, reference, bandwidth):
     if len(reference) == 0:
         return np.full(len(query), -np.inf)
     return logsumexp(-0.5 * cdist(query, reference, "sqeuclidean") / bandwidth**2, axis=1)
+
+
+def novelty(rows, reference, kept, select, bandwidth):
+    """Return the novelty of environments above `select` against a reference and kept frames; and how many are novel."""
+    rows = rows[-log_kernel_sum(rows, reference, bandwidth) > select]
+    if not len(rows):
+        return np.empty(0), 0
+    values = -log_kernel_sum(rows, np.concatenate([reference, *kept]), bandwidth)
+    return values, np.sum(values > select)
 
 
 def squared_distances(query, rows):

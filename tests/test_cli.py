@@ -10,7 +10,9 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
+from calibrations import labelled, moving
 from click.testing import CliRunner, Result
 
 from quests_md import DescriptorSpec, Index, __version__, cli
@@ -111,6 +113,26 @@ def test_index_build_options_reach_the_index(files: Path) -> None:
     assert (index.spec, index.bandwidth) == (DescriptorSpec(8, 4.0, "ignore"), 0.02)
 
 
+@pytest.mark.parametrize(
+    ("species", "columns"),
+    [
+        ("ignore", "63 columns"),
+        ("centre", "63 columns"),
+        ("full", "189 columns in blocks of Na, Cl"),
+        ("neighbours", "126 columns in blocks of Na, Cl"),
+    ],
+)
+def test_index_build_takes_every_choice_of_species(files: Path, species: str, columns: str) -> None:
+    ase.io.write("salt.xyz", bulk("NaCl", "rocksalt", a=5.64, cubic=True))
+    assert "2 elements, and species was not given" in error("index", "build", "salt.xyz", "-o", "new.qindex")
+    shown = run("index", "build", "salt.xyz", "-o", "new.qindex", "--species", species, "--threads", "1").stdout
+    assert f"species = {species}; {columns}\n" in shown
+    assert set(shown.splitlines()[:-1]) < set(run("index", "info", "new.qindex").stdout.splitlines())
+    content = json.loads(run("index", "info", "new.qindex", "--json").stdout)
+    assert (content["species"], content["columns"]) == (species, int(columns.split()[0]))
+    assert content["environments"] == {"Na": 4, "Cl": 4}
+
+
 def test_index_build_bandwidth_by_the_volume_rule(files: Path) -> None:
     shown = run("index", "build", "ref.xyz", "-o", "new.qindex", "--bandwidth", "auto", "--threads", "1").stdout
     assert "by the volume rule" in shown
@@ -178,6 +200,74 @@ def test_index_info_json_of_lone_atoms_is_json(files: Path) -> None:
     Index.build(ase.Atoms("Ar", cell=np.eye(3) * 20, pbc=True), threads=1).save("ar.qindex")
     assert json.loads(run("index", "info", "ar.qindex", "--json").stdout)["pair_distances"] == [[None]]
     assert "no pair inside the cutoff" in run("index", "info", "ar.qindex").stdout
+
+
+# -- index calibrate -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labels(files: Path) -> Path:
+    """A folder with a reference of named sources, and labelled frames that are not in it."""
+    for i, name in enumerate(("bulk", "melt")):
+        frames = moving(6, i, scale=0.03 * (i + 1), memory=0)
+        atoms = [Atoms(f.numbers, f.positions, cell=f.cell, pbc=True, info={"kind": name}) for f in frames]
+        ase.io.write("named.extxyz", atoms, append=bool(i))
+    ase.io.write("labelled.extxyz", labelled(moving(24, 9, memory=0)))
+    return files
+
+
+def test_index_build_calibrates_unless_told(labels: Path) -> None:
+    shown = run("index", "build", "named.extxyz", "-o", "new.qindex", "--threads", "1").stdout
+    assert "all of 12 independent frames, left out with their group (of 12)" in shown
+    assert "redundancy         0.00 nats: 0 copies" in shown
+    index = Index.open("new.qindex")
+    assert index.calibration is not None
+    value = index.calibration.false_alarm(0.1, {"Si": 16})["Si"]
+    assert f"false alarm 0.1    dH = {value:.4g} at 16 Si watched atoms" in shown
+    assert "false alarm 0.01   not resolved at 16 Si watched atoms" in shown
+    shown = run("index", "build", "named.extxyz", "-o", "bare.qindex", "--no-calibrate").stdout
+    assert "calibration        none" in shown
+    assert Index.open("bare.qindex").calibration is None
+    shown = run("index", "calibrate", "bare.qindex", "--threads", "1").stdout
+    assert "all of 12 independent frames" in shown
+    np.testing.assert_array_equal(Index.open("bare.qindex").calibration.maxima, index.calibration.maxima)  # type: ignore[union-attr]
+
+
+def test_index_build_knows_groups(labels: Path) -> None:
+    shown = run("index", "build", "named.extxyz", "-o", "new.qindex", "--group-key", "kind").stdout
+    assert "left out with their group (of 2)" in shown
+    assert Index.open("new.qindex").frame_groups == ("bulk",) * 6 + ("melt",) * 6
+    content = json.loads(run("index", "info", "new.qindex", "--json").stdout)
+    assert content["groups"] == ["bulk", "melt"]
+    assert (content["calibration"]["groups"], content["calibration"]["left_out"]) == (2, 12)
+    assert "has no 'sort' in its info" in error(
+        "index", "build", "named.extxyz", "-o", "x.qindex", "--group-key", "sort"
+    )
+
+
+def test_an_index_that_cannot_be_calibrated_is_built_all_the_same(files: Path) -> None:
+    result = run("index", "build", "ref.xyz@0", "-o", "one.qindex")
+    assert "quests-md: warning: no calibration: the reference has one independent frame" in result.stderr
+    assert Index.open("one.qindex").calibration is None
+    assert "one independent frame" in error("index", "calibrate", "one.qindex")
+
+
+def test_index_calibrate_bounds_the_force_error(labels: Path) -> None:
+    run("index", "build", "named.extxyz", "-o", "new.qindex", "--no-calibrate")
+    options = ["--errors", "labelled.extxyz", "--potential", "SNAP", "--threads", "1"]
+    shown = run("index", "calibrate", "new.qindex", *options).stdout
+    assert "of SNAP: 90 % of errors below the bound; held out" in shown
+    calibration = Index.open("new.qindex").calibration
+    assert calibration is not None
+    assert calibration.force_error is not None
+    assert calibration.force_error.structures == 24
+    assert f"{calibration.force_error.bins['Si'][-1].bound:.3g} up to dH" in shown
+    assert "of SNAP" in run("index", "calibrate", "new.qindex").stdout  # a bound is kept
+    json.loads(run("index", "info", "new.qindex", "--json").stdout)
+    assert "frame 0 needs forces" in error("index", "calibrate", "new.qindex", "--errors", "named.extxyz")
+    before = Path("new.qindex").read_bytes()
+    assert "coverage must be a share" in error("index", "calibrate", "new.qindex", *options, "--coverage", "90")
+    assert Path("new.qindex").read_bytes() == before
 
 
 def test_index_verify_finds_one_flipped_bit(files: Path) -> None:

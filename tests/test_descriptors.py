@@ -376,7 +376,7 @@ def test_two_elements_need_a_choice_of_species(structure):
     "values",
     [{"k": k} for k in (1, 0, -3, 2.5, True, "32", None)]
     + [{"cutoff": c} for c in (0, -1.0, float("nan"), float("inf"), True, "5", None)]
-    + [{"species": s} for s in ("Si", "", 3, ["ignore"])],
+    + [{"species": s} for s in ("Si", "", 3, ["ignore"], "neighbors")],
 )
 def test_impossible_specs_are_refused(values):
     with pytest.raises(InputError, match=next(iter(values))):

@@ -46,7 +46,7 @@ def build(folder):
 def test_input_script(folder, ranks):
     ok(run_debian(folder, (folder / "in.reference").read_text(), steps=200))
     build(folder)
-    finished = ok(run_debian(folder, (folder / "in.lammps").read_text(), ranks, steps=600, hot=4000))
+    finished = ok(run_debian(folder, (folder / "in.lammps").read_text(), ranks, steps=900, hot=4000))
     run = run_json(folder)
     assert run["status"] in ("finished", "halted")
     assert run["ranks"] == ranks
@@ -70,7 +70,7 @@ def test_input_script_in_the_wheel(folder):
         "none",
         "-var",
         "leg_steps",
-        "150",
+        "250",
     )
     call(folder, str(BIN / run[0]), *run[1:], "-var", "hot", "4000")
     assert run_json(folder)["saved"] > 0

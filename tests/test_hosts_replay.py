@@ -26,8 +26,8 @@ def index() -> Index:
 
 
 def session(index: Index, folder: Path, **monitor: float) -> Session:
-    thresholds = {"select": 1.0, "halt": 1e6, "precision": "double"} | monitor
-    return Session(Monitor(index, **thresholds), folder / "uq", host="replay")
+    thresholds = {"select": 1.0, "halt": 1e6, "precision": "double", "consecutive": 1} | monitor
+    return Session(Monitor(index, **thresholds), folder / "uq", host="replay", novelty=False)
 
 
 def test_one_decision_per_frame_with_its_step(index: Index, tmp_path: Path) -> None:

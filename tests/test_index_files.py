@@ -125,7 +125,23 @@ def forge_rows(key, value):
     return forge_section("rows", key, value)
 
 
+def forge_calibration(key, value, drop=False):
+    """Return a change that adds a calibration of which one entry is wrong, or missing."""
+    good = {"symbols": ["Si"], "sizes": [[8], [0]], "maxima": [[0.5], [None]], "force_error": None}
+    good |= {"frames": 2, "groups": 2, "copies": 0, "correlation": 1.0, "redundancy": 0.0}
+    changed = {k: v for k, v in (good | {key: value}).items() if not (drop and k == key)}
+    return lambda header: header | {"calibration": changed}
+
+
 NAN, INF = float("nan"), float("inf")
+CALIBRATION = {
+    "symbols": [[], ["Zz"], [14], ["X"], ["Si", "Ge"], 3, None],
+    "sizes": [[], [[8]], [[8], [-1]], [[8], [True]], [[8], [1.0]], [[8], 3], [[8], []], 3, None],
+    "maxima": [[[0.5]], [[0.5], [NAN]], [[0.5], [INF]], [[0.5], ["1"]], [[0.5], [1]], [0.5, 0.5], None],
+    **{key: [-1.0, NAN, INF, 1, "0"] for key in ("correlation", "redundancy")},
+    "force_error": [3, [], {}, {"bins": 3}],
+    **{key: [-1, 1.5, True, "1", None, 1 << 60] for key in ("frames", "groups", "copies")},
+}
 SECTIONS = ["rows", "centre", "frame_offsets", "numbers", "pair_distances"]
 MALFORMED = {  # what a header must not say, and where
     forge: {
@@ -165,6 +181,11 @@ HOSTILE = [
     *((lambda h, v=v: v, "malformed") for v in (b"{" * 50, b'"\xff\xfe"', b"[" * 100_000, [{}], {}, 3)),
     *((forge("elements", v), "list of elements") for v in ([], ["Ge"], ["Si", "Zz"], ["Si", "X"])),
     (forge("elements", ["Si", "Ge"]), "pairs of elements"),
+    *((forge("frame_groups", v), "malformed") for v in ("ab", [1], None)),
+    (forge("frame_groups", ["a"]), "groups are not those of the frames"),
+    *((forge("calibration", v), "malformed") for v in (3, [], "", {}, {"symbols": ["Si"]})),
+    *((forge_calibration(k, v), "malformed") for k, values in CALIBRATION.items() for v in values),
+    *((lambda h, k=k: forge_calibration(k, 0, drop=True)(h), "malformed") for k in CALIBRATION),
     (forge("elements", [14]), "malformed"),
     *((forge_spec("k", v), "width of the rows") for v in (31, 33, 10**30)),
     (forge("format", 2), "format 2 is newer than format 1: upgrade"),
@@ -182,6 +203,15 @@ HOSTILE = [
 def test_hostile_headers_with_a_right_hash_are_refused(content, tmp_path, change, match):
     header = json.loads(header_of(content)[0])
     refuse(written(tmp_path, forged(content, change(header))), match=match)
+
+
+def test_a_header_with_a_right_calibration_and_one_of_an_earlier_version_are_read(content, tmp_path):
+    header = json.loads(header_of(content)[0])
+    index = Index.open(written(tmp_path, forged(content, forge_calibration("frames", 2)(header))))
+    assert index.calibration.maxima.tolist() == [[0.5], [-INF]]
+    early = {key: value for key, value in header.items() if key not in ("calibration", "frame_groups")}
+    index = Index.open(written(tmp_path, forged(content, early)))
+    assert (index.calibration, index.frame_groups) == (None, ())
 
 
 @pytest.mark.parametrize(

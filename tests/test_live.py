@@ -12,10 +12,14 @@ from ase import Atoms
 from calibrations import moving
 from watched import names_of, rows_of, run_of
 
-from quests_md import Frame, Index, Monitor, Session
-from quests_md.errors import CalibrationError, ElementError, InputError, MonitorError
+from quests_md import DescriptorSpec, Frame, Index, Monitor, Session
+from quests_md.comm import Serial
+from quests_md.errors import CalibrationError, ElementError, IndexFileError, InputError, MonitorError
 from quests_md.index import Live, _live
 from quests_md.index._live import integrated_time
+from quests_md.session._live import Learning
+from quests_md.session._writer import Writer
+from quests_md.sinks import RunFolder
 
 EVERY, SKIP, SPAN = 10, 50, 300
 BANDWIDTH = 0.03
@@ -152,6 +156,36 @@ def test_several_ranks_need_a_path():
     assert {type(result) for result in ranks.run(2, work)} == {InputError}
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_run_that_goes_on_takes_what_it_has_learned(frames, tmp_path, size):
+    def work(comm):
+        with watching(live_of(), tmp_path / "uq", comm=comm) as first:
+            for frame in frames[:36]:
+                first.observe(part_of(frame, comm))
+        files = RunFolder(tmp_path / "uq")
+        again = live_of()
+        learning = Learning(Monitor(again, select=1e6, halt=1e6, comm=comm), files, Writer(files, comm))
+        learning.resume()
+        assert again.ready
+        assert again.learned == first.monitor.index.learned
+        assert np.array_equal(again.index.rows, first.monitor.index.index.rows)
+        return learning.describe()["frames"]
+
+    assert ranks.run(size, work) == [len(LEARNED)] * size
+
+
+def test_a_run_that_had_not_learned_yet_begins_anew(tmp_path):
+    files, live = RunFolder(tmp_path), live_of()
+    Learning(Monitor(live, select=1e6, halt=1e6), files, Writer(files, Serial())).resume()
+    assert not live.ready
+
+
+def test_another_index_is_not_taken_for_a_live_one(frames, tmp_path):
+    Index.build(frames[:2], bandwidth=BANDWIDTH).save(tmp_path / "live.qindex")
+    with pytest.raises(IndexFileError, match="not the index of a live reference"):
+        live_of().open(tmp_path / "live.qindex")
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------
 
 
@@ -227,6 +261,20 @@ def test_two_elements_need_a_choice_at_once(folder):
     frame.numbers = np.where(np.arange(16) < 8, 14, 6)
     with pytest.raises(MonitorError, match="species"), watching(live_of(), folder) as session:
         session.observe(frame)
+
+
+@pytest.mark.parametrize("species", ["ignore", "full", "centre", "neighbours"])
+def test_two_elements(folder, species):
+    frames = frames_of()
+    for frame in frames:
+        frame.numbers = np.where(np.arange(16) % 2, 14, 6)
+    offline = Index.build(
+        [frame for frame in frames if frame.step in LEARNED], DescriptorSpec(species=species), bandwidth=BANDWIDTH
+    )
+    session = watching(live_of(species=species), folder, select=-1e6, values="flagged")
+    watch(session, frames)
+    assert np.allclose(session.decision.dH, offline.delta_entropy(frames[-1]), rtol=1e-10, atol=1e-10)
+    assert session.monitor.index.elements == ("C", "Si")
 
 
 def test_an_element_that_comes_later_is_not_known(frames, folder):

@@ -18,7 +18,14 @@ from quests_md.config import RunConfig
 from quests_md.hosts.ase import MonitoredCalculator, MonitorObserver
 
 RATE = 0.05
-LEARN = {"reference": "live", "skip": 200, "span": 1600, "select": {"false_alarm": RATE}, "halt": float("inf")}
+LEARN = {
+    "consecutive": 1,
+    "reference": "live",
+    "skip": 200,
+    "span": 1600,
+    "select": {"false_alarm": RATE},
+    "halt": float("inf"),
+}
 
 
 def flagged(rows, first, last):
@@ -80,6 +87,7 @@ halt = inf
 elements = ["Si"]
 output = "uq"
 novelty = false
+consecutive = 1
 """
 
 

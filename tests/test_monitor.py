@@ -45,7 +45,9 @@ def frame(atoms):
 
 
 def observe(index, frame, **options):
-    return Monitor(index, **{"select": 1e9, "halt": 1e9, "precision": "double"} | options).observe(frame)
+    return Monitor(index, **{"select": 1e9, "halt": 1e9, "precision": "double", "consecutive": 1} | options).observe(
+        frame
+    )
 
 
 # -- one rank --------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ def test_frames_are_due_at_multiples_of_every_whatever_the_first_step(index, fra
 
 
 def test_candidates_are_saved_at_most_every_so_many_steps(index, frame):
-    monitor = Monitor(index, select=0.0, halt=1e9, every=5, save_every=20)
+    monitor = Monitor(index, select=0.0, halt=1e9, every=5, save_every=20, consecutive=1)
     saved = []
     for frame.step in [5, 10, 10, 20, 25, 25, 30, 45, 50, 10, 15, 30]:  # steps repeat, and go backwards
         saved += [frame.step] * monitor.observe(frame).save

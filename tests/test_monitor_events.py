@@ -19,9 +19,14 @@ SELECT, HALT = 5.0, 50.0
 DH = np.array([0.0, 4.0, 6.0, 9.0, 60.0])  # of the environments number 0 to 4: covered twice, candidates, halt
 
 
+def at_once(**options):
+    """Return a monitor for which every frame above `select` is an event."""
+    return Monitor(Loose(DH), select=SELECT, halt=HALT, **{"consecutive": 1, "min_distance": 0.0} | options)
+
+
 def watch(kinds, *, comm=None, **options):
     """Return the decisions on frames of two atoms; the first has the environment that `kinds` says."""
-    monitor = Monitor(Loose(DH), **{"select": SELECT, "halt": HALT, "min_distance": 0.0, "comm": comm} | options)
+    monitor = at_once(comm=comm, **options)
     return monitor, [monitor.observe(pairs([kind, 0], [7, 3], step)) for step, kind in enumerate(kinds)]
 
 
@@ -209,8 +214,7 @@ def test_a_stop_that_one_rank_asks_for_reaches_all():
 
 
 def test_a_frame_is_proposed_with_what_lies_above_select():
-    monitor = Monitor(Loose(DH), select=SELECT, halt=HALT, min_distance=0.0)
-    proposals = []
+    monitor, proposals = at_once(), []
     answer = True
 
     def keep(proposal):
@@ -232,7 +236,7 @@ def test_a_frame_is_proposed_with_what_lies_above_select():
 
 
 def test_a_refused_frame_does_not_count_for_the_spacing():
-    monitor = Monitor(Loose(DH), select=SELECT, halt=HALT, save_every=10, min_distance=0.0)
+    monitor = at_once(save_every=10)
     saved = [
         monitor.observe(pairs([2, 0], [7, 3], step), keep=lambda proposal: proposal.step >= 3).save
         for step in range(15)
@@ -241,7 +245,7 @@ def test_a_refused_frame_does_not_count_for_the_spacing():
 
 
 def test_time_is_that_of_the_frames():
-    monitor = Monitor(Loose(DH), select=SELECT, halt=HALT, min_distance=0.0)
+    monitor = at_once()
     for step, kind in enumerate([0, 2, 3, 0]):
         monitor.observe(pairs([kind, 0], [7, 3], step, time=0.5 * step))
     event = monitor.events.ended

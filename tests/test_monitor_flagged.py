@@ -312,7 +312,7 @@ def test_a_failure_while_a_frame_is_made_whole_fails_all(many, low, victim, tmp_
 
     def work(comm):
         reference = Fails(dH.copy(), low)
-        monitor = Monitor(reference, select=20.0, halt=2e3, comm=comm, values="flagged")
+        monitor = Monitor(reference, select=20.0, halt=2e3, comm=comm, values="flagged", consecutive=1)
         with Session(monitor, tmp_path / "uq") as session:
             mine = np.flatnonzero(owners == comm.rank)
             session.observe(pairs(mine, ids[mine], 0))
@@ -358,7 +358,9 @@ def test_files_say_which_values_they_hold(many, tmp_path):
     halves[n] = 50.0  # at the second step
     for mode in ({"values": "flagged"}, DOUBLE):
         folder = tmp_path / mode.get("values", "exact")
-        with Session(Monitor(Loose(halves), select=20.0, halt=INF, **mode), folder, novelty=False) as session:
+        with Session(
+            Monitor(Loose(halves), select=20.0, halt=INF, consecutive=1, **mode), folder, novelty=False
+        ) as session:
             for step in (0, 1, 2):
                 session.observe(pairs(step % 2 * n + np.arange(n), ids, step))
         (saved,), (last,) = frames_of(folder), frames_of(folder, "last")

@@ -32,12 +32,12 @@ PUBLIC = [
 ]
 HOSTS = {
     "quests_md.hosts.ase": ["MonitorObserver", "MonitoredCalculator"],
-    "quests_md.hosts.lammps": ["Watch", "attach", "quests_attach", "quests_step"],
+    "quests_md.hosts.lammps": ["Watch", "attach", "quests_attach", "quests_close", "quests_step"],
     "quests_md.hosts.lammps_script": ["run_script"],
     "quests_md.hosts.mpi": ["MpiComm"],
     "quests_md.hosts.replay": ["replay"],
     "quests_md.report": ["timeline"],
-    "quests_md.selection": ["Cutout", "cutouts"],
+    "quests_md.selection": ["Cutout", "Kept", "Proposal", "Selection", "Verdict", "check_cutout", "cutouts"],
 }
 
 

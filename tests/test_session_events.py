@@ -288,7 +288,8 @@ def test_thresholds_are_said_when_they_become_numbers(folder, capsys):
 
 def test_candidates_are_cut_out_and_cut_outs_go_with_their_frame(tmp_path, large_cell):
     index, frames = large_cell
-    options = {"select": 1.0, "halt": math.inf, "novelty": True, "budget": 1, "cutout": {"radius": 2.5, "most": 2}}
+    options = {"select": 1.0, "halt": math.inf, "novelty": True, "budget": 1, "min_distance": 0.0}
+    options["cutout"] = {"radius": 2.5, "most": 2}
     with session_of(index, tmp_path / "uq", **options) as session:
         for frame in frames:
             session.observe(frame)

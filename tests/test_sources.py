@@ -8,9 +8,10 @@ import itertools
 import ase.io
 import numpy as np
 import pytest
+from calibrations import labelled, moving
 
 from quests_md.errors import InputError, SourceError
-from quests_md.sources import describe_source, read_frames
+from quests_md.sources import describe_source, read_force_errors, read_frames
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,35 @@ def test_provenance_says_which_bytes_were_read(files):
     assert (found["file"], found["selection"], found["bytes"]) == (str(path), "::2", path.stat().st_size)
     assert describe_source(path)["selection"] == ":"
     assert found["modified"].endswith("+00:00")
+
+
+def test_a_key_of_the_info_names_the_group(trajectory, tmp_path):
+    for i, atoms in enumerate(trajectory):
+        atoms.info["config_type"] = i // 2
+    ase.io.write(tmp_path / "named.extxyz", trajectory)
+    assert [f.group for f in read_frames(tmp_path / "named.extxyz", "config_type")] == ["0", "0", "1", "1", "2"]
+    assert {f.group for f in read_frames(tmp_path / "named.extxyz")} == {None}
+    with pytest.raises(SourceError, match=r"named\.extxyz: frame 0 has no 'kind' in its info, which has .*config_type"):
+        list(read_frames(tmp_path / "named.extxyz", "kind"))
+
+
+def test_force_errors_are_norms_of_the_difference(tmp_path):
+    (atoms, *_), path = labelled(moving(1, 1)), tmp_path / "labelled.extxyz"
+    atoms.info["group"] = "melt"
+    ase.io.write(path, atoms)
+    ((frame, error),) = read_force_errors(path, "group")
+    expected = np.linalg.norm(atoms.get_forces() - atoms.arrays["model_forces"], axis=1)
+    np.testing.assert_allclose(error, expected, atol=1e-7)
+    assert (frame.group, len(frame.positions)) == ("melt", 16)
+    for name in ("forces", "model_forces"):
+        (broken, *_) = labelled(moving(1, 1))
+        if name == "forces":
+            broken.calc = None
+        else:
+            broken.arrays["model_forces"][3, 1] = np.nan
+        ase.io.write(path, broken)
+        with pytest.raises(SourceError, match=rf"labelled\.extxyz: frame 0 needs {name} \("):
+            list(read_force_errors(path))
 
 
 # -- what cannot be read ---------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def index():
     bound = ErrorBound({"Si": bins}, coverage=0.9, potential="SNAP", reference="ab", **shares)
     sizes = np.column_stack([np.full(100, 64), np.full(100, 32)])
     maxima = np.column_stack([MAXIMA, MAXIMA + 0.5])
-    return index_of(Calibration(("Si", "Ge"), sizes, maxima, 100, 25, 0, 1, 0.0, bound))
+    return index_of(Calibration(("Si", "Ge"), sizes, maxima, 100, 25, 0, 1.0, 0.0, bound))
 
 
 def test_a_number_is_that_of_every_watched_element(index):
@@ -75,7 +75,7 @@ def test_without_a_calibration_the_command_is_named(given, reference):
 
 def test_without_a_bound_the_command_is_named(index):
     sizes, maxima = np.full((5, 1), 8), np.zeros((5, 1))
-    without = index_of(Calibration(("Si",), sizes, maxima, 5, 5, 0, 1, 0.0), "si.qindex")
+    without = index_of(Calibration(("Si",), sizes, maxima, 5, 5, 0, 1.0, 0.0), "si.qindex")
     with pytest.raises(CalibrationError, match=r"quests-md index calibrate si\.qindex --errors"):
         resolve_threshold("select", {"force_error": 0.1}, without, {"Si": 8})
 

@@ -57,10 +57,11 @@ OF_SESSION = set(inspect.signature(Session).parameters)
 
 
 def session_of(index, folder, *, comm=None, select=SELECT, halt=HALT, **more):
-    """Return a session; every candidate is saved, unless `novelty` is given."""
+    """Return a session; every frame above `select` is saved at once, unless `novelty` or `consecutive` is given."""
     # In double precision two ways to the same dH can be compared to the last digits.
     session = {"novelty": False} | {name: more.pop(name) for name in list(more) if name in OF_SESSION}
-    watching = Monitor(index, select=select, halt=halt, comm=comm, **{"precision": "double", **more})
+    options = {"precision": "double", "consecutive": 1, **more}
+    watching = Monitor(index, select=select, halt=halt, comm=comm, **options)
     return Session(watching, folder, **session)
 
 

@@ -42,7 +42,11 @@ def _bandwidth(value: Any) -> float | str:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index file to write.")
 @click.option("--k", default=32, show_default=True, help="Number of nearest neighbours.")
 @click.option("--cutoff", default=5.0, show_default=True, help="Radius of an environment, in Å.")
-@click.option("--species", metavar="CHOICE", help="How elements enter; must be given for two or more: ignore.")
+@click.option(
+    "--species",
+    metavar="CHOICE",
+    help="How elements enter: neighbours, full, centre or ignore; must be given for two or more.",
+)
 @click.option(
     "--bandwidth",
     type=_bandwidth,
@@ -170,7 +174,7 @@ def _content(file: Path, index: Index) -> dict[str, Any]:
     return {
         **index.describe(),
         "n_frames": len(index.frame_offsets) - 1,
-        "columns": index.spec.width,
+        "columns": index.rows.shape[1],
         "environments": counts,
         "pair_distances": distances,
         "bytes": file.stat().st_size,
@@ -190,11 +194,13 @@ def _show(file: Path, index: Index) -> str:
         for j, b in enumerate(index.elements[i:], i)
         if math.isfinite(index.pair_distances[i, j])
     ]
-    species = f", species = {index.spec.species}" if index.spec.species else ""
+    spec = index.spec
+    species = f", species = {spec.species}" if spec.species else ""
+    columns = f"{content['columns']} columns" + (f" in blocks of {', '.join(spec.elements)}" if spec.elements else "")
     lines = {
         "environments": f"{len(index)} in {content['n_frames']} frames",
         "elements": elements,
-        "descriptor": f"k = {index.spec.k}, cutoff = {index.spec.cutoff:g} Å{species}; {index.spec.width} columns",
+        "descriptor": f"k = {spec.k}, cutoff = {spec.cutoff:g} Å{species}; {columns}",
         "bandwidth": f"{index.bandwidth:.6g} 1/Å {rule}",
         "smallest distance": ", ".join(pairs) or "no pair inside the cutoff",
         "generation": str(index.generation),
@@ -215,7 +221,7 @@ def _show_calibration(calibration: Calibration | None) -> dict[str, str]:
         "calibration": f"{left_out} of {calibration.frames} independent frames, left out with their group "
         f"(of {calibration.groups})",
         "redundancy": f"{calibration.redundancy:.2f} nats: {calibration.copies} copies, "
-        f"correlation over {calibration.correlation} frames"
+        f"correlation over {calibration.correlation:.3g} frames"
         if calibration.correlation > 1
         else f"{calibration.redundancy:.2f} nats: {calibration.copies} copies",
     }

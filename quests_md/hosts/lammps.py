@@ -1,11 +1,15 @@
-"""LAMMPS as host: ``attach`` for a Python-driven LAMMPS, two functions for input scripts.
+"""LAMMPS as host: ``attach`` for a Python-driven LAMMPS, three functions for input scripts.
 
 In an input script of a LAMMPS with the PYTHON package::
 
     python quests_attach input 2 SELF quests.toml format ps here "from quests_md.hosts.lammps import *"
     python quests_attach invoke
     fix watch all python/invoke 10 end_of_step quests_step
+    run 100000
+    python quests_close input 1 SELF format p exists
+    python quests_close invoke
 
+(The last two lines may be left out: the watch is closed when the program ends; they say in log.lammps what it cost.)
 Either way LAMMPS itself then sees, per atom, ``d_dH`` (nats, of the last evaluation; 0 before it and for atoms that
 are not watched; with ``values = "flagged"`` an upper bound for most atoms that are not above `select`) and the global
 values ``f_quests[1]`` ... ``f_quests[6]``: maximum and mean of dH, number of atoms above `select` and above `halt`,
@@ -35,7 +39,7 @@ from ._lammps_library import Library, address_of
 from ._lammps_module import callback_of, make_watched, watch_of
 from .mpi import MpiComm
 
-__all__ = ["Watch", "attach", "quests_attach", "quests_step"]
+__all__ = ["Watch", "attach", "quests_attach", "quests_close", "quests_step"]
 
 _FIX = "quests"  # global values: f_quests[1..6]
 _FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms, and i_quests: the id of the atom that it is of
@@ -184,6 +188,14 @@ class Watch:
         if self._pending and self.session.status in ("running", "halted"):
             self._pending = False
             self.session.flush()
+            self._log()
+
+    def _log(self) -> None:
+        """Write what watching cost to LAMMPS's log. Collective, outside of a run."""
+        text = self.session.summary().replace("µ", "u")
+        # LAMMPS replaces variables in what it prints, and takes nothing but ASCII.
+        text = "".join(c if c.isascii() and c not in '$"&' else "?" for c in text)
+        self._library.command(f'print "{text}" screen no')
 
     def _publish(self, decision: Decision) -> None:
         """Write dH to d_dH and the global values to the fix: what LAMMPS sees at this very step."""
@@ -246,6 +258,7 @@ def attach(
         From the configuration, the elements, the index and the output folder. All errors are raised on all ranks.
     """
     hooks = {name: keys.pop(name) for name in list(keys) if callable(keys[name])}
+    keys = {name: os.fspath(key) if isinstance(key, os.PathLike) else key for name, key in keys.items()}
     library = Library.of_module(lmp)
     earlier = watch_of(lmp)
     if earlier is not None and not earlier.watching:  # the script went on to another system, after `clear`
@@ -285,6 +298,15 @@ def quests_step(capsule: Any, vflag: int | None = None) -> None:
     if watch is None:
         raise HostError("quests_attach was not invoked before the run")
     watch.evaluate(watch._library.step, end_of_step=vflag is None)
+
+
+def quests_close(capsule: Any) -> None:
+    """End the watching, and say in LAMMPS's log what it cost; for ``python ... invoke``, after the last run."""
+    watch = _watches.pop(address_of(capsule), None)
+    if watch is None:
+        raise HostError("quests_attach was not invoked before")
+    watch.close()
+    watch._log()
 
 
 def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str, Any], host: str) -> Watch:

@@ -19,6 +19,7 @@ from ..kernels import search
 from ..kernels._jit import over_rows
 from ..kernels.order import order_of
 from ..versions import versions
+from ._parts import spans
 
 # A gap between layers of atoms wider than this (Å) is vacuum: no bulk phase has one.
 _VACUUM_GAP = 5.0
@@ -32,17 +33,28 @@ def measured(rows: NDArray[np.float32], threads: int | None) -> search.Tree:
     return tree
 
 
-def arranged(rows: NDArray[np.float32], numbers: NDArray[np.int16], threads: int | None) -> dict[str, NDArray[Any]]:
-    """Put rows into the order of a search tree; return the fields of an `Index` that follow from it."""
-    order = order_of(rows)
-    tree = measured(rows[order], threads)
+def arranged(
+    rows: NDArray[np.float32], numbers: NDArray[np.int16], by_centre: bool, threads: int | None
+) -> dict[str, NDArray[Any]]:
+    """Put rows into the order of a search tree, of one for each element with `by_centre`.
+
+    Returns the fields of an `Index` that follow from it.
+    """
+    order = np.argsort(numbers, kind="stable") if by_centre else np.arange(len(rows))
+    out, trees = np.empty_like(rows), []
+    for first, last in spans(numbers, by_centre).values():
+        some = rows[order[first:last]] if by_centre else rows
+        places = order_of(some)
+        np.take(some, places, axis=0, out=out[first:last])
+        order[first:last] = order[first:last][places]
+        trees.append(measured(out[first:last], threads))
     return {
-        "rows": tree.rows,
+        "rows": out,
         "numbers": numbers[order],
         "order": order.astype(np.int32),
-        "node_centres": tree.centres,
-        "node_radius": tree.radius,
-        "node_spread": tree.spread,
+        "node_centres": np.concatenate([tree.centres for tree in trees]),
+        "node_radius": np.concatenate([tree.radius for tree in trees]),
+        "node_spread": np.concatenate([tree.spread for tree in trees]),
     }
 
 
@@ -52,6 +64,8 @@ def bandwidth_of(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
             f'bandwidth="auto" holds for k = 32 and a cutoff of 5 Å, not k = {spec.k} and {spec.cutoff} Å: '
             "give a number"
         )
+    if spec.n_blocks > 1:
+        raise InputError(f'bandwidth="auto" holds for one block, not for species="{spec.species}": give a number')
     bulk = [f for f in frames if np.all(f.pbc) and not f.has_ghosts and not _has_vacuum(f)]
     if not bulk:
         raise InputError(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..elements import SYMBOLS
 from ..errors import CalibrationError
-from ._elements import SYMBOLS
 from ._force_error import ErrorBound
 from ._groups import Partition, Rows, partition
 from ._left_out import left_out_log_sums
@@ -60,7 +60,7 @@ class Calibration:
     frames: int
     groups: int
     copies: int
-    correlation: int
+    correlation: float
     redundancy: float
     force_error: ErrorBound | None = None
 
@@ -270,12 +270,12 @@ def from_json(data: Any) -> Calibration:
     symbols = tuple(data["symbols"])
     if not symbols or not all(isinstance(s, str) and s in SYMBOLS[1:] for s in symbols):
         raise ValueError("calibration: symbols")
-    counts = {name: data[name] for name in ("frames", "groups", "copies", "correlation")}
+    counts = {name: data[name] for name in ("frames", "groups", "copies")}
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in counts.values()):
         raise ValueError("calibration: counts")
-    redundancy = data["redundancy"]
-    if not isinstance(redundancy, float) or not 0.0 <= redundancy < math.inf:
-        raise ValueError("calibration: redundancy")
+    measured = {name: data[name] for name in ("correlation", "redundancy")}
+    if not all(isinstance(x, float) and 0.0 <= x < math.inf for x in measured.values()):
+        raise ValueError("calibration: correlation or redundancy")
     sizes, maxima = data["sizes"], data["maxima"]
     if not (isinstance(sizes, list) and isinstance(maxima, list) and len(sizes) == len(maxima) > 0):
         raise ValueError("calibration: frames")
@@ -292,4 +292,4 @@ def from_json(data: Any) -> Calibration:
     values = np.array([[0.0 if m is None else m for m in row] for row in maxima])
     values[unknown] = np.where(n[unknown] > 0, np.inf, -np.inf)
     bound = None if data["force_error"] is None else ErrorBound.from_json(data["force_error"])
-    return Calibration(symbols, n, values, **counts, redundancy=redundancy, force_error=bound)
+    return Calibration(symbols, n, values, **counts, **measured, force_error=bound)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
 from ..frame import Frame
 from ..information import log_kernel_sum
-from ._elements import SYMBOLS
 from ._fingerprint import fingerprint_of
 from ._groups import SAME
 
@@ -243,7 +243,7 @@ def _environments(
     for i, (frame, error) in enumerate(labelled):
         if error.shape != (len(frame.centres),) or not np.isfinite(error).all():
             raise InputError(f"frame {i}: the force errors must be {len(frame.centres)} finite numbers")
-        if _is_known(index, index.spec.compute(frame, threads), threads):
+        if is_known(index, index.spec.compute(frame, threads), threads):
             known.append(i)
         dH.append(index.delta_entropy(frame, threads))
         numbers.append(frame.numbers[frame.centres])
@@ -260,7 +260,7 @@ def _environments(
     return tuple(np.concatenate(x) for x in (dH, numbers, errors, structures))  # type: ignore[return-value]
 
 
-def _is_known(index: Index, rows: NDArray[np.float64], threads: int | None) -> bool:
+def is_known(index: Index, rows: NDArray[np.float64], threads: int | None) -> bool:
     """Return whether each row is one of the index: a kernel as narrow as the tolerance sees only those."""
     width = SAME * index.bandwidth
     nearest = np.full(len(rows), -np.inf)

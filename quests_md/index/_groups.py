@@ -73,7 +73,7 @@ class Partition:
     frames: NDArray[np.int64]
     groups: NDArray[np.int64]
     copies: int
-    correlation: int
+    correlation: float
 
 
 def partition(rows: Rows, labels: Sequence[str], bandwidth: float) -> Partition:
@@ -91,11 +91,12 @@ def partition(rows: Rows, labels: Sequence[str], bandwidth: float) -> Partition:
     first = _first_of_copies(rows, SAME * bandwidth)
     unique = np.flatnonzero(first == np.arange(len(rows)))
     kept: list[list[int]] = []
-    longest = 1
+    longest = 1.0
     for run in _runs(rows, unique, labels):
         length = correlation_length(rows, run)
         longest = max(longest, length)
-        kept.append(run[::length])
+        # Not every ceil(length)-th: from 1 to 2 that would drop half of them at once.
+        kept.append([run[place] for place in np.arange(0.0, len(run) - 1e-9, length).astype(int).tolist()])
     frames = np.array(sorted(itertools.chain(*kept)), np.int64)
     if labels:
         groups = _joined(np.unique(np.asarray(labels), return_inverse=True)[1], first)[frames]
@@ -160,8 +161,8 @@ def _runs(rows: Rows, frames: NDArray[np.int64], labels: Sequence[str]) -> list[
     return runs
 
 
-def correlation_length(rows: Rows, run: Sequence[int]) -> int:
-    """Return how many frames of a run lie between independent ones; 1: each is independent of the next.
+def correlation_length(rows: Rows, run: Sequence[int]) -> float:
+    """Return how many frames of a run are as many as one independent one; 1: each is independent of the next.
 
     The correlation at a lag is 1 − S/R. S is the mean square distance between the rows of the same atom in two
     frames at this lag; R, what it would be without memory: that between rows of two atoms of one element in these
@@ -170,13 +171,18 @@ def correlation_length(rows: Rows, run: Sequence[int]) -> int:
     """
     n = len(run)
     if n == 1:
-        return 1
+        return 1.0
     without = _squares(rows, run, 3 * n // 4)[0] if n >= 4 else np.inf
+    before, correlated = 0, 1.0
     for lag in _lags(n):
         same, other = _squares(rows, run, lag)
-        if same >= (1.0 - INDEPENDENT) * min(other, without):
-            return lag
-    return n
+        known = min(other, without)
+        correlation = 1.0 - same / known if known > 0.0 else 0.0
+        if correlation <= INDEPENDENT:  # between this lag and the one before
+            share = (correlated - INDEPENDENT) / (correlated - correlation)
+            return max(1.0, before + share * (lag - before))
+        before, correlated = lag, correlation
+    return float(n)
 
 
 def _lags(n: int) -> list[int]:

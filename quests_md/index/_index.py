@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec
+from ..elements import SYMBOLS, check_elements, name_of
 from ..errors import ElementError, IndexFileError, InputError
 from ..frame import as_frames
-from ..information import DEFAULT_BANDWIDTH, Blocks, Precision, check_bandwidth, log_kernel_sum_of_few, pack
-from ..information import log_kernel_sum as _log_kernel_sum
+from ..information import DEFAULT_BANDWIDTH, Precision, check_bandwidth
 from ..kernels import search
-from ..kernels._jit import over_rows
-from . import _build, _calibration, _elements, _store
+from . import _build, _calibration, _parts, _store
 from ._calibration import Calibration
+from ._parts import Part, spans
 
 __all__ = ["Index"]
 
-# Rows of an index that are laid out for kernel sums at a time (51 MB in double precision). Each rank has its own
-# layout, while the mapped rows are shared by the ranks of a node; so a large index must not be laid out as a whole.
-_LAID_OUT = 100_000
-# Fewer queries than this are summed straight from the rows of a larger index: to lay out a million takes 0.15 s, to
-# sum them straight 0.01 s and 0.005 s per query.
-_FEW = 48
-
-_SEARCHED = 256  # queries that a thread takes at a time when it searches
 _LARGEST_THRESHOLD = 1e6  # nats; beyond it the bounds are not worth their rounding
 
 
@@ -43,7 +35,8 @@ class Index:
     ----------
     rows
         (n_env, d) float32 descriptors less `centre`, in 1/Å, in the order of the search tree; a read-only map of the
-        file after `open`.
+        file after `open`. With ``spec.by_centre`` without the column of the centre's atomic number, and by that number:
+        the rows of each element have a tree of their own.
     centre
         (d,) mean of the reference's descriptors, in 1/Å.
     numbers
@@ -92,8 +85,21 @@ class Index:
 
     def __post_init__(self) -> None:
         """Start without a layout of the rows for kernel sums; the first question makes it."""
-        self._blocks: dict[Precision, Blocks] = {}
-        self._tree = search.tree_of(self.rows, self.node_centres, self.node_radius, self.node_spread)
+        is_small = len(self) <= _parts.LAID_OUT
+        self._parts = {number: Part(tree, self.centre, self.bandwidth, is_small) for number, tree in self._trees()}
+
+    def _trees(self) -> Iterator[tuple[int, search.Tree]]:
+        """Yield the tree of each part: their nodes follow each other."""
+        first_node = 0
+        for number, (first, last) in spans(self.numbers, self.spec.by_centre).items():
+            last_node = first_node + int(search.levels(last - first)[-1])
+            nodes = slice(first_node, last_node)
+            rows = self.rows[first:last]
+            yield (
+                number,
+                search.tree_of(rows, self.node_centres[nodes], self.node_radius[nodes], self.node_spread[nodes]),
+            )
+            first_node = last_node
 
     @classmethod
     def build(
@@ -112,10 +118,10 @@ class Index:
         frames
             `Frame` or ``ase.Atoms``, or an iterable of them. Where frames have a `group`, all must.
         spec
-            The descriptor; default ``DescriptorSpec()``.
+            The descriptor; default ``DescriptorSpec()``. Where it needs `elements` and has none, those of the frames.
         bandwidth
             h in 1/Å, or "auto": QUESTS's volume rule at the mean volume per atom of the frames that are periodic in
-            three directions and hold no vacuum; only for k = 32 and a cutoff of 5 Å.
+            three directions and hold no vacuum; only for k = 32, a cutoff of 5 Å and one block.
         sources
             Where the frames came from, kept as provenance.
         threads
@@ -134,22 +140,23 @@ class Index:
             raise InputError("the reference is empty: no frames, or no atoms in them")
         numbers = np.concatenate([f.numbers[f.centres] for f in kept]).astype(np.int16)
         present = set(np.concatenate([f.numbers for f in kept]).tolist()) - {0}
+        spec = spec.for_elements(present)
         spec.check_elements(present)
-        described = [spec.compute(frame, threads) for frame in kept]
+        described = [spec.compute(frame, threads)[:, int(spec.by_centre) :] for frame in kept]
         h = _build.bandwidth_of(kept, spec) if bandwidth == "auto" else float(bandwidth)
         offsets = np.cumsum([0] + [len(x) for x in described], dtype=np.int64)
         centre = np.sum([x.sum(axis=0) for x in described], axis=0) / offsets[-1]
-        rows = np.empty((offsets[-1], spec.width), np.float32)
+        rows = np.empty((offsets[-1], len(centre)), np.float32)
         for first, last in itertools.pairwise(offsets):
             np.subtract(described.pop(0), centre, out=rows[first:last], casting="same_kind")  # one copy, not three
-        made: dict[str, Any] = _build.arranged(rows, numbers, threads)
+        made: dict[str, Any] = _build.arranged(rows, numbers, spec.by_centre, threads)
         return cls(
             spec=spec,
             bandwidth=h,
             centre=centre,
             frame_offsets=offsets,
             **made,
-            elements=tuple(_elements.SYMBOLS[z] for z in sorted(present)),
+            elements=tuple(SYMBOLS[z] for z in sorted(present)),
             pair_distances=_build.pair_distances(kept, spec.cutoff),
             provenance=_build.provenance(sources, bandwidth == "auto"),
             frame_groups=_build.groups_of(kept),
@@ -165,9 +172,9 @@ class Index:
             There is no such file, or it is not an index, truncated, damaged, or of a newer format.
         """
         header, sections = _store.open_file(Path(path))
-        if "order" not in sections:
-            sections |= _build.arranged(sections.pop("rows"), sections.pop("numbers"), None)
         spec = DescriptorSpec(**header["spec"])
+        if "order" not in sections:
+            sections |= _build.arranged(sections.pop("rows"), sections.pop("numbers"), spec.by_centre, None)
         return cls(
             spec=spec,
             bandwidth=header["bandwidth"],
@@ -190,7 +197,7 @@ class Index:
             The file cannot be written; nothing is left behind.
         """
         header = {
-            "spec": {"k": self.spec.k, "cutoff": self.spec.cutoff, "species": self.spec.species},
+            "spec": {name: value for name, value in asdict(self.spec).items() if (name, value) != ("elements", None)},
             "bandwidth": self.bandwidth,
             "elements": list(self.elements),
             "generation": self.generation,
@@ -213,9 +220,9 @@ class Index:
         """
         _store.verify_file(Path(path))
         index = Index.open(path)
-        measured = _build.measured(index.rows, None)
-        for name, values in zip(("centres", "radius", "spread"), measured[1:4], strict=True):
-            if not np.allclose(getattr(index, f"node_{name}"), values, rtol=1e-4, atol=1e-6):
+        trees = [(tree, _build.measured(tree.rows, None)) for _, tree in index._trees()]
+        for name in ("centres", "radius", "spread"):
+            if not all(np.allclose(getattr(kept, name), getattr(new, name), 1e-4, 1e-6) for kept, new in trees):
                 raise IndexFileError(f"{path}: section node_{name} is not that of the rows: build it again")
 
     def __len__(self) -> int:
@@ -225,6 +232,11 @@ class Index:
     def ready(self) -> bool:
         """True: an index can be asked at once."""
         return True
+
+    @property
+    def centre_elements(self) -> tuple[str, ...]:
+        """Chemical symbols of the centres of the reference's environments, by atomic number."""
+        return tuple(SYMBOLS[z] for z in np.unique(self.numbers).tolist())
 
     def describe(self) -> dict[str, object]:
         """Return what tells this index from others, for logs."""
@@ -251,28 +263,9 @@ class Index:
         queries, read as they are, in double precision. The two agree to 1e-12·max(1, |dH|).
         """
         query = self._rows_of(query, threads)
-        if len(self) > _LAID_OUT and len(query) < _FEW:
-            return log_kernel_sum_of_few(query, self.rows, self.bandwidth, centre=self.centre, threads=threads)
-        total = np.full(len(query), -np.inf)
-        for first in range(0, len(self), _LAID_OUT):
-            rows = self.rows[first : first + _LAID_OUT]
-            blocks = self._blocks.get(precision)
-            if blocks is None:
-                order = np.arange(len(rows))  # they are in that of the tree
-                blocks = pack(rows, self.bandwidth, precision, order=order, threads=threads)
-            if len(self) <= _LAID_OUT:
-                self._blocks[precision] = blocks
-            sums = _log_kernel_sum(
-                query,
-                rows,
-                self.bandwidth,
-                centre=self.centre,
-                checked=True,
-                blocks=blocks,
-                precision=precision,
-                threads=threads,
-            )
-            total = np.logaddexp(total, sums)
+        total = np.empty(len(query))
+        for part, which, rows in self._of_parts(query):
+            total[which] = part.log_kernel_sum(rows, threads, precision)
         return total
 
     def delta_entropy(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
@@ -295,7 +288,7 @@ class Index:
         Raises
         ------
         ElementError
-            A frame holds an element that the index lacks.
+            A frame holds an element that the index lacks; or, with ``spec.by_centre``, lacks as a centre.
         InputError
             Descriptors of another width, or a frame without a descriptor.
         """
@@ -339,13 +332,11 @@ class Index:
             memory = np.full(len(query), -1, np.int32)
         if memory.shape != (len(query),) or memory.dtype != np.int32:  # kernels check no bounds
             raise InputError(f"memory must be ({len(query)},) int32, not {memory.shape} {memory.dtype}")
-        ask = search.question(self.centre, self._tree, threshold, self.bandwidth)
         out = np.empty(len(query))
-
-        def task(first: int, last: int) -> None:
-            search.upper_bounds(query, self._tree, ask, memory, first, last, out)
-
-        over_rows(task, len(query), threads, _SEARCHED)
+        for part, which, rows in self._of_parts(query):
+            hints = memory[which]
+            out[which] = part.upper_bound(rows, threshold, hints, threads)
+            memory[which] = hints
         open_ = np.flatnonzero(np.isnan(out))
         if len(open_):
             out[open_] = self.delta_entropy(query[open_], threads)
@@ -379,12 +370,22 @@ class Index:
             self.check_elements(frame.numbers)
         return self.spec.compute(frames, threads)
 
-
-def check_elements(known: Sequence[str], numbers: NDArray[Any]) -> None:
-    """Raise `ElementError` if `numbers` holds an element that is not among the symbols `known`."""
-    unknown = [_elements.SYMBOLS[z] for z in numbers if z != 0 and _elements.SYMBOLS[z] not in known]
-    if unknown:
-        raise ElementError(
-            f"{', '.join(unknown)} is not in the index, which knows {', '.join(known)}: "
-            "build the index of a reference that holds it"
-        )
+    def _of_parts(self, query: NDArray[np.float64]) -> Iterator[tuple[Part, Any, NDArray[np.float64]]]:
+        """Yield every part that is asked, which queries it is asked, and their rows as it has them."""
+        if not self.spec.by_centre:
+            yield self._parts[0], slice(None), query
+            return
+        query = self._checked(query)
+        numbers = query[:, 0]
+        if not np.isfinite(numbers).all():
+            raise InputError("query holds values that are not finite")
+        asked = np.unique(numbers).tolist()
+        unknown = [name_of(z) for z in asked if z not in self._parts]
+        if unknown:
+            raise ElementError(
+                f"{', '.join(unknown)} is the centre of no environment of the index, whose centres are "
+                f"{', '.join(self.centre_elements)}: build the index of a reference that holds such environments"
+            )
+        for z in asked:
+            which = np.flatnonzero(numbers == z)
+            yield self._parts[z], which, np.ascontiguousarray(query[which, 1:])

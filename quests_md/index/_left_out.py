@@ -13,7 +13,6 @@ from ..information import log_kernel_sum, pack
 __all__ = ["left_out_log_sums"]
 
 _LAID_OUT = 100_000  # rows at a time, as `Index` has it
-_MOST_FOLDS = 16
 
 
 def left_out_log_sums(
@@ -47,7 +46,8 @@ def left_out_log_sums(
     """
     _, groups = np.unique(groups, return_inverse=True)
     n_groups = int(groups.max()) + 1
-    folds = groups % min(n_groups, _MOST_FOLDS, max(2, math.isqrt(n_groups)))
+    # As many folds as make laying out the rest of each, and the rest of the own fold for each group, cost the same.
+    folds = groups % min(n_groups, max(2, math.isqrt(len(np.unique(groups[asked])))))
     out = np.full(len(asked), -np.inf)
     for fold in np.unique(folds[asked]):
         mine = np.flatnonzero(folds[asked] == fold)

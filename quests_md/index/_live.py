@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..comm import Comm, Serial, raise_together
 from ..descriptors import DescriptorSpec
-from ..errors import CalibrationError, InputError, MonitorError, QuestsError
+from ..errors import CalibrationError, IndexFileError, InputError, MonitorError, QuestsError
 from ..frame import Frame, merge
 from ..information import DEFAULT_BANDWIDTH, check_bandwidth
 from ._calibration import Calibration, calibrate
@@ -248,6 +248,26 @@ class Live:
         self.index, self.learned = index, learned
         self._frames.clear()
 
+    def open(self, path: str | os.PathLike[str]) -> None:
+        """Take the index that an earlier part of the run has saved, and learn nothing; not collective.
+
+        Raises
+        ------
+        IndexFileError
+            It cannot be read, or is not that of a live reference.
+        """
+        index = Index.open(path)
+        try:
+            values = dict(index.provenance["sources"][0])
+            time = values.pop("correlation_time")
+            is_live = values.pop("run") == "live"
+            learned = Learned(**values, correlation_time=float("nan") if time is None else time)
+        except (KeyError, IndexError, TypeError):
+            is_live = False
+        if not is_live:
+            raise IndexFileError(f"{path}: not the index of a live reference")
+        self.index, self.learned = index, learned
+
     def _build(self, calibrated: bool, threads: int | None) -> tuple[Index, Learned]:
         if len(self._frames) < _FEWEST:
             raise CalibrationError(
@@ -255,8 +275,7 @@ class Live:
                 f"{_FEWEST}: give a longer span, or evaluate more often"
             )
         steps, times, _ = (np.array(column) for column in zip(*self._kept, strict=True))
-        source = {"run": "live", "first_step": int(steps[0]), "last_step": int(steps[-1]), "frames": len(steps)}
-        index = Index.build(self._frames, self._spec, self._bandwidth, sources=[source], threads=threads)
+        index = Index.build(self._frames, self._spec, self._bandwidth, threads=threads)
         spacing, of_time = (
             float(steps[-1] - steps[0]) / (len(steps) - 1),
             float(times[-1] - times[0]) / (len(steps) - 1),
@@ -267,6 +286,8 @@ class Live:
         )
         if (len(steps) - 1) < _TIMES * length:
             raise CalibrationError(_too_short(learned))
+        time = None if math.isnan(of_time) else learned.correlation_time
+        index.provenance["sources"] = [{"run": "live", **vars(learned), "correlation_time": time}]
         if calibrated:
             index.calibration = calibrate(index, threads=threads)
         return index, learned
@@ -297,6 +318,11 @@ class Live:
     def elements(self) -> tuple[str, ...]:
         """Chemical symbols that it has seen, once it is ready."""
         return self._ready().elements
+
+    @property
+    def centre_elements(self) -> tuple[str, ...]:
+        """Chemical symbols of the centres that it has seen, once it is ready."""
+        return self._ready().centre_elements
 
     @property
     def pair_distances(self) -> NDArray[np.float32]:

@@ -37,6 +37,11 @@ class Reference(Protocol):
         ...
 
     @property
+    def centre_elements(self) -> tuple[str, ...]:
+        """Chemical symbols of the centres that it knows: with ``spec.by_centre`` no others can be asked about."""
+        ...
+
+    @property
     def ready(self) -> bool:
         """Whether it can be asked yet."""
         ...

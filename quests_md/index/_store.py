@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec
+from ..elements import SYMBOLS
 from ..errors import IndexFileError, InputError
 from ..files import write_atomically
 from ..kernels.search import levels
 from . import _calibration, _fingerprint
-from ._elements import SYMBOLS
+from ._parts import spans
 
 FORMAT = 1
 MAGIC = b"QUESTSMD"
@@ -196,7 +197,8 @@ def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArr
     n, width = sections["rows"].shape
     offsets, numbers = sections["frame_offsets"], sections["numbers"]
     try:
-        if width != DescriptorSpec(**header["spec"]).width or sections["centre"].shape != (width,):
+        spec = DescriptorSpec(**header["spec"])
+        if width != spec.width - spec.by_centre or sections["centre"].shape != (width,):
             raise InputError("the width of the rows is not that of the descriptor")
         if not np.isfinite(sections["centre"]).all():
             raise InputError("the centre is not finite")
@@ -208,18 +210,24 @@ def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArr
             raise InputError("the list of elements is not that of the rows")
         if len(header.get("frame_groups", ())) not in (0, len(offsets) - 1):
             raise InputError("the groups are not those of the frames")
+        if not set(header["elements"]) <= set(spec.elements or header["elements"]):
+            raise InputError("the list of elements is not that of the descriptor")
         distances = sections["pair_distances"]
         if distances.shape != (len(header["elements"]),) * 2 or not (distances >= 0).all():
             raise InputError("the smallest distances are not those of pairs of elements")
         if "order" in sections:
-            _check_tree(n, width, sections)
+            _check_tree(spec.by_centre, sections)
     except InputError as error:
         raise IndexFileError(f"{path}: damaged: {error}") from None
 
 
-def _check_tree(n: int, width: int, sections: dict[str, NDArray[Any]]) -> None:
-    """Raise `InputError` unless the search tree can be one over `n` rows."""
-    nodes = int(levels(n)[-1])
+def _check_tree(by_centre: bool, sections: dict[str, NDArray[Any]]) -> None:
+    """Raise `InputError` unless the search trees can be those over the rows."""
+    n, width = sections["rows"].shape
+    if by_centre and (np.diff(sections["numbers"]) < 0).any():
+        raise InputError("the rows are not in the order of their elements")
+    parts = spans(sections["numbers"], by_centre).values()
+    nodes = sum(int(levels(last - first)[-1]) for first, last in parts)
     shapes = {"order": (n,), "node_centres": (nodes, width), "node_radius": (nodes,), "node_spread": (nodes,)}
     if any(sections[name].shape != shape for name, shape in shapes.items()):
         raise InputError("the search tree is not one over these rows")

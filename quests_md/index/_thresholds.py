@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
 from ._calibration import Calibration
-from ._elements import SYMBOLS
 
 __all__ = ["check_threshold", "resolve_threshold"]
 

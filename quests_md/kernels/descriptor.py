@@ -1,4 +1,10 @@
-"""x1 and x2 of environments (docs/method.md has the formulas)."""
+"""x1 and x2 of environments (docs/method.md has the formulas).
+
+A row has blocks [x1, x2] side by side, each of some of the neighbours. `wanted` (n_kinds, n_blocks) says of which:
+block b of a centre of kind a is of its neighbours of the kind ``wanted[a, b]``; of none, so all zeros, where it is
+`NONE`; of all where it is `ALL`, which the first block may be, and a block alone must. Kinds are the elements where
+they make a difference; else all points are of kind 0.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +17,8 @@ from ._jit import kernel
 from .neighbors import adjacent_ranges
 
 Array = NDArray[Any]
+
+ALL, NONE = -1, -2
 
 # Distances closer than this (Å²; Å for components) count as tied at the k-th neighbour: rounding differs between
 # hosts by far less, and thermal motion separates atoms by far more.
@@ -39,18 +47,25 @@ def _comes_before(a: Array, b: Array) -> bool:
 def _nearest(
     i: int,
     points: Array,
+    kinds: Array,
+    wanted: int,
     bins: tuple[Array, Array, Array, Array, Array],
     cutoff: float,
     ranges: Array,
     found: Array,
 ) -> int:
-    """Write the nearest neighbours of point i into `found` (k + 1, 4) as rows (r², x, y, z); return how many ≤ k."""
+    """Write the nearest neighbours of point i of the kind `wanted` into `found` (k + 1, 4); return how many ≤ k.
+
+    Its rows are (r², x, y, z).
+    """
     order, start, low, width, count = bins
     k = found.shape[0] - 1
     n = 0
     for r in range(adjacent_ranges(points[i], start, low, width, count, ranges)):
         for s in range(ranges[r, 0], ranges[r, 1]):
             j = order[s]
+            if wanted != ALL and kinds[j] != wanted:
+                continue
             dx = points[j, 0] - points[i, 0]
             dy = points[j, 1] - points[i, 1]
             dz = points[j, 2] - points[i, 2]
@@ -102,18 +117,29 @@ def _describe(found: Array, n: int, cutoff: float, row: Array, out: Array) -> No
 @kernel
 def describe(
     points: Array,
+    kinds: Array,
+    wanted: Array,
     centres: Array,
     bins: tuple[Array, Array, Array, Array, Array],
     k: int,
     cutoff: float,
+    column: int,
     first: int,
     last: int,
     out: Array,
 ) -> None:
-    """Write the descriptors of ``centres[first:last]`` into the same rows of `out` (n_env, 2k - 1)."""
+    """Write the blocks of ``centres[first:last]`` into the same rows of `out`, from `column` on.
+
+    `kinds` (m,) are those of the points.
+    """
     ranges = np.empty((9, 2), np.int64)
     found = np.empty((k + 1, 4))
     row = np.empty(k)
     for c in range(first, last):
-        n = _nearest(centres[c], points, bins, cutoff, ranges, found)
-        _describe(found, n, cutoff, row, out[c])
+        kind = kinds[centres[c]]
+        for b in range(wanted.shape[1]):
+            n = 0
+            if wanted[kind, b] != NONE:
+                n = _nearest(centres[c], points, kinds, wanted[kind, b], bins, cutoff, ranges, found)
+            begin = column + b * (2 * k - 1)
+            _describe(found, n, cutoff, row, out[c, begin : begin + 2 * k - 1])

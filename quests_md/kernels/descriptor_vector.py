@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ._jit import kernel
 from ._simd import BYTES, WIDTH, inside, ranks, sorted_sums
-from .descriptor import TIE_R2, direction_before
+from .descriptor import ALL, NONE, TIE_R2, direction_before
 from .neighbors import adjacent_ranges
 
 Array = NDArray[Any]
@@ -34,16 +34,17 @@ def scratch(precision: type) -> Array:
 
 
 @kernel
-def sort_points(points: Array, order: Array) -> tuple[Array, Array]:
-    """Return the coordinates (3, m + spare) in the order of the bins, and where each point is in it (m,)."""
+def sort_points(points: Array, kinds: Array, order: Array) -> tuple[Array, Array, Array]:
+    """Return the coordinates (3, m + spare) and kinds (m,) in the order of the bins, and where each point is in it."""
     m = points.shape[0]
-    coordinates, place = np.zeros((3, m + _SPARE)), np.empty(m, np.int64)
+    coordinates, place, sorted_kinds = np.zeros((3, m + _SPARE)), np.empty(m, np.int64), np.empty_like(kinds)
     for s in range(m):
         p = order[s]
         place[p] = s
+        sorted_kinds[s] = kinds[p]
         for c in range(3):
             coordinates[c, s] = points[p, c]
-    return coordinates, place
+    return coordinates, sorted_kinds, place
 
 
 @kernel
@@ -150,18 +151,32 @@ def _describe(
 
 
 @kernel
+def _of_kind(n: int, kind: int, kinds: Array, kept_rows: Array, kept_r2: Array, rows: Array, r2: Array) -> int:
+    """Write those of n neighbours that are of one kind into `rows` and `r2`; return how many."""
+    m = 0
+    for i in range(n):
+        rows[m], r2[m] = kept_rows[i], kept_r2[i]
+        m += int(kinds[kept_rows[i]] == kind)
+    return m
+
+
+@kernel
 def describe(
     coordinates: Array,
+    kinds: Array,
+    wanted: Array,
     places: Array,
     bins: tuple[Array, Array, Array, Array, Array],
     k: int,
     cutoff: float,
+    column: int,
     near: Array,
     out: Array,
 ) -> None:
-    """Write the descriptors of the points at `places` of `coordinates` into the rows of `out` (n_env, 2k - 1).
+    """Write the blocks of the points at `places` of `coordinates` into the rows of `out`, from `column` on.
 
-    `near` is `scratch` of the wanted precision.
+    `kinds` are those of the points, in the order of the bins; `wanted` is explained in `kernels.descriptor`. `near` is
+    `scratch` of the wanted precision.
     """
     _, start, low, width, count = bins
     ranges = np.empty((9, 2), np.int64)
@@ -172,14 +187,27 @@ def describe(
         np.empty(most, np.int64),
         np.empty(most, np.int64),
     )
+    kept_rows, kept_r2 = np.empty(most, np.int64), np.empty(most)
     sums = np.empty(WIDTH)
+    n_blocks = wanted.shape[1]
     for e in range(places.shape[0]):
         centre = places[e]
         n_ranges = adjacent_ranges(coordinates[:, centre], start, low, width, count, ranges)
-        n = _inside(centre, coordinates, ranges, n_ranges, cutoff, rows, r2)
-        if n > _MANY:
-            n = _keep_nearest(n, k, cutoff, rows, r2)
-        _sort(n, r2, rank, nearest)
-        if n > k and r2[nearest[k]] - r2[nearest[k - 1]] <= TIE_R2:
-            _settle_tie(n, k, rows, r2, coordinates, nearest)
-        _describe(min(n, k), k, centre, coordinates, rows, r2, nearest, cutoff, near, sums, out[e])
+        n_all = _inside(centre, coordinates, ranges, n_ranges, cutoff, rows, r2)
+        if n_blocks > 1:  # each block thins out what it takes
+            for i in range(n_all):
+                kept_rows[i], kept_r2[i] = rows[i], r2[i]
+        for b in range(n_blocks):
+            begin = column + b * (2 * k - 1)
+            block, kind, n = out[e, begin : begin + 2 * k - 1], wanted[kinds[centre], b], n_all
+            if kind == NONE:
+                block[:] = 0.0
+                continue
+            if kind != ALL:
+                n = _of_kind(n_all, kind, kinds, kept_rows, kept_r2, rows, r2)
+            if n > _MANY:
+                n = _keep_nearest(n, k, cutoff, rows, r2)
+            _sort(n, r2, rank, nearest)
+            if n > k and r2[nearest[k]] - r2[nearest[k - 1]] <= TIE_R2:
+                _settle_tie(n, k, rows, r2, coordinates, nearest)
+            _describe(min(n, k), k, centre, coordinates, rows, r2, nearest, cutoff, near, sums, block)

@@ -110,6 +110,8 @@ class Proposal:
         Returns the descriptors (len(which), d) of the environments ``ids[which]``.
     must
         The frame is saved whatever is decided: it halts.
+    begins
+        An event begins with it.
     """
 
     step: int
@@ -119,3 +121,4 @@ class Proposal:
     n: int
     rows: Callable[[NDArray[np.int64]], NDArray[np.float64]]
     must: bool
+    begins: bool

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import Environments
+from ..elements import check_elements
 from ..errors import MonitorError
 from ..frame import Frame
 from ..index import Reference
-from ..index._index import check_elements
 from ..information import Precision
 
 __all__ = ["CHUNK", "Evaluation", "compute_in_single"]
@@ -60,7 +60,7 @@ class Evaluation:
         self.index, self.threads = index, threads
         self.environments = Environments(index.spec, frame)
         self.ids = frame.ids[self.environments.centres].astype(np.int64, copy=False)
-        self.numbers = frame.numbers[self.environments.centres]
+        self.numbers = frame.numbers[self.environments.centres].astype(np.uint8)  # there are 118 elements
         self.is_crowded, self._screen = False, screen
         self.dH = np.full(len(self), np.nan)
         self.is_exact = np.zeros(len(self), dtype=bool)
@@ -116,6 +116,9 @@ def compute_in_single(evaluation: Evaluation, thresholds: Sequence[NDArray[np.fl
     error[~np.isfinite(dH)] = 0.0
     again = dH + error >= np.max(dH - error, initial=-np.inf)
     for threshold in thresholds:
-        finite = np.isfinite(threshold)
-        again |= finite & (np.abs(dH - np.where(finite, threshold, 0.0)) <= error + _NEAR)
+        if np.isfinite(threshold).any():
+            distance = np.where(np.isfinite(dH), dH, np.inf) - threshold
+            np.abs(distance, out=distance)
+            distance -= error
+            again |= distance <= _NEAR
     evaluation.compute(np.flatnonzero(again))

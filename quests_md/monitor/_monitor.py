@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comm import Comm, Serial, raise_together
+from ..elements import SYMBOLS
 from ..errors import FrameError, InputError, MonitorError
 from ..frame import Frame
 from ..index import Live, Reference
-from ..index._elements import SYMBOLS
 from ..information import Precision
 from ..kernels._jit import announce_compiling
 from ._decision import Band, Decision, Proposal
@@ -50,7 +50,7 @@ class Monitor:
         the worst atom decides.
     consecutive
         So many evaluated frames in a row above `select` make an event, and only frames of an event are saved; so many
-        that are not above it end the event. A frame that halts waits for nothing.
+        that are not above it end the event: a single hot atom makes none. A frame that halts waits for nothing.
     release
         dH (nats) to which the largest one must fall before an event can end; default `select`.
     every
@@ -88,7 +88,7 @@ class Monitor:
         halt: Threshold,
         min_atoms: int = 1,
         min_fraction: float = 0.0,
-        consecutive: int = 1,
+        consecutive: int = 3,
         release: float | None = None,
         every: int = 1,
         save_every: int = 1,
@@ -119,6 +119,7 @@ class Monitor:
         self.comm = Serial() if comm is None else comm
         self._flagged = Flagged() if values == "flagged" else None
         self._ready = False  # thresholds are numbers, and the share of the sample is settled
+        self._lost = 0  # atoms that were lost at the last evaluation
         self._stop = ""  # why this rank wants the run to stop
 
     @property
@@ -150,7 +151,8 @@ class Monitor:
     def _ask_once(self) -> None:
         if not self.index.ready:
             return
-        two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([1, 1]), np.eye(3) * 9.0, True)
+        known = SYMBOLS.index(self.index.centre_elements[0])
+        two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
         rows = self.index.spec.compute(two, 1)
         precisions: set[Precision] = {"double"} if self._flagged is not None else {"double", self.precision}
         for times in (1, 50):  # a large index has one way for few queries, and another for many
@@ -314,8 +316,10 @@ class Monitor:
             text: str = self.comm.broadcast(None if texts is None else texts[summary.implausible[0]])
             return text.removeprefix(f"step {step}: ")
         assert frame is not None
-        if -1 < summary.n_expected != summary.n_frame:
-            lost = summary.n_expected - summary.n_frame
+        # More are lost than at the last evaluation: a host may go on counting those that were lost before.
+        lost = max(0, summary.n_expected - summary.n_frame)
+        known, self._lost = self._lost, lost
+        if lost > known:
             return f"{lost} of {summary.n_expected} atoms are lost"
         return self.plausibility.explosion(frame)
 
@@ -349,7 +353,7 @@ class Monitor:
         save = band is not Band.COVERED and self.events.current is not None
         save = save and (band is Band.HALT or self.schedule.may_save(step))
         if save and keep is not None:
-            save = keep(self._proposal(step, summary.n, evaluation, band))
+            save = keep(self._proposal(step, summary.n, evaluation, band, begins))
         if save:
             self.schedule.saved(step)
         if summary.stopping:
@@ -390,7 +394,7 @@ class Monitor:
         at_once = band is Band.HALT
         return self.events.above(frame.step, frame.time, summary.maximum, summary.max_id, above, at_once), False
 
-    def _proposal(self, step: int, n: int, evaluation: Evaluation, band: Band) -> Proposal:
+    def _proposal(self, step: int, n: int, evaluation: Evaluation, band: Band, begins: bool) -> Proposal:
         """Return what lies above `select`, with exact values in double precision. Collective."""
         select = self.thresholds.of(evaluation.numbers)[0]
         above = np.flatnonzero(evaluation.dH > select)
@@ -405,6 +409,7 @@ class Monitor:
             n,
             lambda which: evaluation.rows(above[which]),
             must=band is Band.HALT,
+            begins=begins,
         )
 
     def _why_stopping(self, summary: Summary) -> str:

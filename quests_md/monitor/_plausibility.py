@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import minimum_distances
+from ..elements import SYMBOLS
 from ..errors import InputError
 from ..frame import Frame
 from ..index import Reference
-from ..index._elements import SYMBOLS
 
 __all__ = ["Plausibility"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..elements import SYMBOLS
 from ..errors import InputError
 from ..index import Reference, check_threshold, resolve_threshold
-from ..index._elements import SYMBOLS
 
 __all__ = ["Thresholds"]
 
@@ -76,6 +76,7 @@ class Thresholds:
         if len(wrong):
             select, halt = (self._values[name][wrong[0]] for name in ("select", "halt"))
             raise InputError(f"select = {select} lies above halt = {halt}: candidates lie between the two")
+        self._is_uniform = all(bool((values == values[0]).all()) for values in self._values.values())
         self.resolved = resolved
 
     @property
@@ -85,8 +86,12 @@ class Thresholds:
         return min(self.resolved["select"].values())
 
     def of(self, numbers: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return `select` and `halt` (n,) of atoms with these atomic numbers."""
-        return self._values["select"][numbers], self._values["halt"][numbers]
+        """Return `select` and `halt` (n,) of atoms with these atomic numbers; views of one number if they are equal."""
+        select, halt = (
+            np.broadcast_to(values[0], len(numbers)) if self._is_uniform else values[numbers]
+            for values in (self._values["select"], self._values["halt"])
+        )
+        return select, halt
 
     def is_enough(self, count: int, n: int) -> bool:
         """Return whether so many of n watched atoms above a threshold put the frame above it."""

@@ -232,7 +232,7 @@ def _cutout(frame: Frame, dH: NDArray[np.float64], centre: int, piece: Piece, ho
         watched=core,
         forces=forces,
     )
-    info = {"cutout": True, **_fit(bool(core.all())), "step": frame.step, "time": frame.time}
+    info = {"cutout": True, **_fit(piece.whole), "step": frame.step, "time": frame.time}
     info |= {"centre": int(frame.ids[centre]), "dH_max": float(own[worst]), "dH_max_id": int(ids[worst]), **how}
     info |= {"n_core": int(core.sum()), "composition": formula_of(numbers)}
     info["parent_composition"] = formula_of(frame.numbers[frame.numbers != 0])
@@ -241,9 +241,9 @@ def _cutout(frame: Frame, dH: NDArray[np.float64], centre: int, piece: Piece, ho
     return Cutout(cut, core, own, info)
 
 
-def _fit(everything: bool) -> dict[str, Any]:
+def _fit(whole: bool) -> dict[str, Any]:
     """Return the keys that say what may be trained on: in words, and as weights that MACE reads."""
-    if everything:
+    if whole:
         return {"fit": "everything: nothing was cut"}
     weights = dict.fromkeys(("config_energy_weight", "config_stress_weight", "config_virials_weight"), 0.0)
     return {"fit": "forces of core atoms only", **weights}

@@ -53,7 +53,7 @@ def cell(
     distances = _nearest(parent, box, points)
     vectors = np.where(box.cut, edges / parent.heights, 1.0)[:, None] * parent.cell
     kept = _that_fit(parent, box, points, vectors, outside, distances, closest)
-    nothing_cut = not box.cut.any() and len(points.rows) == len(parent.rows)
+    everything = not box.cut.any() and len(points.rows) == len(parent.rows)
     vectors, positions = _placed(parent, points.offsets[kept], vectors, vacuum)
     return Piece(
         rows=points.rows[kept],
@@ -61,7 +61,8 @@ def cell(
         cell=vectors,
         pbc=parent.pbc,
         distances=distances[kept],
-        core=(distances[kept] <= radius + TOLERANCE) | nothing_cut,
+        core=(distances[kept] <= radius + TOLERANCE) | everything,
+        whole=everything,
         removed=int(np.count_nonzero(~kept & (outside <= 0.0))),
         filled=int(np.count_nonzero(kept & (outside > 0.0))),
     )

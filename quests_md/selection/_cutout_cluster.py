@@ -26,19 +26,21 @@ def cluster(parent: Parent, centre: int, radius: float, margin: float, vacuum: f
     hydrogens, dangling = np.empty((0, 3)), 0
     if passivate:
         numbers = parent.frame.numbers[points.rows]
-        inside, hydrogens, dangling = _close_bonds(points.offsets, numbers, inside, core, bond, margin)
+        inside, hydrogens, dangling = _close_bonds(points.offsets, numbers, inside, bond, reach)
     n = len(hydrogens)
     kept = points.take(inside)
     positions = np.concatenate([kept.offsets, hydrogens])
     low, high = positions.min(axis=0), positions.max(axis=0)
     lengths = high - low + vacuum
+    whole = not parent.pbc.any() and len(kept.rows) == len(parent.rows)
     return Piece(
         rows=np.concatenate([kept.rows, np.full(n, -1)]),
         positions=positions + (lengths - low - high) / 2.0,
         cell=np.diag(lengths),
         pbc=np.zeros(3, dtype=bool),
         distances=np.linalg.norm(positions, axis=1),
-        core=np.concatenate([core[inside], np.zeros(n, dtype=bool)]),
+        core=np.concatenate([core[inside] | whole, np.zeros(n, dtype=bool)]),
+        whole=whole,
         hydrogens=n,
         dangling=dangling,
     )
@@ -48,13 +50,12 @@ def _close_bonds(
     offsets: NDArray[np.float64],
     numbers: NDArray[np.int64],
     inside: NDArray[np.bool_],
-    core: NDArray[np.bool_],
     bond: float,
-    margin: float,
+    reach: float,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64], int]:
     """Put hydrogens on the bonds from inside to outside; return who is inside, the hydrogens, the bonds left open.
 
-    Where a hydrogen would come within `margin` of a core atom the partner itself is taken in, and so is one that is a
+    Where a hydrogen would come within `reach` of the centre the partner itself is taken in, and so is one that is a
     hydrogen or bonded to one: the environments of the core stay as they were.
     """
     from scipy.spatial import cKDTree
@@ -63,7 +64,6 @@ def _close_bonds(
     pairs = cKDTree(offsets).query_pairs(bond, output_type="ndarray")
     lengths = np.linalg.norm(offsets[pairs[:, 0]] - offsets[pairs[:, 1]], axis=1)
     pairs = pairs[lengths <= _BOND * COVALENT[numbers[pairs]].sum(axis=1)]
-    cores = cKDTree(offsets[core])
     while True:
         cut = pairs[inside[pairs[:, 0]] != inside[pairs[:, 1]]]
         first = inside[cut[:, 0]]
@@ -72,7 +72,7 @@ def _close_bonds(
         length = COVALENT[numbers[a]] + COVALENT[_HYDROGEN]
         placed = offsets[a] + bonds * (length / np.linalg.norm(bonds, axis=1))[:, None]
         near = (numbers[a] == _HYDROGEN) | (numbers[b] == _HYDROGEN)
-        near |= cores.query(placed)[0] <= margin + TOLERANCE
+        near |= np.linalg.norm(placed, axis=1) <= reach + TOLERANCE
         if not near.any():
             break
         inside[b[near]] = True

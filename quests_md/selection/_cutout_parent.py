@@ -49,6 +49,8 @@ class Piece(NamedTuple):
         (n,) from the centre, in Å: of the nearest image, where a direction was kept whole.
     core
         (n,) bool.
+    whole
+        Whether all of the parent is in it, with its periodicity: then all is core.
     removed, filled, hydrogens, dangling
         Counts: atoms of the box left out for overlaps, atoms taken from beyond its faces, hydrogens put on cut
         bonds, cut bonds left without one.
@@ -60,6 +62,7 @@ class Piece(NamedTuple):
     pbc: NDArray[np.bool_]
     distances: NDArray[np.float64]
     core: NDArray[np.bool_]
+    whole: bool
     removed: int = 0
     filled: int = 0
     hydrogens: int = 0

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import minimum_distances
+from ..elements import SYMBOLS
 from ..frame import Frame
 from ..index import Index
-from ..index._elements import SYMBOLS
 
 __all__ = ["COVALENT", "formula_of", "smallest_distances"]
 

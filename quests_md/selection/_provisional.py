@@ -12,6 +12,7 @@ __all__ = ["Provisional"]
 # Rows are laid out for kernel sums when the others are more than this, and more than a quarter of those laid out: so
 # what laying out costs in a run is some times the cost of the rows, and most sums are fast ones.
 _LOOSE = 1024
+_NEAR = 0.01  # bandwidths between an environment and a copy of it
 
 
 class Provisional:
@@ -40,6 +41,12 @@ class Provisional:
             few = log_kernel_sum_of_few(query, loose, self._bandwidth, centre=self._nothing, threads=threads)
             total = np.logaddexp(total, few)
         return total
+
+    def copies(self, query: NDArray[np.float64], threads: int | None) -> NDArray[np.bool_]:
+        """Return whether a row lies within h/100 of each query."""
+        rows, narrow = self._buffer[: len(self)], _NEAR * self._bandwidth
+        sums = log_kernel_sum_of_few(query, rows, narrow, centre=self._nothing, threads=threads)
+        return np.asarray(sums > -0.5)
 
     def add(self, ordinal: int, rows: NDArray[np.float64], threads: int | None) -> None:
         """Add the rows of a kept frame."""

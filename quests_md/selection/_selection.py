@@ -24,8 +24,6 @@ __all__ = ["Kept", "Proposal", "Selection", "Verdict"]
 MOST_ROWS = 10_000
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio: multiples of it are spread evenly
 
-_COPY = -1e-9  # ln K of an environment against itself is 0, but for rounding
-
 T = TypeVar("T")
 
 
@@ -45,13 +43,24 @@ class Proposal(Protocol):
     """
 
     @property
-    def step(self) -> int: ...
+    def step(self) -> int:
+        """The frame's."""
+        ...
+
     @property
-    def ids(self) -> NDArray[np.int64]: ...
+    def ids(self) -> NDArray[np.int64]:
+        """Of the environments."""
+        ...
+
     @property
-    def dH(self) -> NDArray[np.float64]: ...
+    def dH(self) -> NDArray[np.float64]:
+        """Against the index, exact."""
+        ...
+
     @property
-    def select(self) -> NDArray[np.float64] | float: ...
+    def select(self) -> NDArray[np.float64] | float:
+        """The threshold."""
+        ...
 
     def rows(self, which: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the descriptors (len(which), d) of the environments ``ids[which]``."""
@@ -93,8 +102,7 @@ class Verdict:
     novelty
         The largest novelty of its environments, in nats; −inf if it has none above `select`.
     n_novel
-        How many of its environments are novel: with a novelty above their `select`, and with a kernel sum below 1
-        over what was kept, so that one of which the run has a copy is never novel.
+        How many of its environments are novel: with a novelty above their `select`.
     information
         What the budget compares: `n_novel`.
     drop
@@ -122,7 +130,7 @@ class Selection:
     budget
         The most frames that are kept at a time; None is no limit.
     spare
-        How many copies go by for one that is kept, at least.
+        How many frames that are as novel go by for one that is kept, at least.
     comm
         The communicator; default one rank.
     threads
@@ -165,7 +173,7 @@ class Selection:
         """The frames that are kept now, in the order in which they came."""
         return tuple(self._kept.values())
 
-    def consider(self, proposal: Proposal, *, must: bool = False) -> Verdict:
+    def consider(self, proposal: Proposal, *, must: bool = False, first: bool = False) -> Verdict:
         """Decide about a frame; one that is kept joins the provisional reference at once. Collective.
 
         Parameters
@@ -173,7 +181,9 @@ class Selection:
         proposal
             This rank's part of the frame; without environments where none is above `select`.
         must
-            Keep it, whatever it adds: it halts the run, or precedes an implausible frame.
+            Keep it, whatever it adds: it halts the run.
+        first
+            It begins an event: keep it if anything in it is novel.
 
         Raises
         ------
@@ -181,15 +191,21 @@ class Selection:
             Another rank failed; a rank that fails raises its own error.
         """
         which, m = self._sample(proposal)
-        rows, novelty, novel = self._together(lambda: self._judge(proposal, which))
-        counts = self._comm.allgather(np.array([np.sum(novel), len(which), novelty.max(initial=-math.inf)]))
+        rows, sums, novelty, excess = self._together(lambda: self._judge(proposal, which))
+        novel = excess > 0.0
+        tops = [novelty.max(initial=-math.inf), excess.max(initial=-math.inf)]
+        counts = self._comm.allgather(np.array([np.count_nonzero(novel), len(which), *tops]))
         judged = int(counts[:, 1].sum())
         n_novel = round(counts[:, 0].sum() * m / judged) if judged else 0  # of a sample: what it stands for
-        largest = float(counts[:, 2].max())
-        reason = self._pace.look(n_novel, len(self._kept), self._spare)
+        largest, above = (float(top) for top in counts[:, 2:].max(axis=0))
+        reason = self._pace.look(n_novel, above, self._next, self._spare)
+        if first and n_novel:
+            reason = "new"
         drop = None
         if must:
             reason = "must"
+        elif reason and self._copied(rows, sums, novel):
+            reason = ""
         elif reason:
             drop, reason = self._room(n_novel, reason)
         keep = reason in ("must", "new", "novel")
@@ -212,7 +228,7 @@ class Selection:
             What `state` held of it.
         """
         which, _ = self._sample(proposal)
-        rows = self._together(lambda: proposal.rows(which))
+        rows = self._together(lambda: self._rows(proposal, which))
         self._join(proposal.ids[which], rows, kept if isinstance(kept, Kept) else Kept(**kept))
 
     def state(self) -> dict[str, Any]:
@@ -228,7 +244,7 @@ class Selection:
             It is not what `state` returned.
         """
         try:
-            self._pace = Pace(**{field.name: int(state["pace"][field.name]) for field in fields(Pace)})
+            self._pace = Pace(**{field.name: state["pace"][field.name] + 0 for field in fields(Pace)})
             self._next = max(self._next, int(state["next"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the state of the selection cannot be read ({error!r}): start a new folder") from error
@@ -243,14 +259,25 @@ class Selection:
         place = (ids.astype(np.uint64) * _GOLDEN) / 2.0**64  # in [0, 1), of the id alone: the same on any rank
         return np.flatnonzero((place < MOST_ROWS / m) | (dH == worst)), m
 
+    def _rows(self, proposal: Proposal, which: NDArray[np.int64]) -> NDArray[np.float64]:
+        rows, shape = np.ascontiguousarray(proposal.rows(which), dtype=np.float64), (len(which), self._index.spec.width)
+        if rows.shape != shape:
+            raise InputError(f"the descriptors of a proposal must have shape {shape}, not {rows.shape}")
+        return rows
+
     def _judge(self, proposal: Proposal, which: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-        """Return descriptors and novelty of this rank's environments, and whether they are novel."""
-        rows = proposal.rows(which)
+        """Return this rank's descriptors, ln K of what is kept, novelty, and how far that is above `select`."""
+        rows = self._rows(proposal, which)
         sums = self._provisional.log_kernel_sum(rows, self._threads)
         novelty = -np.logaddexp(-proposal.dH[which], sums)
-        select = np.broadcast_to(proposal.select, proposal.dH.shape)[which]
-        # Where select < 0 one copy covers nothing, and frame after frame of it would be novel: a copy counts as known.
-        return rows, novelty, (novelty > select) & (sums < _COPY)
+        return rows, sums, novelty, novelty - np.broadcast_to(proposal.select, proposal.dH.shape)[which]
+
+    def _copied(self, rows: NDArray[np.float64], sums: NDArray[np.float64], novel: NDArray[np.bool_]) -> bool:
+        """Return whether all novel environments of all ranks are copies: where select < 0, one copy covers nothing."""
+        near = novel & (sums > -0.1)  # of a copy, K is 1 at least
+        copies = self._together(lambda: self._provisional.copies(rows[near], self._threads))
+        others = np.count_nonzero(novel) - np.count_nonzero(copies)
+        return not self._comm.allgather(np.array([others], dtype=np.float64)).any()
 
     def _room(self, information: float, reason: str) -> tuple[int | None, str]:
         """Return which frame has to go for one of this `information`, and the reason, or "budget" for none."""

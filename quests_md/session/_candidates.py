@@ -59,7 +59,7 @@ class Candidates:
         """Return whether a frame that the monitor proposes is to be saved."""
         if self._selection is None or self.saved == (run, proposal.step):
             return True
-        self.verdict = self._selection.consider(proposal, must=proposal.must)
+        self.verdict = self._selection.consider(proposal, must=proposal.must, first=proposal.begins)
         return self.verdict.keep
 
     def save(self, moment: Moment, then: Callable[[Frame], object], **info: Any) -> bool:

@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..comm import raise_together
 from ..config import RunConfig
+from ..errors import QuestsError
 from ..index import Index, Live
 from ..monitor import Monitor
 from ..sinks import RunFolder
@@ -39,6 +41,24 @@ class Learning:
     def describe(self) -> dict[str, Any] | None:
         """Return how far learning has come, for run.json; None for an index."""
         return None if self._live is None else {**self._live.progress, "seconds": self.seconds}
+
+    def resume(self) -> None:
+        """Take what an earlier part of the run has learned, if it came so far; else learning begins anew.
+
+        Raises
+        ------
+        QuestsError
+            The index is there and cannot be used: on all ranks.
+        """
+        live, comm = self._live, self._monitor.comm
+        if live is None or not comm.broadcast(self._files.live.exists()):
+            return
+        error: QuestsError | None = None
+        try:
+            live.open(self._files.live)
+        except QuestsError as caught:
+            error = caught
+        raise_together(comm, error)
 
     def follow(self, step: int) -> bool:
         """Say that learning has begun, and build the index when its span is over; return whether either was done.

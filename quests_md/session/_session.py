@@ -280,8 +280,8 @@ class Session:
     def summary(self) -> str:
         """Return the line that a run ends with."""
         text = f"quests_md: {self.status}; {self.n_evaluated} evaluations"
-        if self._atoms:
-            text += f" of {round(self._atoms / self.n_evaluated)} atoms"
+        if self.decision is not None:
+            text += f" of {self.decision.n} atoms"
         text += f", {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}"
         if self._atoms:
             text += f"; {1e6 * self.seconds / self._atoms:.1f} µs per atom and evaluation"
