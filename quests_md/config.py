@@ -17,6 +17,7 @@ import pydantic
 
 from .errors import ConfigError, InputError
 from .index import check_threshold
+from .information import DEFAULT_BANDWIDTH, check_bandwidth
 from .selection import check_cutout
 
 if sys.version_info >= (3, 11):
@@ -47,7 +48,10 @@ def _threshold(value: Any, info: pydantic.ValidationInfo) -> Any:
     return value
 
 
-_Threshold = Annotated[Any, pydantic.AfterValidator(_threshold)]
+def _bandwidth(value: Any) -> Any:
+    if value != "auto":
+        check_bandwidth(value)
+    return value
 
 
 def _cutout(value: Any) -> Any:
@@ -55,6 +59,7 @@ def _cutout(value: Any) -> Any:
     return value
 
 
+_Threshold = Annotated[Any, pydantic.AfterValidator(_threshold)]
 _Cutout = Annotated[dict[str, Any], pydantic.AfterValidator(_cutout)]
 _Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
 
@@ -67,11 +72,17 @@ class RunConfig(pydantic.BaseModel):
 
     Attributes
     ----------
+    reference
+        "index": what `index` names. "live": the run's own frames, of `span` steps after `skip`, and no `index`.
     index
-        Path of the index file. No default.
+        Path of the index file. No default, but with a live reference.
     k, cutoff
         What the index must have been built with (`cutoff` in Å); an index of other values is refused.
-        Default: any.
+        Default: any. Of a live reference: what it is built with, 32 and 5.0 by default.
+    skip, span
+        Live reference: steps from the first frame on that are not learned from, and steps that are.
+    species, bandwidth
+        Live reference: how elements enter the descriptor, and h in 1/Å or "auto".
     select, halt
         dH above which a frame is saved, and above which the run stops: nats, nats for each element, or what the
         calibration of the index turns into nats ({ false_alarm = 0.01 }, { force_error = 0.3 }). No default.
@@ -131,9 +142,14 @@ class RunConfig(pydantic.BaseModel):
     # Strict: `select = true` and `select = "5"` are mistakes, not 1.0 and 5.0.
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    index: str
+    reference: Literal["index", "live"] = "index"
+    index: str | None = None
     k: pydantic.PositiveInt | None = None
     cutoff: pydantic.PositiveFloat | None = None
+    skip: pydantic.NonNegativeInt = 0
+    span: pydantic.PositiveInt | None = None
+    species: str | None = None
+    bandwidth: Annotated[Any, pydantic.AfterValidator(_bandwidth)] = DEFAULT_BANDWIDTH
     select: _Threshold
     halt: _Threshold
     min_atoms: pydantic.PositiveInt = 1
@@ -167,6 +183,20 @@ class RunConfig(pydantic.BaseModel):
     length_unit: pydantic.PositiveFloat | None = None
     restart_file: str | None = None
 
+    @pydantic.model_validator(mode="after")
+    def _check_reference(self) -> RunConfig:
+        if self.reference == "index":
+            for name in ("skip", "span", "species", "bandwidth"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f'{name} is for reference = "live": an index file has its own')
+            if self.index is None:
+                raise ValueError('index: field required, or reference = "live"')
+        elif self.index is not None:
+            raise ValueError('reference = "live" makes an index of its own: leave out index')
+        elif self.span is None:
+            raise ValueError('reference = "live" needs span, the steps to learn from')
+        return self
+
     @classmethod
     def read(cls, path: str | Path) -> RunConfig:
         """Read a quests.toml.
@@ -193,6 +223,10 @@ class RunConfig(pydantic.BaseModel):
         """Return the keywords of `Session`."""
         return {name: getattr(self, name) for name in _SESSION}
 
+    def of_live(self) -> dict[str, Any]:
+        """Return the keywords of `Live`."""
+        return {name: getattr(self, name) for name in _LIVE if getattr(self, name) is not None}
+
     @classmethod
     def template(cls) -> str:
         """Return a quests.toml with every key, explained: those that must be given, and the others as comments."""
@@ -201,7 +235,7 @@ class RunConfig(pydantic.BaseModel):
             lines += ["", *textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ")]
             for name in names:
                 field = cls.model_fields[name]
-                if field.is_required():
+                if field.is_required() or name == "index":
                     lines.append(f"{name} = {_toml(_EXAMPLES[name])}")
                 elif field.default is None:
                     lines.append(f"# {name} = {_toml(_EXAMPLES[name])}  # an example: it is not set by default")
@@ -228,6 +262,7 @@ class RunConfig(pydantic.BaseModel):
             raise ConfigError(f"{where}: {key}: {text[0].lower()}{text[1:]}{given}") from None
 
 
+_LIVE = ("span", "skip", "k", "cutoff", "species", "bandwidth")
 _MONITOR = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
     "implausible", "values", "precision", "threads",
@@ -241,9 +276,10 @@ _SESSION = (
 _HEAD = """\
 # What a watched run is told (quests_md). Lines that begin with # show the defaults.
 # Check it with: quests-md config check FILE"""
-# What the template shows of keys that have no default.
+# What the template shows of keys that have no default; `index` has none either, but with a live reference.
 _EXAMPLES: dict[str, Any] = {
-    "index": "reference.qindex", "k": 32, "cutoff": 5.0, "select": 5.0, "halt": 20.0, "release": 3.0, "budget": 100,
+    "index": "reference.qindex", "k": 32, "cutoff": 5.0, "span": 100_000, "species": "ignore",
+    "select": 5.0, "halt": 20.0, "release": 3.0, "budget": 100,
     "cutout": {"radius": 4.0, "potential_range": 4.7},
     "on_select": ["sh", "label.sh", "{output}", "{step}"], "on_halt": ["sh", "halted.sh"],
     "on_event": ["sh", "event.sh", "{event}"], "elements": ["Si"], "skin": 2.0, "length_unit": 3.405,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import FrameError
 
-__all__ = ["Frame", "as_frames"]
+__all__ = ["Frame", "as_frames", "merge"]
 
 _OF_ATOMS = ("positions", "numbers", "ids", "watched", "velocities", "forces")  # a row for each atom
 _OF_FRAME = ("cell", "pbc", "origin")
@@ -147,6 +147,12 @@ class Frame:
         values = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in values.items()}
         return Frame(**values)
 
+    def bare(self) -> Frame:
+        """Return a copy of what this rank owns, without ghosts, velocities, forces and energy."""
+        twin = copy.copy(self)
+        twin.velocities = twin.forces = twin.energy = None
+        return twin.local()
+
     def local(self, into: Frame | None = None) -> Frame:
         """Return a copy of what this rank owns, without ghosts.
 
@@ -165,6 +171,16 @@ class Frame:
             setattr(twin, name, there)
         twin.has_ghosts = False
         return twin
+
+
+def merge(parts: Sequence[Frame]) -> tuple[Frame, NDArray[np.int64]]:
+    """Return the whole frame of which these, without ghosts, are the ranks' parts: atoms by id; and their order."""
+    order = np.argsort(np.concatenate([np.asarray(part.ids) for part in parts]), kind="stable")
+    columns: dict[str, Any] = {}
+    for name in _OF_ATOMS:
+        values = [getattr(part, name) for part in parts]
+        columns[name] = None if values[0] is None else np.concatenate(values)[order]
+    return replace(parts[0], n_local=None, **columns), order
 
 
 def as_frames(frames: Any) -> Iterator[Frame]:

@@ -47,7 +47,7 @@ def test_what_the_template_shows_as_defaults_are_the_defaults():
         line for line in RunConfig.template().splitlines() if "an example" not in line
     )))  # fmt: skip
     required = {name for name, field in RunConfig.model_fields.items() if field.is_required()}
-    least = {name: given[name] for name in required}
+    least = {name: given[name] for name in required | {"index"}}
     assert RunConfig.make(given) == RunConfig.make(least)
 
 

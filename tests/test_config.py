@@ -33,7 +33,8 @@ def test_defaults(tmp_path):
 
 def test_every_key_is_read(tmp_path):
     given = {
-        "index": "a.qindex", "k": 32, "cutoff": 5.0, "select": -1.5, "halt": {"Si": float("inf")}, "every": 10,
+        "reference": "index", "index": "a.qindex", "skip": 0, "span": None, "species": None, "bandwidth": 0.015,
+        "k": 32, "cutoff": 5.0, "select": -1.5, "halt": {"Si": float("inf")}, "every": 10,
         "min_atoms": 2, "min_fraction": 0.01, "consecutive": 3, "release": -2.0, "novelty": False, "budget": 7,
         "cutout": {"radius": 4.0, "shape": "cluster"},
         "history": 5, "after": 6, "min_distance": 0.5, "implausible": "continue", "on_select": ("sh", "label.sh"),
@@ -102,7 +103,7 @@ def test_keys_are_keywords_of_attach():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stride = 1", r"unknown key 'stride'; the keys are index, k, cutoff, select, halt, min_atoms"),
+        ("stride = 1", r"unknown key 'stride'; the keys are reference, index, k, cutoff, skip, span"),
         ("evrey = 10", r"unknown key 'evrey'; did you mean 'every'\?"),
         ("selekt = 10", r"unknown key 'selekt'; did you mean 'select'\?"),
         ("[quests]\nevery = 1", r"unknown key 'quests'"),

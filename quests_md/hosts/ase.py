@@ -102,7 +102,8 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
             return
         model = _model(self.results.get("energy"), self.results.get("forces"))
         decision = self.session.observe(Frame.from_atoms(self.atoms, step, velocities=None, **model))
-        self.dH, self._measured = decision.dH, (self.atoms, decision.dH)
+        if decision.evaluated:
+            self.dH, self._measured = decision.dH, (self.atoms, decision.dH)
         if decision.stop:
             raise Halted(f"step {decision.step}: {'; '.join(decision.reasons)}")
 
@@ -196,7 +197,8 @@ class MonitorObserver:
         time = getattr(self.dyn, "get_time", lambda: float("nan"))() / (1000.0 * ase.units.fs)
         model = _model(self._present("energy"), self._present("forces"))
         decision = self.session.observe(Frame.from_atoms(self.atoms, step, time, **model))
-        self.dH = decision.dH
+        if decision.evaluated:
+            self.dH = decision.dH
         if decision.stop:
             # What ASE compares after every step: the run ends here, and its files are closed in order.
             self.dyn.max_steps = self.dyn.nsteps

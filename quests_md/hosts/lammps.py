@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from ..comm import Comm, Serial, raise_together
 from ..config import RunConfig
 from ..errors import HostError, InputError, QuestsError
-from ..index import Index
+from ..index import Index, Live
 from ..monitor import Decision
-from ..session import HOOKS, Session
+from ..session import HOOKS, Session, reference_of
 from ._lammps_frame import FrameReader
 from ._lammps_library import Library, address_of
 from ._lammps_module import callback_of, make_watched, watch_of
@@ -150,7 +150,8 @@ class Watch:
             self._end_unwatched()
             return
         try:
-            self._publish(decision)
+            if decision.evaluated:  # else a live reference has taken it
+                self._publish(decision)
         except Exception as caught:
             # Of this rank alone: no QuestsError, which all ranks raise together.
             raise RuntimeError(f"dH cannot be published to LAMMPS: {caught}") from caught
@@ -252,7 +253,7 @@ class Watch:
 
 def attach(
     lmp: Any,
-    index: Index | RunConfig | str | os.PathLike[str],
+    index: Index | RunConfig | str | os.PathLike[str] | None = None,
     **keys: Any,
 ) -> Watch:
     """Watch a Python-driven LAMMPS. Collective: all ranks call it, after the atoms are there and before the run.
@@ -267,7 +268,7 @@ def attach(
         An instance of the ``lammps`` module.
     index
         An `Index`, the path of one, or a `RunConfig` or the path of a quests.toml (".toml"). Keywords that are given
-        replace those of the configuration.
+        replace those of the configuration. None with ``reference="live"``.
     **keys
         Any key of `RunConfig`, one for one: ``elements=["Si"], select=5.0, halt=20.0, every=10``. `on_select`,
         `on_halt` and `on_event` may be functions here, as in `Session`.
@@ -382,9 +383,11 @@ def _define_fixes(library: Library, every: int) -> None:
     library.set_vector_length(_FIX, _ENTRIES)
 
 
-def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index]:
-    """Return configuration and opened index of what `attach` was given."""
-    if isinstance(index, RunConfig):
+def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index | Live]:
+    """Return configuration and reference of what `attach` was given."""
+    if index is None:
+        config = RunConfig.make(given)
+    elif isinstance(index, RunConfig):
         config = RunConfig.make({**index.model_dump(exclude_unset=True), **given})
     elif isinstance(index, Index):
         config = RunConfig.make({"index": str(index.path), **given})
@@ -394,7 +397,7 @@ def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index]:
         config = RunConfig.make({**config.model_dump(exclude_unset=True), **given}, where=str(index))
     else:
         config = RunConfig.make({"index": os.fspath(index), **given})
-    return config, Index.open(config.index)
+    return config, reference_of(config)
 
 
 def _comm_of(library: Library) -> Comm:

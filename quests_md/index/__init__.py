@@ -3,6 +3,7 @@
 from ._calibration import Calibration, calibrate
 from ._force_error import ErrorBin, ErrorBound, fit_error_bound
 from ._index import Index
+from ._live import Learned, Live
 from ._reference import Reference
 from ._thresholds import check_threshold, resolve_threshold
 
@@ -11,6 +12,8 @@ __all__ = [
     "ErrorBin",
     "ErrorBound",
     "Index",
+    "Learned",
+    "Live",
     "Reference",
     "calibrate",
     "check_threshold",

@@ -16,10 +16,25 @@ __all__ = ["Reference"]
 class Reference(Protocol):
     """What a monitor needs of a reference. `Index` is one; a reference that grows during a run can be another."""
 
-    spec: DescriptorSpec
-    bandwidth: float  # h, in 1/Å
-    elements: tuple[str, ...]  # chemical symbols that the reference knows
-    pair_distances: NDArray[np.float32]  # (n_elements, n_elements) smallest distances (Å) that it holds
+    @property
+    def spec(self) -> DescriptorSpec:
+        """What its rows are, and those of a query must be."""
+        ...
+
+    @property
+    def bandwidth(self) -> float:
+        """h, in 1/Å."""
+        ...
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Chemical symbols that the reference knows."""
+        ...
+
+    @property
+    def pair_distances(self) -> NDArray[np.float32]:
+        """(n_elements, n_elements) smallest distances (Å) that it holds."""
+        ...
 
     @property
     def centre_elements(self) -> tuple[str, ...]:

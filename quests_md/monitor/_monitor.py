@@ -14,7 +14,7 @@ from ..comm import Comm, Serial, raise_together
 from ..elements import SYMBOLS
 from ..errors import FrameError, InputError, MonitorError
 from ..frame import Frame
-from ..index import Reference
+from ..index import Live, Reference
 from ..information import Precision
 from ..kernels._jit import announce_compiling
 from ._decision import Band, Decision, Proposal
@@ -23,7 +23,7 @@ from ._events import Events
 from ._flagged import Flagged
 from ._plausibility import Plausibility
 from ._schedule import Schedule
-from ._summary import State, Summary, combine, summarise, summarise_nothing
+from ._summary import State, Summary, combine, count, summarise, summarise_nothing
 from ._thresholds import Thresholds
 
 __all__ = ["Monitor"]
@@ -38,7 +38,8 @@ class Monitor:
     Parameters
     ----------
     index
-        The reference, an `Index`.
+        The reference: an `Index`, or a `Live` one, which takes the frames that come until its span is over; whoever has
+        the monitor calls its `finish` then. Frames that it takes are not evaluated.
     select, halt
         dH (nats) above which a frame is worth keeping, and above which the run stops; compared with ``>``. A number;
         a number for each chemical symbol; or a rate or a force error that the calibration of the index turns into
@@ -166,6 +167,8 @@ class Monitor:
             raise_together(self.comm, error)
 
     def _ask_once(self) -> None:
+        if not self.index.ready:
+            return
         known = SYMBOLS.index(self.index.centre_elements[0])
         two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
         rows = self.index.spec.compute(two, 1)
@@ -230,10 +233,14 @@ class Monitor:
             return Decision(step, evaluated=False)
         started = time.perf_counter()
         work = _Work(error)
-        evaluation = work.do(lambda: self._begin(frame))
-        if not self._ready:
-            self._prepare(evaluation, work)
-        vector = work.do(lambda: self._summarise(evaluation, frame)) if self._ready else None
+        evaluation: Evaluation | None = None
+        if isinstance(self.index, Live) and not self.index.ready:
+            vector = work.do(lambda: count(self.index.spec, frame, bool(self._stop)))
+        else:
+            evaluation = work.do(lambda: self._begin(frame))
+            if not self._ready:
+                self._prepare(evaluation, work)
+            vector = work.do(lambda: self._summarise(evaluation, frame)) if self._ready else None
         if vector is None:
             vector = summarise_nothing(_state_of(work.error), bool(self._stop))
         summary = combine(self.comm.allgather(vector))
@@ -242,6 +249,9 @@ class Monitor:
         broken = self._broken(step, summary, work.error, frame)
         if broken:
             decision = self._implausible(step, broken, evaluation if work.error is None else None, frame, summary)
+        elif isinstance(self.index, Live) and not self.index.ready:
+            assert frame is not None
+            decision = self._learn(self.index, frame, summary)
         else:
             assert evaluation is not None
             assert frame is not None
@@ -251,6 +261,12 @@ class Monitor:
     def _begin(self, frame: Frame | None) -> Evaluation:
         assert frame is not None
         return Evaluation(self.index, frame, self.threads, self.plausibility.screen)
+
+    def _learn(self, live: Live, frame: Frame, summary: Summary) -> Decision:
+        """Hand a frame to a reference that learns; nothing is known of it. Collective."""
+        live.learn(frame, summary.n, self.comm)
+        stop = bool(summary.stopping)
+        return Decision(frame.step, evaluated=False, reasons=(self._why_stopping(summary),) if stop else (), stop=stop)
 
     def _prepare(self, evaluation: Evaluation | None, work: _Work) -> None:
         """Settle, together, what depends on the number of watched atoms: once there are any, and no rank has failed."""

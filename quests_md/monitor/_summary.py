@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["State", "Summary", "combine", "summarise", "summarise_nothing"]
+from ..descriptors import DescriptorSpec, Environments
+from ..frame import Frame
+
+__all__ = ["State", "Summary", "combine", "count", "summarise", "summarise_nothing"]
 
 # Bins of equal width in asinh(dH): fine near zero, a constant share of dH far away.
 _EDGES = np.sinh(np.linspace(-4.0, 12.0, 257))
@@ -54,6 +57,17 @@ def summarise_nothing(state: State, stop: bool) -> NDArray[np.float64]:
     """Return the vector of a rank that has measured nothing."""
     vector = np.zeros(_SCALARS + len(_EDGES) - 1)
     vector[:_SCALARS] = state, stop, 0, -1, 0, -np.inf, 0, -1, 0, 0, -np.inf, 0, 0
+    return vector
+
+
+def count(spec: DescriptorSpec, frame: Frame | None, stop: bool) -> NDArray[np.float64]:
+    """Return this rank's vector of a frame that is only counted; a `FrameError` if it can have no descriptors."""
+    assert frame is not None
+    spec.check_elements(set(frame.distinct_numbers.tolist()))
+    vector = summarise_nothing(State.DONE, stop)
+    vector[_AT["n"]] = len(Environments(DescriptorSpec(spec.k, spec.cutoff), frame))  # elements are not known yet
+    vector[_AT["n_rank"]] = frame.n_local or 0
+    vector[_AT["n_expected"]] = -1 if frame.n_expected is None else frame.n_expected
     return vector
 
 

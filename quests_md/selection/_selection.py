@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -157,11 +158,15 @@ class Selection:
         self._budget, self._spare = budget, spare
         self._comm: Comm = Serial() if comm is None else comm
         self._threads = threads
-        self._width = index.spec.width
-        self._provisional = Provisional(index.spec.width, index.bandwidth)
+        self._index = index
         self._pace = Pace()
         self._kept: dict[int, Kept] = {}
         self._next = 0
+
+    @functools.cached_property
+    def _provisional(self) -> Provisional:
+        # Not before the first frame: by then a live reference knows its width, too.
+        return Provisional(self._index.spec.width, self._index.bandwidth)
 
     @property
     def kept(self) -> tuple[Kept, ...]:
@@ -255,7 +260,7 @@ class Selection:
         return np.flatnonzero((place < MOST_ROWS / m) | (dH == worst)), m
 
     def _rows(self, proposal: Proposal, which: NDArray[np.int64]) -> NDArray[np.float64]:
-        rows, shape = np.ascontiguousarray(proposal.rows(which), dtype=np.float64), (len(which), self._width)
+        rows, shape = np.ascontiguousarray(proposal.rows(which), dtype=np.float64), (len(which), self._index.spec.width)
         if rows.shape != shape:
             raise InputError(f"the descriptors of a proposal must have shape {shape}, not {rows.shape}")
         return rows

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..descriptors import Environments
 from ..errors import InputError
 from ..frame import Frame
-from ..index import Index
+from ..index import Index, Live
 from ..monitor import Moment, Monitor, Proposal
 from ..selection import Kept, Selection, Verdict, check_cutout, cutouts
 from ._resume import Key, Past
@@ -162,7 +162,9 @@ class Candidates:
         self._n_cuts.append(0)
         thresholds = self._monitor.thresholds
         if self._cutout is not None and thresholds.resolved is not None and math.isfinite(thresholds.lowest):
-            index = self._monitor.index if isinstance(self._monitor.index, Index) else None
+            reference: object = self._monitor.index
+            reference = reference.index if isinstance(reference, Live) else reference
+            index = reference if isinstance(reference, Index) else None
             cutoff, threshold = self._monitor.index.spec.cutoff, thresholds.lowest
             for cut in cutouts(frame, dH, cutoff, threshold=threshold, index=index, **self._cutout):
                 self._cuts.append(cut.frame, cut.dH, {"run": run, **cut.info}, {"core": cut.core})

@@ -16,7 +16,12 @@ __all__ = ["describe"]
 
 
 def describe(
-    session: Session, began: datetime.datetime, reason: str, resumed: list[str], state: dict[str, Any]
+    session: Session,
+    began: datetime.datetime,
+    reason: str,
+    resumed: list[str],
+    state: dict[str, Any],
+    learning: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return what run.json holds of a session: `state` is what resuming it needs beside the other files."""
     monitor, thresholds = session.monitor, session.monitor.thresholds
@@ -25,6 +30,8 @@ def describe(
         "status": session.status,
         "reason": reason,
         "host": session.host,
+        "reference": "index" if learning is None else "live",
+        "learning": learning,
         "index": monitor.index.describe(),
         "select": thresholds.given["select"],
         "halt": thresholds.given["halt"],

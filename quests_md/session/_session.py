@@ -20,13 +20,14 @@ from ..comm import Comm, Serial, raise_together
 from ..config import RunConfig, seconds_of
 from ..errors import Halted, InputError, MonitorError, OutputError, QuestsError
 from ..frame import Frame
-from ..index import Index
+from ..index import Index, Live
 from ..monitor import Band, Decision, History, Moment, Monitor
 from ..sinks import RunFolder
 from ._candidates import Candidates
 from ._describe import describe
 from ._ending import Ending
 from ._hooks import Hook, Hooks
+from ._live import Learning, reference_of
 from ._resume import Past, find_past, mode_of, state_of_event
 from ._writer import Writer
 
@@ -36,7 +37,8 @@ __all__ = ["Session"]
 class Session:
     """Watch a run and keep its files.
 
-    They are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz.
+    They are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz; and
+    live.qindex, if the monitor's reference is a live one.
 
     Parameters
     ----------
@@ -150,10 +152,12 @@ class Session:
         self.seconds, self._atoms, self._n_here = 0.0, 0, 0  # since this session began
         self._files = RunFolder(self.output)
         self._writer = Writer(self._files, monitor.comm)
+        self._learning = Learning(monitor, self._files, self._writer)
         self._candidates = Candidates(monitor, self._writer, novelty, budget, cutout)
         self._hooks = Hooks(self.output, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event})
         self._past: Past | None = None
         if mode:
+            self._learning.resume()
             self._past = find_past(self._files, self._writer.on_root, monitor.comm, self._describe(), mode)
         if self._past is None:
             self._writer.on_root(lambda: self._files.prepare(self._describe(), overwrite))
@@ -165,7 +169,12 @@ class Session:
 
     @classmethod
     def from_config(
-        cls, config: RunConfig, comm: Comm | None = None, index: Index | None = None, host: str = "python", **more: Any
+        cls,
+        config: RunConfig,
+        comm: Comm | None = None,
+        index: Index | Live | None = None,
+        host: str = "python",
+        **more: Any,
     ) -> Session:
         """Wire a session as a configuration says; `index` replaces the one that it names. Collective.
 
@@ -173,8 +182,9 @@ class Session:
         """
         comm, error = Serial() if comm is None else comm, None
         try:
-            index = Index.open(config.index) if index is None else index
-            index.require(k=config.k, cutoff=config.cutoff)
+            index = reference_of(config) if index is None else index
+            if isinstance(index, Index):
+                index.require(k=config.k, cutoff=config.cutoff)
             monitor = Monitor(index, comm=comm, **config.of_monitor())
         except QuestsError as caught:  # a file that only one rank cannot read, say
             error = caught
@@ -261,6 +271,10 @@ class Session:
                 keep=lambda proposal: self._candidates.consider(proposal, run),
                 again=again,
             )
+            if not decision.evaluated:  # a live reference has taken the frame
+                if self._learning.follow(step):
+                    self._writer.on_root(self._write_json)
+                return decision
             if frame is None:  # this rank knows no more of it than that it is broken
                 frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
             return self._record(frame, decision, started, again)
@@ -482,7 +496,8 @@ class Session:
             **self.monitor.state(),
             **self._candidates.state(),
         }
-        return describe(self, self._began, self.reason, [] if past is None else past.resumed, state)
+        resumed = [] if past is None else past.resumed
+        return describe(self, self._began, self.reason, resumed, state, self._learning.describe())
 
     # -- the end ---------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..comm import Comm, raise_together
 from ..errors import OutputError, QuestsError
-from ..frame import Frame
+from ..frame import Frame, merge
 from ..monitor import Event, Moment
 from ..sinks import ExtxyzSink, RunFolder
 
@@ -119,11 +118,6 @@ def assemble(
     parts: Sequence[tuple[Frame, NDArray[np.float64], dict[str, NDArray[Any]]]],
 ) -> tuple[Frame, NDArray[np.float64], dict[str, NDArray[Any]]]:
     """Put the ranks' parts of a frame together, atoms by id."""
-    frames = [part[0] for part in parts]
-    order = np.argsort(np.concatenate([np.asarray(frame.ids) for frame in frames]), kind="stable")
-    columns: dict[str, Any] = {}
-    for name in ("positions", "numbers", "ids", "watched", "velocities", "forces"):
-        values = [getattr(frame, name) for frame in frames]
-        columns[name] = None if values[0] is None else np.concatenate(values)[order]
+    frame, order = merge([part[0] for part in parts])
     more = {name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]}
-    return replace(frames[0], n_local=None, **columns), np.concatenate([part[1] for part in parts])[order], more
+    return frame, np.concatenate([part[1] for part in parts])[order], more

@@ -23,7 +23,8 @@ COLUMNS = (
 class RunFolder:
     """The files of a run.
 
-    They are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz.
+    They are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz; and
+    live.qindex, the index of a live reference.
 
     Parameters
     ----------
@@ -34,6 +35,8 @@ class RunFolder:
     ----------
     rows, events, candidates, cutouts, history, implausible, last
         The sinks; a file is made by the first thing that is written to it.
+    live
+        Path of live.qindex, for whoever writes it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +48,7 @@ class RunFolder:
         self.history = ExtxyzSink(path / "history.extxyz")
         self.implausible = ExtxyzSink(path / "implausible.extxyz")
         self.last = ExtxyzSink(path / "last.extxyz")
+        self.live = path / "live.qindex"
         self._json = path / "run.json"
         self._lock: FolderLock | None = None
 
@@ -146,7 +150,7 @@ class RunFolder:
     def _files(self) -> list[Path]:
         """All files but run.json."""
         frames = (self.candidates, self.cutouts, self.history, self.implausible, self.last)
-        return [sink.path for sink in (self.rows, self.events, *frames)]
+        return [*(sink.path for sink in (self.rows, self.events, *frames)), self.live]
 
     def write_json(self, content: dict[str, Any]) -> None:
         """Replace run.json, atomically; `OutputError` if it cannot be written."""
