@@ -51,7 +51,9 @@ class Selection:
         self.next = max(self.next, kept.ordinal + 1)
 
     def _whole(self, proposal):
-        parts = self.comm.gather((proposal.ids, proposal.rows(np.arange(len(proposal.ids))), proposal.dH, proposal.select))
+        parts = self.comm.gather(
+            (proposal.ids, proposal.rows(np.arange(len(proposal.ids))), proposal.dH, proposal.select)
+        )
         out = None
         if parts is not None:
             order = np.argsort(np.concatenate([p[0] for p in parts]))
