@@ -94,9 +94,8 @@ class Past:
 
     @property
     def saved_step(self) -> int | None:
-        """Step at which the last run saved a frame for the last time."""
-        last = self.keys["candidates"][-1:] + ([self.saved] if self.saved else [])
-        return max((step for run, step in last if run == self.run), default=None)
+        """Step at which the last run saved a frame for the last time; one that has no row yet may come again."""
+        return self.saved[1] if self.saved is not None and self.saved[0] == self.run else None
 
     def has_row(self, key: Key) -> bool:
         """Return whether a step of the last run has its row."""

@@ -142,6 +142,7 @@ class Session:
         self._run = 1
         # (run, step) of the last row, and of the last halt that was acknowledged
         self._row: tuple[int, int] | None = None
+        self._newest: tuple[int, int] | None = None  # of the rows in the file
         self._acknowledged: tuple[int, int] | None = None
         self._history, self._after = History(history), after
         self._to_come = self._recorded = 0  # frames that are still to be written to history.extxyz, and their event
@@ -205,7 +206,7 @@ class Session:
         monitor, is_root = self.monitor, self.monitor.comm.rank == 0
         self._run, self._began = past.run, past.began
         self.n_evaluated, self.n_flagged, self._to_come = past.rows, past.flagged, past.to_come
-        self._acknowledged = past.last  # a halt there has been seen
+        self._newest = self._acknowledged = past.last  # a halt there has been seen
         self.counter = itertools.count(0 if past.last is None else past.last[1] + 1)
         monitor.restore(past.state, past.thresholds if past.same else None, past.saved_step)
         event = past.event
@@ -383,6 +384,7 @@ class Session:
         if is_new and self.monitor.comm.rank == 0:
             self._write_row(frame, decision, saved, elapsed)
         self._row = key
+        self._newest = self._newest if again else key
         is_worth = decision.begins or decision.ends or (saved and bool(self.settings["novelty"]))
         if self._n_here == 1 or is_worth:  # what run.json alone knows has changed
             self._writer.on_root(self._write_json)
@@ -488,9 +490,8 @@ class Session:
 
     def _describe(self) -> dict[str, Any]:
         past = self._past
-        row = self._row if self._row is not None or past is None else past.last
         state = {
-            "row": None if row is None else [int(number) for number in row],
+            "row": None if self._newest is None else [int(number) for number in self._newest],
             "to_come": self._to_come,
             "event": state_of_event(self.monitor.events.open),
             **self.monitor.state(),
