@@ -32,6 +32,7 @@ from quests_md.errors import Halted, InputError, OutputError
 
 # A run of thirteen frames with two events, the second of which is cut in two by most restarts.
 SCALES = [COVERED, CANDIDATE, CANDIDATE, COVERED, COVERED, *[0.09] * 2, 0.1, 0.11, 0.1, COVERED, COVERED, COVERED]
+MORE = [0.075, 0.085, 0.16]  # each has many more novel environments than the one before: all are kept
 SETTINGS = {"consecutive": 2, "history": 2, "after": 1, "novelty": True}
 
 
@@ -327,32 +328,32 @@ def test_torn_lines_are_cut_off(index, folder):
 def test_a_frame_without_its_row_is_not_saved_twice(index, folder):
     """Killed after the frame was written and before its row was."""
     for novelty in (True, False):
-        with session_of(index, folder, novelty=novelty, overwrite=True) as session:
+        with session_of(index, folder, halt=math.inf, novelty=novelty, overwrite=True) as session:
             for step in range(3):
-                session.observe(frame_of(step, 0.08 + 0.03 * step))
+                session.observe(frame_of(step, MORE[step]))
         path = folder / "monitor.csv"
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-        with session_of(index, folder, novelty=novelty, resume=True) as session:
+        with session_of(index, folder, halt=math.inf, novelty=novelty, resume=True) as session:
             assert (session.n_evaluated, session.n_saved) == (2, 3)
-            session.observe(frame_of(2, 0.14))
+            session.observe(frame_of(2, MORE[2]))
         assert steps_of(folder) == [0, 1, 2]
         assert [row["saved"] for row in rows_of(folder)] == ["1", "1", "1"]
 
 
 def test_what_was_kept_is_known_though_run_json_is_not_of_now(index, folder):
-    with session_of(index, folder, novelty=True) as session:
+    with session_of(index, folder, halt=math.inf, novelty=True) as session:
         for step in range(3):
-            session.observe(frame_of(step, 0.08 + 0.02 * step))
+            session.observe(frame_of(step, MORE[step]))
         assert session.n_saved == 3
     run = run_of(folder)
     kept = run["state"]["selection"]["kept"]
     run["state"]["candidates"], run["state"]["selection"] = [], {**run["state"]["selection"], "next": 0, "kept": []}
     (folder / "run.json").write_text(json.dumps(run))
-    session = session_of(index, folder, novelty=True, resume=True)
+    session = session_of(index, folder, halt=math.inf, novelty=True, resume=True)
     state = run_of(folder)["state"]["selection"]["kept"]
     assert [(k["ordinal"], k["step"]) for k in state] == [(k["ordinal"], k["step"]) for k in kept]
     for step in range(3):  # no copy is kept
-        assert not session.observe(frame_of(10 + step, 0.08 + 0.02 * step)).save
+        assert not session.observe(frame_of(10 + step, MORE[step])).save
     session.close()
 
 
