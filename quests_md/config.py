@@ -64,6 +64,13 @@ _Cutout = Annotated[dict[str, Any], pydantic.AfterValidator(_cutout)]
 _Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
 
 
+def _resume(value: Any) -> Any:
+    if not (isinstance(value, bool) or value == "anyway"):
+        raise InputError(f'resume must be true, false or "anyway", not {value!r}')
+    return value
+
+
+_Resume = Annotated[Any, pydantic.AfterValidator(_resume)]
 _Time = Annotated[Any, pydantic.AfterValidator(_time)]
 
 
@@ -167,7 +174,7 @@ class RunConfig(pydantic.BaseModel):
     implausible: Literal["stop", "continue"] = "stop"
     output: str = "uq"
     overwrite: bool = False
-    resume: Literal[True, False, "anyway"] = False
+    resume: _Resume = False
     on_error: Literal["stop", "warn"] = "stop"
     wall_time: _Time | None = None
     on_select: _Command | None = None
@@ -278,7 +285,8 @@ _HEAD = """\
 # Check it with: quests-md config check FILE"""
 # What the template shows of keys that have no default; `index` has none either, but with a live reference.
 _EXAMPLES: dict[str, Any] = {
-    "index": "reference.qindex", "k": 32, "cutoff": 5.0, "span": 100_000, "species": "ignore",
+    "index": "reference.qindex", "k": 32, "cutoff": 5.0, "span": 20000, "species": "neighbours",
+    "wall_time": "23:30:00", "restart_file": "halt.restart", "span": 100_000, "species": "ignore",
     "select": 5.0, "halt": 20.0, "release": 3.0, "budget": 100,
     "cutout": {"radius": 4.0, "potential_range": 4.7},
     "on_select": ["sh", "label.sh", "{output}", "{step}"], "on_halt": ["sh", "halted.sh"],

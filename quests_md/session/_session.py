@@ -206,6 +206,7 @@ class Session:
         monitor, is_root = self.monitor, self.monitor.comm.rank == 0
         self._run, self._began = past.run, past.began
         self.n_evaluated, self.n_flagged, self._to_come = past.rows, past.flagged, past.to_come
+        self._recorded = int(past.state.get("recorded", 0))
         self._newest = self._acknowledged = past.last  # a halt there has been seen
         self.counter = itertools.count(0 if past.last is None else past.last[1] + 1)
         monitor.restore(past.state, past.thresholds if past.same else None, past.saved_step)
@@ -493,6 +494,7 @@ class Session:
         state = {
             "row": None if self._newest is None else [int(number) for number in self._newest],
             "to_come": self._to_come,
+            "recorded": self._recorded,
             "event": state_of_event(self.monitor.events.open),
             **self.monitor.state(),
             **self._candidates.state(),
