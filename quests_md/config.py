@@ -285,7 +285,7 @@ _HEAD = """\
 # Check it with: quests-md config check FILE"""
 # What the template shows of keys that have no default; `index` has none either, but with a live reference.
 _EXAMPLES: dict[str, Any] = {
-    "index": "reference.qindex", "k": 32, "cutoff": 5.0, "span": 20000, "species": "neighbours",
+    "index": "reference.qindex", "k": 32, "cutoff": 5.0,
     "wall_time": "23:30:00", "restart_file": "halt.restart", "span": 100_000, "species": "ignore",
     "select": 5.0, "halt": 20.0, "release": 3.0, "budget": 100,
     "cutout": {"radius": 4.0, "potential_range": 4.7},
