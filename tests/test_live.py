@@ -16,7 +16,6 @@ from quests_md import DescriptorSpec, Frame, Index, Monitor, Session
 from quests_md.comm import Serial
 from quests_md.errors import CalibrationError, ElementError, IndexFileError, InputError, MonitorError
 from quests_md.index import Live, _live
-from quests_md.index._live import integrated_time
 from quests_md.session._live import Learning
 from quests_md.session._writer import Writer
 from quests_md.sinks import RunFolder
@@ -391,25 +390,3 @@ def test_a_monitor_alone_leaves_the_end_to_its_owner(frames):
     dH = live.index.delta_entropy(query)
     assert np.array_equal(live.exceeds(query, float(np.median(dH))), dH > np.median(dH))
     assert (live.bandwidth, live.elements, live.describe()) == (BANDWIDTH, ("Si",), live.index.describe())
-
-
-# -- the correlation time ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("memory", [2.0, 5.0, 20.0])
-def test_the_time_of_a_process_with_a_known_one(memory):
-    keep, rng = math.exp(-1.0 / memory), np.random.default_rng(1)
-    series = np.zeros((20_000, 3))
-    for i in range(1, len(series)):
-        series[i] = keep * series[i - 1] + math.sqrt(1 - keep**2) * rng.normal(size=3)
-    assert integrated_time(series) == pytest.approx(0.5 + keep / (1 - keep), rel=0.2)
-
-
-def test_the_time_of_noise_is_half_a_step():
-    assert integrated_time(np.random.default_rng(0).normal(size=(5000, 4))) == pytest.approx(0.5, abs=0.05)
-
-
-@pytest.mark.parametrize("n", [20, 100, 1000])
-def test_a_trend_is_longer_than_a_tenth(n):
-    assert integrated_time(np.arange(n, dtype=float)[:, None]) > n / 10
-    assert integrated_time(np.ones((n, 2))) == n
