@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import re
 import sys
 import textwrap
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from .errors import ConfigError
+from .errors import ConfigError, InputError
 from .index import check_threshold
 from .information import DEFAULT_BANDWIDTH, check_bandwidth
 from .selection import check_cutout
@@ -24,7 +25,22 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["RunConfig"]
+__all__ = ["RunConfig", "seconds_of"]
+
+
+def seconds_of(wall_time: Any) -> float:
+    """Return a time in seconds that is given as such, or as "hh:mm:ss"; `InputError` if it is neither."""
+    if isinstance(wall_time, str) and re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", wall_time):
+        hours, minutes, seconds = map(int, wall_time.split(":"))
+        return 3600.0 * hours + 60.0 * minutes + seconds
+    if isinstance(wall_time, (int, float)) and not isinstance(wall_time, bool) and 0 < wall_time < math.inf:
+        return float(wall_time)
+    raise InputError(f'wall_time must be a number of seconds or a text such as "23:30:00", not {wall_time!r}')
+
+
+def _time(value: Any) -> Any:
+    seconds_of(value)
+    return value
 
 
 def _threshold(value: Any, info: pydantic.ValidationInfo) -> Any:
@@ -46,6 +62,9 @@ def _cutout(value: Any) -> Any:
 _Threshold = Annotated[Any, pydantic.AfterValidator(_threshold)]
 _Cutout = Annotated[dict[str, Any], pydantic.AfterValidator(_cutout)]
 _Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
+
+
+_Time = Annotated[Any, pydantic.AfterValidator(_time)]
 
 
 class RunConfig(pydantic.BaseModel):
@@ -84,11 +103,18 @@ class RunConfig(pydantic.BaseModel):
         Evaluated frames before the beginning of an event, and after it, that are written to history.extxyz.
     min_distance, implausible
         Share of the smallest distances of the reference below which two atoms overlap; what a frame that is
-        implausible does to the run: "halt" or "continue".
+        implausible does to the run: "stop", with an error, or "continue".
     output
         Folder for the files of the run.
     overwrite
         Replace the files of an earlier run in that folder; otherwise it is refused.
+    resume
+        Go on with the run in that folder, if there is one; "anyway": though the index, or a setting that decides, is
+        another one.
+    on_error
+        "stop": a failure of watching ends the run. "warn": it goes on without being watched, and dH is inf.
+    wall_time
+        Seconds, or "hh:mm:ss", after which the run is told to stop at its next evaluation.
     on_select, on_halt, on_event
         Commands, as lists of arguments, that are started when a candidate has been saved, when the run is told to
         stop, and when an event begins or ends.
@@ -109,6 +135,8 @@ class RunConfig(pydantic.BaseModel):
         LAMMPS: what ``neighbor`` was set to, in LAMMPS's length unit; default that of the units.
     length_unit
         LAMMPS, ``units lj``: how many Å one length unit is.
+    restart_file
+        LAMMPS, driven from Python: the restart file that is written when the run has been told to stop.
     """
 
     # Strict: `select = true` and `select = "5"` are mistakes, not 1.0 and 5.0.
@@ -135,10 +163,13 @@ class RunConfig(pydantic.BaseModel):
     cutout: _Cutout | None = None
     history: pydantic.NonNegativeInt = 0
     after: pydantic.NonNegativeInt = 0
-    min_distance: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.6
-    implausible: Literal["halt", "continue"] = "halt"
+    min_distance: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5
+    implausible: Literal["stop", "continue"] = "stop"
     output: str = "uq"
     overwrite: bool = False
+    resume: Literal[True, False, "anyway"] = False
+    on_error: Literal["stop", "warn"] = "stop"
+    wall_time: _Time | None = None
     on_select: _Command | None = None
     on_halt: _Command | None = None
     on_event: _Command | None = None
@@ -150,6 +181,7 @@ class RunConfig(pydantic.BaseModel):
     group: str = "all"
     skin: pydantic.NonNegativeFloat | None = None
     length_unit: pydantic.PositiveFloat | None = None
+    restart_file: str | None = None
 
     @pydantic.model_validator(mode="after")
     def _check_reference(self) -> RunConfig:
@@ -236,17 +268,9 @@ _MONITOR = (
     "implausible", "values", "precision", "threads",
 )  # fmt: skip
 _SESSION = (
-    "output",
-    "overwrite",
-    "history",
-    "after",
-    "novelty",
-    "budget",
-    "cutout",
-    "on_select",
-    "on_halt",
-    "on_event",
-)
+    "output", "overwrite", "resume", "history", "after", "novelty", "budget", "cutout", "on_select", "on_halt",
+    "on_event", "on_error", "wall_time",
+)  # fmt: skip
 
 
 _HEAD = """\

@@ -14,7 +14,7 @@
     ├── OutputError                  the output folder cannot be used
     ├── MissingExtraError (ImportError)   an optional package is not installed
     ├── MonitorError                 watching failed during a run, on this rank or on another one
-    └── Halted                       the run was told to stop, by a threshold, a broken frame or a signal
+    └── Halted                       the run was told to stop, by a threshold, a signal or the clock
 """
 
 from __future__ import annotations
@@ -85,4 +85,4 @@ class MonitorError(QuestsError):
 
 
 class Halted(QuestsError):
-    """The run was told to stop: a frame lay above the halt threshold, or was implausible."""
+    """The run was told to stop: by a threshold, by a signal, or as its time was over."""

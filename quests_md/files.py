@@ -1,9 +1,10 @@
-"""Writing so that nothing is lost: whole files atomically, growing files append-safely."""
+"""Writing so that nothing is lost: files whole or append-safely, and a folder by one program at a time."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +12,11 @@ from typing import BinaryIO
 
 from .errors import OutputError
 
-__all__ = ["AppendOnly", "write_atomically"]
+if sys.platform != "win32":
+    import fcntl
+
+
+__all__ = ["AppendOnly", "FolderLock", "write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -45,6 +50,46 @@ def _umask() -> int:
     return mask
 
 
+class FolderLock:
+    """Keeps other programs from writing to a folder, until `release` or the end of this one, however it ends.
+
+    The system's own lock of the folder, so nothing is left behind by a program that was killed. Where there is no such
+    lock (some network file systems, systems that are not Unix) nothing is locked.
+
+    Parameters
+    ----------
+    path
+        The folder, which is there.
+
+    Raises
+    ------
+    OutputError
+        Somebody else has the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._handle: int | None = None
+        if sys.platform == "win32":
+            return
+        try:
+            self._handle = os.open(path, os.O_RDONLY)
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise OutputError(f"{path} is the output of another run that goes on: choose another output") from None
+        except OSError:
+            self.release()
+
+    def release(self) -> None:
+        """Let others write; a second call does nothing."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.release()
+
+
 class AppendOnly:
     """A file that grows by whole records and is made by the first one.
 
@@ -54,6 +99,24 @@ class AppendOnly:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def cut(self, size: int) -> int:
+        """Keep the first `size` bytes, and no empty file. Return how many were cut off.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be changed.
+        """
+        try:
+            rest = self.path.stat().st_size - size if self.path.exists() else 0
+            if rest > 0:
+                os.truncate(self.path, size)
+            if rest >= 0 and size == 0:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be cut: {error.strerror or error}") from error
+        return rest
 
     def append(self, parts: Iterable[bytes], head: bytes = b"") -> int:
         """Add a record, given in parts; where it is the first one, `head` before it. Return how many bytes it took.

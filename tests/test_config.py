@@ -41,7 +41,8 @@ def test_every_key_is_read(tmp_path):
         "on_halt": ("true",), "on_event": ("true",),
         "save_every": 100, "output": "uq", "overwrite": True, "values": "flagged", "precision": "single", "threads": 2,
         "elements": ("Si", "NULL"), "check_masses": False, "group": "mobile", "skin": 2.0,
-        "length_unit": 3.405,
+        "length_unit": 3.405, "resume": "anyway", "on_error": "warn", "wall_time": "23:30:00",
+        "restart_file": "halt.restart",
     }  # fmt: skip
     config = read(
         tmp_path,
@@ -77,6 +78,10 @@ def test_every_key_is_read(tmp_path):
         group = "mobile"
         skin = 2
         length_unit = 3.405
+        resume = "anyway"
+        on_error = "warn"
+        wall_time = "23:30:00"
+        restart_file = "halt.restart"
         """,
     )
     assert config.model_dump() == given
@@ -106,6 +111,11 @@ def test_keys_are_keywords_of_attach():
         ("every = 1.5", r"every: input should be a valid integer, not 1.5"),
         ("save_every = true", r"save_every: input should be a valid integer, not True"),
         ("threads = -1", r"threads: .*, not -1"),
+        ("resume = 1", r"resume: input should be True, False or 'anyway', not 1"),
+        ('resume = "yes"', r"resume: input should be True, False or 'anyway', not 'yes'"),
+        ('wall_time = "24h"', r'wall_time must be a number of seconds or a text such as "23:30:00", not \'24h\''),
+        ("wall_time = 0", r"wall_time must be a number of seconds .*, not 0"),
+        ('on_error = "ignore"', r"on_error: input should be 'stop' or 'warn', not 'ignore'"),
         ("overwrite = 1", r"overwrite: input should be a valid boolean, not 1"),
         ('values = "quick"', r"values: input should be 'exact' or 'flagged', not 'quick'"),
         ('elements = "Si"', r"elements: .*, not 'Si'"),

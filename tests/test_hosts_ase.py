@@ -12,7 +12,7 @@ from ase.mep import NEB
 from ase.optimize import BFGS, FIRE
 from watched import build_index, columns_of, copper, frames_of, langevin, sessions, verlet
 
-from quests_md.errors import Halted, InputError
+from quests_md.errors import Halted, InputError, MonitorError
 from quests_md.hosts.ase import MonitorObserver
 
 
@@ -153,11 +153,11 @@ def test_observer_at_a_breakdown(session):
     dyn.attach(observer)
     dyn.run(2)
     atoms.positions[3], dyn.nsteps = math.nan, 3
-    observer()
-    assert watched.status == "halted"
-    assert dyn.max_steps == 3
+    with pytest.raises(MonitorError, match=r"failed at step 3: .*not finite"):
+        observer()
+    assert watched.status == "failed"
     (broken,) = frames_of(watched.output, "implausible")
     assert np.isnan(broken.positions[3]).all()
     atoms.positions[3] = 0.0
-    with pytest.raises(Halted, match="not finite"):
+    with pytest.raises(MonitorError, match=r"has ended \(failed\)"):
         dyn.run(1)

@@ -167,10 +167,10 @@ def test_warming_up_leaves_no_trace(index, frame):
 def test_a_frame_without_descriptors_is_implausible(index, frame, change, message):
     for name, value in change.items():
         setattr(frame, name, np.full_like(getattr(frame, name), value))
-    for implausible in ("halt", "continue"):
+    for implausible in ("stop", "continue"):
         decision = observe(index, frame, implausible=implausible, select=-INF)
         assert decision.band is Band.IMPLAUSIBLE
-        assert (decision.save, decision.stop) == (False, implausible == "halt")
+        assert (decision.save, decision.stop) == (False, implausible == "stop")
         assert (decision.dH == INF).all()
         assert len(decision.dH) == 64
         assert re.search(message, decision.reasons[0])

@@ -135,7 +135,7 @@ def test_every_rank_follows_the_same_events(size):
         ({"min_atoms": 0}, "min_atoms must be a whole number of at least 1, not 0"),
         ({"min_fraction": 1.5}, "min_fraction must be between 0 and 1, not 1.5"),
         ({"min_distance": -0.1}, "min_distance must be a share between 0 and 1, not -0.1"),
-        ({"implausible": "stop"}, 'implausible must be "halt" or "continue", not \'stop\''),
+        ({"implausible": "halt"}, 'implausible must be "stop" or "continue", not \'halt\''),
     ],
 )
 def test_options_out_of_range(options, message):

@@ -213,13 +213,13 @@ def test_a_broken_frame_is_kept_apart(index, folder, breaks):
     session.observe(frame_of(0))
     atoms = atoms_of(COVERED)
     breaks(atoms)
-    decision = session.observe(Frame.from_atoms(atoms, 1))
-    assert (decision.band, decision.stop, decision.save) == (Band.IMPLAUSIBLE, True, False)
-    with pytest.raises(Halted, match="step 1: "):
+    with pytest.raises(MonitorError, match="watching failed at step 1: "):
+        session.observe(Frame.from_atoms(atoms, 1))
+    with pytest.raises(MonitorError, match=r"has ended \(failed\)"):
         session.observe(frame_of(2))
-    run = run_of(folder)
-    assert run["status"] == "halted"
-    assert run["reason"].startswith("step 1: ")
+    decision, run = session.decision, run_of(folder)
+    assert (decision.band, decision.save, run["status"]) == (Band.IMPLAUSIBLE, False, "failed")
+    assert run["reason"] == f"watching failed at step 1: {decision.reasons[0]}"
     (proposed,) = frames_of(folder)  # the last plausible frame, though it is covered
     assert proposed.info["step"] == 0
     assert proposed.info["reason"] == f"the last before {decision.reasons[0]}"

@@ -128,9 +128,20 @@ def test_debounced_events_show_what_led_to_them(folder):
 # -- implausible frames ----------------------------------------------------------------------------------------------
 
 
-def test_a_broken_frame_halts_and_the_one_before_is_proposed(folder):
-    session = watch(folder, [0, 1, BROKEN])
-    assert (session.status, session.n_saved) == ("halted", 1)
+def fail(folder, kinds):
+    """Watch frames of which the last is broken; return the session."""
+    session = session_of(Loose(DH), folder, select=SELECT, halt=HALT, min_distance=0.0)
+    for step, kind in enumerate(kinds[:-1]):
+        session.observe(frame(kind, step))
+    with pytest.raises(MonitorError, match=f"watching failed at step {len(kinds) - 1}: .* not finite"):
+        session.observe(frame(BROKEN, len(kinds) - 1))
+    assert session.status == run_of(folder)["status"] == "failed"
+    return session
+
+
+def test_a_broken_frame_ends_the_run_and_the_one_before_is_proposed(folder):
+    session = fail(folder, [0, 1, BROKEN])
+    assert session.n_saved == 1
     (broken,), (proposed,) = frames_of(folder, "implausible"), frames_of(folder)
     assert (broken.info["step"], broken.info["band"]) == (2, "implausible")
     assert "not finite" in broken.info["reason"]
@@ -148,13 +159,12 @@ def test_broken_frames_that_follow_each_other_are_written_once(folder):
 
 
 def test_a_frame_that_was_saved_is_not_proposed_again(folder):
-    watch(folder, [0, 2, BROKEN])
+    fail(folder, [0, 2, BROKEN])
     assert steps_of(folder) == [1]
 
 
 def test_a_run_that_begins_broken_has_nothing_to_propose(folder):
-    session = watch(folder, [BROKEN])
-    assert (session.status, session.n_saved) == ("halted", 0)
+    assert fail(folder, [BROKEN]).n_saved == 0
     assert steps_of(folder, "implausible") == [0]
 
 

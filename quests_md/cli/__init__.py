@@ -10,7 +10,10 @@ import click
 
 from ..errors import QuestsError
 
-__all__ = ["main"]
+__all__ = ["EXIT_CODES", "main"]
+
+# What a watched run ends with; 2 is click's, for options that are wrong.
+EXIT_CODES = {"finished": 0, "failed": 1, "halted": 3}
 
 # verb: (module, command in it, what `quests-md --help` says)
 _VERBS = {

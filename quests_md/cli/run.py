@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from . import EXIT_CODES
+
 __all__ = ["run_command"]
 
 
@@ -20,8 +22,11 @@ def run_command(script: str, config_path: str, lammps_arguments: tuple[str, ...]
 
     What follows the script goes to LAMMPS: -var T 300 -log none. Watching begins at a comment `# quests-md: attach`
     in the script, else before its first run or minimize.
+
+    Exit code: 0 finished, 1 failed, 3 halted: above a threshold, by a broken frame, SIGTERM or wall_time.
     """
     from ..config import RunConfig
     from ..hosts.lammps_script import run_script
 
-    run_script(script, RunConfig.read(config_path), lammps_arguments)
+    watch = run_script(script, RunConfig.read(config_path), lammps_arguments)
+    raise click.exceptions.Exit(EXIT_CODES[watch.session.status])

@@ -12,6 +12,7 @@ from ..hosts.replay import replay
 from ..monitor import Band, Decision
 from ..session import Session
 from ..sources import read_frames
+from . import EXIT_CODES
 from ._progress import counter
 
 __all__ = ["watch_command"]
@@ -87,6 +88,8 @@ def watch_command(trajectory: str, **values: Any) -> None:
 
     TRAJECTORY is anything that ASE reads, with an optional slice: dump.lammpstrj, md.traj@::10.
     A line is printed where the band changes; monitor.csv in the output folder has a row per evaluation.
+
+    Exit code: 0 finished, 1 failed, 3 halted.
     """
     config = RunConfig.make(values, where="the options")
     with Session.from_config(config, host="replay") as session, counter() as progress:
@@ -101,6 +104,7 @@ def watch_command(trajectory: str, **values: Any) -> None:
     elif session.n_evaluated == 0:
         click.echo(f"quests-md: warning: no step of {trajectory} is a multiple of {config.every}", err=True)
     click.echo(f"files in {Path(config.output)}")
+    raise click.exceptions.Exit(EXIT_CODES[session.status])
 
 
 def _line(decision: Decision) -> str:

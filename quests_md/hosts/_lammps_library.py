@@ -25,6 +25,7 @@ __all__ = ["Library", "address_of"]
 
 _PTR, _STR, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 _DOUBLES = ctypes.POINTER(ctypes.c_double)
+_WARNING = 0  # of the kinds that lammps_error knows
 _CALLBACK = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_int64, _INT, _PTR, _PTR, _PTR)
 
 # name: (result, arguments after the handle)
@@ -233,6 +234,16 @@ class Library:
     def set_vector(self, fix: str, index: int, value: float) -> None:
         """Set entry `index` (from 1) of the global vector of a fix external."""
         self._call("lammps_fix_external_set_vector", fix.encode(), index, value)
+
+    def say(self, text: str) -> None:
+        """Write a line to LAMMPS's screen and log, as a warning; one rank may, at any time.
+
+        Older versions have nothing for that during a run: then nothing is written.
+        """
+        if hasattr(self._library, "lammps_error"):
+            function = self._library.lammps_error
+            function.restype, function.argtypes = None, [_PTR, _INT, _STR]
+            function(self._handle, _WARNING, " ".join(text.split()).encode())
 
     def stop(self) -> None:
         """End the run after this step, as if its time were over. All ranks must call it."""

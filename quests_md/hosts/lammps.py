@@ -44,6 +44,7 @@ __all__ = ["Watch", "attach", "quests_attach", "quests_close", "quests_step"]
 _FIX = "quests"  # global values: f_quests[1..6]
 _FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms, and i_quests: the id of the atom that it is of
 _ENTRIES = 6
+_MODULE = "lammps module"  # the host that is driven from Python
 _WRITEDATA = 20230802  # the version from which on fix property/atom is known to have that keyword
 # The watches of input scripts by the address of their LAMMPS, which is all that quests_step is told.
 _watches: dict[int, Watch] = {}
@@ -60,7 +61,7 @@ class Watch:
         What ended the watching, or None.
     """
 
-    def __init__(self, library: Library, session: Session, reader: FrameReader) -> None:
+    def __init__(self, library: Library, session: Session, reader: FrameReader, restart_file: str | None) -> None:
         self.session = session
         self.failure: BaseException | None = None
         self._library = library
@@ -69,6 +70,7 @@ class Watch:
         self._raised = False
         self._interrupted = self._closed = False
         self._pending = False  # evaluated since the last flush
+        self._restart_file, self._restart_due = restart_file, False
 
     @property
     def decision(self) -> Decision | None:
@@ -117,12 +119,17 @@ class Watch:
             return
         if self._closed or not self.session.due(step) or (not end_of_step and self._library.trying):
             return
+        if self.session.given_up:
+            self._publish_failure(step)
+            self._end_unwatched()
+            return
         try:
             self._evaluate(step, end_of_step)
         except BaseException as failure:
             if not isinstance(failure, QuestsError):
                 self._leave(failure)
             self.failure = failure
+            self._say(f"watching failed: {failure}")
             self._library.stop()
             self._publish_failure(step)
             raise
@@ -137,6 +144,11 @@ class Watch:
         if self.session.status == "halted":
             self.session.acknowledge()  # LAMMPS runs again, so somebody has reset its timer
         decision = self.session.observe(frame, step=step, error=error)
+        if self.session.given_up:
+            self._say(f"WATCHING FAILED, and the run goes on without it: {self.session.reason}")
+            self._publish_failure(step)
+            self._end_unwatched()
+            return
         try:
             if decision.evaluated:  # else a live reference has taken it
                 self._publish(decision)
@@ -145,6 +157,19 @@ class Watch:
             raise RuntimeError(f"dH cannot be published to LAMMPS: {caught}") from caught
         self._pending = True
         if decision.stop:
+            self._say(f"halted at step {step}: {'; '.join(decision.reasons)}")
+            self._restart_due = True
+            self._library.stop()
+
+    def _say(self, text: str) -> None:
+        if self._comm.rank == 0:
+            self._library.say(f"quests_md: {text}")
+
+    def _end_unwatched(self) -> None:
+        """End a run that is not watched any more, if it was interrupted: no evaluation will tell the other ranks."""
+        if self._interrupted:
+            if self._comm.size > 1:
+                self._leave(KeyboardInterrupt())
             self._library.stop()
 
     def clear_new_atoms(self) -> None:
@@ -189,6 +214,10 @@ class Watch:
             self._pending = False
             self.session.flush()
             self._log()
+        if self._restart_due:
+            self._restart_due = False
+            if self._restart_file is not None and self.watching:
+                self._library.command(f"write_restart {self._restart_file}")
 
     def _log(self) -> None:
         """Write what watching cost to LAMMPS's log. Collective, outside of a run."""
@@ -263,7 +292,7 @@ def attach(
     earlier = watch_of(lmp)
     if earlier is not None and not earlier.watching:  # the script went on to another system, after `clear`
         earlier.close()
-    watch = _attach(library, index, keys, hooks, host="lammps module")
+    watch = _attach(library, index, keys, hooks, host=_MODULE)
     library.set_callback(_FIX, callback_of(watch), watch.session.monitor.every)
     make_watched(lmp, watch)
     return watch
@@ -323,6 +352,8 @@ def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str
         if unknown:
             raise InputError(f"{min(unknown)} is a function, which only {', '.join(HOOKS)} may be")
         config, reference = _resolve(index, given)
+        if config.restart_file is not None and host != _MODULE:
+            raise InputError("restart_file is for LAMMPS driven from Python: put `write_restart` after the run")
         reader = FrameReader(library, config, reference)
     except (QuestsError, OSError) as caught:
         error = caught
@@ -335,7 +366,7 @@ def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str
         failing.push(session)
         _define_fixes(library, config.every)
         failing.pop_all()
-    watch = Watch(library, session, reader)
+    watch = Watch(library, session, reader, config.restart_file)
     watch._set_values((0.0, 0.0, 0.0, 0.0, -1.0, 0.0))  # LAMMPS leaves them as the memory was
     watch._set_dH(0.0)  # it is not so after read_restart
     return watch

@@ -86,6 +86,19 @@ class Events:
         self._calm = 0  # evaluated frames in a row that may end the current one
         self._step: int | None = None
 
+    @property
+    def open(self) -> Event | None:
+        """The event that goes on, or may become one."""
+        return self.current or self._coming
+
+    def resume(self, count: int, event: Event | None, calm: int) -> None:
+        """Go on after so many events; `event` goes on, or is yet to come, and so many frames in a row may end it."""
+        self.count, self._calm = count, calm
+        if event is not None and event.number:
+            self.current = event
+        else:
+            self._coming = event
+
     def above(
         self, step: int, time: float, maximum: float, max_id: int, atoms: NDArray[np.int64], at_once: bool
     ) -> bool:

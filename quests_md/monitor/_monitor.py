@@ -61,7 +61,7 @@ class Monitor:
         Share of the smallest distance of a pair of elements in the reference: a frame with two atoms nearer than that
         is implausible. So are frames with nan, lost atoms, or a cell that has exploded. 0 judges no distance.
     implausible
-        What an implausible frame does: "halt" or "continue".
+        What an implausible frame does: "stop", and a session fails; or "continue".
     values
         "exact": every published dH is exact. "flagged", much faster: exact above `select`, for the frame's maximum and
         in saved frames; the others are certified upper bounds, never above `select`, and mean and quantiles are those
@@ -92,8 +92,8 @@ class Monitor:
         release: float | None = None,
         every: int = 1,
         save_every: int = 1,
-        min_distance: float = 0.6,
-        implausible: str = "halt",
+        min_distance: float = 0.5,
+        implausible: str = "stop",
         values: str = "exact",
         precision: Precision = "single",
         threads: int | None = 1,
@@ -102,7 +102,7 @@ class Monitor:
         choices = {
             "values": (values, ("exact", "flagged")),
             "precision": (precision, ("double", "single")),
-            "implausible": (implausible, ("halt", "continue")),
+            "implausible": (implausible, ("stop", "continue")),
         }
         for name, (value, allowed) in choices.items():
             if value not in allowed:
@@ -132,8 +132,26 @@ class Monitor:
         return self.schedule.due(step)
 
     def request_stop(self, reason: str) -> None:
-        """Let the run stop at the next evaluation, on all ranks. One rank may ask for all."""
+        """Let the run stop at the next evaluation, on all ranks. One rank may ask for all; "" takes it back."""
         self._stop = reason
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next decisions depend on, beside the thresholds and the events: JSON can hold it."""
+        share = None if self._flagged is None else self._flagged.share
+        return {"sample": share, "volume": self.plausibility.volume}
+
+    def restore(self, state: Mapping[str, Any], thresholds: Mapping[str, Any] | None, saved: int | None) -> None:
+        """Go on as an earlier part of the run would have, whose last frame was saved at step `saved`."""
+        self.plausibility.volume = state.get("volume")
+        if self._flagged is not None:
+            self._flagged.share = state.get("sample")
+        if thresholds is not None:
+            self.thresholds.restore(thresholds)
+        self._ready = self.thresholds.resolved is not None and (
+            self._flagged is None or self._flagged.share is not None
+        )
+        if saved is not None:
+            self.schedule.saved(saved)
 
     def warm_up(self) -> None:
         """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others."""
@@ -184,6 +202,7 @@ class Monitor:
         step: int | None = None,
         error: Exception | None = None,
         keep: Callable[[Proposal], bool] | None = None,
+        again: bool = False,
     ) -> Decision:
         """Evaluate a frame if it is due, and decide; the same decision on every rank.
 
@@ -198,6 +217,8 @@ class Monitor:
             frame implausible.
         keep
             Asked, on all ranks, whether a frame that may be saved is to be; default: every one is.
+        again
+            The frame was evaluated before the run was resumed: it is not saved, and events are not told of it.
 
         Raises
         ------
@@ -227,14 +248,14 @@ class Monitor:
             self._fail(summary.failed[0], step, work.error)
         broken = self._broken(step, summary, work.error, frame)
         if broken:
-            decision = self._implausible(step, broken, evaluation if work.error is None else None, frame)
+            decision = self._implausible(step, broken, evaluation if work.error is None else None, frame, summary)
         elif isinstance(self.index, Live) and not self.index.ready:
             assert frame is not None
             decision = self._learn(self.index, frame, summary)
         else:
             assert evaluation is not None
             assert frame is not None
-            decision = self._decide(frame, summary, evaluation, keep)
+            decision = self._decide(frame, summary, evaluation, keep, again)
         return replace(decision, seconds=time.perf_counter() - started)
 
     def _begin(self, frame: Frame | None) -> Evaluation:
@@ -323,15 +344,17 @@ class Monitor:
             return f"{lost} of {summary.n_expected} atoms are lost"
         return self.plausibility.explosion(frame)
 
-    def _implausible(self, step: int, why: str, evaluation: Evaluation | None, frame: Frame | None) -> Decision:
+    def _implausible(
+        self, step: int, why: str, evaluation: Evaluation | None, frame: Frame | None, summary: Summary
+    ) -> Decision:
         n_local = 0 if frame is None else frame.n_local or 0
-        stop = self.implausible == "halt"
+        asked = (self._why_stopping(summary),) if summary.stopping else ()
         return Decision(
             step,
             evaluated=True,
             band=Band.IMPLAUSIBLE,
-            reasons=(why,),
-            stop=stop or bool(self._stop),
+            reasons=(why, *asked),
+            stop=self.implausible == "stop" or bool(asked),
             event=0 if self.events.current is None else self.events.current.number,
             maximum=float("inf"),
             n=0 if evaluation is None else len(evaluation),
@@ -339,7 +362,12 @@ class Monitor:
         )
 
     def _decide(
-        self, frame: Frame, summary: Summary, evaluation: Evaluation, keep: Callable[[Proposal], bool] | None
+        self,
+        frame: Frame,
+        summary: Summary,
+        evaluation: Evaluation,
+        keep: Callable[[Proposal], bool] | None,
+        again: bool,
     ) -> Decision:
         """Return the decision on a plausible frame. Collective."""
         step, reasons = frame.step, list[str]()
@@ -348,9 +376,9 @@ class Monitor:
             name = str(band if band is Band.HALT else "select")
             count = summary.n_halt if band is Band.HALT else summary.n_select
             reasons.append(self.thresholds.reason(name, count, summary.n, summary.maximum, summary.max_id))
-        begins, ends = self._follow(frame, band, summary, evaluation)
+        begins, ends = (False, False) if again else self._follow(frame, band, summary, evaluation)
         event = self.events.ended if ends else self.events.current
-        save = band is not Band.COVERED and self.events.current is not None
+        save = band is not Band.COVERED and self.events.current is not None and not again
         save = save and (band is Band.HALT or self.schedule.may_save(step))
         if save and keep is not None:
             save = keep(self._proposal(step, summary.n, evaluation, band, begins))

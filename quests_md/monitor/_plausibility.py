@@ -31,6 +31,8 @@ class Plausibility:
     ----------
     screen
         Å; a frame without atoms nearer than this has no overlap.
+    volume
+        Å³, of the first frame; None before it.
     """
 
     def __init__(self, index: Reference, fraction: float) -> None:
@@ -39,7 +41,7 @@ class Plausibility:
             raise InputError(f"min_distance must be a share between 0 and 1, not {fraction!r}")
         self._index, self.fraction = index, float(fraction)
         self._limits: NDArray[np.float64] | None = None
-        self._volume: float | None = None
+        self.volume: float | None = None
 
     @property
     def limits(self) -> NDArray[np.float64]:
@@ -73,7 +75,7 @@ class Plausibility:
         if not np.all(frame.pbc):
             return ""
         volume = abs(float(np.linalg.det(np.asarray(frame.cell))))
-        if self._volume is None:
-            self._volume = volume
-        factor = volume / self._volume
+        if self.volume is None:
+            self.volume = volume
+        factor = volume / self.volume
         return "" if 1 / _EXPLODED <= factor <= _EXPLODED else f"the cell has {factor:.3g} times its first volume"

@@ -64,6 +64,15 @@ class Thresholds:
             resolved[name] = given | resolve_threshold(name, value, index, counts)
         self._settle(resolved)
 
+    def restore(self, resolved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what `resolved` was in an earlier part of the run, as JSON held it."""
+        self._settle(
+            {
+                name: {symbol: float(value) for symbol, value in by_symbol.items()}
+                for name, by_symbol in resolved.items()
+            }
+        )
+
     def _settle(self, resolved: dict[str, dict[str, float]]) -> None:
         for name, by_symbol in resolved.items():
             # An element whose first atom comes later has the lowest threshold of those that were there.

@@ -16,10 +16,16 @@ __all__ = ["describe"]
 
 
 def describe(
-    session: Session, began: datetime.datetime, reason: str, learning: dict[str, Any] | None
+    session: Session,
+    began: datetime.datetime,
+    reason: str,
+    resumed: list[str],
+    state: dict[str, Any],
+    learning: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return what run.json holds of a session."""
+    """Return what run.json holds of a session: `state` is what resuming it needs beside the other files."""
     monitor, thresholds = session.monitor, session.monitor.thresholds
+    last = None if state["row"] is None else state["row"][1]
     content = {
         "status": session.status,
         "reason": reason,
@@ -44,8 +50,9 @@ def describe(
         "ranks": monitor.comm.size,
         "threads": monitor.threads,
         "started": began.isoformat(timespec="seconds"),
+        "resumed": resumed,
         "updated": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "last_step": None if session.decision is None else int(session.decision.step),
+        "last_step": last if session.decision is None else int(session.decision.step),
         "evaluations": session.n_evaluated,
         "flagged": session.n_flagged,
         "saved": session.n_saved,
@@ -53,6 +60,7 @@ def describe(
         "seconds": session.seconds,
         "share": None if math.isnan(session.share) else session.share,
         "versions": versions(),
+        "state": state,
     }
     described: dict[str, Any] = json_value(content)
     return described

@@ -17,16 +17,18 @@ from typing import Any
 import numpy as np
 
 from ..comm import Comm, Serial, raise_together
-from ..config import RunConfig
-from ..errors import Halted, MonitorError, OutputError, QuestsError
+from ..config import RunConfig, seconds_of
+from ..errors import Halted, InputError, MonitorError, OutputError, QuestsError
 from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Band, Decision, History, Moment, Monitor
 from ..sinks import RunFolder
 from ._candidates import Candidates
 from ._describe import describe
+from ._ending import Ending
 from ._hooks import Hook, Hooks
 from ._live import Learning, reference_of
+from ._resume import Past, find_past, mode_of, state_of_event
 from ._writer import Writer
 
 __all__ = ["Session"]
@@ -46,6 +48,10 @@ class Session:
         Folder of the files; made if it is not there.
     overwrite
         Replace the files of an earlier run in that folder.
+    resume
+        Go on with the run in that folder, if it holds one: counters, events, what was kept, the budget. A step that has
+        its row is evaluated, but neither written nor counted again. Another index or other settings that decide are
+        refused, unless this is "anyway".
     history, after
         When an event begins, so many evaluated frames before it are written to history.extxyz, and so many after it.
     novelty
@@ -61,6 +67,11 @@ class Session:
         and {max}. What a function raises ends the watching.
     on_event
         The same when an event begins and when it ends: function of the `Event`.
+    on_error
+        "stop": what fails ends the run. "warn": the run goes on without being watched, and dH is inf from then on.
+    wall_time
+        The run is told to stop at the first evaluation after so many seconds, or after that time as "hh:mm:ss".
+        SIGTERM does the same.
     host
         Name of the program that moves the atoms, for run.json.
 
@@ -72,15 +83,20 @@ class Session:
         Frames evaluated so far, and those above `select` among them.
     status
         "running", "finished", "halted" or "failed".
+    reason
+        Why it was halted or has failed, in words.
+    given_up
+        Whether watching has failed and the run goes on without it.
     seconds
-        What watching has taken on this rank.
+        What watching has taken on this rank, since this session began.
     counter
         Counts 0, 1, 2, ... for hosts that know no step: whoever shares the session takes the next one.
 
     Raises
     ------
     OutputError
-        The folder holds an earlier run and `overwrite` is False, or it cannot be written. On all ranks.
+        The folder holds an earlier run and neither `overwrite` nor `resume` says what to do with it, another run is
+        writing to it, or it cannot be written. On all ranks.
     InputError
         A value is out of range.
     """
@@ -91,6 +107,7 @@ class Session:
         output: str | Path = "uq",
         *,
         overwrite: bool = False,
+        resume: bool | str = False,
         history: int = 0,
         after: int = 0,
         novelty: bool = True,
@@ -99,8 +116,13 @@ class Session:
         on_select: Hook | None = None,
         on_halt: Hook | None = None,
         on_event: Hook | None = None,
+        on_error: str = "stop",
+        wall_time: float | str | None = None,
         host: str = "python",
     ) -> None:
+        mode, limit = mode_of(resume, overwrite), None if wall_time is None else seconds_of(wall_time)
+        if on_error not in ("stop", "warn"):
+            raise InputError(f'on_error must be "stop" or "warn", not {on_error!r}')
         self.monitor = monitor
         self.output = Path(output).absolute()  # the program may change its folder
         self.host = host
@@ -113,10 +135,10 @@ class Session:
         }
         self.decision: Decision | None = None
         self.n_evaluated = self.n_flagged = 0
-        self.status = "running"
+        self.status, self.given_up = "running", False
         self.counter = itertools.count()
-        self._reason = ""
-        self._ended = False
+        self.reason = ""
+        self._ended, self._on_error = False, on_error
         self._run = 1
         # (run, step) of the last row, and of the last halt that was acknowledged
         self._row: tuple[int, int] | None = None
@@ -127,14 +149,22 @@ class Session:
         self._resolved = monitor.thresholds.resolved is not None
         self._began = datetime.datetime.now(datetime.timezone.utc)
         self._clock: tuple[float, float] | None = None  # start of the first observe, end of the last
-        self.seconds, self._atoms = 0.0, 0
+        self.seconds, self._atoms, self._n_here = 0.0, 0, 0  # since this session began
         self._files = RunFolder(self.output)
         self._writer = Writer(self._files, monitor.comm)
         self._learning = Learning(monitor, self._files, self._writer)
         self._candidates = Candidates(monitor, self._writer, novelty, budget, cutout)
         self._hooks = Hooks(self.output, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event})
-        self._writer.on_root(lambda: self._files.prepare(self._describe(), overwrite))
+        self._past: Past | None = None
+        if mode:
+            self._learning.resume()
+            self._past = find_past(self._files, self._writer.on_root, monitor.comm, self._describe(), mode)
+        if self._past is None:
+            self._writer.on_root(lambda: self._files.prepare(self._describe(), overwrite))
+        else:
+            self._resume(self._past)
         monitor.warm_up()
+        self._ending = Ending(monitor, limit)
         atexit.register(self._at_exit)
 
     @classmethod
@@ -170,22 +200,46 @@ class Session:
         else:
             self.fail(error or kind())
 
+    def _resume(self, past: Past) -> None:
+        """Go on where the files end. Collective."""
+        monitor, is_root = self.monitor, self.monitor.comm.rank == 0
+        self._run, self._began = past.run, past.began
+        self.n_evaluated, self.n_flagged, self._to_come = past.rows, past.flagged, past.to_come
+        self._acknowledged = past.last  # a halt there has been seen
+        self.counter = itertools.count(0 if past.last is None else past.last[1] + 1)
+        monitor.restore(past.state, past.thresholds if past.same else None, past.saved_step)
+        event = past.event
+        if event is not None and not is_root:  # rank 0 has the atoms of all
+            event = replace(event, atoms=event.atoms[:0])
+        monitor.events.resume(past.events, event, past.calm)
+        self._resolved = monitor.thresholds.resolved is not None
+        self._candidates.resume(past)
+
+        def act() -> None:
+            self._write_json()
+            if past.is_written:
+                self._files.events.remove_last()  # it is written anew when the event ends
+            print(f"quests_md: resumes {past.in_words()}, in {self.output}", flush=True)
+
+        self._writer.on_root(act)
+
     def due(self, step: int) -> bool:
         """Return whether a frame of this step would be evaluated: hosts ask before they build one."""
         return self.monitor.due(step)
 
     def check_running(self) -> None:
         """Raise what `observe` would for any frame: `Halted`, or `MonitorError` after the end."""
-        if self._ended:
+        if self._ended and not self.given_up:
             raise MonitorError(f"this session has ended ({self.status}): make a new one")
         if self.status == "halted":
-            raise Halted(f"this run was halted ({self._reason}); acknowledge() lets it go on")
+            raise Halted(f"this run was halted ({self.reason}); acknowledge() lets it go on")
 
     def observe(self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None) -> Decision:
         """Evaluate a frame if it is due, and write what must be written. Collective.
 
         A step that is observed again gets no second row and no second frame, and does not halt once more
-        after `acknowledge`. Parameters are those of `Monitor.observe`.
+        after `acknowledge`. Parameters are those of `Monitor.observe`. Once watching has failed and the run goes on
+        without it, the decision says that nothing was evaluated, and that dH is inf.
 
         Raises
         ------
@@ -200,14 +254,22 @@ class Session:
         self.check_running()
         if not self.due(step):
             return Decision(step, evaluated=False)
+        if self.given_up:
+            return _unwatched(frame, step)
         started = time.perf_counter()
+        self._ending.look()
         if self._row is not None and step < self._row[1]:
             self._run += 1  # reset_timestep: steps went backwards
         try:
             self._candidates.verdict = None
             run, error = self._run, error or self._writer.unwritten
+            again = self._past is not None and self._past.has_row((run, step))
             decision = self.monitor.observe(
-                frame, step=step, error=error, keep=lambda proposal: self._candidates.consider(proposal, run)
+                frame,
+                step=step,
+                error=error,
+                keep=lambda proposal: self._candidates.consider(proposal, run),
+                again=again,
             )
             if not decision.evaluated:  # a live reference has taken the frame
                 if self._learning.follow(step):
@@ -215,17 +277,18 @@ class Session:
                 return decision
             if frame is None:  # this rank knows no more of it than that it is broken
                 frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
-            return self._record(frame, decision, started)
+            return self._record(frame, decision, started, again)
         except QuestsError as failure:
             with contextlib.suppress(QuestsError):
                 self._write_last()
-            self._end("failed", str(failure))
-            raise
+            self._fail_together(failure)
+            return _unwatched(frame, step)
 
     def acknowledge(self) -> None:
         """Let a halted session go on. Collective."""
         if self.status == "halted" and not self._ended:
-            self.status, self._reason = "running", ""
+            self.status, self.reason = "running", ""
+            self._ending.forget()
             self._acknowledged = self._row
             self._writer.on_root(self._write_json)
 
@@ -241,8 +304,7 @@ class Session:
             self._write_last()
             self._writer.on_root(self._write_json)
         except QuestsError as failure:
-            self._end("failed", str(failure))
-            raise
+            self._fail_together(failure)
 
     def close(self) -> None:
         """Write what is left, as `flush` does, and end the session. Collective; may be called again."""
@@ -252,10 +314,9 @@ class Session:
                 if event is not None:
                     self._writer.event(event, run=self._run)
             except QuestsError as failure:
-                self._end("failed", str(failure))
-                raise
+                self._fail_together(failure)
             self.flush()
-            self._end("finished" if self.status == "running" else self.status, self._reason)
+            self._end("finished" if self.status == "running" else self.status, self.reason)
 
     def fail(self, error: BaseException) -> None:
         """End the session for an error that ends its program; after a halt it stays halted. Not collective."""
@@ -263,7 +324,7 @@ class Session:
             with contextlib.suppress(QuestsError):
                 self._write_last()
         halted = self.status == "halted"
-        self._end(*(("halted", self._reason) if halted else ("failed", f"{type(error).__name__}: {error}")))
+        self._end(*(("halted", self.reason) if halted else ("failed", f"{type(error).__name__}: {error}")))
 
     @property
     def n_saved(self) -> int:
@@ -273,14 +334,14 @@ class Session:
     @property
     def share(self) -> float:
         """Share of the wall time that watching took on this rank, from the first evaluation to the last."""
-        if self._clock is None or self.n_evaluated < 2:
+        if self._clock is None or self._n_here < 2:
             return float("nan")
         return self.seconds / (self._clock[1] - self._clock[0])
 
     def summary(self) -> str:
         """Return the line that a run ends with."""
         text = f"quests_md: {self.status}; {self.n_evaluated} evaluations"
-        if self.decision is not None:
+        if self.decision is not None and self.decision.n:
             text += f" of {self.decision.n} atoms"
         text += f", {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}"
         if self._atoms:
@@ -289,37 +350,48 @@ class Session:
 
     # -- what observe does -----------------------------------------------------------------------------------
 
-    def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
-        """Count a decision, write its row and, where asked, frames; return what the host is to do."""
+    def _record(self, frame: Frame, decision: Decision, started: float, again: bool = False) -> Decision:
+        """Count a decision, write its row and, where asked, frames; return what the host is to do.
+
+        What the files hold of a resumed run already (`again`: the row) is not written a second time.
+        """
         key = (self._run, frame.step)
         if key == self._acknowledged:
             decision = replace(decision, stop=False)
         if self._candidates.verdict is not None:
             decision = replace(decision, novelty=self._candidates.verdict.novelty)
+        self._say_thresholds()
         before, self.decision = self.decision, decision
-        self.n_evaluated += 1
+        self._n_here += 1
+        self.n_evaluated += not again
         is_broken = decision.band is Band.IMPLAUSIBLE
         errors = decision.force_errors
         columns = {} if errors is None else {"force_error": errors}
         moment = self._history.push(frame, decision.dH, self._info(frame, decision), columns, not is_broken)
         self._pending = True
-        is_new = self._row != key
+        moment.written = self._has_frame("history", key)
+        is_new = self._row != key and not again
         if is_new and decision.band in (Band.CANDIDATE, Band.HALT):
             self.n_flagged += 1
         saved = decision.save and self._save(moment, decision)
-        if is_broken and (before is None or before.band is not Band.IMPLAUSIBLE):
+        if is_broken and (before is None or before.band is not Band.IMPLAUSIBLE) and not again:
             self._set_apart(moment, decision)
-        self._write_history(moment, decision)
+        if not again:
+            self._write_history(moment, decision)
         self._follow_event(decision)
         elapsed = time.perf_counter() - started
         if is_new and self.monitor.comm.rank == 0:
             self._write_row(frame, decision, saved, elapsed)
         self._row = key
-        self._say_thresholds()
+        is_worth = decision.begins or decision.ends or (saved and bool(self.settings["novelty"]))
+        if self._n_here == 1 or is_worth:  # what run.json alone knows has changed
+            self._writer.on_root(self._write_json)
         first = started if self._clock is None else self._clock[0]
         self._clock = (first, time.perf_counter())
         self.seconds += self._clock[1] - started
         self._atoms += len(frame.centres)
+        if is_broken and self.monitor.implausible == "stop":
+            raise MonitorError(f"watching failed at step {frame.step}: {decision.reasons[0]}")
         if decision.stop:
             self._halt(moment, decision)
         return decision
@@ -332,7 +404,8 @@ class Session:
 
     def _set_apart(self, moment: Moment, decision: Decision) -> None:
         """Keep a broken frame apart, and propose the last one before it."""
-        self._writer.append(self._files.implausible, moment, reason=decision.reasons[0])
+        if not self._has_frame("implausible", (moment.info["run"], moment.info["step"])):
+            self._writer.append(self._files.implausible, moment, reason=decision.reasons[0])
         last = self._history.last_plausible()
         if last is not None:
             self._save(last, decision, reason=f"the last before {decision.reasons[0]}")
@@ -362,7 +435,7 @@ class Session:
             self._writer.on_root(lambda: self._hooks.call("on_event", (event,), self._fields(decision)))
 
     def _halt(self, moment: Moment, decision: Decision) -> None:
-        self.status, self._reason = "halted", f"step {decision.step}: {'; '.join(decision.reasons)}"
+        self.status, self.reason = "halted", f"step {decision.step}: {'; '.join(decision.reasons)}"
         self.flush()
         if "on_halt" in self._hooks:
             whole = self._writer.whole(moment)
@@ -375,6 +448,9 @@ class Session:
             self._resolved = True
             self._writer.on_root(lambda: print(f"quests_md: {_thresholds_in_words(resolved)}", flush=True))
             self._writer.on_root(self._write_json)
+
+    def _has_frame(self, name: str, key: tuple[int, int]) -> bool:
+        return self._past is not None and self._past.holds(name, key)
 
     def _fields(self, decision: Decision) -> dict[str, Any]:
         return {"run": self._run, "step": decision.step, "event": decision.event, "max": decision.maximum}
@@ -411,9 +487,29 @@ class Session:
         self._files.write_json(self._describe())
 
     def _describe(self) -> dict[str, Any]:
-        return describe(self, self._began, self._reason, self._learning.describe())
+        past = self._past
+        row = self._row if self._row is not None or past is None else past.last
+        state = {
+            "row": None if row is None else [int(number) for number in row],
+            "to_come": self._to_come,
+            "event": state_of_event(self.monitor.events.open),
+            **self.monitor.state(),
+            **self._candidates.state(),
+        }
+        resumed = [] if past is None else past.resumed
+        return describe(self, self._began, self.reason, resumed, state, self._learning.describe())
 
     # -- the end ---------------------------------------------------------------------------------------------
+
+    def _fail_together(self, failure: QuestsError) -> None:
+        """End the session for what all ranks have heard of; raise it, unless the run goes on without."""
+        self._end("failed", str(failure))
+        if self._on_error == "stop":
+            raise failure
+        if not self.given_up and self.monitor.comm.rank == 0:
+            text = f'quests_md: WARNING: watching failed, and the run goes on without it (on_error = "warn"): {failure}'
+            print(text, file=sys.stderr, flush=True)
+        self.given_up = True
 
     def _end(self, status: str, reason: str) -> None:
         """End the session, without a collective call: the other ranks may be gone."""
@@ -423,7 +519,7 @@ class Session:
         atexit.unregister(self._at_exit)
         if self._writer.unwritten is not None:
             status, reason = "failed", str(self._writer.unwritten)
-        self.status, self._reason = status, reason
+        self.status, self.reason = status, reason
         self._hooks.close()
         if self.monitor.comm.rank == 0:
             try:
@@ -431,6 +527,8 @@ class Session:
             except OutputError as error:
                 print(f"quests_md: {error}", file=sys.stderr)
             print(self.summary(), flush=True)
+            self._files.release()
+        self._ending.close(self.status == "halted")
 
     def _at_exit(self) -> None:
         """End a session that nobody closed. An exception that ended the program is a failure."""
@@ -442,7 +540,13 @@ class Session:
             with contextlib.suppress(QuestsError):  # the session has printed that it failed
                 self.close()
         else:
-            self._end("finished" if self.status == "running" else self.status, self._reason)
+            self._end("finished" if self.status == "running" else self.status, self.reason)
+
+
+def _unwatched(frame: Frame | None, step: int) -> Decision:
+    """Return what is published of a frame when watching has been given up: inf, for nan stops nobody."""
+    n = 0 if frame is None else frame.n_local or 0
+    return Decision(step, evaluated=False, maximum=math.inf, mean=math.inf, dH=np.full(n, math.inf))
 
 
 def _thresholds_in_words(resolved: dict[str, dict[str, float]]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import OutputError
 from ..files import AppendOnly, write_atomically
 from ..frame import Frame
 
@@ -24,6 +25,9 @@ _PIECE = 1 << 20  # bytes that are copied at a time
 _KINDS = {"b": "L", "i": "I", "u": "I", "f": "R"}  # of a column, by the kind of its numbers
 
 Columns = dict[str, NDArray[Any]]
+
+# What the line of a saved frame says of its place in the run.
+_KEY = re.compile(rb" run=(\d+) step=(-?\d+) ")
 
 # Strings that need no quotes: they look like no number and no truth value.
 _WORD = re.compile(r"(?!(t|f|true|false|nan|inf|infinity)\Z)[a-z_][a-z0-9_.:-]*", re.ASCII | re.IGNORECASE)
@@ -71,6 +75,58 @@ class ExtxyzSink:
     ) -> None:
         """Make this the only frame of the file, atomically; `OutputError` if it cannot be written."""
         write_atomically(self.path, lambda file: file.writelines(_parts(frame, dH, info, columns)))
+
+    def resume(self) -> tuple[int, list[tuple[int, int]]]:
+        """Cut off a frame that was not written in full, and find the others.
+
+        Returns
+        -------
+        cut
+            Bytes that were cut off.
+        keys
+            (run, step) of every frame.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be read, or is damaged elsewhere than at its end.
+        """
+        found = list(_scan(self.path)) if self.path.exists() else []
+        self._sizes = [size for size, _ in found]
+        return self._file.cut(sum(self._sizes)), [key for _, key in found]
+
+    def read(self) -> Iterator[Any]:
+        """Yield the frames as ``ase.Atoms``; `OutputError` where ASE cannot read one."""
+        import ase.io
+
+        if self.path.exists():
+            try:
+                # One rank reads: ASE's own way under MPI is collective.
+                yield from ase.io.iread(self.path, ":", format="extxyz", parallel=False)
+            except (OSError, ValueError, KeyError, IndexError) as error:
+                raise OutputError(f"{self.path}: a frame cannot be read: {error}") from error
+
+
+def _scan(path: Path) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yield size and (run, step) of every whole frame; what a program did not write in full is at the end."""
+    with open(path, "rb") as file:
+        first = 0
+        while (count := file.readline()).endswith(b"\n"):
+            comment = file.readline()
+            key = _KEY.search(comment)
+            if not count.strip().isdigit() or (comment.endswith(b"\n") and key is None):
+                raise OutputError(f"{path}: damaged at byte {first}: no frame of a run begins there")
+            last = comment
+            for _ in range(int(count)):
+                last = file.readline()
+                if not last:
+                    break
+            if not last.endswith(b"\n"):
+                return
+            end = file.tell()
+            assert key is not None
+            yield end - first, (int(key[1]), int(key[2]))
+            first = end
 
 
 def _copy(source: BinaryIO, target: BinaryIO, size: int | None) -> None:
