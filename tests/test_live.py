@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import naive
@@ -16,7 +17,6 @@ from quests_md import DescriptorSpec, Frame, Index, Monitor, Session
 from quests_md.comm import Serial
 from quests_md.errors import CalibrationError, ElementError, IndexFileError, InputError, MonitorError
 from quests_md.index import Live, _live
-from quests_md.index._live import integrated_time
 from quests_md.session._live import Learning
 from quests_md.session._writer import Writer
 from quests_md.sinks import RunFolder
@@ -174,6 +174,21 @@ def test_a_run_that_goes_on_takes_what_it_has_learned(frames, tmp_path, size):
     assert ranks.run(size, work) == [len(LEARNED)] * size
 
 
+@pytest.mark.parametrize("killed", ["later", "while it learned", "before it said so"])
+def test_a_session_is_resumed(frames, folder, killed):
+    until = 20 if killed == "while it learned" else 38
+    watch(watching(live_of(), folder), frames[:until])
+    if killed == "before it said so":
+        written = run_of(folder)
+        written["index"] = live_of().describe()
+        (folder / "run.json").write_text(json.dumps(written))
+    monitor = Monitor(live_of(), select=1e6, halt=math.inf, every=EVERY, precision="double")
+    with Session(monitor, folder, novelty=False, resume=True) as session:
+        assert monitor.index.ready == (until == 38)
+        assert session.observe(frames[until]).evaluated == (until == 38)
+    assert len(rows_of(folder)) == 3 if until == 38 else names_of(folder) == ["run.json"]
+
+
 def test_a_run_that_had_not_learned_yet_begins_anew(tmp_path):
     files, live = RunFolder(tmp_path), live_of()
     Learning(Monitor(live, select=1e6, halt=1e6), files, Writer(files, Serial())).resume()
@@ -294,19 +309,21 @@ def test_frames_without_watched_atoms_teach_nothing(frames, folder):
         session.observe(nobody)
 
 
-def test_a_broken_frame_is_kept_apart_and_not_learned(frames, folder):
-    session = watching(live_of(), folder, implausible="continue")
-    for frame in frames[:10]:
-        session.observe(frame)
+@pytest.mark.parametrize("implausible", ["stop", "continue"])
+def test_a_broken_frame_is_kept_apart_and_not_learned(frames, folder, implausible):
+    session = watching(live_of(), folder, implausible=implausible)
     positions = frames[10].positions.copy()
     positions[3] = np.nan
-    decision = session.observe(Frame(positions, frames[10].numbers, frames[10].cell, True, step=100))
-    assert str(decision.band) == "implausible"
-    for frame in frames[11:]:
-        decision = session.observe(frame)
-    session.close()
-    assert decision.evaluated
-    assert session.monitor.index.learned.frames == len(LEARNED) - 1
+    broken = Frame(positions, frames[10].numbers, frames[10].cell, True, step=100)
+    if implausible == "stop":
+        with pytest.raises(MonitorError, match="not finite"):
+            watch(session, [*frames[:10], broken])
+        assert run_of(folder)["status"] == "failed"
+    else:
+        watch(session, [*frames[:10], broken, *frames[11:]])
+        assert session.monitor.index.learned.frames == len(LEARNED) - 1
+        assert session.decision.band == "covered"
+    assert (folder / "implausible.extxyz").exists()
 
 
 # -- which frames --------------------------------------------------------------------------------------------------
@@ -389,25 +406,3 @@ def test_a_monitor_alone_leaves_the_end_to_its_owner(frames):
     dH = live.index.delta_entropy(query)
     assert np.array_equal(live.exceeds(query, float(np.median(dH))), dH > np.median(dH))
     assert (live.bandwidth, live.elements, live.describe()) == (BANDWIDTH, ("Si",), live.index.describe())
-
-
-# -- the correlation time ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("memory", [2.0, 5.0, 20.0])
-def test_the_time_of_a_process_with_a_known_one(memory):
-    keep, rng = math.exp(-1.0 / memory), np.random.default_rng(1)
-    series = np.zeros((20_000, 3))
-    for i in range(1, len(series)):
-        series[i] = keep * series[i - 1] + math.sqrt(1 - keep**2) * rng.normal(size=3)
-    assert integrated_time(series) == pytest.approx(0.5 + keep / (1 - keep), rel=0.2)
-
-
-def test_the_time_of_noise_is_half_a_step():
-    assert integrated_time(np.random.default_rng(0).normal(size=(5000, 4))) == pytest.approx(0.5, abs=0.05)
-
-
-@pytest.mark.parametrize("n", [20, 100, 1000])
-def test_a_trend_is_longer_than_a_tenth(n):
-    assert integrated_time(np.arange(n, dtype=float)[:, None]) > n / 10
-    assert integrated_time(np.ones((n, 2))) == n

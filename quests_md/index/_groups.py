@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-__all__ = ["SAME", "Partition", "Rows", "partition"]
+__all__ = ["INDEPENDENT", "SAME", "Partition", "Rows", "integrated_time", "partition"]
 
 SAME = 0.05  # of h: rows nearer than this are the same environment
 INDEPENDENT = 0.2  # frames are independent where the rows of an atom in both are correlated by less
@@ -207,3 +207,23 @@ def _squares(rows: Rows, run: Sequence[int], lag: int) -> tuple[float, float]:
             # As many as the terms of `same`; an atom that is the only one of its element has no other.
             other += (every - equal) / (len(x) - 1) if len(x) > 1 else np.inf
     return float(same) / len(starts), float(other) / len(starts)
+
+
+def integrated_time(series: NDArray[np.float64]) -> float:
+    """Return the integrated autocorrelation time 1/2 + Σ C(lag) of a series (n, d), in its own steps.
+
+    The sum ends at the first lag whose correlation is not positive: beyond it there is noise (C. J. Geyer, Statist.
+    Sci. 7, 473, 1992, for what justifies such a window). A series that never changes has no end of it: n.
+    """
+    n = len(series)
+    series = series - series.mean(axis=0)
+    variance = float((series**2).sum()) / n
+    if variance <= 0.0:
+        return float(n)
+    total = 0.5
+    for lag in range(1, n):
+        correlation = float((series[:-lag] * series[lag:]).sum()) / (n * variance)
+        if correlation <= 0.0:
+            break
+        total += correlation
+    return total

@@ -16,7 +16,7 @@ from ..errors import CalibrationError, IndexFileError, InputError, MonitorError,
 from ..frame import Frame, merge
 from ..information import DEFAULT_BANDWIDTH, check_bandwidth
 from ._calibration import Calibration, calibrate
-from ._groups import INDEPENDENT, Rows, partition
+from ._groups import INDEPENDENT, Rows, integrated_time, partition
 from ._index import Index
 
 __all__ = ["Learned", "Live"]
@@ -382,23 +382,3 @@ def _correlation(index: Index) -> float:
     means = np.array([rows.of(frame).mean(axis=0) for frame in range(len(rows))])
     of_atoms = partition(rows, (), index.bandwidth).correlation / -math.log(INDEPENDENT)
     return max(integrated_time(means), of_atoms)
-
-
-def integrated_time(series: NDArray[np.float64]) -> float:
-    """Return the integrated autocorrelation time 1/2 + Σ C(lag) of a series (n, d), in its own steps.
-
-    The sum ends at the first lag whose correlation is not positive: beyond it there is noise (C. J. Geyer, Statist.
-    Sci. 7, 473, 1992, for what justifies such a window). A series that never changes has no end of it: n.
-    """
-    n = len(series)
-    series = series - series.mean(axis=0)
-    variance = float((series**2).sum()) / n
-    if variance <= 0.0:
-        return float(n)
-    total = 0.5
-    for lag in range(1, n):
-        correlation = float((series[:-lag] * series[lag:]).sum()) / (n * variance)
-        if correlation <= 0.0:
-            break
-        total += correlation
-    return total

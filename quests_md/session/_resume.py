@@ -166,7 +166,10 @@ def _differences(content: dict[str, Any], now: dict[str, Any]) -> list[str]:
         raise OutputError("its run.json is of another version of quests_md: the run cannot be resumed")
     before, index = content.get("index") or {}, now["index"]
     others = []
-    if any(before.get(key) != index[key] for key in set(index) - {"path", "generation"}):
+    compared = set(index) - {"path", "generation"}
+    if content.get("reference") == "live" and before.get("hash") is None:  # killed before it said what it had learned
+        compared = {"k", "cutoff", "species"}
+    if any(before.get(key) != index[key] for key in compared):
         others.append(f"index was {before.get('path')} ({before.get('hash')}), now {index['path']} ({index['hash']})")
     return others + [
         f"{key} was {content.get(key)!r}, now {now[key]!r}" for key in _DECIDING if content.get(key) != now[key]
