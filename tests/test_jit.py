@@ -79,7 +79,7 @@ def test_no_writable_folder_is_not_fatal(copy):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_only_the_first_rank_announces(rank, monkeypatch):
     asked = []
-    monkeypatch.setattr("quests_md.monitor._monitor.announce_compiling", lambda: asked.append(rank))
+    monkeypatch.setattr("quests_md.monitor._warm_up.announce_compiling", lambda: asked.append(rank))
     monitor = Monitor(build_index(), select=0.0, halt=1.0)
     monitor.comm = SimpleNamespace(rank=rank, allgather=lambda vector: vector[None])
     monitor.warm_up()

@@ -5,30 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, Serial, raise_together
+from ..comm import Comm, Serial
 from ..elements import SYMBOLS
-from ..errors import FrameError, InputError, MonitorError
+from ..errors import FrameError, InputError
 from ..frame import Frame
 from ..index import Live, Reference
 from ..information import Precision
-from ..kernels._jit import announce_compiling
 from ._decision import Band, Decision, Proposal
 from ._evaluation import Evaluation, compute_in_single
 from ._events import Events
 from ._flagged import Flagged
 from ._plausibility import Plausibility
+from ._ranks import Work, agree, fail_together, text_of
 from ._schedule import Schedule
 from ._summary import State, Summary, combine, count, summarise, summarise_nothing
 from ._thresholds import Thresholds
+from ._warm_up import warm_up
 
 __all__ = ["Monitor"]
 
-_T = TypeVar("_T")
 Threshold = float | Mapping[str, Any]
 
 
@@ -155,29 +155,7 @@ class Monitor:
 
     def warm_up(self) -> None:
         """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others."""
-        if self.comm.rank == 0:
-            announce_compiling()
-        for turn in (0, 1):
-            error: Exception | None = None
-            if (self.comm.rank == 0) == (turn == 0):
-                try:
-                    self._ask_once()
-                except Exception as caught:  # noqa: BLE001 - a compiler that fails on one rank ends all of them
-                    error = caught
-            raise_together(self.comm, error)
-
-    def _ask_once(self) -> None:
-        if not self.index.ready:
-            return
-        known = SYMBOLS.index(self.index.centre_elements[0])
-        two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
-        rows = self.index.spec.compute(two, 1)
-        precisions: set[Precision] = {"double"} if self._flagged is not None else {"double", self.precision}
-        for times in (1, 50):  # a large index has one way for few queries, and another for many
-            for precision in sorted(precisions):
-                self.index.log_kernel_sum(np.repeat(rows, times, axis=0), 1, precision=precision)
-        if self._flagged is not None:
-            self.index.upper_bound(rows, 0.0, np.full(len(rows), -1, np.int32), 1)
+        warm_up(self.index, self.comm, self.precision, self._flagged is not None)
 
     def measure(self, frame: Frame) -> NDArray[np.float64]:
         """Compute dH of this rank's atoms, all exactly and in double precision; nan for those not watched.
@@ -232,7 +210,7 @@ class Monitor:
         if not self.due(step):
             return Decision(step, evaluated=False)
         started = time.perf_counter()
-        work = _Work(error)
+        work = Work(error)
         evaluation: Evaluation | None = None
         if isinstance(self.index, Live) and not self.index.ready:
             vector = work.do(lambda: count(self.index.spec, frame, bool(self._stop)))
@@ -245,10 +223,10 @@ class Monitor:
             vector = summarise_nothing(_state_of(work.error), bool(self._stop))
         summary = combine(self.comm.allgather(vector))
         if summary.failed:
-            self._fail(summary.failed[0], step, work.error)
+            fail_together(self.comm, summary.failed[0], step, work.error)
         broken = self._broken(step, summary, work.error, frame)
         if broken:
-            decision = self._implausible(step, broken, evaluation if work.error is None else None, frame, summary)
+            decision = self._implausible(step, broken, frame, summary)
         elif isinstance(self.index, Live) and not self.index.ready:
             assert frame is not None
             decision = self._learn(self.index, frame, summary)
@@ -268,7 +246,7 @@ class Monitor:
         stop = bool(summary.stopping)
         return Decision(frame.step, evaluated=False, reasons=(self._why_stopping(summary),) if stop else (), stop=stop)
 
-    def _prepare(self, evaluation: Evaluation | None, work: _Work) -> None:
+    def _prepare(self, evaluation: Evaluation | None, work: Work) -> None:
         """Settle, together, what depends on the number of watched atoms: once there are any, and no rank has failed."""
         counts = np.zeros(1 + len(SYMBOLS))
         counts[0] = work.error is not None
@@ -317,24 +295,10 @@ class Monitor:
         bound = getattr(getattr(self.index, "calibration", None), "force_error", None)
         return None if bound is None else bound.bound(evaluation.dH, evaluation.numbers)
 
-    def _agree(self, step: int, error: Exception | None) -> None:
-        """Raise the same error on all ranks, if any brings one."""
-        failed = np.flatnonzero(self.comm.allgather(np.array([error is not None], dtype=np.float64)))
-        if len(failed):
-            self._fail(int(failed[0]), step, error)
-
-    def _fail(self, first: int, step: int, error: Exception | None) -> NoReturn:
-        """Raise the same error on all ranks; called on all ranks."""
-        texts = self.comm.gather(None if error is None else f"{type(error).__name__}: {error}")
-        text: str = self.comm.broadcast(None if texts is None else texts[first])
-        where = f" on rank {first} of {self.comm.size}" if self.comm.size > 1 else ""
-        raise MonitorError(f"watching failed at step {step}{where}: {text}") from error
-
     def _broken(self, step: int, summary: Summary, error: Exception | None, frame: Frame | None) -> str:
         """Return why a frame is implausible, the same on every rank; empty if it is not. Collective where it is."""
         if summary.implausible:
-            texts = self.comm.gather(None if error is None else str(error))
-            text: str = self.comm.broadcast(None if texts is None else texts[summary.implausible[0]])
+            text = text_of(self.comm, summary.implausible[0], None if error is None else str(error))
             return text.removeprefix(f"step {step}: ")
         assert frame is not None
         # More are lost than at the last evaluation: a host may go on counting those that were lost before.
@@ -344,9 +308,7 @@ class Monitor:
             return f"{lost} of {summary.n_expected} atoms are lost"
         return self.plausibility.explosion(frame)
 
-    def _implausible(
-        self, step: int, why: str, evaluation: Evaluation | None, frame: Frame | None, summary: Summary
-    ) -> Decision:
+    def _implausible(self, step: int, why: str, frame: Frame | None, summary: Summary) -> Decision:
         n_local = 0 if frame is None else frame.n_local or 0
         asked = (self._why_stopping(summary),) if summary.stopping else ()
         return Decision(
@@ -357,7 +319,7 @@ class Monitor:
             stop=self.implausible == "stop" or bool(asked),
             event=0 if self.events.current is None else self.events.current.number,
             maximum=float("inf"),
-            n=0 if evaluation is None else len(evaluation),
+            n=summary.n,
             dH=np.full(n_local, np.inf),
         )
 
@@ -426,9 +388,9 @@ class Monitor:
         """Return what lies above `select`, with exact values in double precision. Collective."""
         select = self.thresholds.of(evaluation.numbers)[0]
         above = np.flatnonzero(evaluation.dH > select)
-        work = _Work(None)
+        work = Work()
         work.do(lambda: evaluation.compute(above[~evaluation.is_exact[above]]))
-        self._agree(step, work.error)
+        agree(self.comm, step, work.error)
         return Proposal(
             step,
             evaluation.ids[above],
@@ -441,16 +403,14 @@ class Monitor:
         )
 
     def _why_stopping(self, summary: Summary) -> str:
-        texts = self.comm.gather(self._stop)
-        text: str = self.comm.broadcast(None if texts is None else texts[summary.stopping[0]])
-        return text
+        return text_of(self.comm, summary.stopping[0], self._stop)
 
     def _complete(self, step: int, evaluation: Evaluation) -> str:
         """Make every dH of a frame exact, in double precision: it is saved. Collective."""
         if (self.values, self.precision) != ("exact", "double"):
-            work = _Work(None)
+            work = Work()
             work.do(evaluation.complete)
-            self._agree(step, work.error)
+            agree(self.comm, step, work.error)
         return "exact"
 
 
@@ -458,19 +418,3 @@ def _state_of(error: Exception | None) -> State:
     if error is None:  # another rank has failed before this one could measure
         return State.DONE
     return State.IMPLAUSIBLE if isinstance(error, FrameError) else State.FAILED
-
-
-class _Work:
-    """Does one thing after the other until one fails, and keeps that error: the other ranks must hear of it."""
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
-
-    def do(self, act: Callable[[], _T]) -> _T | None:
-        """Return what comes of `act`; None if it, or something before it, failed."""
-        if self.error is None:
-            try:
-                return act()
-            except Exception as caught:  # noqa: BLE001 - whatever it is
-                self.error = caught
-        return None
