@@ -193,7 +193,7 @@ def test_index_verify_finds_one_flipped_bit(files: Path) -> None:
 
 def test_watch_stops_where_a_live_run_would_have_stopped(files: Path) -> None:
     thresholds = ("--select", "1", "--halt", "30")
-    shown = run("watch", "md.xyz", "--index", "si.qindex", *thresholds, "-o", "uq").stdout
+    shown = run("watch", "md.xyz", "--index", "si.qindex", *thresholds, "-o", "uq", code=3).stdout
     rows = Path("uq/monitor.csv").read_text().splitlines()
     steps = [int(row.split(",")[1]) for row in rows[1:]]
     assert rows[-1].split(",")[11] == "halt"
@@ -208,7 +208,7 @@ def test_watch_stops_where_a_live_run_would_have_stopped(files: Path) -> None:
 def test_watch_values_and_precision(files: Path) -> None:
     thresholds = ("--select", "1", "--halt", "30", "--overwrite", "-o", "uq")
     shown = [
-        run("watch", "md.xyz", "--index", "si.qindex", *thresholds, *mode).stdout
+        run("watch", "md.xyz", "--index", "si.qindex", *thresholds, *mode, code=3).stdout
         for mode in ((), ("--values", "flagged"), ("--precision", "double"))
     ]
     assert len({text.splitlines()[0] for text in shown}) == 1
