@@ -245,6 +245,14 @@ def test_a_halted_run_goes_on(index, folder):
     assert steps_of(folder) == [4, 5]
 
 
+def test_a_run_that_goes_back_says_so(index, folder, capsys):
+    for steps, said in [((4, 5), False), ((5, 6), False), ((4, 5, 6, 7), True)]:
+        with session_of(index, folder, resume=True) as session:
+            for step in steps:
+                session.observe(frame_of(step))
+        assert capsys.readouterr().out.count("steps that have their row, up to 6, get no second") == said
+
+
 def test_steps_that_go_back_again_are_a_new_run(index, folder):
     with session_of(index, folder) as session:
         for step in (0, 1, 2, 0, 1):

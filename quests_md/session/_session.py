@@ -385,7 +385,10 @@ class Session:
         if is_new and self.monitor.comm.rank == 0:
             self._write_row(frame, decision, saved, elapsed)
         self._row = key
-        self._newest = self._newest if again else key
+        if again:
+            self._say_again(frame.step)
+        else:
+            self._newest = key
         is_worth = decision.begins or decision.ends or (saved and bool(self.settings["novelty"]))
         if self._n_here == 1 or is_worth:  # what run.json alone knows has changed
             self._writer.on_root(self._write_json)
@@ -451,6 +454,13 @@ class Session:
             self._resolved = True
             self._writer.on_root(lambda: print(f"quests_md: {_thresholds_in_words(resolved)}", flush=True))
             self._writer.on_root(self._write_json)
+
+    def _say_again(self, step: int) -> None:
+        """Say that rows are there already, once: whoever has forgotten to give the host its step sees it."""
+        if self._n_here == 1 and self._newest is not None and step < self._newest[1] and self.monitor.comm.rank == 0:
+            print(
+                f"quests_md: goes on at step {step}; steps that have their row, up to {self._newest[1]}, get no second"
+            )
 
     def _has_frame(self, name: str, key: tuple[int, int]) -> bool:
         return self._past is not None and self._past.holds(name, key)
