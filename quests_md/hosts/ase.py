@@ -102,7 +102,7 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
             return
         model = _model(self.results.get("energy"), self.results.get("forces"))
         decision = self.session.observe(Frame.from_atoms(self.atoms, step, velocities=None, **model))
-        if decision.evaluated:
+        if decision.evaluated or self.session.given_up:
             self.dH, self._measured = decision.dH, (self.atoms, decision.dH)
         if decision.stop:
             raise Halted(f"step {decision.step}: {'; '.join(decision.reasons)}")
@@ -197,7 +197,7 @@ class MonitorObserver:
         time = getattr(self.dyn, "get_time", lambda: float("nan"))() / (1000.0 * ase.units.fs)
         model = _model(self._present("energy"), self._present("forces"))
         decision = self.session.observe(Frame.from_atoms(self.atoms, step, time, **model))
-        if decision.evaluated:
+        if decision.evaluated or self.session.given_up:
             self.dH = decision.dH
         if decision.stop:
             # What ASE compares after every step: the run ends here, and its files are closed in order.
