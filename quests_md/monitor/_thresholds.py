@@ -106,6 +106,14 @@ class Thresholds:
         """Return whether so many of n watched atoms above a threshold put the frame above it."""
         return count >= max(self.min_atoms, math.ceil(self.min_fraction * n))
 
+    def in_words(self) -> str:
+        """Return the numbers as one line."""
+        return ", ".join(
+            f"{name} = {value:.6g}" + (f" ({symbol})" if symbol else "")
+            for name, values in (self.resolved or {}).items()
+            for symbol, value in values.items()
+        )
+
     def reason(self, name: str, count: int, n: int, maximum: float, max_id: int) -> str:
         """Say why a frame lies above a threshold."""
         assert self.resolved is not None

@@ -21,11 +21,13 @@ from ..config import RunConfig, seconds_of
 from ..errors import Halted, InputError, MonitorError, OutputError, QuestsError
 from ..frame import Frame
 from ..index import Index, Live
-from ..monitor import Band, Decision, History, Moment, Monitor
+from ..monitor import Band, Decision, Moment, Monitor
 from ..sinks import RunFolder
 from ._candidates import Candidates
+from ._cost import Cost
 from ._describe import describe
 from ._ending import Ending
+from ._film import Film
 from ._hooks import Hook, Hooks
 from ._live import Learning, reference_of
 from ._resume import Past, find_past, mode_of, state_of_event
@@ -144,15 +146,12 @@ class Session:
         self._row: tuple[int, int] | None = None
         self._newest: tuple[int, int] | None = None  # of the rows in the file
         self._acknowledged: tuple[int, int] | None = None
-        self._history, self._after = History(history), after
-        self._to_come = self._recorded = 0  # frames that are still to be written to history.extxyz, and their event
-        self._pending = False  # evaluated since last.extxyz was written
         self._resolved = monitor.thresholds.resolved is not None
         self._began = datetime.datetime.now(datetime.timezone.utc)
-        self._clock: tuple[float, float] | None = None  # start of the first observe, end of the last
-        self.seconds, self._atoms, self._n_here = 0.0, 0, 0  # since this session began
+        self._cost = Cost()
         self._files = RunFolder(self.output)
         self._writer = Writer(self._files, monitor.comm)
+        self._film = Film(history, after, self._writer)
         self._learning = Learning(monitor, self._files, self._writer)
         self._candidates = Candidates(monitor, self._writer, novelty, budget, cutout)
         self._hooks = Hooks(self.output, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event})
@@ -205,8 +204,8 @@ class Session:
         """Go on where the files end. Collective."""
         monitor, is_root = self.monitor, self.monitor.comm.rank == 0
         self._run, self._began = past.run, past.began
-        self.n_evaluated, self.n_flagged, self._to_come = past.rows, past.flagged, past.to_come
-        self._recorded = int(past.state.get("recorded", 0))
+        self.n_evaluated, self.n_flagged = past.rows, past.flagged
+        self._film.resume(past)
         self._newest = self._acknowledged = past.last  # a halt there has been seen
         self.counter = itertools.count(0 if past.last is None else past.last[1] + 1)
         monitor.restore(past.state, past.thresholds if past.same else None, past.saved_step)
@@ -282,7 +281,7 @@ class Session:
             return self._record(frame, decision, started, again)
         except QuestsError as failure:
             with contextlib.suppress(QuestsError):
-                self._write_last()
+                self._film.write_last()
             self._fail_together(failure)
             return _unwatched(frame, step)
 
@@ -303,7 +302,7 @@ class Session:
             Something cannot be written, or could not be: on all ranks, and the session has failed.
         """
         try:
-            self._write_last()
+            self._film.write_last()
             self._writer.on_root(self._write_json)
         except QuestsError as failure:
             self._fail_together(failure)
@@ -324,7 +323,7 @@ class Session:
         """End the session for an error that ends its program; after a halt it stays halted. Not collective."""
         if self.monitor.comm.size == 1:
             with contextlib.suppress(QuestsError):
-                self._write_last()
+                self._film.write_last()
         halted = self.status == "halted"
         self._end(*(("halted", self.reason) if halted else ("failed", f"{type(error).__name__}: {error}")))
 
@@ -336,19 +335,19 @@ class Session:
     @property
     def share(self) -> float:
         """Share of the wall time that watching took on this rank, from the first evaluation to the last."""
-        if self._clock is None or self._n_here < 2:
-            return float("nan")
-        return self.seconds / (self._clock[1] - self._clock[0])
+        return self._cost.share
+
+    @property
+    def seconds(self) -> float:
+        """Time that watching has taken on this rank since this session began."""
+        return self._cost.seconds
 
     def summary(self) -> str:
         """Return the line that a run ends with."""
         text = f"quests_md: {self.status}; {self.n_evaluated} evaluations"
         if self.decision is not None and self.decision.n:
             text += f" of {self.decision.n} atoms"
-        text += f", {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}"
-        if self._atoms:
-            text += f"; {1e6 * self.seconds / self._atoms:.1f} µs per atom and evaluation"
-        return text if math.isnan(self.share) else f"{text}, {100 * self.share:.2f} % of the run"
+        return f"{text}, {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}{self._cost.in_words()}"
 
     # -- what observe does -----------------------------------------------------------------------------------
 
@@ -364,14 +363,10 @@ class Session:
             decision = replace(decision, novelty=self._candidates.verdict.novelty)
         self._say_thresholds()
         before, self.decision = self.decision, decision
-        self._n_here += 1
+        self._cost.n += 1
         self.n_evaluated += not again
         is_broken = decision.band is Band.IMPLAUSIBLE
-        errors = decision.force_errors
-        columns = {} if errors is None else {"force_error": errors}
-        moment = self._history.push(frame, decision.dH, self._info(frame, decision), columns, not is_broken)
-        self._pending = True
-        moment.written = self._has_frame("history", key)
+        moment = self._film.push(frame, decision, self._info(frame, decision), self._has_frame("history", key))
         is_new = self._row != key and not again
         if is_new and decision.band in (Band.CANDIDATE, Band.HALT):
             self.n_flagged += 1
@@ -379,7 +374,7 @@ class Session:
         if is_broken and (before is None or before.band is not Band.IMPLAUSIBLE) and not again:
             self._set_apart(moment, decision)
         if not again:
-            self._write_history(moment, decision)
+            self._film.follow(moment, decision)
         self._follow_event(decision)
         elapsed = time.perf_counter() - started
         if is_new and self.monitor.comm.rank == 0:
@@ -390,12 +385,9 @@ class Session:
         else:
             self._newest = key
         is_worth = decision.begins or decision.ends or (saved and bool(self.settings["novelty"]))
-        if self._n_here == 1 or is_worth:  # what run.json alone knows has changed
+        if self._cost.n == 1 or is_worth:  # what run.json alone knows has changed
             self._writer.on_root(self._write_json)
-        first = started if self._clock is None else self._clock[0]
-        self._clock = (first, time.perf_counter())
-        self.seconds += self._clock[1] - started
-        self._atoms += len(frame.centres)
+        self._cost.add(started, len(frame.centres))
         if is_broken and self.monitor.implausible == "stop":
             raise MonitorError(f"watching failed at step {frame.step}: {decision.reasons[0]}")
         if decision.stop:
@@ -412,24 +404,9 @@ class Session:
         """Keep a broken frame apart, and propose the last one before it."""
         if not self._has_frame("implausible", (moment.info["run"], moment.info["step"])):
             self._writer.append(self._files.implausible, moment, reason=decision.reasons[0])
-        last = self._history.last_plausible()
+        last = self._film.last_plausible()
         if last is not None:
             self._save(last, decision, reason=f"the last before {decision.reasons[0]}")
-
-    def _write_history(self, moment: Moment, decision: Decision) -> None:
-        """Write the way into an event when one begins, and some frames after that."""
-        length = self.settings["history"]
-        if decision.begins and (length or self._after):
-            due, self._to_come = self._history.moments[-1 - length :], self._after
-            self._recorded = decision.event
-        elif self._to_come:
-            due, self._to_come = [moment], self._to_come - 1
-        else:
-            return
-        for each in due:
-            if not each.written:
-                self._writer.append(self._files.history, each, event=self._recorded)
-                each.written = True
 
     def _follow_event(self, decision: Decision) -> None:
         events = self.monitor.events
@@ -449,15 +426,14 @@ class Session:
 
     def _say_thresholds(self) -> None:
         """Print what thresholds that were no numbers have become, once, and keep it in run.json."""
-        resolved = self.monitor.thresholds.resolved
-        if not self._resolved and resolved is not None:
+        if not self._resolved and self.monitor.thresholds.resolved is not None:
             self._resolved = True
-            self._writer.on_root(lambda: print(f"quests_md: {_thresholds_in_words(resolved)}", flush=True))
+            self._writer.on_root(lambda: print(f"quests_md: {self.monitor.thresholds.in_words()}", flush=True))
             self._writer.on_root(self._write_json)
 
     def _say_again(self, step: int) -> None:
         """Say that rows are there already, once: whoever has forgotten to give the host its step sees it."""
-        if self._n_here == 1 and self._newest is not None and step < self._newest[1] and self.monitor.comm.rank == 0:
+        if self._cost.n == 1 and self._newest is not None and step < self._newest[1] and self.monitor.comm.rank == 0:
             print(
                 f"quests_md: goes on at step {step}; steps that have their row, up to {self._newest[1]}, get no second"
             )
@@ -489,13 +465,6 @@ class Session:
 
     # -- files -----------------------------------------------------------------------------------------------
 
-    def _write_last(self) -> None:
-        """Make the last evaluated frame the content of last.extxyz. Collective."""
-        last = self._history.last
-        if self._pending and last is not None:
-            self._pending = False
-            self._writer.replace(self._files.last, last)
-
     def _write_json(self) -> None:
         self._files.write_json(self._describe())
 
@@ -503,8 +472,7 @@ class Session:
         past = self._past
         state = {
             "row": None if self._newest is None else [int(number) for number in self._newest],
-            "to_come": self._to_come,
-            "recorded": self._recorded,
+            **self._film.state(),
             "event": state_of_event(self.monitor.events.open),
             **self.monitor.state(),
             **self._candidates.state(),
@@ -560,12 +528,3 @@ def _unwatched(frame: Frame | None, step: int) -> Decision:
     """Return what is published of a frame when watching has been given up: inf, for nan stops nobody."""
     n = 0 if frame is None else frame.n_local or 0
     return Decision(step, evaluated=False, maximum=math.inf, mean=math.inf, dH=np.full(n, math.inf))
-
-
-def _thresholds_in_words(resolved: dict[str, dict[str, float]]) -> str:
-    """Return the thresholds as one line."""
-    return ", ".join(
-        f"{name} = {value:.6g}" + (f" ({symbol})" if symbol else "")
-        for name, values in resolved.items()
-        for symbol, value in values.items()
-    )
