@@ -90,3 +90,45 @@ def test_kernels_of_others_are_not_announced(capfd):
     announce_compiling()
     numba.njit(lambda x: x + 1)(1)
     assert capfd.readouterr().err == ""
+
+
+WATCHED = """
+import pkgutil
+from importlib import import_module
+
+import numpy as np
+from ase.build import bulk
+from numba.core.dispatcher import Dispatcher
+
+import quests_md.kernels
+from quests_md import Frame, Index, Monitor, Session
+
+
+def compiled():
+    modules = [import_module(f"quests_md.kernels.{m.name}") for m in pkgutil.iter_modules(quests_md.kernels.__path__)]
+    found = {id(thing): thing for module in modules for thing in vars(module).values() if isinstance(thing, Dispatcher)}
+    return {thing.py_func.__qualname__: len(thing.signatures) for thing in found.values()}
+
+
+def frame(step, scale):
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(scale, seed=step)
+    return Frame.from_atoms(atoms, step)
+
+
+index = Index.build([frame(i, 0.02) for i in range(4)], threads=1)
+for values in ("exact", "flagged"):
+    with Session(Monitor(index, select=2.0, halt=1e6, consecutive=1, values=values), values) as session:
+        before = compiled()
+        for step in range(60):
+            session.observe(frame(step, 0.02 + 0.002 * step))
+        assert session.n_saved > 1, session.n_saved
+        assert compiled() == before, (before, compiled())
+assert sum(before.values()) > 5
+"""
+
+
+def test_nothing_is_compiled_once_a_run_has_begun(tmp_path):
+    """A run would stand still for seconds."""
+    done = subprocess.run([sys.executable, "-c", WATCHED], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

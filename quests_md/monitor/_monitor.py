@@ -153,9 +153,12 @@ class Monitor:
         if saved is not None:
             self.schedule.saved(saved)
 
-    def warm_up(self) -> None:
-        """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others."""
-        warm_up(self.index, self.comm, self.precision, self._flagged is not None)
+    def warm_up(self, also: Callable[[], object] | None = None) -> None:
+        """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others.
+
+        `also` is called in the same order: for what the owner of the monitor needs.
+        """
+        warm_up(self.index, self.comm, self.precision, self._flagged is not None, also)
 
     def measure(self, frame: Frame) -> NDArray[np.float64]:
         """Compute dH of this rank's atoms, all exactly and in double precision; nan for those not watched.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..comm import Comm, raise_together
@@ -14,7 +16,9 @@ from ..kernels._jit import announce_compiling
 __all__ = ["warm_up"]
 
 
-def warm_up(index: Reference, comm: Comm, precision: Precision, is_flagged: bool) -> None:
+def warm_up(
+    index: Reference, comm: Comm, precision: Precision, is_flagged: bool, also: Callable[[], object] | None
+) -> None:
     """Compile the kernels, or load them from the cache: rank 0 first, then the others. Collective."""
     if comm.rank == 0:
         announce_compiling()
@@ -23,6 +27,8 @@ def warm_up(index: Reference, comm: Comm, precision: Precision, is_flagged: bool
         if (comm.rank == 0) == (turn == 0):
             try:
                 _ask_once(index, precision, is_flagged)
+                if also is not None:
+                    also()
             except Exception as caught:  # noqa: BLE001 - a compiler that fails on one rank ends all of them
                 error = caught
         raise_together(comm, error)

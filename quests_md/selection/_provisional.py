@@ -26,6 +26,16 @@ class Provisional:
         self._blocks: Blocks | None = None  # of the first `_laid_out` rows
         self._laid_out = 0
 
+    @classmethod
+    def warm_up(cls, width: int, bandwidth: float) -> None:
+        """Compile what is needed later, by asking every question once."""
+        rows, trial = np.zeros((2, width)), cls(width, bandwidth)
+        trial.add(0, rows, 1)
+        trial.log_kernel_sum(rows, 1)
+        trial.copies(rows, 1)
+        trial._lay_out(1)
+        trial.log_kernel_sum(rows, 1)
+
     def __len__(self) -> int:
         return len(self._owners)
 

@@ -173,6 +173,11 @@ class Selection:
         """The frames that are kept now, in the order in which they came."""
         return tuple(self._kept.values())
 
+    def warm_up(self) -> None:
+        """Compile before the run what judging a frame needs, once the reference is ready."""
+        if self._index.ready:
+            Provisional.warm_up(self._index.spec.width, self._index.bandwidth)
+
     def consider(self, proposal: Proposal, *, must: bool = False, first: bool = False) -> Verdict:
         """Decide about a frame; one that is kept joins the provisional reference at once. Collective.
 

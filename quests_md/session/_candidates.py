@@ -59,6 +59,11 @@ class Candidates:
     def n(self) -> int:
         return len(self._frames)
 
+    def warm_up(self) -> None:
+        """Compile before the run what deciding needs. Not collective."""
+        if self._selection is not None:
+            self._selection.warm_up()
+
     def consider(self, proposal: Proposal, run: int) -> bool:
         """Return whether a frame that the monitor proposes is to be saved."""
         if self._selection is None or self._is_there((run, proposal.step)):

@@ -163,7 +163,7 @@ class Session:
             self._writer.on_root(lambda: self._files.prepare(self._describe(), overwrite))
         else:
             self._resume(self._past)
-        monitor.warm_up()
+        monitor.warm_up(self._candidates.warm_up)
         self._ending = Ending(monitor, limit)
         atexit.register(self._at_exit)
 
