@@ -27,14 +27,15 @@ run 30
 unfix push
 run 60
 """
-CLOSE = """\
-python quests_close input 1 SELF format p exists
-python quests_close invoke
+C  # An atom of the top layer flies out of a box that has a lid: LAMMPS loses it where it makes its lists anew.
+LOSE = """\
+thermo 1000
+thermo_modify lost ignore
+neigh_modify delay 0 every 1 check no
+group one id 62
+set group one vz 300
+run 12
 """
-
-
-def events_of(folder):
-    return [json.loads(line) for line in (folder / "uq" / "events.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -86,6 +87,8 @@ run 60
 def test_lost_atoms_are_found(host, folder, implausible):
     configure(folder, implausible=implausible)
     box = SILICON.replace("units metal", "units metal\nboundary p p f")
+    box = box.replace("region box block 0 2 0 2 0 2", "region box block 0 2 0 2 -0.5 2.2")
+    box = box.replace("create_atoms 1 box", "region slab block 0 2 0 2 0 1.9\ncreate_atoms 1 region slab")
     code, text = drive(LOSE).replace(SILICON, box), script(LOSE).replace(SILICON, box)
     finished = run_host(host, folder, code, text)
     assert (finished.returncode == 0) == (implausible == "continue"), finished.stdout + finished.stderr
@@ -93,7 +96,7 @@ def test_lost_atoms_are_found(host, folder, implausible):
     rows = rows_of(folder)
     broken = [row for row in rows if row["band"] == "implausible"]
     assert broken
-    assert int(broken[0]["step"]) >= 3
+    assert int(broken[0]["step"]) > 1
     saved = ase.io.read(folder / "uq" / "implausible.extxyz", ":")
     assert saved[0].info["reason"] == "1 of 64 atoms are lost"
     assert len(saved[0]) == 63
