@@ -27,15 +27,14 @@ run 30
 unfix push
 run 60
 """
-C  # An atom of the top layer flies out of a box that has a lid: LAMMPS loses it where it makes its lists anew.
-LOSE = """\
-thermo 1000
-thermo_modify lost ignore
-neigh_modify delay 0 every 1 check no
-group one id 62
-set group one vz 300
-run 12
+CLOSE = """\
+python quests_close input 1 SELF format p exists
+python quests_close invoke
 """
+
+
+def events_of(folder):
+    return [json.loads(line) for line in (folder / "uq" / "events.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -71,14 +70,14 @@ def test_an_event_and_the_way_into_it(host, folder):
     assert run_json(folder)["status"] == "finished"
 
 
+# An atom of the top layer flies out of a box that has a lid: LAMMPS loses it where it makes its lists anew.
 LOSE = """\
 thermo 1000
 thermo_modify lost ignore
-neigh_modify delay 0 every 1 check yes
-group one id 33
-run 3
-set group one vz 400
-run 60
+neigh_modify delay 0 every 1 check no
+group one id 62
+set group one vz 300
+run 12
 """
 
 
