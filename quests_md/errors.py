@@ -14,6 +14,9 @@
     ├── OutputError                  the output folder cannot be used
     ├── MissingExtraError (ImportError)   an optional package is not installed
     ├── MonitorError                 watching failed during a run, on this rank or on another one
+    ├── QueueError                   the database of a queue cannot be used, or a claim was lost
+    ├── OracleError                  the oracle cannot be started, or no longer gives the labels it gave
+    ├── TrainingError                no potential came out of a training
     └── Halted                       the run was told to stop, by a threshold, a signal or the clock
 """
 
@@ -30,9 +33,12 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "MonitorError",
+    "OracleError",
     "OutputError",
     "QuestsError",
+    "QueueError",
     "SourceError",
+    "TrainingError",
 ]
 
 
@@ -82,6 +88,18 @@ class MissingExtraError(QuestsError, ImportError):
 
 class MonitorError(QuestsError):
     """Watching failed during a run, on this rank or on another one."""
+
+
+class QueueError(QuestsError):
+    """The database of a queue cannot be used, or a claim on a frame was lost."""
+
+
+class OracleError(QuestsError):
+    """The oracle cannot be started, or no longer gives the labels it gave."""
+
+
+class TrainingError(QuestsError):
+    """No potential came out of a training; the message names its log."""
 
 
 class Halted(QuestsError):
