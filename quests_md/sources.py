@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .errors import SourceError
 from .frame import Frame
 
-__all__ = ["describe_source", "read_force_errors", "read_frames"]
+__all__ = ["describe_source", "frame_of", "read_force_errors", "read_frames", "read_labelled"]
 
 _SELECTION = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
 
@@ -78,6 +78,28 @@ def read_force_errors(
         yield frame, np.linalg.norm(np.asarray(oracle) - np.asarray(model), axis=1)[frame.centres]
 
 
+def read_labelled(source: str | os.PathLike[str]) -> Iterator[Any]:
+    """Iterate over the labelled frames of a file, each an ``ase.Atoms`` with the energy and the forces of the oracle.
+
+    Parameters
+    ----------
+    source
+        As in `read_frames`.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`; or a frame lacks the energy or the forces, or they are not finite.
+    """
+    for count, (_, atoms) in enumerate(_read(source, None)):
+        results = {} if atoms.calc is None else atoms.calc.results
+        for name, shape in (("energy", ()), ("forces", (len(atoms), 3))):
+            value = results.get(name)
+            if value is None or np.shape(value) != shape or not np.isfinite(value).all():
+                raise SourceError(f"{source}: frame {count} has no {name} of an oracle (finite, in eV and Å): label it")
+        yield atoms
+
+
 def _read(source: str | os.PathLike[str], group_key: str | None) -> Iterator[tuple[Frame, Any]]:
     """Iterate over the frames of a file, each with its ``ase.Atoms``."""
     import ase.io
@@ -87,7 +109,7 @@ def _read(source: str | os.PathLike[str], group_key: str | None) -> Iterator[tup
     try:
         # parallel=False: ASE's parallel reading is collective once mpi4py is imported, and one rank may read alone.
         for atoms in ase.io.iread(path, index=selection, parallel=False, do_not_split_by_at_sign=True):
-            yield _frame_of(atoms, count, _group_of(atoms, group_key, f"{path}: frame {count}")), atoms
+            yield frame_of(atoms, count, _group_of(atoms, group_key, f"{path}: frame {count}")), atoms
             count += 1
     except SourceError:
         raise
@@ -137,7 +159,8 @@ def _group_of(atoms: Any, key: str | None, where: str) -> str | None:
     return str(atoms.info[key])
 
 
-def _frame_of(atoms: Any, count: int, group: str | None) -> Frame:
+def frame_of(atoms: Any, count: int = 0, group: str | None = None) -> Frame:
+    """Return an ``ase.Atoms`` as `read_frames` gives it; `count` is its step where its info has none."""
     info = atoms.info
     step = int(info.get("step", info.get("timestep", count)))
     ids = atoms.arrays.get("id", atoms.arrays.get("ids"))

@@ -1,0 +1,129 @@
+"""learning.json: what a loop was told, what was settled at its start, and how it ended."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, OutputError
+from ..files import write_atomically
+from ..sources import describe_source
+from ..versions import versions
+from ._config import LearnConfig
+
+__all__ = ["State", "read_json", "write_json"]
+
+_FORMAT = 1
+# What may be another one when a loop goes on: when it ends, and how it is computed, but not what.
+_FREE = (
+    "output", "stop", "oracle.executor", "oracle.workers", "oracle.scheduler", "oracle.wall_time", "explore.workers",
+    "monitor.threads", "trainer.timeout", "training", "held_out", "explore.start", "explore.setup",
+)  # fmt: skip
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write data to a JSON file, atomically."""
+    text = json.dumps(data, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    """Return the data of a JSON file that `write_json` made; `OutputError` if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise OutputError(f"{path}: not JSON ({error}): it is not as the loop wrote it") from error
+
+
+class State:
+    """learning.json of a folder.
+
+    Attributes
+    ----------
+    path
+        The file.
+    data
+        What it holds.
+    """
+
+    def __init__(self, path: Path, data: dict[str, Any]) -> None:
+        self.path, self.data = path, data
+
+    @classmethod
+    def open(cls, folder: Path, config: LearnConfig) -> State:
+        """Open the state of a folder, or start one.
+
+        Raises
+        ------
+        OutputError
+            The folder holds files but no loop, or its learning.json is damaged or of a newer format.
+        ConfigError
+            A setting that decides is another one than at the start.
+        """
+        path, settings = folder / "learning.json", _settings(config)
+        if not path.exists():
+            others = sorted(entry.name for entry in folder.iterdir() if not entry.name.endswith(".part"))
+            if others:
+                raise OutputError(f"{folder} holds {others[0]} but no learning.json: choose another output")
+            now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+            state = cls(path, {"format": _FORMAT, "started": now, "settings": settings, "seconds": {}})
+            state.save(status="running", reason="", generation=0, stage="start")
+            return state
+        data = read_json(path)
+        if not isinstance(data, dict) or data.get("format") != _FORMAT:
+            raise OutputError(f"{path}: not a state of format {_FORMAT}: another version of quests_md wrote it")
+        _compare(folder, data["settings"], settings)
+        return cls(path, data)
+
+    def save(self, **changes: Any) -> None:
+        """Write the state with these values."""
+        self.data |= changes | {"versions": versions()}
+        write_json(self.path, self.data)
+
+    def took(self, generation: int, stage: str, seconds: float) -> None:
+        """Add to the seconds of a stage of a generation."""
+        stages = self.data["seconds"].setdefault(str(generation), {})
+        stages[stage] = round(stages.get(stage, 0.0) + seconds, 3)
+
+
+def _settings(config: LearnConfig) -> dict[str, Any]:
+    """Return what decides, by dotted key: values, and the hashes of the files."""
+    every = dict(_flat(config.model_dump(mode="json")))
+    settings = {key: value for key, value in every.items() if not any(key == f or key.startswith(f + ".") for f in _FREE)}
+    for key, files in (("training", config.training), ("held_out", config.held_out), ("explore.start", [config.explore.start])):
+        described = [describe_source(file) for file in files]
+        settings[f"{key} (files)"] = [[source["sha256"], source["selection"]] for source in described]
+    if config.explore.setup is not None:
+        settings["explore.setup (file)"] = hashlib.sha256(Path(config.explore.setup).read_bytes()).hexdigest()
+    as_read: dict[str, Any] = json.loads(json.dumps(settings))
+    return as_read
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _compare(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if changed:
+        told = "; ".join(f"{key} was {_told(old.get(key))} and is {_told(new.get(key))}" for key in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise ConfigError(
+            f"{folder} holds a loop with other settings: {told}{more}. A loop goes on with the settings it began with; "
+            "only those of [stop], and where and how fast things run, may change. Set them back, or choose another output"
+        )
+
+
+def _told(value: Any) -> str:
+    text = "not given" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
