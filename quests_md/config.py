@@ -9,9 +9,9 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -25,9 +25,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["RunConfig", "check_keys", "make_checked", "read_toml", "seconds_of"]
-
-_Model = TypeVar("_Model", bound=pydantic.BaseModel)
+__all__ = ["RunConfig", "seconds_of"]
 
 
 def seconds_of(wall_time: Any) -> float:
@@ -215,7 +213,14 @@ class RunConfig(pydantic.BaseModel):
         ConfigError
             No such file, no TOML, a key that does not exist (with the nearest right one), or a wrong value.
         """
-        return cls.make(read_toml(path), where=str(path))
+        try:
+            with open(path, "rb") as file:
+                values = tomllib.load(file)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        return cls.make(values, where=str(path))
 
     def of_monitor(self) -> dict[str, Any]:
         """Return the keywords of `Monitor`."""
@@ -248,42 +253,20 @@ class RunConfig(pydantic.BaseModel):
     @classmethod
     def make(cls, values: dict[str, Any], where: str = "the arguments") -> RunConfig:
         """Check values and make a configuration; `ConfigError` names `where` they came from."""
-        return make_checked(cls, values, where)
-
-
-def make_checked(model: type[_Model], values: dict[str, Any], where: str) -> _Model:
-    """Check values and make a model of them; `ConfigError` names `where` they came from, and the nearest key."""
-    check_keys(values, model.model_fields, where)
-    try:
-        return model(**values)
-    except pydantic.ValidationError as error:
-        problem = error.errors()[0]
-        key, text = ".".join(map(str, problem["loc"])), problem["msg"]
-        if problem["type"] == "value_error":  # of a check of our own, which says what it was given
-            raise ConfigError(f"{where}: {problem['ctx']['error']}") from None
-        given = "" if problem["type"] == "missing" else f", not {problem['input']!r}"
-        raise ConfigError(f"{where}: {key}: {text[0].lower()}{text[1:]}{given}") from None
-
-
-def check_keys(values: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
-    """Raise `ConfigError` for a key of `values` that is none of `keys`: it names the nearest one."""
-    known = list(keys)
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
-            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """Return what a TOML file holds; `ConfigError` if it cannot be read, or is none."""
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+        for key in values:
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(key, cls.model_fields, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(cls.model_fields)}"
+                raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+        try:
+            return cls(**values)
+        except pydantic.ValidationError as error:
+            problem = error.errors()[0]
+            key, text = ".".join(map(str, problem["loc"])), problem["msg"]
+            if problem["type"] == "value_error":  # of a check of our own, which says what it was given
+                raise ConfigError(f"{where}: {problem['ctx']['error']}") from None
+            given = "" if problem["type"] == "missing" else f", not {problem['input']!r}"
+            raise ConfigError(f"{where}: {key}: {text[0].lower()}{text[1:]}{given}") from None
 
 
 _LIVE = ("span", "skip", "k", "cutoff", "species", "bandwidth")

@@ -17,6 +17,7 @@
     ├── QueueError                   the database of a queue cannot be used, or a claim was lost
     ├── OracleError                  the oracle cannot be started, or no longer gives the labels it gave
     ├── TrainingError                no potential came out of a training
+    ├── LearningError                the loop cannot go on: nothing is covered, and nothing to learn from
     └── Halted                       the run was told to stop, by a threshold, a signal or the clock
 """
 
@@ -31,6 +32,7 @@ __all__ = [
     "HostError",
     "IndexFileError",
     "InputError",
+    "LearningError",
     "MissingExtraError",
     "MonitorError",
     "OracleError",
@@ -100,6 +102,10 @@ class OracleError(QuestsError):
 
 class TrainingError(QuestsError):
     """No potential came out of a training; the message names its log."""
+
+
+class LearningError(QuestsError):
+    """The learning loop cannot go on: its explorations are not covered, and propose nothing to learn from."""
 
 
 class Halted(QuestsError):

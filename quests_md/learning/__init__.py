@@ -2,4 +2,8 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from ._config import LearnConfig
+from ._loop import LearnResult, learn
+from ._progress import Reporter
+
+__all__ = ["LearnConfig", "LearnResult", "Reporter", "learn"]

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from ..config import RunConfig, check_keys, make_checked, read_toml
+from ..config import RunConfig
 from ..errors import ConfigError
 from ..information import DEFAULT_BANDWIDTH, check_bandwidth
 from ..oracle import Oracle, make_trainer
+from ..settings import check_keys, make_settings, read_toml
 from ._exploration import Explore
 
 __all__ = ["ExploreTable", "IndexTable", "LearnConfig", "OracleTable", "StopTable"]
@@ -168,7 +169,7 @@ class LearnConfig(_Table):
             if not isinstance(given, Mapping):
                 raise ConfigError(f"{where}: {name} must be a table, [{name}], not {given!r}")
             made[name] = _table(name, dict(given), f"{where}: [{name}]")
-        return make_checked(cls, made, where)
+        return make_settings(cls, made, where)
 
 
 def _table(name: str, values: dict[str, Any], where: str) -> Any:
@@ -177,7 +178,7 @@ def _table(name: str, values: dict[str, Any], where: str) -> Any:
         "index": IndexTable, "oracle": OracleTable, "explore": ExploreTable, "stop": StopTable,
     }  # fmt: skip
     if name in models:
-        return make_checked(models[name], values, where)
+        return make_settings(models[name], values, where)
     if name == "trainer":
         try:
             make_trainer(values)

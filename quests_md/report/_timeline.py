@@ -16,11 +16,11 @@ from ..errors import InputError, MissingExtraError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["timeline"]
+__all__ = ["BLUE", "GREY", "ORANGE", "RED", "SKY", "timeline"]
 
 _COLUMNS = ("step", "time", "max", "q99", "q50", "saved")
 # Okabe and Ito's colours, told apart by readers of any colour vision.
-_BLUE, _SKY, _ORANGE, _RED, _GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#666666"
+BLUE, SKY, ORANGE, RED, GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#666666"
 
 
 def timeline(
@@ -64,7 +64,7 @@ def timeline(
         below = figure.subplots()
     else:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.9))
-        above.plot(*(np.asarray(values) for values in temperature), color=_RED, lw=1)
+        above.plot(*(np.asarray(values) for values in temperature), color=RED, lw=1)
         above.set_ylabel("temperature (K)")
     _draw(below, run, table)
     if temperature is not None:
@@ -94,16 +94,16 @@ def _has_times(table: dict[str, NDArray[np.float64]]) -> bool:
 
 def _draw(axes: Any, run: dict[str, Any], table: dict[str, NDArray[np.float64]]) -> None:
     time, worst = table["time" if _has_times(table) else "step"], table["max"]
-    axes.plot(time, worst, color=_BLUE, lw=1.1, label="maximum")
-    axes.fill_between(time, table["q50"], table["q99"], color=_SKY, alpha=0.35, lw=0, label="median to 99 %")
-    axes.plot(time, table["q50"], color=_GREY, lw=1.1, label="median")
+    axes.plot(time, worst, color=BLUE, lw=1.1, label="maximum")
+    axes.fill_between(time, table["q50"], table["q99"], color=SKY, alpha=0.35, lw=0, label="median to 99 %")
+    axes.plot(time, table["q50"], color=GREY, lw=1.1, label="median")
     saved = table["saved"] == 1
     axes.plot(
         time[saved],
         worst[saved],
         "o",
         ms=3.5,
-        color=_ORANGE,
+        color=ORANGE,
         mec="white",
         mew=0.3,
         label="saved frame",
@@ -123,7 +123,7 @@ def _mark(axes: Any, marks: Mapping[str, float], names: bool) -> None:
     start, end = axes.get_xlim()
     level, before = 0, -np.inf
     for name, when in sorted(marks.items(), key=lambda mark: mark[1]):
-        axes.axvline(when, color=_GREY, lw=0.9, ls=":")
+        axes.axvline(when, color=GREY, lw=0.9, ls=":")
         level = level + 1 if when - before < 0.2 * (end - start) else 0
         before = when
         if names:

@@ -1,0 +1,308 @@
+"""The stages of a generation. Each can be done again, and is passed over where its last file is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase
+import ase.io
+import numpy as np
+
+from ..descriptors import DescriptorSpec
+from ..errors import CalibrationError, OracleError
+from ..index import Index, calibrate, resolve_threshold
+from ..oracle import Potential, Queue, check_labels, label, make_trainer, train
+from ..selection import cutouts
+from ..sources import describe_source, frame_of, read_frames, read_labelled
+from ._config import LearnConfig
+from ._exploration import Exploration, Job, explore
+from ._folder import Folder
+from ._progress import Reporter
+from ._select import Candidate, select
+from ._state import State, read_json, write_json
+
+__all__ = ["Work", "explored", "extended", "labelled", "prepared", "selected", "trained"]
+
+
+@dataclass
+class Work:
+    """What the stages work with.
+
+    Attributes
+    ----------
+    config, folder, state, queue, report
+        Of the loop.
+    executor
+        Returns the executor of the oracle, which the first call starts and checks.
+    """
+
+    config: LearnConfig
+    folder: Folder
+    state: State
+    queue: Queue
+    report: Reporter
+    executor: Callable[[], Executor]
+
+    def seed(self, generation: int, kind: int, number: int = 0) -> int:
+        """Return the seed of a training (kind 0) or of exploration `number` (1; 2 of the confirmation): 1 to 9·10⁸.
+
+        LAMMPS takes no larger one. It depends on [seed], the generation, kind and number, and on nothing else.
+        """
+        entropy = [self.config.seed, generation, kind, number]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0]) % 900_000_000 + 1
+
+    def begin(self, generation: int, stage: str, total: int | None = None) -> float:
+        """Say that a stage begins, and return when it did."""
+        self.state.save(generation=generation, stage=stage)
+        self.report.stage(generation, stage, total)
+        return time.perf_counter()
+
+    def end(self, generation: int, stage: str, started: float) -> None:
+        """Keep how long a stage took."""
+        self.state.took(generation, stage, time.perf_counter() - started)
+
+
+def prepared(work: Work) -> None:
+    """Build the index of generation 0, and settle what the thresholds come to for good."""
+    config, path = work.config, work.folder.index(0)
+    if not path.exists():
+        started = work.begin(0, "index")
+        spec = DescriptorSpec(config.index.k, config.index.cutoff, config.index.species)
+        frames = [frame for file in config.training for frame in read_frames(file, config.index.group_key)]
+        described = [describe_source(file) for file in config.training]
+        _save(Index.build(frames, spec, config.index.bandwidth, sources=described), path)
+        work.end(0, "index", started)
+    if "thresholds" not in work.state.data:
+        index, counts = Index.open(path), _counts(config)
+        index.check_elements(np.array([frame.numbers for frame in _starts(config)][0]))
+        thresholds = {name: resolve_threshold(name, config.monitor[name], index, counts) for name in ("select", "halt")}
+        work.state.save(watched=counts, thresholds=thresholds, bandwidth=index.bandwidth)
+
+
+def _starts(config: LearnConfig) -> list[Any]:
+    return list(read_frames(config.explore.start))
+
+
+def _counts(config: LearnConfig) -> dict[str, int]:
+    """Return the watched atoms of the largest frame that explorations start from, by symbol."""
+    largest = max(_starts(config), key=lambda frame: len(frame.centres))
+    atoms = ase.Atoms(numbers=largest.numbers[largest.centres])
+    return {symbol: int(n) for symbol, n in atoms.symbols.formula.count().items()}
+
+
+def _save(index: Index, path: Path) -> None:
+    """Calibrate an index, where that can be done, and save it."""
+    try:
+        index.calibration = calibrate(index)
+    except CalibrationError:
+        index.calibration = None  # thresholds that need one have said so when they were settled
+    index.save(path)
+
+
+# -- train -----------------------------------------------------------------------------------------------------------
+
+
+def trained(work: Work, generation: int) -> Potential:
+    """Train on all frames that are labelled before this generation."""
+    folder = work.folder.training(generation)
+    if not (folder / "training.json").exists():
+        frames = [atoms for file in work.config.training for atoms in read_labelled(file)]
+        frames += list(work.queue.labelled(_labels_before(work, generation)))
+        held_out = [atoms for file in work.config.held_out for atoms in read_labelled(file)]
+        started = work.begin(generation, "train", len(frames))
+        # In a folder of its own, so that a program that a killed loop left behind writes nothing into this one's.
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob("training.*.part"):
+            shutil.rmtree(left, ignore_errors=True)
+        own = Path(tempfile.mkdtemp(prefix="training.", suffix=".part", dir=folder.parent))
+        own.chmod(0o755)
+        train(make_trainer(work.config.trainer), frames, held_out, own, seed=work.seed(generation, 0))
+        own.rename(folder)
+        work.end(generation, "train", started)
+    return Potential.open(folder)
+
+
+def _labels_before(work: Work, generation: int) -> list[int]:
+    return [i for g in range(generation) for i in read_json(work.folder.labelled(g))["done"]]
+
+
+# -- explore ---------------------------------------------------------------------------------------------------------
+
+
+def explored(work: Work, generation: int) -> list[Exploration]:
+    """Run the explorations of a generation, each with a seed of its own.
+
+    Where some went on from a frame of the generation before and all stay covered, they run once more, from the start:
+    only that says that a run of this potential stays covered.
+    """
+    jobs = _jobs(work, generation, "explore")
+    found = _run(work, generation, jobs)
+    share = work.config.stop.covered
+    if all(is_covered(exploration, share) for exploration in found):
+        again = _jobs(work, generation, "confirm")
+        if [job.start for job in again] != [job.start for job in jobs]:
+            found += _run(work, generation, again)
+    return found
+
+
+def is_covered(exploration: Exploration, share: float) -> bool:
+    """Return whether an exploration came to its end, and this share of its environments is covered."""
+    return exploration.status == "finished" and exploration.covered_share >= share
+
+
+def _run(work: Work, generation: int, jobs: list[Job]) -> list[Exploration]:
+    started = work.begin(generation, "explore", len(jobs))
+    found = explore(jobs, work.config.explore.workers, work.report.step)
+    work.end(generation, "explore", started)
+    return found
+
+
+def _jobs(work: Work, generation: int, kind: str) -> list[Job]:
+    """Return the explorations of a generation: every temperature, pressure and seed, with the starts in turn."""
+    settings, folder = work.config.explore, work.folder.generation(generation) / kind
+    n_starts = len(_starts(work.config))
+    thresholds = {name: _threshold(of) for name, of in work.state.data["thresholds"].items()}
+    jobs = []
+    for number, (name, temperature, pressure) in enumerate(settings.state_points()):
+        went_on = None if kind == "confirm" else _last_covered(work, generation, name)
+        jobs.append(
+            Job(
+                name=name,
+                folder=folder / name,
+                potential=work.folder.training(generation),
+                index=work.folder.index(generation),
+                start=str(went_on or f"{settings.start}@{number % n_starts}"),
+                temperature=temperature,
+                pressure=pressure,
+                seed=work.seed(generation, 1 if kind == "explore" else 2, number),
+                monitor=work.config.monitor | thresholds,
+            )
+        )
+    return jobs
+
+
+def _threshold(of: dict[str, float]) -> float | dict[str, float]:
+    """Return a threshold as a watched run takes it: one number where all elements have the same."""
+    values = set(of.values())
+    return values.pop() if len(values) == 1 else of
+
+
+def _last_covered(work: Work, generation: int, name: str) -> Path | None:
+    """Return the frame to go on from: the last covered one of the generation before, unless that was covered to its end."""
+    if generation == 0 or work.config.explore.restart == "start":
+        return None
+    before = Exploration.read(work.folder.generation(generation - 1) / "explore" / name)
+    return None if is_covered(before, work.config.stop.covered) else before.last_covered
+
+
+# -- select ----------------------------------------------------------------------------------------------------------
+
+
+def selected(work: Work, generation: int, explorations: list[Exploration]) -> list[int]:
+    """Choose among the candidates of all explorations, and add them to the queue; return their ids."""
+    path = work.folder.selected(generation)
+    if not path.exists():
+        config, index = work.config, Index.open(work.folder.index(generation))
+        candidates = [
+            Candidate(exploration.name, frame)
+            for exploration in explorations
+            if exploration.n_candidates
+            for frame in read_frames(exploration.candidates)
+        ]
+        started = work.begin(generation, "select", len(candidates))
+        thresholds = work.state.data["thresholds"]["select"]
+        budget = config.budget
+        if config.stop.labels is not None:
+            budget = min(budget, config.stop.labels - len(_labels_before(work, generation)))
+        rows = []
+        for place, dH in select(index, candidates, thresholds, budget):
+            candidate = candidates[place]
+            for atoms in _to_label(work, index, candidate, dH):
+                source = {"generation": generation, "exploration": candidate.name, "step": candidate.frame.step}
+                number, _ = work.queue.add(atoms, **source)
+                if work.queue.entry(number).source.get("generation") == generation:
+                    rows.append({"id": number, **source, "dH": float(dH.max())})
+        if not rows:
+            return []
+        write_json(path, {"candidates": len(candidates), "frames": rows})
+        work.end(generation, "select", started)
+    return [row["id"] for row in read_json(path)["frames"]]
+
+
+def _to_label(work: Work, index: Index, candidate: Candidate, dH: Any) -> Iterable[ase.Atoms]:
+    """Yield the frame, or its cut-outs where [monitor] says how to make them."""
+    frame, options = candidate.frame, work.config.monitor.get("cutout")
+    if options is None:
+        per_atom = np.full(len(frame.positions), np.nan)
+        per_atom[frame.centres] = dH
+        yield _atoms_of(frame, {"dH": per_atom}, {})
+        return
+    threshold = min(work.state.data["thresholds"]["select"].values())
+    for cut in cutouts(frame, dH, index.spec.cutoff, threshold=threshold, index=index, **options):
+        yield _atoms_of(cut.frame, {"dH": cut.dH, "core": cut.core}, cut.info)
+
+
+def _atoms_of(frame: Frame, arrays: dict[str, Any], info: dict[str, Any]) -> ase.Atoms:
+    atoms = ase.Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
+    for name, values in {"id": frame.ids, **arrays}.items():
+        atoms.set_array(name, np.asarray(values))
+    atoms.info |= info
+    return atoms
+
+
+# -- label -----------------------------------------------------------------------------------------------------------
+
+
+def labelled(work: Work, generation: int, ids: list[int]) -> None:
+    """Label what was selected. A frame whose labelling fails costs that frame.
+
+    Raises
+    ------
+    OracleError
+        More than the share [stop] failed of them have no labels.
+    """
+    path = work.folder.labelled(generation)
+    if path.exists():
+        return
+    oracle, done = work.config.oracle, [0]
+    started = work.begin(generation, "label", len(ids))
+    label(work.queue, oracle.oracle(), work.executor(), workers=oracle.workers, report=report)
+    entries = [work.queue.entry(number) for number in ids]
+    lost = [entry for entry in entries if entry.state != "done"]
+    if len(lost) > work.config.stop.failed * len(ids):
+        reasons = "; ".join(f"frame {entry.id}: {entry.reason}" for entry in lost[:3])
+        raise OracleError(
+            f"{len(lost)} of {len(ids)} frames of generation {generation} have no labels, more than failed = "
+            f"{work.config.stop.failed:g} allows: {reasons}. See: quests-md queue list {work.folder.queue}; when the oracle is "
+            f"right again: quests-md queue retry {work.folder.queue}, and start the loop again"
+        )
+    states = {state: [entry.id for entry in entries if entry.state == state] for state in ("done", "failed", "quarantined")}
+    write_json(path, states)
+    work.end(generation, "label", started)
+
+
+# -- extend ----------------------------------------------------------------------------------------------------------
+
+
+def extended(work: Work, generation: int) -> None:
+    """Add the labelled frames to the index, as its next generation, and calibrate that."""
+    path = work.folder.index(generation + 1)
+    if path.exists():
+        return
+    ids = read_json(work.folder.labelled(generation))["done"]
+    started = work.begin(generation, "extend", len(ids))
+    frames = []
+    for number, atoms in zip(ids, work.queue.labelled(ids), strict=True):
+        name = f"generation-{generation:03d}/{work.queue.entry(number).source['exploration']}"
+        frames.append(frame_of(atoms, group=None if work.config.index.group_key is None else name))
+    source = {"file": "queue.db", "selection": ",".join(map(str, ids))}
+    _save(Index.open(work.folder.index(generation)).extend(frames, sources=[source]), path)
+    work.end(generation, "extend", started)
