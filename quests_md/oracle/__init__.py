@@ -2,4 +2,8 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from ._compute import Outcome, compute
+from ._labels import Labels
+from ._oracle import Oracle
+
+__all__ = ["Labels", "Oracle", "Outcome", "compute"]
