@@ -2,4 +2,7 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from ._labels import STATES, Claim, Entry, Labels
+from ._queue import Queue
+
+__all__ = ["STATES", "Claim", "Entry", "Labels", "Queue"]
