@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from ._labels import STATES, Claim, Entry, Labels
 from ._queue import Queue
+from ._rows import digest
 
-__all__ = ["STATES", "Claim", "Entry", "Labels", "Queue"]
+__all__ = ["STATES", "Claim", "Entry", "Labels", "Queue", "digest"]
