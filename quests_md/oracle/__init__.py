@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ._compute import Outcome, compute
-from ._labels import Labels
+from ._labels import STATES, Claim, Entry, Labels
 from ._oracle import Oracle
+from ._queue import Queue
+from ._rows import digest
 
-__all__ = ["Labels", "Oracle", "Outcome", "compute"]
+__all__ = ["STATES", "Claim", "Entry", "Labels", "Oracle", "Outcome", "Queue", "compute", "digest"]
