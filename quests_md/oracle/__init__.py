@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from ._compute import Outcome, compute
+from ._labels import STATES, Claim, Entry, Labels
+from ._oracle import Oracle
+from ._queue import Queue
+from ._rows import digest
+
+__all__ = ["STATES", "Claim", "Entry", "Labels", "Oracle", "Outcome", "Queue", "compute", "digest"]
