@@ -1,4 +1,4 @@
-"""quests-md index: build, calibrate, info, verify."""
+"""quests-md index: build, extend, calibrate, info, verify."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _RATES = (0.1, 0.01)  # per independent frame; `index info` shows what threshold
 
 @click.group("index")
 def index_group() -> None:
-    """Build, show and verify the index of a reference."""
+    """Build, extend, show and verify the index of a reference."""
 
 
 def _bandwidth(value: Any) -> float | str:
@@ -100,6 +100,47 @@ def _calibrate(index: Index, threads: int | None) -> str:
     return ""
 
 
+@index_group.command("extend")
+@click.argument("index_file", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index file to write.")
+@click.option("--group-key", metavar="KEY", help="Key of the frames' info that names where each came from.")
+@click.option("--calibrate/--no-calibrate", "calibrated", default=True, help="Make a calibration, too.  [default: yes]")
+@click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+def extend(
+    index_file: Path,
+    sources: tuple[str, ...],
+    output: Path,
+    group_key: str | None,
+    calibrated: bool,
+    threads: int | None,
+) -> None:
+    """Write the next generation of INDEX: its reference and the frames of one or more files.
+
+    Descriptor and bandwidth are those of INDEX. FILE is what `index build` takes. A calibration is made anew; a bound
+    of the force error is not: `index calibrate --errors` makes it.
+    """
+    old = Index.open(index_file)
+    _refuse_other_files(output)
+    described = [describe_source(source) for source in sources]
+    before, reason = _lines(index_file, old), ""
+    with counter() as progress:
+        new = old.extend(_read(sources, group_key, progress), sources=described, threads=threads)
+        if calibrated:
+            progress.say("calibrating with")
+            reason = _calibrate(new, threads)
+    new.save(output)
+    click.echo(_show(output, new, before))
+    if reason:
+        click.echo(f"quests-md: warning: no calibration: {reason}", err=True)
+    if old.calibration is not None and old.calibration.force_error is not None:
+        click.echo(
+            f"quests-md: warning: the bound of the force error was that of generation {old.generation}; make it again: "
+            f"quests-md index calibrate {output} --errors LABELLED",
+            err=True,
+        )
+
+
 @index_group.command("calibrate")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--errors", metavar="LABELLED", help="Frames with forces and model_forces: bound the force error.")
@@ -139,7 +180,12 @@ def info(file: Path, as_json: bool) -> None:
         return
     click.echo(_show(file, index))
     for source in index.provenance.get("sources", []):
-        click.echo(f"  made of            {source['file']}@{source['selection']}  sha256 {source['sha256'][:16]}")
+        click.echo(f"  made of            {_source(source)}")
+    for added in index.provenance.get("generations", []):
+        what = f"{added['environments']} environments in {added['frames']} frames, {added['created']}"
+        click.echo(f"  generation {added['generation']:<7} adds {what}")
+        for source in added["sources"]:
+            click.echo(f"    of               {_source(source)}")
 
 
 @index_group.command("verify")
@@ -184,7 +230,22 @@ def _content(file: Path, index: Index) -> dict[str, Any]:
     }
 
 
-def _show(file: Path, index: Index) -> str:
+def _source(source: dict[str, Any]) -> str:
+    return f"{source['file']}@{source['selection']}  sha256 {source['sha256'][:16]}"
+
+
+def _show(file: Path, index: Index, before: dict[str, str] | None = None) -> str:
+    """Return what an index holds, in lines; under each the line of `before`, where that was another one."""
+    text = [f"{file}: an index"]
+    before = before or {}
+    for name, line in _lines(file, index).items():
+        text.append(f"  {name:<18} {line}")
+        if before.get(name, line) != line:
+            text.append(f"    before           {before[name]}")
+    return "\n".join(text)
+
+
+def _lines(file: Path, index: Index) -> dict[str, str]:
     content = _content(file, index)
     elements = ", ".join(f"{symbol} ({n})" for symbol, n in content["environments"].items())
     rule = {"volume": "by the volume rule", "given": "as given"}.get(index.provenance.get("bandwidth_rule", ""), "")
@@ -197,7 +258,7 @@ def _show(file: Path, index: Index) -> str:
     spec = index.spec
     species = f", species = {spec.species}" if spec.species else ""
     columns = f"{content['columns']} columns" + (f" in blocks of {', '.join(spec.elements)}" if spec.elements else "")
-    lines = {
+    return {
         "environments": f"{len(index)} in {content['n_frames']} frames",
         "elements": elements,
         "descriptor": f"k = {spec.k}, cutoff = {spec.cutoff:g} Å{species}; {columns}",
@@ -209,7 +270,6 @@ def _show(file: Path, index: Index) -> str:
         "hash": f"{index.hash}",
         **_show_calibration(index.calibration),
     }
-    return "\n".join([f"{file}: an index", *(f"  {name:<18} {text}" for name, text in lines.items())])
 
 
 def _show_calibration(calibration: Calibration | None) -> dict[str, str]:

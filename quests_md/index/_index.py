@@ -18,7 +18,7 @@ from ..errors import ElementError, IndexFileError, InputError
 from ..frame import as_frames
 from ..information import DEFAULT_BANDWIDTH, Precision, check_bandwidth
 from ..kernels import search
-from . import _build, _calibration, _parts, _store
+from . import _build, _calibration, _extend, _parts, _store
 from ._calibration import Calibration
 from ._parts import Part, spans
 
@@ -57,7 +57,7 @@ class Index:
     generation
         0 as built; one more after each extension.
     provenance
-        What it was made of: files with hashes, date, versions.
+        What it was made of: files with hashes, date, versions; and the same of what each generation has added.
     frame_groups
         (n_frames,) the group of every frame, where the frames were given with one; else empty.
     calibration
@@ -161,6 +161,32 @@ class Index:
             provenance=_build.provenance(sources, bandwidth == "auto"),
             frame_groups=_build.groups_of(kept),
         )
+
+    def extend(self, frames: Any, *, sources: Sequence[dict[str, Any]] = (), threads: int | None = None) -> Index:
+        """Return the next generation: an index of this reference and more frames. This one is not changed.
+
+        Descriptor, bandwidth and `centre` are those of this index, so its rows stay what they are and no dH rises. The
+        calibration belongs to one generation and is not taken over: `calibrate` makes the new one.
+
+        Parameters
+        ----------
+        frames
+            `Frame` or ``ase.Atoms``, or an iterable of them; with a `group` if the frames of this index have one, else
+            without. They may hold new elements where the descriptor has no blocks of single ones ("ignore", "centre").
+        sources
+            Where the frames came from, kept as provenance with the hash of this index.
+        threads
+            Threads to use; None takes all cores.
+
+        Raises
+        ------
+        InputError
+            There are no frames or no atoms, a frame has no descriptor, a second element comes and `species` was not
+            chosen, or some frames have a group and others have none.
+        ElementError
+            A new element, and the blocks of the descriptor are those of others ("full", "neighbours").
+        """
+        return type(self)(**_extend.extended(self, frames, sources, threads))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Index:
