@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..information import DEFAULT_BANDWIDTH, check_bandwidth
 from ..oracle import Oracle, make_trainer
 from ..settings import check_keys, make_settings, read_toml
-from ._exploration import Explore
+from ._job import Explore
 
 __all__ = ["ExploreTable", "IndexTable", "LearnConfig", "OracleTable", "StopTable"]
 
@@ -88,6 +88,10 @@ class ExploreTable(Explore):
     """
 
     workers: pydantic.PositiveInt = 1
+
+    def explore(self) -> Explore:
+        """Return what an exploration is told."""
+        return Explore(**{name: getattr(self, name) for name in Explore.model_fields})
 
 
 class StopTable(_Table):
@@ -187,7 +191,9 @@ def _table(name: str, values: dict[str, Any], where: str) -> Any:
         return values
     for key in values:
         if key in RunConfig.model_fields and key not in MONITOR:
-            raise ConfigError(f"{where}: {key} is not for a loop, which sets it itself or has no use for it: leave it out")
+            raise ConfigError(
+                f"{where}: {key} is not for a loop, which sets it itself or has no use for it: leave it out"
+            )
     check_keys(values, MONITOR, where)
     for key in ("select", "halt"):
         if isinstance(values.get(key), Mapping) and "force_error" in values[key]:
