@@ -17,7 +17,7 @@ class Counted(EMT):
     log
         The file: the digest of the frame in every line.
     refused
-        Frames that fail: every such calculation, counted over the file.
+        Frames that fail, however often they are tried: their numbers in the order of the file.
     """
 
     def __init__(self, log, refused=()):
@@ -26,9 +26,10 @@ class Counted(EMT):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=()):
         super().calculate(atoms, properties, list(system_changes))
-        before = open(self.log).read().count("\n") if os.path.exists(self.log) else 0
         handle = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         os.write(handle, f"{digest(atoms)}\n".encode())
         os.close(handle)
-        if before in self.refused:
+        with open(self.log) as log:
+            known = list(dict.fromkeys(log.read().split()))
+        if known.index(digest(atoms)) in self.refused:
             raise RuntimeError("the self-consistency cycle did not converge")

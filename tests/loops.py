@@ -63,7 +63,8 @@ def settings(folder, **changes):
         "stop": {"force_error": 0.05, "covered": 0.98, "generations": 4},
     }
     for key, value in changes.items():
-        values[key] = {**values[key], **value} if isinstance(values.get(key), dict) else value
+        both = isinstance(value, dict) and isinstance(values.get(key), dict)
+        values[key] = {**values[key], **value} if both else value
     return values
 
 

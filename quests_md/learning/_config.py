@@ -115,7 +115,7 @@ class StopTable(_Table):
     covered: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.99
     generations: pydantic.PositiveInt = 10
     labels: pydantic.PositiveInt | None = None
-    failed: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5
+    failed: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.5
 
 
 class LearnConfig(_Table):
