@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["make_settings", "read_toml", "seconds_of"]
+__all__ = ["check_keys", "make_settings", "read_toml", "seconds_of", "tomllib"]
 
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
@@ -46,11 +47,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 def make_settings(model: type[_Model], values: dict[str, Any], where: str) -> _Model:
     """Check values and make a model of them; `ConfigError` names `where` they came from, and the nearest right key."""
-    for key in values:
-        if key not in model.model_fields:
-            near = difflib.get_close_matches(key, model.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(model.model_fields)}"
-            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+    check_keys(values, model.model_fields, where)
     try:
         return model(**values)
     except pydantic.ValidationError as error:
@@ -60,3 +57,13 @@ def make_settings(model: type[_Model], values: dict[str, Any], where: str) -> _M
             raise ConfigError(f"{where}: {problem['ctx']['error']}") from None
         given = "" if problem["type"] == "missing" else f", not {problem['input']!r}"
         raise ConfigError(f"{where}: {key}: {text[0].lower()}{text[1:]}{given}") from None
+
+
+def check_keys(values: Iterable[str], keys: Iterable[str], where: str) -> None:
+    """Raise `ConfigError` for a key of `values` that is none of `keys`; it names the nearest one."""
+    known = list(keys)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")

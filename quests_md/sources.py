@@ -79,24 +79,28 @@ def read_force_errors(
 
 
 def read_labelled(source: str | os.PathLike[str]) -> Iterator[Any]:
-    """Iterate over the labelled frames of a file, each an ``ase.Atoms`` with the energy and the forces of the oracle.
+    """Iterate over the frames of a file as ``ase.Atoms``, with the labels that each must have.
 
     Parameters
     ----------
     source
         As in `read_frames`.
 
+    Yields
+    ------
+    ase.Atoms
+        Its calculator holds energy and forces, and the stress where the file has it.
+
     Raises
     ------
     SourceError
-        As `read_frames`; or a frame lacks the energy or the forces, or they are not finite.
+        As `read_frames`; or a frame has no energy or no forces.
     """
     for count, (_, atoms) in enumerate(_read(source, None)):
-        results = {} if atoms.calc is None else atoms.calc.results
-        for name, shape in (("energy", ()), ("forces", (len(atoms), 3))):
-            value = results.get(name)
-            if value is None or np.shape(value) != shape or not np.isfinite(value).all():
-                raise SourceError(f"{source}: frame {count} has no {name} of an oracle (finite, in eV and Å): label it")
+        found = set() if atoms.calc is None else set(atoms.calc.results)
+        missing = sorted({"energy", "forces"} - found)
+        if missing:
+            raise SourceError(f"{source}: frame {count} has no label: {' and '.join(missing)} are missing")
         yield atoms
 
 

@@ -20,8 +20,8 @@ _CONVERGED, _NOT_CONVERGED = 0, 3
 def learn_command(file: str, check: bool) -> None:
     """Run the loop that FILE (learn.toml by default) describes, or go on with it.
 
-    Explore, select, label, train, extend the index, and again. Killed at any moment and started again, it goes on where it
-    was. Rows of learning.csv are printed as they come; learning.png shows them (pip install 'quests_md[plot]').
+    Explore, select, label, train, extend the index, and again. Killed at any moment and started again, it goes on where
+    it was. Rows of learning.csv are printed as they come; learning.png shows them (pip install 'quests_md[plot]').
 
     Exit code: 0 converged, 1 failed, 3 ended without: covered, but above the limit of the force error, or at a limit of
     generations or labels.

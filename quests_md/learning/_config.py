@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..information import DEFAULT_BANDWIDTH, check_bandwidth
 from ..oracle import Oracle, make_trainer
 from ..settings import check_keys, make_settings, read_toml
-from ._exploration import Explore
+from ._job import Explore
 
 __all__ = ["ExploreTable", "IndexTable", "LearnConfig", "OracleTable", "StopTable"]
 
@@ -89,6 +89,10 @@ class ExploreTable(Explore):
 
     workers: pydantic.PositiveInt = 1
 
+    def explore(self) -> Explore:
+        """Return what an exploration is told."""
+        return Explore(**{name: getattr(self, name) for name in Explore.model_fields})
+
 
 class StopTable(_Table):
     """When the loop ends.
@@ -111,7 +115,7 @@ class StopTable(_Table):
     covered: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.99
     generations: pydantic.PositiveInt = 10
     labels: pydantic.PositiveInt | None = None
-    failed: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5
+    failed: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.5
 
 
 class LearnConfig(_Table):
@@ -187,7 +191,9 @@ def _table(name: str, values: dict[str, Any], where: str) -> Any:
         return values
     for key in values:
         if key in RunConfig.model_fields and key not in MONITOR:
-            raise ConfigError(f"{where}: {key} is not for a loop, which sets it itself or has no use for it: leave it out")
+            raise ConfigError(
+                f"{where}: {key} is not for a loop, which sets it itself or has no use for it: leave it out"
+            )
     check_keys(values, MONITOR, where)
     for key in ("select", "halt"):
         if isinstance(values.get(key), Mapping) and "force_error" in values[key]:

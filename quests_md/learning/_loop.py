@@ -13,8 +13,8 @@ from ..files import FolderLock
 from ..oracle import Queue, check_labels, make_executor
 from ..sources import read_labelled
 from ._config import LearnConfig
-from ._exploration import Exploration
 from ._folder import Folder
+from ._job import Exploration
 from ._progress import Reporter, Silent
 from ._record import recorded
 from ._stages import Work, explored, extended, is_covered, labelled, prepared, selected, trained
@@ -145,11 +145,11 @@ def _first(work: Work) -> int:
 def _ended(work: Work, generation: int, explorations: list[Exploration], potential: Path) -> LearnResult | None:
     """Return the end of the loop, or None where it goes on."""
     stop = work.config.stop
-    error = float(read_json(potential / "training.json")["held_out"]["force_rmse"])
+    error = float(read_json(potential / "training.json")["errors"]["held_out"]["force_rmse"])
     labels = sum(len(read_json(work.folder.labelled(g))["done"]) for g in range(generation))
     covered = all(is_covered(exploration, stop.covered) for exploration in explorations)
-    told = f"the force error on the held-out frames is {error:.4g} eV/Å, {'below' if error < stop.force_error else 'not below'} "
-    told += f"the limit of {stop.force_error:g}"
+    side = "below" if error < stop.force_error else "not below"
+    told = f"the force error on the held-out frames is {error:.4g} eV/Å, {side} the limit of {stop.force_error:g}"
     if covered and error < stop.force_error:
         status, reason = "converged", f"all {len(explorations)} explorations stay covered, and {told}"
     elif covered and not any(exploration.n_candidates for exploration in explorations):
@@ -167,6 +167,6 @@ def _stuck(work: Work, generation: int, explorations: list[Exploration]) -> str:
     ends = "; ".join(f"{e.name}: {e.status}{f' ({e.reason})' if e.reason else ''}" for e in explorations[:5])
     return (
         f"generation {generation}: the explorations are not covered, and propose nothing that is not labelled or has "
-        f"failed already: {ends}. See the logs in {work.folder.generation(generation)}; begin at a lower temperature or a shorter "
-        "timestep, or with more training frames, in another output"
+        f"failed already: {ends}. See the logs in {work.folder.generation(generation)}; begin at a lower temperature, "
+        "with a shorter timestep or more training frames, in another output"
     )

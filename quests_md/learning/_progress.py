@@ -11,7 +11,7 @@ class Reporter(Protocol):
     """Who is told what a loop does."""
 
     def stage(self, generation: int, name: str, total: int | None) -> None:
-        """A stage begins; `total` is how many things (frames, explorations) it has to do, None where that is unknown."""
+        """A stage begins; `total` is how many things (frames, explorations) it has to do, None if unknown."""
 
     def step(self, done: int, text: str = "") -> None:
         """So many things of the stage are done; `text` says what was, where there is something to say."""

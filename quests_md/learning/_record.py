@@ -13,8 +13,8 @@ from typing import Any
 from ..errors import CalibrationError
 from ..files import write_atomically
 from ..index import Index
-from ._exploration import Exploration
 from ._folder import Folder
+from ._job import Exploration
 from ._stages import Work
 from ._state import read_json, write_json
 
@@ -53,11 +53,15 @@ def recorded(work: Work, generation: int, explorations: list[Exploration], ended
 
 def _row(work: Work, generation: int, record: dict[str, Any], explorations: list[Exploration]) -> dict[str, Any]:
     before = sum(len(read_json(work.folder.labelled(g))["done"]) for g in range(generation))
-    held_out, labels, index = record["training"]["held_out"], record["labels"], Index.open(work.folder.index(generation))
+    held_out, labels, index = (
+        record["training"]["errors"]["held_out"],
+        record["labels"],
+        Index.open(work.folder.index(generation)),
+    )
     halts = [exploration.first_halt for exploration in explorations if exploration.first_halt is not None]
     return {
         "generation": generation,
-        "training_frames": record["training"]["n_frames"],
+        "training_frames": len(record["training"]["frames"]),
         "labels": before + len(labels["done"]),
         "labels_new": len(labels["done"]),
         "failed": len(labels["failed"]),
@@ -91,7 +95,12 @@ def _told(folder: Folder, exploration: Exploration) -> dict[str, Any]:
 
 def _hashes(folder: Folder, generation: int) -> dict[str, str]:
     """Return the SHA-256 of what the generation is made of, by path."""
-    paths = [folder.index(generation), folder.index(generation + 1), folder.selected(generation), folder.labelled(generation)]
+    paths = [
+        folder.index(generation),
+        folder.index(generation + 1),
+        folder.selected(generation),
+        folder.labelled(generation),
+    ]
     paths += sorted(path for path in folder.training(generation).rglob("*") if path.is_file())
     return {folder.relative(path): _sha256(path) for path in paths if path.exists()}
 

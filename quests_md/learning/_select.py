@@ -56,7 +56,11 @@ class _Proposal:
 
 
 def select(
-    index: Index, candidates: Sequence[Candidate], thresholds: Mapping[str, float], budget: int, threads: int | None = None
+    index: Index,
+    candidates: Sequence[Candidate],
+    thresholds: Mapping[str, float],
+    budget: int,
+    threads: int | None = None,
 ) -> list[tuple[int, NDArray[np.float64]]]:
     """Choose the candidates that are labelled.
 

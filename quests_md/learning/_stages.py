@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-import tempfile
+import os
+import platform
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -13,23 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import ase.io
 import numpy as np
 
 from ..descriptors import DescriptorSpec
+from ..elements import SYMBOLS
 from ..errors import CalibrationError, OracleError
+from ..frame import Frame
 from ..index import Index, calibrate, resolve_threshold
-from ..oracle import Potential, Queue, check_labels, label, make_trainer, train
+from ..oracle import Entry, Labelled, Potential, Queue, label, make_trainer, train
 from ..selection import cutouts
 from ..sources import describe_source, frame_of, read_frames, read_labelled
 from ._config import LearnConfig
-from ._exploration import Exploration, Job, explore
+from ._exploration import explore
 from ._folder import Folder
+from ._job import Exploration, Job
 from ._progress import Reporter
 from ._select import Candidate, select
 from ._state import State, read_json, write_json
 
-__all__ = ["Work", "explored", "extended", "labelled", "prepared", "selected", "trained"]
+_WAIT = 1.0  # seconds between looks at frames that other workers label
+
+__all__ = ["Work", "explored", "extended", "is_covered", "labelled", "prepared", "selected", "trained"]
 
 
 @dataclass
@@ -82,20 +85,21 @@ def prepared(work: Work) -> None:
         work.end(0, "index", started)
     if "thresholds" not in work.state.data:
         index, counts = Index.open(path), _counts(config)
-        index.check_elements(np.array([frame.numbers for frame in _starts(config)][0]))
+        for frame in _starts(config):
+            index.check_elements(frame.numbers)
         thresholds = {name: resolve_threshold(name, config.monitor[name], index, counts) for name in ("select", "halt")}
         work.state.save(watched=counts, thresholds=thresholds, bandwidth=index.bandwidth)
 
 
-def _starts(config: LearnConfig) -> list[Any]:
+def _starts(config: LearnConfig) -> list[Frame]:
     return list(read_frames(config.explore.start))
 
 
 def _counts(config: LearnConfig) -> dict[str, int]:
     """Return the watched atoms of the largest frame that explorations start from, by symbol."""
     largest = max(_starts(config), key=lambda frame: len(frame.centres))
-    atoms = ase.Atoms(numbers=largest.numbers[largest.centres])
-    return {symbol: int(n) for symbol, n in atoms.symbols.formula.count().items()}
+    numbers, counts = np.unique(largest.numbers[largest.centres], return_counts=True)
+    return {SYMBOLS[z]: int(n) for z, n in zip(numbers, counts, strict=True)}
 
 
 def _save(index: Index, path: Path) -> None:
@@ -118,14 +122,7 @@ def trained(work: Work, generation: int) -> Potential:
         frames += list(work.queue.labelled(_labels_before(work, generation)))
         held_out = [atoms for file in work.config.held_out for atoms in read_labelled(file)]
         started = work.begin(generation, "train", len(frames))
-        # In a folder of its own, so that a program that a killed loop left behind writes nothing into this one's.
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob("training.*.part"):
-            shutil.rmtree(left, ignore_errors=True)
-        own = Path(tempfile.mkdtemp(prefix="training.", suffix=".part", dir=folder.parent))
-        own.chmod(0o755)
-        train(make_trainer(work.config.trainer), frames, held_out, own, seed=work.seed(generation, 0))
-        own.rename(folder)
+        train(make_trainer(work.config.trainer), frames, held_out, folder, seed=work.seed(generation, 0))
         work.end(generation, "train", started)
     return Potential.open(folder)
 
@@ -183,7 +180,9 @@ def _jobs(work: Work, generation: int, kind: str) -> list[Job]:
                 temperature=temperature,
                 pressure=pressure,
                 seed=work.seed(generation, 1 if kind == "explore" else 2, number),
+                settings=settings.explore(),
                 monitor=work.config.monitor | thresholds,
+                continues=went_on is not None,
             )
         )
     return jobs
@@ -196,7 +195,7 @@ def _threshold(of: dict[str, float]) -> float | dict[str, float]:
 
 
 def _last_covered(work: Work, generation: int, name: str) -> Path | None:
-    """Return the frame to go on from: the last covered one of the generation before, unless that was covered to its end."""
+    """Return the last covered frame of the generation before, unless that was covered to its end."""
     if generation == 0 or work.config.explore.restart == "start":
         return None
     before = Exploration.read(work.folder.generation(generation - 1) / "explore" / name)
@@ -272,21 +271,54 @@ def labelled(work: Work, generation: int, ids: list[int]) -> None:
     path = work.folder.labelled(generation)
     if path.exists():
         return
-    oracle, done = work.config.oracle, [0]
     started = work.begin(generation, "label", len(ids))
-    label(work.queue, oracle.oracle(), work.executor(), workers=oracle.workers, report=report)
-    entries = [work.queue.entry(number) for number in ids]
+    entries = _label_all(work, ids)
     lost = [entry for entry in entries if entry.state != "done"]
     if len(lost) > work.config.stop.failed * len(ids):
         reasons = "; ".join(f"frame {entry.id}: {entry.reason}" for entry in lost[:3])
         raise OracleError(
             f"{len(lost)} of {len(ids)} frames of generation {generation} have no labels, more than failed = "
-            f"{work.config.stop.failed:g} allows: {reasons}. See: quests-md queue list {work.folder.queue}; when the oracle is "
-            f"right again: quests-md queue retry {work.folder.queue}, and start the loop again"
+            f"{work.config.stop.failed:g} allows: {reasons}. See: quests-md queue list {work.folder.queue}; "
+            f"when the oracle is right again: quests-md queue retry {work.folder.queue}, and start the loop again"
         )
-    states = {state: [entry.id for entry in entries if entry.state == state] for state in ("done", "failed", "quarantined")}
+    states = {
+        state: [entry.id for entry in entries if entry.state == state] for state in ("done", "failed", "quarantined")
+    }
     write_json(path, states)
     work.end(generation, "label", started)
+
+
+def _label_all(work: Work, ids: list[int]) -> list[Entry]:
+    """Label until none of these frames waits; what other workers calculate is waited for."""
+    table, said = work.config.oracle, [""]
+
+    def report(counts: Labelled) -> None:
+        text, said[0] = (counts.last if counts.last != said[0] else ""), counts.last
+        work.report.step(counts.done + counts.failed + counts.quarantined, text)
+
+    # With the lock of the folder, claims of a loop that was killed are known to be nobody's.
+    work.queue.release_dead(_is_dead)
+    while True:
+        label(work.queue, table.oracle(), work.executor(), workers=table.workers, report=report)
+        entries = [work.queue.entry(number) for number in ids]
+        if all(entry.state not in ("waiting", "running") for entry in entries):
+            return entries
+        time.sleep(_WAIT)
+
+
+def _is_dead(worker: str) -> bool:
+    """Return whether the name of a worker, "NODE-PID-TOKEN", is that of a process that this machine no longer has."""
+    node, _, rest = worker.partition(f"{platform.node()}-")
+    pid, _, token = rest.partition("-")
+    if node or not pid.isdigit() or not token:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 # -- extend ----------------------------------------------------------------------------------------------------------

@@ -73,12 +73,13 @@ class State:
                 raise OutputError(f"{folder} holds {others[0]} but no learning.json: choose another output")
             now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             state = cls(path, {"format": _FORMAT, "started": now, "settings": settings, "seconds": {}})
-            state.save(status="running", reason="", generation=0, stage="start")
+            state.save(status="running", reason="", generation=0, stage="start", stop=config.stop.model_dump())
             return state
         data = read_json(path)
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise OutputError(f"{path}: not a state of format {_FORMAT}: another version of quests_md wrote it")
         _compare(folder, data["settings"], settings)
+        data["stop"] = config.stop.model_dump()
         return cls(path, data)
 
     def save(self, **changes: Any) -> None:
@@ -95,8 +96,14 @@ class State:
 def _settings(config: LearnConfig) -> dict[str, Any]:
     """Return what decides, by dotted key: values, and the hashes of the files."""
     every = dict(_flat(config.model_dump(mode="json")))
-    settings = {key: value for key, value in every.items() if not any(key == f or key.startswith(f + ".") for f in _FREE)}
-    for key, files in (("training", config.training), ("held_out", config.held_out), ("explore.start", [config.explore.start])):
+    settings = {
+        key: value for key, value in every.items() if not any(key == f or key.startswith(f + ".") for f in _FREE)
+    }
+    for key, files in (
+        ("training", config.training),
+        ("held_out", config.held_out),
+        ("explore.start", [config.explore.start]),
+    ):
         described = [describe_source(file) for file in files]
         settings[f"{key} (files)"] = [[source["sha256"], source["selection"]] for source in described]
     if config.explore.setup is not None:
@@ -120,7 +127,8 @@ def _compare(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ConfigError(
             f"{folder} holds a loop with other settings: {told}{more}. A loop goes on with the settings it began with; "
-            "only those of [stop], and where and how fast things run, may change. Set them back, or choose another output"
+            "only those of [stop], and where and how fast things run, may change. Set them back, or choose another "
+            "output"
         )
 
 

@@ -9,14 +9,15 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import OracleError
+from ..errors import Halted, OracleError
 from ..versions import versions
 from ._labels import Labels
 from ._oracle import Oracle
@@ -25,13 +26,14 @@ from ._process import Child, Died, TimedOut, child_of_this_thread
 if TYPE_CHECKING:
     import ase
 
-__all__ = ["Outcome", "compute", "outcome_of", "run_task", "task_of"]
+__all__ = ["Outcome", "await_outcome", "compute", "outcome_of", "run_task", "task_of"]
 
 # What of a frame a calculation sees, as it is called in arrays and by ase.Atoms. No constraints: they make forces zero.
 _COLUMNS = {
     "numbers": "numbers", "positions": "positions", "tags": "tags", "initial_charges": "charges",
     "initial_magmoms": "magmoms",
 }  # fmt: skip
+_TICK = 0.25  # seconds between looks at what may stop a wait
 _WORDS = 600  # characters of what a process has printed that go into a reason
 
 
@@ -113,6 +115,21 @@ def outcome_of(answer: str) -> Outcome:
         forces, stress = np.array(said["labels"]["forces"], dtype=float), said["labels"]["stress"]
         labels = Labels(said["labels"]["energy"], forces, None if stress is None else np.array(stress, dtype=float))
     return Outcome(labels, said["problem"], said["reason"], said["seconds"], said["record"])
+
+
+def await_outcome(future: Future[str], stop: Callable[[], bool] | None) -> Outcome:
+    """Return what a calculation that was handed to an executor comes to; `Halted`, if `stop` says so before."""
+    while not future.done():
+        if stop is not None and stop():
+            raise Halted("told to stop before any frame was claimed")
+        wait([future], timeout=_TICK)
+    try:
+        answer = future.result()
+    except OracleError:
+        raise
+    except Exception as error:
+        raise OracleError(f"the executor cannot calculate: {type(error).__name__}: {error}") from error
+    return outcome_of(answer)
 
 
 def run_task(text: str) -> str:

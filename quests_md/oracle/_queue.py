@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -193,6 +193,28 @@ class Queue:
         """Give a frame back as if it had not been claimed."""
         with self._claimed(claim) as (transaction, row, now):
             self._put(transaction, row, "waiting", now, tries=row.tries - 1)
+
+    def release_dead(self, is_dead: Callable[[str], bool]) -> int:
+        """Give back the frames of workers that are known to be dead, before their claims expire; no try is counted.
+
+        Parameters
+        ----------
+        is_dead
+            Told the name of a worker; whether it is dead.
+
+        Returns
+        -------
+        int
+            How many wait again.
+        """
+        with self._database.transaction() as transaction:
+            now, count = self._database.now(transaction), 0
+            for id in self._database.in_states(transaction, ["running"]):
+                row = self._row(transaction, id)
+                if row.state == "running" and is_dead(row.data["queue"]["worker"]):
+                    self._put(transaction, row, "waiting", now, tries=row.tries - 1)
+                    count += 1
+            return count
 
     def quarantine(self, claim: Claim, reason: str) -> None:
         """Put a frame where nobody trains on it or tries it again, until `retry` says so."""

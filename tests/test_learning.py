@@ -1,0 +1,236 @@
+"""The loop, with real parts: copper, LAMMPS, POD, and EMT as its oracle."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import Counter
+
+import ase.io
+import numpy as np
+import pytest
+from loops import calls, config, settings, write_frames
+
+from quests_md import Index
+from quests_md.errors import CalibrationError, ConfigError, LearningError, OracleError, OutputError
+from quests_md.files import FolderLock
+from quests_md.learning import LearnConfig, learn
+from quests_md.learning._record import COLUMNS
+from quests_md.oracle import Potential, Queue, digest
+
+pytestmark = pytest.mark.lammps
+
+
+class Heard:
+    """A reporter that remembers."""
+
+    def __init__(self):
+        self.stages, self.rows, self.texts = [], [], []
+
+    def stage(self, generation, name, total):
+        self.stages.append((generation, name))
+
+    def step(self, done, text=""):
+        self.texts += [text] if text else []
+
+    def row(self, row):
+        self.rows.append(row)
+
+
+def record(folder, generation):
+    return json.loads((folder / "out" / f"generation-{generation:03d}" / "generation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the folder of a loop that came to its end, its result, and what was heard of it."""
+    folder, heard = tmp_path_factory.mktemp("loop"), Heard()
+    return folder, learn(config(folder), heard), heard
+
+
+def test_it_converges(finished):
+    _, result, heard = finished
+    assert result.status == "converged", result.reason
+    assert result.generation >= 1
+    assert result.force_error < 0.05
+    assert heard.rows[0]["covered_share"] < 0.98 <= heard.rows[-1]["covered_share"]
+    assert heard.rows[-1]["force_rmse"] < heard.rows[0]["force_rmse"]
+
+
+def test_the_stages_come_in_their_order(finished):
+    _, result, heard = finished
+    assert heard.stages[:2] == [(0, "check"), (0, "index")]
+    one = ["train", "explore", "select", "label", "extend"]
+    for generation in range(result.generation):
+        assert [name for g, name in heard.stages[2:] if g == generation] == one
+    assert heard.stages[-1][1] == "explore"
+
+
+def test_every_label_is_computed_once_and_three_frames_again(finished):
+    folder, result, _ = finished
+    queue = Queue(folder / "out" / "queue.db")
+    done = [entry.digest for entry in queue.entries(["done"])]
+    assert len(done) == result.labels > 0
+    training = ase.io.read(folder / "training.xyz", ":")
+    checked = [digest(training[i]) for i in (0, 4, 9)]
+    assert Counter(calls(folder)) == Counter(done + checked)
+
+
+def test_what_is_trained_on_and_what_the_index_knows_are_the_same_frames(finished):
+    folder, result, _ = finished
+    labels = 0
+    for generation in range(result.generation + 1):
+        index = Index.open(folder / "out" / f"index-{generation:03d}.qindex")
+        assert index.generation == generation
+        assert len(index.frame_offsets) - 1 == len(record(folder, generation)["training"]["frames"]) == 10 + labels
+        labels += len(record(folder, generation)["labels"]["done"])
+    assert labels == result.labels
+
+
+def test_thresholds_and_bandwidth_are_frozen(finished):
+    folder, result, _ = finished
+    state = json.loads((folder / "out" / "learning.json").read_text())
+    assert state["thresholds"] == {"select": {"Cu": 0.0}, "halt": {"Cu": 30.0}}
+    assert state["watched"] == {"Cu": 32}
+    for generation in range(result.generation + 1):
+        assert Index.open(folder / "out" / f"index-{generation:03d}.qindex").bandwidth == state["bandwidth"]
+        assert record(folder, generation)["thresholds"] == state["thresholds"]
+
+
+def test_every_exploration_has_a_seed_of_its_own(finished):
+    folder, _, _ = finished
+    jobs = [json.loads(path.read_text()) for path in (folder / "out").glob("generation-*/*/*/job.json")]
+    assert len({job["seed"] for job in jobs}) == len(jobs) >= 4
+
+
+def test_learning_csv_has_a_row_for_each_generation(finished):
+    folder, result, heard = finished
+    with open(folder / "out" / "learning.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert [int(row["generation"]) for row in rows] == list(range(result.generation + 1))
+    for row, told in zip(rows, heard.rows, strict=True):
+        for name in COLUMNS:
+            assert row[name] == "" if told[name] is None else math.isclose(float(row[name]), told[name], rel_tol=1e-9)
+    assert int(rows[-1]["labels"]) == result.labels
+
+
+def test_the_records_hash_the_files(finished):
+    import hashlib
+
+    folder, _, _ = finished
+    files = record(folder, 0)["files"]
+    assert {"index-000.qindex", "index-001.qindex", "generation-000/training/training.json"} <= set(files)
+    for name, sha256 in files.items():
+        assert hashlib.sha256((folder / "out" / name).read_bytes()).hexdigest() == sha256
+
+
+def test_the_potential_is_of_use(finished):
+    folder, result, _ = finished
+    atoms = ase.io.read(folder / "held_out.xyz@0")
+    stored = atoms.get_forces()
+    calculator = Potential.open(result.potential).ase_calculator()
+    atoms.calc = calculator
+    assert np.sqrt(np.mean((atoms.get_forces() - stored) ** 2)) < 0.05
+    calculator.clean()
+
+
+def test_a_loop_that_has_ended_does_nothing_when_it_is_started_again(finished):
+    folder, result, _ = finished
+    before = len(calls(folder))
+    assert learn(config(folder)) == result
+    assert len(calls(folder)) == before
+
+
+def test_a_folder_is_for_one_loop(finished):
+    folder, _, _ = finished
+    lock = FolderLock(folder / "out")
+    with pytest.raises(OutputError, match="is the output of another run"):
+        learn(config(folder))
+    lock.release()
+
+
+# -- other ends --------------------------------------------------------------------------------------------------------
+
+
+def test_limits_end_it_and_may_be_raised(tmp_path):
+    result = learn(config(tmp_path, stop={"generations": 1}))
+    assert (result.status, result.generation, result.labels) == ("generations", 0, 0)
+    result = learn(config(tmp_path, stop={"labels": 3}))
+    assert (result.status, result.generation, result.labels) == ("labels", 1, 3)
+    assert record(tmp_path, 0)["ended"] is None
+    assert record(tmp_path, 1)["ended"] == "labels"
+
+
+def test_covered_above_the_limit_of_the_error_is_an_end_of_its_own(tmp_path):
+    calm = {"temperature": [10.0]}
+    result = learn(config(tmp_path, explore=calm, monitor={"select": 40.0, "halt": 60.0}, stop={"force_error": 1e-9}))
+    assert result.status == "covered"
+    assert "propose nothing, but" in result.reason
+
+
+def test_a_frame_whose_labelling_fails_costs_that_frame(tmp_path):
+    keywords = {"log": str(tmp_path / "calls"), "refused": [4]}
+    heard = Heard()
+    learn(config(tmp_path, oracle={"keywords": keywords}, stop={"generations": 2}), heard)
+    assert (heard.rows[0]["failed"], heard.rows[0]["labels"]) == (1, 3)
+    assert any("did not converge" in text for text in heard.texts)
+    (lost,) = record(tmp_path, 0)["labels"]["failed"]
+    assert Queue(tmp_path / "out" / "queue.db").entry(lost).state == "failed"
+    assert heard.rows[1]["training_frames"] == 13
+
+
+def test_too_many_failures_stop_it_and_it_goes_on_when_the_oracle_is_right(tmp_path):
+    log = {"log": str(tmp_path / "calls")}
+    broken = {"keywords": {**log, "refused": list(range(3, 20))}}
+    with pytest.raises(OracleError, match=r"4 of 4 frames of generation 0 have no labels.*did not converge.*queue retry"):
+        learn(config(tmp_path, oracle=broken, stop={"generations": 2}))
+    with pytest.raises(ConfigError, match=r"oracle.keywords.refused was \[3"):
+        learn(config(tmp_path, stop={"generations": 2}))
+
+
+def test_training_frames_of_another_oracle_are_found_before_anything_is_spent(tmp_path):
+    write_frames(tmp_path)
+    frames = ase.io.read(tmp_path / "training.xyz", ":")
+    frames[4].calc.results["energy"] += 1.0
+    ase.io.write(tmp_path / "training.xyz", frames)
+    with pytest.raises(OracleError, match=r"no longer gives the labels that it gave: frame 4, energy per atom"):
+        learn(config(tmp_path))
+    assert not list((tmp_path / "out").glob("generation-*"))
+
+
+def test_explorations_that_crash_at_once_are_told_of(tmp_path):
+    write_frames(tmp_path)
+    (tmp_path / "setup.lammps").write_text("this is no command\n")
+    with pytest.raises(LearningError, match=r"propose nothing .*300K: crashed"):
+        learn(config(tmp_path, explore={"setup": str(tmp_path / "setup.lammps")}))
+
+
+def test_a_rate_that_the_training_frames_cannot_resolve_is_refused(tmp_path):
+    with pytest.raises(CalibrationError, match="a false-alarm rate of 0.001 .* is not resolved"):
+        learn(config(tmp_path, monitor={"select": {"false_alarm": 0.001}}))
+
+
+def test_rates_become_numbers(tmp_path):
+    learn(config(tmp_path, monitor={"select": {"false_alarm": 0.3}}, stop={"generations": 1}))
+    index = Index.open(tmp_path / "out" / "index-000.qindex")
+    state = json.loads((tmp_path / "out" / "learning.json").read_text())
+    assert state["thresholds"]["select"] == index.calibration.false_alarm(0.3, {"Cu": 32})
+    (job,) = (tmp_path / "out").glob("generation-000/explore/300K/job.json")
+    assert json.loads(job.read_text())["monitor"]["select"] == state["thresholds"]["select"]["Cu"]
+
+
+def test_a_loop_of_ase_and_cutouts_needs_a_trainer_that_masks(tmp_path):
+    from quests_md.errors import TrainingError
+
+    cutout = {"radius": 2.0, "margin": 3.0, "shape": "cluster", "most": 1}
+    with pytest.raises(TrainingError, match="are cut-outs"):
+        learn(config(tmp_path, monitor={"cutout": cutout}, explore={"host": "ase"}))
+    atoms = Queue(tmp_path / "out" / "queue.db").atoms(1)
+    assert atoms.arrays["core"].any()
+    assert not atoms.arrays["core"].all()
+
+
+def test_the_settings_of_the_tests_are_those_of_a_file(tmp_path):
+    assert LearnConfig.make(settings(tmp_path)).stop.generations == 4
