@@ -120,8 +120,8 @@ class Inline:
         self.index = Index.open(self.output / "index.qindex")
 
     def keys(self) -> dict[str, Any]:
-        """Return the keys of `RunConfig` that this generation is watched with, `index` among them."""
-        return {**self._watch, "index": str(self.index.path), "output": str(self.output / "uq")}
+        """Return the keys of `RunConfig` that this generation is watched with, but for `index`."""
+        return {**self._watch, "output": str(self.output / "uq"), "resume": True}
 
     def learn(self, session: Session) -> None:
         """Label what a halted session has kept, train and extend the index: the next generation.
@@ -198,12 +198,14 @@ class InlineCalculator(Calculator):  # type: ignore[misc]
     def __init__(self, inline: Inline) -> None:
         super().__init__()
         self.inline = inline
-        self._watched = self._watch(0)
+        self._watched = self._watch()
 
-    def _watch(self, step: int) -> MonitoredCalculator:
-        """Watch the potential of this generation; its first configuration has the number `step`."""
-        session = Session.from_config(RunConfig.make(self.inline.keys()), index=self.inline.index)
-        session.counter = itertools.count(step)
+    def _watch(self, step: int | None = None) -> MonitoredCalculator:
+        """Watch the potential of this generation; its first configuration has the number `step`, or goes on counting."""
+        config = RunConfig.make({**self.inline.keys(), "index": str(self.inline.index.path)})
+        session = Session.from_config(config, index=self.inline.index)
+        if step is not None:
+            session.counter = itertools.count(step)
         self.inline.session = session
         return MonitoredCalculator(self.inline.potential.ase_calculator(), session)
 
