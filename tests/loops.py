@@ -40,11 +40,11 @@ def settings(folder, **changes):
         "output": str(folder / "out"),
         "seed": 5,
         "budget": 4,
-        "index": {"bandwidth": 0.05},
+        "index": {"bandwidth": 0.02},
         "oracle": {
             "calculator": "counted:Counted",
             "keywords": {"log": str(folder / "calls")},
-            "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+            "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
         },
         "trainer": {
             "kind": "pod",
@@ -56,11 +56,13 @@ def settings(folder, **changes):
                 "twobody_number_radial_basis_functions": 4,
                 "threebody_number_radial_basis_functions": 2,
                 "threebody_angular_degree": 2,
+                "fourbody_number_radial_basis_functions": 0,
+                "fourbody_angular_degree": 0,
             },
         },
-        "explore": {"start": str(folder / "start.xyz"), "temperature": [300.0, 600.0], "time": 0.2, "timestep": 2.0},
+        "explore": {"start": str(folder / "start.xyz"), "temperature": [300.0, 900.0], "time": 0.2, "timestep": 2.0},
         "monitor": {"select": 0.0, "halt": 30.0, "every": 5},
-        "stop": {"force_error": 0.05, "covered": 0.98, "generations": 4},
+        "stop": {"force_error": 0.06, "covered": 0.98, "generations": 6},
     }
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(values.get(key), dict)
