@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
-import math
 import re
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,27 +12,13 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from .errors import ConfigError, InputError
+from .errors import InputError
 from .index import check_threshold
 from .information import DEFAULT_BANDWIDTH, check_bandwidth
 from .selection import check_cutout
+from .settings import make_settings, read_toml, seconds_of
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-__all__ = ["RunConfig", "seconds_of"]
-
-
-def seconds_of(wall_time: Any) -> float:
-    """Return a time in seconds that is given as such, or as "hh:mm:ss"; `InputError` if it is neither."""
-    if isinstance(wall_time, str) and re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", wall_time):
-        hours, minutes, seconds = map(int, wall_time.split(":"))
-        return 3600.0 * hours + 60.0 * minutes + seconds
-    if isinstance(wall_time, (int, float)) and not isinstance(wall_time, bool) and 0 < wall_time < math.inf:
-        return float(wall_time)
-    raise InputError(f'wall_time must be a number of seconds or a text such as "23:30:00", not {wall_time!r}')
+__all__ = ["RunConfig"]
 
 
 def _time(value: Any) -> Any:
@@ -213,14 +196,7 @@ class RunConfig(pydantic.BaseModel):
         ConfigError
             No such file, no TOML, a key that does not exist (with the nearest right one), or a wrong value.
         """
-        try:
-            with open(path, "rb") as file:
-                values = tomllib.load(file)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from error
-        return cls.make(values, where=str(path))
+        return cls.make(read_toml(path), where=str(path))
 
     def of_monitor(self) -> dict[str, Any]:
         """Return the keywords of `Monitor`."""
@@ -253,20 +229,7 @@ class RunConfig(pydantic.BaseModel):
     @classmethod
     def make(cls, values: dict[str, Any], where: str = "the arguments") -> RunConfig:
         """Check values and make a configuration; `ConfigError` names `where` they came from."""
-        for key in values:
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(key, cls.model_fields, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(cls.model_fields)}"
-                raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
-        try:
-            return cls(**values)
-        except pydantic.ValidationError as error:
-            problem = error.errors()[0]
-            key, text = ".".join(map(str, problem["loc"])), problem["msg"]
-            if problem["type"] == "value_error":  # of a check of our own, which says what it was given
-                raise ConfigError(f"{where}: {problem['ctx']['error']}") from None
-            given = "" if problem["type"] == "missing" else f", not {problem['input']!r}"
-            raise ConfigError(f"{where}: {key}: {text[0].lower()}{text[1:]}{given}") from None
+        return make_settings(cls, values, where)
 
 
 _LIVE = ("span", "skip", "k", "cutoff", "species", "bandwidth")

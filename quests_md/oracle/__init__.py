@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from ._command import CommandTrainer
+from ._compute import Outcome, compute
 from ._errors import Errors, errors
+from ._labels import STATES, Claim, Entry, Labels
+from ._oracle import Oracle
 from ._pod import PodTrainer
 from ._potential import Potential
+from ._queue import Queue
+from ._rows import digest
 from ._trainer import Trainer, make_trainer, train
 
 __all__ = [
+    "STATES",
+    "Claim",
     "CommandTrainer",
+    "Entry",
     "Errors",
+    "Labels",
+    "Oracle",
+    "Outcome",
     "PodTrainer",
     "Potential",
+    "Queue",
     "Trainer",
+    "compute",
+    "digest",
     "errors",
     "make_trainer",
     "train",

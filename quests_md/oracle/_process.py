@@ -1,70 +1,174 @@
-"""Running a program that trains: in its folder, with its log, killed with all that it started."""
+"""A process of our own in which calculators may do what they like."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
 import signal
 import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..errors import TrainingError
+from ..errors import OracleError
 
-__all__ = ["run_logged", "tail"]
+__all__ = ["Child", "Died", "TimedOut", "child_of_this_thread", "ending", "guarded", "inherited", "kill_children"]
 
-_LAUNCHER = ("PMI", "OMPI_", "HYDI_", "HYDRA_", "MPI_LOCAL", "MPIR_", "SLURM_MPI")
-_TAIL = 15  # lines of the log that an error shows
+_GUARD = Path(__file__).with_name("_guard.py")
+# What makes a program believe that it is a rank of the MPI job which this process belongs to.
+_OF_MPI = ("PMI", "MPI_LOCAL", "MPIEXEC", "HYDI", "HYDRA", "OMPI_COMM_WORLD", "OMPI_UNIVERSE", "OMPI_APP_CTX")
+_MOST = 1 << 20  # bytes of what a process has said that are kept
 
 
-def run_logged(
-    command: Sequence[str], folder: Path, log: Path, *, timeout: float, environment: Mapping[str, str] | None = None
-) -> None:
-    """Run a program in a folder until it ends; what it prints goes to `log`.
+def guarded(command: Sequence[str] = ()) -> list[str]:
+    """Return what to start in a session of its own: the guard, with a program, or with the process that calculates."""
+    return [sys.executable, str(_GUARD), *command]
 
-    It gets a process group of its own, which is killed if the time is over or this program is interrupted. It gets no
-    variables of an MPI launcher, or a program that uses MPI would believe to be one of this program's ranks.
 
-    Raises
-    ------
-    TrainingError
-        It cannot be started, took longer than `timeout` (s), or ended with an exit code other than 0; with the end of
-        its log.
+def inherited() -> dict[str, str]:
+    """Return the variables of this process, less those of an MPI job that it belongs to."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_OF_MPI)}
+
+
+class Died(Exception):
+    """The process ended instead of answering; the message says how."""
+
+
+class TimedOut(Exception):
+    """The process was killed, for it took too long."""
+
+
+class Child:
+    """A guard, the process that calculates, and whatever that one starts: one process group, which ends as one.
+
+    Parameters
+    ----------
+    environment
+        Variables set for it, beside those of this process less those of an MPI job.
     """
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER)}
-    variables.update(environment or {})
-    with open(log, "wb") as file:
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        if sys.platform == "win32":
+            raise OracleError("labelling needs process groups and pipes of Unix: it does not run on Windows")
+        self.environment = dict(environment)
+        self._last_words = b""
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - of the process; its position is shared with it
         try:
-            process = subprocess.Popen(
-                list(command),
-                cwd=folder,
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
+            self._process = subprocess.Popen(
+                guarded(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                env={**inherited(), **environment},
                 start_new_session=True,
             )
         except OSError as error:
-            raise TrainingError(f"{command[0]}: cannot be started: {error.strerror or error}") from error
+            raise OracleError(f"no process for the calculator can be started: {error.strerror}") from error
+        self.kill = weakref.finalize(self, _end, self._process, self._said)
+        _CHILDREN.add(self)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return bool(self.kill.alive) and self._process.poll() is None
+
+    def ask(self, task: Mapping[str, Any], limit: float) -> dict[str, Any]:
+        """Hand it a task and return its answer.
+
+        Raises
+        ------
+        Died, TimedOut
+            No answer; whatever it had started is killed. `limit` is in seconds.
+        """
+        self._said.seek(0)
+        self._said.truncate()
         try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise TrainingError(f"{command[0]} took longer than {timeout:g} s and was killed; {tail(log)}") from None
-        finally:
-            _kill(process)
-    if code != 0:
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise TrainingError(f"{command[0]} {how}; {tail(log)}")
+            try:
+                assert self._process.stdin is not None
+                self._process.stdin.write(json.dumps(task).encode() + b"\n")
+                self._process.stdin.flush()
+                answer: dict[str, Any] = json.loads(self._line(limit))
+            except (BrokenPipeError, EOFError):
+                how = ending(self._process.wait())
+                raise Died(f"its process {how}") from None
+        except BaseException:
+            self._last_words = self.said()
+            self.kill()
+            raise
+        return answer
+
+    def stop(self) -> None:
+        """Kill it from another thread: the one that waits for its answer finds it dead."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process.returncode is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def said(self) -> bytes:
+        """Return the end of what it has printed since it was asked."""
+        if not self.kill.alive:
+            return self._last_words
+        size = os.fstat(self._said.fileno()).st_size
+        return os.pread(self._said.fileno(), _MOST, max(size - _MOST, 0))
+
+    def _line(self, limit: float) -> bytes:
+        assert self._process.stdout is not None
+        way, until, parts = self._process.stdout.fileno(), time.monotonic() + limit, [b""]
+        poll = select.poll()
+        poll.register(way, select.POLLIN)
+        while not parts[-1].endswith(b"\n"):
+            left = until - time.monotonic()
+            if left <= 0 or not poll.poll(1000 * left):
+                raise TimedOut
+            parts.append(os.read(way, 1 << 20))
+            if not parts[-1]:
+                raise EOFError
+        return b"".join(parts)
 
 
-def tail(log: Path) -> str:
-    """Return the last lines of a log, for an error."""
-    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-_TAIL:]
-    return f"{log} ends with:\n" + "\n".join(lines) if lines else f"{log} is empty"
+_CHILDREN: weakref.WeakSet[Child] = weakref.WeakSet()
+_LOCAL = threading.local()
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the whole group: also what outlived the program, which would go on writing to the folder."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def child_of_this_thread(environment: Mapping[str, str]) -> Child:
+    """Return the process of this thread, which lives as long as the thread, or a new one where that one has ended."""
+    child: Child | None = getattr(_LOCAL, "child", None)
+    if child is None or not child.alive or child.environment != environment:
+        if child is not None:
+            child.kill()
+        child = _LOCAL.child = Child(environment)
+    return child
+
+
+def kill_children() -> None:
+    """Kill what all threads of this process calculate; who waits for an answer is told that it died."""
+    for child in list(_CHILDREN):
+        child.stop()
+
+
+def _end(process: subprocess.Popen[bytes], said: Any) -> None:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):  # what could not be written to it any more
+                pipe.close()
+    said.close()
+
+
+def ending(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "a signal of the system's"
+    return f"was killed by signal {-code} ({name})"

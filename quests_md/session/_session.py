@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from ..comm import Comm, Serial, raise_together
-from ..config import RunConfig, seconds_of
+from ..config import RunConfig
 from ..errors import Halted, InputError, MonitorError, OutputError, QuestsError
 from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Band, Decision, Moment, Monitor
+from ..settings import seconds_of
 from ..sinks import RunFolder
 from ._candidates import Candidates
 from ._cost import Cost

@@ -1,0 +1,72 @@
+"""Running a program that trains: in its folder, with its log, ended with all that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import pydantic
+
+from ..errors import TrainingError
+from ..settings import seconds_of
+from ._process import ending, guarded, inherited
+
+__all__ = ["Seconds", "run_logged", "tail"]
+
+Seconds = Annotated[float, pydantic.BeforeValidator(seconds_of)]
+
+_TAIL = 15  # lines of the log that an error shows
+
+
+def run_logged(
+    command: Sequence[str], folder: Path, log: Path, *, timeout: float, environment: Mapping[str, str] | None = None
+) -> None:
+    """Run a program in a folder until it ends; what it prints goes to `log`.
+
+    It gets a process group of its own, which is killed when the time is over, and when this program ends, however that
+    happens.
+
+    Raises
+    ------
+    TrainingError
+        It cannot be started, took longer than `timeout` (s), or ended with an exit code other than 0; with the end of
+        its log.
+    """
+    variables = {**inherited(), **(environment or {})}
+    program = shutil.which(str(folder / command[0]) if os.sep in command[0] else command[0], path=variables.get("PATH"))
+    if program is None:
+        raise TrainingError(f"{command[0]}: there is no such program")
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            guarded([program, *command[1:]]),
+            cwd=folder,
+            env=variables,
+            stdin=subprocess.PIPE,  # the guard sees by it that this program has ended
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TrainingError(f"{command[0]} took longer than {timeout:g} s and was killed; {tail(log)}") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # also what outlived the program
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
+    if code != 0:
+        raise TrainingError(f"{command[0]} {ending(code)}; {tail(log)}")
+
+
+def tail(log: Path) -> str:
+    """Return the last lines of a log, for an error."""
+    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-_TAIL:]
+    return f"{log} ends with:\n" + "\n".join(lines) if lines else f"{log} is empty"
