@@ -16,6 +16,7 @@ import pydantic
 
 from ..errors import ConfigError, TrainingError
 from ..files import write_atomically
+from ..settings import make_settings
 from ..versions import versions
 from ._command import CommandTrainer
 from ._errors import errors
@@ -58,12 +59,7 @@ def make_trainer(settings: Mapping[str, Any]) -> Trainer:
     kind = given.pop("kind", None)
     if kind not in _KINDS:
         raise ConfigError(f"trainer: kind must be one of {', '.join(map(repr, _KINDS))}, not {kind!r}")
-    try:
-        return _KINDS[kind](**given)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["trainer", *map(str, first["loc"])])
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+    return make_settings(_KINDS[kind], given, "trainer")
 
 
 def train(
