@@ -1,0 +1,165 @@
+"""Explorations, each in a process of its own: what crashes costs that run, and is a result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import Halted, HostError, InputError, OutputError
+from ._job import CANNOT_RUN, DONE, JOB, WITH_PARENT, Exploration, Explore, Job
+from ._result import LOG, last_lines, told
+
+__all__ = ["Exploration", "Explore", "Job", "explore"]
+
+_LOOK = 0.1  # s between two looks at the processes
+_SAY = 5.0  # s between two reports of running ones
+# Signals by which others, a terminal or a batch system, ask a process to end.
+_ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LAUNCHER = ("PMI", "OMPI_", "HYDI_", "HYDRA_", "MPI_LOCAL", "MPIR_", "SLURM_MPI")
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def explore(
+    jobs: Sequence[Job], workers: int = 1, report: Callable[[int, str], object] | None = None
+) -> list[Exploration]:
+    """Run explorations, some at a time, and return what each came to.
+
+    One that has its exploration.json is not run again. The folder of one that was not finished is cleared. When this
+    process ends, however it does, the explorations end with it.
+
+    Parameters
+    ----------
+    jobs
+        The explorations, each with a folder of its own.
+    workers
+        How many run at a time, each in one process of one thread.
+    report
+        Called with the number of explorations that are done, and a text about the one that ended or those that run.
+
+    Returns
+    -------
+    list
+        In the order of `jobs`.
+
+    Raises
+    ------
+    HostError
+        An exploration cannot begin: what must be set right is in the message.
+    Halted
+        One was asked to end by a signal from elsewhere. What has been finished stays.
+    OutputError
+        A folder holds something else than an exploration, or a file cannot be written.
+    """
+    if workers < 1:
+        raise InputError(f"workers must be at least 1, not {workers}")
+    jobs = [job.absolute() for job in jobs]
+    if len({job.folder for job in jobs}) < len(jobs):
+        raise InputError("two explorations have the same folder")
+    waiting = [job for job in jobs if not (job.folder / DONE).exists()]
+    running: list[_Running] = []
+    say, said = report or (lambda done, text: None), time.monotonic()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(_start(waiting.pop(0)))
+            ended = [one for one in running if one.process.poll() is not None]
+            for one in ended:
+                running.remove(one)
+                result = _ended(one)
+                say(len(jobs) - len(waiting) - len(running), _in_words(result))
+            if not ended:
+                if time.monotonic() - said > _SAY:
+                    said = time.monotonic()
+                    say(len(jobs) - len(waiting) - len(running), "; ".join(map(_progress, running)))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    running[0].process.wait(_LOOK)
+    finally:
+        for one in running:
+            _kill(one)
+    return [Exploration.read(job.folder) for job in jobs]
+
+
+@dataclass
+class _Running:
+    job: Job
+    process: subprocess.Popen[bytes]
+
+
+def _start(job: Job) -> _Running:
+    """Clear the folder of an exploration and start its process."""
+    folder = job.folder
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            if not (folder / JOB).exists():
+                raise OutputError(f"{folder} holds no exploration ({JOB}), so it is not cleared: remove it yourself")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = job.write()
+        with open(folder / LOG, "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "quests_md.learning._explorer", str(path), WITH_PARENT],
+                env=_environment(),
+                stdin=subprocess.PIPE,  # it ends when this end is closed, as it is when this process is gone
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be used for an exploration: {error.strerror or error}") from error
+    return _Running(job, process)
+
+
+def _environment() -> dict[str, str]:
+    # With the variables of a launcher, MPI would take the process for one of this one's ranks.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER)}
+    return kept | dict.fromkeys(_ONE_THREAD, "1")
+
+
+def _ended(one: _Running) -> Exploration:
+    """Return what an exploration came to whose process has ended; of a crashed one, write it."""
+    _kill(one)  # what it started and left
+    job, code = one.job, one.process.returncode
+    if (job.folder / DONE).exists():
+        return Exploration.read(job.folder)
+    name = f"exploration {job.name}"
+    if code == CANNOT_RUN or (code > 0 and not (job.folder / "run.json").exists()):
+        said = last_lines(job.folder / LOG)[-1:] or ["its process said nothing"]
+        raise HostError(f"{name} cannot be run: {said[0]} (all of it: {job.folder / LOG})")
+    if -code in _ASKED or code - 128 in _ASKED:
+        raise Halted(f"{name} was asked to end by {signal.Signals(abs(code) % 128).name}; it begins anew the next time")
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with exit code {code}"
+    result = told(job, "crashed", how)
+    result.write(job.folder)
+    return result
+
+
+def _kill(one: _Running) -> None:
+    """Kill a process and all that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(one.process.pid, signal.SIGKILL)
+    one.process.wait()
+    if one.process.stdin is not None:
+        one.process.stdin.close()
+
+
+def _progress(one: _Running) -> str:
+    """Return how far a running exploration is: the last row of monitor.csv says so."""
+    rows = b""
+    with contextlib.suppress(OSError), open(one.job.folder / "monitor.csv", "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 1000))
+        rows = file.read()
+    cells = rows.rpartition(b"\n")[0].rpartition(b"\n")[2].split(b",")
+    step = int(cells[1]) if len(cells) > 1 and cells[1].isdigit() else 0
+    return f"{one.job.name}: {step * one.job.settings.timestep / 1000.0:.2f} of {one.job.settings.time:g} ps"
+
+
+def _in_words(result: Exploration) -> str:
+    why = f" ({result.reason})" if result.reason else ""
+    return f"{result.name}: {result.status} after {result.time:g} ps, {result.n_candidates} candidates{why}"

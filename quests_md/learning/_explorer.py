@@ -1,0 +1,120 @@
+"""One exploration, in a process of its own: ``python -m quests_md.learning._explorer job.json``.
+
+It ends with 0 once exploration.json is there, and with `CANNOT_RUN` where it could not begin or not be watched: what must
+be set right is the last line that it says. Any other end, a signal among them, is a crash, of which the caller makes the
+result.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import QuestsError
+from ..monitor import Band
+from ..session import Session
+from ._job import CANNOT_RUN, WITH_PARENT, Exploration, Job
+from ._keeper import Keeper
+from ._result import told
+
+__all__ = ["main"]
+
+
+class Explorer(Protocol):
+    """A watched molecular dynamics that is ready to run; each host has its own.
+
+    Attributes
+    ----------
+    session
+        The watched run.
+    keeper
+        What keeps frames of it.
+    step
+        The present step.
+    """
+
+    session: Session
+    keeper: Keeper
+
+    @property
+    def step(self) -> int:
+        """Return the present step."""
+
+    def run(self) -> None:
+        """Move the atoms until the end, a halt or an error."""
+
+    def close(self) -> None:
+        """Close the session."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job of a job.json; return the exit code."""
+    # What asks this process to end is no halt: it ends at once, and without a result.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    if arguments[1:] == [WITH_PARENT]:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        job = Job.read(Path(arguments[0]))
+        _run(job, _make(job)).write(job.folder)
+    except Exception as error:  # noqa: BLE001 - LAMMPS's and the calculators' own among them
+        traceback.print_exc()
+        print(" ".join(f"{type(error).__name__}: {error}".split()), file=sys.stderr)
+        return CANNOT_RUN
+    return 0
+
+
+def _end_with_parent() -> None:
+    """Wait until the caller is gone, however it ended; then kill what this process has started, and itself."""
+    while os.read(0, 1 << 10):
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _make(job: Job) -> Explorer:
+    explorer: Explorer
+    if job.settings.host == "lammps":
+        from ._explorer_lammps import LammpsExplorer
+
+        explorer = LammpsExplorer(job)
+    else:
+        from ._explorer_ase import AseExplorer
+
+        explorer = AseExplorer(job)
+    # The session took SIGTERM only if nobody had; now nobody needs to hear of it in Python.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return explorer
+
+
+def _run(job: Job, explorer: Explorer) -> Exploration:
+    """Run a job; return what it came to."""
+    status, reason, session = "finished", "", explorer.session
+    try:
+        explorer.run()
+        explorer.close()
+    except Exception as error:  # what ends a run is its result, whatever it is
+        decision = session.decision
+        is_broken = decision is not None and decision.band is Band.IMPLAUSIBLE
+        status, reason = "implausible" if is_broken else "crashed", " ".join(str(error).split())
+        if isinstance(error, QuestsError) and not is_broken:
+            raise  # watching itself has failed: another index, a full disk
+        traceback.print_exc()
+        session.fail(error)
+        if status == "crashed":
+            explorer.keeper.propose(reason)
+    explorer.keeper.write()
+    if status == "finished" and session.status == "halted":
+        status, reason = "halted", session.reason
+    return told(job, status, reason, explorer.step)
+
+
+if __name__ == "__main__":
+    sys.stdout.flush()
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the destructors of LAMMPS and MPI may still crash, and nothing is left to be written
