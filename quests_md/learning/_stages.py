@@ -236,7 +236,7 @@ def selected(work: Work, generation: int, explorations: list[Exploration]) -> li
         for place, dH in select(index, candidates, thresholds, budget):
             candidate = candidates[place]
             for atoms in _to_label(work, index, candidate, dH):
-                source = {"generation": generation, "exploration": candidate.name, "step": candidate.frame.step}
+                source: dict[str, str | int | float] = {"generation": generation, "exploration": candidate.name, "step": candidate.frame.step}
                 number, _ = work.queue.add(atoms, **source)
                 if work.queue.entry(number).source.get("generation") == generation:
                     rows.append({"id": number, **source, "dH": float(dH.max())})
