@@ -156,7 +156,7 @@ def is_covered(exploration: Exploration, share: float) -> bool:
 
 
 def _run(work: Work, generation: int, jobs: list[Job]) -> list[Exploration]:
-    started = work.begin(generation, "explore", len(jobs))
+    started = work.begin(generation, jobs[0].folder.parent.name, len(jobs))
     found = explore(jobs, work.config.explore.workers, work.report.step)
     work.end(generation, "explore", started)
     return found
@@ -236,7 +236,11 @@ def selected(work: Work, generation: int, explorations: list[Exploration]) -> li
         for place, dH in select(index, candidates, thresholds, budget):
             candidate = candidates[place]
             for atoms in _to_label(work, index, candidate, dH):
-                source: dict[str, str | int | float] = {"generation": generation, "exploration": candidate.name, "step": candidate.frame.step}
+                source: dict[str, str | int | float] = {
+                    "generation": generation,
+                    "exploration": candidate.name,
+                    "step": candidate.frame.step,
+                }
                 number, _ = work.queue.add(atoms, **source)
                 if work.queue.entry(number).source.get("generation") == generation:
                     rows.append({"id": number, **source, "dH": float(dH.max())})
