@@ -99,7 +99,7 @@ def test_a_dask_worker_that_dies_costs_a_try(queue, tmp_path):
         if told.exists():
             calculation = int(told.read_text())
             told.unlink()
-            killed.append(dask_worker_of(calculation))
+            killed.append(worker_of(calculation))
             os.kill(killed[-1], signal.SIGKILL)
 
     with make_executor("dask", 1) as executor:
@@ -109,8 +109,8 @@ def test_a_dask_worker_that_dies_costs_a_try(queue, tmp_path):
     assert queue.entry(1).reason.startswith("died: its worker was lost: KilledWorker")
 
 
-def dask_worker_of(pid):
-    """Return the process that started the guard of a calculation: two above the one that calculates."""
+def worker_of(pid):
+    """Return the Dask worker or rank for which `Hangs` has started that program."""
     for _ in range(3):  # the program that Hangs starts, the one that calculates, its guard
         pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
     return pid
@@ -128,14 +128,11 @@ def test_what_dask_calculates_ends_when_labelling_is_stopped(queue, tmp_path):
 
 
 def test_a_dask_scheduler_that_does_not_answer_is_an_error():
-    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("distributed")
     import dask
 
-    assert distributed
-    with (
-        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
-        pytest.raises(OracleError, match=r"127\.0\.0\.1:1"),
-    ):
+    soon = dask.config.set({"distributed.comm.timeouts.connect": "1s"})
+    with soon, pytest.raises(OracleError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"):
         make_executor("dask", scheduler="tcp://127.0.0.1:1")
 
 
@@ -204,7 +201,7 @@ def test_a_rank_that_dies_ends_the_job_and_its_frame_waits_for_the_next(queue, t
     keywords = ["--keyword", f"told={told}", "--keyword", "tag=5", "--wall-time", "60"]
     job = mpi(["--calculator", "oracles:Hangs", *keywords], tmp_path / "queue.db", "--lease", "5", ranks=2)
     calculation = int(wait_for(told))
-    os.kill(dask_worker_of(calculation), signal.SIGKILL)
+    os.kill(worker_of(calculation), signal.SIGKILL)
     job.communicate(timeout=60)
     assert job.returncode != 0
     wait_for_end(calculation)
