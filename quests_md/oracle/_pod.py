@@ -75,7 +75,7 @@ class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, a
     energy_weight, force_weight
         Weights of the squared errors of an energy per atom (eV) and of a component of a force (eV/Å).
     regularization
-        Weight of the squared coefficients.
+        Weight of the squared coefficients; without it there would be no solution where frames are few.
     timeout
         Seconds, or "hh:mm:ss", until the fit is killed.
     """
@@ -86,7 +86,7 @@ class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, a
     parameters: Annotated[dict[str, float], pydantic.AfterValidator(_known)] = {}
     energy_weight: float = pydantic.Field(100.0, ge=0.0)
     force_weight: float = pydantic.Field(1.0, ge=0.0)
-    regularization: float = pydantic.Field(1e-10, ge=0.0)
+    regularization: float = pydantic.Field(1e-10, gt=0.0)
     timeout: Seconds = 3600.0
 
     def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:

@@ -152,8 +152,11 @@ class Potential:
             raise TrainingError(f"{self.folder}: {call} gives no calculator: {error!r}") from error
 
     def as_oracle(self) -> Oracle:
-        """Return what `compute` calculates with it, in a process that may die."""
-        keywords = {"folder": str(self.folder), "written": (self.folder / FILE).stat().st_mtime_ns}
+        """Return what `compute` calculates with it, in a process that may die; it must have been saved."""
+        path = self.folder / FILE
+        if not path.exists():
+            raise TrainingError(f"{path}: save the potential first")
+        keywords = {"folder": str(self.folder), "written": path.stat().st_mtime_ns}
         return Oracle(calculator=f"{__name__}:calculator_of", keywords=keywords, max_force=math.inf)
 
 

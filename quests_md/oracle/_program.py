@@ -39,12 +39,12 @@ def run_logged(
         its log.
     """
     variables = {**inherited(), **(environment or {})}
-    program = shutil.which(str(folder / command[0]) if os.sep in command[0] else command[0], path=variables.get("PATH"))
+    program = shutil.which(command[0], path=variables.get("PATH"))
     if program is None:
         raise TrainingError(f"{command[0]}: there is no such program")
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            guarded([program, *command[1:]]),
+            guarded([os.path.abspath(program), *command[1:]]),
             cwd=folder,
             env=variables,
             stdin=subprocess.PIPE,  # the guard sees by it that this program has ended
