@@ -99,7 +99,8 @@ def _run(job: Job, explorer: Explorer) -> Exploration:
     except Exception as error:  # what ends a run is its result, whatever it is
         decision = session.decision
         is_broken = decision is not None and decision.band is Band.IMPLAUSIBLE
-        status, reason = "implausible" if is_broken else "crashed", " ".join(str(error).split())
+        status = "implausible" if is_broken else "crashed"
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if isinstance(error, QuestsError) and not is_broken:
             raise  # watching itself has failed: another index, a full disk
         traceback.print_exc()
