@@ -351,10 +351,13 @@ def test_every_state_point_and_seed_is_explored():
 def test_what_keeps_one_from_beginning_is_an_error_and_no_result(job, tmp_path):
     ase.io.write(tmp_path / "cu.xyz", bulk("Cu", cubic=True))
     ase.io.write(tmp_path / "slab.xyz", Atoms("Si2", [[0, 0, 0], [2, 2, 2]], cell=[5, 5, 5], pbc=[1, 1, 0]))
+    ase.io.write(tmp_path / "molecule.xyz", Atoms("Si2", [[0, 0, 0], [2, 2, 2]]))
     (tmp_path / "setup").write_text("no_such_command\n")
     for more, text in [
         ({"start": str(tmp_path / "cu.xyz")}, "cu.xyz holds Cu; the potential knows Si"),
-        ({"start": str(tmp_path / "start.xyz@99")}, "start.xyz: no such file|ASE cannot read"),
+        ({"start": str(tmp_path / "start.xyz")}, "start.xyz: no such file"),
+        ({"start": str(tmp_path / "cu.xyz@99")}, "cu.xyz@99: ASE cannot read a frame"),
+        ({"start": str(tmp_path / "molecule.xyz")}, "needs a start frame with a cell of three vectors"),
         ({"start": str(tmp_path / "slab.xyz"), "pressure": 1.0}, "periodic in three directions"),
         ({"setup": str(tmp_path / "setup")}, "no_such_command"),
         ({"index": tmp_path / "no.qindex"}, "no such index"),
