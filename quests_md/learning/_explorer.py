@@ -1,8 +1,8 @@
 """One exploration, in a process of its own: ``python -m quests_md.learning._explorer job.json``.
 
-It ends with 0 once exploration.json is there, and with `CANNOT_RUN` where it could not begin or not be watched: what must
-be set right is the last line that it says. Any other end, a signal among them, is a crash, of which the caller makes the
-result.
+It ends with 0 once exploration.json is there, and with `CANNOT_RUN` where it could not begin or not be watched: the
+last line that it says is what must be set right. Any other end, a signal among them, is a crash, of which the caller
+makes the result.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def main(arguments: list[str]) -> int:
     # What asks this process to end is no halt: it ends at once, and without a result.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     if arguments[1:] == [WITH_PARENT]:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        parent = os.dup(0)
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), 0)  # what this process starts shall not read from the pipe
+        threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     try:
         job = Job.read(Path(arguments[0]))
         _run(job, _make(job)).write(job.folder)
@@ -68,9 +71,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(pipe: int) -> None:
     """Wait until the caller is gone, however it ended; then kill what this process has started, and itself."""
-    while os.read(0, 1 << 10):
+    while os.read(pipe, 1 << 10):
         pass
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
@@ -99,7 +102,8 @@ def _run(job: Job, explorer: Explorer) -> Exploration:
     except Exception as error:  # what ends a run is its result, whatever it is
         decision = session.decision
         is_broken = decision is not None and decision.band is Band.IMPLAUSIBLE
-        status, reason = "implausible" if is_broken else "crashed", " ".join(str(error).split())
+        status = "implausible" if is_broken else "crashed"
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if isinstance(error, QuestsError) and not is_broken:
             raise  # watching itself has failed: another index, a full disk
         traceback.print_exc()

@@ -10,7 +10,7 @@ import ase.units
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MissingExtraError
+from ..errors import MissingExtraError, SourceError
 from ..frame import Frame
 from ..hosts.lammps import attach
 from ..index import Index
@@ -139,6 +139,8 @@ def _data(path: Path, atoms: Any, elements: tuple[str, ...]) -> Path:
     """Write the data file of a frame. A general cell is rotated into LAMMPS's own, with atoms and velocities."""
     from ase.io.lammpsdata import write_lammps_data
 
+    if atoms.cell.rank < 3:
+        raise SourceError("LAMMPS needs a start frame with a cell of three vectors, also where it is not periodic")
     with open(path, "w", encoding="ascii") as file:
         write_lammps_data(file, atoms, specorder=list(elements), masses=True, velocities=True, units="metal")
     return path

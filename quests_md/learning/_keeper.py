@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..frame import Frame
+from ..frame import Frame, merge
 from ..monitor import Band, Decision
 from ..session import Session
 from ..sinks import ExtxyzSink
@@ -86,11 +86,7 @@ class Keeper:
 
 
 def _kept(frame: Frame, decision: Decision) -> _Kept:
-    order = np.argsort(np.asarray(frame.ids), kind="stable")
-    for name in ("positions", "numbers", "ids", "velocities"):
-        values = getattr(frame, name)
-        if values is not None:
-            setattr(frame, name, values[order])  # a copy
+    whole, order = merge([frame.local()])
     info = {
         "run": 1,
         "step": frame.step,
@@ -99,4 +95,4 @@ def _kept(frame: Frame, decision: Decision) -> _Kept:
         "band": str(decision.band),
         "values": decision.values,
     }
-    return frame.copy(), decision.dH[order], info
+    return whole, decision.dH[order], info

@@ -31,7 +31,7 @@ _RATES = {"select_at_10": 0.1, "select_at_1": 0.01}
 def recorded(work: Work, generation: int, explorations: list[Exploration], ended: str | None) -> dict[str, Any]:
     """Write generation.json and learning.csv; return the row."""
     folder = work.folder
-    labels = {"done": [], "failed": [], "quarantined": []}
+    labels: dict[str, list[int]] = {"done": [], "failed": [], "quarantined": []}
     if folder.labelled(generation).exists():
         labels = read_json(folder.labelled(generation))
     training = read_json(folder.training(generation) / "training.json")

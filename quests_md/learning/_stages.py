@@ -156,7 +156,7 @@ def is_covered(exploration: Exploration, share: float) -> bool:
 
 
 def _run(work: Work, generation: int, jobs: list[Job]) -> list[Exploration]:
-    started = work.begin(generation, "explore", len(jobs))
+    started = work.begin(generation, jobs[0].folder.parent.name, len(jobs))
     found = explore(jobs, work.config.explore.workers, work.report.step)
     work.end(generation, "explore", started)
     return found
@@ -165,7 +165,7 @@ def _run(work: Work, generation: int, jobs: list[Job]) -> list[Exploration]:
 def _jobs(work: Work, generation: int, kind: str) -> list[Job]:
     """Return the explorations of a generation: every temperature, pressure and seed, with the starts in turn."""
     settings, folder = work.config.explore, work.folder.generation(generation) / kind
-    n_starts = len(_starts(work.config))
+    starts = _start_frames(settings.start)
     thresholds = {name: _threshold(of) for name, of in work.state.data["thresholds"].items()}
     jobs = []
     for number, (name, temperature, pressure) in enumerate(settings.state_points()):
@@ -176,7 +176,7 @@ def _jobs(work: Work, generation: int, kind: str) -> list[Job]:
                 folder=folder / name,
                 potential=work.folder.training(generation),
                 index=work.folder.index(generation),
-                start=str(went_on or f"{settings.start}@{number % n_starts}"),
+                start=str(went_on or starts[number % len(starts)]),
                 temperature=temperature,
                 pressure=pressure,
                 seed=work.seed(generation, 1 if kind == "explore" else 2, number),
@@ -186,6 +186,17 @@ def _jobs(work: Work, generation: int, kind: str) -> list[Job]:
             )
         )
     return jobs
+
+
+def _start_frames(start: str) -> list[str]:
+    """Return each frame of `start`, a file with or without a selection, as "file@number"."""
+    source = describe_source(start)
+    path, selection = source["file"], source["selection"]
+    every = range(sum(1 for _ in read_frames(path)))
+    if ":" not in selection:
+        return [f"{path}@{every[int(selection)]}"]
+    parts = [int(part) if part else None for part in selection.split(":")]
+    return [f"{path}@{number}" for number in every[slice(*parts)]]
 
 
 def _threshold(of: dict[str, float]) -> float | dict[str, float]:
@@ -225,7 +236,11 @@ def selected(work: Work, generation: int, explorations: list[Exploration]) -> li
         for place, dH in select(index, candidates, thresholds, budget):
             candidate = candidates[place]
             for atoms in _to_label(work, index, candidate, dH):
-                source = {"generation": generation, "exploration": candidate.name, "step": candidate.frame.step}
+                source: dict[str, str | int | float] = {
+                    "generation": generation,
+                    "exploration": candidate.name,
+                    "step": candidate.frame.step,
+                }
                 number, _ = work.queue.add(atoms, **source)
                 if work.queue.entry(number).source.get("generation") == generation:
                     rows.append({"id": number, **source, "dH": float(dH.max())})

@@ -23,7 +23,11 @@ def start_of(job: Job, elements: tuple[str, ...]) -> Any:
     """
     import ase.io
 
-    path, selection = (job.start, "0") if Path(job.start).exists() else job.start.rsplit("@", 1)
+    path, selection = job.start, "0"
+    if not Path(path).exists() and "@" in path:
+        path, selection = path.rsplit("@", 1)
+    if not Path(path).is_file():
+        raise SourceError(f"{path}: no such file")
     try:
         # An index of one frame, so that this is no list.
         atoms = ase.io.read(path, int(selection), parallel=False, do_not_split_by_at_sign=True)

@@ -9,25 +9,26 @@ from typing import Annotated, Any, ClassVar
 import ase
 import pydantic
 
-from ..errors import ConfigError, TrainingError
+from ..errors import TrainingError
 from ._labelled import elements_of, read_labels, write_training_file
 from ._potential import FOLDER, Potential, check_commands
-from ._program import run_logged, tail
+from ._program import Seconds, run_logged, tail
 
 __all__ = ["CommandTrainer"]
 
 _LOG = "train.log"
+_Texts = Annotated[tuple[str, ...], pydantic.Strict(False)]
 
 
 def _lammps(commands: tuple[str, ...]) -> tuple[str, ...]:
     try:
         check_commands(commands)
     except TrainingError as error:
-        raise ConfigError(str(error)) from error
+        raise ValueError(str(error)) from error
     return commands
 
 
-class CommandTrainer(pydantic.BaseModel, frozen=True, extra="forbid"):
+class CommandTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
     """Trains with a program that reads extended XYZ and writes files.
 
     In the arguments ``{training}`` stands for the file with the labelled frames, ``{folder}`` for the folder of the
@@ -56,30 +57,30 @@ class CommandTrainer(pydantic.BaseModel, frozen=True, extra="forbid"):
     environment
         Variables for the program.
     timeout
-        Seconds until the program and all that it started are killed.
+        Seconds, or "hh:mm:ss", until the program and all that it started are killed.
     """
 
     name: ClassVar[str] = "command"
 
-    command: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
-    files: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
-    lammps: Annotated[tuple[str, ...], pydantic.AfterValidator(_lammps)] = ()
+    command: Annotated[_Texts, pydantic.Field(min_length=1)]
+    files: Annotated[_Texts, pydantic.Field(min_length=1)]
+    lammps: Annotated[_Texts, pydantic.AfterValidator(_lammps)] = ()
     calculator: dict[str, Any] | None = None
     energy_key: str = "energy"
     forces_column: str = "forces"
     stress_key: str | None = None
     mask_column: str | None = None
     mask_excludes: bool = True
-    keys: tuple[str, ...] = ()
+    keys: _Texts = ()
     environment: dict[str, str] = {}
-    timeout: float = pydantic.Field(86400.0, gt=0.0)
+    timeout: Seconds = 86400.0
 
     @pydantic.model_validator(mode="after")
     def _usable(self) -> CommandTrainer:
         if not self.lammps and self.calculator is None:
-            raise ConfigError("lammps or calculator must say how the potential is used")
+            raise ValueError("lammps or calculator must say how the potential is used")
         if not any("{training}" in argument for argument in self.command):
-            raise ConfigError("no argument of command holds {training}, the file with the frames")
+            raise ValueError("no argument of command holds {training}, the file with the frames")
         return self
 
     @property

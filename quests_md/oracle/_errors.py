@@ -10,7 +10,8 @@ from typing import Any
 import ase
 import numpy as np
 
-from ..errors import TrainingError
+from ..errors import OracleError, TrainingError
+from ._compute import compute
 from ._labelled import read_labels
 from ._potential import Potential
 
@@ -48,7 +49,7 @@ class Errors:
 
 
 def errors(potential: Potential, frames: Sequence[ase.Atoms]) -> Errors:
-    """Return the errors of a potential on frames with labels.
+    """Return the errors of a potential on frames with labels, calculated in a process that may die.
 
     Raises
     ------
@@ -57,18 +58,17 @@ def errors(potential: Potential, frames: Sequence[ase.Atoms]) -> Errors:
     """
     labelled = read_labels(frames)
     energies, forces = [], []
+    oracle = potential.as_oracle()
     for i, frame in enumerate(labelled):
-        atoms = frame.atoms.copy()
-        calculator = potential.ase_calculator()
         try:
-            atoms.calc = calculator
-            forces.append((atoms.get_forces() - frame.forces)[frame.core].ravel())
-            if frame.energy is not None:
-                energies.append((atoms.get_potential_energy() - frame.energy) / len(atoms))
-        except Exception as error:
-            raise TrainingError(f"{potential.folder}: the potential fails on frame {i}: {error}") from error
-        finally:
-            getattr(calculator, "clean", int)()
+            outcome = compute(oracle, frame.atoms)
+        except OracleError as error:
+            raise TrainingError(f"{potential.folder}: the potential cannot be used: {error}") from error
+        if outcome.labels is None:
+            raise TrainingError(f"{potential.folder}: the potential fails on frame {i}: {outcome.reason}")
+        forces.append((outcome.labels.forces - frame.forces)[frame.core].ravel())
+        if frame.energy is not None:
+            energies.append((outcome.labels.energy - frame.energy) / len(frame.core))
     of_energies, of_forces = np.array(energies), np.concatenate(forces)
     return Errors(
         len(labelled),

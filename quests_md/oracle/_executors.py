@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from ..errors import Halted, InputError, MissingExtraError, OracleError
@@ -13,6 +13,7 @@ from ._process import kill_children
 
 __all__ = ["EXECUTORS", "make_executor"]
 
+_TICK = 0.1  # seconds between two attempts to kill
 EXECUTORS = ("local", "mpi", "dask")
 
 
@@ -61,21 +62,39 @@ def make_executor(kind: str, workers: int | None = None, scheduler: str | None =
     return _Local(workers or 1)
 
 
+def _end_all(futures: Iterable[Future[Any]], kill: Callable[[], Any]) -> None:
+    """Kill what is being calculated until nothing is: what has only just begun has no process yet."""
+    left = [future for future in futures if not future.done()]
+    while left:
+        kill()
+        left = list(wait(left, timeout=_TICK).not_done)
+
+
 class _Local(ThreadPoolExecutor):
     """A thread for each worker, each with a child process that is replaced when it dies: a pool that cannot break."""
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers, thread_name_prefix="quests-md-label")
         self.workers = workers
+        self._sent: list[Future[Any]] = []
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = super().submit(function, *args, **kwargs)
+        self._sent = _open(self._sent, future)
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait=False, cancel_futures=cancel_futures)
         if cancel_futures:
-            kill_children()
+            _end_all(self._sent, kill_children)
         super().shutdown(wait=wait)
 
     def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
+
+
+def _open(sent: Iterable[Future[Any]], future: Future[Any]) -> list[Future[Any]]:
+    """Return the futures that are still open, with a new one."""
+    return [*(each for each in sent if not each.done()), future]
 
 
 def _mpi(workers: int | None) -> Executor:
@@ -91,7 +110,7 @@ def _mpi(workers: int | None) -> Executor:
 
         def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
             future: Future[Any] = super().submit(function, *args, **kwargs)
-            self._sent = [sent for sent in (*self._sent, future) if not sent.done()]
+            self._sent = _open(self._sent, future)
             return future
 
         def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
@@ -129,7 +148,7 @@ class _Dask(Executor):
             # A calculation whose worker died is not tried again behind our back: it is a try of its frame.
             with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
                 self._cluster = distributed.LocalCluster(
-                    n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=None
+                    n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=":0"
                 )
         try:
             self._client = distributed.Client(scheduler or self._cluster)
@@ -141,15 +160,17 @@ class _Dask(Executor):
             self._client.close()
             raise OracleError(f"the Dask scheduler at {scheduler} has no workers")
         self.workers = min(slots, workers or slots)
+        self._sent: list[Future[Any]] = []
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = self._executor.submit(function, *args, **kwargs)
+        self._sent = _open(self._sent, future)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if cancel_futures:
-            self._client.run(kill_children)
-        self._executor.shutdown(wait=wait and not cancel_futures)
+            _end_all(self._sent, lambda: self._client.run(kill_children))
+        self._executor.shutdown(wait=wait)
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()

@@ -1,5 +1,7 @@
 """Started as a program: the guard of a process that calculates, which it forks. It imports nothing that takes time.
 
+With arguments these are a program, such as one that trains, which is run instead.
+
 An electronic-structure code may crash its process, start others, or hang in a loop that hears no signal. So whoever
 wants labels starts this guard as the leader of a process group. When the calculating process ends, the guard ends in
 the same way, for its parent to see. When the parent ends, however that happens, the pipe to it breaks, and the
@@ -27,6 +29,8 @@ def main() -> None:
     worker = os.fork()
     if worker == 0:
         os.close(ended)
+        if sys.argv[1:]:
+            _run(sys.argv[1:])
         from quests_md.oracle._child import serve
 
         serve()
@@ -46,6 +50,17 @@ def main() -> None:
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
     os._exit(os.waitstatus_to_exitcode(status))
+
+
+def _run(command: list[str]) -> None:
+    """Run a program, and end as it ends."""
+    import subprocess
+
+    code = subprocess.call(command, stdin=subprocess.DEVNULL)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 if __name__ == "__main__":

