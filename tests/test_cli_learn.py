@@ -45,8 +45,8 @@ def test_a_loop_and_what_one_sees(tmp_path):
     done = CliRunner().invoke(main, ["learn", str(path)])
     assert done.exit_code == 3, done.output
     for line in (
-        "generation 0: check: 3 frames\n", "generation 0: train: 10 frames\n", "generation 0: explore: 2 explorations\n",
-        "generation 0: label: 4 frames\n", "generation  frames  labels  failed  force error  covered  first halt/ps\n",
+        "generation 0: check: 3 frames\n", "generation 0: train: 10 frames\n",
+        "generation 0: explore: 2 explorations\n", "generation 0: label: 4 frames\n", "generation  frames  labels  failed  force error  covered  first halt/ps\n",
         "to the limit of 2 generations, if they take as long\n", "generations: the limit of 2 generations is reached; ",
         f"files in {tmp_path / 'out'}\n",
     ):  # fmt: skip

@@ -36,7 +36,8 @@ HOSTS = {
     "quests_md.hosts.lammps_script": ["run_script"],
     "quests_md.hosts.mpi": ["MpiComm"],
     "quests_md.hosts.replay": ["replay"],
-    "quests_md.report": ["timeline"],
+    "quests_md.learning": ["LearnConfig", "LearnResult", "Reporter", "learn"],
+    "quests_md.report": ["generations", "timeline"],
     "quests_md.selection": ["Cutout", "Kept", "Proposal", "Selection", "Verdict", "check_cutout", "cutouts"],
 }
 

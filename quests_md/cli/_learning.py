@@ -19,7 +19,8 @@ _SHOWN = (
     ("failed", "failed", "d"), ("force error", "force_rmse", ".4f"), ("covered", "covered_share", ".4f"),
     ("first halt/ps", "first_halt_ps", ".3f"),
 )  # fmt: skip
-_THINGS = {"train": "frames", "explore": "explorations", "confirm": "explorations", "select": "candidates"}  # what a stage counts; else frames
+# What a stage counts, if not frames.
+_THINGS = {"explore": "explorations", "confirm": "explorations", "select": "candidates"}
 
 
 class Lines:
