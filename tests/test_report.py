@@ -72,7 +72,7 @@ def test_without_matplotlib_the_pip_line_is_told(run_folder, monkeypatch):
 
 # -- a loop ------------------------------------------------------------------------------------------------------------
 
-ROWS = """generation,labels,force_rmse,covered_share,first_halt_ps,longest_ps
+ROWS = """generation,labels,force_rmse,covered_share,first_halt_ps,shortest_ps
 0,8,0.31,0.71,0.8,2
 1,15,0.17,0.93,3.1,4
 2,15,0.09,0.995,,5
