@@ -227,11 +227,10 @@ def test_a_frame_that_kills_its_workers_is_quarantined(address):
         claim = queue.claim("victim")
         assert (claim.id, claim.tries) == (1, tries)
         if tries == 1:
-            assert queue.claim("other").id == 2
+            queue.done(queue.claim("other"), labels_of(2), {})
         clock.time += 61
-    other = queue.claim("other")
-    assert other.id == 2  # its claim had expired, too
-    assert states_of(queue) == {1: "quarantined", 2: "running"}
+    assert queue.claim("victim") is None
+    assert states_of(queue) == {1: "quarantined", 2: "done"}
     assert [event["what"] for event in queue.entry(1).history] == ["expired", "expired"]
     assert queue.retry([1]) == 1
     assert queue.claim("victim").id == 1
@@ -445,7 +444,7 @@ def test_a_truncated_file_is_refused(tmp_path):
     whole = (tmp_path / "queue.db").read_bytes()
     for size in (len(whole) // 2, len(whole) - 4096, len(whole) - 100, 1000, 10):
         (tmp_path / "cut.db").write_bytes(whole[:size])
-        with pytest.raises(QueueError, match=r"cut.db: .*(malformed|not a database)"):
+        with pytest.raises(QueueError, match=r"cut.db: .*(malformed|not a database|truncated)"):
             Queue(tmp_path / "cut.db").entries()
     (tmp_path / "queue.db").unlink()
     with pytest.raises(QueueError, match=r"queue.db: unable to open"):

@@ -1,4 +1,4 @@
-"""What a queue in PostgreSQL has of its own. What it shares with SQLite is in test_queue.py and test_queue_processes.py."""
+"""What a queue in PostgreSQL has of its own; what it shares with SQLite is in the tests beside this one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_database_with_something_else_is_refused(postgresql_server):
 
     address = postgresql_server.make()
     ase.db.connect(address).write(frame_of(1))
-    with pytest.raises(QueueError, match="an ase.db, but not a queue"):
+    with pytest.raises(QueueError, match=r"an ase\.db, but not a queue"):
         Queue(address)
     address = postgresql_server.make()
     with pytest.raises(QueueError, match="there is no queue in it"):
@@ -57,7 +57,7 @@ def test_a_database_with_something_else_is_refused(postgresql_server):
     connection.cursor().execute("CREATE TABLE birds (name TEXT)")
     connection.commit()
     connection.close()
-    with pytest.raises(QueueError, match="not those of an ase.db"):
+    with pytest.raises(QueueError, match=r"not those of an ase\.db"):
         Queue(address)
 
 
@@ -78,7 +78,7 @@ def test_ids_are_those_of_the_own_rows_while_others_write(address):
         transaction.ase.get_last_id = late
         id = transaction.ase.write(frame_of(2), state="waiting")
     connection.close()
-    assert ase.db.connect(address).get(step=None) if False else id == 2
+    assert id == 2
     assert [row.id for row in ase.db.connect(address).select(state="waiting")] == [1, 2]
 
 
@@ -97,9 +97,14 @@ def test_a_server_that_breaks_down_loses_nothing(address, postgresql_server):
     for seed in (1, 2):
         queue.add(frame_of(seed))
     claim = queue.claim("worker")
-    with pytest.raises(QueueError, match=r"tester:\*\*\*@"), queue._database.transaction() as transaction:
-        transaction.ase.update(2, state="done")
-        postgresql_server.restart()
+
+    def interrupted():
+        with queue._database.transaction() as transaction:
+            transaction.ase.update(2, state="done")
+            postgresql_server.restart()
+
+    with pytest.raises(QueueError, match=r"tester:\*\*\*@"):
+        interrupted()
     queue.done(claim, labels_of(1), {})
     assert [entry.state for entry in queue.entries()] == ["done", "waiting"]
 

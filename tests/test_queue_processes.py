@@ -46,9 +46,7 @@ def test_workers_that_are_killed_lose_and_double_nothing(address):
     queue = Queue(address, lease=1e-6, tries=10**9)
     for seed in range(12):
         queue.add(frame_of(seed))
-    torn, known = run("kill", address, KILLS, 7).split()[::4][:2]
-    assert int(torn) > 0
-    assert int(known) >= 0
+    assert int(run("kill", address, KILLS, 7).split()[0]) > 0
     queue.retry()
     while (claim := queue.claim("heir")) is not None:
         queue.done(claim, labels_of(claim.atoms.info["step"]), {})
@@ -63,10 +61,6 @@ def test_workers_that_are_killed_lose_and_double_nothing(address):
 
 def test_a_queue_that_is_killed_while_it_is_made(tmp_path):
     """A process dies between any two writes of the file that it makes: what it leaves is made a queue by the next."""
-    sources = [f"import os, sys, quests_md.oracle._database as d; from quests_md.oracle import Queue{rest}" for rest in (
-        "; d.Transaction.find",
-    )]  # fmt: skip
-    assert sources
     code = """
 import os, signal, sys
 from quests_md.oracle import Queue
@@ -118,8 +112,7 @@ def test_a_database_that_stays_locked_is_an_error(locked):
 
 
 def test_a_lock_that_goes_away_in_time_is_waited_for(locked):
-    _, unlock = locked
-    queue, _ = locked
+    queue, unlock = locked
     queue._database.timeout = 60
     timer = threading.Timer(0.3, unlock)
     timer.start()
