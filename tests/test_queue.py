@@ -46,6 +46,7 @@ def test_nothing_of_a_frame_is_lost(queue):
     atoms.info |= {"Origin": np.array([0.1, np.nan, np.inf]), "matrix": np.arange(6).reshape(2, 3), "word": "a\nb"}
     atoms.arrays["core"] = np.arange(8) < 3
     atoms.arrays["names"] = np.array(["a", "bcd"] * 4)
+    atoms.arrays["words"] = np.array(["a", "bcd"] * 4, dtype=object)
     atoms.arrays["tensor"] = np.random.default_rng(1).random((8, 3, 3))
     atoms.arrays["small"] = np.arange(8, dtype=np.float32) / 3
     atoms.arrays["large"] = np.arange(8) + 2**60
