@@ -150,6 +150,11 @@ class FewForces(Faulty):
         self.results["forces"] = self.results["forces"][:-1]
 
 
+class NanStress(Faulty):
+    def fault(self):
+        self.results["stress"][4] = np.nan
+
+
 class Shifted(Faulty):
     """Labels of another oracle."""
 

@@ -232,6 +232,7 @@ def test_a_calculator_that_says_it_has_not_converged_has_failed():
         ("NanForces", "the force on atom 1 is not finite"),
         ("NanEnergy", "the energy is nan eV"),
         ("HugeForces", "the force on atom 2 is 500 eV/Å, above max_force = 50"),
+        ("NanStress", "the stress is not six finite numbers"),
         ("FewForces", r"forces of shape (3, 3) for 4 atoms"),
     ],
 )
