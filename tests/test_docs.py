@@ -10,8 +10,8 @@ import pytest
 
 from quests_md import errors
 from quests_md.config import RunConfig
-from quests_md.oracle import CommandTrainer, PodTrainer
 from quests_md.index import _store
+from quests_md.oracle import CommandTrainer, PodTrainer
 from quests_md.sinks._folder import COLUMNS
 
 DOCS = Path(__file__).parent.parent / "docs"
