@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["make_settings", "read_toml", "seconds_of"]
+__all__ = ["make_settings", "read_toml", "seconds_of", "tomllib"]
 
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .errors import SourceError
 from .frame import Frame
 
-__all__ = ["describe_source", "read_force_errors", "read_frames"]
+__all__ = ["describe_source", "read_force_errors", "read_frames", "read_labelled"]
 
 _SELECTION = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
 
@@ -76,6 +76,32 @@ def read_force_errors(
             if forces is None or np.shape(forces) != (len(atoms), 3) or not np.isfinite(forces).all():
                 raise SourceError(f"{source}: frame {count} needs {name}: three finite numbers, in eV/Å, for each atom")
         yield frame, np.linalg.norm(np.asarray(oracle) - np.asarray(model), axis=1)[frame.centres]
+
+
+def read_labelled(source: str | os.PathLike[str]) -> Iterator[Any]:
+    """Iterate over the frames of a file as ``ase.Atoms``, with the labels that each must have.
+
+    Parameters
+    ----------
+    source
+        As in `read_frames`.
+
+    Yields
+    ------
+    ase.Atoms
+        Its calculator holds energy and forces, and the stress where the file has it.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`; or a frame has no energy or no forces.
+    """
+    for count, (_, atoms) in enumerate(_read(source, None)):
+        found = set() if atoms.calc is None else set(atoms.calc.results)
+        missing = sorted({"energy", "forces"} - found)
+        if missing:
+            raise SourceError(f"{source}: frame {count} has no label: {' and '.join(missing)} are missing")
+        yield atoms
 
 
 def _read(source: str | os.PathLike[str], group_key: str | None) -> Iterator[tuple[Frame, Any]]:

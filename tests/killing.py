@@ -15,7 +15,7 @@ import ase.io
 import numpy as np
 from watched import CANDIDATE, build_index, copper, session_of, verlet
 
-import quests_md.sinks._extxyz
+import quests_md.extxyz
 from quests_md.hosts.ase import MonitorObserver
 
 SETTINGS = {"select": -2.0, "novelty": False, "history": 2, "after": 1, "consecutive": 2, "halt": 1e9}
@@ -25,7 +25,7 @@ SIZES = (2, 40)  # how far the files may grow before a run is killed, in quarter
 
 def run(folder, steps, name="uq"):
     """Run until that step, from the restart if there is one."""
-    quests_md.sinks._extxyz._ATOMS = 4  # a frame is written in many parts, so that many kills tear one
+    quests_md.extxyz._ATOMS = 4  # a frame is written in many parts, so that many kills tear one
     atoms, path = copper(CANDIDATE, temperature=900), folder / f"{name}.npz"
     dyn = verlet(atoms)
     if path.exists():

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from indexes import silicon_index
 
 from quests_md.cli import main
-from quests_md.config import RunConfig, tomllib
+from quests_md.config import RunConfig
+from quests_md.settings import tomllib
 
 
 @pytest.fixture(autouse=True)

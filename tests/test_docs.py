@@ -11,13 +11,15 @@ import pytest
 from quests_md import errors
 from quests_md.config import RunConfig
 from quests_md.index import _store
-from quests_md.oracle import CommandTrainer, PodTrainer
+from quests_md.oracle import CommandTrainer, Oracle, PodTrainer
+from quests_md.settings import make_settings, tomllib
 from quests_md.sinks._folder import COLUMNS
 
 DOCS = Path(__file__).parent.parent / "docs"
 WITH_EXAMPLES = [
     "ase.md",
     "cutouts.md",
+    "labelling.md",
     "live_reference.md",
     "method.md",
     "reference_index.md",
@@ -58,6 +60,17 @@ def test_every_column_of_monitor_csv_is_documented() -> None:
 
 def test_every_key_of_the_configuration_is_documented() -> None:
     assert [key for key in RunConfig.model_fields if f"| `{key}`" not in text("configuration.md")] == []
+
+
+def test_every_key_of_an_oracle_is_documented() -> None:
+    assert [key for key in Oracle.model_fields if f"| `{key}`" not in text("labelling.md")] == []
+
+
+def test_every_oracle_of_the_manual_is_one() -> None:
+    files = re.findall(r"^```toml\n(.*?)^```$", text("labelling.md"), re.M | re.S)
+    assert len(files) == 5
+    for file in files:
+        make_settings(Oracle, tomllib.loads(file), "labelling.md")
 
 
 def test_every_key_of_the_trainers_is_documented() -> None:

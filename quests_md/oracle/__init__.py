@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from ._checks import check_labels
 from ._command import CommandTrainer
 from ._compute import Outcome, compute
 from ._errors import Errors, errors
+from ._executors import EXECUTORS, make_executor
+from ._label import Labelled, label
 from ._labels import STATES, Claim, Entry, Labels
 from ._oracle import Oracle
 from ._pod import PodTrainer
@@ -14,11 +17,13 @@ from ._rows import digest
 from ._trainer import Trainer, make_trainer, train
 
 __all__ = [
+    "EXECUTORS",
     "STATES",
     "Claim",
     "CommandTrainer",
     "Entry",
     "Errors",
+    "Labelled",
     "Labels",
     "Oracle",
     "Outcome",
@@ -26,9 +31,12 @@ __all__ = [
     "Potential",
     "Queue",
     "Trainer",
+    "check_labels",
     "compute",
     "digest",
     "errors",
+    "label",
+    "make_executor",
     "make_trainer",
     "train",
 ]

@@ -41,6 +41,7 @@ class _Desk:
         self._key = ""
         self._calculator: Any = None
         self._record: dict[str, Any] = {}
+        self._atoms: Any = None
 
     def answer(self, task: dict[str, Any]) -> dict[str, Any]:
         """Return labels, or a problem with its reason: "setup" (there is no calculator) or "failed"."""
@@ -63,14 +64,16 @@ class _Desk:
         program = _program_version(self._calculator)
         if program:
             answer["record"] = self._record | {"program_version": program}
-        if _writes_files(self._calculator):
+        if _writes_files(self._calculator) or answer["converged"] is False:
             self._calculator = None
         return answer
 
     def _prepare(self, task: dict[str, Any]) -> None:
         """Make the calculator, unless it is there: GPAW and others start from what they have of the frame before."""
         text = json.dumps([task["calculator"], task["keywords"]])
-        if self._calculator is None or text != self._key or "{folder}" in text:
+        again = task["atoms"] == self._atoms  # it would answer from memory, where somebody wants to know
+        self._atoms = task["atoms"]
+        if self._calculator is None or text != self._key or "{folder}" in text or again:
             self._calculator = None  # the old one ends first: there may be place for one only
             make = _load(task["calculator"])
             self._record = {"calculator": task["calculator"], **_code(task["calculator"])}

@@ -9,14 +9,15 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import OracleError
+from ..errors import Halted, OracleError
 from ..versions import versions
 from ._labels import Labels
 from ._oracle import Oracle
@@ -25,13 +26,14 @@ from ._process import Child, Died, TimedOut, child_of_this_thread
 if TYPE_CHECKING:
     import ase
 
-__all__ = ["Outcome", "compute", "outcome_of", "run_task", "task_of"]
+__all__ = ["Outcome", "await_outcome", "compute", "outcome_of", "run_task", "task_of"]
 
 # What of a frame a calculation sees, as it is called in arrays and by ase.Atoms. No constraints: they make forces zero.
 _COLUMNS = {
     "numbers": "numbers", "positions": "positions", "tags": "tags", "initial_charges": "charges",
     "initial_magmoms": "magmoms",
 }  # fmt: skip
+_TICK = 0.25  # seconds between looks at what may stop a wait
 _WORDS = 600  # characters of what a process has printed that go into a reason
 
 
@@ -115,6 +117,21 @@ def outcome_of(answer: str) -> Outcome:
     return Outcome(labels, said["problem"], said["reason"], said["seconds"], said["record"])
 
 
+def await_outcome(future: Future[str], stop: Callable[[], bool] | None) -> Outcome:
+    """Return what a calculation that was handed to an executor comes to; `Halted`, if `stop` says so before."""
+    while not future.done():
+        if stop is not None and stop():
+            raise Halted("told to stop before any frame was claimed")
+        wait([future], timeout=_TICK)
+    try:
+        answer = future.result()
+    except OracleError:
+        raise
+    except Exception as error:
+        raise OracleError(f"the executor cannot calculate: {type(error).__name__}: {error}") from error
+    return outcome_of(answer)
+
+
 def run_task(text: str) -> str:
     """Do a calculation of `task_of`, wherever an executor has brought it; return its outcome as text."""
     task = json.loads(text)
@@ -173,8 +190,9 @@ def _doubt(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tuple[str
     lengths = np.linalg.norm(forces, axis=1)
     if not np.isfinite(lengths).all():
         return "insane", f"the force on atom {int(np.flatnonzero(~np.isfinite(lengths))[0])} is not finite"
-    if answer["stress"] is not None and not np.isfinite(answer["stress"]).all():
-        return "insane", "the stress is not finite"
+    stress = answer["stress"]
+    if stress is not None and not (np.shape(stress) == (6,) and np.isfinite(stress).all()):
+        return "insane", "the stress is not six finite numbers"
     worst = int(lengths.argmax())
     if lengths[worst] > oracle.max_force:
         return (

@@ -1,11 +1,7 @@
-"""Extended XYZ with 17 significant digits, so that a replayed frame gives the same dH.
-
-ASE's own writer keeps 8 decimals, which moves dH by up to 1e-3.
-"""
+"""A file of frames that grows, shrinks and is taken up again."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,22 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OutputError
+from ..extxyz import properties, text
 from ..files import AppendOnly, write_atomically
 from ..frame import Frame
 
 __all__ = ["ExtxyzSink", "format_frame"]
 
-_ATOMS = 10_000  # that are formatted at a time
 _PIECE = 1 << 20  # bytes that are copied at a time
-_KINDS = {"b": "L", "i": "I", "u": "I", "f": "R"}  # of a column, by the kind of its numbers
 
 Columns = dict[str, NDArray[Any]]
 
 # What the line of a saved frame says of its place in the run.
 _KEY = re.compile(rb" run=(\d+) step=(-?\d+) ")
-
-# Strings that need no quotes: they look like no number and no truth value.
-_WORD = re.compile(r"(?!(t|f|true|false|nan|inf|infinity)\Z)[a-z_][a-z0-9_.:-]*", re.ASCII | re.IGNORECASE)
 
 
 class ExtxyzSink:
@@ -156,47 +148,18 @@ def _parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], more: Co
     # ase is imported here, and not at the top, to keep `import quests_md.session` light.
     from ase.data import atomic_masses, chemical_symbols
 
-    n = len(frame.positions)
-    columns: list[tuple[str, str, Any]] = [("species", "S", np.array(chemical_symbols)[frame.numbers])]
-    columns += [("pos", "R", frame.positions), ("id", "I", frame.ids), ("dH", "R", dH)]
+    columns: list[tuple[str, NDArray[Any]]] = [("species", np.array(chemical_symbols)[frame.numbers])]
+    columns += [("pos", frame.positions), ("id", np.asarray(frame.ids)), ("dH", dH)]
     if frame.velocities is not None:
-        columns.append(("momenta", "R", frame.velocities * atomic_masses[frame.numbers][:, None]))
+        columns.append(("momenta", frame.velocities * atomic_masses[frame.numbers][:, None]))
     if frame.forces is not None:
-        columns.append(("model_forces", "R", frame.forces))
-    columns += [(name, _KINDS[values.dtype.kind], values) for name, values in (more or {}).items()]
-    properties = ":".join(f"{name}:{kind}:{np.shape(values)[1] if np.ndim(values) == 2 else 1}"
-                          for name, kind, values in columns)  # fmt: skip
+        columns.append(("model_forces", frame.forces))
+    columns += (more or {}).items()
     keys: dict[str, Any] = {"Lattice": frame.cell} if np.any(frame.cell) else {}
-    keys["Properties"] = properties
+    keys["Properties"] = properties(columns)
     if np.any(frame.origin):
         keys["Origin"] = frame.origin
     keys.update(pbc=frame.pbc, **info)
     if frame.energy is not None:
         keys["model_energy"] = frame.energy
-    yield (f"{n}\n" + " ".join(f"{key}={_value(value)}" for key, value in keys.items()) + "\n").encode()
-    for first in range(0, n, _ATOMS):
-        cells = [_column(values[first : first + _ATOMS]) for _, _, values in columns]
-        yield "".join(" ".join(words) + "\n" for words in zip(*cells, strict=True)).encode()
-
-
-def _column(values: Any) -> list[str]:
-    if values.dtype.kind == "b":
-        values = np.where(values, "T", "F")
-    if np.ndim(values) == 2:
-        return [" ".join(value if isinstance(value, str) else repr(value) for value in row) for row in values.tolist()]
-    return [value if isinstance(value, str) else repr(value) for value in values.tolist()]
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, np.ndarray) and value.ndim:
-        return '"' + " ".join(map(_value, value.ravel())) + '"'
-    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
-    if isinstance(value, bool):
-        return "FT"[value]
-    if isinstance(value, (int, float)):
-        return repr(value)
-    text = str(value)
-    if _WORD.fullmatch(text):
-        return text
-    # ASE's own escape for what it would not read back as the same string.
-    return '"_JSON ' + json.dumps(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    yield from text(columns, keys)

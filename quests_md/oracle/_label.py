@@ -1,0 +1,292 @@
+"""From frames that wait to labels: claims, calculates, renews and writes until nothing waits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Halted, OracleError, QueueError
+from ._compute import Outcome, await_outcome, outcome_of, run_task, task_of
+from ._labels import Claim
+from ._oracle import Oracle
+from ._queue import Queue
+
+__all__ = ["Labelled", "label"]
+
+# Seconds beyond wall_time after which a calculation that has not answered is given up: its worker is lost.
+_GRACE = 120.0
+
+
+@dataclass
+class Labelled:
+    """What a labelling has come to so far.
+
+    Attributes
+    ----------
+    done, failed, quarantined
+        Frames that got labels, that are given up, and whose labels cannot be true or that kill their process.
+    tries
+        Calculations that came to nothing, but whose frames wait to be tried again.
+    waiting, running
+        Frames that wait, and that are calculated for this labelling now.
+    seconds
+        Since the start.
+    last
+        What happened last, in words.
+    """
+
+    done: int = 0
+    failed: int = 0
+    quarantined: int = 0
+    tries: int = 0
+    waiting: int = 0
+    running: int = 0
+    seconds: float = 0.0
+    last: str = ""
+
+    @property
+    def ended(self) -> int:
+        """Calculations that have ended, in whatever way."""
+        return self.done + self.failed + self.quarantined + self.tries
+
+    @property
+    def seconds_per_frame(self) -> float | None:
+        """Wall-clock seconds for each calculation that has ended; None before the first."""
+        return self.seconds / self.ended if self.ended else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the frames that wait or run will take, as it goes."""
+        each = self.seconds_per_frame
+        return None if each is None else each * (self.waiting + self.running)
+
+
+def label(
+    queue: Queue,
+    oracle: Oracle,
+    executor: Executor,
+    *,
+    workers: int,
+    limit: int | None = None,
+    force: bool = False,
+    stop: Callable[[], bool] | None = None,
+    report: Callable[[Labelled], None] | None = None,
+) -> Labelled:
+    """Label the frames of a queue until none waits.
+
+    Several labellings may share a queue. One that ends early, by `stop` or an exception, gives its frames back; one
+    that is killed leaves claims that expire. What a calculation does to its process costs that try only.
+
+    Parameters
+    ----------
+    queue
+        Where frames come from and labels go to.
+    oracle
+        What calculates.
+    executor
+        Where: any executor of processes or threads that can call functions of this package.
+    workers
+        How many calculations may run at once.
+    limit
+        How many calculations are started at most.
+    force
+        Label although the queue has labels of another oracle.
+    stop
+        Asked several times a second whether to stop. An exception at any moment, as that of Ctrl-C, may come between
+        the claim of a frame and its record, and then the frame waits until its claim expires.
+    report
+        Called after every change, and several times a second.
+
+    Returns
+    -------
+    Labelled
+        The counts.
+
+    Raises
+    ------
+    OracleError
+        The calculator cannot be made, the queue has labels of another oracle, or no worker answers any more.
+    QueueError
+        The database cannot be used.
+    Halted
+        `stop` said so. What is still being calculated is killed by the end of the `with` of its executor.
+    """
+    identity = _identify(oracle, executor, stop)
+    if not force:
+        _refuse_mixture(queue, oracle, identity)
+    work = _Work(queue, oracle, executor, workers, limit, report or (lambda counts: None))
+    try:
+        work.run(stop or (lambda: False))
+    finally:
+        work.give_back()
+    return work.counts
+
+
+def _identify(oracle: Oracle, executor: Executor, stop: Callable[[], bool] | None) -> dict[str, Any]:
+    """Return what the calculator says of itself where it will run; `OracleError` if it cannot be made there."""
+    outcome = await_outcome(executor.submit(run_task, task_of(oracle, None)), stop)
+    if outcome.problem:
+        raise OracleError(f"{oracle.calculator} cannot be made: {outcome.reason}")
+    return outcome.record
+
+
+def _refuse_mixture(queue: Queue, oracle: Oracle, identity: dict[str, Any]) -> None:
+    """Raise `OracleError` if the queue has labels of another calculator, other keywords or another version."""
+    mine = {"settings": oracle.settings} | {key: identity.get(key) for key in ("code", "version")}
+    for entry in queue.entries(["done"]):
+        theirs = {key: entry.record.get(key) for key in mine}
+        if theirs["settings"] is None:  # stored by something else, which told nothing
+            continue
+        for key, value in mine.items():
+            if theirs[key] != value:
+                raise OracleError(
+                    f"{queue.name}: frame {entry.id} was labelled by another oracle: {key} {theirs[key]}, and now "
+                    f"{value}. Use the same oracle, another queue, or force it if the labels agree"
+                )
+
+
+class _Work:
+    """The calculations that are under way, and what is done with each."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        oracle: Oracle,
+        executor: Executor,
+        workers: int,
+        limit: int | None,
+        report: Callable[[Labelled], None],
+    ) -> None:
+        self._queue, self._oracle, self._executor, self._report = queue, oracle, executor, report
+        self._slots, self._left = workers, limit
+        self._name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._under_way: dict[Future[str], tuple[Claim, float]] = {}
+        self._started, self._renewed = time.monotonic(), time.monotonic()
+        self.counts = Labelled()
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Keep as many calculations under way as there are workers, until nothing waits."""
+        while self._fill():
+            if stop():
+                raise Halted(f"told to stop; {len(self._under_way)} frames that were being calculated wait again")
+            each = min(self._queue.lease / 8, 0.5)
+            ended, _ = wait(self._under_way, timeout=each, return_when=FIRST_COMPLETED)
+            for future in ended:
+                claim, _ = self._under_way[future]
+                self._settle(claim, future)
+                del self._under_way[future]
+            self._give_up_silent()
+            self._renew()
+            self._tell()
+
+    def give_back(self) -> None:
+        """Let the frames that are under way wait again, as if they had not been claimed."""
+        for claim, _ in self._under_way.values():
+            with contextlib.suppress(QueueError):  # it was lost, or expires
+                self._queue.release(claim)
+        self._under_way.clear()
+
+    def _fill(self) -> bool:
+        """Claim frames for the workers that have none; return whether anything is under way."""
+        while len(self._under_way) < self._slots and self._left != 0:
+            claim = self._queue.claim(self._name)
+            if claim is None:
+                break
+            if self._left is not None:
+                self._left -= 1
+            future = self._executor.submit(run_task, task_of(self._oracle, claim.atoms))
+            self._under_way[future] = claim, time.monotonic()
+            self._tell()
+        if not self._slots and self._under_way == {}:
+            raise OracleError(f"no worker answers: each was silent {_GRACE:g} s longer than wall_time")
+        return bool(self._under_way)
+
+    def _settle(self, claim: Claim, future: Future[str]) -> None:
+        """Write what a calculation has come to."""
+        try:
+            outcome = outcome_of(future.result())
+        except OracleError:
+            raise
+        except Exception as error:  # noqa: BLE001 - of an executor whose worker died, each has its own
+            reason = f"its worker was lost: {type(error).__name__}: {error}"
+            outcome = Outcome(None, "died", reason, 0.0, {})
+        self._write(claim, outcome)
+
+    def _write(self, claim: Claim, outcome: Outcome) -> None:
+        labels, counts = outcome.labels, self.counts
+        reason = f"{outcome.problem}: {outcome.reason}"
+        if labels is not None:
+            state = self._store(claim, lambda: self._queue.done(claim, labels, outcome.record), "done")
+        elif outcome.problem == "insane" or (outcome.problem == "died" and self._always_dies(claim)):
+            state = self._store(claim, lambda: self._queue.quarantine(claim, reason), "quarantined")
+        else:
+            state = self._store(claim, lambda: self._queue.fail(claim, reason))
+        counts.done += state == "done"
+        counts.failed += state == "failed"
+        counts.quarantined += state == "quarantined"
+        counts.tries += state == "waiting"
+        counts.last = f"frame {claim.id}: {state}" + (f": {reason}" if labels is None else "")
+
+    def _always_dies(self, claim: Claim) -> bool:
+        """Tell whether this is the last try of a frame that has killed its process at each one before."""
+        if claim.tries < self._queue.tries:
+            return False
+        history = self._queue.entry(claim.id).history
+        before = history[len(history) - claim.tries + 1 :]
+        return all(event["what"] == "expired" or event["reason"].startswith("died") for event in before)
+
+    def _store(self, claim: Claim, write: Callable[[], str | None], state: str = "") -> str:
+        """Write to the queue and return the state of the frame; "lost" if somebody else has it now.
+
+        A label may have cost hours, so a database that does not answer is asked again until the claim has expired.
+        """
+        until = time.monotonic() + self._queue.lease
+        while True:
+            try:
+                return write() or state
+            except QueueError:
+                with contextlib.suppress(QueueError):
+                    if self._lost(claim):
+                        return "lost"
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.5)
+
+    def _lost(self, claim: Claim) -> bool:
+        entry = self._queue.entry(claim.id)
+        return entry.state != "running" or entry.worker != self._name
+
+    def _renew(self) -> None:
+        """Prolong the claims; forget what was lost, as whoever has it now will write its labels."""
+        if time.monotonic() < self._renewed + self._queue.lease / 4:
+            return
+        for future, (claim, _) in list(self._under_way.items()):
+            try:
+                self._queue.renew(claim)
+            except QueueError:
+                if self._lost(claim):
+                    del self._under_way[future]
+        self._renewed = time.monotonic()
+
+    def _give_up_silent(self) -> None:
+        """Fail the frames of workers that are silent for longer than any calculation may take, and do without these."""
+        now = time.monotonic()
+        for future, (claim, since) in list(self._under_way.items()):
+            if now > since + self._oracle.wall_time + _GRACE:
+                self._slots -= 1
+                reason = f"its worker is silent, {_GRACE:g} s longer than wall_time"
+                self._write(claim, Outcome(None, "died", reason, now - since, {}))
+                del self._under_way[future]
+
+    def _tell(self) -> None:
+        self.counts.waiting = self._queue.counts()["waiting"]
+        self.counts.running = len(self._under_way)
+        self.counts.seconds = time.monotonic() - self._started
+        self._report(self.counts)

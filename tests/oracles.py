@@ -1,0 +1,222 @@
+"""Calculators that misbehave, each in one way: faults that electronic-structure codes have."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from ase.build import bulk
+from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.emt import EMT
+
+from quests_md.oracle import Oracle, compute
+
+__all__ = ["compute", "copper", "oracle", "silicon", "tblite"]
+
+FOLDER = Path(__file__).parent
+PATH = os.pathsep.join([str(FOLDER), str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def oracle(calculator, **settings):
+    """Return an oracle of this module, or of an import path."""
+    path = calculator if ":" in calculator else f"oracles:{calculator}"
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": PATH}
+    return Oracle(**{"calculator": path, "environment": environment, **settings})
+
+
+EMT_PATH = "ase.calculators.emt:EMT"
+
+
+def tblite(**keywords):
+    return oracle("tblite.ase:TBLite", keywords={"method": "GFN1-xTB", "verbosity": 0, **keywords})
+
+
+def silicon(seed=0, size=0.05):
+    """Return 8 atoms, which take tblite 0.1 s."""
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(size, seed=seed)
+    return atoms
+
+
+def copper(seed=0, size=0.05):
+    """Return 4 atoms, which take EMT no time."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(size, seed=seed)
+    return atoms
+
+
+class Faulty(EMT):
+    """EMT, but `fault` happens first, in frames whose atoms have the tag `tag`, or in all."""
+
+    def __init__(self, tag=None, **kwargs):
+        self.tag = tag
+        super().__init__(**kwargs)
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        if self.tag is None or self.tag in atoms.get_tags():
+            self.fault()
+
+    def fault(self):
+        raise NotImplementedError
+
+
+class Hangs(Faulty):
+    """It starts another program, tells the process number of that one in a file, and both take for ever."""
+
+    def __init__(self, told=None, **kwargs):
+        self.told = told
+        super().__init__(**kwargs)
+
+    def fault(self):
+        other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+        if self.told:
+            Path(self.told + ".part").write_text(str(other.pid))
+            os.replace(self.told + ".part", self.told)
+        time.sleep(1000)
+
+
+class Exits(Faulty):
+    def fault(self):
+        print("too many k-points", flush=True)
+        os._exit(7)
+
+
+class Crashes(Faulty):
+    def fault(self):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Killed(Faulty):
+    def fault(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class CrashesOnce(Crashes):
+    """It crashes unless the file is there, which it makes first."""
+
+    def __init__(self, told, **kwargs):
+        self.told = Path(told)
+        super().__init__(**kwargs)
+
+    def fault(self):
+        if not self.told.exists():
+            self.told.touch()
+            super().fault()
+
+
+class Leaves(Faulty):
+    def fault(self):
+        sys.exit("licence expired")
+
+
+class Prints(Faulty):
+    def fault(self):
+        print('{"energy": 0}')
+        os.write(1, b'{"energy": 1}\n')
+        subprocess.run(["echo", '{"energy": 2}'], check=True)
+        assert sys.stdin.read() == ""
+
+
+class WithoutConvergence(Faulty):
+    converged = True
+
+    def fault(self):
+        self.converged = False
+
+
+class NanForces(Faulty):
+    def fault(self):
+        self.results["forces"][1, 2] = np.nan
+
+
+class NanEnergy(Faulty):
+    def fault(self):
+        self.results["energy"] = np.nan
+
+
+class HugeForces(Faulty):
+    def fault(self):
+        self.results["forces"][2] = [0.0, 300.0, 400.0]
+
+
+class FewForces(Faulty):
+    def fault(self):
+        self.results["forces"] = self.results["forces"][:-1]
+
+
+class NanStress(Faulty):
+    def fault(self):
+        self.results["stress"][4] = np.nan
+
+
+class Shifted(Faulty):
+    """Labels of another oracle."""
+
+    def __init__(self, energy=0.0, force=0.0, **kwargs):
+        self.energy, self.force = energy, force
+        super().__init__(**kwargs)
+
+    def fault(self):
+        self.results["energy"] += self.energy
+        self.results["forces"][1, 2] += self.force
+
+
+class Counts(Calculator):
+    """Its energy is how often this object has calculated; it raises at a tag of 5."""
+
+    implemented_properties = ("energy", "forces")
+    count = 0
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        if 5 in atoms.get_tags():
+            raise RuntimeError("no\nsuch frame")
+        self.count += 1
+        self.results = {"energy": float(self.count), "forces": np.zeros((len(atoms), 3))}
+
+
+class Folder(EMT):
+    """It needs a profile, and writes a file into its folder and another one into the working folder."""
+
+    def __init__(self, profile, **kwargs):
+        self.profile = profile
+        super().__init__(**kwargs)
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        Path(self.profile.folder, "in.txt").write_text(self.profile.text)
+        Path("out.txt").write_text("done")
+        if self.profile.text == "fail":
+            raise RuntimeError("it failed")
+
+
+class Profile:
+    def __init__(self, folder, text):
+        self.folder, self.text = folder, text
+
+
+class Environment(EMT):
+    """Its energy is 1 if the process believes to be a rank of an MPI job."""
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.results["energy"] = float(any(key.startswith(("PMI", "HYD", "MPI_LOCAL")) for key in os.environ))
+
+
+class Echo(Calculator):
+    """Its forces are the positions, and its stress is of the cell."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def check_state(self, atoms, tol=0):
+        return all_changes  # ASE takes frames within 1e-15 Å for the same
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.results = {"energy": 0.0, "forces": atoms.positions.copy(), "stress": atoms.cell.array.flat[:6].copy()}

@@ -1,0 +1,217 @@
+"""quests-md label: options, what it says, its exit codes, and its end by a signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import ase.io
+import pytest
+from ase.calculators.emt import EMT
+from click.testing import CliRunner
+from oracles import EMT_PATH, PATH, copper
+
+from quests_md.cli import main
+from quests_md.oracle import Queue
+
+
+@pytest.fixture(autouse=True)
+def scratch_folders(tmp_path, monkeypatch):
+    """Let what failures leave behind be removed with the files of the test."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", PATH)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+@pytest.fixture
+def address(tmp_path):
+    return str(tmp_path / "queue.db")
+
+
+def fill(address, tags):
+    queue = Queue(address)
+    for seed, tag in enumerate(tags):
+        atoms = copper(seed)
+        atoms.set_tags(tag)
+        queue.add(atoms)
+    return queue
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["label", *map(str, arguments)])
+
+
+def states(queue):
+    return [entry.state for entry in queue.entries()]
+
+
+def test_a_calculator_by_its_import_path(address):
+    queue = fill(address, [0, 0, 0])
+    done = run(address, "--calculator", EMT_PATH, "--workers", 2)
+    assert done.exit_code == 0, done.output
+    assert "3 frames labelled, 0 failed, 0 quarantined, 0 tried in vain, in 0:00:0" in done.stdout
+    assert f"{address}: 0 waiting, 0 running, 3 done, 0 failed, 0 quarantined" in done.stdout
+    assert states(queue) == ["done"] * 3
+
+
+def test_a_calculator_by_its_file_and_more_keywords(address, tmp_path):
+    queue = fill(address, [5])
+    (tmp_path / "oracle.toml").write_text('calculator = "oracles:Shifted"\nkeywords = { energy = 1.0, tag = 4 }\n')
+    done = run(address, "--calculator", tmp_path / "oracle.toml", "--keyword", "tag=5", "--keyword", "force=-2.5")
+    assert done.exit_code == 0, done.output
+    assert queue.entry(1).record["settings"]["keywords"] == {"energy": 1.0, "tag": 5, "force": -2.5}
+
+
+def test_keywords_are_toml_or_texts(address):
+    queue = fill(address, [0])
+    run(address, "--calculator", EMT_PATH, "--keyword", "label=some text", "--keyword", "asap_cutoff=true")
+    assert queue.entry(1).record["settings"]["keywords"] == {"label": "some text", "asap_cutoff": True}
+    assert run(address, "--calculator", EMT_PATH, "--keyword", "label").exit_code == 2
+
+
+def test_the_limit(address):
+    queue = fill(address, [0] * 3)
+    assert run(address, "--calculator", EMT_PATH, "--limit", 2).exit_code == 0
+    assert states(queue) == ["done", "done", "waiting"]
+
+
+def test_failures_are_said_and_are_no_error_beside_labels(address):
+    fill(address, [0, 5])
+    done = run(address, "--calculator", "oracles:HugeForces", "--keyword", "tag=5")
+    assert done.exit_code == 0
+    assert "quests-md: frame 2: quarantined: insane: the force on atom 2 is 500 eV/Å" in done.stderr
+    assert "1 frames labelled, 0 failed, 1 quarantined" in done.stdout
+
+
+def test_it_is_an_error_if_no_frame_gets_a_label(address):
+    fill(address, [0])
+    done = run(address, "--calculator", "oracles:Leaves", "--tries", 2)
+    assert done.exit_code == 1
+    assert "quests-md: frame 1: waiting: failed: SystemExit: licence expired" in done.stderr
+    assert "0 frames labelled, 1 failed, 0 quarantined, 1 tried in vain" in done.stdout
+
+
+def test_the_limits_of_a_calculation(address):
+    queue = fill(address, [0])
+    assert run(address, "--calculator", "oracles:HugeForces", "--max-force", 501).exit_code == 0
+    queue.add(copper(7))
+    done = run(address, "--calculator", "oracles:Hangs", "--wall-time", 1.5, "--tries", 1, "--force", "--check",
+               write_labelled(address, 0))  # fmt: skip
+    assert done.exit_code == 1
+    assert "frame 0 has labels, but gets none now: timeout: killed after 1.5 s" in done.stderr
+
+
+# -- the check -----------------------------------------------------------------------------------------------
+
+
+def write_labelled(address, count):
+    frames = [copper(seed) for seed in range(count or 1)]
+    for frame in frames:
+        frame.calc = EMT()
+        frame.get_forces()
+    path = address.replace("queue.db", "labelled.extxyz")
+    ase.io.write(path, frames)
+    return path
+
+
+def test_frames_of_a_file_are_checked_first(address):
+    queue = fill(address, [0])
+    path = write_labelled(address, 5)
+    done = run(address, "--calculator", EMT_PATH, "--check", path)
+    assert done.exit_code == 0, done.output
+    assert "3 frames that have labels get the same ones again" in done.stdout
+    queue.add(copper(8))
+    done = run(address, "--calculator", "oracles:Shifted", "--keyword", "energy=1", "--check", path, "--force")
+    assert done.exit_code == 1
+    assert "the oracle no longer gives the labels that it gave: frame 0, energy per atom: stored" in done.stderr
+    assert (queue.entry(2).state, queue.entry(2).tries) == ("waiting", 0)
+
+
+def test_frames_of_the_queue_are_checked_first(address, monkeypatch):
+    fill(address, [0, 0, 0])
+    run(address, "--calculator", EMT_PATH, "--limit", 2)
+    done = run(address, "--calculator", EMT_PATH)
+    assert "2 frames that have labels get the same ones again" in done.stdout
+    assert "1 frames labelled" in done.stdout
+
+
+def test_frames_without_labels_are_no_check(address, tmp_path):
+    fill(address, [0])
+    ase.io.write(tmp_path / "bare.extxyz", copper())
+    done = run(address, "--calculator", EMT_PATH, "--check", tmp_path / "bare.extxyz")
+    assert done.exit_code == 1
+    assert "frame 0 has no label: energy and forces are missing" in done.stderr
+
+
+# -- what is refused -----------------------------------------------------------------------------------------
+
+
+def test_another_oracle_is_refused_unless_forced(address):
+    queue = fill(address, [0, 0])
+    run(address, "--calculator", EMT_PATH, "--limit", 1)
+    done = run(address, "--calculator", "oracles:Shifted")
+    assert done.exit_code == 1
+    assert "was labelled by another oracle" in done.stderr
+    assert run(address, "--calculator", "oracles:Shifted", "--force").exit_code == 0
+    assert states(queue) == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--calculator", "emt"], 1, "calculator must be an import path"),
+        (["--calculator", "oracles:Nothing"], 1, "oracles:Nothing cannot be made: AttributeError"),
+        (["--calculator", "nowhere.toml"], 1, "nowhere.toml: cannot be read"),
+        (["--calculator", EMT_PATH, "--executor", "slurm"], 2, "slurm"),
+        (["--calculator", EMT_PATH, "--scheduler", "tcp://here:1"], 1, "a scheduler is for the executor dask"),
+    ],
+)
+def test_mistakes_are_said(address, arguments, code, message):
+    queue = fill(address, [0])
+    done = run(address, *arguments)
+    assert done.exit_code == code
+    assert message in done.stderr
+    assert states(queue) == ["waiting"]
+
+
+def test_there_must_be_a_queue(tmp_path):
+    done = run(tmp_path / "nothing.db", "--calculator", EMT_PATH)
+    assert done.exit_code == 1
+    assert "nothing.db" in done.stderr
+    assert not (tmp_path / "nothing.db").exists()
+
+
+# -- signals -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_gives_the_frames_back(address, tmp_path, number):
+    queue = fill(address, [5, 5, 0])
+    told = tmp_path / "pid"
+    command = [
+        sys.executable,
+        "-m",
+        "quests_md.cli",
+        "label",
+        address,
+        "--calculator",
+        "oracles:Hangs",
+        "--workers",
+        "2",
+    ]
+    command += ["--keyword", f"told={json.dumps(str(told))}"]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    until = time.monotonic() + 60
+    while not told.exists() or queue.counts()["running"] < 2:
+        assert time.monotonic() < until
+    program.send_signal(number)
+    out, err = program.communicate(timeout=60)
+    assert program.returncode == 3, err
+    assert "told to stop; 2 frames that were being calculated wait again" in err
+    assert "3 waiting, 0 running, 0 done" in out
+    assert {entry.tries for entry in queue.entries()} == {0}
