@@ -51,7 +51,7 @@ def test_the_training_file_holds_every_digit_under_the_names_it_is_told(tmp_path
     np.testing.assert_array_equal(read.cell, frame.cell)
     np.testing.assert_array_equal(np.ravel(read.info["REF_stress"]), frame.get_stress(voigt=False).ravel())
     assert {key: read.info[key] for key in ("config_type", "energy_sigma")} == {
-        "config_type": "bulk 'x' y",
+        "config_type": 'bulk "x" y',
         "energy_sigma": 0.125,
     }
     assert not {"absent", "other"} & set(read.info)

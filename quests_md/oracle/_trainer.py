@@ -21,7 +21,7 @@ from ..settings import make_settings
 from ..versions import versions
 from ._command import CommandTrainer
 from ._errors import Errors, errors
-from ._labelled import Labelled, read_labels
+from ._labelled import LabelledFrame, read_labels
 from ._pod import PodTrainer
 from ._potential import Potential
 
@@ -126,7 +126,7 @@ def train(
     return potential, json.loads(text)
 
 
-def _check_fit(measured: Errors, frames: Sequence[Labelled], folder: Path) -> None:
+def _check_fit(measured: Errors, frames: Sequence[LabelledFrame], folder: Path) -> None:
     """Raise if a potential does not know what it was trained on: a fit whose equations had no solution."""
     forces = np.concatenate([frame.forces[frame.core].ravel() for frame in frames])
     usual = float(np.sqrt((forces**2).mean()))
@@ -137,7 +137,7 @@ def _check_fit(measured: Errors, frames: Sequence[Labelled], folder: Path) -> No
         )
 
 
-def _described(frame: Labelled) -> dict[str, Any]:
+def _described(frame: LabelledFrame) -> dict[str, Any]:
     """Return what tells a frame from others, and all that it says of where it comes from."""
     source = {
         key: value.item() if hasattr(value, "item") else value
