@@ -113,7 +113,7 @@ def read_labelled(source: str | os.PathLike[str]) -> Iterator[Any]:
     SourceError
         As `read_frames`; or a frame has no energy or no forces.
     """
-    for count, (_, atoms) in enumerate(_read(source, None)):
+    for count, atoms in enumerate(read_atoms(source)):
         found = set() if atoms.calc is None else set(atoms.calc.results)
         missing = sorted({"energy", "forces"} - found)
         if missing:

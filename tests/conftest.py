@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from types import SimpleNamespace
 
@@ -97,6 +98,13 @@ def folder(tmp_path, silicon_index):
     """Return a folder with that index in it, where a LAMMPS can run."""
     (tmp_path / "si.qindex").write_bytes(silicon_index.read_bytes())
     return tmp_path
+
+
+@pytest.fixture
+def scratch_folders(tmp_path, monkeypatch):
+    """Let temporary files, those of processes that are started too, be removed with the files of the test."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
 
 
 @pytest.fixture(scope="session")
