@@ -14,7 +14,15 @@ from quests_md.index import _store
 from quests_md.sinks._folder import COLUMNS
 
 DOCS = Path(__file__).parent.parent / "docs"
-WITH_EXAMPLES = ["ase.md", "cutouts.md", "live_reference.md", "method.md", "reference_index.md", "thresholds.md"]
+WITH_EXAMPLES = [
+    "ase.md",
+    "cutouts.md",
+    "live_reference.md",
+    "method.md",
+    "queue.md",
+    "reference_index.md",
+    "thresholds.md",
+]
 
 
 def text(name: str) -> str:

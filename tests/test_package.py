@@ -36,6 +36,7 @@ HOSTS = {
     "quests_md.hosts.lammps_script": ["run_script"],
     "quests_md.hosts.mpi": ["MpiComm"],
     "quests_md.hosts.replay": ["replay"],
+    "quests_md.oracle": ["Claim", "Entry", "Labels", "Queue", "STATES", "digest"],
     "quests_md.report": ["timeline"],
     "quests_md.selection": ["Cutout", "Kept", "Proposal", "Selection", "Verdict", "check_cutout", "cutouts"],
 }
