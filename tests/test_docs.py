@@ -22,6 +22,7 @@ WITH_EXAMPLES = [
     "labelling.md",
     "live_reference.md",
     "method.md",
+    "queue.md",
     "reference_index.md",
     "thresholds.md",
     pytest.param("training.md", marks=pytest.mark.lammps),

@@ -290,6 +290,34 @@ def test_labels_that_are_none_are_refused(tmp_path, labels):
     queue.renew(claim)
 
 
+def test_nothing_that_a_worker_does_searches_all_rows(tmp_path, monkeypatch):
+    from quests_md.oracle._sqlite import SQLite
+
+    queue, said, begin = Queue(tmp_path / "queue.db", lease=1e-9), [], SQLite._begin
+
+    def traced(self, write):
+        transaction = begin(self, write)
+        transaction.ase.connection.set_trace_callback(said.append)
+        return transaction
+
+    monkeypatch.setattr(SQLite, "_begin", traced)
+    for seed in (1, 2):
+        queue.add(frame_of(seed))
+    queue.fail(queue.claim("worker"), "no")
+    for _ in range(2):
+        queue.claim("dead")
+    claim = queue.claim("worker")
+    queue.renew(claim)
+    queue.done(claim, labels_of(1), {})
+    connection = sqlite3.connect(tmp_path / "queue.db")
+    statements = {line for line in said if line.split()[0] in ("SELECT", "UPDATE", "DELETE")}
+    steps = [step[3] for line in statements for step in connection.execute(f"EXPLAIN QUERY PLAN {line}")]
+    connection.close()
+    assert any("quests_md_state" in step for step in steps)
+    small = ("information", "sqlite_master", "sqlite_sequence")
+    assert [step for step in steps if step.startswith("SCAN") and not any(name in step for name in small)] == []
+
+
 # -- the states, against a twin --------------------------------------------------------------------------------------
 
 

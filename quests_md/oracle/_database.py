@@ -28,7 +28,6 @@ _INDICES = (
     *(f"CREATE INDEX quests_md_{table} ON {table} (id)" for table in ("keys", "text_key_values", "number_key_values")),
     "CREATE INDEX quests_md_species ON species (id)",
     "CREATE INDEX quests_md_state ON text_key_values (value, id) WHERE key = 'state'",
-    "CREATE INDEX quests_md_expires ON number_key_values (value, id) WHERE key = 'expires'",
 )
 
 
