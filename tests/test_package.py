@@ -36,7 +36,15 @@ HOSTS = {
     "quests_md.hosts.lammps_script": ["run_script"],
     "quests_md.hosts.mpi": ["MpiComm"],
     "quests_md.hosts.replay": ["replay"],
-    "quests_md.learning": ["LearnConfig", "LearnResult", "Reporter", "learn"],
+    "quests_md.learning": [
+        "Inline",
+        "InlineCalculator",
+        "LearnConfig",
+        "LearnResult",
+        "Reporter",
+        "learn",
+        "run_lammps",
+    ],
     "quests_md.oracle": [
         "Claim",
         "CommandTrainer",
