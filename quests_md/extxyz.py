@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 __all__ = ["format_atoms", "properties", "text"]
 
 _ATOMS = 10_000  # that are formatted at a time
-_KINDS = {"b": "L", "i": "I", "u": "I", "f": "R", "U": "S"}  # of a column, by the kind of its values
+# Of a column, by the kind of its values; ASE reads texts as objects.
+_KINDS = {"b": "L", "i": "I", "u": "I", "f": "R", "U": "S", "O": "S"}
 
 # Strings that need no quotes: they look like no number and no truth value.
 _WORD = re.compile(r"(?!(t|f|true|false|nan|inf|infinity)\Z)[a-z_][a-z0-9_.:-]*", re.ASCII | re.IGNORECASE)

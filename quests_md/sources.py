@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .errors import SourceError
 from .frame import Frame
 
-__all__ = ["describe_source", "frame_of", "read_force_errors", "read_frames", "read_labelled"]
+__all__ = ["describe_source", "frame_of", "read_atoms", "read_force_errors", "read_frames", "read_labelled"]
 
 _SELECTION = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
 
@@ -46,6 +46,23 @@ def read_frames(source: str | os.PathLike[str], group_key: str | None = None) ->
     """
     for frame, _ in _read(source, group_key):
         yield frame
+
+
+def read_atoms(source: str | os.PathLike[str]) -> Iterator[Any]:
+    """Iterate over the frames of a file as ``ase.Atoms``, with all that ASE finds there.
+
+    Parameters
+    ----------
+    source
+        As in `read_frames`.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`.
+    """
+    for _, atoms in _read(source, None):
+        yield atoms
 
 
 def read_force_errors(
@@ -96,7 +113,7 @@ def read_labelled(source: str | os.PathLike[str]) -> Iterator[Any]:
     SourceError
         As `read_frames`; or a frame has no energy or no forces.
     """
-    for count, (_, atoms) in enumerate(_read(source, None)):
+    for count, atoms in enumerate(read_atoms(source)):
         found = set() if atoms.calc is None else set(atoms.calc.results)
         missing = sorted({"energy", "forces"} - found)
         if missing:

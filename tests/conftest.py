@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from types import SimpleNamespace
 
@@ -99,9 +100,38 @@ def folder(tmp_path, silicon_index):
     return tmp_path
 
 
+@pytest.fixture
+def scratch_folders(tmp_path, monkeypatch):
+    """Let temporary files, those of processes that are started too, be removed with the files of the test."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server():
+    """Return a server of PostgreSQL that runs until the last test has."""
+    from postgresql import MISSING, Server, find_programs
+
+    programs = find_programs()
+    if programs is None:
+        pytest.skip(MISSING)
+    pytest.importorskip("ase_db_backends", reason="pip install 'quests_md[postgresql]'")
+    server = Server(programs)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def address(request, tmp_path):
+    """Return where a queue can be made, in each kind of database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "queue.db")
+    return request.getfixturevalue("postgresql_server").make()
+
+
 # -- what must run ---------------------------------------------------------------------------------------
 
-_MUST_RUN = ("lammps", "mpi", "python_invoke")
+_MUST_RUN = ("lammps", "mpi", "postgresql", "python_invoke")
 
 
 def pytest_addoption(parser):

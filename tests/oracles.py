@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from ase.build import bulk
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, FileIOCalculator, all_changes
 from ase.calculators.emt import EMT
 
 from quests_md.oracle import Oracle, compute
 
-__all__ = ["compute", "copper", "oracle", "silicon", "tblite"]
+__all__ = ["compute", "copper", "fill", "oracle", "silicon", "states", "tblite"]
 
 FOLDER = Path(__file__).parent
 PATH = os.pathsep.join([str(FOLDER), str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -150,6 +151,11 @@ class FewForces(Faulty):
         self.results["forces"] = self.results["forces"][:-1]
 
 
+class NanStress(Faulty):
+    def fault(self):
+        self.results["stress"][4] = np.nan
+
+
 class Shifted(Faulty):
     """Labels of another oracle."""
 
@@ -215,3 +221,61 @@ class Echo(Calculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
         self.results = {"energy": 0.0, "forces": atoms.positions.copy(), "stress": atoms.cell.array.flat[:6].copy()}
+
+
+def fill(queue, tags):
+    """Add a frame for each tag, which tells a faulty calculator whether to misbehave."""
+    for seed, tag in enumerate(tags):
+        atoms = copper(seed)
+        atoms.set_tags(tag)
+        queue.add(atoms)
+
+
+def states(queue):
+    return [entry.state for entry in queue.entries()]
+
+
+def wait_for(path):
+    """Return what a file holds once it is there."""
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} does not come"
+    return path.read_text()
+
+
+def wait_for_end(pid):
+    until = time.monotonic() + 60
+    while _runs(pid):
+        assert time.monotonic() < until, f"process {pid} goes on"
+
+
+def _runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+class ByFiles(FileIOCalculator):
+    """A program that reads and writes files; each start of it adds a line to `told`."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def __init__(self, told, **kwargs):
+        self.told = told
+        super().__init__(command=f"{sys.executable} {FOLDER / 'by_files.py'} PREFIX", label="job", **kwargs)
+
+    def write_input(self, atoms, properties=None, system_changes=None):
+        super().write_input(atoms, properties, system_changes)
+        with open(self.told, "a", encoding="utf-8") as file:
+            file.write(" ".join(properties) + "\n")
+        atoms.copy().write("job.in", format="json")
+
+    def read_results(self):
+        with open("job.out", encoding="utf-8") as file:
+            found = json.load(file)
+        self.results = {name: np.array(value) if name != "energy" else value for name, value in found.items()}

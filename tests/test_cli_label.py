@@ -7,25 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 import ase.io
 import pytest
 from ase.calculators.emt import EMT
 from click.testing import CliRunner
-from oracles import EMT_PATH, PATH, copper
+from oracles import EMT_PATH, PATH, copper, fill, states
 
 from quests_md.cli import main
 from quests_md.oracle import Queue
 
-
-@pytest.fixture(autouse=True)
-def scratch_folders(tmp_path, monkeypatch):
-    """Let what failures leave behind be removed with the files of the test."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", PATH)
-    monkeypatch.setattr(tempfile, "tempdir", None)
+pytestmark = pytest.mark.usefixtures("scratch_folders")
 
 
 @pytest.fixture
@@ -33,12 +26,15 @@ def address(tmp_path):
     return str(tmp_path / "queue.db")
 
 
-def fill(address, tags):
+@pytest.fixture(autouse=True)
+def faulty_calculators(monkeypatch):
+    """Let processes that are started find them."""
+    monkeypatch.setenv("PYTHONPATH", PATH)
+
+
+def filled(address, tags):
     queue = Queue(address)
-    for seed, tag in enumerate(tags):
-        atoms = copper(seed)
-        atoms.set_tags(tag)
-        queue.add(atoms)
+    fill(queue, tags)
     return queue
 
 
@@ -46,12 +42,8 @@ def run(*arguments):
     return CliRunner().invoke(main, ["label", *map(str, arguments)])
 
 
-def states(queue):
-    return [entry.state for entry in queue.entries()]
-
-
 def test_a_calculator_by_its_import_path(address):
-    queue = fill(address, [0, 0, 0])
+    queue = filled(address, [0, 0, 0])
     done = run(address, "--calculator", EMT_PATH, "--workers", 2)
     assert done.exit_code == 0, done.output
     assert "3 frames labelled, 0 failed, 0 quarantined, 0 tried in vain, in 0:00:0" in done.stdout
@@ -60,7 +52,7 @@ def test_a_calculator_by_its_import_path(address):
 
 
 def test_a_calculator_by_its_file_and_more_keywords(address, tmp_path):
-    queue = fill(address, [5])
+    queue = filled(address, [5])
     (tmp_path / "oracle.toml").write_text('calculator = "oracles:Shifted"\nkeywords = { energy = 1.0, tag = 4 }\n')
     done = run(address, "--calculator", tmp_path / "oracle.toml", "--keyword", "tag=5", "--keyword", "force=-2.5")
     assert done.exit_code == 0, done.output
@@ -68,20 +60,20 @@ def test_a_calculator_by_its_file_and_more_keywords(address, tmp_path):
 
 
 def test_keywords_are_toml_or_texts(address):
-    queue = fill(address, [0])
+    queue = filled(address, [0])
     run(address, "--calculator", EMT_PATH, "--keyword", "label=some text", "--keyword", "asap_cutoff=true")
     assert queue.entry(1).record["settings"]["keywords"] == {"label": "some text", "asap_cutoff": True}
     assert run(address, "--calculator", EMT_PATH, "--keyword", "label").exit_code == 2
 
 
 def test_the_limit(address):
-    queue = fill(address, [0] * 3)
+    queue = filled(address, [0] * 3)
     assert run(address, "--calculator", EMT_PATH, "--limit", 2).exit_code == 0
     assert states(queue) == ["done", "done", "waiting"]
 
 
 def test_failures_are_said_and_are_no_error_beside_labels(address):
-    fill(address, [0, 5])
+    filled(address, [0, 5])
     done = run(address, "--calculator", "oracles:HugeForces", "--keyword", "tag=5")
     assert done.exit_code == 0
     assert "quests-md: frame 2: quarantined: insane: the force on atom 2 is 500 eV/Å" in done.stderr
@@ -89,7 +81,7 @@ def test_failures_are_said_and_are_no_error_beside_labels(address):
 
 
 def test_it_is_an_error_if_no_frame_gets_a_label(address):
-    fill(address, [0])
+    filled(address, [0])
     done = run(address, "--calculator", "oracles:Leaves", "--tries", 2)
     assert done.exit_code == 1
     assert "quests-md: frame 1: waiting: failed: SystemExit: licence expired" in done.stderr
@@ -97,7 +89,7 @@ def test_it_is_an_error_if_no_frame_gets_a_label(address):
 
 
 def test_the_limits_of_a_calculation(address):
-    queue = fill(address, [0])
+    queue = filled(address, [0])
     assert run(address, "--calculator", "oracles:HugeForces", "--max-force", 501).exit_code == 0
     queue.add(copper(7))
     done = run(address, "--calculator", "oracles:Hangs", "--wall-time", 1.5, "--tries", 1, "--force", "--check",
@@ -120,7 +112,7 @@ def write_labelled(address, count):
 
 
 def test_frames_of_a_file_are_checked_first(address):
-    queue = fill(address, [0])
+    queue = filled(address, [0])
     path = write_labelled(address, 5)
     done = run(address, "--calculator", EMT_PATH, "--check", path)
     assert done.exit_code == 0, done.output
@@ -133,7 +125,7 @@ def test_frames_of_a_file_are_checked_first(address):
 
 
 def test_frames_of_the_queue_are_checked_first(address, monkeypatch):
-    fill(address, [0, 0, 0])
+    filled(address, [0, 0, 0])
     run(address, "--calculator", EMT_PATH, "--limit", 2)
     done = run(address, "--calculator", EMT_PATH)
     assert "2 frames that have labels get the same ones again" in done.stdout
@@ -141,7 +133,7 @@ def test_frames_of_the_queue_are_checked_first(address, monkeypatch):
 
 
 def test_frames_without_labels_are_no_check(address, tmp_path):
-    fill(address, [0])
+    filled(address, [0])
     ase.io.write(tmp_path / "bare.extxyz", copper())
     done = run(address, "--calculator", EMT_PATH, "--check", tmp_path / "bare.extxyz")
     assert done.exit_code == 1
@@ -152,7 +144,7 @@ def test_frames_without_labels_are_no_check(address, tmp_path):
 
 
 def test_another_oracle_is_refused_unless_forced(address):
-    queue = fill(address, [0, 0])
+    queue = filled(address, [0, 0])
     run(address, "--calculator", EMT_PATH, "--limit", 1)
     done = run(address, "--calculator", "oracles:Shifted")
     assert done.exit_code == 1
@@ -172,7 +164,7 @@ def test_another_oracle_is_refused_unless_forced(address):
     ],
 )
 def test_mistakes_are_said(address, arguments, code, message):
-    queue = fill(address, [0])
+    queue = filled(address, [0])
     done = run(address, *arguments)
     assert done.exit_code == code
     assert message in done.stderr
@@ -191,7 +183,7 @@ def test_there_must_be_a_queue(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_gives_the_frames_back(address, tmp_path, number):
-    queue = fill(address, [5, 5, 0])
+    queue = filled(address, [5, 5, 0])
     told = tmp_path / "pid"
     command = [
         sys.executable,

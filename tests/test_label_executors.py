@@ -6,12 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
-from oracles import EMT_PATH, PATH, copper, oracle, silicon, tblite
+from oracles import EMT_PATH, PATH, fill, oracle, parent_of, silicon, states, tblite, wait_for, wait_for_end
 
 from quests_md.errors import Halted, MissingExtraError, OracleError
 from quests_md.oracle import Queue, compute, label, make_executor
@@ -19,47 +17,12 @@ from quests_md.oracle import Queue, compute, label, make_executor
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
 
-@pytest.fixture(autouse=True)
-def scratch_folders(tmp_path, monkeypatch):
-    """Let what failures leave behind be removed with the files of the test."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+pytestmark = pytest.mark.usefixtures("scratch_folders")
 
 
 @pytest.fixture
 def queue(tmp_path):
     return Queue(tmp_path / "queue.db")
-
-
-def fill(queue, tags):
-    for seed, tag in enumerate(tags):
-        atoms = copper(seed)
-        atoms.set_tags(tag)
-        queue.add(atoms)
-
-
-def states(queue):
-    return [entry.state for entry in queue.entries()]
-
-
-def wait_for(path):
-    until = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < until, f"{path} does not come"
-    return path.read_text()
-
-
-def runs(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for_end(pid):
-    until = time.monotonic() + 60
-    while runs(pid):
-        assert time.monotonic() < until, f"process {pid} goes on"
 
 
 # -- Dask ----------------------------------------------------------------------------------------------------
@@ -112,7 +75,7 @@ def test_a_dask_worker_that_dies_costs_a_try(queue, tmp_path):
 def worker_of(pid):
     """Return the Dask worker or rank for which `Hangs` has started that program."""
     for _ in range(3):  # the program that Hangs starts, the one that calculates, its guard
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        pid = parent_of(pid)
     return pid
 
 

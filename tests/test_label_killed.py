@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 import numpy as np
@@ -20,11 +19,7 @@ FRAMES = 60
 LEASE = 0.5  # less than it takes to start again
 
 
-@pytest.fixture(autouse=True)
-def scratch_folders(tmp_path, monkeypatch):
-    """Let what killed programs leave behind be removed with the files of the test."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+pytestmark = pytest.mark.usefixtures("scratch_folders")
 
 
 def start(address, log):

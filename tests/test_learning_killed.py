@@ -27,7 +27,8 @@ GENERATIONS = 3
 MOMENTS = (
     "generation 0: check", "generation 0: index", "generation 0: train", "generation 0: train", "generation 0: explore",
     "300K: ", "generation 0: select", "frame 1: done", "frame 3: done", "generation 0: extend", "generation 1: train",
-    "generation 1: explore", "generation 1: select", "generation 1: label", "generation 1: extend", "generation 2: explore",
+    "generation 1: explore", "generation 1: select", "generation 1: label", "generation 1: extend",
+    "generation 2: explore",
 )  # fmt: skip
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,45 +16,19 @@ from ase.constraints import FixAtoms
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from oracles import EMT_PATH, copper, oracle, silicon, tblite
+from oracles import EMT_PATH, copper, oracle, parent_of, silicon, tblite, wait_for, wait_for_end
 
 from quests_md.errors import ConfigError, OracleError
 from quests_md.oracle import Oracle, compute
 from quests_md.oracle._process import kill_children
 
-
-@pytest.fixture(autouse=True)
-def scratch_folders(tmp_path, monkeypatch):
-    """Let what failures leave behind be removed with the files of the test."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+pytestmark = pytest.mark.usefixtures("scratch_folders")
 
 
 @pytest.fixture
 def scratch(tmp_path):
     (tmp_path / "scratch").mkdir()
     return tmp_path / "scratch"
-
-
-def wait_for(path):
-    """Return what a file holds once it is there."""
-    until = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < until, f"{path} does not come"
-    return path.read_text()
-
-
-def wait_for_end(pid):
-    until = time.monotonic() + 30
-    while _runs(pid):
-        assert time.monotonic() < until, f"process {pid} goes on"
-
-
-def _runs(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 # -- labels --------------------------------------------------------------------------------------------------
@@ -175,6 +146,17 @@ def test_each_thread_has_its_process():
     assert found == {0: [1, 2, 3], 1: [1, 2, 3]}
 
 
+def test_a_program_that_is_driven_by_files_is_started_once_for_each_frame(tmp_path):
+    told = tmp_path / "told"
+    for seed in range(2):
+        labels = compute(oracle("ByFiles", keywords={"told": str(told)}), copper(seed)).labels
+        atoms = copper(seed)
+        atoms.calc = EMT()
+        np.testing.assert_array_equal(labels.forces, atoms.get_forces())
+        np.testing.assert_array_equal(labels.stress, atoms.get_stress())
+    assert told.read_text().splitlines() == ["energy forces stress"] * 2
+
+
 # -- folders -------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +214,7 @@ def test_a_calculator_that_says_it_has_not_converged_has_failed():
         ("NanForces", "the force on atom 1 is not finite"),
         ("NanEnergy", "the energy is nan eV"),
         ("HugeForces", "the force on atom 2 is 500 eV/Å, above max_force = 50"),
+        ("NanStress", "the stress is not six finite numbers"),
         ("FewForces", r"forces of shape (3, 3) for 4 atoms"),
     ],
 )
@@ -299,7 +282,7 @@ def test_nothing_outlives_a_program_that_is_killed(tmp_path):
     path = {"PYTHONPATH": oracle("Hangs").environment["PYTHONPATH"]}
     program = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **path})
     other = int(wait_for(told))
-    child = int(Path(f"/proc/{other}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    child = parent_of(other)
     program.kill()
     program.wait()
     wait_for_end(other)

@@ -9,7 +9,7 @@ import pytest
 from watched import CANDIDATE, COVERED, build_index, frame_of, session_of
 
 from quests_md.errors import InputError, MissingExtraError
-from quests_md.report import timeline
+from quests_md.report import generations, timeline
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,48 @@ def test_without_matplotlib_the_pip_line_is_told(run_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'quests_md\[plot\]'"):
         timeline(run_folder)
+
+
+# -- a loop ------------------------------------------------------------------------------------------------------------
+
+ROWS = """generation,labels,force_rmse,covered_share,first_halt_ps,shortest_ps
+0,8,0.31,0.71,0.8,2
+1,15,0.17,0.93,3.1,4
+2,15,0.09,0.995,,5
+"""
+
+
+@pytest.fixture
+def loop(tmp_path):
+    (tmp_path / "learning.csv").write_text(ROWS)
+    (tmp_path / "learning.json").write_text('{"stop": {"covered": 0.99, "force_error": 0.1}}')
+    return tmp_path
+
+
+def test_generations_draws_what_the_table_holds(loop):
+    figure = generations(loop)
+    covered, error, labels, halt = figure.axes
+    assert covered.lines[0].get_ydata().tolist() == [0.71, 0.93, 0.995]
+    assert error.lines[0].get_ydata().tolist() == [0.31, 0.17, 0.09]
+    assert [bar.get_height() for bar in labels.patches] == [8, 15, 15]
+    assert [set(axes.lines[1].get_ydata()) for axes in (covered, error)] == [{0.99}, {0.1}]
+    drawn = lines_of(halt)
+    assert drawn["first halt"].get_ydata().tolist() == [0.8, 3.1]
+    assert (drawn["no halt until here"].get_xdata().tolist(), drawn["no halt until here"].get_ydata().tolist()) == (
+        [2],
+        [5],
+    )
+    figure.savefig(loop / "picture.png")
+    assert (loop / "picture.png").stat().st_size > 10_000
+
+
+def test_a_folder_without_a_generation_is_said(loop):
+    (loop / "learning.csv").unlink()
+    with pytest.raises(InputError, match=r"learning.csv: no such file: .* holds no loop with a finished generation"):
+        generations(loop)
+
+
+def test_a_damaged_state_of_a_loop_is_said(loop):
+    (loop / "learning.json").write_text("{}")
+    with pytest.raises(InputError, match=r"learning.json is not as a loop wrote it"):
+        generations(loop)

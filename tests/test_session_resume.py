@@ -527,3 +527,13 @@ def test_the_last_frame_that_cannot_be_written_may_be_a_warning(index, folder, h
     (folder / "last.extxyz" / "x").mkdir(parents=True)
     getattr(session, how)()
     assert (session.status, run_of(folder)["status"]) == ("failed", "failed")
+
+
+def test_a_run_with_cut_outs_goes_on(index, folder):
+    settings = {**SETTINGS, "cutout": {"radius": 2.0, "most": 1}}
+    for first, last in ((0, 7), (7, 13)):
+        with session_of(index, folder, resume=True, **settings) as session:
+            watch(session, first, last)
+    steps = steps_of(folder, "candidates")
+    assert len(steps) >= 2
+    assert steps_of(folder, "cutouts") == steps

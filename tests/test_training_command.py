@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from trainings import GAP, copper, cut_out, python, with_labels
 
 from quests_md.errors import ConfigError, TrainingError
 from quests_md.oracle import Potential, Trainer, errors, make_trainer, train
+from quests_md.settings import read_toml
 
 COPY = """
 import os, shutil, sys
@@ -48,7 +51,7 @@ def test_the_training_file_holds_every_digit_under_the_names_it_is_told(tmp_path
     np.testing.assert_array_equal(read.cell, frame.cell)
     np.testing.assert_array_equal(np.ravel(read.info["REF_stress"]), frame.get_stress(voigt=False).ravel())
     assert {key: read.info[key] for key in ("config_type", "energy_sigma")} == {
-        "config_type": "bulk 'x' y",
+        "config_type": 'bulk "x" y',
         "energy_sigma": 0.125,
     }
     assert not {"absent", "other"} & set(read.info)
@@ -228,3 +231,21 @@ def test_forces_outside_the_core_play_no_part_in_the_fit(tmp_path: Path, gap: An
     unlike = [fitted("nothing", None, []), fitted("whole", None, [copper(11), copper(12)])]
     for other in unlike:  # core forces do play a part; and so would the others
         assert np.abs(other[1] - clean[1]).max() > 1e-3
+
+
+def test_the_gap_fit_of_the_manual_trains(tmp_path: Path, gap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text("utf-8")
+    (table,) = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "learn.toml").write_text(table)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    trainer = make_trainer(read_toml(tmp_path / "learn.toml")["trainer"])
+    frames = [*(copper(seed) for seed in range(8)), cut_out(copper(11), CORE, garbage=1)]
+    _, record = train(trainer, frames, [copper(20)], tmp_path / "gap")
+    assert record["frames"][-1]["n_core"] == 3
+    assert record["errors"]["training"]["n_atoms"] == 67
+    assert record["errors"]["held_out"]["force_rmse"] < 0.2
+
+
+def test_what_a_program_says_before_a_long_log_is_told(tmp_path: Path, gap: Any) -> None:
+    with pytest.raises(TrainingError, match=r"(?s)train\.log says:\nSYSTEM ABORT: .*seed.*ends with:"):
+        gap.train([copper(0)], tmp_path, seed=0)

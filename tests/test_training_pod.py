@@ -80,6 +80,11 @@ def test_what_was_cut_short_is_done_again(tmp_path: Path) -> None:
     folder = tmp_path / "training"
     folder.mkdir()
     (folder / "potential.json").write_text("{")
+    with pytest.raises(TrainingError, match="holds something else than a training"):
+        train(TRAINER, [copper(0)], [], folder)
+    (folder / "potential.json").unlink()
+    with pytest.raises(TrainingError, match="took longer"):
+        train(PodTrainer(parameters=SMALL, timeout=0.02), [copper(0)], [], folder)
     potential, _ = train(TRAINER, [copper(0)], [], folder)
     assert Potential.open(folder) == potential
     assert [path.name for path in tmp_path.iterdir()] == ["training"]

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Lines", "terminal"]
+__all__ = ["COLUMNS", "Bar", "Lines", "terminal"]
 
 # What is shown of a row: heading, column of learning.csv, format.
 _SHOWN = (
@@ -19,7 +19,12 @@ _SHOWN = (
     ("failed", "failed", "d"), ("force error", "force_rmse", ".4f"), ("covered", "covered_share", ".4f"),
     ("first halt/ps", "first_halt_ps", ".3f"),
 )  # fmt: skip
-_THINGS = {"train": "frames", "explore": "explorations", "confirm": "explorations", "select": "candidates"}  # what a stage counts; else frames
+COLUMNS = (
+    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"),
+    TimeRemainingColumn(),
+)  # fmt: skip
+# What a stage counts, if not frames.
+_THINGS = {"explore": "explorations", "confirm": "explorations", "select": "candidates"}
 
 
 class Lines:
@@ -61,11 +66,12 @@ class Lines:
         self._then(row)
 
 
-class _Bar(Lines):
+class Bar(Lines):
     """The same with a bar for the stage, and no line for it."""
 
     def __init__(self, progress: Progress, most: int, then: Callable[[dict[str, Any]], object]) -> None:
-        super().__init__(progress.console.print, most, then)
+        # Reasons of failures hold brackets, which are no markup.
+        super().__init__(lambda text: progress.console.print(text, markup=False, highlight=False), most, then)
         self._progress = progress
         self._task = progress.add_task("starting", total=None)
 
@@ -92,12 +98,8 @@ def terminal(most: int, then: Callable[[dict[str, Any]], object]) -> Iterator[Li
     if not console.is_terminal:
         yield Lines(lambda text: click.echo(text, err=True), most, then)
         return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left:"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield _Bar(progress, most, then)
+    with Progress(*COLUMNS, console=console, transient=True) as progress:
+        yield Bar(progress, most, then)
 
 
 def _cell(value: Any, form: str) -> str:

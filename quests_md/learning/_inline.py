@@ -17,7 +17,7 @@ from ..config import RunConfig
 from ..errors import Halted, InputError, OracleError, OutputError
 from ..hosts.ase import MonitoredCalculator
 from ..index import Index
-from ..oracle import Oracle, Potential, Queue, Trainer, label, make_executor, train
+from ..oracle import Oracle, Queue, Trainer, label, make_executor, train
 from ..session import Session
 
 __all__ = ["Inline", "InlineCalculator"]
@@ -102,7 +102,9 @@ class Inline:
         self._queue = Queue(self.folder / "queue.db", tries=1)
         known = list(self._queue.labelled())
         if known and not resume:
-            raise OutputError(f"{self.folder} holds {len(known)} labels of an earlier run: resume=True goes on with them")
+            raise OutputError(
+                f"{self.folder} holds {len(known)} labels of an earlier run: resume=True goes on with them"
+            )
         self._oracle, self._trainer = oracle, trainer
         self._most, self._workers, self._seed, self._watch = labels, workers, seed, watch
         self._frames, self.n_labels = [*training, *known], len(known)
@@ -158,8 +160,9 @@ class Inline:
     def _kept(self, session: Session) -> list[ase.Atoms]:
         """Return the candidates of a session, the halting one first: it is always among them."""
         assert session.decision is not None
+        halted = session.decision.step
         found = ase.io.read(session.output / "candidates.extxyz", ":", format="extxyz", parallel=False)
-        return sorted(found, key=lambda atoms: atoms.info["step"] != session.decision.step)
+        return sorted(found, key=lambda atoms: atoms.info["step"] != halted)
 
     def _freeze(self, session: Session) -> None:
         """Watch all further generations with the numbers that the thresholds of the first came to."""
@@ -172,8 +175,9 @@ class Inline:
 class InlineCalculator(Calculator):  # type: ignore[misc]
     """A potential that learns where it must: the ASE calculator of an `Inline`.
 
-    Every configuration that is computed counts as a step. Where one lies above `halt`, the call that asks for its forces
-    takes until the next generation is trained, and returns the forces of that. Candidates below `halt` wait until then.
+    Every configuration that is computed counts as a step. Where one lies above `halt`, the call that asks for its
+    forces takes until the next generation is trained, and returns the forces of that. Candidates below `halt` wait
+    until then.
 
     Parameters
     ----------
@@ -201,7 +205,7 @@ class InlineCalculator(Calculator):  # type: ignore[misc]
         self._watched = self._watch()
 
     def _watch(self, step: int | None = None) -> MonitoredCalculator:
-        """Watch the potential of this generation; its first configuration has the number `step`, or goes on counting."""
+        """Watch the potential of this generation; its first configuration is `step`, or goes on counting."""
         config = RunConfig.make({**self.inline.keys(), "index": str(self.inline.index.path)})
         session = Session.from_config(config, index=self.inline.index)
         if step is not None:

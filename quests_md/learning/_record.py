@@ -22,7 +22,7 @@ __all__ = ["COLUMNS", "recorded"]
 
 COLUMNS = (
     "generation", "training_frames", "labels", "labels_new", "failed", "quarantined", "force_rmse", "energy_rmse",
-    "covered_share", "first_halt_ps", "longest_ps", "select", "halt", "select_at_10", "select_at_1", "index_size",
+    "covered_share", "first_halt_ps", "shortest_ps", "select", "halt", "select_at_10", "select_at_1", "index_size",
     "seconds_train", "seconds_explore", "seconds_select", "seconds_label", "seconds_extend",
 )  # fmt: skip
 _RATES = {"select_at_10": 0.1, "select_at_1": 0.01}
@@ -70,7 +70,7 @@ def _row(work: Work, generation: int, record: dict[str, Any], explorations: list
         "energy_rmse": held_out["energy_rmse"],
         "covered_share": min(exploration.covered_share for exploration in explorations),
         "first_halt_ps": min(halts, default=None),
-        "longest_ps": max(exploration.time for exploration in explorations),
+        "shortest_ps": min(exploration.time for exploration in explorations),
         **{name: max(record["thresholds"][name].values()) for name in ("select", "halt")},
         **{name: _at_rate(index, rate, work.state.data["watched"]) for name, rate in _RATES.items()},
         "index_size": len(index),

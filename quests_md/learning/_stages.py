@@ -166,7 +166,9 @@ def _jobs(work: Work, generation: int, kind: str) -> list[Job]:
     """Return the explorations of a generation: every temperature, pressure and seed, with the starts in turn."""
     settings, folder = work.config.explore, work.folder.generation(generation) / kind
     starts = _start_frames(settings.start)
-    thresholds = {name: _threshold(of) for name, of in work.state.data["thresholds"].items()}
+    # Cut-outs are made of what is selected, and not of all that is proposed.
+    monitor = {name: value for name, value in work.config.monitor.items() if name != "cutout"}
+    monitor |= {name: _threshold(of) for name, of in work.state.data["thresholds"].items()}
     jobs = []
     for number, (name, temperature, pressure) in enumerate(settings.state_points()):
         went_on = None if kind == "confirm" else _last_covered(work, generation, name)
@@ -181,7 +183,7 @@ def _jobs(work: Work, generation: int, kind: str) -> list[Job]:
                 pressure=pressure,
                 seed=work.seed(generation, 1 if kind == "explore" else 2, number),
                 settings=settings.explore(),
-                monitor=work.config.monitor | thresholds,
+                monitor=monitor,
                 continues=went_on is not None,
             )
         )
@@ -222,7 +224,7 @@ def selected(work: Work, generation: int, explorations: list[Exploration]) -> li
     if not path.exists():
         config, index = work.config, Index.open(work.folder.index(generation))
         candidates = [
-            Candidate(exploration.name, frame)
+            Candidate(exploration.candidates.parent.relative_to(work.folder.generation(generation)).as_posix(), frame)
             for exploration in explorations
             if exploration.n_candidates
             for frame in read_frames(exploration.candidates)

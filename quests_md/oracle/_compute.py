@@ -190,8 +190,9 @@ def _doubt(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tuple[str
     lengths = np.linalg.norm(forces, axis=1)
     if not np.isfinite(lengths).all():
         return "insane", f"the force on atom {int(np.flatnonzero(~np.isfinite(lengths))[0])} is not finite"
-    if answer["stress"] is not None and not np.isfinite(answer["stress"]).all():
-        return "insane", "the stress is not finite"
+    stress = answer["stress"]
+    if stress is not None and not (np.shape(stress) == (6,) and np.isfinite(stress).all()):
+        return "insane", "the stress is not six finite numbers"
     worst = int(lengths.argmax())
     if lengths[worst] > oracle.max_force:
         return (

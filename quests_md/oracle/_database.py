@@ -28,7 +28,6 @@ _INDICES = (
     *(f"CREATE INDEX quests_md_{table} ON {table} (id)" for table in ("keys", "text_key_values", "number_key_values")),
     "CREATE INDEX quests_md_species ON species (id)",
     "CREATE INDEX quests_md_state ON text_key_values (value, id) WHERE key = 'state'",
-    "CREATE INDEX quests_md_expires ON number_key_values (value, id) WHERE key = 'expires'",
 )
 
 
@@ -189,14 +188,14 @@ class Database(ABC):
         """
         with self.transaction(write=False) as transaction:
             if self.tables(transaction):
-                self._check(transaction)
+                self.check(transaction)
                 return
         if not create:
             raise QueueError(f"{self.name}: there is no queue in it")
         with self.transaction() as transaction:
             self.lock_additions(transaction)
             if self.tables(transaction):  # another process was faster
-                self._check(transaction)
+                self.check(transaction)
                 return
             transaction.ase.metadata = {_KEY: _FORMAT, "title": "Frames for an oracle"}
             for statement in self.indices():
@@ -206,7 +205,8 @@ class Database(ABC):
         """Return the statements that make the indices."""
         return _INDICES
 
-    def _check(self, transaction: Transaction) -> None:
+    def check(self, transaction: Transaction) -> None:
+        """Raise `QueueError` if this is something else than a queue of a known format."""
         if not {"systems", "information"} <= self.tables(transaction):
             raise QueueError(f"{self.name}: there are tables in it, and they are not those of an ase.db")
         version = transaction.metadata().get(_KEY)

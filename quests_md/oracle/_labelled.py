@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import numbers
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 
 from ..errors import TrainingError
+from ..extxyz import properties, text
 from ..files import write_atomically
 
-__all__ = ["Labelled", "elements_of", "read_labels", "write_training_file"]
+__all__ = ["LabelledFrame", "elements_of", "read_labels", "write_training_file"]
 
 _CORE_ONLY = "forces of core atoms only"
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledFrame:
     """A frame and what of its labels is fit to train on.
 
     Parameters
@@ -63,7 +64,7 @@ class Labelled:
         return parts.hexdigest()[:32]
 
 
-def read_labels(frames: Sequence[ase.Atoms]) -> list[Labelled]:
+def read_labels(frames: Sequence[ase.Atoms]) -> list[LabelledFrame]:
     """Return the labels of frames, as their calculators hold them, and which of them count.
 
     Raises
@@ -76,13 +77,13 @@ def read_labels(frames: Sequence[ase.Atoms]) -> list[Labelled]:
     return [_labels_of(atoms, f"frame {i} ({atoms.get_chemical_formula()})") for i, atoms in enumerate(frames)]
 
 
-def elements_of(frames: Sequence[Labelled]) -> tuple[str, ...]:
+def elements_of(frames: Sequence[LabelledFrame]) -> tuple[str, ...]:
     """Return the elements that occur, by atomic number."""
     found = sorted({int(z) for frame in frames for z in frame.atoms.numbers})
     return tuple(ase.data.chemical_symbols[z] for z in found)
 
 
-def _labels_of(atoms: ase.Atoms, name: str) -> Labelled:
+def _labels_of(atoms: ase.Atoms, name: str) -> LabelledFrame:
     energy, forces, stress = _result(atoms, "energy"), _result(atoms, "forces"), None
     if energy is None or forces is None:
         raise TrainingError(f"{name} has no energy and forces: label it first")
@@ -97,7 +98,7 @@ def _labels_of(atoms: ase.Atoms, name: str) -> Labelled:
     values = [forces[core], *(np.asarray(value) for value in (energy, stress) if value is not None)]
     if not all(np.isfinite(value).all() for value in values):
         raise TrainingError(f"{name} has labels that are not finite: label it again, or leave it out")
-    return Labelled(atoms, forces, core, None if energy is None else float(energy), _matrix(stress))
+    return LabelledFrame(atoms, forces, core, None if energy is None else float(energy), _matrix(stress))
 
 
 def _result(atoms: ase.Atoms, name: str) -> Any:
@@ -119,7 +120,7 @@ def _matrix(stress: Any) -> NDArray[np.float64] | None:
 
 def write_training_file(
     path: Path,
-    frames: Sequence[Labelled],
+    frames: Sequence[LabelledFrame],
     *,
     energy: str = "energy",
     forces: str = "forces",
@@ -146,45 +147,30 @@ def write_training_file(
         Further keys of ``atoms.info`` that are written where a frame has them.
     """
 
-    def fill(file: Any) -> None:
-        for frame in frames:
-            entries: dict[str, Any] = {key: frame.atoms.info[key] for key in keys if key in frame.atoms.info}
-            if frame.energy is not None:
-                entries[energy] = frame.energy
-            if stress and frame.stress is not None:
-                entries[stress] = frame.stress
-            file.write(_block(frame, entries, forces, mask, excluded).encode())
-
-    write_atomically(path, fill)
+    blocks = (_block(frame, energy, forces, stress, mask, excluded, keys) for frame in frames)
+    write_atomically(path, lambda file: file.writelines(itertools.chain.from_iterable(blocks)))
 
 
-def _block(frame: Labelled, entries: Mapping[str, Any], forces: str, mask: str | None, excluded: bool) -> str:
+def _block(
+    frame: LabelledFrame,
+    energy: str,
+    forces: str,
+    stress: str | None,
+    mask: str | None,
+    excluded: bool,
+    keys: Sequence[str],
+) -> Iterator[bytes]:
     atoms = frame.atoms
-    columns = f"species:S:1:pos:R:3:{forces}:R:3" + (f":{mask}:L:1" if mask else "")
-    pbc = " ".join("T" if periodic else "F" for periodic in atoms.pbc)
-    lattice = f'Lattice="{_numbers(np.asarray(atoms.cell).ravel())}" ' if atoms.cell.rank else ""
-    said = "".join(f" {key}={_entry(value)}" for key, value in entries.items())
-    lines = [str(len(atoms)), f'{lattice}Properties={columns} pbc="{pbc}"{said}']
     # A force that does not count is written as zero: a program that ignored the mask should not learn noise from it.
-    written = np.where(frame.core[:, None], frame.forces, 0.0)
-    marks = [f" {'T' if core != excluded else 'F'}" if mask else "" for core in frame.core]
-    rows = zip(atoms.symbols, np.hstack([atoms.positions, written]), marks, strict=True)
-    lines += [f"{symbol} {_numbers(row)}{mark}" for symbol, row, mark in rows]
-    return "\n".join(lines) + "\n"
-
-
-def _numbers(values: Any) -> str:
-    return " ".join(f"{value:.17g}" for value in values)
-
-
-def _entry(value: Any) -> str:
-    if isinstance(value, (bool, np.bool_)):
-        return "T" if value else "F"
-    if isinstance(value, numbers.Integral):
-        return str(int(value))
-    if isinstance(value, numbers.Real):
-        return f"{float(value):.17g}"
-    if isinstance(value, np.ndarray):
-        return f'"{_numbers(value.ravel())}"'
-    text = " ".join(str(value).split()).replace('"', "'")
-    return f'"{text}"'
+    counted = np.where(frame.core[:, None], frame.forces, 0.0)
+    columns = [("species", np.array(atoms.get_chemical_symbols())), ("pos", atoms.positions), (forces, counted)]
+    if mask:
+        columns.append((mask, frame.core != excluded))
+    said: dict[str, Any] = {"Lattice": np.asarray(atoms.cell)} if atoms.cell.any() else {}
+    said |= {"Properties": properties(columns), "pbc": np.asarray(atoms.pbc)}
+    if frame.energy is not None:
+        said[energy] = frame.energy
+    if stress and frame.stress is not None:
+        said[stress] = frame.stress
+    said |= {key: atoms.info[key] for key in keys if key in atoms.info}
+    return text(columns, said)

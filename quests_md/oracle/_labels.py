@@ -15,7 +15,7 @@ __all__ = ["STATES", "Claim", "Entry", "Labels"]
 STATES = ("waiting", "running", "done", "failed", "quarantined")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Labels:
     """What an oracle says of a frame, in ASE's units and signs.
 
@@ -104,7 +104,7 @@ class Entry:
     digest
         Of elements, cell, periodicity and positions: the same for the same frame.
     source
-        Where it came from, as it was told to `add`.
+        Where it came from: what `add` was told, and what a saved frame says of itself (run, step, dH_max, ...).
     history
         What came to nothing, and what was done about it, oldest first: `at` (seconds since 1970), `what`, `worker`,
         `reason`.

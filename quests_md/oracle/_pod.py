@@ -18,7 +18,7 @@ from ase.geometry import minkowski_reduce
 
 from ..errors import MissingExtraError, TrainingError
 from ..files import write_atomically
-from ._labelled import Labelled, elements_of, read_labels, write_training_file
+from ._labelled import LabelledFrame, elements_of, read_labels, write_training_file
 from ._potential import FOLDER, Potential
 from ._program import Seconds, run_logged, tail
 
@@ -157,7 +157,7 @@ def _write(path: Path, lines: Sequence[str]) -> None:
     write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 
 
-def _prepared(frame: Labelled, rcut: float) -> Labelled:
+def _prepared(frame: LabelledFrame, rcut: float) -> LabelledFrame:
     """Return the same frame in a cell for which `fitpod` finds all neighbours.
 
     It takes all directions as periodic, positions as wrapped into the cell, and looks for images along the edges of the

@@ -105,7 +105,7 @@ class PostgreSQL(Database):
     def next_expired(self, transaction: Transaction, now: float) -> int | None:
         sql = (
             f"SELECT id FROM systems WHERE {_STATE} = 'running' AND (key_value_pairs ->> 'expires')::float8 < ? "
-            "ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
+            "ORDER BY (key_value_pairs ->> 'expires')::float8, id LIMIT 1 FOR UPDATE SKIP LOCKED"
         )
         found = transaction.rows(sql, now)
         return found[0][0] if found else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,8 @@ __all__ = ["Seconds", "run_logged", "tail"]
 Seconds = Annotated[float, pydantic.BeforeValidator(seconds_of)]
 
 _TAIL = 15  # lines of the log that an error shows
+_EARLY = 5
+_TELLS = re.compile(r"\b(abort|error|fatal|exception)", re.IGNORECASE)
 
 
 def run_logged(
@@ -67,6 +70,13 @@ def run_logged(
 
 
 def tail(log: Path) -> str:
-    """Return the last lines of a log, for an error."""
-    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-_TAIL:]
-    return f"{log} ends with:\n" + "\n".join(lines) if lines else f"{log} is empty"
+    """Return the last lines of a log for an error, after lines that tell of one.
+
+    A program that keeps what it prints to itself until it ends has its message of an error before all else.
+    """
+    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    if not lines:
+        return f"{log} is empty"
+    early = [line for line in lines[:-_TAIL] if _TELLS.search(line)][:_EARLY]
+    said = f"{log} says:\n" + "\n".join(early) + "\nand " if early else f"{log} "
+    return f"{said}ends with:\n" + "\n".join(lines[-_TAIL:])

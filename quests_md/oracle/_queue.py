@@ -10,12 +10,14 @@ from typing import Any
 
 from ase import Atoms
 
-from ..errors import InputError, QuestsError, QueueError
+from ..errors import InputError, QueueError
 from ._database import Transaction, open_database
 from ._labels import STATES, Claim, Entry, Labels
-from ._rows import make_row, pairs_of, plain, restore, word
+from ._rows import make_row, pairs_of, plain, restore, searchable, word
 
 __all__ = ["Queue"]
+
+_FRAMES = 100  # that are read at a time
 
 
 class Queue:
@@ -99,7 +101,7 @@ class Queue:
             The database cannot be used.
         """
         row, data = make_row(atoms)
-        told = plain(source, "source")
+        told = pairs_of(atoms) | plain(source, "source")
         with self._database.transaction() as transaction:
             self._database.lock_additions(transaction)
             there = transaction.find(row.unique_id)
@@ -107,7 +109,7 @@ class Queue:
                 return there, False
             now = self._database.now(transaction)
             data["queue"] = {"source": told, "added": now, "history": [], "record": {}, "worker": "", "token": ""}
-            pairs = {"state": "waiting", "tries": 0, "changed": now, **pairs_of(atoms, told)}
+            pairs = {"state": "waiting", "tries": 0, "changed": now, **searchable(told)}
             row.ctime, row.user = _ase_time(now), os.environ.get("USER")
             return int(transaction.ase.write(row, pairs, data)), True
 
@@ -266,12 +268,13 @@ class Queue:
         if not set(wanted) <= set(STATES):
             raise InputError(f"the states of a frame are {', '.join(STATES)}, not {', '.join(wanted)}")
         with self._database.transaction(write=False) as transaction:
-            return [_entry(row) for row in transaction.ase.select("state", sort="id") if row.state in wanted]
+            rows = [row for state in set(wanted) for row in transaction.ase.select(state=state)]
+            return [self._entry(row) for row in sorted(rows, key=lambda row: row.id)]
 
     def entry(self, id: int) -> Entry:
         """Return what is known of one frame; `QueueError` if it is not there."""
         with self._database.transaction(write=False) as transaction:
-            return _entry(self._row(transaction, id, lock=False))
+            return self._entry(self._row(transaction, id, lock=False))
 
     def atoms(self, id: int) -> Atoms:
         """Return a frame as it was added; with labels, in a ``SinglePointCalculator``, once it is done."""
@@ -283,29 +286,41 @@ class Queue:
         with self._database.transaction(write=False) as transaction:
             done = self._database.in_states(transaction, ["done"])
         wanted = None if ids is None else set(ids)
-        for id in done:  # one transaction each: what is done with a frame may take long
-            if wanted is None or id in wanted:
-                yield self.atoms(id)
+        found = [id for id in done if wanted is None or id in wanted]
+        for first in range(0, len(found), _FRAMES):  # nobody waits while something is done with a frame
+            with self._database.transaction(write=False) as transaction:
+                some = [self._row(transaction, id, lock=False) for id in found[first : first + _FRAMES]]
+            yield from map(self._restore, some)
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
     def _row(self, transaction: Transaction, id: int, lock: bool = True) -> Any:
         """Return the row of a frame, and let nobody else change it where it is locked."""
-        if lock and not self._database.lock(transaction, id):
-            raise QueueError(f"{self.name}: there is no frame {id}")
-        for row in transaction.ase.select(id=id):
-            if "queue" in row.data and "state" in row:
+        if not lock or self._database.lock(transaction, id):
+            for row in transaction.ase.select([("id", "=", int(id))]):
+                self._entry(row)  # it is one of the queue's
                 return row
         raise QueueError(f"{self.name}: there is no frame {id}")
 
+    def _entry(self, row: Any) -> Entry:
+        with self._reading(row):
+            return _entry(row)
+
     def _restore(self, row: Any) -> Atoms:
-        try:
+        with self._reading(row):
             return restore(row)
-        except QuestsError:
-            raise
-        except Exception as error:  # a row that another program has changed: anything may be missing
+
+    @contextmanager
+    def _reading(self, row: Any) -> Iterator[None]:
+        """Say which row it is that another program has written, or changed: anything may be missing."""
+        try:
+            yield
+        except Exception as error:
             what = f"{type(error).__name__}: {error}"
-            raise QueueError(f"{self.name}: row {row.id} cannot be read as a frame: {what}") from error
+            raise QueueError(
+                f"{self.name}: row {row.id} is not as the queue wrote it ({what}): remove it with "
+                f"`ase db ... id={row.id} --delete`"
+            ) from error
 
     @contextmanager
     def _claimed(self, claim: Claim) -> Iterator[tuple[Transaction, Any, float]]:
@@ -346,12 +361,12 @@ def _entry(row: Any) -> Entry:
     reasons = [event["reason"] for event in history if event["reason"]]
     return Entry(
         id=row.id,
-        state=row.state,
-        tries=row.tries,
+        state=STATES[STATES.index(row.state)],
+        tries=int(row.tries),
         worker=queue["worker"],
         reason=reasons[-1] if reasons and row.state != "done" else "",
         added=queue["added"],
-        changed=row.changed,
+        changed=float(row.changed),
         seconds=row.get("seconds"),
         formula=row.formula,
         natoms=row.natoms,

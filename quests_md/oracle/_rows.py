@@ -15,7 +15,7 @@ from ase.db.row import AtomsRow
 from ..errors import FrameError, InputError
 from ._labels import Labels
 
-__all__ = ["digest", "make_row", "pairs_of", "plain", "restore", "word"]
+__all__ = ["digest", "make_row", "pairs_of", "plain", "restore", "searchable", "word"]
 
 # What of a frame's info and source `ase db` can show and search for.
 _SEARCHABLE = ("run", "step", "event", "band", "dH_max", "generation")
@@ -91,11 +91,16 @@ def restore(row: AtomsRow) -> Atoms:
     return atoms
 
 
-def pairs_of(atoms: Atoms, source: Mapping[str, Any]) -> dict[str, Any]:
+def pairs_of(atoms: Atoms) -> dict[str, Any]:
+    """Return what the info of a saved frame says of where it came from."""
+    return {key: plain(atoms.info[key], key) for key in _SEARCHABLE if key in atoms.info}
+
+
+def searchable(source: Mapping[str, Any]) -> dict[str, Any]:
     """Return the pairs of key and value by which `ase db` finds a frame."""
     found: dict[str, Any] = {}
     for key in _SEARCHABLE:
-        value = plain(source.get(key, atoms.info.get(key)), key)
+        value = source.get(key)
         if isinstance(value, str):
             found[key] = word(value)
         elif isinstance(value, (bool, int)) or (isinstance(value, float) and np.isfinite(value)):

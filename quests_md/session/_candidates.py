@@ -172,7 +172,7 @@ class Candidates:
             index = reference if isinstance(reference, Index) else None
             cutoff, threshold = self._monitor.index.spec.cutoff, thresholds.lowest
             for cut in cutouts(frame, dH, cutoff, threshold=threshold, index=index, **self._cutout):
-                self._cuts.append(cut.frame, cut.dH, {"run": run, **cut.info}, {"core": cut.core})
+                self._cuts.append(cut.frame, cut.dH, {"run": run, "step": frame.step, **cut.info}, {"core": cut.core})
                 self._n_cuts[-1] += 1
         then(frame)
 
