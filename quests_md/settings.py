@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 
@@ -19,19 +19,30 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["check_keys", "make_settings", "read_toml", "seconds_of", "tomllib"]
+__all__ = ["Seconds", "check_keys", "make_settings", "read_toml", "seconds_of", "tomllib"]
 
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 
-def seconds_of(wall_time: Any) -> float:
-    """Return a time in seconds that is given as such, or as "hh:mm:ss"; `InputError` if it is neither."""
-    if isinstance(wall_time, str) and re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", wall_time):
-        hours, minutes, seconds = map(int, wall_time.split(":"))
-        return 3600.0 * hours + 60.0 * minutes + seconds
-    if isinstance(wall_time, (int, float)) and not isinstance(wall_time, bool) and 0 < wall_time < math.inf:
-        return float(wall_time)
-    raise InputError(f'wall_time must be a number of seconds or a text such as "23:30:00", not {wall_time!r}')
+def seconds_of(value: Any, name: str | None = "wall_time") -> float:
+    """Return a time in seconds that is given as such, or as "hh:mm:ss"; `InputError` names it if it is neither."""
+    if isinstance(value, str) and re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", value):
+        hours, minutes, seconds = map(int, value.split(":"))
+        total = 3600.0 * hours + 60.0 * minutes + seconds
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        total = float(value)
+    else:
+        total = math.nan
+    if not 0 < total < math.inf:
+        raise InputError(f'{name} must be a number of seconds or a text such as "23:30:00", not {value!r}')
+    return total
+
+
+def _seconds(value: Any, info: pydantic.ValidationInfo) -> float:
+    return seconds_of(value, info.field_name)
+
+
+Seconds = Annotated[float, pydantic.BeforeValidator(_seconds)]
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -88,6 +88,24 @@ class Exits(Faulty):
         os._exit(7)
 
 
+class Forks(Faulty):
+    """Its process ends, and what it has forked, which shares all that it has open, does not."""
+
+    def fault(self):
+        if os.fork() == 0:
+            time.sleep(1000)
+        os._exit(7)
+
+
+class Tidy(Faulty):
+    """It removes the folder that it was given, and fails."""
+
+    def fault(self):
+        print("tidied up", flush=True)
+        os.rmdir(os.getcwd())
+        raise RuntimeError("nothing is left")
+
+
 class Crashes(Faulty):
     def fault(self):
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -32,6 +32,18 @@ def frame_of(seed, **info):
     return atoms
 
 
+class Clock:
+    """The clock of a queue, that goes when it is told to."""
+
+    def __init__(self, queue):
+        self.time = 1e9
+        queue._database.now = lambda transaction: self.time
+
+
+def states_of(queue):
+    return {entry.id: entry.state for entry in queue.entries()}
+
+
 def labels_of(seed):
     rng = np.random.default_rng(1000 + seed)
     return Labels(rng.normal(), rng.normal(size=(8, 3)), rng.normal(size=6))

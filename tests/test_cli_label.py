@@ -59,6 +59,48 @@ def test_a_calculator_by_its_file_and_more_keywords(address, tmp_path):
     assert queue.entry(1).record["settings"]["keywords"] == {"energy": 1.0, "tag": 5, "force": -2.5}
 
 
+def test_the_oracle_of_a_loop(address, tmp_path):
+    queue = filled(address, [0])
+    (tmp_path / "learn.toml").write_text(LEARN)
+    done = run(address, "--calculator", tmp_path / "learn.toml", "--keyword", "force=-2.5")
+    assert done.exit_code == 0, done.output
+    assert queue.entry(1).record["settings"] == {
+        "calculator": "oracles:Shifted", "keywords": {"energy": 1.0, "force": -2.5},
+    }  # fmt: skip
+    (tmp_path / "learn.toml").write_text(LEARN.replace("[oracle]", "[oracle]\nmax_forces = 3.0"))
+    done = run(address, "--calculator", tmp_path / "learn.toml")
+    assert done.exit_code == 1
+    assert "learn.toml: [oracle]: unknown key 'max_forces'; did you mean 'max_force'?" in done.stderr
+
+
+LEARN = """
+training = "training.xyz"
+held_out = "held_out.xyz"
+
+[oracle]
+calculator = "oracles:Shifted"
+keywords = { energy = 1.0 }
+executor = "dask"
+workers = 4
+tries = 1
+
+[trainer]
+kind = "pod"
+
+[explore]
+start = "start.xyz"
+temperature = [300.0]
+time = 1.0
+
+[monitor]
+select = 0.0
+halt = 10.0
+
+[stop]
+force_error = 0.1
+"""
+
+
 def test_keywords_are_toml_or_texts(address):
     queue = filled(address, [0])
     run(address, "--calculator", EMT_PATH, "--keyword", "label=some text", "--keyword", "asap_cutoff=true")
@@ -158,12 +200,22 @@ def test_another_oracle_is_refused_unless_forced(address):
     [
         (["--calculator", "emt"], 1, "calculator must be an import path"),
         (["--calculator", "oracles:Nothing"], 1, "oracles:Nothing cannot be made: AttributeError"),
+        (["--calculator", EMT_PATH, "--keyword", "when=2020-01-01"], 1, "keywords.when"),
+        (["--calculator", "number.toml", "--keyword", "a=1"], 1, "keywords: input should be a valid dictionary, not 3"),
+        (
+            ["--calculator", "long.toml"],
+            1,
+            "wall_time must be a number of seconds or a text such as \"23:30:00\", not '1h'",
+        ),
         (["--calculator", "nowhere.toml"], 1, "nowhere.toml: cannot be read"),
         (["--calculator", EMT_PATH, "--executor", "slurm"], 2, "slurm"),
         (["--calculator", EMT_PATH, "--scheduler", "tcp://here:1"], 1, "a scheduler is for the executor dask"),
     ],
 )
-def test_mistakes_are_said(address, arguments, code, message):
+def test_mistakes_are_said(address, arguments, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "number.toml").write_text(f'calculator = "{EMT_PATH}"\nkeywords = 3\n')
+    (tmp_path / "long.toml").write_text(f'calculator = "{EMT_PATH}"\nwall_time = "1h"\n')
     queue = filled(address, [0])
     done = run(address, *arguments)
     assert done.exit_code == code

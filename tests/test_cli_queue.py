@@ -126,6 +126,29 @@ def test_export_writes_labels_to_the_last_digit(files):
     run("export", "queue.db", "-o", "labelled.extxyz", "--overwrite", "--append", code=2)
 
 
+def test_a_frame_that_cannot_be_kept_is_named(files):
+    frames = [frame_of(7), frame_of(8)]
+    frames[1].positions[0] = np.nan
+    ase.io.write("broken.extxyz", frames)
+    done = run("add", "queue.db", "broken.extxyz", code=1)
+    assert "broken.extxyz: frame 1: a frame whose positions or cell are not finite" in done.stderr
+    assert "there is no frame 10" in run("show", "queue.db", "1" + 30 * "0", code=1).stderr
+
+
+def test_export_writes_to_nothing_but_extended_xyz(files):
+    run("add", "queue.db", "candidates.extxyz")
+    ase.io.write("mine.traj", frame_of(7))
+    before = Path("mine.traj").read_bytes()
+    for how in ("--append", "--overwrite"):
+        done = run("export", "queue.db", "-o", "mine.traj", "--state", "waiting", how, code=1)
+        assert "choose a name that ends in .extxyz or .xyz" in done.stderr
+    assert Path("mine.traj").read_bytes() == before
+    for text in (b"", format_atoms(frame_of(7)).rstrip()):  # nothing, and a last line that does not end
+        Path("mine.xyz").write_bytes(text)
+        run("export", "queue.db", "-o", "mine.xyz", "--state", "waiting", "--append")
+        assert len(ase.io.read("mine.xyz", ":")) == 3 + bool(text)
+
+
 def test_only_add_makes_a_queue(files):
     for arguments in (["list"], ["show", "1"], ["retry", "--all"], ["export", "-o", "x.extxyz"]):
         verb, *more = arguments

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,7 +31,8 @@ def executor():
         yield executor
 
 
-def test_every_frame_gets_its_labels(queue, executor):
+def test_every_frame_gets_its_labels(address, executor):
+    queue = Queue(address)
     fill(queue, [0] * 7)
     told = []
     counts = label(queue, oracle(EMT_PATH), executor, workers=2, report=lambda c: told.append((c.done, c.waiting)))
@@ -58,6 +61,8 @@ def test_a_real_code_labels(queue, executor):
         ("WithoutConvergence", 3, "failed", "failed: the calculator says that it has not converged"),
         ("Leaves", 3, "failed", "failed: SystemExit: licence expired"),
         ("Exits", 3, "quarantined", "died: its process ended with exit code 7; it said: too many k-points"),
+        ("Forks", 3, "quarantined", "died: its process ended with exit code 7"),
+        ("Tidy", 3, "failed", "failed: RuntimeError: nothing is left"),
         ("Crashes", 3, "quarantined", "died: its process was killed by signal 11 (SIGSEGV)"),
         ("NanForces", 1, "quarantined", "insane: the force on atom 1 is not finite"),
         ("HugeForces", 1, "quarantined", "insane: the force on atom 2 is 500 eV/Å"),
@@ -225,6 +230,42 @@ def test_a_label_outlives_a_database_that_is_locked(tmp_path, executor):
         patch.setattr(module._Work, "_store", lock_first)
         assert label(queue, oracle(EMT_PATH), executor, workers=1).done == 1
     assert locks == [1]
+
+
+def test_a_calculation_outlives_a_database_that_is_locked(tmp_path, monkeypatch):
+    """While it goes on nobody is told how many wait, no claim is renewed, and no other frame claimed."""
+    queue = Queue(tmp_path / "queue.db", timeout=0.05, lease=1.0)
+    fill(queue, [0, 0])
+    ended, told, run_task = threading.Event(), [], module.run_task
+
+    def slow(task):
+        if '"atoms": null' not in task:
+            ended.wait(30)
+        return run_task(task)
+
+    other = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
+
+    def report(counts):
+        told.append(time.monotonic())
+        if len(told) == 1:
+            assert counts.running == 1
+            other.execute("BEGIN EXCLUSIVE")
+        elif told[-1] > told[0] + 1.1 and not ended.is_set():  # the claim has expired meanwhile
+            other.execute("ROLLBACK")
+            ended.set()
+
+    monkeypatch.setattr(module, "run_task", slow)
+    with ThreadPoolExecutor(2) as own:
+        assert label(queue, oracle(EMT_PATH), own, workers=2, report=report).done == 2
+    other.close()
+    assert {entry.tries for entry in queue.entries()} == {1}
+
+
+def test_every_failure_is_told(queue, executor):
+    fill(queue, [5, 5, 0])
+    told = []
+    label(queue, oracle("NanForces", keywords={"tag": 5}), executor, workers=2, report=lambda c: told.append(c.last))
+    assert {"frame 1: quarantined", "frame 2: quarantined"} <= {text[:20] for text in told}
 
 
 def test_silent_workers_are_given_up(queue, monkeypatch):

@@ -188,6 +188,17 @@ def test_a_frame_whose_labelling_fails_costs_that_frame(tmp_path):
     assert heard.rows[1]["training_frames"] == 13
 
 
+def test_a_loop_labels_by_dask_and_asks_no_more_than_it_is_told(tmp_path):
+    pytest.importorskip("distributed")
+    keywords = {"log": str(tmp_path / "calls"), "refused": [4]}
+    oracle = {"keywords": keywords, "executor": "dask", "workers": 2, "tries": 1}
+    learn(config(tmp_path, oracle=oracle, stop={"generations": 2}))
+    queue = Queue(tmp_path / "out" / "queue.db")
+    (lost,) = queue.entries(["failed"])
+    assert (lost.tries, queue.counts()["done"]) == (1, 3)
+    assert Counter(calls(tmp_path))[lost.digest] == 1
+
+
 def test_too_many_failures_stop_it_and_it_goes_on_when_the_oracle_is_right(tmp_path):
     log = {"log": str(tmp_path / "calls")}
     broken = {"keywords": {**log, "refused": list(range(3, 20))}}

@@ -127,7 +127,11 @@ def test_other_contents_of_a_file_are_refused(tmp_path):
 def test_limits_and_where_things_run_may_change(tmp_path):
     opened(tmp_path)
     stop = {"generations": 9, "labels": 100, "force_error": 0.01, "covered": 1.0, "failed": 0.1}
-    more = {"oracle": {"workers": 4, "wall_time": 9.0}, "explore": {"workers": 2}, "trainer": {"timeout": 9.0}}
+    more = {
+        "oracle": {"workers": 4, "wall_time": 9.0, "tries": 1},
+        "explore": {"workers": 2},
+        "trainer": {"timeout": 9.0},
+    }
     assert opened(tmp_path, stop=stop, monitor={"threads": 2}, **more).data["stop"] == stop
 
 

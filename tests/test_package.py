@@ -51,7 +51,7 @@ HOSTS = {
         "EXECUTORS",
         "Entry",
         "Errors",
-        "Labelled",
+        "Labelling",
         "Labels",
         "Oracle",
         "Outcome",

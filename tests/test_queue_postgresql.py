@@ -5,7 +5,7 @@ from __future__ import annotations
 import ase.db
 import pytest
 from queueing import frame_of, labels_of
-from test_queue import check_states
+from test_queue_states import check_states
 
 from quests_md.errors import MissingExtraError, QueueError
 from quests_md.oracle import Queue

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..errors import Halted
-from ..oracle import EXECUTORS, Labelled, Oracle, Queue, check_labels, label, make_executor
+from ..oracle import EXECUTORS, Labelling, Oracle, Queue, check_labels, label, make_executor
 from ..settings import make_settings, read_toml, tomllib
 from ..sources import read_labelled
 from . import EXIT_CODES
@@ -39,7 +39,8 @@ def _keyword(context: click.Context, parameter: click.Parameter, texts: tuple[st
 
 @click.command("label")
 @click.argument("queue_address", metavar="QUEUE")
-@click.option("--calculator", required=True, help="An oracle's TOML file, or the import path of an ASE calculator.")
+@click.option("--calculator", required=True,
+              help="A TOML file of an oracle or of a loop, or the import path of an ASE calculator.")  # fmt: skip
 @click.option("--keyword", "keywords", multiple=True, metavar="NAME=VALUE", callback=_keyword,
               help="Of the calculator; VALUE as in TOML, or a text. May be repeated.")  # fmt: skip
 @click.option("--wall-time", type=float, help="Seconds that a frame may take.  [default: that of the file, or 3600]")
@@ -93,13 +94,18 @@ def label_command(
 
 
 def _oracle(calculator: str, keywords: dict[str, Any], options: dict[str, float | None]) -> Oracle:
-    """Return the oracle of a file or an import path, with what the options say instead."""
+    """Return the oracle of its file, the file of a loop or an import path, with what the options say instead."""
     path = Path(calculator)
     values: dict[str, Any]
     values = read_toml(path) if path.suffix == ".toml" or path.is_file() else {"calculator": calculator}
+    if isinstance(values.get("oracle"), dict):  # the file of a loop
+        from ..learning import LearnConfig  # with its hosts it takes a second
+
+        values = LearnConfig.make(values, calculator).oracle.oracle().model_dump()
     values |= {name: value for name, value in options.items() if value is not None}
-    if keywords:
-        values["keywords"] = {**values.get("keywords", {}), **keywords}
+    given = values.get("keywords", {})
+    if keywords and isinstance(given, dict):
+        values["keywords"] = {**given, **keywords}
     return make_settings(Oracle, values, calculator)
 
 
@@ -140,19 +146,20 @@ class _View:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._task = progress.add_task("starting", total=None)
-        self._last = ""
-        self.counts = Labelled()
+        self._event = (0, "")
+        self.counts = Labelling()
 
     def say(self, text: str) -> None:
         """Print a line above the one that changes."""
         self._progress.console.print(f"quests-md: {text}", markup=False, highlight=False, soft_wrap=True)
 
-    def show(self, counts: Labelled) -> None:
+    def show(self, counts: Labelling) -> None:
         """Show how far it is, and what a frame got instead of labels."""
         self.counts = counts
-        if counts.last != self._last and not counts.last.endswith(": done"):
+        event = counts.ended, counts.last  # the same may happen to a frame twice
+        if event != self._event and not counts.last.endswith(": done"):
             self.say(counts.last)
-        self._last = counts.last
+        self._event = event
         each, left = counts.seconds_per_frame, counts.seconds_left
         parts = [f"{counts.done} done", f"{counts.failed + counts.quarantined} failed", f"{counts.running} running"]
         parts += [f"{counts.waiting} waiting"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import OutputError, SourceError
+from ..errors import InputError, OutputError, SourceError
 from ..extxyz import format_atoms
 from ..files import write_atomically
 from ..oracle import STATES, Entry, Queue, digest
@@ -53,7 +53,11 @@ def _add(queue: Queue, source: str) -> Iterator[tuple[int, bool]]:
         size = _size(source)
         try:
             for count, atoms in enumerate(read_atoms(source)):
-                yield queue.add(atoms, file=source, frame=count)
+                try:
+                    added = queue.add(atoms, file=source, frame=count)
+                except InputError as error:
+                    raise InputError(f"{source}: frame {count}: {error}; those before it are added") from error
+                yield added
             return
         except SourceError:
             if _size(source) == size:
@@ -136,12 +140,15 @@ def export(queue: str, output: Path, states: tuple[str, ...], append: bool, over
         raise click.UsageError("give --append or --overwrite")
     if output.exists() and not (append or overwrite):
         raise OutputError(f"{output} exists: choose another name, or give --append or --overwrite")
+    if output.suffix not in (".xyz", ".extxyz"):
+        raise OutputError(f"{output}: extended XYZ is written: choose a name that ends in .extxyz or .xyz")
     found = Queue(queue, create=False)
     ids = [entry.id for entry in found.entries(states or ("done",))]
-    there = {digest(atoms) for atoms in read_atoms(output)} if append and output.exists() else set[str]()
-    texts = list(_texts(found, ids, there))
     old = output.read_bytes() if append and output.exists() else b""
-    write_atomically(output, lambda file: file.writelines([old, *texts]))
+    there = {digest(atoms) for atoms in read_atoms(output)} if old else set[str]()
+    texts = list(_texts(found, ids, there))
+    end = b"\n" if old and not old.endswith(b"\n") else b""
+    write_atomically(output, lambda file: file.writelines([old, end, *texts]))
     click.echo(f"{len(texts)} frames written to {output}" + (f", {len(ids) - len(texts)} were there" if there else ""))
 
 

@@ -67,11 +67,14 @@ class OracleTable(Oracle):
         Frames that are labelled at a time.
     scheduler
         Address of Dask's scheduler.
+    tries
+        How often a frame is calculated before it is given up. An oracle that is deterministic needs one.
     """
 
     executor: Literal["local", "mpi", "dask"] = "local"
     workers: pydantic.PositiveInt = 1
     scheduler: str | None = None
+    tries: pydantic.PositiveInt = 3
 
     def oracle(self) -> Oracle:
         """Return the oracle alone."""

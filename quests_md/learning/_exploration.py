@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Halted, HostError, InputError, OutputError
+from ..processes import inherited
 from ._job import CANNOT_RUN, DONE, JOB, WITH_PARENT, Exploration, Explore, Job
 from ._result import LOG, last_lines, told
 
@@ -23,7 +24,6 @@ _LOOK = 0.1  # s between two looks at the processes
 _SAY = 5.0  # s between two reports of running ones
 # Signals by which others, a terminal or a batch system, ask a process to end.
 _ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_LAUNCHER = ("PMI", "OMPI_", "HYDI_", "HYDRA_", "MPI_LOCAL", "MPIR_", "SLURM_MPI")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -127,9 +127,7 @@ def _clear(folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    # With the variables of a launcher, MPI would take the process for one of this one's ranks.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER)}
-    return kept | dict.fromkeys(_ONE_THREAD, "1")
+    return inherited() | dict.fromkeys(_ONE_THREAD, "1")
 
 
 def _ended(one: _Running) -> Exploration:

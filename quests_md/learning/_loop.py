@@ -88,7 +88,8 @@ def learn(config: LearnConfig, report: Reporter | None = None) -> LearnResult:
         with contextlib.ExitStack() as stack:
             state = State.open(folder.path, config)
             oracle = _Oracle(config, stack)
-            work = Work(config, folder, state, Queue(folder.queue), Silent() if report is None else report, oracle)
+            queue = Queue(folder.queue, tries=config.oracle.tries)
+            work = Work(config, folder, state, queue, Silent() if report is None else report, oracle)
             return _generations(work)
     finally:
         lock.release()

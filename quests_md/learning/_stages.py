@@ -19,7 +19,7 @@ from ..elements import SYMBOLS
 from ..errors import CalibrationError, OracleError
 from ..frame import Frame
 from ..index import Index, calibrate, resolve_threshold
-from ..oracle import Entry, Labelled, Potential, Queue, label, make_trainer, train
+from ..oracle import Entry, Labelling, Potential, Queue, label, make_trainer, train
 from ..selection import cutouts
 from ..sources import describe_source, frame_of, read_frames, read_labelled
 from ._config import LearnConfig
@@ -309,7 +309,7 @@ def _label_all(work: Work, ids: list[int]) -> list[Entry]:
     """Label until none of these frames waits; what other workers calculate is waited for."""
     table, said = work.config.oracle, [""]
 
-    def report(counts: Labelled) -> None:
+    def report(counts: Labelling) -> None:
         text, said[0] = (counts.last if counts.last != said[0] else ""), counts.last
         work.report.step(counts.done + counts.failed + counts.quarantined, text)
 

@@ -20,8 +20,8 @@ __all__ = ["State", "read_json", "write_json"]
 _FORMAT = 1
 # What may be another one when a loop goes on: when it ends, and how it is computed, but not what.
 _FREE = (
-    "output", "stop", "oracle.executor", "oracle.workers", "oracle.scheduler", "oracle.wall_time", "explore.workers",
-    "monitor.threads", "trainer.timeout", "training", "held_out", "explore.start", "explore.setup",
+    "output", "stop", "oracle.executor", "oracle.workers", "oracle.scheduler", "oracle.wall_time", "oracle.tries",
+    "explore.workers", "monitor.threads", "trainer.timeout", "training", "held_out", "explore.start", "explore.setup",
 )  # fmt: skip
 
 

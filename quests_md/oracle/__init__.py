@@ -7,7 +7,7 @@ from ._command import CommandTrainer
 from ._compute import Outcome, compute
 from ._errors import Errors, errors
 from ._executors import EXECUTORS, make_executor
-from ._label import Labelled, label
+from ._label import Labelling, label
 from ._labels import STATES, Claim, Entry, Labels
 from ._oracle import Oracle
 from ._pod import PodTrainer
@@ -23,7 +23,7 @@ __all__ = [
     "CommandTrainer",
     "Entry",
     "Errors",
-    "Labelled",
+    "Labelling",
     "Labels",
     "Oracle",
     "Outcome",

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ._call import FOLDER, built, filled, load
+
 __all__ = ["serve"]
 
 
@@ -73,33 +75,12 @@ class _Desk:
         text = json.dumps([task["calculator"], task["keywords"]])
         again = task["atoms"] == self._atoms  # it would answer from memory, where somebody wants to know
         self._atoms = task["atoms"]
-        if self._calculator is None or text != self._key or "{folder}" in text or again:
+        if self._calculator is None or text != self._key or FOLDER in text or again:
             self._calculator = None  # the old one ends first: there may be place for one only
-            make = _load(task["calculator"])
+            make = load(task["calculator"])
             self._record = {"calculator": task["calculator"], **_code(task["calculator"])}
-            self._calculator = make(**_built(task["keywords"], task["folder"]))
+            self._calculator = make(**built(filled(task["keywords"], task["folder"])))
             self._key = text
-
-
-def _load(path: str) -> Any:
-    """Return what an import path, "module:name", names."""
-    module, _, name = path.partition(":")
-    found: Any = import_module(module)
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _built(value: Any, folder: str) -> Any:
-    """Return keywords with their `{folder}` filled in and their `call` tables called."""
-    if isinstance(value, str):
-        return value.replace("{folder}", folder)
-    if isinstance(value, list):
-        return [_built(item, folder) for item in value]
-    if isinstance(value, dict):
-        built = {key: _built(item, folder) for key, item in value.items()}
-        return _load(built.pop("call"))(**built) if "call" in built else built
-    return value
 
 
 def _code(path: str) -> dict[str, str]:

@@ -10,9 +10,11 @@ import ase
 import pydantic
 
 from ..errors import TrainingError
+from ..settings import Seconds
+from ._call import FOLDER, check_call
 from ._labelled import elements_of, read_labels, write_training_file
-from ._potential import FOLDER, Potential, check_commands
-from ._program import Seconds, run_logged, tail
+from ._potential import Potential, check_commands
+from ._program import run_logged, tail
 
 __all__ = ["CommandTrainer"]
 
@@ -65,7 +67,7 @@ class CommandTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=Tru
     command: Annotated[_Texts, pydantic.Field(min_length=1)]
     files: Annotated[_Texts, pydantic.Field(min_length=1)]
     lammps: Annotated[_Texts, pydantic.AfterValidator(_lammps)] = ()
-    calculator: dict[str, Any] | None = None
+    calculator: Annotated[dict[str, Any] | None, pydantic.AfterValidator(check_call)] = None
     energy_key: str = "energy"
     forces_column: str = "forces"
     stress_key: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -215,9 +216,10 @@ def _reason(oracle: Oracle, answer: Mapping[str, Any], said: bytes) -> str:
 
 def _clear(folder: Path, said: bytes, keep: bool) -> str:
     """Remove a scratch folder, or keep it where there is anything in it, with what was printed; return where it is."""
-    if keep and said:
-        (folder / "output.txt").write_bytes(said)
-    if keep and any(folder.iterdir()):
-        return f"; kept: {folder}"
+    with contextlib.suppress(OSError):  # the calculator, or who tidies up, has removed it; or the disk is full
+        if keep and said:
+            (folder / "output.txt").write_bytes(said)
+        if keep and any(folder.iterdir()):
+            return f"; kept: {folder}"
     shutil.rmtree(folder, ignore_errors=True)
     return ""

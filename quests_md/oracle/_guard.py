@@ -25,24 +25,33 @@ __all__ = ["main"]
 
 def main() -> None:
     """Fork the process that calculates, and watch it and the pipe on descriptor 0."""
-    ended, lives = os.pipe()  # not inherited by programs that are started, so it breaks when the process ends
+    # The system tells of its end, and no pipe that breaks: what the process itself has forked would hold that open.
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
     worker = os.fork()
     if worker == 0:
-        os.close(ended)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(told)
+        os.close(tell)
         if sys.argv[1:]:
             _run(sys.argv[1:])
         from quests_md.oracle._child import serve
 
         serve()
         os._exit(0)
-    os.close(lives)
     os.dup2(2, 1)  # only the calculating process may hold the way back
     poll = select.poll()
     poll.register(0, 0)
-    poll.register(ended, 0)
-    if 0 in dict(poll.poll()):
-        os.killpg(0, signal.SIGKILL)
-    _, status = os.waitpid(worker, 0)
+    poll.register(told, select.POLLIN)
+    ended = 0
+    while not ended:
+        if 0 in dict(poll.poll()):
+            os.killpg(0, signal.SIGKILL)
+        os.read(told, 1)
+        ended, status = os.waitpid(worker, os.WNOHANG)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # that of the calculation is enough

@@ -18,14 +18,14 @@ from ._labels import Claim
 from ._oracle import Oracle
 from ._queue import Queue
 
-__all__ = ["Labelled", "label"]
+__all__ = ["Labelling", "label"]
 
 # Seconds beyond wall_time after which a calculation that has not answered is given up: its worker is lost.
 _GRACE = 120.0
 
 
 @dataclass
-class Labelled:
+class Labelling:
     """What a labelling has come to so far.
 
     Attributes
@@ -77,8 +77,8 @@ def label(
     limit: int | None = None,
     force: bool = False,
     stop: Callable[[], bool] | None = None,
-    report: Callable[[Labelled], None] | None = None,
-) -> Labelled:
+    report: Callable[[Labelling], None] | None = None,
+) -> Labelling:
     """Label the frames of a queue until none waits.
 
     Several labellings may share a queue. One that ends early, by `stop` or an exception, gives its frames back; one
@@ -106,7 +106,7 @@ def label(
 
     Returns
     -------
-    Labelled
+    Labelling
         The counts.
 
     Raises
@@ -162,14 +162,14 @@ class _Work:
         executor: Executor,
         workers: int,
         limit: int | None,
-        report: Callable[[Labelled], None],
+        report: Callable[[Labelling], None],
     ) -> None:
         self._queue, self._oracle, self._executor, self._report = queue, oracle, executor, report
         self._slots, self._left = workers, limit
         self._name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._under_way: dict[Future[str], tuple[Claim, float]] = {}
         self._started, self._renewed = time.monotonic(), time.monotonic()
-        self.counts = Labelled()
+        self.counts = Labelling()
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Keep as many calculations under way as there are workers, until nothing waits."""
@@ -182,9 +182,10 @@ class _Work:
                 claim, _ = self._under_way[future]
                 self._settle(claim, future)
                 del self._under_way[future]
+                self._tell()
             self._give_up_silent()
             self._renew()
-            self._tell()
+            self._tell()  # how the time goes by
 
     def give_back(self) -> None:
         """Let the frames that are under way wait again, as if they had not been claimed."""
@@ -196,7 +197,12 @@ class _Work:
     def _fill(self) -> bool:
         """Claim frames for the workers that have none; return whether anything is under way."""
         while len(self._under_way) < self._slots and self._left != 0:
-            claim = self._queue.claim(self._name)
+            try:
+                claim = self._queue.claim(self._name)
+            except QueueError:
+                if not self._under_way:
+                    raise
+                break  # what is being calculated is not given up as the database does not answer
             if claim is None:
                 break
             if self._left is not None:
@@ -252,28 +258,34 @@ class _Work:
             try:
                 return write() or state
             except QueueError:
-                with contextlib.suppress(QueueError):
-                    if self._lost(claim):
-                        return "lost"
+                if self._lost(claim):
+                    return "lost"
                 if time.monotonic() > until:
                     raise
             time.sleep(0.5)
 
     def _lost(self, claim: Claim) -> bool:
-        entry = self._queue.entry(claim.id)
-        return entry.state != "running" or entry.worker != self._name
+        """Tell whether somebody else has the frame; no, as long as the database does not answer."""
+        try:
+            return not self._queue.holds(claim)
+        except QueueError:
+            return False
 
     def _renew(self) -> None:
         """Prolong the claims; forget what was lost, as whoever has it now will write its labels."""
         if time.monotonic() < self._renewed + self._queue.lease / 4:
             return
+        answered = True
         for future, (claim, _) in list(self._under_way.items()):
             try:
                 self._queue.renew(claim)
             except QueueError:
                 if self._lost(claim):
                     del self._under_way[future]
-        self._renewed = time.monotonic()
+                else:
+                    answered = False
+        if answered:  # else at once again: a claim that expires could be taken, by this very labelling too
+            self._renewed = time.monotonic()
 
     def _give_up_silent(self) -> None:
         """Fail the frames of workers that are silent for longer than any calculation may take, and do without these."""
@@ -284,9 +296,11 @@ class _Work:
                 reason = f"its worker is silent, {_GRACE:g} s longer than wall_time"
                 self._write(claim, Outcome(None, "died", reason, now - since, {}))
                 del self._under_way[future]
+                self._tell()
 
     def _tell(self) -> None:
-        self.counts.waiting = self._queue.counts()["waiting"]
+        with contextlib.suppress(QueueError):  # it is claims and labels that need an answer
+            self.counts.waiting = self._queue.counts()["waiting"]
         self.counts.running = len(self._under_way)
         self.counts.seconds = time.monotonic() - self._started
         self._report(self.counts)

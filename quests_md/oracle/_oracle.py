@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 
-from ..settings import make_settings, read_toml, seconds_of
+from ..settings import Seconds, make_settings, read_toml
+from ._call import check_path
 
 __all__ = ["Oracle"]
 
 
 def _import_path(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
-        raise ValueError(f'calculator must be an import path such as "ase.calculators.emt:EMT", not {value!r}')
-    return value
+    return check_path(value, "calculator")
 
 
 _Calculator = Annotated[str, pydantic.AfterValidator(_import_path)]
-_Seconds = Annotated[float, pydantic.BeforeValidator(seconds_of)]
 _Limit = Annotated[float, pydantic.Field(gt=0)]
 
 
@@ -55,10 +52,10 @@ class Oracle(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
     calculator: _Calculator
-    keywords: dict[str, Any] = {}
+    keywords: dict[str, pydantic.JsonValue] = {}  # dates, which TOML knows, are none
     environment: dict[str, str] = {"OMP_NUM_THREADS": "1"}
     stress: bool = True
-    wall_time: _Seconds = 3600.0
+    wall_time: Seconds = 3600.0
     max_force: _Limit = 50.0
     energy_tolerance: _Limit = 1e-3
     force_tolerance: _Limit = 0.01

@@ -18,9 +18,11 @@ from ase.geometry import minkowski_reduce
 
 from ..errors import MissingExtraError, TrainingError
 from ..files import write_atomically
+from ..settings import Seconds
+from ._call import FOLDER
 from ._labelled import LabelledFrame, elements_of, read_labels, write_training_file
-from ._potential import FOLDER, Potential
-from ._program import Seconds, run_logged, tail
+from ._potential import Potential
+from ._program import run_logged, tail
 
 __all__ = ["PodTrainer"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,13 +14,13 @@ import pydantic
 
 from ..errors import TrainingError
 from ..files import write_atomically
+from ._call import FOLDER, built, check_call, filled
 from ._library import LammpsLibrary
 from ._oracle import Oracle
 
-__all__ = ["FOLDER", "Potential", "check_commands"]
+__all__ = ["Potential", "check_commands"]
 
 FILE = "potential.json"
-FOLDER = "{folder}"
 _COMMANDS = ("pair_style", "pair_coeff", "pair_modify", "kspace_style", "kspace_modify")
 _FORBIDDEN = "$&\n\r\0"  # variables, continued lines, further lines
 
@@ -125,9 +124,8 @@ class Potential:
 
     def keywords(self) -> dict[str, Any]:
         """Return `calculator` with the real path of the folder."""
-        filled = _filled(dict(self.calculator or {}), str(self.folder))
-        assert isinstance(filled, dict)
-        return filled
+        keywords: dict[str, Any] = filled(dict(self.calculator or {}), str(self.folder))
+        return keywords
 
     def ase_calculator(self) -> Any:
         """Return a new ASE calculator.
@@ -143,20 +141,17 @@ class Potential:
         """
         if self.calculator is None:
             return LammpsLibrary(self.commands(), self.elements)
-        keywords = self.keywords()
-        call = str(keywords.pop("call"))
-        module, _, name = call.partition(":")
         try:
-            return getattr(importlib.import_module(module), name)(**keywords)
+            return built(self.keywords())
         except Exception as error:
-            raise TrainingError(f"{self.folder}: {call} gives no calculator: {error!r}") from error
+            raise TrainingError(f"{self.folder}: {self.calculator['call']} gives no calculator: {error!r}") from error
 
     def as_oracle(self) -> Oracle:
         """Return what `compute` calculates with it, in a process that may die; it must have been saved."""
         path = self.folder / FILE
         if not path.exists():
             raise TrainingError(f"{path}: save the potential first")
-        keywords = {"folder": str(self.folder), "written": path.stat().st_mtime_ns}
+        keywords: dict[str, pydantic.JsonValue] = {"folder": str(self.folder), "written": path.stat().st_mtime_ns}
         return Oracle(calculator=f"{__name__}:calculator_of", keywords=keywords, max_force=math.inf)
 
 
@@ -176,26 +171,9 @@ def check_commands(commands: tuple[str, ...]) -> None:
             )
 
 
-def _filled(value: Any, folder: str) -> Any:
-    if isinstance(value, str):
-        return value.replace(FOLDER, folder)
-    if isinstance(value, Mapping):
-        return {key: _filled(entry, folder) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_filled(entry, folder) for entry in value]
-    return value
-
-
 class _Saved(pydantic.BaseModel, frozen=True, extra="forbid"):
     format: Literal[1]
     elements: tuple[str, ...]
     lammps: tuple[str, ...]
-    calculator: Annotated[dict[str, Any], pydantic.AfterValidator(lambda value: _callable(value))] | None
+    calculator: Annotated[dict[str, Any] | None, pydantic.AfterValidator(check_call)]
     files: tuple[str, ...]
-
-
-def _callable(value: dict[str, Any]) -> dict[str, Any]:
-    module, colon, name = str(value.get("call", "")).partition(":")
-    if not (colon and name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
-        raise ValueError('"call" must be "package.module:Name"')
-    return value

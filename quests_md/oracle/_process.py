@@ -18,23 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OracleError
+from ..processes import inherited
 
-__all__ = ["Child", "Died", "TimedOut", "child_of_this_thread", "ending", "guarded", "inherited", "kill_children"]
+__all__ = ["Child", "Died", "TimedOut", "child_of_this_thread", "ending", "guarded", "kill_children"]
 
 _GUARD = Path(__file__).with_name("_guard.py")
-# What makes a program believe that it is a rank of the MPI job which this process belongs to.
-_OF_MPI = ("PMI", "MPI_LOCAL", "MPIEXEC", "HYDI", "HYDRA", "OMPI_COMM_WORLD", "OMPI_UNIVERSE", "OMPI_APP_CTX")
+_LOOK = 0.5  # seconds between looks at whether it lives
 _MOST = 1 << 20  # bytes of what a process has said that are kept
 
 
 def guarded(command: Sequence[str] = ()) -> list[str]:
     """Return what to start in a session of its own: the guard, with a program, or with the process that calculates."""
     return [sys.executable, str(_GUARD), *command]
-
-
-def inherited() -> dict[str, str]:
-    """Return the variables of this process, less those of an MPI job that it belongs to."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(_OF_MPI)}
 
 
 class Died(Exception):
@@ -59,8 +54,8 @@ class Child:
             raise OracleError("labelling needs process groups and pipes of Unix: it does not run on Windows")
         self.environment = dict(environment)
         self._last_words = b""
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - of the process; its position is shared with it
         try:
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - of the process; its position is shared with it
             self._process = subprocess.Popen(
                 guarded(),
                 stdin=subprocess.PIPE,
@@ -69,8 +64,8 @@ class Child:
                 env={**inherited(), **environment},
                 start_new_session=True,
             )
-        except OSError as error:
-            raise OracleError(f"no process for the calculator can be started: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # of a name or a value that no environment can hold
+            raise OracleError(f"no process for the calculator can be started: {error}") from error
         self.kill = weakref.finalize(self, _end, self._process, self._said)
         _CHILDREN.add(self)
 
@@ -123,9 +118,15 @@ class Child:
         poll = select.poll()
         poll.register(way, select.POLLIN)
         while not parts[-1].endswith(b"\n"):
+            ended = self._process.poll() is not None
             left = until - time.monotonic()
-            if left <= 0 or not poll.poll(1000 * left):
+            if not ended and left <= 0:
                 raise TimedOut
+            # What the process has forked holds the pipe open when it has ended.
+            if not poll.poll(0 if ended else 1000 * min(left, _LOOK)):
+                if ended:
+                    raise EOFError
+                continue
             parts.append(os.read(way, 1 << 20))
             if not parts[-1]:
                 raise EOFError

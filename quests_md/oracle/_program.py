@@ -10,17 +10,12 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
-
-import pydantic
 
 from ..errors import TrainingError
-from ..settings import seconds_of
-from ._process import ending, guarded, inherited
+from ..processes import inherited
+from ._process import ending, guarded
 
-__all__ = ["Seconds", "run_logged", "tail"]
-
-Seconds = Annotated[float, pydantic.BeforeValidator(seconds_of)]
+__all__ = ["run_logged", "tail"]
 
 _TAIL = 15  # lines of the log that an error shows
 _EARLY = 5

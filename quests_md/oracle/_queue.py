@@ -18,6 +18,7 @@ from ._rows import make_row, pairs_of, plain, restore, searchable, word
 __all__ = ["Queue"]
 
 _FRAMES = 100  # that are read at a time
+_IDS = 1 << 63  # no database numbers as many
 
 
 class Queue:
@@ -150,6 +151,11 @@ class Queue:
         """Let a claim expire `lease` seconds from now; `QueueError` if it is lost."""
         with self._claimed(claim) as (transaction, row, now):
             transaction.ase.update(row.id, expires=now + self.lease)
+
+    def holds(self, claim: Claim) -> bool:
+        """Return whether the frame of a claim is still its worker's, also if the claim has expired since."""
+        with self._database.transaction(write=False) as transaction:
+            return _is_of(self._row(transaction, claim.id, lock=False), claim)
 
     def done(self, claim: Claim, labels: Labels, record: Mapping[str, Any]) -> None:
         """Store the labels of a frame.
@@ -296,7 +302,7 @@ class Queue:
 
     def _row(self, transaction: Transaction, id: int, lock: bool = True) -> Any:
         """Return the row of a frame, and let nobody else change it where it is locked."""
-        if not lock or self._database.lock(transaction, id):
+        if 0 < id < _IDS and (not lock or self._database.lock(transaction, id)):
             for row in transaction.ase.select([("id", "=", int(id))]):
                 self._entry(row)  # it is one of the queue's
                 return row
@@ -327,7 +333,7 @@ class Queue:
         """Let a block change the row of a claim, unless it was lost."""
         with self._database.transaction() as transaction:
             row = self._row(transaction, claim.id)
-            if row.state != "running" or row.data["queue"]["token"] != claim.token:
+            if not _is_of(row, claim):
                 raise QueueError(
                     f"{self.name}: frame {claim.id} is no longer {claim.worker}'s: the claim expired, and it is "
                     f"{row.state} now. Renew claims more often than every {self.lease:g} s"
@@ -375,6 +381,10 @@ def _entry(row: Any) -> Entry:
         history=history,
         record=dict(queue["record"]),
     )
+
+
+def _is_of(row: Any, claim: Claim) -> bool:
+    return bool(row.state == "running" and row.data["queue"]["token"] == claim.token)
 
 
 def _unlabelled(atoms: Atoms) -> Atoms:
