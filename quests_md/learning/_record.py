@@ -34,7 +34,7 @@ def recorded(work: Work, generation: int, explorations: list[Exploration], ended
     labels: dict[str, list[int]] = {"done": [], "failed": [], "quarantined": []}
     if folder.labelled(generation).exists():
         labels = read_json(folder.labelled(generation))
-    training = read_json(folder.training(generation) / "training.json")
+    training = read_json(folder.trained(generation))
     record = {
         "generation": generation,
         "ended": ended,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -29,6 +27,7 @@ from ._job import Exploration, Job
 from ._progress import Reporter
 from ._select import Candidate, select
 from ._state import State, read_json, write_json
+from ._workers import is_dead
 
 _WAIT = 1.0  # seconds between looks at frames that other workers label
 
@@ -117,7 +116,7 @@ def _save(index: Index, path: Path) -> None:
 def trained(work: Work, generation: int) -> Potential:
     """Train on all frames that are labelled before this generation."""
     folder = work.folder.training(generation)
-    if not (folder / "training.json").exists():
+    if not work.folder.trained(generation).exists():
         frames = [atoms for file in work.config.training for atoms in read_labelled(file)]
         frames += list(work.queue.labelled(_labels_before(work, generation)))
         held_out = [atoms for file in work.config.held_out for atoms in read_labelled(file)]
@@ -314,28 +313,13 @@ def _label_all(work: Work, ids: list[int]) -> list[Entry]:
         work.report.step(counts.done + counts.failed + counts.quarantined, text)
 
     # With the lock of the folder, claims of a loop that was killed are known to be nobody's.
-    work.queue.release_dead(_is_dead)
+    work.queue.release_dead(is_dead)
     while True:
         label(work.queue, table.oracle(), work.executor(), workers=table.workers, report=report)
         entries = [work.queue.entry(number) for number in ids]
         if all(entry.state not in ("waiting", "running") for entry in entries):
             return entries
         time.sleep(_WAIT)
-
-
-def _is_dead(worker: str) -> bool:
-    """Return whether the name of a worker, "NODE-PID-TOKEN", is that of a process that this machine no longer has."""
-    node, _, rest = worker.partition(f"{platform.node()}-")
-    pid, _, token = rest.partition("-")
-    if node or not pid.isdigit() or not token:
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
 
 
 # -- extend ----------------------------------------------------------------------------------------------------------
