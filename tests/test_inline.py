@@ -34,7 +34,7 @@ def inline(folder, group=None, **changes):
     return Inline(training, index, oracle, trainer, output=folder / "inline", **watch)
 
 
-def md(calculator, temperature=1800.0, steps=150, seed=3):
+def md(calculator, temperature=1800.0, steps=100, seed=3):
     """Return atoms after some steps of MD."""
     atoms = bulk("Cu", cubic=True, a=3.6) * (2, 2, 2)
     atoms.calc = calculator
@@ -57,7 +57,7 @@ def learned(tmp_path_factory):
 
 def test_it_learns_and_goes_on(learned):
     run, _, dyn = learned
-    assert dyn.nsteps == 150
+    assert dyn.nsteps == 100
     assert run.generation >= 1
     assert run.n_labels >= run.generation
     assert run.index.generation == run.generation
@@ -109,7 +109,7 @@ def test_the_potential_got_better_where_the_run_went(learned):
 def test_thresholds_are_those_of_the_first_index(tmp_path):
     run = inline(tmp_path, select={"false_alarm": 0.3}, halt=3.0)
     calculator = InlineCalculator(run)
-    md(calculator, steps=60)
+    md(calculator, steps=25)
     calculator.close()
     assert run.generation >= 1
     first, last = (ase_json(run.folder / f"generation-{g:03d}" / "uq" / "run.json") for g in (0, run.generation))
@@ -171,7 +171,11 @@ def test_an_oracle_that_fails_ends_the_run(tmp_path):
 def refusing(folder, numbers):
     """Return an oracle that does not converge at these calls; the first three are of training frames."""
     keywords = {"log": str(folder / "calls"), "refused": numbers}
-    return {"calculator": "counted:Counted", "keywords": keywords, "environment": settings(folder)["oracle"]["environment"]}
+    return {
+        "calculator": "counted:Counted",
+        "keywords": keywords,
+        "environment": settings(folder)["oracle"]["environment"],
+    }
 
 
 def test_an_oracle_that_did_not_label_the_training_frames_ends_the_run(tmp_path):
@@ -239,7 +243,7 @@ def test_a_frame_that_is_known_is_not_learned_twice(tmp_path):
 def test_an_index_whose_frames_have_groups_is_extended_by_one_for_each_generation(tmp_path):
     run = inline(tmp_path, group="crystal")
     calculator = InlineCalculator(run)
-    md(calculator, steps=60)
+    md(calculator, steps=25)
     calculator.close()
     assert set(run.index.frame_groups) == {"crystal", *(f"generation-{g:03d}" for g in range(1, run.generation + 1))}
 
@@ -288,12 +292,12 @@ def crystal():
 
 def test_lammps_learns_and_goes_on(tmp_path):
     run, lmp = inline(tmp_path), crystal()
-    run_lammps(run, lmp, 150, elements=["Cu"])
-    assert lmp.extract_global("ntimestep") == 150
+    run_lammps(run, lmp, 60, elements=["Cu"])
+    assert lmp.extract_global("ntimestep") == 60
     assert run.generation >= 1
     assert run.index.generation == run.generation
     run_lammps(run, lmp, 10, elements=["Cu"])  # and it can be asked to go on
-    assert lmp.extract_global("ntimestep") == 160
+    assert lmp.extract_global("ntimestep") == 70
     lmp.close()
 
 
@@ -301,10 +305,10 @@ def test_a_ramp_of_lammps_goes_on_where_it_was(tmp_path):
     run, lmp = inline(tmp_path), crystal()
     lmp.command("variable r equal ramp(0,1)")
     lmp.command("fix seen all vector 5 v_r")
-    run_lammps(run, lmp, 100)
+    run_lammps(run, lmp, 40)
     assert run.generation >= 1
-    seen = [lmp.extract_fix("seen", 0, 1, i, 0) for i in range(21)]
-    np.testing.assert_allclose(np.unique(np.round(seen, 9)), np.linspace(0, 1, 21), atol=1e-9)
+    seen = [lmp.extract_fix("seen", 0, 1, i, 0) for i in range(9)]
+    np.testing.assert_allclose(np.unique(np.round(seen, 9)), np.linspace(0, 1, 9), atol=1e-9)
     assert (np.diff(seen) >= -1e-9).all()
     lmp.close()
 

@@ -6,11 +6,15 @@ import csv
 import hashlib
 import json
 import math
+import shutil
 from collections import Counter
 
+import ase.db
 import ase.io
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
 from loops import calls, config, write_frames
 
 from quests_md import Index
@@ -18,6 +22,7 @@ from quests_md.errors import (
     CalibrationError,
     ConfigError,
     HostError,
+    IndexFileError,
     LearningError,
     OracleError,
     OutputError,
@@ -26,7 +31,7 @@ from quests_md.errors import (
 from quests_md.files import FolderLock
 from quests_md.learning import learn
 from quests_md.learning._record import COLUMNS
-from quests_md.oracle import Potential, Queue, digest
+from quests_md.oracle import Labels, Potential, Queue, digest
 
 pytestmark = pytest.mark.lammps
 
@@ -207,6 +212,65 @@ def test_training_frames_of_another_oracle_are_found_before_anything_is_spent(tm
     with pytest.raises(OracleError, match=r"no longer gives the labels that it gave: frame 4, energy per atom"):
         learn(config(tmp_path))
     assert not list((tmp_path / "out").glob("generation-*"))
+
+
+def test_what_failed_and_is_tried_again_by_hand_is_trained_on_with_the_next_generation(tmp_path):
+    log = {"log": str(tmp_path / "calls")}
+    learn(config(tmp_path, oracle={"keywords": {**log, "refused": [4]}}, stop={"generations": 2}))
+    queue = Queue(tmp_path / "out" / "queue.db")
+    (lost,) = record(tmp_path, 0)["labels"]["failed"]
+    assert queue.retry([lost]) == 1
+    # Somebody labels it elsewhere, with the same oracle, which converges by now.
+    claim = queue.claim("somebody")
+    atoms = claim.atoms.copy()
+    atoms.calc = EMT()
+    queue.done(claim, Labels(atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()), {})
+    heard = Heard()
+    learn(config(tmp_path, oracle={"keywords": {**log, "refused": [4]}}, stop={"generations": 3}), heard)
+    assert lost in record(tmp_path, 1)["labels"]["done"]
+    assert heard.rows[-1]["training_frames"] == 10 + heard.rows[-1]["labels"]
+    known = [frame["digest"] for frame in record(tmp_path, 2)["training"]["frames"]]
+    assert known.count(queue.entry(lost).digest) == 1
+    # And a label that is gone is told of, and not left out in silence.
+    queue.quarantine(taken(queue, lost), "by hand")
+    shutil.rmtree(tmp_path / "out" / "generation-002")
+    with pytest.raises(LearningError, match=f"frames {lost} had labels, and have none now"):
+        learn(config(tmp_path, oracle={"keywords": {**log, "refused": [4]}}, stop={"generations": 3}))
+
+
+def taken(queue, number):
+    """Return a claim of a frame that is done, as if somebody had changed its row."""
+    with ase.db.connect(queue.name) as rows:
+        rows.update(number, state="waiting")
+    return queue.claim("somebody")
+
+
+def test_a_damaged_index_is_found_and_one_that_was_removed_is_made_again(finished):
+    folder, result, _ = finished
+    path = folder / "out" / f"index-{result.generation:03d}.qindex"
+    whole = path.read_bytes()
+    rows = Index.open(path).rows.copy()
+    path.write_bytes(whole[:-100] + bytes(100))
+    with pytest.raises(IndexFileError, match="Remove it, and start the loop again"):
+        learn(config(folder))
+    path.unlink()
+    assert learn(config(folder)) == result
+    assert (Index.open(path).rows == rows).all()
+    path.write_bytes(whole)
+
+
+def test_a_setting_that_was_refused_at_the_start_may_be_set_right(tmp_path):
+    with pytest.raises(ConfigError, match="select = 40 lies above halt = 30"):
+        learn(config(tmp_path, monitor={"select": 40.0}))
+    assert learn(config(tmp_path, stop={"generations": 1})).status == "generations"
+
+
+def test_one_atom_can_be_explored_from(tmp_path):
+    write_frames(tmp_path)
+    ase.io.write(tmp_path / "start.xyz", bulk("Cu"))
+    learn(config(tmp_path, explore={"time": 0.02}, stop={"generations": 1}))
+    (one, _) = record(tmp_path, 0)["explorations"]
+    assert one["status"] == "finished"
 
 
 def test_explorations_that_cannot_begin_are_told_of(tmp_path):

@@ -209,8 +209,8 @@ class Inline:
     def _kept(self, session: Session, step: int) -> list[ase.Atoms]:
         """Return the candidates of a session, the halting one first: it is always among them."""
         found = ase.io.read(session.output / "candidates.extxyz", ":", format="extxyz", parallel=False)
-        # The newest first: of two frames of the same step, where steps went backwards, it is the later one.
-        return sorted(reversed(found), key=lambda atoms: atoms.info["step"] != step)
+        found.reverse()  # of two frames of the same step, where steps went backwards, it is the later one
+        return sorted(found, key=lambda atoms: atoms.info["step"] != step)
 
     def _freeze(self, session: Session) -> None:
         """Watch all further generations with the numbers that the thresholds of the first came to."""

@@ -14,10 +14,10 @@ import numpy as np
 
 from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS
-from ..errors import CalibrationError, OracleError
+from ..errors import CalibrationError, ConfigError, IndexFileError, LearningError, OracleError
 from ..frame import Frame
 from ..index import Index, calibrate, resolve_threshold
-from ..oracle import Entry, Labelled, Potential, Queue, label, make_trainer, train
+from ..oracle import Entry, Labelled, Queue, label, make_trainer, train
 from ..selection import cutouts
 from ..sources import describe_source, frame_of, read_frames, read_labelled
 from ._config import LearnConfig
@@ -31,7 +31,18 @@ from ._workers import is_dead
 
 _WAIT = 1.0  # seconds between looks at frames that other workers label
 
-__all__ = ["Work", "explored", "extended", "is_covered", "labelled", "prepared", "selected", "trained"]
+__all__ = [
+    "Work",
+    "explored",
+    "extended",
+    "is_covered",
+    "labelled",
+    "labels_before",
+    "prepared",
+    "selected",
+    "trained",
+    "verified",
+]
 
 
 @dataclass
@@ -74,20 +85,30 @@ class Work:
 
 def prepared(work: Work) -> None:
     """Build the index of generation 0, and settle what the thresholds come to for good."""
-    config, path = work.config, work.folder.index(0)
-    if not path.exists():
-        started = work.begin(0, "index")
-        spec = DescriptorSpec(config.index.k, config.index.cutoff, config.index.species)
-        frames = [frame for file in config.training for frame in read_frames(file, config.index.group_key)]
-        described = [describe_source(file) for file in config.training]
-        _save(Index.build(frames, spec, config.index.bandwidth, sources=described), path)
-        work.end(0, "index", started)
-    if "thresholds" not in work.state.data:
-        index, counts = Index.open(path), _counts(config)
-        for frame in _starts(config):
-            index.check_elements(frame.numbers)
-        thresholds = {name: resolve_threshold(name, config.monitor[name], index, counts) for name in ("select", "halt")}
-        work.state.save(watched=counts, thresholds=thresholds, bandwidth=index.bandwidth)
+    if "thresholds" in work.state.data:
+        return
+    _build(work)
+    config, index, counts = work.config, Index.open(work.folder.index(0)), _counts(work.config)
+    for frame in _starts(config):
+        index.check_elements(frame.numbers)
+    thresholds = {name: resolve_threshold(name, config.monitor[name], index, counts) for name in ("select", "halt")}
+    for symbol, nats in thresholds["select"].items():
+        halt = thresholds["halt"][symbol]
+        if nats > halt:
+            raise ConfigError(
+                f"[monitor]: select = {nats:g} lies above halt = {halt:g} ({symbol}): candidates lie between them"
+            )
+    work.state.save(watched=counts, thresholds=thresholds, bandwidth=index.bandwidth)
+
+
+def _build(work: Work) -> None:
+    """Build the index of generation 0."""
+    config, started = work.config, work.begin(0, "index")
+    spec = DescriptorSpec(config.index.k, config.index.cutoff, config.index.species)
+    frames = [frame for file in config.training for frame in read_frames(file, config.index.group_key)]
+    described = [describe_source(file) for file in config.training]
+    _save(Index.build(frames, spec, config.index.bandwidth, sources=described), work.folder.index(0))
+    work.end(0, "index", started)
 
 
 def _starts(config: LearnConfig) -> list[Frame]:
@@ -99,6 +120,23 @@ def _counts(config: LearnConfig) -> dict[str, int]:
     largest = max(_starts(config), key=lambda frame: len(frame.centres))
     numbers, counts = np.unique(largest.numbers[largest.centres], return_counts=True)
     return {SYMBOLS[z]: int(n) for z, n in zip(numbers, counts, strict=True)}
+
+
+def verified(work: Work, generation: int) -> None:
+    """Hash the index of a generation, as it may lie there for long; make one that was removed again.
+
+    Raises
+    ------
+    IndexFileError
+        It is damaged.
+    """
+    path = work.folder.index(generation)
+    if not path.exists():
+        extended(work, generation - 1) if generation else _build(work)
+    try:
+        Index.verify(path)
+    except IndexFileError as error:
+        raise IndexFileError(f"{error}. Remove it, and start the loop again: it makes it anew") from error
 
 
 def _save(index: Index, path: Path) -> None:
@@ -113,21 +151,33 @@ def _save(index: Index, path: Path) -> None:
 # -- train -----------------------------------------------------------------------------------------------------------
 
 
-def trained(work: Work, generation: int) -> Potential:
+def trained(work: Work, generation: int) -> None:
     """Train on all frames that are labelled before this generation."""
     folder = work.folder.training(generation)
     if not work.folder.trained(generation).exists():
         frames = [atoms for file in work.config.training for atoms in read_labelled(file)]
-        frames += list(work.queue.labelled(_labels_before(work, generation)))
+        frames += _frames(work, labels_before(work, generation))
         held_out = [atoms for file in work.config.held_out for atoms in read_labelled(file)]
         started = work.begin(generation, "train", len(frames))
         train(make_trainer(work.config.trainer), frames, held_out, folder, seed=work.seed(generation, 0))
         work.end(generation, "train", started)
-    return Potential.open(folder)
 
 
-def _labels_before(work: Work, generation: int) -> list[int]:
+def labels_before(work: Work, generation: int) -> list[int]:
+    """Return the ids of the frames that were labelled in the generations before."""
     return [i for g in range(generation) for i in read_json(work.folder.labelled(g))["done"]]
+
+
+def _frames(work: Work, ids: list[int]) -> list[ase.Atoms]:
+    """Return labelled frames, by id; `LearningError` where some have lost their labels."""
+    frames = list(work.queue.labelled(ids))
+    if len(frames) < len(ids):
+        lost = sorted(set(ids) - {entry.id for entry in work.queue.entries(["done"])})
+        raise LearningError(
+            f"{work.queue.name}: frames {', '.join(map(str, lost[:10]))} had labels, and have none now: somebody has "
+            "changed the queue. Bring it back as it was, or begin in another output"
+        )
+    return frames
 
 
 # -- explore ---------------------------------------------------------------------------------------------------------
@@ -232,7 +282,7 @@ def selected(work: Work, generation: int, explorations: list[Exploration]) -> li
         thresholds = work.state.data["thresholds"]["select"]
         budget = config.budget
         if config.stop.labels is not None:
-            budget = min(budget, config.stop.labels - len(_labels_before(work, generation)))
+            budget = min(budget, config.stop.labels - len(labels_before(work, generation)))
         rows = []
         for place, dH in select(index, candidates, thresholds, budget):
             candidate = candidates[place]
@@ -279,6 +329,8 @@ def _atoms_of(frame: Frame, arrays: dict[str, Any], info: dict[str, Any]) -> ase
 def labelled(work: Work, generation: int, ids: list[int]) -> None:
     """Label what was selected. A frame whose labelling fails costs that frame.
 
+    What failed in a generation before and has its labels by now, as somebody let it wait again, counts as one of this.
+
     Raises
     ------
     OracleError
@@ -300,8 +352,17 @@ def labelled(work: Work, generation: int, ids: list[int]) -> None:
     states = {
         state: [entry.id for entry in entries if entry.state == state] for state in ("done", "failed", "quarantined")
     }
+    states["done"] = sorted({*states["done"], *_late(work, generation)})
     write_json(path, states)
     work.end(generation, "label", started)
+
+
+def _late(work: Work, generation: int) -> list[int]:
+    """Return the ids of frames of generations before that have got their labels since."""
+    before = [read_json(work.folder.labelled(g)) for g in range(generation)]
+    lost = {number for states in before for state in ("failed", "quarantined") for number in states[state]}
+    known = set(labels_before(work, generation))
+    return [entry.id for entry in work.queue.entries(["done"]) if entry.id in lost - known]
 
 
 def _label_all(work: Work, ids: list[int]) -> list[Entry]:
@@ -333,7 +394,7 @@ def extended(work: Work, generation: int) -> None:
     ids = read_json(work.folder.labelled(generation))["done"]
     started = work.begin(generation, "extend", len(ids))
     frames = []
-    for number, atoms in zip(ids, work.queue.labelled(ids), strict=True):
+    for number, atoms in zip(sorted(ids), _frames(work, ids), strict=True):
         name = f"generation-{generation:03d}/{work.queue.entry(number).source['exploration']}"
         frames.append(frame_of(atoms, group=None if work.config.index.group_key is None else name))
     source = {"file": "queue.db", "selection": ",".join(map(str, ids))}
