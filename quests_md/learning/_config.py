@@ -132,7 +132,7 @@ class LearnConfig(_Table):
     seed
         What all seeds are derived from.
     budget
-        The most frames that are labelled in a generation.
+        The most frames, or cut-outs, that are labelled in a generation.
     index, oracle, trainer, explore, monitor, stop
         Tables.
     """

@@ -15,6 +15,7 @@ from ..sources import read_labelled
 from ._config import LearnConfig
 from ._folder import Folder
 from ._job import Exploration
+from ._labelling import labelled
 from ._progress import Reporter, Silent
 from ._record import recorded
 from ._stages import (
@@ -22,7 +23,6 @@ from ._stages import (
     explored,
     extended,
     is_covered,
-    labelled,
     labels_before,
     prepared,
     selected,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -14,10 +15,10 @@ import numpy as np
 
 from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS
-from ..errors import CalibrationError, ConfigError, IndexFileError, LearningError, OracleError
+from ..errors import CalibrationError, ConfigError, IndexFileError, LearningError
 from ..frame import Frame
 from ..index import Index, calibrate, resolve_threshold
-from ..oracle import Entry, Labelled, Queue, label, make_trainer, train
+from ..oracle import Queue, make_trainer, train
 from ..selection import cutouts
 from ..sources import describe_source, frame_of, read_frames, read_labelled
 from ._config import LearnConfig
@@ -27,16 +28,12 @@ from ._job import Exploration, Job
 from ._progress import Reporter
 from ._select import Candidate, select
 from ._state import State, read_json, write_json
-from ._workers import is_dead
-
-_WAIT = 1.0  # seconds between looks at frames that other workers label
 
 __all__ = [
     "Work",
     "explored",
     "extended",
     "is_covered",
-    "labelled",
     "labels_before",
     "prepared",
     "selected",
@@ -283,21 +280,24 @@ def selected(work: Work, generation: int, explorations: list[Exploration]) -> li
         budget = config.budget
         if config.stop.labels is not None:
             budget = min(budget, config.stop.labels - len(labels_before(work, generation)))
-        rows = []
-        for place, dH in select(index, candidates, thresholds, budget):
+        chosen = select(index, candidates, thresholds, budget)
+        cuts = [[(place, dH, atoms) for atoms in _to_label(work, index, candidates[place], dH)] for place, dH in chosen]
+        rows: dict[int, dict[str, Any]] = {}
+        # The worst cut-out of each frame, then the second one, ...: so many are labelled as the budget says.
+        in_turn = (cut for turn in itertools.zip_longest(*cuts) for cut in turn if cut is not None)
+        for place, dH, atoms in itertools.islice(in_turn, budget):
             candidate = candidates[place]
-            for atoms in _to_label(work, index, candidate, dH):
-                source: dict[str, str | int | float] = {
-                    "generation": generation,
-                    "exploration": candidate.name,
-                    "step": candidate.frame.step,
-                }
-                number, _ = work.queue.add(atoms, **source)
-                if work.queue.entry(number).source.get("generation") == generation:
-                    rows.append({"id": number, **source, "dH": float(dH.max())})
+            source: dict[str, str | int | float] = {
+                "generation": generation,
+                "exploration": candidate.name,
+                "step": candidate.frame.step,
+            }
+            number, _ = work.queue.add(atoms, **source)
+            if work.queue.entry(number).source.get("generation") == generation:
+                rows.setdefault(number, {"id": number, **source, "dH": float(dH.max())})
         if not rows:
             return []
-        write_json(path, {"candidates": len(candidates), "frames": rows})
+        write_json(path, {"candidates": len(candidates), "frames": list(rows.values())})
         work.end(generation, "select", started)
     return [row["id"] for row in read_json(path)["frames"]]
 
@@ -321,66 +321,6 @@ def _atoms_of(frame: Frame, arrays: dict[str, Any], info: dict[str, Any]) -> ase
         atoms.set_array(name, np.asarray(values))
     atoms.info |= info
     return atoms
-
-
-# -- label -----------------------------------------------------------------------------------------------------------
-
-
-def labelled(work: Work, generation: int, ids: list[int]) -> None:
-    """Label what was selected. A frame whose labelling fails costs that frame.
-
-    What failed in a generation before and has its labels by now, as somebody let it wait again, counts as one of this.
-
-    Raises
-    ------
-    OracleError
-        More than the share [stop] failed of them have no labels.
-    """
-    path = work.folder.labelled(generation)
-    if path.exists():
-        return
-    started = work.begin(generation, "label", len(ids))
-    entries = _label_all(work, ids)
-    lost = [entry for entry in entries if entry.state != "done"]
-    if len(lost) > work.config.stop.failed * len(ids):
-        reasons = "; ".join(f"frame {entry.id}: {entry.reason}" for entry in lost[:3])
-        raise OracleError(
-            f"{len(lost)} of {len(ids)} frames of generation {generation} have no labels, more than failed = "
-            f"{work.config.stop.failed:g} allows: {reasons}. See: quests-md queue list {work.folder.queue}; "
-            f"when the oracle is right again: quests-md queue retry {work.folder.queue}, and start the loop again"
-        )
-    states = {
-        state: [entry.id for entry in entries if entry.state == state] for state in ("done", "failed", "quarantined")
-    }
-    states["done"] = sorted({*states["done"], *_late(work, generation)})
-    write_json(path, states)
-    work.end(generation, "label", started)
-
-
-def _late(work: Work, generation: int) -> list[int]:
-    """Return the ids of frames of generations before that have got their labels since."""
-    before = [read_json(work.folder.labelled(g)) for g in range(generation)]
-    lost = {number for states in before for state in ("failed", "quarantined") for number in states[state]}
-    known = set(labels_before(work, generation))
-    return [entry.id for entry in work.queue.entries(["done"]) if entry.id in lost - known]
-
-
-def _label_all(work: Work, ids: list[int]) -> list[Entry]:
-    """Label until none of these frames waits; what other workers calculate is waited for."""
-    table, said = work.config.oracle, [""]
-
-    def report(counts: Labelled) -> None:
-        text, said[0] = (counts.last if counts.last != said[0] else ""), counts.last
-        work.report.step(counts.done + counts.failed + counts.quarantined, text)
-
-    # With the lock of the folder, claims of a loop that was killed are known to be nobody's.
-    work.queue.release_dead(is_dead)
-    while True:
-        label(work.queue, table.oracle(), work.executor(), workers=table.workers, report=report)
-        entries = [work.queue.entry(number) for number in ids]
-        if all(entry.state not in ("waiting", "running") for entry in entries):
-            return entries
-        time.sleep(_WAIT)
 
 
 # -- extend ----------------------------------------------------------------------------------------------------------
