@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import ase.io
 import ase.units
 import numpy as np
@@ -10,8 +13,8 @@ from ase.build import bulk
 from ase.md.langevin import Langevin
 from loops import copper, settings
 
-from quests_md import DescriptorSpec, Index
-from quests_md.errors import Halted, InputError, OracleError, OutputError
+from quests_md import DescriptorSpec, Frame, Index
+from quests_md.errors import Halted, HostError, InputError, OracleError, OutputError, TrainingError
 from quests_md.index import calibrate
 from quests_md.learning import Inline, InlineCalculator, run_lammps
 from quests_md.oracle import Oracle, Potential, Queue, make_trainer
@@ -19,18 +22,19 @@ from quests_md.oracle import Oracle, Potential, Queue, make_trainer
 pytestmark = pytest.mark.lammps
 
 
-def inline(folder, **changes):
+def inline(folder, group=None, **changes):
     """Return a run that has learned ten frames near the crystal."""
     training = [copper(0.02 + 0.005 * (i % 4), i) for i in range(10)]
-    index = Index.build(training, DescriptorSpec(), bandwidth=0.02)
-    index.calibration = calibrate(index)
+    frames = [Frame.from_atoms(atoms, group=group) for atoms in training]
+    index = Index.build(frames, DescriptorSpec(), bandwidth=0.02)
+    index.calibration = calibrate(index) if group is None else None
     oracle = Oracle(**{"calculator": "ase.calculators.emt:EMT", **changes.pop("oracle", {})})
     trainer = make_trainer(settings(folder)["trainer"])
     watch = {"select": 0.0, "halt": 3.0, "every": 5, "budget": 3, **changes}
     return Inline(training, index, oracle, trainer, output=folder / "inline", **watch)
 
 
-def md(calculator, temperature=1800.0, steps=150, seed=3):
+def md(calculator, temperature=1800.0, steps=100, seed=3):
     """Return atoms after some steps of MD."""
     atoms = bulk("Cu", cubic=True, a=3.6) * (2, 2, 2)
     atoms.calc = calculator
@@ -53,7 +57,7 @@ def learned(tmp_path_factory):
 
 def test_it_learns_and_goes_on(learned):
     run, _, dyn = learned
-    assert dyn.nsteps == 150
+    assert dyn.nsteps == 100
     assert run.generation >= 1
     assert run.n_labels >= run.generation
     assert run.index.generation == run.generation
@@ -105,16 +109,20 @@ def test_the_potential_got_better_where_the_run_went(learned):
 def test_thresholds_are_those_of_the_first_index(tmp_path):
     run = inline(tmp_path, select={"false_alarm": 0.3}, halt=3.0)
     calculator = InlineCalculator(run)
-    md(calculator, steps=60)
+    md(calculator, steps=25)
     calculator.close()
     assert run.generation >= 1
     first, last = (ase_json(run.folder / f"generation-{g:03d}" / "uq" / "run.json") for g in (0, run.generation))
-    assert first["thresholds"]["resolved"] == last["thresholds"]["resolved"]
+    assert first["thresholds"]["select"] == {"Cu": last["select"]["Cu"]} == last["thresholds"]["select"]
+    run.close()
+    calculator = InlineCalculator(inline(tmp_path, select={"false_alarm": 0.3}, halt=3.0, resume=True))
+    assert calculator.inline.index.calibration is None  # it could not turn a rate into a number
+    md(calculator, steps=5)
+    assert calculator.inline.session.monitor.thresholds.resolved["select"] == first["thresholds"]["select"]
+    calculator.close()
 
 
 def ase_json(path):
-    import json
-
     return json.loads(path.read_text())
 
 
@@ -124,7 +132,10 @@ def test_resuming_goes_on_with_the_labels(learned):
     index = Index.build(training, DescriptorSpec(), bandwidth=0.02)
     oracle, trainer = Oracle(calculator="ase.calculators.emt:EMT"), make_trainer(settings(run.folder)["trainer"])
     given = {"output": run.folder, "select": 0.0, "halt": 3.0, "every": 5}
-    with pytest.raises(OutputError, match="resume=True"):
+    with pytest.raises(OutputError, match="is the output of another run that goes on"):
+        Inline(training, index, oracle, trainer, resume=True, **given)
+    run.close()
+    with pytest.raises(OutputError, match=r"an earlier run with \d+ labels: resume=True"):
         Inline(training, index, oracle, trainer, **given)
     again = Inline(training, index, oracle, trainer, resume=True, **given)
     assert again.n_labels == run.n_labels
@@ -141,10 +152,113 @@ def test_it_halts_where_the_labels_are_used_up(tmp_path):
 
 
 def test_an_oracle_that_fails_ends_the_run(tmp_path):
-    calculator = InlineCalculator(inline(tmp_path, oracle={"max_force": 1e-6}))
-    with pytest.raises(OracleError, match="has no label"):
+    run = inline(tmp_path, oracle=refusing(tmp_path, [3]))
+    calculator = InlineCalculator(run)
+    with pytest.raises(OracleError, match=r"the frame where the run halted has no label .*did not converge"):
+        md(calculator)
+    assert (run.generation, run.n_labels, run.session.status) == (0, 0, "halted")
+    calculator.close()
+    # What failed is tried again by the next run.
+    run.close()
+    run = inline(tmp_path, oracle=refusing(tmp_path, []), resume=True)
+    calculator = InlineCalculator(run)
+    md(calculator, steps=20)
+    calculator.close()
+    assert run.n_labels >= 1
+    assert Queue(run.folder / "queue.db").counts()["failed"] == 0
+
+
+def refusing(folder, numbers):
+    """Return an oracle that does not converge at these calls; the first three are of training frames."""
+    keywords = {"log": str(folder / "calls"), "refused": numbers}
+    return {
+        "calculator": "counted:Counted",
+        "keywords": keywords,
+        "environment": settings(folder)["oracle"]["environment"],
+    }
+
+
+def test_an_oracle_that_did_not_label_the_training_frames_ends_the_run(tmp_path):
+    calculator = InlineCalculator(inline(tmp_path, oracle={"calculator": "ase.calculators.lj:LennardJones"}))
+    with pytest.raises(OracleError, match="no longer gives the labels"):
+        md(calculator)
+    assert calculator.inline.n_labels == 0
+    calculator.close()
+
+
+def test_a_training_that_fails_leaves_the_generation_as_it_was_and_can_be_done_again(tmp_path, monkeypatch):
+    run = inline(tmp_path)
+    calculator = InlineCalculator(run)
+    right = run._trainer
+    monkeypatch.setattr(run, "_trainer", make_trainer({**settings(tmp_path)["trainer"], "timeout": 0.01}))
+    with pytest.raises(TrainingError):
         md(calculator)
     calculator.close()
+    assert (run.generation, run.n_labels, run.index.generation) == (0, 0, 0)
+    n = Queue(run.folder / "queue.db").counts()["done"]
+    assert n >= 1
+    # In this process:
+    monkeypatch.setattr(run, "_trainer", right)
+    run.learn(run.session)
+    assert (run.generation, run.n_labels, run.index.generation) == (1, n, 1)
+    run.close()
+    # And where it was killed: what that began is cleared.
+    (run.folder / "generation-001" / "potential" / "training.json").rename(
+        run.folder / "generation-001" / "potential" / "begun"
+    )
+    again = inline(tmp_path, resume=True)
+    assert (again.generation, again.n_labels, again.index.generation) == (1, n, 1)
+
+
+def test_a_first_training_that_was_killed_is_no_earlier_run(tmp_path):
+    place = tmp_path / "inline" / "generation-000" / "potential"
+    place.mkdir(parents=True)
+    (place / "begun").touch()
+    run = inline(tmp_path)
+    assert (run.generation, run.index.generation) == (0, 0)
+    run.close()
+    with pytest.raises(OutputError, match="an earlier run with 0 labels"):
+        inline(tmp_path)
+
+
+def test_the_end_of_the_wall_time_is_nothing_to_learn_from(tmp_path):
+    calculator = InlineCalculator(inline(tmp_path, wall_time=1e-6))
+    with pytest.raises(Halted, match="wall time"):
+        md(calculator)
+    assert calculator.inline.n_labels == 0
+    calculator.close()
+
+
+def test_a_frame_that_is_known_is_not_learned_twice(tmp_path):
+    """With a threshold below the dH of what the index knows, nothing can be learned enough."""
+    calculator = InlineCalculator(inline(tmp_path, select=-50.0, halt=-40.0))
+    with pytest.raises(Halted):
+        md(calculator)
+    assert calculator.inline.n_labels == 1
+    with pytest.raises(Halted, match="halt is too low for what is known"):
+        calculator.inline.learn(calculator.inline.session)
+    calculator.close()
+
+
+def test_an_index_whose_frames_have_groups_is_extended_by_one_for_each_generation(tmp_path):
+    run = inline(tmp_path, group="crystal")
+    calculator = InlineCalculator(run)
+    md(calculator, steps=25)
+    calculator.close()
+    assert set(run.index.frame_groups) == {"crystal", *(f"generation-{g:03d}" for g in range(1, run.generation + 1))}
+
+
+def test_one_calculator_at_a_time_and_no_copy(tmp_path):
+    run = inline(tmp_path)
+    calculator = InlineCalculator(run)
+    with pytest.raises(InputError, match="is watched already"):
+        InlineCalculator(run)
+    with pytest.raises(InputError, match="cannot be copied"):
+        copy.deepcopy(calculator)
+    atoms, _ = md(calculator, steps=1)
+    assert atoms.get_stress().shape == (6,)
+    calculator.close()
+    InlineCalculator(run).close()
 
 
 @pytest.mark.parametrize("key", ["index", "output_", "cutout"])
@@ -178,12 +292,37 @@ def crystal():
 
 def test_lammps_learns_and_goes_on(tmp_path):
     run, lmp = inline(tmp_path), crystal()
-    run_lammps(run, lmp, 150, elements=["Cu"])
-    assert lmp.extract_global("ntimestep") == 150
+    run_lammps(run, lmp, 60, elements=["Cu"])
+    assert lmp.extract_global("ntimestep") == 60
     assert run.generation >= 1
     assert run.index.generation == run.generation
     run_lammps(run, lmp, 10, elements=["Cu"])  # and it can be asked to go on
-    assert lmp.extract_global("ntimestep") == 160
+    assert lmp.extract_global("ntimestep") == 70
+    lmp.close()
+
+
+def test_a_ramp_of_lammps_goes_on_where_it_was(tmp_path):
+    run, lmp = inline(tmp_path), crystal()
+    lmp.command("variable r equal ramp(0,1)")
+    lmp.command("fix seen all vector 5 v_r")
+    run_lammps(run, lmp, 40)
+    assert run.generation >= 1
+    seen = [lmp.extract_fix("seen", 0, 1, i, 0) for i in range(9)]
+    np.testing.assert_allclose(np.unique(np.round(seen, 9)), np.linspace(0, 1, 9), atol=1e-9)
+    assert (np.diff(seen) >= -1e-9).all()
+    lmp.close()
+
+
+def test_a_lammps_that_does_not_fit_is_refused(tmp_path):
+    run, lmp = inline(tmp_path), crystal()
+    with pytest.raises(InputError, match="atom types must be"):
+        run_lammps(run, lmp, 10, elements=["Au"])
+    with pytest.raises(InputError, match="output: not for run_lammps"):
+        run_lammps(run, lmp, 10, output="uq")
+    lmp.command("clear")
+    lmp.command("units real")
+    with pytest.raises(HostError, match="units metal"):
+        run_lammps(run, lmp, 10)
     lmp.close()
 
 

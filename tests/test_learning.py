@@ -6,11 +6,15 @@ import csv
 import hashlib
 import json
 import math
+import shutil
 from collections import Counter
 
+import ase.db
 import ase.io
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
 from loops import calls, config, write_frames
 
 from quests_md import Index
@@ -18,6 +22,7 @@ from quests_md.errors import (
     CalibrationError,
     ConfigError,
     HostError,
+    IndexFileError,
     LearningError,
     OracleError,
     OutputError,
@@ -26,7 +31,7 @@ from quests_md.errors import (
 from quests_md.files import FolderLock
 from quests_md.learning import learn
 from quests_md.learning._record import COLUMNS
-from quests_md.oracle import Potential, Queue, digest
+from quests_md.oracle import Labels, Potential, Queue, digest
 
 pytestmark = pytest.mark.lammps
 
@@ -162,9 +167,9 @@ def test_a_folder_is_for_one_loop(finished):
 
 
 def test_limits_end_it_and_may_be_raised(tmp_path):
-    result = learn(config(tmp_path, stop={"generations": 1}))
+    result = learn(config(tmp_path, explore={"time": 0.1}, stop={"generations": 1}))
     assert (result.status, result.generation, result.labels) == ("generations", 0, 0)
-    result = learn(config(tmp_path, stop={"labels": 3, "force_error": 1e-4}))
+    result = learn(config(tmp_path, explore={"time": 0.1}, stop={"labels": 3, "force_error": 1e-4}))
     assert (result.status, result.generation, result.labels) == ("labels", 1, 3)
     assert record(tmp_path, 0)["ended"] is None
     assert record(tmp_path, 1)["ended"] == "labels"
@@ -178,14 +183,33 @@ def test_covered_above_the_limit_of_the_error_is_an_end_of_its_own(tmp_path):
 
 
 def test_a_frame_whose_labelling_fails_costs_that_frame(tmp_path):
-    keywords = {"log": str(tmp_path / "calls"), "refused": [4]}
+    given = {"oracle": {"keywords": {"log": str(tmp_path / "calls"), "refused": [4]}}, "explore": {"time": 0.1}}
     heard = Heard()
-    learn(config(tmp_path, oracle={"keywords": keywords}, stop={"generations": 2}), heard)
+    learn(config(tmp_path, **given, stop={"generations": 2}), heard)
     assert (heard.rows[0]["failed"], heard.rows[0]["labels"]) == (1, 3)
     assert any("did not converge" in text for text in heard.texts)
     (lost,) = record(tmp_path, 0)["labels"]["failed"]
-    assert Queue(tmp_path / "out" / "queue.db").entry(lost).state == "failed"
+    queue = Queue(tmp_path / "out" / "queue.db")
+    assert queue.entry(lost).state == "failed"
     assert heard.rows[1]["training_frames"] == 13
+    # Tried again by hand, it is trained on with the next generation.
+    assert queue.retry([lost]) == 1
+    # Somebody labels it elsewhere, with the same oracle, which converges by now.
+    claim = queue.claim("somebody")
+    atoms = claim.atoms.copy()
+    atoms.calc = EMT()
+    queue.done(claim, Labels(atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress()), {})
+    heard = Heard()
+    learn(config(tmp_path, **given, stop={"generations": 3}), heard)
+    assert lost in record(tmp_path, 1)["labels"]["done"]
+    assert heard.rows[-1]["training_frames"] == 10 + heard.rows[-1]["labels"]
+    known = [frame["digest"] for frame in record(tmp_path, 2)["training"]["frames"]]
+    assert len(set(known)) == len(known)
+    # And a label that is gone is told of, and not left out in silence.
+    queue.quarantine(taken(queue, lost), "by hand")
+    shutil.rmtree(tmp_path / "out" / "generation-002")
+    with pytest.raises(LearningError, match=f"frames {lost} had labels, and have none now"):
+        learn(config(tmp_path, **given, stop={"generations": 3}))
 
 
 def test_a_loop_labels_by_dask_and_asks_no_more_than_it_is_told(tmp_path):
@@ -220,6 +244,41 @@ def test_training_frames_of_another_oracle_are_found_before_anything_is_spent(tm
     assert not list((tmp_path / "out").glob("generation-*"))
 
 
+def taken(queue, number):
+    """Return a claim of a frame that is done, as if somebody had changed its row."""
+    with ase.db.connect(queue.name) as rows:
+        rows.update(number, state="waiting")
+    return queue.claim("somebody")
+
+
+def test_a_damaged_index_is_found_and_one_that_was_removed_is_made_again(finished):
+    folder, result, _ = finished
+    path = folder / "out" / f"index-{result.generation:03d}.qindex"
+    whole = path.read_bytes()
+    rows = Index.open(path).rows.copy()
+    path.write_bytes(whole[:-100] + bytes(100))
+    with pytest.raises(IndexFileError, match="Remove it, and start the loop again"):
+        learn(config(folder))
+    path.unlink()
+    assert learn(config(folder)) == result
+    assert (Index.open(path).rows == rows).all()
+    path.write_bytes(whole)
+
+
+def test_a_setting_that_was_refused_at_the_start_may_be_set_right(tmp_path):
+    with pytest.raises(ConfigError, match="select = 40 lies above halt = 30"):
+        learn(config(tmp_path, monitor={"select": 40.0}))
+    assert learn(config(tmp_path, explore={"time": 0.1}, stop={"generations": 1})).status == "generations"
+
+
+def test_one_atom_can_be_explored_from(tmp_path):
+    write_frames(tmp_path)
+    ase.io.write(tmp_path / "start.xyz", bulk("Cu"))
+    learn(config(tmp_path, explore={"time": 0.02}, stop={"generations": 1}))
+    (one, _) = record(tmp_path, 0)["explorations"]
+    assert one["status"] == "finished"
+
+
 def test_explorations_that_cannot_begin_are_told_of(tmp_path):
     write_frames(tmp_path)
     (tmp_path / "setup.lammps").write_text("this is no command\n")
@@ -240,7 +299,7 @@ def test_a_rate_that_the_training_frames_cannot_resolve_is_refused(tmp_path):
 
 
 def test_rates_become_numbers(tmp_path):
-    learn(config(tmp_path, monitor={"select": {"false_alarm": 0.3}}, stop={"generations": 1}))
+    learn(config(tmp_path, monitor={"select": {"false_alarm": 0.3}}, explore={"time": 0.1}, stop={"generations": 1}))
     index = Index.open(tmp_path / "out" / "index-000.qindex")
     state = json.loads((tmp_path / "out" / "learning.json").read_text())
     assert state["thresholds"]["select"] == index.calibration.false_alarm(0.3, {"Cu": 32})
@@ -249,9 +308,10 @@ def test_rates_become_numbers(tmp_path):
 
 
 def test_a_loop_of_ase_and_cutouts_needs_a_trainer_that_masks(tmp_path):
-    cutout = {"radius": 2.0, "shape": "cluster", "most": 1}
+    cutout = {"radius": 2.0, "shape": "cluster", "most": 3}
     with pytest.raises(TrainingError, match="are cut-outs"):
-        learn(config(tmp_path, monitor={"cutout": cutout}, explore={"host": "ase"}))
+        learn(config(tmp_path, monitor={"cutout": cutout}, explore={"host": "ase", "time": 0.1}, budget=2))
+    assert len(Queue(tmp_path / "out" / "queue.db").entries()) == 2
     atoms = Queue(tmp_path / "out" / "queue.db").atoms(1)
     assert atoms.arrays["core"].any()
     assert not atoms.arrays["core"].all()

@@ -37,12 +37,15 @@ def without(values, *path):
         ({"oracle": {"worker": 2}}, r"\[oracle\]: unknown key 'worker'; did you mean 'workers'\?"),
         ({"oracle": {"executor": "slurm"}}, r"\[oracle\]: executor: input should be 'local', 'mpi' or 'dask'"),
         ({"explore": {"temperature": []}}, r"\[explore\]: temperature: .*at least 1 item"),
+        ({"explore": {"temperature": [900, 900.0]}}, r"\[explore\]: temperature and pressure: 900K is there twice"),
+        ({"explore": {"temperature": 0}}, r"\[explore\]: temperature.0: input should be greater than 0, not 0"),
         ({"explore": {"tim": 1.0}}, r"\[explore\]: unknown key 'tim'; did you mean 'time'\?"),
         ({"trainer": {"kind": "pot"}}, r"\[trainer\]: .*kind must be one of 'pod', 'command', not 'pot'"),
         ({"monitor": {"selct": 1.0}}, r"\[monitor\]: unknown key 'selct'; did you mean 'select'\?"),
         ({"monitor": {"every": 0}}, r"\[monitor\]: every: input should be greater than 0, not 0"),
         ({"monitor": {"output": "uq"}}, r"\[monitor\]: output is not for a loop, which sets it itself"),
         ({"monitor": {"select": {"force_error": 0.3}}}, r"\[monitor\]: select: the indexes of a loop have no bound"),
+        ({"monitor": {"budget": 3}}, r"\[monitor\]: budget needs novelty = true"),  # which these settings have not
         ({"monitor": 3}, r"monitor must be a table, \[monitor\], not 3"),
         ({"training": []}, r"learn.toml: training: .*at least 1 item"),
         ({"budget": 2.5}, r"learn.toml: budget: input should be a valid integer, not 2.5"),
@@ -104,7 +107,33 @@ def test_every_default_is_that_of_the_manual():
 
 def opened(folder, **changes):
     (folder / "out").mkdir(exist_ok=True)
-    return State.open(folder / "out", config(folder, **changes))
+    state = State.open(folder / "out", config(folder, **changes))
+    state.save(thresholds={})
+    return state
+
+
+def test_before_anything_is_settled_a_setting_may_be_set_right(tmp_path):
+    (tmp_path / "out").mkdir()
+    State.open(tmp_path / "out", config(tmp_path))
+    assert State.open(tmp_path / "out", config(tmp_path, seed=6)).data["settings"]["seed"] == 6
+
+
+def test_a_setup_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(ConfigError, match=r"\[explore\]: setup: .*no.lammps: No such file"):
+        opened(tmp_path, explore={"setup": str(tmp_path / "no.lammps")})
+
+
+def test_a_number_is_a_list_of_one(tmp_path):
+    explore = config(tmp_path, explore={"temperature": 900, "pressure": 1.5}).explore
+    assert (explore.temperature, explore.pressure) == ((900.0,), (1.5,))
+
+
+def test_explorations_propose_all_that_they_find_unless_they_have_a_budget(tmp_path):
+    given = settings(tmp_path)
+    del given["monitor"]["consecutive"], given["monitor"]["novelty"]
+    assert LearnConfig.make(given).monitor == {**given["monitor"], "consecutive": 1, "novelty": False}
+    given["monitor"] |= {"budget": 5, "consecutive": 2}
+    assert LearnConfig.make(given).monitor == {**given["monitor"], "consecutive": 2, "novelty": True}
 
 
 def test_a_setting_that_decides_is_refused_with_what_changed(tmp_path):

@@ -135,7 +135,7 @@ class LearnConfig(_Table):
     seed
         What all seeds are derived from.
     budget
-        The most frames that are labelled in a generation.
+        The most frames, or cut-outs, that are labelled in a generation.
     index, oracle, trainer, explore, monitor, stop
         Tables.
     """
@@ -204,5 +204,9 @@ def _table(name: str, values: dict[str, Any], where: str) -> Any:
                 f"{where}: {key}: the indexes of a loop have no bound of the force error: "
                 "give a number of nats, nats by chemical symbol, or a false_alarm rate"
             )
-    RunConfig.make({**values, "index": "index-000.qindex"}, where)
+    # The loop selects among all that is proposed: an exploration proposes all that it finds. A budget needs novelty.
+    values = {"consecutive": 1, "novelty": "budget" in values, **values}
+    made = RunConfig.make({**values, "index": "index-000.qindex"}, where)
+    if made.budget is not None and not made.novelty:
+        raise ConfigError(f"{where}: budget needs novelty = true: it keeps the frames that add most")
     return values

@@ -138,7 +138,7 @@ def _ended(one: _Running) -> Exploration:
         return Exploration.read(job.folder)
     name = f"exploration {job.name}"
     if code == CANNOT_RUN or (code > 0 and not (job.folder / "run.json").exists()):
-        said = last_lines(job.folder / LOG)[-1:] or ["its process said nothing"]
+        said = last_lines(job.folder / LOG)[-1:] or ["its process said nothing, as where the disk is full"]
         raise HostError(f"{name} cannot be run: {said[0]} (all of it: {job.folder / LOG})")
     if -code in _ASKED or code - 128 in _ASKED:
         raise Halted(f"{name} was asked to end by {signal.Signals(abs(code) % 128).name}; it begins anew the next time")

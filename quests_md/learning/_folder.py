@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Folder"]
+__all__ = ["TRAINED", "Folder"]
+
+TRAINED = "training.json"  # the record of a training, in the folder of its potential; written last
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Folder:
     def training(self, generation: int) -> Path:
         """The folder of the potential: it is moved here when training.json is in it."""
         return self.generation(generation) / "training"
+
+    def trained(self, generation: int) -> Path:
+        return self.training(generation) / TRAINED
 
     def selected(self, generation: int) -> Path:
         return self.generation(generation) / "selected.json"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,16 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from ..config import RunConfig
 from ..errors import Halted, InputError, OracleError, OutputError
+from ..files import FolderLock
 from ..hosts.ase import MonitoredCalculator
 from ..index import Index
-from ..oracle import Oracle, Queue, Trainer, label, make_executor, train
+from ..monitor import Band
+from ..oracle import Oracle, Queue, Trainer, check_labels, label, make_executor, train
 from ..session import Session
+from ..sources import frame_of
+from ._folder import TRAINED
+from ._state import read_json
+from ._workers import is_dead
 
 __all__ = ["Inline", "InlineCalculator"]
 
@@ -38,12 +43,12 @@ class Inline:
     index
         The index of these frames.
     oracle
-        What labels.
+        What labels. Three of the training frames are labelled again before it labels its first.
     trainer
         What trains.
     output
         Folder of the run: `queue.db` with the labels, and `generation-000`, ... with index, potential and what the
-        monitor wrote.
+        monitor wrote. One program at a time can have it.
     labels
         The most labels to ask for. The run halts for good where they are used up.
     workers
@@ -51,7 +56,8 @@ class Inline:
     seed
         For the trainer; that of a generation is `seed` + its number.
     resume
-        Go on with the labels in that folder. Without it a folder with labels is refused.
+        Go on with the labels in that folder, and with the numbers that its thresholds came to. Without it a folder with
+        an earlier run is refused.
     **watch
         Keys of `RunConfig`: `select` and `halt`, and `every`, `budget`, ... as wanted.
 
@@ -63,13 +69,11 @@ class Inline:
         Of this generation.
     session
         Of this generation: the watched run, or None before it begins.
-    n_labels
-        Labels that were asked for and given, in this folder.
 
     Raises
     ------
     OutputError
-        The folder holds labels, or cannot be made.
+        The folder holds an earlier run, another program has it, or it cannot be made.
     ConfigError, InputError
         A key or a value is wrong.
     TrainingError
@@ -94,32 +98,62 @@ class Inline:
             if key in watch:
                 raise InputError(f"{key} is not for a run that learns: it sets this itself, and labels whole frames")
         RunConfig.make({"index": "", **watch})
+        if labels < 1 or workers < 1:
+            raise InputError(f"labels and workers must be at least 1, not {labels} and {workers}")
         self.folder = Path(output).absolute()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be made: {error.strerror or error}") from error
-        self._queue = Queue(self.folder / "queue.db", tries=1)
-        known = list(self._queue.labelled())
-        if known and not resume:
-            raise OutputError(
-                f"{self.folder} holds {len(known)} labels of an earlier run: resume=True goes on with them"
-            )
-        self._oracle, self._trainer = oracle, trainer
+        self._training, self._oracle, self._trainer = list(training), oracle, trainer
         self._most, self._workers, self._seed, self._watch = labels, workers, seed, watch
-        self._frames, self.n_labels = [*training, *known], len(known)
+        self._is_checked = False  # that the oracle gives the labels of the training frames
         self.session: Session | None = None
-        self.generation = len(list(self.folder.glob("generation-*")))
-        self._settle(index.extend(known) if known else index)
+        self._lock = FolderLock(self.folder)
+        try:
+            self._open(index, resume)
+        except BaseException:
+            self.close()
+            raise
 
-    def _settle(self, index: Index) -> None:
-        """Train on all frames, and keep the index beside the potential."""
-        self.output = self.folder / f"generation-{self.generation:03d}"
-        self.potential, _ = train(
-            self._trainer, self._frames, [], self.output / "potential", seed=self._seed + self.generation
-        )
-        index.save(self.output / "index.qindex")
-        self.index = Index.open(self.output / "index.qindex")
+    def _open(self, index: Index, resume: bool) -> None:
+        """Begin, or go on with what the folder holds, as a generation of its own."""
+        self._queue = Queue(self.folder / "queue.db", tries=1)
+        self._queue.release_dead(is_dead)  # the folder is locked, so the claims of a killed run are nobody's
+        self._known = set[int]()  # ids of the labels that this generation has learned
+        known, generation = self._labelled(), 0
+        while (self._place(generation) / "potential" / TRAINED).exists():
+            generation += 1
+        if (known or generation) and not resume:
+            raise OutputError(
+                f"{self.folder} holds an earlier run with {len(known)} labels: resume=True goes on with it"
+            )
+        if generation:
+            self._thaw()
+        self._settle(generation, index, known)
+
+    @property
+    def n_labels(self) -> int:
+        """Labels in this folder that index and potential have learned."""
+        return len(self._known)
+
+    def _place(self, generation: int) -> Path:
+        return self.folder / f"generation-{generation:03d}"
+
+    def _labelled(self) -> set[int]:
+        return {entry.id for entry in self._queue.entries(["done"])}
+
+    def _settle(self, generation: int, index: Index, known: set[int]) -> None:
+        """Extend an index by what is labelled and not known yet, and train on all: this is the generation then."""
+        place, new = self._place(generation), known - self._known
+        if new:
+            group = place.name if index.frame_groups else None
+            index = index.extend([frame_of(atoms, group=group) for atoms in self._queue.labelled(new)])
+        index.save(place / "index.qindex")  # before the record of the training, which says that a generation is whole
+        frames = [*self._training, *self._queue.labelled(known)]
+        potential, _ = train(self._trainer, frames, [], place / "potential", seed=self._seed + generation)
+        self.index, self.potential = Index.open(place / "index.qindex"), potential
+        self.output, self.generation, self._known = place, generation, known
 
     def keys(self) -> dict[str, Any]:
         """Return the keys of `RunConfig` that this generation is watched with, but for `index`."""
@@ -128,48 +162,77 @@ class Inline:
     def learn(self, session: Session) -> None:
         """Label what a halted session has kept, train and extend the index: the next generation.
 
+        Where that fails, the labels stay in the queue, and this generation is as it was.
+
         Raises
         ------
         Halted
-            The labels are used up.
+            The labels are used up; or what told the run to stop is not, or not only, that it lies above `halt`: the end
+            of its wall time, SIGTERM.
         OracleError
-            The halting frame could not be labelled. Others cost themselves only.
+            The halting frame could not be labelled (others cost themselves only), or the oracle does not give the
+            labels of the training frames again.
         TrainingError
             No potential came out of the training.
         """
-        frames = self._kept(session)
-        left = self._most - self.n_labels
-        if left < 1:
-            raise Halted(f"{session.reason}; all {self._most} labels are used up")
-        ids = [self._queue.add(atoms, generation=self.generation)[0] for atoms in frames[:left]]
-        with self._executor() as executor:
-            label(self._queue, self._oracle, executor, workers=self._workers)
-        halting = self._queue.entry(ids[0])
-        if halting.state != "done":
-            raise OracleError(f"the frame where the run halted has no label ({session.reason}): {halting.reason}")
-        new = [atoms for i in ids if self._queue.entry(i).state == "done" for atoms in self._queue.labelled([i])]
+        decision = session.decision
+        if decision is None or decision.band is not Band.HALT or len(decision.reasons) > 1:
+            raise Halted(session.reason)
         self._freeze(session)
-        self._frames += new
-        self.n_labels += len(new)
-        self.generation += 1
-        self._settle(self.index.extend(new))
+        halting, *others = self._kept(session, decision.step)
+        number, _ = self._queue.add(halting, generation=self.generation)
+        if number in self._known:
+            raise Halted(f"{session.reason}; this frame has been learned, so halt is too low for what is known")
+        if self._queue.entry(number).state != "done":  # else a training came to nothing
+            self._label(number, others, session.reason)
+        self._settle(self.generation + 1, self.index, self._labelled())
 
-    def _executor(self) -> Executor:
-        return make_executor("local", self._workers)
+    def _label(self, halting: int, others: Sequence[ase.Atoms], reason: str) -> None:
+        """Label the halting frame, and as many others as may be."""
+        left = self._most - self._queue.counts()["done"]
+        if left < 1:
+            raise Halted(f"{reason}; all {self._most} labels are used up")
+        for atoms in others[: left - 1]:
+            self._queue.add(atoms, generation=self.generation)
+        self._queue.retry([halting])  # it may have failed in an earlier run, for what is right by now
+        with make_executor("local", self._workers) as executor:
+            if not self._is_checked:
+                check_labels(self._oracle, executor, self._training)
+                self._is_checked = True
+            label(self._queue, self._oracle, executor, workers=self._workers, limit=left)
+        entry = self._queue.entry(halting)
+        if entry.state == "waiting":  # behind frames of an earlier run
+            raise Halted(f"{reason}; all {self._most} labels are used up")
+        if entry.state != "done":
+            raise OracleError(f"the frame where the run halted has no label ({reason}): {entry.reason}")
 
-    def _kept(self, session: Session) -> list[ase.Atoms]:
+    def _kept(self, session: Session, step: int) -> list[ase.Atoms]:
         """Return the candidates of a session, the halting one first: it is always among them."""
-        assert session.decision is not None
-        halted = session.decision.step
         found = ase.io.read(session.output / "candidates.extxyz", ":", format="extxyz", parallel=False)
-        return sorted(found, key=lambda atoms: atoms.info["step"] != halted)
+        found.reverse()  # of two frames of the same step, where steps went backwards, it is the later one
+        return sorted(found, key=lambda atoms: atoms.info["step"] != step)
 
     def _freeze(self, session: Session) -> None:
         """Watch all further generations with the numbers that the thresholds of the first came to."""
         resolved = session.monitor.thresholds.resolved
         assert resolved is not None
-        for name, values in resolved.items():
-            self._watch[name] = values[""] if set(values) == {""} else values
+        self._watch |= {name: values.get("", values) for name, values in resolved.items()}
+
+    def _thaw(self) -> None:
+        """Take rates for what they came to in the first generation of this folder."""
+        path = self._place(0) / "uq" / "run.json"
+        resolved = read_json(path)["thresholds"] if path.exists() else None
+        for name, values in (resolved or {}).items():
+            if isinstance(self._watch[name], Mapping) and not set(values) <= set(self._watch[name]):
+                self._watch[name] = values
+
+    def close(self) -> None:
+        """Let other programs have the folder; a second call does nothing."""
+        self._lock.release()
+
+    def __deepcopy__(self, memo: object) -> Inline:
+        """Refuse: two of them would write to one folder."""
+        raise InputError("a run that learns cannot be copied: its folder is for one")
 
 
 class InlineCalculator(Calculator):  # type: ignore[misc]
@@ -191,16 +254,19 @@ class InlineCalculator(Calculator):  # type: ignore[misc]
 
     Raises
     ------
+    InputError
+        Another calculator of this `Inline` has not been closed.
     Halted, OracleError, TrainingError
-        From the call that asks for energy or forces, where the run cannot learn: see `Inline.learn`.
+        From the call that asks for energy or forces, where the run cannot learn: see `Inline.learn`. The session has
+        ended then.
     MonitorError
         From the same call: the frame is implausible, or cannot be measured.
     """
 
-    implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012 - as ASE has it
-
     def __init__(self, inline: Inline) -> None:
         super().__init__()
+        if inline.session is not None and inline.session.status == "running":
+            raise InputError("this run that learns is watched already: close its other calculator, or make an Inline")
         self.inline = inline
         self._watched = self._watch()
 
@@ -211,7 +277,9 @@ class InlineCalculator(Calculator):  # type: ignore[misc]
         if step is not None:
             session.counter = itertools.count(step)
         self.inline.session = session
-        return MonitoredCalculator(self.inline.potential.ase_calculator(), session)
+        calculator = self.inline.potential.ase_calculator()
+        self.implemented_properties = list(calculator.implemented_properties)
+        return MonitoredCalculator(calculator, session)
 
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
@@ -238,7 +306,7 @@ class InlineCalculator(Calculator):  # type: ignore[misc]
         self._watched = self._watch(step)
 
     def close(self) -> None:
-        """Write what is left of the session, and end the potential."""
+        """Write what is left of the session, and end the potential. The `Inline` keeps its folder."""
         self._watched.session.close()
         self._end_calculator()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import HostError
+from ..errors import HostError, InputError
 from ..hosts.lammps import attach
 from ._inline import Inline
 
 __all__ = ["run_lammps"]
+
+_KEYS = ("elements", "check_masses", "group", "skin", "restart_file")
 
 
 def run_lammps(inline: Inline, lmp: Any, steps: int, **keys: Any) -> None:
@@ -26,31 +28,42 @@ def run_lammps(inline: Inline, lmp: Any, steps: int, **keys: Any) -> None:
     steps
         Steps to run.
     **keys
-        Keys of `attach` that are LAMMPS's own, as ``elements=["Si"]`` or ``skin=1.0``; default of `elements` is the
-        order of the potential.
+        Keys of `attach` that are LAMMPS's own: `elements`, `check_masses`, `group`, `skin`, `restart_file`. Atom types
+        have the order of the potential's elements, which is the default of `elements`.
 
     Raises
     ------
+    InputError
+        A key is not LAMMPS's own, or `elements` are not those of the potential.
     HostError
-        LAMMPS runs on several ranks, or cannot be watched as it is set up.
+        LAMMPS runs on several ranks or in other units than metal, or cannot be watched as it is set up.
     Halted, OracleError, TrainingError
         The run cannot learn: see `Inline.learn`.
     """
     if lmp.extract_setting("world_size") > 1:
         raise HostError("a run that learns in its own process has one rank; quests-md learn runs several explorations")
-    last = lmp.extract_global("ntimestep") + steps
+    if lmp.extract_global("units") != "metal":
+        raise HostError("a trained potential is one for units metal: set up LAMMPS with them")
+    strange = sorted(set(keys) - set(_KEYS))
+    if strange:
+        raise InputError(f"{', '.join(strange)}: not for run_lammps, whose keys are {', '.join(_KEYS)}: tell Inline")
+    first = lmp.extract_global("ntimestep")
+    last = first + steps
     _define(inline, lmp)
     while True:
-        given = {"elements": list(inline.potential.elements), **inline.keys(), **keys}
+        elements = list(inline.potential.elements)
+        if list(keys.get("elements", elements)) != elements:
+            raise InputError(f"the atom types must be {elements}, as in the potential, not {list(keys['elements'])}")
+        given = {"elements": elements, **inline.keys(), **keys}
         watch = attach(lmp, inline.index, **given)
         inline.session = watch.session
         try:
-            lmp.command(f"run {last} upto")
+            lmp.command(f"run {last} upto start {first} stop {last}")  # ramps go on where they were
         finally:
             watch.detach()
         if not watch.halted:
             return
-        lmp.command("timer timeout off")
+        lmp.command("timer timeout off")  # what the halt had set
         inline.learn(watch.session)
         _define(inline, lmp)
 

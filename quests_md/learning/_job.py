@@ -23,8 +23,21 @@ JOB = "job.json"
 CANNOT_RUN = 78  # the exit code (sysexits' EX_CONFIG, which no library ends a program with) of one that made no result
 WITH_PARENT = "--with-parent"  # the argument of one whose standard input is a pipe that the caller holds open
 
-_Numbers = Annotated[tuple[float, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
-_Temperatures = Annotated[tuple[pydantic.PositiveFloat, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
+
+def _listed(value: Any) -> Any:
+    """Take a number for a list of one."""
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+_Numbers = Annotated[
+    tuple[float, ...], pydantic.Strict(False), pydantic.Field(min_length=1), pydantic.BeforeValidator(_listed)
+]
+_Temperatures = Annotated[
+    tuple[pydantic.PositiveFloat, ...],
+    pydantic.Strict(False),
+    pydantic.Field(min_length=1),
+    pydantic.BeforeValidator(_listed),
+]
 
 # Keys of a watched run that an exploration sets itself, or that would end it for no reason of its own.
 _OURS = {
@@ -80,6 +93,10 @@ class Explore(pydantic.BaseModel):
             raise ValueError('setup holds commands of LAMMPS: leave it out with host = "ase"')
         if self.steps < 1:
             raise ValueError(f"time: {self.time:g} ps is less than one timestep of {self.timestep:g} fs")
+        names = [name for name, _, _ in self.state_points()]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"temperature and pressure: {twice} is there twice; seeds tells how many of each")
         return self
 
     @property

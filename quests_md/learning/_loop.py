@@ -15,9 +15,20 @@ from ..sources import read_labelled
 from ._config import LearnConfig
 from ._folder import Folder
 from ._job import Exploration
+from ._labelling import labelled
 from ._progress import Reporter, Silent
 from ._record import recorded
-from ._stages import Work, explored, extended, is_covered, labelled, prepared, selected, trained
+from ._stages import (
+    Work,
+    explored,
+    extended,
+    is_covered,
+    labels_before,
+    prepared,
+    selected,
+    trained,
+    verified,
+)
 from ._state import State, read_json
 
 __all__ = ["LearnResult", "learn"]
@@ -116,18 +127,23 @@ def _generations(work: Work) -> LearnResult:
         work.report.stage(0, "check", _CHECKED)
         work.executor()  # before hours of exploring
     prepared(work)
-    for generation in itertools.count(_first(work)):
-        potential = trained(work, generation)
-        explorations = explored(work, generation)
-        result = _ended(work, generation, explorations, potential.folder)
+    first = _first(work)
+    verified(work, first)
+    for generation in itertools.count(first):
+        trained(work, generation)
+        explorations, ids = explored(work, generation), list[int]()
+        result = _ended(work, generation, explorations, any(one.n_candidates for one in explorations))
+        if result is None:
+            work.state.save(status="running", reason="")
+            ids = selected(work, generation, explorations)
+        if result is None and not ids:
+            result = _ended(work, generation, explorations, False)
+            if result is None:
+                raise LearningError(_stuck(work, generation, explorations))
         if result is not None:
             work.report.row(recorded(work, generation, explorations, result.status))
             work.state.save(status=result.status, reason=result.reason)
             return result
-        work.state.save(status="running", reason="")
-        ids = selected(work, generation, explorations)
-        if not ids:
-            raise LearningError(_stuck(work, generation, explorations))
         labelled(work, generation, ids)
         extended(work, generation)
         work.report.row(recorded(work, generation, explorations, None))
@@ -143,17 +159,17 @@ def _first(work: Work) -> int:
     raise AssertionError("unreachable")
 
 
-def _ended(work: Work, generation: int, explorations: list[Exploration], potential: Path) -> LearnResult | None:
-    """Return the end of the loop, or None where it goes on."""
+def _ended(work: Work, generation: int, explorations: list[Exploration], proposes: bool) -> LearnResult | None:
+    """Return the end of the loop, or None where it goes on; `proposes`: there is something to label."""
     stop = work.config.stop
-    error = float(read_json(potential / "training.json")["errors"]["held_out"]["force_rmse"])
-    labels = sum(len(read_json(work.folder.labelled(g))["done"]) for g in range(generation))
+    error = float(read_json(work.folder.trained(generation))["errors"]["held_out"]["force_rmse"])
+    labels = len(labels_before(work, generation))
     covered = all(is_covered(exploration, stop.covered) for exploration in explorations)
     side = "below" if error < stop.force_error else "not below"
     told = f"the force error on the held-out frames is {error:.4g} eV/Å, {side} the limit of {stop.force_error:g}"
     if covered and error < stop.force_error:
         status, reason = "converged", f"all {len(explorations)} explorations stay covered, and {told}"
-    elif covered and not any(exploration.n_candidates for exploration in explorations):
+    elif covered and not proposes:
         status, reason = "covered", f"all {len(explorations)} explorations stay covered and propose nothing, but {told}"
     elif generation + 1 >= stop.generations:
         status, reason = "generations", f"the limit of {stop.generations} generations is reached; {told}"
@@ -161,7 +177,8 @@ def _ended(work: Work, generation: int, explorations: list[Exploration], potenti
         status, reason = "labels", f"the limit of {stop.labels} labels is reached; {told}"
     else:
         return None
-    return LearnResult(status, reason, generation, labels, error, potential, work.folder.index(generation))
+    potential, index = work.folder.training(generation), work.folder.index(generation)
+    return LearnResult(status, reason, generation, labels, error, potential, index)
 
 
 def _stuck(work: Work, generation: int, explorations: list[Exploration]) -> str:

@@ -15,7 +15,7 @@ from ..files import write_atomically
 from ..index import Index
 from ._folder import Folder
 from ._job import Exploration
-from ._stages import Work
+from ._stages import Work, labels_before
 from ._state import read_json, write_json
 
 __all__ = ["COLUMNS", "recorded"]
@@ -34,7 +34,7 @@ def recorded(work: Work, generation: int, explorations: list[Exploration], ended
     labels: dict[str, list[int]] = {"done": [], "failed": [], "quarantined": []}
     if folder.labelled(generation).exists():
         labels = read_json(folder.labelled(generation))
-    training = read_json(folder.training(generation) / "training.json")
+    training = read_json(folder.trained(generation))
     record = {
         "generation": generation,
         "ended": ended,
@@ -52,12 +52,8 @@ def recorded(work: Work, generation: int, explorations: list[Exploration], ended
 
 
 def _row(work: Work, generation: int, record: dict[str, Any], explorations: list[Exploration]) -> dict[str, Any]:
-    before = sum(len(read_json(work.folder.labelled(g))["done"]) for g in range(generation))
-    held_out, labels, index = (
-        record["training"]["errors"]["held_out"],
-        record["labels"],
-        Index.open(work.folder.index(generation)),
-    )
+    before, labels = len(labels_before(work, generation)), record["labels"]
+    held_out, index = record["training"]["errors"]["held_out"], Index.open(work.folder.index(generation))
     halts = [exploration.first_halt for exploration in explorations if exploration.first_halt is not None]
     return {
         "generation": generation,

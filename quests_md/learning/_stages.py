@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -16,10 +15,10 @@ import numpy as np
 
 from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS
-from ..errors import CalibrationError, OracleError
+from ..errors import CalibrationError, ConfigError, IndexFileError, LearningError
 from ..frame import Frame
 from ..index import Index, calibrate, resolve_threshold
-from ..oracle import Entry, Labelling, Potential, Queue, label, make_trainer, train
+from ..oracle import Queue, make_trainer, train
 from ..selection import cutouts
 from ..sources import describe_source, frame_of, read_frames, read_labelled
 from ._config import LearnConfig
@@ -30,9 +29,17 @@ from ._progress import Reporter
 from ._select import Candidate, select
 from ._state import State, read_json, write_json
 
-_WAIT = 1.0  # seconds between looks at frames that other workers label
-
-__all__ = ["Work", "explored", "extended", "is_covered", "labelled", "prepared", "selected", "trained"]
+__all__ = [
+    "Work",
+    "explored",
+    "extended",
+    "is_covered",
+    "labels_before",
+    "prepared",
+    "selected",
+    "trained",
+    "verified",
+]
 
 
 @dataclass
@@ -75,20 +82,30 @@ class Work:
 
 def prepared(work: Work) -> None:
     """Build the index of generation 0, and settle what the thresholds come to for good."""
-    config, path = work.config, work.folder.index(0)
-    if not path.exists():
-        started = work.begin(0, "index")
-        spec = DescriptorSpec(config.index.k, config.index.cutoff, config.index.species)
-        frames = [frame for file in config.training for frame in read_frames(file, config.index.group_key)]
-        described = [describe_source(file) for file in config.training]
-        _save(Index.build(frames, spec, config.index.bandwidth, sources=described), path)
-        work.end(0, "index", started)
-    if "thresholds" not in work.state.data:
-        index, counts = Index.open(path), _counts(config)
-        for frame in _starts(config):
-            index.check_elements(frame.numbers)
-        thresholds = {name: resolve_threshold(name, config.monitor[name], index, counts) for name in ("select", "halt")}
-        work.state.save(watched=counts, thresholds=thresholds, bandwidth=index.bandwidth)
+    if "thresholds" in work.state.data:
+        return
+    _build(work)
+    config, index, counts = work.config, Index.open(work.folder.index(0)), _counts(work.config)
+    for frame in _starts(config):
+        index.check_elements(frame.numbers)
+    thresholds = {name: resolve_threshold(name, config.monitor[name], index, counts) for name in ("select", "halt")}
+    for symbol, nats in thresholds["select"].items():
+        halt = thresholds["halt"][symbol]
+        if nats > halt:
+            raise ConfigError(
+                f"[monitor]: select = {nats:g} lies above halt = {halt:g} ({symbol}): candidates lie between them"
+            )
+    work.state.save(watched=counts, thresholds=thresholds, bandwidth=index.bandwidth)
+
+
+def _build(work: Work) -> None:
+    """Build the index of generation 0."""
+    config, started = work.config, work.begin(0, "index")
+    spec = DescriptorSpec(config.index.k, config.index.cutoff, config.index.species)
+    frames = [frame for file in config.training for frame in read_frames(file, config.index.group_key)]
+    described = [describe_source(file) for file in config.training]
+    _save(Index.build(frames, spec, config.index.bandwidth, sources=described), work.folder.index(0))
+    work.end(0, "index", started)
 
 
 def _starts(config: LearnConfig) -> list[Frame]:
@@ -100,6 +117,23 @@ def _counts(config: LearnConfig) -> dict[str, int]:
     largest = max(_starts(config), key=lambda frame: len(frame.centres))
     numbers, counts = np.unique(largest.numbers[largest.centres], return_counts=True)
     return {SYMBOLS[z]: int(n) for z, n in zip(numbers, counts, strict=True)}
+
+
+def verified(work: Work, generation: int) -> None:
+    """Hash the index of a generation, as it may lie there for long; make one that was removed again.
+
+    Raises
+    ------
+    IndexFileError
+        It is damaged.
+    """
+    path = work.folder.index(generation)
+    if not path.exists():
+        extended(work, generation - 1) if generation else _build(work)
+    try:
+        Index.verify(path)
+    except IndexFileError as error:
+        raise IndexFileError(f"{error}. Remove it, and start the loop again: it makes it anew") from error
 
 
 def _save(index: Index, path: Path) -> None:
@@ -114,21 +148,33 @@ def _save(index: Index, path: Path) -> None:
 # -- train -----------------------------------------------------------------------------------------------------------
 
 
-def trained(work: Work, generation: int) -> Potential:
+def trained(work: Work, generation: int) -> None:
     """Train on all frames that are labelled before this generation."""
     folder = work.folder.training(generation)
-    if not (folder / "training.json").exists():
+    if not work.folder.trained(generation).exists():
         frames = [atoms for file in work.config.training for atoms in read_labelled(file)]
-        frames += list(work.queue.labelled(_labels_before(work, generation)))
+        frames += _frames(work, labels_before(work, generation))
         held_out = [atoms for file in work.config.held_out for atoms in read_labelled(file)]
         started = work.begin(generation, "train", len(frames))
         train(make_trainer(work.config.trainer), frames, held_out, folder, seed=work.seed(generation, 0))
         work.end(generation, "train", started)
-    return Potential.open(folder)
 
 
-def _labels_before(work: Work, generation: int) -> list[int]:
+def labels_before(work: Work, generation: int) -> list[int]:
+    """Return the ids of the frames that were labelled in the generations before."""
     return [i for g in range(generation) for i in read_json(work.folder.labelled(g))["done"]]
+
+
+def _frames(work: Work, ids: list[int]) -> list[ase.Atoms]:
+    """Return labelled frames, by id; `LearningError` where some have lost their labels."""
+    frames = list(work.queue.labelled(ids))
+    if len(frames) < len(ids):
+        lost = sorted(set(ids) - {entry.id for entry in work.queue.entries(["done"])})
+        raise LearningError(
+            f"{work.queue.name}: frames {', '.join(map(str, lost[:10]))} had labels, and have none now: somebody has "
+            "changed the queue. Bring it back as it was, or begin in another output"
+        )
+    return frames
 
 
 # -- explore ---------------------------------------------------------------------------------------------------------
@@ -233,22 +279,25 @@ def selected(work: Work, generation: int, explorations: list[Exploration]) -> li
         thresholds = work.state.data["thresholds"]["select"]
         budget = config.budget
         if config.stop.labels is not None:
-            budget = min(budget, config.stop.labels - len(_labels_before(work, generation)))
-        rows = []
-        for place, dH in select(index, candidates, thresholds, budget):
+            budget = min(budget, config.stop.labels - len(labels_before(work, generation)))
+        chosen = select(index, candidates, thresholds, budget)
+        cuts = [[(place, dH, atoms) for atoms in _to_label(work, index, candidates[place], dH)] for place, dH in chosen]
+        rows: dict[int, dict[str, Any]] = {}
+        # The worst cut-out of each frame, then the second one, ...: so many are labelled as the budget says.
+        in_turn = (cut for turn in itertools.zip_longest(*cuts) for cut in turn if cut is not None)
+        for place, dH, atoms in itertools.islice(in_turn, budget):
             candidate = candidates[place]
-            for atoms in _to_label(work, index, candidate, dH):
-                source: dict[str, str | int | float] = {
-                    "generation": generation,
-                    "exploration": candidate.name,
-                    "step": candidate.frame.step,
-                }
-                number, _ = work.queue.add(atoms, **source)
-                if work.queue.entry(number).source.get("generation") == generation:
-                    rows.append({"id": number, **source, "dH": float(dH.max())})
+            source: dict[str, str | int | float] = {
+                "generation": generation,
+                "exploration": candidate.name,
+                "step": candidate.frame.step,
+            }
+            number, _ = work.queue.add(atoms, **source)
+            if work.queue.entry(number).source.get("generation") == generation:
+                rows.setdefault(number, {"id": number, **source, "dH": float(dH.max())})
         if not rows:
             return []
-        write_json(path, {"candidates": len(candidates), "frames": rows})
+        write_json(path, {"candidates": len(candidates), "frames": list(rows.values())})
         work.end(generation, "select", started)
     return [row["id"] for row in read_json(path)["frames"]]
 
@@ -274,70 +323,6 @@ def _atoms_of(frame: Frame, arrays: dict[str, Any], info: dict[str, Any]) -> ase
     return atoms
 
 
-# -- label -----------------------------------------------------------------------------------------------------------
-
-
-def labelled(work: Work, generation: int, ids: list[int]) -> None:
-    """Label what was selected. A frame whose labelling fails costs that frame.
-
-    Raises
-    ------
-    OracleError
-        More than the share [stop] failed of them have no labels.
-    """
-    path = work.folder.labelled(generation)
-    if path.exists():
-        return
-    started = work.begin(generation, "label", len(ids))
-    entries = _label_all(work, ids)
-    lost = [entry for entry in entries if entry.state != "done"]
-    if len(lost) > work.config.stop.failed * len(ids):
-        reasons = "; ".join(f"frame {entry.id}: {entry.reason}" for entry in lost[:3])
-        raise OracleError(
-            f"{len(lost)} of {len(ids)} frames of generation {generation} have no labels, more than failed = "
-            f"{work.config.stop.failed:g} allows: {reasons}. See: quests-md queue list {work.folder.queue}; "
-            f"when the oracle is right again: quests-md queue retry {work.folder.queue}, and start the loop again"
-        )
-    states = {
-        state: [entry.id for entry in entries if entry.state == state] for state in ("done", "failed", "quarantined")
-    }
-    write_json(path, states)
-    work.end(generation, "label", started)
-
-
-def _label_all(work: Work, ids: list[int]) -> list[Entry]:
-    """Label until none of these frames waits; what other workers calculate is waited for."""
-    table, said = work.config.oracle, [""]
-
-    def report(counts: Labelling) -> None:
-        text, said[0] = (counts.last if counts.last != said[0] else ""), counts.last
-        work.report.step(counts.done + counts.failed + counts.quarantined, text)
-
-    # With the lock of the folder, claims of a loop that was killed are known to be nobody's.
-    work.queue.release_dead(_is_dead)
-    while True:
-        label(work.queue, table.oracle(), work.executor(), workers=table.workers, report=report)
-        entries = [work.queue.entry(number) for number in ids]
-        if all(entry.state not in ("waiting", "running") for entry in entries):
-            return entries
-        time.sleep(_WAIT)
-
-
-def _is_dead(worker: str) -> bool:
-    """Return whether the name of a worker, "NODE-PID-TOKEN", is that of a process that this machine no longer has."""
-    node, _, rest = worker.partition(f"{platform.node()}-")
-    pid, _, token = rest.partition("-")
-    if node or not pid.isdigit() or not token:
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
 # -- extend ----------------------------------------------------------------------------------------------------------
 
 
@@ -349,7 +334,7 @@ def extended(work: Work, generation: int) -> None:
     ids = read_json(work.folder.labelled(generation))["done"]
     started = work.begin(generation, "extend", len(ids))
     frames = []
-    for number, atoms in zip(ids, work.queue.labelled(ids), strict=True):
+    for number, atoms in zip(sorted(ids), _frames(work, ids), strict=True):
         name = f"generation-{generation:03d}/{work.queue.entry(number).source['exploration']}"
         frames.append(frame_of(atoms, group=None if work.config.index.group_key is None else name))
     source = {"file": "queue.db", "selection": ",".join(map(str, ids))}

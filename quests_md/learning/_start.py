@@ -51,4 +51,5 @@ def _draw(atoms: Any, temperature: float, seed: int) -> None:
     from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
     MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=np.random.RandomState(seed))
-    Stationary(atoms)
+    if len(atoms) > 1:  # one atom alone would be left without any
+        Stationary(atoms)

@@ -67,17 +67,20 @@ class State:
             A setting that decides is another one than at the start.
         """
         path, settings = folder / "learning.json", _settings(config)
-        if not path.exists():
+        if path.exists():
+            data = read_json(path)
+            if not isinstance(data, dict) or data.get("format") != _FORMAT:
+                raise OutputError(f"{path}: not a state of format {_FORMAT}: another version of quests_md wrote it")
+        else:
+            data = {}
             others = sorted(entry.name for entry in folder.iterdir() if not entry.name.endswith(".part"))
             if others:
                 raise OutputError(f"{folder} holds {others[0]} but no learning.json: choose another output")
+        if "thresholds" not in data:  # nothing was settled: a setting may have been what was wrong
             now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
             state = cls(path, {"format": _FORMAT, "started": now, "settings": settings, "seconds": {}})
             state.save(status="running", reason="", generation=0, stage="start", stop=config.stop.model_dump())
             return state
-        data = read_json(path)
-        if not isinstance(data, dict) or data.get("format") != _FORMAT:
-            raise OutputError(f"{path}: not a state of format {_FORMAT}: another version of quests_md wrote it")
         _compare(folder, data["settings"], settings)
         data["stop"] = config.stop.model_dump()
         return cls(path, data)
@@ -107,7 +110,11 @@ def _settings(config: LearnConfig) -> dict[str, Any]:
         described = [describe_source(file) for file in files]
         settings[f"{key} (files)"] = [[source["sha256"], source["selection"]] for source in described]
     if config.explore.setup is not None:
-        settings["explore.setup (file)"] = hashlib.sha256(Path(config.explore.setup).read_bytes()).hexdigest()
+        try:
+            content = Path(config.explore.setup).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"[explore]: setup: {config.explore.setup}: {error.strerror or error}") from error
+        settings["explore.setup (file)"] = hashlib.sha256(content).hexdigest()
     as_read: dict[str, Any] = json.loads(json.dumps(settings))
     return as_read
 

@@ -63,7 +63,7 @@ def generations(folder: str | Path) -> Figure:
     wrong.set_ylim(0, None)
     labels.bar(number, table["labels"], color=ORANGE, width=0.6)
     labels.set_ylabel("labels")
-    labels.yaxis.set_major_locator(MaxNLocator(integer=True))
+    labels.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     _draw_halts(halt, table)
     for below in (labels, halt):
         below.set_xlabel("generation")
@@ -74,10 +74,11 @@ def generations(folder: str | Path) -> Figure:
 
 
 def _limit(axes: Any, value: float, text: str, below: bool = False) -> None:
+    # The text is on the left, where a loop is far from its limits.
     axes.axhline(value, color="black", lw=0.9, ls="--")
     axes.annotate(
-        text, (1.0, value), xycoords=("axes fraction", "data"), xytext=(0, -2 if below else 2),
-        textcoords="offset points", fontsize=8, ha="right", va="top" if below else "bottom",
+        text, (0.0, value), xycoords=("axes fraction", "data"), xytext=(3, -2 if below else 2),
+        textcoords="offset points", fontsize=8, ha="left", va="top" if below else "bottom",
     )  # fmt: skip
 
 
@@ -85,8 +86,11 @@ def _draw_halts(axes: Any, table: dict[str, NDArray[np.float64]]) -> None:
     """Draw the time before the first halt; where there was none, the time that all explorations ran at least."""
     number, first = table["generation"], table["first_halt_ps"]
     none = np.isnan(first)
-    axes.plot(number[~none], first[~none], "o", color=BLUE, ms=5, label="first halt")
-    axes.plot(number[none], table["shortest_ps"][none], "^", color=BLUE, mfc="white", ms=6, label="no halt until here")
+    if not none.all():
+        axes.plot(number[~none], first[~none], "o", color=BLUE, ms=5, label="first halt")
+    if none.any():
+        shortest = table["shortest_ps"][none]
+        axes.plot(number[none], shortest, "^", color=BLUE, mfc="white", ms=6, label="no halt until here")
     axes.plot(number, np.where(none, table["shortest_ps"], first), color=GREY, lw=0.9, zorder=0)
     axes.set_ylabel("MD before the first halt (ps)")
     axes.set_ylim(0, None)
