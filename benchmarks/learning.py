@@ -26,7 +26,7 @@ from quests_md.learning._exploration import Exploration, explore
 from quests_md.learning._folder import Folder
 from quests_md.learning._progress import Silent
 from quests_md.learning._select import Candidate, select
-from quests_md.learning._stages import Work, _jobs, explored, extended, labelled, prepared, selected, trained
+from quests_md.learning._stages import Work, _is_dead, _jobs, explored, extended, labelled, prepared, selected, trained
 from quests_md.learning._state import State, read_json
 from quests_md.oracle import Errors, Queue, label, make_executor, make_trainer
 from quests_md.settings import read_toml
@@ -55,6 +55,7 @@ class Labels:
         """Return the frames with labels, None for one that has failed."""
         ids = [self.queue.add(atoms)[0] for atoms in frames]
         if any(self.queue.entry(number).state not in ("done", "failed", "quarantined") for number in ids):
+            self.queue.release_dead(_is_dead)  # what a benchmark that was ended had under way
             label(self.queue, self._oracle.oracle(), self.executor, workers=self._oracle.workers)
         return [next(self.queue.labelled([number]), None) for number in ids]
 
@@ -141,10 +142,9 @@ def settings(folder: Path, seed: int) -> LearnConfig:
 
 
 def _fingerprint() -> str:
-    """Return what stands for the example's settings and frames in the name of the folder."""
+    """Return what stands for the example's settings in the name of the folder."""
     told = settings(Path(), 1).model_dump(mode="json", exclude={"stop"})
-    text = json.dumps(told, sort_keys=True) + (EXAMPLE / "frames.py").read_text()
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
@@ -153,15 +153,10 @@ def _fingerprint() -> str:
 def begun(folder: Path, labels: Labels) -> None:
     """Make the example's frames, and label those that are to be trained and judged on."""
     config = settings(folder, 1)
-    paths = [Path(config.training[0]), Path(config.held_out[0])]
-    if all(path.exists() for path in paths):
-        return
     subprocess.run([sys.executable, str(EXAMPLE / "frames.py")], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    for path in paths:
+    for path in (Path(config.training[0]), Path(config.held_out[0])):
         frames = labels(ase.io.read(path.with_name(f"{path.stem}_frames.xyz"), ":"))
-        part = path.with_suffix(".part")
-        ase.io.write(part, [atoms for atoms in frames if atoms is not None], format="extxyz")
-        part.replace(path)
+        ase.io.write(path, [atoms for atoms in frames if atoms is not None], format="extxyz")
 
 
 def made(seed: int, folder: Path, labels: Labels) -> Runs:
