@@ -88,11 +88,12 @@ class Runs:
 
     def choose(self, how: str, n: int, lost: set[Key]) -> list[Key]:
         """Return n frames, none of them of the lost; of the loop's there may be fewer."""
-        left = [key for key in self.frames if key not in lost]
+        every = list(self.frames)  # those lost are passed over, so that the others stay as they were
         if how == RANDOM:
-            return [left[i] for i in np.random.default_rng(self.seed).permutation(len(left))[:n]]
+            order = np.random.default_rng(self.seed).permutation(len(every))
+            return [every[i] for i in order if every[i] not in lost][:n]
         if how == EVEN:
-            return [left[i] for i in even(np.arange(len(left)), n)]
+            return [next(key for key in every[i:] if key not in lost) for i in even(np.arange(len(every)), n)]
         proposed = [
             Candidate(exploration.name, frame)
             for exploration in self.explorations
