@@ -40,6 +40,7 @@ from .silicon import cache_folder
 EXAMPLE = Path(__file__).parents[1] / "lammps_examples" / "active_learning"
 SIZES = (6, 12)
 LOOP, RANDOM, EVEN = CHOICES = ("loop", "random", "even in time")
+TESTS = ("held-out frames", "random of other seeds", "loop's of other seeds")
 WORKERS = 2  # trainings at a time; the example says how many labels and explorations
 
 Key = tuple[str, int]  # an exploration and a step of it
@@ -209,10 +210,14 @@ def report(every: list[Runs], held_out: list[ase.Atoms], config: LearnConfig) ->
     """Train on every choice, and print the errors."""
     lost: list[set[Key]] = [set() for _ in every]
     chosen = {n: [runs.chosen(n, missing) for runs, missing in zip(every, lost, strict=True)] for n in SIZES}
-    # The frames of the largest random choice of all other loops: where such a potential goes, without any preference.
-    elsewhere = [
-        [atoms for j, other in enumerate(chosen[max(SIZES)]) if j != i for atoms in other[RANDOM]]
-        for i in range(len(every))
+    # What was chosen of the runs of all other loops: where such a potential goes, and what the monitor flags there.
+    largest = chosen[max(SIZES)]
+    tests = [
+        [
+            held_out,
+            *([atoms for other in largest if other is not one for atoms in other[how]] for how in (RANDOM, LOOP)),
+        ]
+        for one in largest
     ]
     rows: dict[tuple[int, str], list[list[ase.Atoms]]] = {(0, "(start)"): [runs.start for runs in every]}
     for n, of_seeds in chosen.items():
@@ -222,11 +227,11 @@ def report(every: list[Runs], held_out: list[ase.Atoms], config: LearnConfig) ->
     trainer = make_trainer(config.trainer)
     with ThreadPoolExecutor(WORKERS) as pool:
         under_way = {
-            key: [pool.submit(errors_after, trainer, frames, held_out, elsewhere[i]) for i, frames in enumerate(some)]
+            key: [pool.submit(errors_after, trainer, frames, *of) for frames, of in zip(some, tests, strict=True)]
             for key, some in rows.items()
         }
         results = {key: [future.result() for future in some] for key, some in under_way.items()}
-    _print_head(every, held_out, elsewhere, lost, config)
+    _print_head(every, [len(test) for test in tests[0]], sum(map(len, lost)), config)
     for key, found in results.items():
         n_new = [len(frames) - len(runs.start) for frames, runs in zip(rows[key], every, strict=True)]
         _print_row(n_new, key[1], found)
@@ -239,42 +244,46 @@ def _union(chosen: dict[int, list[dict[str, list[ase.Atoms]]]], i: int) -> list[
     return list({atoms.positions.tobytes(): atoms for atoms in every}.values())
 
 
-def _print_head(
-    every: list[Runs], held_out: list[ase.Atoms], elsewhere: list[list[ase.Atoms]], lost: list[set[Key]], c: LearnConfig
-) -> None:
-    n_frames = [len(runs.frames) for runs in every]
+def _print_head(every: list[Runs], n_tests: list[int], n_lost: int, config: LearnConfig) -> None:
+    explore, monitor, oracle = config.explore, config.monitor, config.oracle
+    n_start, n_frames = (_range([len(getattr(runs, what)) for runs in every]) for what in ("start", "frames"))
     print(
-        f"64 Si, {c.explore.temperature[0]:g} K, {c.oracle.keywords.get('method')}, POD; select "
-        f"{c.monitor['select']:g}, halt {c.monitor['halt']:g} nats. Start: {len(every[0].start)} frames or so, of the "
-        f"crystal\nand of generation 0. To choose from: {min(n_frames)} to {max(n_frames)} frames that generation 1 "
-        f"visits; {sum(map(len, lost))} of those chosen had no label,\nand all chose again without them. Judged on the "
-        f"{len(held_out)} held-out frames of the example (hot crystal and melt, by another\npotential), and on "
-        f"{len(elsewhere[0])} at random from the runs of the other seeds. mean ± deviation over {len(every)} seeds"
+        f"\n64 Si at {explore.temperature[0]:g} K, {oracle.keywords['method']}, POD; select {monitor['select']:g}, "
+        f"halt {monitor['halt']:g} nats. Start: {n_start} frames, of the crystal and of generation 0. To\nchoose from: "
+        f"{n_frames} frames that generation 1 visits, for each of {len(every)} seeds; {n_lost} of those chosen got no "
+        f"label, and were replaced.\nJudged on {n_tests[0]} held-out frames of the example (hot crystal and melt, by "
+        f"another potential), and on what was chosen of the\nruns of the other seeds: {n_tests[1]} frames at random, "
+        f"{n_tests[2]} by the loop. Forces in eV/Å, energies in meV/atom: rmse, mean ± deviation over seeds"
     )
-    print(f"\n{'':<21}{'held-out frames':>34}{'runs of other seeds':>34}")
-    print(f"{'labels':<7}{'chosen by':<14}" + 2 * f"{'force eV/Å':>17}{'energy meV/atom':>17}")
+    print(f"\n{'':<21}" + "".join(f"{name:>29}" for name in TESTS))
+    print(f"{'labels':<7}{'chosen by':<14}" + f"{'force':>16}{'energy':>13}" * len(TESTS))
+
+
+def _range(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low}-{high}"
 
 
 def _print_row(n_new: list[int], how: str, of_seeds: list[list[Errors]]) -> None:
-    labels = f"{min(n_new)}" if min(n_new) == max(n_new) else f"{min(n_new)}-{max(n_new)}"
     cells = [
-        f"{spread(_values(of_seeds, place, 'force_rmse'), 3):>17}"
-        f"{spread(1000 * _values(of_seeds, place, 'energy_rmse'), 1):>17}"
-        for place in (0, 1)
+        f"{spread(_values(of_seeds, place, 'force_rmse'), 3):>16}"
+        f"{spread(1000 * _values(of_seeds, place, 'energy_rmse'), 1):>13}"
+        for place in range(len(TESTS))
     ]
-    print(f"{labels:<7}{how:<14}{''.join(cells)}", flush=True)
+    print(f"{_range(n_new):<7}{how:<14}{''.join(cells)}", flush=True)
 
 
 def _print_differences(results: dict[tuple[int, str], list[list[Errors]]]) -> None:
     """Print the loop's force errors less those of the others, seed by seed: they share the start and the runs."""
-    print("\nforce error of the loop's choice less that of another, for each seed (below zero: the loop's is better)")
+    print("\nforce error of the loop's choice less that of another: each seed | mean (below 0: the loop's is better)")
+    print(f"{'labels':<7}{'less':<14}" + "".join(f"{name:>29}" for name in TESTS))
     for n in SIZES:
         for how in (RANDOM, EVEN):
             cells = []
-            for place, name in enumerate(("held-out frames", "runs of other seeds")):
+            for place in range(len(TESTS)):
                 less = _values(results[n, LOOP], place, "force_rmse") - _values(results[n, how], place, "force_rmse")
-                cells.append(f"{name} {' '.join(f'{value:+.3f}' for value in less)}, mean {less.mean():+.3f}")
-            print(f"{n:<4}less {how:<14}{'; '.join(cells)}")
+                cells.append(f"{' '.join(f'{value:+.3f}' for value in less)}|{less.mean():+.3f}")
+            print(f"{n:<7}{how:<14}" + "".join(f"{cell:>29}" for cell in cells))
 
 
 def _values(of_seeds: list[list[Errors]], place: int, name: str) -> NDArray[np.float64]:
