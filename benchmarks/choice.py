@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from quests_md import DescriptorSpec, Index
 from quests_md.index._force_error import is_known
 from quests_md.information import log_kernel_sum
-from quests_md.oracle import Errors, PodTrainer, errors
+from quests_md.oracle import Errors, PodTrainer, Trainer, errors
 
 from .peer import BANDWIDTH
-from .printing import head
+from .printing import head, spread
 
 SIZES = (10, 20, 40, 80)
 SEEDS = 5
@@ -143,30 +143,30 @@ def main() -> None:
         f"\n{'n':<4}{'chosen by':<26}{'atoms':>7}{'force rmse (eV/Å)':>20}{'largest':>9}{'energy rmse (meV/atom)':>25}"
     )
     candidates = Candidates.of(rows)
-    with tempfile.TemporaryDirectory() as folder:
-        for n in SIZES:
-            for name, choose in CHOICES.items():
-                taken = [choose(candidates, n, seed) for seed in range(SEEDS)]
-                _print_row(str(n), name, [_trained([training[i] for i in one], new, folder) for one in taken])
-        _print_row(str(len(training)), "all", [_trained(training, new, folder)])
+    for n in SIZES:
+        for name, choose in CHOICES.items():
+            taken = [choose(candidates, n, seed) for seed in range(SEEDS)]
+            _print_row(str(n), name, [_trained([training[i] for i in one], new) for one in taken])
+    _print_row(str(len(training)), "all", [_trained(training, new)])
 
 
-def _trained(frames: list[Any], test: list[Any], folder: str) -> tuple[int, Errors]:
+def _trained(frames: list[Any], test: list[Any]) -> tuple[int, Errors]:
     """Return the number of atoms to label, and the errors on the test set."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        potential = TRAINER.train(frames, Path(place))
-        return sum(map(len, frames)), errors(potential, test)
+    return sum(map(len, frames)), errors_after(TRAINER, frames, test)[0]
+
+
+def errors_after(trainer: Trainer, frames: list[Any], *tests: list[Any]) -> list[Errors]:
+    """Return the errors on each test set of a potential that is trained on frames."""
+    with tempfile.TemporaryDirectory() as folder:
+        potential = trainer.train(frames, Path(folder))
+        return [errors(potential, test) for test in tests]
 
 
 def _print_row(n: str, name: str, results: list[tuple[int, Errors]]) -> None:
     forces = np.array([found.force_rmse for _, found in results])
     energies = 1000 * np.array([found.energy_rmse for _, found in results])
     print(
-        f"{n:<4}{name:<26}{np.mean([atoms for atoms, _ in results]):>7.0f}{_spread(forces, 3):>20}{forces.max():>9.3f}"
-        f"{_spread(energies, 1):>25}",
+        f"{n:<4}{name:<26}{np.mean([atoms for atoms, _ in results]):>7.0f}{spread(forces, 3):>20}{forces.max():>9.3f}"
+        f"{spread(energies, 1):>25}",
         flush=True,
     )
-
-
-def _spread(values: NDArray[np.float64], digits: int) -> str:
-    return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")

@@ -8,7 +8,10 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["cores", "head", "target"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["cores", "head", "spread", "target"]
 
 
 def cores() -> int:
@@ -31,6 +34,11 @@ def target(what: str, value: float, limit: float, unit: str, *, least: bool = Fa
     number = str(value) if isinstance(value, int) else f"{value:.3g}"
     print(f"  {'met   ' if met else 'MISSED'}  {what}: {number}{unit} (target {sign} {limit:g}{unit})", flush=True)
     return met
+
+
+def spread(values: NDArray[np.float64], digits: int) -> str:
+    """Return the mean of values, and their deviation where there are several."""
+    return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
 
 
 def _version(name: str) -> str:

@@ -147,9 +147,9 @@ def measure(run: Run, select: float, draws: int) -> dict[str, Any]:
     values = {
         "kept": run.coverage(kept, select),
         "flagged, random": float(np.mean(random["flagged"])),
-        "flagged, even": run.coverage(_even(flagged, n), select),
+        "flagged, even": run.coverage(even(flagged, n), select),
         "all, random": float(np.mean(random["all"])),
-        "all, even": run.coverage(_even(all_frames, n), select),
+        "all, even": run.coverage(even(all_frames, n), select),
         "farthest point": run.coverage(run.farthest(n), select),
     }
     spread = {f"{of}, random": float(np.std(covered)) for of, covered in random.items()}
@@ -187,7 +187,7 @@ def _line(label: str, flagged: float, kept: float, none: float, values: Any, spr
     return f"{label}  {flagged:7.0f}  {kept:4.0f}  {kept / flagged:.3f}  {100 * none:4.1f}  {'  '.join(cells)}"
 
 
-def _even(frames: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+def even(frames: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Return n of the frames, evenly spaced: the middle one of each of n equal parts."""
     return frames[((np.arange(n) + 0.5) / n * len(frames)).astype(int)]
 
