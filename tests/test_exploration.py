@@ -272,6 +272,12 @@ def alive(pid):
         return False
 
 
+def explorers(caller):
+    """Return the processes that explore for a caller; it may have other children, of earlier tests."""
+    children = map(int, Path(f"/proc/{caller}/task/{caller}/children").read_text().split())
+    return [pid for pid in children if b"_explorer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_explorations_end_with_their_caller_and_leave_no_result(job, number, tmp_path):
     jobs = [job(name, time=10_000.0) for name in "ab"]
@@ -285,7 +291,7 @@ def test_explorations_end_with_their_caller_and_leave_no_result(job, number, tmp
     while not all((each.folder / "monitor.csv").exists() for each in jobs):
         assert caller.poll() is None, caller.stderr.read()
         assert time.monotonic() < until
-    children = [int(pid) for pid in Path(f"/proc/{caller.pid}/task/{caller.pid}/children").read_text().split()]
+    children = explorers(caller.pid)
     assert len(children) == 2
     assert all(map(alive, children))
     caller.send_signal(number)
@@ -300,8 +306,8 @@ def test_one_that_somebody_else_asks_to_end_has_no_result(job):
     asked = job(time=10_000.0)
 
     def end(done, text):
-        (pid,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        os.kill(int(pid), signal.SIGTERM)
+        (pid,) = explorers(os.getpid())
+        os.kill(pid, signal.SIGTERM)
 
     with pytest.raises(Halted, match="asked to end by SIGTERM"):
         explore([asked], report=end)
@@ -314,8 +320,8 @@ def test_one_that_is_killed_is_a_result(job):
     def end(done, text):
         said.append(text)
         if (asked.folder / "monitor.csv").exists() and len(said) == 1:
-            (pid,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-            os.kill(int(pid), signal.SIGKILL)
+            (pid,) = explorers(os.getpid())
+            os.kill(pid, signal.SIGKILL)
 
     (result,) = explore([asked], report=end)
     assert (result.status, result.reason) == ("crashed", "killed by SIGKILL")
