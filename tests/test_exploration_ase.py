@@ -9,6 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
+from explorations import NEVER, frames_of, one
 
 from quests_md.errors import HostError
 from quests_md.index import Index
@@ -16,7 +17,6 @@ from quests_md.learning._exploration import Explore, Job, explore
 from quests_md.oracle import Potential
 
 TESTS = Path(__file__).parent
-NEVER = {"select": 1e6, "halt": 1e7, "every": 5}
 EMT = {"call": "ase.calculators.emt:EMT"}
 
 
@@ -57,15 +57,6 @@ def job(parts, tmp_path, monkeypatch):
         return Job(name, tmp_path / name, settings=Explore(**settings), monitor=monitor, **{**values, **own})
 
     return make
-
-
-def one(job):
-    (result,) = explore([job])
-    return result
-
-
-def frames_of(path):
-    return ase.io.read(path, ":")
 
 
 def test_one_that_stays_covered(job):
