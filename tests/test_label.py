@@ -200,7 +200,7 @@ def test_a_frame_that_somebody_else_has_now_is_left_to_them(queue, executor, mon
 def test_a_label_outlives_a_database_that_is_locked(tmp_path, executor):
     queue = Queue(tmp_path / "queue.db", timeout=0.2)
     fill(queue, [0])
-    locks, write = [], module._Work._store
+    locks, told, write = [], [], module._Work._store
 
     def lock_first(work, claim, action, state=""):
         other = Queue(tmp_path / "queue.db")
@@ -228,8 +228,10 @@ def test_a_label_outlives_a_database_that_is_locked(tmp_path, executor):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module._Work, "_store", lock_first)
-        assert label(queue, oracle(EMT_PATH), executor, workers=1).done == 1
+        said = label(queue, oracle(EMT_PATH), executor, workers=1, report=lambda counts: told.append(counts.last))
+        assert said.done == 1
     assert locks == [1]
+    assert [text for text in told if "what came out waits for the queue" in text and "queue.db" in text]
 
 
 def test_a_calculation_outlives_a_database_that_is_locked(tmp_path, monkeypatch):

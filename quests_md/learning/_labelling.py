@@ -56,10 +56,11 @@ def _late(work: Work, generation: int) -> list[int]:
 
 def _label_all(work: Work, ids: list[int]) -> list[Entry]:
     """Label until none of these frames waits; what other workers calculate is waited for."""
-    table, told = work.config.oracle, [0]
+    table, told = work.config.oracle, [(0, "")]
 
     def report(counts: Labelling) -> None:
-        text, told[0] = (counts.last if counts.ended != told[0] else ""), counts.ended
+        event = counts.ended, counts.last  # the same may happen to a frame twice
+        text, told[0] = (counts.last if event != told[0] else ""), event
         work.report.step(counts.done + counts.failed + counts.quarantined, text)
 
     # With the lock of the folder, claims of a loop that was killed are known to be nobody's.
@@ -69,4 +70,4 @@ def _label_all(work: Work, ids: list[int]) -> list[Entry]:
         entries = [work.queue.entry(number) for number in ids]
         if all(entry.state not in ("waiting", "running") for entry in entries):
             return entries
-        time.sleep(_WAIT)
+        time.sleep(_WAIT)  # no database tells when another program has changed it

@@ -251,18 +251,21 @@ class _Work:
     def _store(self, claim: Claim, write: Callable[[], str | None], state: str = "") -> str:
         """Write to the queue and return the state of the frame; "lost" if somebody else has it now.
 
-        A label may have cost hours, so a database that does not answer is asked again until the claim has expired.
+        A label may have cost hours, so a database that does not answer, or has a full disk, is asked again until the
+        claim has expired; whoever listens is told.
         """
         until = time.monotonic() + self._queue.lease
         while True:
             try:
                 return write() or state
-            except QueueError:
+            except QueueError as error:
                 if self._lost(claim):
                     return "lost"
                 if time.monotonic() > until:
                     raise
-            time.sleep(0.5)
+                self.counts.last = f"frame {claim.id}: what came out waits for the queue: {error}"
+                self._report(self.counts)
+            time.sleep(0.5)  # no database tells when it answers again
 
     def _lost(self, claim: Claim) -> bool:
         """Tell whether somebody else has the frame; no, as long as the database does not answer."""
