@@ -319,7 +319,7 @@ def test_one_that_is_killed_is_a_result(job):
     assert result.frames == len(rows(asked)) > 0
     assert result.steps == int(rows(asked)[-1]["step"])
     assert result.last_covered is not None
-    assert "Step" in result.log
+    assert re.search(r"^ +\d+ ", result.log, re.M)  # thermo output up to the kill; of a long log the end is kept
     assert re.match(r"a: \d+\.\d\d of 10000 ps", said[0])
 
 
