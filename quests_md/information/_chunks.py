@@ -32,7 +32,7 @@ def set_of_rows(x: Any) -> NDArray[Any]:
     InputError
         It has another shape, or no rows.
     """
-    rows = np.asarray(x)
+    rows: NDArray[Any] = x if isinstance(x, np.memmap) else np.asarray(x)
     if rows.ndim != 2:
         raise InputError(f"x must have shape (n, d), not {rows.shape}")
     if not len(rows):
@@ -103,7 +103,7 @@ def _shares(x: NDArray[Any], ranks: int) -> list[list[NDArray[np.int64]]]:
 
 def _chunk(x: NDArray[Any], first: int) -> NDArray[np.float64]:
     part = x[first : first + CHUNK]
-    # What is mapped is read here, and not row by row in the kernels.
+    # What is mapped is copied: pages that are read in order, and not row by row in the kernels.
     return check_rows("x", np.array(part) if isinstance(x, np.memmap) else part, np.float64)
 
 

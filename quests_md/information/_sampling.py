@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..comm import Comm
 from ..errors import InputError
 from ._chunks import Report, set_of_rows
 from ._information import information
@@ -116,6 +117,7 @@ def sample_entropy(
     replace: bool = False,
     precision: Precision = "double",
     threads: int | None = None,
+    comm: Comm | None = None,
     report: Report | None = None,
 ) -> Sampled:
     """Compute the entropy and the diversity of random samples of a dataset.
@@ -139,8 +141,8 @@ def sample_entropy(
         Draw with replacement.
     precision
         As in `information`.
-    threads
-        Threads to use; None takes all cores. The result does not depend on it.
+    threads, comm
+        As in `information`. The result does not depend on them.
     report
         Called with the share of the work that is done, from time to time.
 
@@ -162,7 +164,7 @@ def sample_entropy(
     for run in range(runs):
         # In their order: a mapped file is read from one end to the other.
         chosen = np.sort(generator.choice(len(rows), size, replace=replace))
-        found.append(information(rows[chosen], bandwidth, precision=precision, threads=threads))
+        found.append(information(rows[chosen], bandwidth, precision=precision, threads=threads, comm=comm))
         if report is not None:
             report((run + 1) / runs)
     return Sampled(
@@ -185,6 +187,7 @@ def learning_curve(
     replace: bool = False,
     precision: Precision = "double",
     threads: int | None = None,
+    comm: Comm | None = None,
     report: Report | None = None,
 ) -> LearningCurve:
     """Compute the entropy of samples of growing size: a curve that is flat at its end has nothing more to learn.
@@ -193,7 +196,7 @@ def learning_curve(
     ----------
     fractions
         Shares of the dataset, above 0 and at most 1; a sample has ``int(fraction · n)`` rows, as in ``quests``.
-    x, runs, bandwidth, seed, replace, precision, threads, report
+    x, runs, bandwidth, seed, replace, precision, threads, comm, report
         As in `sample_entropy`; one generator serves all shares, in their order.
 
     Raises
@@ -212,7 +215,15 @@ def learning_curve(
         size = int(fraction * len(rows))
         samples.append(
             sample_entropy(
-                rows, size, runs, bandwidth, seed=generator, replace=replace, precision=precision, threads=threads
+                rows,
+                size,
+                runs,
+                bandwidth,
+                seed=generator,
+                replace=replace,
+                precision=precision,
+                threads=threads,
+                comm=comm,
             )
         )
         if report is not None:
