@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, raise_together
+from ..comm import Comm, together
 from ..errors import InputError
 from ..kernels.kernel_sum import BLOCK
 from ..kernels.order import order_of
@@ -80,13 +80,12 @@ def own_log_sums(
         A value is not finite.
     """
     threads = 1 if threads is None and comm.size > 1 else threads
-    error, shares, own = None, [], np.empty((len(bandwidths), 0))
-    try:
+
+    def work() -> tuple[list[list[NDArray[np.int64]]], NDArray[np.float64]]:
         shares = _shares(x, comm.size)
-        own = _sums_of_share(x, [share[comm.rank] for share in shares], bandwidths, precision, threads, report)
-    except Exception as failure:  # noqa: BLE001 - the other ranks must hear of it before they wait for this one
-        error = failure
-    raise_together(comm, error)
+        return shares, _sums_of_share(x, [share[comm.rank] for share in shares], bandwidths, precision, threads, report)
+
+    shares, own = together(comm, work)
     return _gathered(own, shares, len(x), comm)
 
 
