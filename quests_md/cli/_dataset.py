@@ -144,7 +144,9 @@ def open_dataset(
     if group_key is not None:
         raise InputError(f"{special[0]} holds no frames' info: --group-key is for files of frames")
     if special[0].endswith(".npy"):
-        if spec is not None or (k, cutoff, species) != (None, None, None):
+        if spec is not None:
+            raise InputError(f"{special[0]} holds own descriptors: they are compared with others of their kind only")
+        if (k, cutoff, species) != (None, None, None):
             raise InputError(f"{special[0]} holds own descriptors: k, cutoff and species are for frames")
         return _of_array(special[0])
     return _of_index(special[0], k, cutoff, species, spec)

@@ -109,7 +109,7 @@ def _ask(
     progress: Counter,
 ) -> Iterator[tuple[_Answer, Any]]:
     """Yield the answer for every frame, and the frame as ``ase.Atoms`` with dH in it; None of other sources."""
-    if Path(sources[0]).suffix in NOT_FRAMES:
+    if any(Path(source).suffix in NOT_FRAMES for source in sources):
         how = descriptor if known.spec is None else {"spec": known.spec}
         data = open_dataset(sources, **how, threads=known.threads, progress=progress)
         dH = known.delta_entropy(data.rows, data.numbers)
