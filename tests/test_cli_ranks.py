@@ -89,7 +89,7 @@ def test_an_error_of_one_rank_is_one_line_and_ends_all(tmp_path):
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert "quests-md: error: rank 1 failed: FrameError" in line
+    assert f"quests-md: error: rank 1 failed: FrameError: {tmp_path / 'si.xyz'}: " in line
     assert "two atoms share a place" in line
     assert [path.name for path in tmp_path.iterdir()] == ["si.xyz"]
 
@@ -126,7 +126,7 @@ def test_rows_are_those_of_the_descriptor_however_they_are_shared(tmp_path_facto
 
     def work(comm):
         with Scratch(folder, comm) as scratch:
-            rows = rows_of(FRAMES, OFFSETS, SPEC, scratch, 1)
+            rows = rows_of(FRAMES, "si.xyz", OFFSETS, SPEC, scratch, 1)
             assert isinstance(rows, np.memmap) == on_disk
             comm.gather(None)
             return np.array(rows)
@@ -153,7 +153,7 @@ def test_a_mapped_dataset_outlives_its_file_and_says_the_same(dataset, tmp_path)
 def test_files_that_change_while_they_are_read_are_refused():
     for other in (FRAMES[:-1], FRAMES[::-1]):
         with pytest.raises(SourceError, match="a file has changed while it was read"):
-            rows_of(other, OFFSETS, SPEC, Scratch(), 1)
+            rows_of(other, "si.xyz", OFFSETS, SPEC, Scratch(), 1)
 
 
 def test_a_disk_without_space_is_met_before_anything_is_computed(tmp_path):
@@ -161,7 +161,7 @@ def test_a_disk_without_space_is_met_before_anything_is_computed(tmp_path):
 
     def work(comm):
         with Scratch(tmp_path, comm) as scratch:
-            rows_of(FRAMES, OFFSETS, SPEC, scratch, 1)
+            rows_of(FRAMES, "si.xyz", OFFSETS, SPEC, scratch, 1)
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -176,4 +176,4 @@ def test_a_disk_without_space_is_met_before_anything_is_computed(tmp_path):
 def test_rows_that_do_not_fit_are_refused_with_what_to_do(monkeypatch):
     monkeypatch.setattr(_rows, "_memory", lambda: 1.9 * 8 * 63 * OFFSETS[-1])
     with pytest.raises(InputError, match=r"more than half of the .* --scratch FOLDER keeps them"):
-        rows_of(FRAMES, OFFSETS, SPEC, Scratch(), 1)
+        rows_of(FRAMES, "si.xyz", OFFSETS, SPEC, Scratch(), 1)

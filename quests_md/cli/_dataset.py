@@ -20,7 +20,7 @@ from ..sources import describe_source, read_frames
 from ._progress import Counter
 from ._rows import Scratch, rows_of
 
-__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset"]
+__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset", "open_index"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -161,7 +161,9 @@ def _of_one(
     if group_key is not None:
         raise InputError(f"{source} holds no frames' info: --group-key is for files of frames")
     if source.endswith(".npy"):
-        if spec is not None or (k, cutoff, species) != (None, None, None):
+        if spec is not None:
+            raise InputError(f"{source} holds own descriptors: they are compared with others of their kind only")
+        if (k, cutoff, species) != (None, None, None):
             raise InputError(f"{source} holds own descriptors: k, cutoff and species are for frames")
         return _of_array(source)
     return _of_index(source, k, cutoff, species, spec)
@@ -187,7 +189,8 @@ def _of_files(
     kept = None if scratch.folder is not None else together(scratch.comm, lambda: list(read()))
     data = together(scratch.comm, lambda: _survey(read() if kept is None else kept, sources, spec))
     assert data.spec is not None
-    rows = rows_of(read() if kept is None else kept, data.frame_offsets, data.spec, scratch, threads)
+    frames, names = read() if kept is None else kept, ", ".join(sources)
+    rows = rows_of(frames, names, data.frame_offsets, data.spec, scratch, threads)
     return replace(data, rows=rows)
 
 
@@ -250,10 +253,7 @@ def _of_array(source: str) -> Dataset:
 def _of_index(
     source: str, k: int | None, cutoff: float | None, species: str | None, spec: DescriptorSpec | None
 ) -> Dataset:
-    index = Index.open(source)
-    index.require(k=k, cutoff=cutoff)
-    if species is not None and species != index.spec.species:
-        raise InputError(f'{source} was built with species "{index.spec.species}", but "{species}" is asked for')
+    index = open_index(source, k, cutoff, species)
     if spec is not None and spec != index.spec:
         raise InputError(f"{source} was built with {index.spec}, but is compared with {spec}")
     places = np.argsort(index.order)
@@ -269,3 +269,13 @@ def _of_index(
         volumes=np.empty(0),
         sources=({"file": source, "hash": index.hash},),
     )
+
+
+def open_index(source: str, k: int | None, cutoff: float | None, species: str | None) -> Index:
+    """Open an index; `InputError` if it is of another descriptor than asked for, where something is."""
+    index = Index.open(source)
+    index.require(k=k, cutoff=cutoff)
+    if species not in (None, index.spec.species):
+        built = f'with species "{index.spec.species}"' if index.spec.species else "without a choice of species"
+        raise InputError(f'{source} was built {built}, but "{species}" is asked for')
+    return index

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..comm import Comm, Serial, together
 from ..descriptors import DescriptorSpec
-from ..errors import InputError, OutputError, SourceError
+from ..errors import FrameError, InputError, OutputError, SourceError
 from ..frame import Frame
 
 __all__ = ["Scratch", "rows_of", "scratch_option"]
@@ -102,7 +102,12 @@ class Scratch:
 
 
 def rows_of(
-    frames: Iterable[Frame], offsets: NDArray[np.int64], spec: DescriptorSpec, scratch: Scratch, threads: int | None
+    frames: Iterable[Frame],
+    names: str,
+    offsets: NDArray[np.int64],
+    spec: DescriptorSpec,
+    scratch: Scratch,
+    threads: int | None,
 ) -> NDArray[np.float64]:
     """Compute the descriptors (n_env, width) of frames, all of them on every rank. Collective.
 
@@ -110,6 +115,8 @@ def rows_of(
     ----------
     frames
         Frames that have environments, the same on all ranks, each of which computes its share.
+    names
+        What they were read from, for the text of an error.
     offsets
         (n_frames + 1,) first row of every frame.
     spec
@@ -123,7 +130,7 @@ def rows_of(
     ------
     InputError
         The rows would take more than half of the memory, and there is no scratch folder; and what
-        `DescriptorSpec.compute` raises.
+        `DescriptorSpec.compute` raises: a `FrameError` names the files.
     SourceError
         The frames are others than those that were counted.
     """
@@ -132,7 +139,10 @@ def rows_of(
     n_bytes = 8 * shape[0] * shape[1]
 
     def computed() -> Iterator[tuple[int, NDArray[np.float64]]]:
-        return _computed(frames, offsets, spec, comm, threads)
+        try:
+            yield from _computed(frames, offsets, spec, comm, threads)
+        except (FrameError, SourceError) as error:
+            raise type(error)(f"{names}: {error}") from error
 
     if scratch.folder is not None:
         path = scratch.make(n_bytes)
