@@ -112,6 +112,15 @@ def test_ranks_that_do_not_see_each_other_are_refused(dataset):
     assert "2 ranks were started, and each sees itself alone" in done.stderr
 
 
+def test_a_singular_cell_is_refused_by_its_file(tmp_path):
+    atoms = silicon(1)[0]
+    atoms.cell[1] = atoms.cell[0]
+    ase.io.write(tmp_path / "si.xyz", atoms)
+    done = serial("entropy", tmp_path / "si.xyz")
+    assert done.exit_code == 1
+    assert f"{tmp_path / 'si.xyz'}: step 0: the cell is singular" in done.output
+
+
 # -- rows ------------------------------------------------------------------------------------------------
 
 SPEC = DescriptorSpec()

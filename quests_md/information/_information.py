@@ -58,7 +58,7 @@ class Information:
             delta_entropy=dH,
             entropy=most + mean,
             diversity=float(logsumexp(dH)),
-            information_gap=-mean,
+            information_gap=0.0 - mean,  # and not −0
             efficiency=(most + mean) / most if len(dH) > 1 else 1.0,
         )
 
@@ -135,7 +135,7 @@ def information_at(
     check_precision(precision)
     rows = set_of_rows(x)
     sums = own_log_sums(rows, bandwidths, precision=precision, comm=comm or Serial(), threads=threads, report=report)
-    return tuple(Information.from_delta_entropy(-some, h) for some, h in zip(sums, bandwidths, strict=True))
+    return tuple(Information.from_delta_entropy(0.0 - some, h) for some, h in zip(sums, bandwidths, strict=True))
 
 
 def entropy(x: ArrayLike, bandwidth: float = DEFAULT_BANDWIDTH, *, threads: int | None = None) -> float:
