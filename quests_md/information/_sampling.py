@@ -57,7 +57,7 @@ class Sampled:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `mean`, std / √runs: of what samples of this size from this dataset would give."""
+        """Standard error of the mean entropy, std / √runs: over samples of this size from this dataset."""
         return self.std / math.sqrt(len(self.entropies))
 
     @property
@@ -103,7 +103,7 @@ class LearningCurve:
 
     @property
     def standard_error(self) -> NDArray[np.float64]:
-        """(m,) standard error of `mean`, in nats."""
+        """(m,) standard error of the mean entropy, in nats."""
         return np.array([some.standard_error for some in self.samples])
 
 
