@@ -11,26 +11,12 @@ from ._information import Information, diversity, entropy, information, informat
 from ._sampling import LearningCurve, Sampled, learning_curve, sample_entropy
 
 # Names with themselves as their alias are for the package: not public, and not hidden from it.
-from ._sums import (
-    DEFAULT_BANDWIDTH,
-    delta_entropy,
-    log_kernel_sum,
-)
-from ._sums import (
-    Blocks as Blocks,
-)
-from ._sums import (
-    Precision as Precision,
-)
-from ._sums import (
-    check_bandwidth as check_bandwidth,
-)
-from ._sums import (
-    log_kernel_sum_of_few as log_kernel_sum_of_few,
-)
-from ._sums import (
-    pack as pack,
-)
+from ._sums import DEFAULT_BANDWIDTH, delta_entropy, log_kernel_sum
+from ._sums import Blocks as Blocks
+from ._sums import Precision as Precision
+from ._sums import check_bandwidth as check_bandwidth
+from ._sums import log_kernel_sum_of_few as log_kernel_sum_of_few
+from ._sums import pack as pack
 
 __all__ = [
     "DEFAULT_BANDWIDTH",
