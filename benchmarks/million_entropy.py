@@ -129,9 +129,10 @@ def share_of_pairs(x: NDArray[np.float64], precision: Any) -> float:
         order = order_of(chunk)
         starts = rng.integers(max(1, len(order) - kernel_sum.BLOCK), size=-(-GROUPS * len(chunk) // _chunks.CHUNK))
         queries += [chunk[order[start : start + kernel_sum.BLOCK]] for start in starts]
-    shares = [
-        [_needed(query, blocks, nothing).mean() for query in queries] for blocks in map(_packed(precision), chunks)
-    ]
+    shares = []
+    for chunk in chunks:
+        blocks = pack(chunk, BANDWIDTH, precision)
+        shares.append([_needed(query, blocks, nothing).mean() for query in queries])
     return float(np.average(np.mean(shares, axis=1), weights=[len(chunk) for chunk in chunks]))
 
 

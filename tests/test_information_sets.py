@@ -166,6 +166,14 @@ def test_rows_in_a_file_are_read_in_chunks_and_give_the_same(tmp_path, monkeypat
     assert same(found, information(np.array(x)))
 
 
+@pytest.mark.parametrize("paired", [0, 1000])
+def test_rows_that_must_not_be_written_to_are_taken(small_chunks, monkeypatch, paired):
+    monkeypatch.setattr(_chunks, "PAIRED", paired)
+    x = rows(300)
+    x.flags.writeable = False
+    assert same(information(x), information(x.copy()))
+
+
 def test_what_one_rank_cannot_read_fails_all(monkeypatch):
     x = rows(300)
 

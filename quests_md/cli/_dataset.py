@@ -231,7 +231,7 @@ def _frames(sources: Sequence[str], group_key: str | None, progress: Counter | N
 
 def _of_array(source: str) -> Dataset:
     try:
-        rows = np.load(source, mmap_mode="r", allow_pickle=False)
+        rows = np.load(source, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
         raise SourceError(f"{source}: no such file") from None
     except (OSError, ValueError, EOFError) as error:

@@ -106,7 +106,8 @@ def _shares(x: NDArray[Any], ranks: int) -> list[list[NDArray[np.int64]]]:
 def _chunk(x: NDArray[Any], first: int) -> NDArray[np.float64]:
     part = x[first : first + CHUNK]
     # What is mapped is copied: pages that are read in order, and not row by row in the kernels.
-    return check_rows("x", np.array(part) if isinstance(x, np.memmap) else part, np.float64)
+    rows = check_rows("x", np.array(part) if isinstance(x, np.memmap) else part, np.float64)
+    return np.require(rows, requirements=["W"])  # what kernels were compiled for
 
 
 def _sums_of_share(

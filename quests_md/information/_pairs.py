@@ -39,7 +39,7 @@ def paired_log_sums(
     done = _Done(len(mine) * len(bandwidths), report)
 
     def work() -> tuple[NDArray[np.int64], list[NDArray[np.float64]]]:
-        rows = check_rows("x", x, np.float64)
+        rows = np.require(check_rows("x", x, np.float64), requirements=["W"])  # what kernels were compiled for
         order = order_of(rows)
         return order, [_sums_of(rows, h, order, mine, threads, done) for h in bandwidths]
 
