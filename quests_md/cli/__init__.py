@@ -55,6 +55,12 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            from ..hosts.mpi import launched_rank
+
+            if launched_rank() > 0:  # rank 0 tells it
+                raise click.exceptions.Exit(error.exit_code) from error
+            raise
         except QuestsError as error:
             _fail(str(error))
         except OSError as error:
