@@ -89,21 +89,25 @@ def dh_command(
     values = np.concatenate([answer.dH for answer in done])
     summary = {"n_frames": len(done), **_numbers(values, thresholds), "overlap": float(np.mean(values < _OVERLAP))}
     click.echo(table([summary]))
-    if output is not None and suffix in (".csv", ".json"):
-        head = {
-            "sources": [describe_source(source) for source in sources],
-            "reference": known.describe(),
-            "thresholds": list(thresholds),
-        }
-        rows = [answer.row for answer in done]
-        write_result(output, {**head, **summary, "frames": rows, "versions": versions()}, rows)
-    elif output is not None and suffix == ".npy":
-        write_atomically(output, lambda file: np.save(file, values))
+    if output is not None and suffix not in _FRAMES:
+        of = {"reference": known.describe(), "thresholds": list(thresholds), **summary}
+        _write(output, sources, of, done, values)
     if plot is not None:
         from ..report import histogram
 
         offsets = np.cumsum([0] + [len(answer.dH) for answer in done])
         save_picture(histogram(values, thresholds, frame_offsets=offsets), plot)
+
+
+def _write(
+    output: Path, sources: Sequence[str], of: dict[str, Any], done: Sequence[_Answer], values: NDArray[np.float64]
+) -> None:
+    if output.suffix == ".npy":
+        write_atomically(output, lambda file: np.save(file, values))
+        return
+    rows = [answer.row for answer in done]
+    described = [describe_source(source) for source in sources]
+    write_result(output, {"sources": described, **of, "frames": rows, "versions": versions()}, rows)
 
 
 def _itself(
