@@ -33,7 +33,7 @@ def main() -> None:
     if name not in NAMES:
         print("usage: python -m benchmarks NAME [options]; NAME --help lists the options\n")
         for known, (what, _) in NAMES.items():
-            print(f"  {known:<14}{what}")
+            print(f"  {known:<17}{what}")
         raise SystemExit(0 if name in ("", "-h", "--help") else 2)
     threads = NAMES[name][1]
     if threads is not None:  # before numba or a BLAS is loaded: they read these once

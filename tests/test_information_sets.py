@@ -22,8 +22,11 @@ from quests_md.information import (
     learning_curve,
     likelihood_bandwidth,
     overlap,
+    pack,
     sample_entropy,
 )
+from quests_md.information._sums import sums_of_groups
+from quests_md.kernels.order import order_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 H = 0.015
@@ -257,3 +260,17 @@ def test_what_cannot_be_computed_is_refused(call, message):
 def test_dH_of_a_dataset_against_itself_is_that_of_queries():
     x = rows(200)
     np.testing.assert_allclose(information(x).delta_entropy, delta_entropy(x, x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("precision", ["double", "single"])
+def test_what_is_left_out_of_a_sum_is_below_what_was_allowed(precision):
+    x, nothing = rows(3000, clusters=40), -30.0
+    order = order_of(x)
+    blocks = pack(x, H, precision, order=order)
+    bound = sums_of_groups(x[order], blocks, nothing, 1)
+    exact = naive.log_kernel_sum(x[order], x, H)
+    assert np.all(np.exp(exact) - np.exp(bound) <= len(x) * 2.0**nothing + 1e-4 * np.exp(exact))
+    assert np.all(bound <= exact + 1e-4)
+    far = x[:1] + 10.0 * H  # e^(-50·63) beside it: nothing of it is above what is allowed
+    assert sums_of_groups(far, blocks, nothing, 1)[0] == -np.inf
+    assert np.isfinite(sums_of_groups(far, blocks, -np.inf, 1)[0])
