@@ -189,6 +189,14 @@ def test_what_dh_wrote_gives_the_same_dh() -> None:
     np.testing.assert_array_equal(np.load("dh.npy"), written)
 
 
+def test_each_frame_against_itself(quests) -> None:
+    run("dh", "test.extxyz", "--itself", "--bandwidth", "0.03", "-o", "dh.npy")
+    x = [quests.descriptors(atoms, 32, 5.0) for atoms in ase.io.read("test.extxyz", ":")]
+    expected = np.concatenate([quests.delta_entropy(some, some, 0.03) for some in x])
+    np.testing.assert_allclose(np.load("dh.npy"), expected, rtol=1e-6, atol=1e-8)
+    assert "one of them" in run("dh", "test.extxyz", "--itself", "--index", "si.qindex", code=2).stderr
+
+
 def test_overlap_is_that_of_quests(quests) -> None:
     run(
         "overlap", "test.extxyz", "train.extxyz@:2", "--reference", "train.extxyz", "--group-key", "kind",

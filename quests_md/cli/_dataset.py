@@ -20,7 +20,7 @@ from ..sources import describe_source, read_frames
 from ._progress import Counter
 from ._rows import Scratch, rows_of
 
-__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset", "open_index"]
+__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset", "open_index", "spec_of"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -146,7 +146,7 @@ def open_dataset(
     if special and len(sources) > 1:
         raise InputError(f"{special[0]} is a dataset of its own: give it alone, or files of frames")
     if not special:
-        return _of_files(sources, spec or _spec_of(k, cutoff, species), group_key, threads, progress, scratch)
+        return _of_files(sources, spec or spec_of(k, cutoff, species), group_key, threads, progress, scratch)
     return together(scratch.comm, lambda: _of_one(special[0], k, cutoff, species, spec, group_key))
 
 
@@ -169,7 +169,8 @@ def _of_one(
     return _of_index(source, k, cutoff, species, spec)
 
 
-def _spec_of(k: int | None, cutoff: float | None, species: str | None) -> DescriptorSpec:
+def spec_of(k: int | None, cutoff: float | None, species: str | None) -> DescriptorSpec:
+    """Return the descriptor that is asked for; None takes the default."""
     default = DescriptorSpec()
     return DescriptorSpec(k if k is not None else default.k, cutoff if cutoff is not None else default.cutoff, species)
 
