@@ -112,7 +112,7 @@ def compress(
     selected: list[int] = []
     for frame in _order(frames, prefixes, method, wanted, entropy, reference, seed):
         selected.append(frame)
-        prefixes.add(frames.rows(frame))
+        prefixes.add(frame, frames.rows(frame))
         if report is not None:
             report(len(selected))
         if entropy is not None:
