@@ -67,13 +67,14 @@ def first_largest(values: NDArray[np.float64], tie: float = choice.TIE) -> int:
 
 
 def msc(frames: Frames, prefixes: Prefixes, reference: NDArray[np.floating] | None) -> Iterator[int]:
-    """Yield frames by the minimum-set-cover rule of QUESTS: the largest H of the frame + largest dH of its environments.
+    """Yield frames by the minimum set cover of QUESTS: the largest sum of the frame's H and its largest dH.
 
     dH is against the reference and all chosen frames, which `prefixes` must hold by the time of the next choice.
     Without a reference the first frame is that of the largest H.
     """
     entropies, sums = frames.entropies(), np.tile([-np.inf, 0.0], (len(frames.x), 1))
-    first = np.concatenate([np.arange(*frames.offsets[f : f + 2], ROWS) for f in frames.filled.tolist()])
+    ends = frames.offsets.tolist()
+    first = np.concatenate([np.arange(ends[f], ends[f + 1], ROWS) for f in frames.filled.tolist()])
     frame = np.searchsorted(frames.offsets, first, side="right") - 1
     bound = np.full(len(first), np.inf)
     if reference is not None:
@@ -174,4 +175,4 @@ def kmeans(frames: Frames, n: int, rng: np.random.Generator) -> list[int]:
         labels[place], distances[place] = empty, 0.0
     order = np.lexsort((distances, labels))
     nearest = order[np.unique(labels[order], return_index=True)[1]]
-    return np.sort(frames.filled[nearest]).tolist()
+    return sorted(frames.filled[nearest].tolist())

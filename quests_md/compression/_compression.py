@@ -67,11 +67,11 @@ def compress(
 ) -> Compression:
     """Choose frames of a dataset.
 
-    ``"msc"`` is the minimum set cover of QUESTS (arXiv:2404.12367): the first frame is that of the largest entropy H of its own
-    environments; then always the one with the largest H + max dH, dH of its environments against all chosen frames.
-    ``"farthest"`` takes the frame with the largest mean distance of environments to the nearest chosen frame,
+    ``"msc"`` is the minimum set cover of QUESTS (arXiv:2404.12367): first the frame whose own environments have the
+    largest entropy H, then always the one with the largest H + max dH, dH of its environments against all chosen
+    frames. ``"farthest"`` takes the frame with the largest mean distance of environments to the nearest chosen frame,
     ``"mean_farthest"`` the farthest of the mean descriptors of frames, ``"kmeans"`` a frame of each of as many
-    clusters of them, ``"random"`` any.
+    clusters of them, ``"random"`` any. Of scores that differ by less than 1e-10 the first frame wins.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ class Prefixes:
             self._sums, self._is_row = _larger(self._sums, groups), _larger(self._is_row, groups)
 
 
-def _larger(array: NDArray[np.generic], missing: int) -> NDArray[np.generic]:
+def _larger(array: NDArray[Any], missing: int) -> NDArray[Any]:
     """Return an array that is longer by what is missing, and at least twice as long."""
     return np.concatenate([array, np.zeros((max(missing, len(array)), *array.shape[1:]), array.dtype)])
 

@@ -129,7 +129,7 @@ def _sum_powers(exponents: Array, plain: Any, room: Room) -> None:
 
 @kernel
 def _add_terms(group: Array, panels: Array, begin: int, end: int, plain: Any, room: Room, out: Array) -> None:
-    """Add the kernel sums of a group over the panels begin..end to `out`, of up to six: plain sums, for those near 1."""
+    """Add the kernel sums of a group over the panels begin..end to `out`, up to six: plain sums, not far below 1."""
     room.shifts[:] = 0.0
     for first in range(begin, end, _PANELS):
         exponents = _squares(group, panels[first : min(end, first + _PANELS)], plain, room)
@@ -327,10 +327,12 @@ def join(chosen: Chosen, frame: int, plain: Any, first: int, last: int, sums: Ar
     Of the groups first..last; `sums` (room, 6) has a row for each. Those of earlier frames are summed over the new
     rows, those of the new frame over all rows up to it.
     """
-    room, new, end = _make_room(chosen.panels.shape[1] - 1), chosen.starts[frame, 1], chosen.starts[frame + 1, 0]
-    for g in range(first, last):
-        begin = 0 if g >= new else chosen.starts[frame, 0]
-        _add_terms(chosen.groups[g], chosen.panels, begin, end, plain, room, sums[g])
+    room, end = _make_room(chosen.panels.shape[1] - 1), chosen.starts[frame + 1, 0]
+    new = min(last, max(first, chosen.starts[frame, 1]))
+    for low, high, begin in ((first, new, chosen.starts[frame, 0]), (new, last, 0)):
+        for panel in range(begin, end, _PANELS):  # all groups pass while the panels are in the second cache
+            for g in range(low, high):
+                _add_terms(chosen.groups[g], chosen.panels, panel, min(end, panel + _PANELS), plain, room, sums[g])
 
 
 @kernel
