@@ -202,11 +202,9 @@ def _reference(reference: ArrayLike | None, width: int) -> NDArray[Any] | None:
 
 
 def _rows(name: str, values: ArrayLike) -> NDArray[Any]:
-    rows = np.ascontiguousarray(values)
+    rows = np.require(values, np.float64, ["C", "W"])  # one kind of array: kernels are compiled for each kind
     if rows.ndim != 2:
         raise InputError(f"{name} must have shape (n, d), not {rows.shape}")
-    if rows.dtype not in (np.float32, np.float64):
-        rows = rows.astype(np.float64)
     if not np.isfinite(rows).all():
         raise InputError(f"{name} holds values that are not finite")
     return rows
