@@ -19,6 +19,7 @@ __all__ = ["METHODS", "Compression", "compress"]
 
 Method = Literal["msc", "farthest", "mean_farthest", "kmeans", "random"]
 METHODS: tuple[str, ...] = get_args(Method)
+"""The ways to choose."""
 
 
 @dataclass(frozen=True)
