@@ -155,7 +155,9 @@ def _places(
     SourceError
         They no longer hold the frames that were chosen from.
     """
-    chosen, places, sizes = set(found.selected.tolist()), {}, []
+    chosen = set(found.selected.tolist())
+    places: dict[int, _Place] = {}
+    sizes: list[int] = []
     progress.begin("reading what was chosen:")
     for source in sources:
         for number, atoms in enumerate(progress.count(read_atoms(source))):
