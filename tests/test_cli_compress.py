@@ -111,6 +111,12 @@ def test_what_cannot_be_done_is_said(arguments, fails, message):
     assert message in run("a.extxyz", *arguments, fails=fails).stderr
 
 
+def test_an_element_that_the_reference_lacks_is_said():
+    ase.io.write("ge.extxyz", bulk("Ge", cubic=True))
+    failed = run("ge.extxyz", "--size", "1", "--reference", "si.qindex", fails=1)
+    assert "Ge is the centre of no environment of the reference" in failed.stderr
+
+
 def test_the_picture_draws_what_the_choice_holds():
     found = compress(np.random.default_rng(0).normal(0, 0.02, (40, 3)), np.arange(0, 41, 4), 7)
     above, below = compression(found, 10).axes

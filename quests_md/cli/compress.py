@@ -11,7 +11,8 @@ import click
 import numpy as np
 
 from ..compression import METHODS, Compression, compress
-from ..errors import OutputError, SourceError
+from ..elements import SYMBOLS
+from ..errors import ElementError, OutputError, SourceError
 from ..extxyz import format_atoms
 from ..files import write_atomically
 from ..information import entropy as entropy_of
@@ -62,7 +63,9 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option(
     "--reference", "references", metavar="FILE", multiple=True, help="What is known already, for msc. May be repeated."
 )
-@click.option("--seed", default=0, show_default=True, help="Of random, mean_farthest and kmeans.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of random, mean_farthest and kmeans."
+)
 @bandwidth_option()
 @dataset_options
 @result_options_as(".extxyz, .json or .csv")
@@ -98,6 +101,7 @@ def compress_command(
         known = open_dataset(references, **descriptor, threads=threads, progress=progress) if references else None
         how = descriptor if known is None or known.spec is None else {"spec": known.spec}
         data = open_dataset(sources, **how, threads=threads, progress=progress)
+        _check_elements(data, known)
         h = _bandwidth(bandwidth, data, known)
         if keep is not None:
             progress.begin("entropy of all frames")
@@ -123,6 +127,18 @@ def compress_command(
         from ..report import compression
 
         save_picture(compression(found, data.n_frames), plot)
+
+
+def _check_elements(data: Dataset, known: Dataset | None) -> None:
+    """Raise `ElementError` if elements are told apart, and one is the centre of frames but of no reference."""
+    if known is None or known.spec is None or known.numbers is None or data.numbers is None:
+        return
+    unknown = sorted(set(data.numbers.tolist()) - set(known.numbers.tolist()) - {0})
+    if unknown and known.spec.species != "ignore":
+        raise ElementError(
+            f"{', '.join(SYMBOLS[z] for z in unknown)} is the centre of no environment of the reference: "
+            "give one that holds it; or --species ignore, which compares geometry only"
+        )
 
 
 def _bandwidth(asked: float | str | None, data: Dataset, known: Dataset | None) -> float:
