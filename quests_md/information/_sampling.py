@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import InputError
 from ._chunks import Report, set_of_rows
 from ._information import information
-from ._sums import DEFAULT_BANDWIDTH, check_bandwidth
+from ._sums import DEFAULT_BANDWIDTH, Precision, check_bandwidth
 
 __all__ = ["LearningCurve", "Sampled", "learning_curve", "sample_entropy"]
 
@@ -114,6 +114,7 @@ def sample_entropy(
     *,
     seed: int | np.random.Generator = 0,
     replace: bool = False,
+    precision: Precision = "double",
     threads: int | None = None,
     report: Report | None = None,
 ) -> Sampled:
@@ -136,6 +137,8 @@ def sample_entropy(
         Of the generator, ``numpy.random.default_rng(seed)``.
     replace
         Draw with replacement.
+    precision
+        As in `information`.
     threads
         Threads to use; None takes all cores. The result does not depend on it.
     report
@@ -159,7 +162,7 @@ def sample_entropy(
     for run in range(runs):
         # In their order: a mapped file is read from one end to the other.
         chosen = np.sort(generator.choice(len(rows), size, replace=replace))
-        found.append(information(rows[chosen], bandwidth, threads=threads))
+        found.append(information(rows[chosen], bandwidth, precision=precision, threads=threads))
         if report is not None:
             report((run + 1) / runs)
     return Sampled(
@@ -180,6 +183,7 @@ def learning_curve(
     *,
     seed: int | np.random.Generator = 0,
     replace: bool = False,
+    precision: Precision = "double",
     threads: int | None = None,
     report: Report | None = None,
 ) -> LearningCurve:
@@ -189,7 +193,7 @@ def learning_curve(
     ----------
     fractions
         Shares of the dataset, above 0 and at most 1; a sample has ``int(fraction · n)`` rows, as in ``quests``.
-    x, runs, bandwidth, seed, replace, threads, report
+    x, runs, bandwidth, seed, replace, precision, threads, report
         As in `sample_entropy`; one generator serves all shares, in their order.
 
     Raises
@@ -206,7 +210,11 @@ def learning_curve(
     work = np.cumsum([0.0, *(float(fraction) ** 2 for fraction in fractions)])
     for i, fraction in enumerate(fractions):
         size = int(fraction * len(rows))
-        samples.append(sample_entropy(rows, size, runs, bandwidth, seed=generator, replace=replace, threads=threads))
+        samples.append(
+            sample_entropy(
+                rows, size, runs, bandwidth, seed=generator, replace=replace, precision=precision, threads=threads
+            )
+        )
         if report is not None:
             report(float(work[i + 1] / work[-1]))
     return LearningCurve(np.array(fractions, dtype=np.float64), tuple(samples))
