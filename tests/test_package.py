@@ -31,6 +31,7 @@ PUBLIC = [
     "entropy",
 ]
 HOSTS = {
+    "quests_md.compression": ["Compression", "METHODS", "compress"],
     "quests_md.hosts.ase": ["MonitorObserver", "MonitoredCalculator"],
     "quests_md.hosts.lammps": ["Watch", "attach", "quests_attach", "quests_close", "quests_step"],
     "quests_md.hosts.lammps_script": ["run_script"],
@@ -87,7 +88,15 @@ HOSTS = {
         "make_trainer",
         "train",
     ],
-    "quests_md.report": ["entropies", "generations", "histogram", "learning_curve", "likelihood", "timeline"],
+    "quests_md.report": [
+        "compression",
+        "entropies",
+        "generations",
+        "histogram",
+        "learning_curve",
+        "likelihood",
+        "timeline",
+    ],
     "quests_md.selection": ["Cutout", "Kept", "Proposal", "Selection", "Verdict", "check_cutout", "cutouts"],
 }
 

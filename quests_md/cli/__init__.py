@@ -18,6 +18,7 @@ EXIT_CODES = {"finished": 0, "failed": 1, "halted": 3}
 # verb: (module, command in it, what `quests-md --help` says)
 _VERBS = {
     "bandwidth": ("bandwidth", "bandwidth_command", "Bandwidths for a dataset, by rule and by likelihood."),
+    "compress": ("compress", "compress_command", "Choose few frames that keep the information of a dataset."),
     "config": ("config", "config_group", "Write and check a quests.toml."),
     "dh": ("dh", "dh_command", "dH of the environments of frames against a reference."),
     "diversity": ("entropy", "entropy_command", "The same as entropy."),
