@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ._html import Drawing
 from ._run import Rows, levels
-from ._timeline import BLUE, GREY, ORANGE, draw_timeline, has_times
+from ._timeline import BLUE, GREY, ORANGE, RED, draw_timeline, has_times
 
 __all__ = ["histogram", "survival", "timeline_drawing"]
 
@@ -106,7 +106,52 @@ def histogram(
         axes.set_ylabel("share")
         axes.set_xlim(low, high)
         if len(finite) > 1:
-            axes.legend(**_LEGEND, ncols=2)
+            axes.legend(**_LEGEND)
+
+    return Drawing(_svg(draw, _HALF, name), caption)
+
+
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return from where to where a histogram goes: not to the last of some far outliers."""
+    if not len(values):
+        return 0.0, 1.0
+    low, high = (float(x) for x in (values.min(), values.max()))
+    far = float(np.quantile(values, 0.99))
+    middle = float(np.quantile(values, 0.5))
+    high = min(high, far + 2.0 * (far - middle)) if far > middle else high
+    pad = 0.03 * (high - low) or 0.5
+    return low - pad, high + pad
+
+
+def survival(
+    dH: NDArray[np.float64], expected: Sequence[tuple[float, float]], marks: Sequence[tuple[str, float]]
+) -> Drawing:
+    """Draw which share of frames lies above every dH, beside what the calibration expects of covered ones.
+
+    Parameters
+    ----------
+    dH
+        Largest dH of every frame.
+    expected
+        Pairs of a threshold and the rate at which the calibration says that a frame of as many atoms passes it.
+    """
+    ordered = np.sort(dH[np.isfinite(dH)])
+    above = 1.0 - np.arange(len(ordered)) / len(ordered)
+    pick = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _POINTS)).astype(int))
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.step(ordered[pick], above[pick], color=BLUE, lw=1.4, where="pre", label="this run")
+        axes.plot(*zip(*expected, strict=True), "o-", color=RED, ms=4, lw=1.0, label="expected if covered")
+        for text, value in marks:
+            axes.axvline(value, color="black", lw=0.9, ls="-" if "halt" in text else "--")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.set_ylim(0.5 * min(above[-1], min(rate for _, rate in expected)), 1.4)
+        axes.set_xlim(*_range(np.concatenate([ordered, [t for t, _ in expected], [value for _, value in marks]])))
+        axes.set_xlabel("t (nats)")
+        axes.set_ylabel("share of frames with dH above t")
+        axes.legend(**_LEGEND)
 
     caption = (
         "The share of frames whose largest dH is above t, and the false-alarm rate that the calibration gives for a "

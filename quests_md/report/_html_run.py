@@ -168,7 +168,7 @@ def _against_calibration(
         maxima["left-out frames of the reference"] = left_out
         caption = (
             f"Largest dH of each evaluated frame (of {np.median(rows['n']):.0f} atoms), and of the reference's own "
-            f"frames (of {np.median(sizes):.0f}) against the index without their group. Of more atoms the largest is larger."
+            f"frames (of {np.median(sizes):.0f}) against the index without their group. With the atoms it grows."
         )
     drawings.append(histogram(maxima, "largest dH of a frame (nats)", caption, marks, "maxima"))
     expected = _expected(calibration, saved.counts, int(rows["n"][-1]))
@@ -199,8 +199,8 @@ def _expected(calibration: Calibration | None, counts: Mapping[str, int], n: int
 def _environments(saved: Saved) -> Section | None:
     if not saved.scenes:
         text = (
-            "No frame with dH of its atoms was saved, so there is no environment to draw. Frames are saved above select, "
-            "and the last one when the run ends.",
+            "There is no environment to draw: no frame with dH of its atoms was saved. Frames are saved above select, and "
+            "the last one when the run ends.",
         )
         return Section("Worst environments", text=text)
     text = (
@@ -229,7 +229,8 @@ def _tables(rows: Rows, events: list[dict[str, Any]], saved: Saved) -> Section |
     if events:
         keys = {
             "event": "event", "start": "first step", "end": "last step", "start_time": "from (ps)",
-            "end_time": "to (ps)", "worst": "worst step", "max": "largest dH", "max_id": "atom", "n_frames": "frames", "n_atoms": "atoms",
+            "end_time": "to (ps)", "worst": "worst step", "max": "largest dH", "max_id": "atom",
+            "n_frames": "frames", "n_atoms": "atoms",
         }  # fmt: skip
         body = [[_any(event.get(key)) for key in keys] for event in events[:_MOST_ROWS]]
         note = f"The first {_MOST_ROWS} of {len(events)}." if len(events) > _MOST_ROWS else ""
