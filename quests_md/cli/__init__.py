@@ -22,6 +22,7 @@ _VERBS = {
     "label": ("label", "label_command", "Label the frames of a queue with an oracle."),
     "learn": ("learn", "learn_command", "Run the active-learning loop: explore, select, label, train, again."),
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
+    "report": ("report", "report_command", "Write one page about a run, a dataset or an index."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
     "cutout": ("cutout", "cutout_command", "Cut small cells or clusters around the worst atoms, for an oracle."),
     "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),

@@ -199,8 +199,8 @@ def _expected(calibration: Calibration | None, counts: Mapping[str, int], n: int
 def _environments(saved: Saved) -> Section | None:
     if not saved.scenes:
         text = (
-            "There is no environment to draw: no frame with dH of its atoms was saved. Frames are saved above select, and "
-            "the last one when the run ends.",
+            "There is no environment to draw: no frame with dH of its atoms was saved. Frames are saved above select, "
+            "and the last one when the run ends.",
         )
         return Section("Worst environments", text=text)
     text = (
