@@ -25,7 +25,7 @@ from ._html_scene import Scene, scene_of
 __all__ = ["dataset_page"]
 
 _MOST_ROWS = 300  # of a table
-_COVERED = 1e-5  # nats: the threshold of an overlap
+_COVERED, _BELOW = 1e-5, "dH < 1e-5"  # nats: the threshold of an overlap
 _RATES = (0.1, 0.01, 0.001)
 
 
@@ -157,7 +157,7 @@ def _lead(held: Information, against: NDArray[np.float64] | None) -> str:
     text = f"{held.n_env:,} environments that hold {held.entropy:.4g} of at most {math.log(held.n_env):.4g} nats"
     text += f": about {alike:.0%} of them repeat others." if alike >= 0.005 else ": hardly any repeats another."
     if against is not None:
-        text += f" The index covers {float((against < _COVERED).mean()):.1%} of them (dH < {_COVERED:g})."
+        text += f" The index covers {float((against < _COVERED).mean()):.1%} of them ({_BELOW})."
     return text
 
 
@@ -174,7 +174,7 @@ def _cards(dataset: _Dataset, held: Information, against: NDArray[np.float64] | 
     ]
     if against is not None:
         cards += [
-            Card("Overlap with the index", f"{(against < _COVERED).mean():.2%}", "", f"dH < {_COVERED:g} nats"),
+            Card("Overlap with the index", f"{(against < _COVERED).mean():.2%}", "", f"{_BELOW} nats"),
             Card("Largest dH", f"{against.max():.5g}", "nats", "against the index"),
         ]
     return cards
@@ -204,10 +204,10 @@ def _against_index(dataset: _Dataset, against: NDArray[np.float64] | None, index
         left_out, sizes = index.calibration.maxima.max(axis=1), index.calibration.sizes.sum(axis=1)
         caption = (
             f"Largest dH of each frame (of {np.median(np.diff(dataset.offsets)):.0f} atoms), and of the reference's "
-            f"own frames (of {np.median(sizes):.0f}) against the index without their group. With the atoms it grows."
+            f"own frames (of {np.median(sizes):.0f}) against the index without their group. It grows with the atoms."
         )
         sets = {"frames of this set": maxima, "left-out frames of the reference": left_out}
-        marks = [(f"{rate:.0%} false alarms", nats) for rate, nats in _false_alarms(index.calibration)[:2]]
+        marks = [(f"{100 * rate:g} % false alarms", nats) for rate, nats in _false_alarms(index.calibration)[:2]]
         drawings.append(histogram(sets, "largest dH of a frame (nats)", caption, marks, "maxima"))
     return Section("Against the index", text=text, drawings=drawings)
 
@@ -231,7 +231,7 @@ def _calibrated(calibration: Calibration | None) -> Section:
     }
     alarms = _false_alarms(calibration)
     caption = "Largest dH of the frames of the reference against the index without their group, by element of the atom."
-    marks = [(f"{rate:.1%} false alarms", nats) for rate, nats in alarms]
+    marks = [(f"{100 * rate:g} % false alarms", nats) for rate, nats in alarms]
     drawing = histogram(dict(list(columns.items())[:3]), "largest dH of a frame (nats)", caption, marks, "calibration")
     size = ", ".join(f"{n} {symbol}" for symbol, n in calibration.typical.items())
     facts = [
@@ -239,7 +239,7 @@ def _calibrated(calibration: Calibration | None) -> Section:
         ("left out", f"{len(calibration.sizes)} of them"),
         ("correlation", f"{calibration.correlation:.3g} frames"),
         ("redundancy", f"{calibration.redundancy:.3g} nats"),
-        *((f"{rate:.1%} false alarms", f"{nats:.6g} nats, for frames of {size}") for rate, nats in alarms),
+        *((f"{100 * rate:g} % false alarms", f"{nats:.6g} nats, for frames of {size}") for rate, nats in alarms),
     ]
     return Section("Calibration", drawings=[drawing], facts=facts)
 
@@ -274,9 +274,10 @@ def _scene(dataset: _Dataset, dH: NDArray[np.float64], which: int, worst: int) -
 
 
 def _tables(dataset: _Dataset, held: Information, against: NDArray[np.float64] | None) -> Section:
-    kinds = {"against itself": held.delta_entropy} | ({} if against is None else {"against the index": against})
-    head = [f"{what} dH {kind}" for kind in kinds for what in ("mean", "largest")]
-    covered = [] if against is None else [f"dH < {_COVERED:g}"]
+    kinds = {"itself": held.delta_entropy} | ({} if against is None else {"the index": against})
+    head = [f"{which}, {kind}" for kind in kinds for which in ("mean", "largest")]
+    what = f"mean and largest dH (nats) against {' and '.join(kinds)}"
+    covered = [] if against is None else [_BELOW]
     tables = []
     if dataset.groups:
         of_row = np.array(dataset.groups)[dataset.owner()]
@@ -284,7 +285,7 @@ def _tables(dataset: _Dataset, held: Information, against: NDArray[np.float64] |
             [Cell(name), cell(dataset.groups.count(name)), *_statistics(kinds, of_row == name)]
             for name in sorted(set(dataset.groups))
         ]
-        tables.append(Table("Groups", ["group", "frames", "environments", *head, *covered], body))
+        tables.append(Table(f"Groups: {what}", ["group", "frames", "environments", *head, *covered], body))
     dH = held.delta_entropy if against is None else against
     maxima = np.maximum.reduceat(dH, dataset.offsets[:-1])
     shown = np.sort(np.argsort(-maxima, kind="stable")[:_MOST_ROWS])
@@ -299,7 +300,7 @@ def _tables(dataset: _Dataset, held: Information, against: NDArray[np.float64] |
     ]
     note = f"The {len(shown)} with the largest dH of {len(maxima)} frames." if len(shown) < len(maxima) else ""
     names = ["frame", *(["group"] if with_group else []), "environments", *head, *covered]
-    tables.append(Table("Frames", names, body, note))
+    tables.append(Table(f"Frames: {what}", names, body, note))
     return Section("Groups and frames" if with_group else "Frames", tables=tables)
 
 

@@ -28,7 +28,7 @@ _LEGEND: dict[str, Any] = {
     "loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False, "fontsize": 8.5, "borderaxespad": 0.2,
     "columnspacing": 1.2, "handlelength": 1.4,
 }  # fmt: skip
-_WIDE, _NARROW, _HALF = (9.6, 3.7), (4.4, 3.3), (4.6, 3.1)  # inches
+_WIDE, _NARROW, _SMALL = (10.4, 3.7), (4.2, 3.2), (4.2, 3.1)  # inches
 
 
 def timeline_drawing(run: dict[str, Any], rows: Rows, events: Sequence[Mapping[str, Any]]) -> Drawing:
@@ -96,7 +96,7 @@ def histogram(
                 # What lies beyond the last edge is counted there, so that every set adds up to one.
                 weights = np.full(len(values), 1.0 / len(sets[key]))
                 inside = np.clip(values, low, high)
-                axes.hist(inside, edges, weights=weights, color=colour, alpha=0.30)
+                axes.hist(inside, edges, weights=weights, color=colour, alpha=0.30, histtype="stepfilled")
                 axes.hist(inside, edges, weights=weights, color=colour, histtype="step", lw=1.3, label=key)
         for text, value in marks:
             axes.axvline(value, color="black", lw=0.9, ls="-" if "halt" in text else "--")
@@ -108,7 +108,7 @@ def histogram(
         if len(finite) > 1:
             axes.legend(**_LEGEND)
 
-    return Drawing(_svg(draw, _HALF, name), caption)
+    return Drawing(_svg(draw, _SMALL, name), caption)
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -157,7 +157,7 @@ def survival(
         "The share of frames whose largest dH is above t, and the false-alarm rate that the calibration gives for a "
         "covered frame of as many atoms. Where the run lies far above it, it has left what the reference covers."
     )
-    return Drawing(_svg(draw, _HALF, "survival"), caption)
+    return Drawing(_svg(draw, _SMALL, "survival"), caption)
 
 
 def figure_svg(figure: Any, name: str) -> str:

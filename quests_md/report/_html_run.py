@@ -96,20 +96,25 @@ def _lead(run: dict[str, Any]) -> str:
 
 def _calibration_of(folder: Path, run: dict[str, Any], index: Index | None, notes: list[str]) -> Calibration | None:
     """Return the calibration of the index of the run; a note says why there is none."""
-    wanted = run["index"].get("hash")
     if index is None:
-        index = _find(folder, run, wanted, notes)
-    elif index.hash != wanted:
+        index = _find(folder, run, notes)
+    elif not _is_that_of(run, index):
         raise InputError(
-            f"{index.path} is not the index that {folder} was watched against: its hash is {index.hash}, and run.json "
-            f"has {wanted}: give that one, or none"
+            f"{index.path} is not the index that {folder} was watched against: it is {index.describe()}, and run.json "
+            f"has {run['index']}: give that one, or none"
         )
-    if index is not None and index.calibration is None:
+    if index is None:
+        return None
+    if index.hash != run["index"].get("hash"):
+        notes.append(
+            f"{index.path} has been written again since the run (calibrated, perhaps): its hash is another one."
+        )
+    if index.calibration is None:
         notes.append("The index has no calibration, so dH is compared with none: quests-md index calibrate makes one.")
-    return index.calibration if index is not None else None
+    return index.calibration
 
 
-def _find(folder: Path, run: dict[str, Any], wanted: Any, notes: list[str]) -> Index | None:
+def _find(folder: Path, run: dict[str, Any], notes: list[str]) -> Index | None:
     if run.get("reference") == "live":
         notes.append("The reference was learned in the run itself: it has no calibration to compare dH with.")
         return None
@@ -119,13 +124,21 @@ def _find(folder: Path, run: dict[str, Any], wanted: Any, notes: list[str]) -> I
             index = Index.open(path)
         except (IndexFileError, OSError):
             continue
-        if index.hash == wanted:
+        if _is_that_of(run, index):
             return index
     notes.append(
         f"The index {name} is not there any more, or is another one now: dH is compared with no calibration. "
         "Give --index if it is elsewhere."
     )
     return None
+
+
+def _is_that_of(run: dict[str, Any], index: Index) -> bool:
+    """Return whether it is the index of the run; a calibration that was made since changes its hash alone."""
+    what = {name: value for name, value in index.describe().items() if name not in ("path", "hash")}
+    return index.hash == run["index"].get("hash") or all(
+        run["index"].get(name) == value for name, value in what.items()
+    )
 
 
 def _cards(run: dict[str, Any], rows: Rows) -> list[Card]:
@@ -168,7 +181,7 @@ def _against_calibration(
         maxima["left-out frames of the reference"] = left_out
         caption = (
             f"Largest dH of each evaluated frame (of {np.median(rows['n']):.0f} atoms), and of the reference's own "
-            f"frames (of {np.median(sizes):.0f}) against the index without their group. With the atoms it grows."
+            f"frames (of {np.median(sizes):.0f}) against the index without their group. It grows with the atoms."
         )
     drawings.append(histogram(maxima, "largest dH of a frame (nats)", caption, marks, "maxima"))
     expected = _expected(calibration, saved.counts, int(rows["n"][-1]))

@@ -68,6 +68,7 @@
     viewer.zoomTo();
     viewer.rotate(-70, "x");
     viewer.rotate(25, "y");
+    viewer.zoom(Math.min(1, 0.8 * place.clientWidth / place.clientHeight));
     viewer.render();
     picks.forEach((pick, i) => pick.setAttribute("aria-pressed", String(i === which)));
     place.setAttribute("aria-label", `${scenes[which].title}, in three dimensions`);
