@@ -195,7 +195,11 @@ def _against_index(dataset: _Dataset, against: NDArray[np.float64] | None, index
     if against is None or index is None:
         return None
     caption = f"dH of every environment against the index, at h = {index.bandwidth:.6g} 1/Å."
-    drawings = [histogram({"environments": against}, "dH of an atom (nats)", caption, [("0", 0.0)], "against")]
+    if index.calibration is not None:
+        caption += " The lines are the thresholds that so many covered frames of the reference's size pass."
+    alarms = [] if index.calibration is None else _false_alarms(index.calibration)
+    marks = [(f"{100 * rate:g} % false alarms", nats) for rate, nats in alarms[:2]]
+    drawings = [histogram({"environments": against}, "dH of an atom (nats)", caption, marks, "against")]
     text: list[str] = []
     if index.calibration is None:
         text.append("The index has no calibration to compare with: quests-md index calibrate makes one.")
@@ -207,7 +211,6 @@ def _against_index(dataset: _Dataset, against: NDArray[np.float64] | None, index
             f"own frames (of {np.median(sizes):.0f}) against the index without their group. It grows with the atoms."
         )
         sets = {"frames of this set": maxima, "left-out frames of the reference": left_out}
-        marks = [(f"{100 * rate:g} % false alarms", nats) for rate, nats in _false_alarms(index.calibration)[:2]]
         drawings.append(histogram(sets, "largest dH of a frame (nats)", caption, marks, "maxima"))
     return Section("Against the index", text=text, drawings=drawings)
 

@@ -101,7 +101,7 @@ def histogram(
         for text, value in marks:
             axes.axvline(value, color="black", lw=0.9, ls="-" if "halt" in text else "--")
             axes.text(value, 1.0, f" {text}", transform=axes.get_xaxis_transform(), rotation=90, va="top", ha="right",
-                      fontsize=8.5, parse_math=False)  # fmt: skip
+                      fontsize=8.5, parse_math=False, in_layout=False)  # fmt: skip
         axes.set_xlabel(label)
         axes.set_ylabel("share")
         axes.set_xlim(low, high)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,9 +88,8 @@ def read_saved(folder: Path, index: dict[str, Any], most: int, notes: list[str])
 def _keep(worst: dict[tuple[Any, int], _Found], found: _Found, most: int) -> None:
     """Add a frame, unless there are `most` worse ones."""
     worst[found.info.get("run"), found.frame.step] = found
-    if len(worst) > most:
-        mildest = heapq.nsmallest(1, worst.items(), key=lambda item: item[1].maximum)[0][0]
-        del worst[mildest]
+    if len(worst) > most:  # of equals the first one stays
+        del worst[min(reversed(worst), key=lambda key: worst[key].maximum)]
 
 
 def _found(path: Path, notes: list[str]) -> Iterator[_Found]:

@@ -27,7 +27,7 @@ _SETTINGS = (
 )  # fmt: skip
 _LEADS = {
     "finished": "The run ended by itself at step {last}.",
-    "halted": "The run was stopped at step {last}. {reason}",
+    "halted": "The run was stopped. {reason}",
     "failed": "Watching failed, and the run with it. {reason}",
     "running": "The run was going on when this page was made, or its program was killed. Its last step: {last}.",
 }
@@ -107,7 +107,7 @@ def _calibration_of(folder: Path, run: dict[str, Any], index: Index | None, note
         return None
     if index.hash != run["index"].get("hash"):
         notes.append(
-            f"{index.path} has been written again since the run (calibrated, perhaps): its hash is another one."
+            f"{index.path} has been written again since the run, to calibrate it perhaps: its hash has changed."
         )
     if index.calibration is None:
         notes.append("The index has no calibration, so dH is compared with none: quests-md index calibrate makes one.")
@@ -135,10 +135,9 @@ def _find(folder: Path, run: dict[str, Any], notes: list[str]) -> Index | None:
 
 def _is_that_of(run: dict[str, Any], index: Index) -> bool:
     """Return whether it is the index of the run; a calibration that was made since changes its hash alone."""
-    what = {name: value for name, value in index.describe().items() if name not in ("path", "hash")}
-    return index.hash == run["index"].get("hash") or all(
-        run["index"].get(name) == value for name, value in what.items()
-    )
+    told = run["index"]
+    same = all(told.get(name) == value for name, value in index.describe().items() if name not in ("path", "hash"))
+    return same or index.hash == told.get("hash")
 
 
 def _cards(run: dict[str, Any], rows: Rows) -> list[Card]:
@@ -189,7 +188,13 @@ def _against_calibration(
         drawings.append(survival(rows["max"], expected, marks))
     if saved.atoms:
         drawings.append(
-            histogram(saved.atoms, "dH of an atom (nats)", "dH of every watched atom of these frames.", marks, "atoms")
+            histogram(
+                saved.atoms,
+                "dH of an atom (nats)",
+                f"dH of every atom of the {' and the '.join(saved.atoms)}.",
+                marks,
+                "atoms",
+            )
         )
     return Section("How far from the reference", drawings=drawings)
 

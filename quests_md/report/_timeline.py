@@ -103,7 +103,7 @@ def draw_timeline(axes: Any, run: dict[str, Any], table: Rows, timed: bool) -> N
     right = axes.get_yaxis_transform()
     for name, text, value in levels(run):
         axes.axhline(value, color="black", lw=0.9, ls="--" if name == "select" else "-")
-        axes.text(0.008, value, text, transform=right, va="bottom", fontsize=9, parse_math=False)
+        axes.text(0.008, value, text, transform=right, va="bottom", fontsize=9, parse_math=False, in_layout=False)
     axes.set_ylabel("dH (nats)")
     axes.set_xlim(np.nanmin(time), None)
     axes.legend(loc="upper left", bbox_to_anchor=(0.06, 0.92), frameon=False, fontsize=9)
