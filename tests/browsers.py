@@ -34,5 +34,6 @@ class Visit:
         self.page.goto(path.as_uri())
         self.page.wait_for_load_state("load")
 
-    def run(self, script):
-        return self.page.evaluate(script)
+    def run(self, script, argument=None):
+        """Return what a script of ours gives there."""
+        return self.page.evaluate(script, argument)

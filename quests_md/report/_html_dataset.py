@@ -257,7 +257,7 @@ def _environments(dataset: _Dataset, dH: NDArray[np.float64], worst: int, compar
     what = "the index" if compared else "the set itself"
     text = (
         f"The atom with the largest dH against {what} of each of the worst frames, larger than the others and in the "
-        f"middle, and all atoms within {spec.cutoff:g} Å of it: what the descriptor sees. Paler atoms are not among "
+        f"middle, and all atoms within {spec.cutoff:g} Å of it: what the descriptor sees. Small atoms are not among "
         f"the nearest {spec.k}, and not in it. The colour is dH, each picture with a scale of its own.",
     )
     return Section("Worst environments", text=text, scenes=scenes)

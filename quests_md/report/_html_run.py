@@ -223,7 +223,7 @@ def _environments(saved: Saved) -> Section | None:
         return Section("Worst environments", text=text)
     text = (
         "The atom with the largest dH of each of the worst saved frames, larger than the others and in the middle, and "
-        f"all atoms within {saved.cutoff:g} Å of it: what the descriptor sees. Paler atoms are not among the nearest "
+        f"all atoms within {saved.cutoff:g} Å of it: what the descriptor sees. Small atoms are not among the nearest "
         f"{saved.k}, and not in it. The colour is dH, each picture with a scale of its own.",
     )
     return Section("Worst environments", text=text, scenes=saved.scenes)

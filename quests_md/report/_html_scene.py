@@ -76,20 +76,22 @@ class Scene:
 
     @property
     def radii(self) -> NDArray[np.float64]:
-        """Radius of every ball, in Å: a share of the covalent one."""
-        return 0.42 * _covalent(self.symbols) * np.where(np.arange(len(self.symbols)) == 0, 1.35, 1.0)
+        """Radius of every ball, in Å: of the worst atom larger, of those that are not `nearest` smaller."""
+        share = np.where(self.nearest, 0.42, 0.22)
+        share[0] = 0.57
+        return share * _covalent(self.symbols)
 
     @property
     def data(self) -> dict[str, Any]:
         """What the script of the page needs."""
         atoms = [
             {
-                "elem": symbol, "x": x, "y": y, "z": z, "color": colour, "radius": radius, "nearest": bool(near),
+                "elem": symbol, "x": x, "y": y, "z": z, "color": colour, "radius": radius,
                 "dH": dH if np.isfinite(dH) else None, "id": int(which), "distance": distance,
             }
-            for symbol, (x, y, z), colour, radius, near, dH, which, distance in zip(
+            for symbol, (x, y, z), colour, radius, dH, which, distance in zip(
                 self.symbols, self.positions.round(4).tolist(), self.colours, self.radii.round(3).tolist(),
-                self.nearest, self.dH.round(6).tolist(), self.ids,
+                self.dH.round(6).tolist(), self.ids,
                 np.linalg.norm(self.positions, axis=1).round(3).tolist(), strict=True,
             )
         ]  # fmt: skip
@@ -108,10 +110,9 @@ class Scene:
             (x1, y1, z1), (x2, y2, z2) = at[i], at[j]
             line = f'<line x1="{x1:.2f}" y1="{-y1:.2f}" x2="{x2:.2f}" y2="{-y2:.2f}"/>'
             parts.append((min(z1, z2) - 1e-3, line))
-        for (x, y, z), colour, radius, near in zip(at, self.colours, self.radii, self.nearest, strict=True):
-            fade = "" if near else ' opacity="0.45"'
+        for (x, y, z), colour, radius in zip(at, self.colours, self.radii, strict=True):
             size = radius * (1.0 + 0.12 * z / far)
-            parts.append((z, f'<circle cx="{x:.2f}" cy="{-y:.2f}" r="{size:.2f}" fill="{colour}"{fade}/>'))
+            parts.append((z, f'<circle cx="{x:.2f}" cy="{-y:.2f}" r="{size:.2f}" fill="{colour}"/>'))
         ordered = "".join(part for _, part in sorted(parts, key=lambda part: part[0]))
         return f'<svg viewBox="{-far:.2f} {-far:.2f} {2 * far:.2f} {2 * far:.2f}" aria-hidden="true">{ordered}</svg>'
 

@@ -51,13 +51,10 @@
       elem: atom.elem, x: atom.x, y: atom.y, z: atom.z, serial: i, index: i, bonds: linked[i],
       bondOrder: linked[i].map(() => 1), properties: atom,
     })));
-    atoms.forEach((atom, i) => {
-      const opacity = atom.nearest ? 1 : 0.4;
-      viewer.setStyle({ serial: i }, {
-        sphere: { color: atom.color, radius: atom.radius, opacity },
-        stick: { color: "#8A94A0", radius: 0.07, opacity },
-      });
-    });
+    atoms.forEach((atom, i) => viewer.setStyle({ serial: i }, {
+      sphere: { color: atom.color, radius: atom.radius },
+      stick: { color: "#8A94A0", radius: 0.07 },
+    }));
     viewer.setHoverable({}, true, (atom) => {
       unlabel();
       label = viewer.addLabel(textOf(atom), {
