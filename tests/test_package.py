@@ -69,7 +69,7 @@ HOSTS = {
         "make_trainer",
         "train",
     ],
-    "quests_md.report": ["generations", "timeline"],
+    "quests_md.report": ["dataset_page", "generations", "run_page", "timeline"],
     "quests_md.selection": ["Cutout", "Kept", "Proposal", "Selection", "Verdict", "check_cutout", "cutouts"],
 }
 

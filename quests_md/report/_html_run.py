@@ -293,7 +293,11 @@ def _facts(folder: Path, run: dict[str, Any]) -> list[tuple[str, str]]:
         given = run.get(name)
         settled = (run.get("thresholds") or {}).get(name) or {}
         nats = ", ".join(f"{symbol} {_short(value)} nats".strip() for symbol, value in settled.items())
-        facts.append((name, f"{given}: {nats}" if isinstance(given, dict) else f"{_short(given)} nats"))
+        if isinstance(given, dict):
+            words = ", ".join(f"{key} = {value}" for key, value in given.items())
+            facts.append((name, f"{words}: {nats}"))
+        else:
+            facts.append((name, f"{_short(given)} nats"))
     facts.append(("settings", ", ".join(f"{key} = {run[key]}" for key in _SETTINGS if run.get(key) is not None)))
     written = run.get("versions")
     if isinstance(written, dict):
