@@ -290,7 +290,9 @@ def test_report_writes_one_file(cli):
         (["RUN", "set.xyz"], "is a folder: give the output of one run alone"),
         (["RUN", "--k", "8"], "is a run, with descriptor and bandwidth of its own"),
         (["INDEX", "set.xyz"], "is a dataset of its own"),
-        (["set.xyz", "--index", "INDEX", "--cutoff", "4"], "the index was built with"),
+        (["set.xyz", "--index", "INDEX", "--cutoff", "4"], "was built with cutoff = 5.0 Å, but 4.0 Å is asked for"),
+        (["set.xyz", "--index", "INDEX", "--species", "full"], "the index has species"),
+        (["x.npy"], "own descriptors have no atoms"),
     ],
 )
 def test_report_says_what_it_cannot_do(cli, words, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -61,11 +62,8 @@ def report_command(
             )
         page = run_page(folders[0], index=index, worst=worst)
     else:
-        spec = None
-        if (k, cutoff, species) != (None, None, None):
-            default = index.spec if index is not None else DescriptorSpec()
-            spec = DescriptorSpec(k or default.k, cutoff if cutoff is not None else default.cutoff, species)
-        page = _page_of_dataset(sources, group_key, spec, bandwidth, index, worst, threads)
+        wanted = {"k": k, "cutoff": cutoff, "species": species}
+        page = _page_of_dataset(sources, group_key, wanted, bandwidth, index, worst, threads)
     write_atomically(output, lambda file: file.write(page.encode()))
     click.echo(f"{output}: {len(page.encode()) / 1e6:.2f} MB")
 
@@ -73,12 +71,14 @@ def report_command(
 def _page_of_dataset(
     sources: Sequence[str],
     group_key: str | None,
-    spec: DescriptorSpec | None,
+    wanted: dict[str, Any],
     bandwidth: float | None,
     index: Index | None,
     worst: int,
     threads: int | None,
 ) -> str:
+    if any(Path(source).suffix == ".npy" for source in sources):
+        raise InputError("own descriptors have no atoms, nor frames: quests-md entropy says what they hold")
     title = ", ".join(Path(source).name for source in sources)
     indexes = [source for source in sources if Path(source).suffix == ".qindex"]
     frames: Index | list[Frame]
@@ -91,10 +91,21 @@ def _page_of_dataset(
             described = [describe_source(source) for source in sources]
             frames = list(_read(sources, group_key, progress))
         progress.say("computing dH of")
+        spec = _spec_of(wanted, frames if isinstance(frames, Index) else index)
         return dataset_page(
             frames, spec=spec, bandwidth=bandwidth, index=index, sources=described, title=title, worst=worst,
             threads=threads,
         )  # fmt: skip
+
+
+def _spec_of(wanted: dict[str, Any], index: Index | None) -> DescriptorSpec | None:
+    """Return the descriptor that is asked for; None for that of the index, which must not be another one."""
+    if index is None:
+        return DescriptorSpec(**{name: value for name, value in wanted.items() if value is not None})
+    index.require(k=wanted["k"], cutoff=wanted["cutoff"])
+    if wanted["species"] not in (None, index.spec.species):
+        raise InputError(f'the index has species "{index.spec.species}", but "{wanted["species"]}" is asked for')
+    return None
 
 
 def _read(sources: Sequence[str], group_key: str | None, progress: Counter) -> Iterator[Frame]:

@@ -160,11 +160,6 @@ def survival(
     return Drawing(_svg(draw, _SMALL, "survival"), caption)
 
 
-def figure_svg(figure: Any, name: str) -> str:
-    """Return a figure that was drawn elsewhere."""
-    return _inline(figure, name)
-
-
 def _svg(draw: Callable[[Any], None], size: tuple[float, float], name: str) -> str:
     import matplotlib
     from matplotlib.figure import Figure

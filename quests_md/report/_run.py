@@ -29,7 +29,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: no such file: {folder} holds no run") from None
+        loop = f", but a loop: {folder}/learning.png shows it, and its explorations are runs"
+        told = loop if (folder / "learning.json").exists() else ""
+        raise InputError(f"{error.filename}: no such file: {folder} holds no run{told}") from None
     except ValueError as error:
         raise InputError(f"{folder}/run.json: not JSON: {error}") from error
     if not isinstance(run, dict) or not isinstance(run.get("index"), dict):
