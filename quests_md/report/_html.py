@@ -142,4 +142,4 @@ def cell(value: Any, digits: int = 5, band: str = "") -> Cell:
     """Return a cell of a number, or of text."""
     if isinstance(value, str):
         return Cell(value, band=band)
-    return Cell(f"{value:.{digits}g}" if isinstance(value, float) else f"{value}", float(value), band)
+    return Cell(f"{value + 0.0:.{digits}g}" if isinstance(value, float) else f"{value}", float(value), band)

@@ -103,7 +103,7 @@ def dataset_page(
     h = bandwidth if bandwidth is not None else (own.bandwidth if own is not None else DEFAULT_BANDWIDTH)
     held = information(dataset.rows, h, threads=threads, report=report)
     against = None if index is None else index.delta_entropy(dataset.rows, threads)
-    dH = held.delta_entropy if against is None else against
+    dH = (held.delta_entropy if against is None else against) + 0.0  # no minus zero
     sections = [
         _what_it_holds(held),
         _against_index(dataset, against, index),
@@ -154,7 +154,7 @@ def _of_index(index: Index) -> _Dataset:
 
 def _lead(held: Information, against: NDArray[np.float64] | None) -> str:
     alike = 1.0 - math.exp(held.diversity) / held.n_env
-    text = f"{held.n_env:,} environments that hold {held.entropy:.4g} of at most {math.log(held.n_env):.4g} nats"
+    text = f"{held.n_env:,} environment{'s that hold' if held.n_env > 1 else ' that holds'} {held.entropy:.4g} of at most {math.log(held.n_env):.4g} nats"
     text += f": about {alike:.0%} of them repeat others." if alike >= 0.005 else ": hardly any repeats another."
     if against is not None:
         text += f" The index covers {float((against < _COVERED).mean()):.1%} of them ({_BELOW})."
