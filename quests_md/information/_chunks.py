@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, raise_together
+from ..comm import Comm, together
 from ..errors import InputError
 from ..kernels.kernel_sum import BLOCK
 from ..kernels.order import order_of
@@ -32,7 +32,7 @@ def set_of_rows(x: Any) -> NDArray[Any]:
     InputError
         It has another shape, or no rows.
     """
-    rows = np.asarray(x)
+    rows: NDArray[Any] = x if isinstance(x, np.memmap) else np.asarray(x)
     if rows.ndim != 2:
         raise InputError(f"x must have shape (n, d), not {rows.shape}")
     if not len(rows):
@@ -80,13 +80,12 @@ def own_log_sums(
         A value is not finite.
     """
     threads = 1 if threads is None and comm.size > 1 else threads
-    error, shares, own = None, [], np.empty((len(bandwidths), 0))
-    try:
+
+    def work() -> tuple[list[list[NDArray[np.int64]]], NDArray[np.float64]]:
         shares = _shares(x, comm.size)
-        own = _sums_of_share(x, [share[comm.rank] for share in shares], bandwidths, precision, threads, report)
-    except Exception as failure:  # noqa: BLE001 - the other ranks must hear of it before they wait for this one
-        error = failure
-    raise_together(comm, error)
+        return shares, _sums_of_share(x, [share[comm.rank] for share in shares], bandwidths, precision, threads, report)
+
+    shares, own = together(comm, work)
     return _gathered(own, shares, len(x), comm)
 
 
@@ -103,7 +102,7 @@ def _shares(x: NDArray[Any], ranks: int) -> list[list[NDArray[np.int64]]]:
 
 def _chunk(x: NDArray[Any], first: int) -> NDArray[np.float64]:
     part = x[first : first + CHUNK]
-    # What is mapped is read here, and not row by row in the kernels.
+    # What is mapped is copied: pages that are read in order, and not row by row in the kernels.
     return check_rows("x", np.array(part) if isinstance(x, np.memmap) else part, np.float64)
 
 

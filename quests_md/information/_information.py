@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from ..comm import Comm, Serial
 from ..errors import InputError
 from ._chunks import Report, own_log_sums, set_of_rows
-from ._sums import DEFAULT_BANDWIDTH, Precision, check_bandwidth, delta_entropy
+from ._sums import DEFAULT_BANDWIDTH, Precision, check_bandwidth, check_precision, delta_entropy
 
 __all__ = ["Information", "diversity", "entropy", "information", "information_at", "overlap"]
 
@@ -58,7 +58,7 @@ class Information:
             delta_entropy=dH,
             entropy=most + mean,
             diversity=float(logsumexp(dH)),
-            information_gap=-mean,
+            information_gap=0.0 - mean,  # and not −0
             efficiency=(most + mean) / most if len(dH) > 1 else 1.0,
         )
 
@@ -132,9 +132,10 @@ def information_at(
         raise InputError("no bandwidth was given")
     for bandwidth in bandwidths:
         check_bandwidth(bandwidth)
+    check_precision(precision)
     rows = set_of_rows(x)
     sums = own_log_sums(rows, bandwidths, precision=precision, comm=comm or Serial(), threads=threads, report=report)
-    return tuple(Information.from_delta_entropy(-some, h) for some, h in zip(sums, bandwidths, strict=True))
+    return tuple(Information.from_delta_entropy(0.0 - some, h) for some, h in zip(sums, bandwidths, strict=True))
 
 
 def entropy(x: ArrayLike, bandwidth: float = DEFAULT_BANDWIDTH, *, threads: int | None = None) -> float:

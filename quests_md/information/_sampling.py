@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..comm import Comm
 from ..errors import InputError
 from ._chunks import Report, set_of_rows
 from ._information import information
@@ -35,6 +36,12 @@ class Sampled:
         (runs,) H and D of each sample.
     replace
         Whether a sample may hold an environment twice.
+    mean, std
+        Mean of the entropies, and their standard deviation with runs − 1 below; nan for one run.
+    standard_error
+        That of the mean, std / √runs: over samples of this size from this dataset.
+    mean_diversity, std_diversity
+        Mean and standard deviation of the diversities.
     """
 
     size: int
@@ -56,7 +63,7 @@ class Sampled:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `mean`, std / √runs: of what samples of this size from this dataset would give."""
+        """Standard error of the mean entropy, std / √runs: over samples of this size from this dataset."""
         return self.std / math.sqrt(len(self.entropies))
 
     @property
@@ -80,6 +87,10 @@ class LearningCurve:
         (m,) shares of the dataset.
     samples
         (m,) the samples of each.
+    sizes
+        (m,) environments of a sample.
+    mean, std, standard_error
+        (m,) those of the entropies of each, in nats.
     """
 
     fractions: NDArray[np.float64]
@@ -102,7 +113,7 @@ class LearningCurve:
 
     @property
     def standard_error(self) -> NDArray[np.float64]:
-        """(m,) standard error of `mean`, in nats."""
+        """(m,) standard error of the mean entropy, in nats."""
         return np.array([some.standard_error for some in self.samples])
 
 
@@ -116,6 +127,7 @@ def sample_entropy(
     replace: bool = False,
     precision: Precision = "double",
     threads: int | None = None,
+    comm: Comm | None = None,
     report: Report | None = None,
 ) -> Sampled:
     """Compute the entropy and the diversity of random samples of a dataset.
@@ -139,8 +151,8 @@ def sample_entropy(
         Draw with replacement.
     precision
         As in `information`.
-    threads
-        Threads to use; None takes all cores. The result does not depend on it.
+    threads, comm
+        As in `information`. The result does not depend on them.
     report
         Called with the share of the work that is done, from time to time.
 
@@ -162,7 +174,7 @@ def sample_entropy(
     for run in range(runs):
         # In their order: a mapped file is read from one end to the other.
         chosen = np.sort(generator.choice(len(rows), size, replace=replace))
-        found.append(information(rows[chosen], bandwidth, precision=precision, threads=threads))
+        found.append(information(rows[chosen], bandwidth, precision=precision, threads=threads, comm=comm))
         if report is not None:
             report((run + 1) / runs)
     return Sampled(
@@ -185,6 +197,7 @@ def learning_curve(
     replace: bool = False,
     precision: Precision = "double",
     threads: int | None = None,
+    comm: Comm | None = None,
     report: Report | None = None,
 ) -> LearningCurve:
     """Compute the entropy of samples of growing size: a curve that is flat at its end has nothing more to learn.
@@ -193,7 +206,7 @@ def learning_curve(
     ----------
     fractions
         Shares of the dataset, above 0 and at most 1; a sample has ``int(fraction · n)`` rows, as in ``quests``.
-    x, runs, bandwidth, seed, replace, precision, threads, report
+    x, runs, bandwidth, seed, replace, precision, threads, comm, report
         As in `sample_entropy`; one generator serves all shares, in their order.
 
     Raises
@@ -212,7 +225,15 @@ def learning_curve(
         size = int(fraction * len(rows))
         samples.append(
             sample_entropy(
-                rows, size, runs, bandwidth, seed=generator, replace=replace, precision=precision, threads=threads
+                rows,
+                size,
+                runs,
+                bandwidth,
+                seed=generator,
+                replace=replace,
+                precision=precision,
+                threads=threads,
+                comm=comm,
             )
         )
         if report is not None:

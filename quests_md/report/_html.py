@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ._html_scene import Scene
 
-__all__ = ["Card", "Cell", "Drawing", "Page", "Section", "Table", "render", "require_extra"]
+__all__ = ["Card", "Cell", "Drawing", "Page", "Section", "Table", "cell", "render", "require_extra"]
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,6 @@ def _vendored(name: str) -> str:
     return files(__package__).joinpath("vendor", name).read_text(encoding="utf-8")
 
 
-def cell(value: Any, digits: int = 5, band: str = "") -> Cell:
-    """Return a cell of a number, or of text."""
-    if isinstance(value, str):
-        return Cell(value, band=band)
-    return Cell(f"{value + 0.0:.{digits}g}" if isinstance(value, float) else f"{value}", float(value), band)
+def cell(value: float) -> Cell:
+    """Return a cell of a number: a whole one as it is, another with five digits."""
+    return Cell(f"{value + 0.0:.5g}" if isinstance(value, float) else f"{value}", float(value))
