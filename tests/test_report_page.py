@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import ase.io
@@ -16,12 +17,13 @@ from ase.neighborlist import neighbor_list
 from click.testing import CliRunner
 from watched import CANDIDATE, COVERED, HALTING, atoms_of, build_index, frame_of, session_of
 
-from quests_md import DescriptorSpec, Frame, Index
+from quests_md import DescriptorSpec, Frame, Index, report
 from quests_md.cli import main
 from quests_md.errors import InputError, MissingExtraError, MonitorError
 from quests_md.index import calibrate
 from quests_md.information import information, overlap
 from quests_md.report import dataset_page, run_page, timeline
+from quests_md.report._html_figures import _thinned
 from quests_md.report._html_scene import scene_of
 
 HOSTILE = "<script>window.pwned = 1</script><img src=x onerror=alert(1)> $\\frac \"'"
@@ -177,6 +179,20 @@ def test_hostile_strings_stay_text(halted, tmp_path):
     html = dataset_page([Frame.from_atoms(named, group=HOSTILE)], title=HOSTILE, threads=1)
     assert "<script>window" not in html
     assert "<img" not in html
+
+
+def test_of_a_long_run_the_worst_of_each_stretch_is_drawn():
+    rows = {name: np.zeros(2501) for name in ("max", "time")} | {"step": np.arange(2501)}
+    rows["max"][[0, 1234, 2500]] = 5.0, 50.0, 7.0
+    rows["max"][100] = np.inf
+    few, every = _thinned(rows)
+    assert (every, len(few["step"])) == (5, 501)
+    assert {0, 1234, 2500} <= set(few["step"].tolist())
+
+
+def test_the_vendored_library_is_the_one_that_is_named():
+    folder = Path(report.__file__).parent / "vendor"
+    assert hashlib.sha256((folder / "3Dmol-min.js").read_bytes()).hexdigest() in (folder / "README.md").read_text()
 
 
 # -- environments --------------------------------------------------------------------------------------------------

@@ -90,11 +90,11 @@ def _page_of_dataset(
         else:
             described = [describe_source(source) for source in sources]
             frames = list(_read(sources, group_key, progress))
-        progress.say("computing dH of")
+        progress.begin("computing kernel sums:")
         spec = _spec_of(wanted, frames if isinstance(frames, Index) else index)
         return dataset_page(
             frames, spec=spec, bandwidth=bandwidth, index=index, sources=described, title=title, worst=worst,
-            threads=threads,
+            threads=threads, report=progress.share,
         )  # fmt: skip
 
 

@@ -154,10 +154,11 @@ def _of_index(index: Index) -> _Dataset:
 
 def _lead(held: Information, against: NDArray[np.float64] | None) -> str:
     alike = 1.0 - math.exp(held.diversity) / held.n_env
-    text = f"{held.n_env:,} environment{'s that hold' if held.n_env > 1 else ' that holds'} {held.entropy:.4g} of at most {math.log(held.n_env):.4g} nats"
+    what = "environments that hold" if held.n_env > 1 else "environment that holds"
+    text = f"{held.n_env:,} {what} {held.entropy:.4g} of at most {math.log(held.n_env):.4g} nats"
     text += f": about {alike:.0%} of them repeat others." if alike >= 0.005 else ": hardly any repeats another."
     if against is not None:
-        text += f" The index covers {float((against < _COVERED).mean()):.1%} of them ({_BELOW})."
+        text += f" {float((against < _COVERED).mean()):.1%} of them overlap with the index ({_BELOW})."
     return text
 
 
