@@ -26,6 +26,7 @@ WITH_EXAMPLES = [
     "method.md",
     "queue.md",
     "reference_index.md",
+    "report.md",
     "thresholds.md",
     pytest.param("training.md", marks=pytest.mark.lammps),
 ]

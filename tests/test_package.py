@@ -90,11 +90,13 @@ HOSTS = {
     ],
     "quests_md.report": [
         "compression",
+        "dataset_page",
         "entropies",
         "generations",
         "histogram",
         "learning_curve",
         "likelihood",
+        "run_page",
         "timeline",
     ],
     "quests_md.selection": ["Cutout", "Kept", "Proposal", "Selection", "Verdict", "check_cutout", "cutouts"],

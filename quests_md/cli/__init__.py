@@ -29,6 +29,7 @@ _VERBS = {
     "learning-curve": ("learning_curve", "learning_curve_command", "Entropy of a growing share of a dataset."),
     "overlap": ("overlap", "overlap_command", "What share of a dataset another one covers."),
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
+    "report": ("report", "report_command", "Write one page about a run, a dataset or an index."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
     "cutout": ("cutout", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
     "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),

@@ -1,8 +1,20 @@
-"""Pictures: of what a run or a loop wrote, and of what a dataset holds."""
+"""Pictures of what a run or a loop wrote and of what a dataset holds; and pages of runs and datasets."""
 
 from ._compression import compression
 from ._dataset import entropies, histogram, learning_curve, likelihood
 from ._generations import generations
+from ._html_dataset import dataset_page
+from ._html_run import run_page
 from ._timeline import timeline
 
-__all__ = ["compression", "entropies", "generations", "histogram", "learning_curve", "likelihood", "timeline"]
+__all__ = [
+    "compression",
+    "dataset_page",
+    "entropies",
+    "generations",
+    "histogram",
+    "learning_curve",
+    "likelihood",
+    "run_page",
+    "timeline",
+]
