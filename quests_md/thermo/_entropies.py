@@ -27,20 +27,30 @@ State = tuple[ArrayLike, ArrayLike]  # x (n_env, d) and frame_offsets (n_frames 
 
 @dataclass(frozen=True)
 class Entropies:
-    """Entropies of states, all of samples of as many environments."""
+    """Entropies of states, all of samples of as many environments.
+
+    Attributes
+    ----------
+    entropy
+        (n_states,) in nats; the mean over `runs` samples.
+    error
+        (n_states,) standard errors, in nats; nan for a state of one frame.
+    blocks
+        (n_states,) blocks of frames that the error comes from.
+    size
+        Environments in a sample.
+    runs
+        Samples, which have no environment in common.
+    bandwidth
+        In 1/Å.
+    """
 
     entropy: NDArray[np.float64]
-    """(n_states,) in nats; the mean over `runs` samples."""
     error: NDArray[np.float64]
-    """(n_states,) standard errors, in nats; nan for a state of one frame."""
     blocks: NDArray[np.int64]
-    """(n_states,) blocks of frames that the error comes from."""
     size: int
-    """Environments in a sample."""
     runs: int
-    """Samples, which have no environment in common."""
     bandwidth: float
-    """In 1/Å."""
 
     @property
     def ceiling(self) -> float:
@@ -50,26 +60,40 @@ class Entropies:
 
 @dataclass(frozen=True)
 class EntropyDifference:
-    """How much larger the entropy of the second state is."""
+    """How much larger the entropy of the second state is.
+
+    Attributes
+    ----------
+    difference
+        In nats.
+    error
+        Standard error, in nats, as the two are independent; nan if one of them has one frame.
+    entropies
+        Those of the first and the second.
+    """
 
     difference: float
-    """In nats."""
     error: float
-    """Standard error, in nats, as the two are independent; nan if one of them has one frame."""
     entropies: Entropies
-    """Those of the first and the second."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Entropies along a trajectory."""
+    """Entropies along a trajectory.
+
+    Attributes
+    ----------
+    first
+        (n_windows,) the first frame of each, from 0.
+    last
+        (n_windows,) the last frame of each, which is in it.
+    entropies
+        One for each window.
+    """
 
     first: NDArray[np.int64]
-    """(n_windows,) the first frame of each, from 0."""
     last: NDArray[np.int64]
-    """(n_windows,) the last frame of each, which is in it."""
     entropies: Entropies
-    """One for each window."""
 
 
 def state_entropies(

@@ -16,44 +16,64 @@ __all__ = ["CouplingEntropy", "HeatEntropy", "coupling_entropy", "heat_entropy"]
 
 @dataclass(frozen=True)
 class HeatEntropy:
-    """∫ C_p/T dT from the first of n temperatures."""
+    """∫ C_p/T dT from the first of n temperatures.
+
+    Attributes
+    ----------
+    temperature
+        (n,) K, ascending.
+    entropy
+        (n,) in k_B per atom; 0 at the first temperature.
+    covariance
+        (n, n) of the entropies, in k_B²: errors of one enthalpy enter several of them.
+    heat_capacity
+        (n,) C_p of the fit, in k_B per atom; of the differences (n − 1,), between the temperatures.
+    residual
+        (n,) enthalpy less that of the fit, in eV per atom; 0 for the differences.
+    degree
+        Of the polynomial; None for differences.
+    """
 
     temperature: NDArray[np.float64]
-    """(n,) K, ascending."""
     entropy: NDArray[np.float64]
-    """(n,) in k_B per atom; 0 at the first temperature."""
     covariance: NDArray[np.float64]
-    """(n, n) of the entropies, in k_B²: errors of one enthalpy enter several of them."""
     heat_capacity: NDArray[np.float64]
-    """(n,) C_p of the fit, in k_B per atom; of the differences (n − 1,), between the temperatures."""
     residual: NDArray[np.float64]
-    """(n,) enthalpy less that of the fit, in eV per atom; 0 for the differences."""
     degree: int | None
-    """Of the polynomial; None for differences."""
 
     @property
     def error(self) -> NDArray[np.float64]:
         """Standard errors of the entropies (n,), in k_B per atom."""
-        return np.asarray(np.sqrt(np.diag(self.covariance)), dtype=np.float64)
+        errors: NDArray[np.float64] = np.sqrt(np.diag(self.covariance))
+        return errors
 
     @property
     def configurational(self) -> NDArray[np.float64]:
         """The entropies without the share of the momenta, 3/2 ln(T/T_0) for classical atoms, in k_B per atom (n,)."""
-        return self.entropy - 1.5 * np.log(self.temperature / self.temperature[0])
+        rest: NDArray[np.float64] = self.entropy - 1.5 * np.log(self.temperature / self.temperature[0])
+        return rest
 
 
 @dataclass(frozen=True)
 class CouplingEntropy:
-    """A free energy by thermodynamic integration, and the entropy that follows."""
+    """A free energy by thermodynamic integration, and the entropy that follows.
+
+    Attributes
+    ----------
+    free_energy
+        In eV per atom.
+    free_energy_error
+        Standard error, in eV per atom.
+    entropy
+        In k_B per atom.
+    error
+        Standard error, in k_B per atom.
+    """
 
     free_energy: float
-    """In eV per atom."""
     free_energy_error: float
-    """Standard error, in eV per atom."""
     entropy: float
-    """In k_B per atom."""
     error: float
-    """Standard error, in k_B per atom."""
 
 
 def _differences(T: NDArray[np.float64]) -> NDArray[np.float64]:
