@@ -111,9 +111,9 @@ def thermodynamics(T: NDArray[np.float64], states: list[State]) -> HeatEntropy:
     vibrations = quasi_harmonic(T, np.array(volume)[:, 0])
     print(
         f"\nThermodynamics, per atom. S is ∫ C_p/T dT from {T[0]:g} K in k_B, C_p from a polynomial of degree {DEGREE} "
-        "through the enthalpies;\npositions: S without the share of the momenta, 3/2 ln(T/T_0); differences: S with C_p "
-        "constant between temperatures;\nharmonic: of the crystal's vibrations at the volumes of the runs, from the same "
-        f"zero ({vibrations[0]:.3f} k_B at {T[0]:g} K)\n\n{'T (K)':>6}{'volume (Å³)':>18}{'enthalpy (meV)':>20}{'off fit':>9}"
+        "through the\nenthalpies; positions: S without the momenta's share, 3/2 ln(T/T_0); differences: S with C_p "
+        "constant between\ntemperatures; harmonic: S of the crystal's vibrations at the volumes of the runs, which is "
+        f"{vibrations[0]:.3f} k_B at {T[0]:g} K\n\n{'T (K)':>6}{'volume (Å³)':>18}{'enthalpy (meV)':>20}{'off fit':>9}"
         f"{'C_p (k_B)':>11}{'S':>16}{'positions':>11}{'differences':>13}{'harmonic':>10}"
     )
     for i, (V, E) in enumerate(zip(volume, energy, strict=True)):
@@ -164,8 +164,8 @@ def print_entropies(T: NDArray[np.float64], results: list[Result]) -> None:
     """Print H of every temperature, its error, and how far it is off the line."""
     print(
         "\nH in nats, its error, and how far it lies above its line against S. n: environments in a sample, H the mean "
-        "over all\nsamples; normal: of infinitely many, if descriptors were normally distributed with the covariance that "
-        f"they have\n\n{'h (1/Å)':<8}{'n':>7}{'ln n':>7}  T (K)" + "".join(f"{t:>7g}" for t in T)
+        "over all\nsamples; normal: of infinitely many, if descriptors were normally distributed, with their "
+        f"covariance\n\n{'h (1/Å)':<8}{'n':>7}{'ln n':>7}  T (K)" + "".join(f"{t:>7g}" for t in T)
     )
     for found in results:
         ceiling = f"{found.ceiling:.3f}" if found.size else ""
@@ -182,9 +182,9 @@ def _cells(values: NDArray[np.float64], form: str) -> str:
 def print_comparison(results: list[Result]) -> None:
     """Print the lines."""
     print(
-        "\nLines H = a + slope · S. r and slope ± error from the errors of H and S; scatter: error of the slope from the "
-        "points' distance\nfrom the line; cold, hot: slopes of the colder and the hotter half; rms: of the residuals "
-        "(nats); last two: against positions\n\n"
+        "\nLines H = a + slope · S. r and slope ± error from the errors of H and S; scatter: error of the slope from "
+        "how far points\nare off the line; cold, hot: slopes of the colder and the hotter half; rms: of the residuals "
+        "(nats); last two: against\nthe entropy of positions\n\n"
         f"{'h (1/Å)':<8}{'n':>7}{'r':>18}{'slope (nats per k_B)':>22}{'scatter':>9}{'cold':>7}{'hot':>7}{'rms':>8}"
         f"{'r':>9}{'slope':>7}"
     )
