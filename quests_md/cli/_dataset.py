@@ -12,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec
-from ..errors import InputError, SourceError
+from ..errors import FrameError, InputError, SourceError
 from ..frame import Frame
-from ..index import Index
+from ..index import Index, volume_per_atom
 from ..sources import describe_source, read_frames
 from ._progress import Counter
 
-__all__ = ["Dataset", "dataset_options", "open_dataset"]
+__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset", "open_index"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+NOT_FRAMES = (".npy", ".qindex")  # what is a dataset of its own
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Dataset:
     groups
         (n_frames,) names, where they were asked for or the index has them; else empty.
     volumes
-        (n_frames,) volume per atom in Å³, nan where a frame is not periodic in three directions; empty of an index
-        and of own descriptors.
+        (n_frames,) volume per atom in Å³, nan where a frame is not periodic in three directions or holds vacuum;
+        empty of an index and of own descriptors.
     sources
         Provenance: a dict for each source.
     """
@@ -64,6 +66,23 @@ class Dataset:
     @property
     def n_frames(self) -> int:
         return len(self.frame_offsets) - 1
+
+    def by_group(self) -> Iterator[tuple[str, NDArray[np.intp]]]:
+        """Yield every group, in the order in which they come, and the environments in it; nothing without groups."""
+        groups = np.repeat(np.array(self.groups, dtype=object), np.diff(self.frame_offsets)) if self.groups else ()
+        for group in dict.fromkeys(self.groups):
+            yield group, np.flatnonzero(np.asarray(groups) == group)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of the dataset that it is of."""
+        spec = self.spec
+        descriptor = None if spec is None else {"k": spec.k, "cutoff": spec.cutoff, "species": spec.species}
+        return {
+            "sources": list(self.sources),
+            "n_frames": self.n_frames,
+            "n_env": self.n_env,
+            "descriptor": descriptor,
+        }
 
 
 def dataset_options(command: _Command) -> _Command:
@@ -117,7 +136,7 @@ def open_dataset(
     SourceError, IndexFileError
         A source cannot be read.
     """
-    special = [source for source in sources if Path(source).suffix in (".npy", ".qindex")]
+    special = [source for source in sources if Path(source).suffix in NOT_FRAMES]
     if special and len(sources) > 1:
         raise InputError(f"{special[0]} is a dataset of its own: give it alone, or files of frames")
     if not special:
@@ -125,7 +144,9 @@ def open_dataset(
     if group_key is not None:
         raise InputError(f"{special[0]} holds no frames' info: --group-key is for files of frames")
     if special[0].endswith(".npy"):
-        if spec is not None or (k, cutoff, species) != (None, None, None):
+        if spec is not None:
+            raise InputError(f"{special[0]} holds own descriptors: they are compared with others of their kind only")
+        if (k, cutoff, species) != (None, None, None):
             raise InputError(f"{special[0]} holds own descriptors: k, cutoff and species are for frames")
         return _of_array(special[0])
     return _of_index(special[0], k, cutoff, species, spec)
@@ -148,7 +169,10 @@ def _of_files(
     if not frames:
         raise InputError(f"{', '.join(sources)}: no environments in them: the frames hold no atoms")
     spec = spec.for_elements(set(np.concatenate([frame.numbers for frame in frames]).tolist()) - {0})
-    rows = spec.compute(frames, threads)
+    try:
+        rows = spec.compute(frames, threads)
+    except FrameError as error:
+        raise FrameError(f"{', '.join(sources)}: {error}") from error
     return Dataset(
         rows=rows,
         frame_offsets=np.cumsum([0] + [len(frame.centres) for frame in frames], dtype=np.int64),
@@ -156,7 +180,7 @@ def _of_files(
         spec=spec,
         bandwidth=None,
         groups=tuple(frame.group for frame in frames if frame.group is not None),
-        volumes=np.array([_volume_per_atom(frame) for frame in frames]),
+        volumes=np.array([volume_per_atom(frame) for frame in frames]),
         sources=described,
     )
 
@@ -168,12 +192,6 @@ def _frames(sources: Sequence[str], group_key: str | None, progress: Counter | N
             progress.say(f"reading {source}:")
             frames = progress.count(frames)
         yield from frames
-
-
-def _volume_per_atom(frame: Frame) -> float:
-    if not np.all(frame.pbc) or frame.cell is None:
-        return float("nan")
-    return float(abs(np.linalg.det(frame.cell)) / np.count_nonzero(frame.numbers))
 
 
 def _of_array(source: str) -> Dataset:
@@ -200,10 +218,7 @@ def _of_array(source: str) -> Dataset:
 def _of_index(
     source: str, k: int | None, cutoff: float | None, species: str | None, spec: DescriptorSpec | None
 ) -> Dataset:
-    index = Index.open(source)
-    index.require(k=k, cutoff=cutoff)
-    if species is not None and species != index.spec.species:
-        raise InputError(f'{source} was built with species "{index.spec.species}", but "{species}" is asked for')
+    index = open_index(source, k, cutoff, species)
     if spec is not None and spec != index.spec:
         raise InputError(f"{source} was built with {index.spec}, but is compared with {spec}")
     places = np.argsort(index.order)
@@ -219,3 +234,13 @@ def _of_index(
         volumes=np.empty(0),
         sources=({"file": source, "hash": index.hash},),
     )
+
+
+def open_index(source: str, k: int | None, cutoff: float | None, species: str | None) -> Index:
+    """Open an index; `InputError` if it is of another descriptor than asked for, where something is."""
+    index = Index.open(source)
+    index.require(k=k, cutoff=cutoff)
+    if species not in (None, index.spec.species):
+        built = f'with species "{index.spec.species}"' if index.spec.species else "without a choice of species"
+        raise InputError(f'{source} was built {built}, but "{species}" is asked for')
+    return index
