@@ -176,7 +176,7 @@ def print_entropies(T: NDArray[np.float64], results: list[Result]) -> None:
 
 
 def _cells(values: NDArray[np.float64], form: str) -> str:
-    return "".join(f"{value:>7{form}}" for value in values)
+    return "".join(f"{value:{form}}".rjust(7) for value in values)
 
 
 def print_comparison(results: list[Result]) -> None:

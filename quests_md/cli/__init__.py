@@ -30,6 +30,7 @@ _VERBS = {
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
     "cutout": ("cutout", "cutout_command", "Cut small cells or clusters around the worst atoms, for an oracle."),
+    "thermo": ("thermo", "thermo_group", "Entropies of states, phase boundaries, and thermodynamics beside them."),
     "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),
 }
 
