@@ -26,6 +26,7 @@ def draw(results: Sequence[Any], path: Path) -> None:
         (normal,) = (found.total for found in here if not found.size)
         above.plot(normal.reference, normal.entropy, color=_GREY, lw=1, ls=":", label="n → ∞, if normal")
         above.set_title(f"h = {h:.3f} 1/Å", fontsize=10)
+        above.set_ylim(0, 15.5)
         above.legend(frameon=False, fontsize=8, loc="upper left")
         below.set_xlabel("S − S(300 K), ∫ C$_p$/T dT (k$_B$ per atom)")
     grid[0, 0].set_ylabel("H of the descriptors (nats)")
@@ -41,8 +42,8 @@ def _draw(above: Any, below: Any, results: Sequence[Any]) -> None:
         above.plot(line.reference, line.intercept + line.slope * line.reference, color=colour, lw=1)
         above.axhline(found.ceiling, color=colour, lw=0.8, ls="--")
         above.annotate(
-            f"ln {found.size}", (1.0, found.ceiling), xycoords=("axes fraction", "data"), xytext=(-2, 2),
-            textcoords="offset points", color=colour, fontsize=7, ha="right",
+            f"ln {found.size}", (0.0, found.ceiling), xycoords=("axes fraction", "data"), xytext=(3, 2),
+            textcoords="offset points", color=colour, fontsize=8,
         )  # fmt: skip
         below.plot(line.reference, line.residual, "o-", color=colour, ms=3.5, lw=1)
     below.axhline(0, color="black", lw=0.8)

@@ -185,3 +185,12 @@ def left_out_log_sums(rows, groups, bandwidth):
         squared = np.array([((q - r) ** 2).sum() for r in rows[groups != group]])
         out.append(logsumexp(-squared / (2 * bandwidth**2)) if len(squared) else -np.inf)
     return np.array(out)
+
+
+def left_out_entropies(x, block_of, bandwidth):
+    """Return the entropy of x without each block of rows, computed anew for each."""
+    found = []
+    for block in np.unique(block_of):
+        rest = x[block_of != block]
+        found.append(np.log(len(rest)) - log_kernel_sum(rest, rest, bandwidth).mean())
+    return np.array(found)

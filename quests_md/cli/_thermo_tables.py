@@ -31,7 +31,8 @@ def read_table(path: Path, needed: Mapping[str, str], optional: tuple[str, ...] 
     Raises
     ------
     SourceError
-        There is no such file or it has no rows, a column is missing or there twice, or a cell is no number.
+        There is no such file or it has no rows, a column is missing or there twice, or a cell that is
+        needed is no finite number.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -41,7 +42,9 @@ def read_table(path: Path, needed: Mapping[str, str], optional: tuple[str, ...] 
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read as a table: {error}") from error
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
-    names, rows = (rows[0], rows[1:]) if rows else ([], [])
+    if not rows:
+        raise SourceError(f"{path}: nothing in it: a table has the names of its columns in the first line")
+    names, rows = rows[0], rows[1:]
     for name, what in needed.items():
         if name not in names:
             raise SourceError(f"{path}: no column {name} ({what}) in its first line, which has: {', '.join(names)}")
@@ -50,7 +53,14 @@ def read_table(path: Path, needed: Mapping[str, str], optional: tuple[str, ...] 
     wanted = [name for name in (*needed, *optional) if name in names]
     if any(names.count(name) > 1 for name in wanted):
         raise SourceError(f"{path}: a column is there twice: {', '.join(names)}")
-    return {name: np.array([_number(path, names, row, i, name) for i, row in enumerate(rows)]) for name in wanted}
+    found = {name: np.array([_number(path, names, row, i, name) for i, row in enumerate(rows)]) for name in wanted}
+    for name in needed:
+        if not np.isfinite(found[name]).all():
+            row = int(np.argmin(np.isfinite(found[name]))) + 1
+            raise SourceError(
+                f"{path}: row {row}, column {name}: a finite number is expected, not {found[name][row - 1]}"
+            )
+    return found
 
 
 def _number(path: Path, names: list[str], row: list[str], i: int, name: str) -> float:

@@ -31,9 +31,12 @@ def _degree(context: click.Context, parameter: click.Parameter, value: str) -> i
 
 def _anchor(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
     try:
-        return None if value is None else tuple(float(part) for part in value.split(",", 1))  # type: ignore[return-value]
+        if value is None:
+            return None
+        T, P = (float(part) for part in value.split(","))
     except ValueError:
         raise click.BadParameter(f"a temperature in K, a comma and a pressure in GPa, not {value!r}") from None
+    return T, P
 
 
 _degree_option = click.option(
@@ -250,7 +253,7 @@ def _reference(path: Path, degree: int | None) -> tuple[Any, Any, Any]:
     table = read_table(path, _T, ("S", "S_error", "enthalpy", "enthalpy_error"))
     if "S" in table:
         return table["T"], table["S"], np.diag(table.get("S_error", np.zeros(len(table["T"]))) ** 2)
-    read_table(path, _ENTHALPY)  # says what is missing
+    read_table(path, {"enthalpy": "in eV per atom; or S, in k_B per atom"})  # raises where it is missing
     heat = _heat(path, table, degree)
     return heat.temperature, heat.entropy, heat.covariance
 

@@ -224,8 +224,8 @@ def _check(name: str, x: ArrayLike, frame_offsets: ArrayLike) -> tuple[NDArray[n
     if rows.ndim != 2:
         raise InputError(f"{name}: its descriptors must have shape (n, d), not {rows.shape}")
     whole = offsets.ndim == 1 and len(offsets) > 1 and np.issubdtype(offsets.dtype, np.integer)
-    if not whole or offsets[0] != 0 or offsets[-1] != len(rows) or (np.diff(offsets) < 1).any():
-        raise InputError(f"{name}: frame_offsets must be whole numbers that grow from 0 to the {len(rows)} rows")
+    if not whole or offsets[0] != 0 or offsets[-1] != len(rows) or (np.diff(offsets) < 0).any():
+        raise InputError(f"{name}: frame_offsets must be whole numbers that rise from 0 to the {len(rows)} rows")
     return rows, offsets.astype(np.int64)
 
 
