@@ -25,6 +25,7 @@ WITH_EXAMPLES = [
     "method.md",
     "queue.md",
     "reference_index.md",
+    "thermo.md",
     "thresholds.md",
     pytest.param("training.md", marks=pytest.mark.lammps),
 ]
