@@ -13,7 +13,7 @@ from ..thermo import Entropies, entropy_difference, state_entropies, window_entr
 from ..versions import versions
 from ._bandwidths import bandwidth_option, resolve_bandwidths
 from ._dataset import Dataset, dataset_options, open_dataset
-from ._progress import counter
+from ._progress import Counter, counter
 from ._results import check_outputs, result_options, save_picture, table, write_result
 
 __all__ = ["difference_command", "finish", "states_command", "windows_command"]
@@ -61,9 +61,10 @@ def windows_command(
     FILE is anything that ASE reads, with an optional slice (md.traj@::10); frames in the order of time.
     """
     check_outputs(output, plot, overwrite)
-    (data,), h = _open([sources], bandwidth, descriptor)
-    how = {"blocks": blocks, "seed": seed, "threads": descriptor["threads"]}
-    found = window_entropies(data.rows, data.frame_offsets, width, step, h, **how)
+    with counter() as progress:
+        (data,), h = _open([sources], bandwidth, descriptor, progress)
+        how: dict[str, Any] = {"blocks": blocks, "seed": seed, "threads": descriptor["threads"]}
+        found = window_entropies(data.rows, data.frame_offsets, width, step, h, **how, report=progress.share)
     rows = [
         {"first": int(first), "last": int(last), **row}
         for first, last, row in zip(found.first, found.last, _rows(found.entropies), strict=True)
@@ -98,9 +99,10 @@ def states_command(
     """
     check_outputs(output, plot, overwrite)
     named = [_named(state) for state in states]
-    data, h = _open([[source] for _, source in named], bandwidth, descriptor)
-    how: dict[str, Any] = {"size": size, "runs": runs, "blocks": blocks, "seed": seed}
-    found = state_entropies([(one.rows, one.frame_offsets) for one in data], h, **how, threads=descriptor["threads"])
+    how: dict[str, Any] = {"size": size, "runs": runs, "blocks": blocks, "seed": seed, "threads": descriptor["threads"]}
+    with counter() as progress:
+        data, h = _open([[source] for _, source in named], bandwidth, descriptor, progress)
+        found = state_entropies([(one.rows, one.frame_offsets) for one in data], h, **how, report=progress.share)
     key, names = _keys([name for name, _ in named])
     rows = [{key: name, **row} for name, row in zip(names, _rows(found), strict=True)]
     finish({"states": [one.describe() for one in data], **_settings(found, seed)}, rows, output)
@@ -133,10 +135,11 @@ def difference_command(
     Both are as the files of `states`, and of runs that are independent.
     """
     check_outputs(output, plot, overwrite)
-    data, h = _open([[first], [second]], bandwidth, descriptor)
-    how: dict[str, Any] = {"size": size, "runs": runs, "blocks": blocks, "seed": seed}
-    one, two = ((part.rows, part.frame_offsets) for part in data)
-    found = entropy_difference(one, two, h, **how, threads=descriptor["threads"])
+    how: dict[str, Any] = {"size": size, "runs": runs, "blocks": blocks, "seed": seed, "threads": descriptor["threads"]}
+    with counter() as progress:
+        data, h = _open([[first], [second]], bandwidth, descriptor, progress)
+        one, two = ((part.rows, part.frame_offsets) for part in data)
+        found = entropy_difference(one, two, h, **how, report=progress.share)
     names = [first, second]
     states = [{"state": name, **row} for name, row in zip(names, _rows(found.entropies), strict=True)]
     click.echo(table(states))
@@ -157,16 +160,16 @@ def finish(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], output:
 
 
 def _open(
-    states: Sequence[Sequence[str]], bandwidth: float | str | None, descriptor: dict[str, Any]
+    states: Sequence[Sequence[str]], bandwidth: float | str | None, descriptor: dict[str, Any], progress: Counter
 ) -> tuple[list[Dataset], float]:
     """Return the states with one descriptor, and the bandwidth: of the first, where it is not given as a number."""
-    with counter() as progress:
-        data: list[Dataset] = []
-        for sources in states:
-            spec = data[0].spec if data else None
-            how = descriptor if spec is None else {"spec": spec, "threads": descriptor["threads"]}
-            data.append(open_dataset(sources, **how, progress=progress))
+    data: list[Dataset] = []
+    for sources in states:
+        spec = data[0].spec if data else None
+        how = descriptor if spec is None else {"spec": spec, "threads": descriptor["threads"]}
+        data.append(open_dataset(sources, **how, progress=progress))
     (h,) = resolve_bandwidths(data[0], () if bandwidth is None else (bandwidth,))
+    progress.begin("entropies")
     return data, h
 
 

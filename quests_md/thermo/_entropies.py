@@ -8,7 +8,7 @@ and environments that are there twice lower an entropy. Blocks must be longer th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,7 @@ def state_entropies(
     blocks: int = BLOCKS,
     seed: int = 0,
     threads: int | None = None,
+    report: Callable[[float], object] | None = None,
 ) -> Entropies:
     """Compute the entropy H of each state, from as many environments of each.
 
@@ -128,6 +129,8 @@ def state_entropies(
         Of the draws.
     threads
         Threads to use; None takes all cores.
+    report
+        Called with the share of the states that is done.
 
     Raises
     ------
@@ -145,7 +148,11 @@ def state_entropies(
     size = fewest // runs if size is None else int(size)
     if size * runs > fewest or size < 1:
         raise InputError(f"{runs} samples of {size} environments: a state has {fewest}; ask for fewer, or smaller ones")
-    found = [_entropy(x, offsets, bandwidth, size, runs, blocks, seed, threads) for x, offsets in checked]
+    found = []
+    for done, (x, offsets) in enumerate(checked, 1):
+        found.append(_entropy(x, offsets, bandwidth, size, runs, blocks, seed, threads))
+        if report is not None:
+            report(done / len(checked))
     values, errors, counts = zip(*found, strict=True)
     return Entropies(np.array(values), np.array(errors), np.array(counts, np.int64), size, runs, float(bandwidth))
 
@@ -160,6 +167,7 @@ def window_entropies(
     blocks: int = BLOCKS,
     seed: int = 0,
     threads: int | None = None,
+    report: Callable[[float], object] | None = None,
 ) -> Windows:
     """Compute the entropy of windows of consecutive frames of a trajectory.
 
@@ -171,7 +179,7 @@ def window_entropies(
         Frames of a window. Frames at the end that fill no window are in none.
     step
         Frames from the beginning of a window to that of the next. Default: `width`.
-    bandwidth, blocks, seed, threads
+    bandwidth, blocks, seed, threads, report
         As in `state_entropies`.
 
     Raises
@@ -193,7 +201,7 @@ def window_entropies(
     return Windows(
         first,
         first + width - 1,
-        state_entropies(states, bandwidth, blocks=blocks, seed=seed, threads=threads),
+        state_entropies(states, bandwidth, blocks=blocks, seed=seed, threads=threads, report=report),
     )
 
 
@@ -207,7 +215,7 @@ def entropy_difference(
     first, second
         As the states of `state_entropies`, of runs that are independent.
     bandwidth, settings
-        As in `state_entropies`: size, runs, blocks, seed, threads.
+        As in `state_entropies`: size, runs, blocks, seed, threads, report.
 
     Raises
     ------
