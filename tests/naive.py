@@ -227,3 +227,12 @@ def compressed(frames, size, bandwidth, reference=None, method="msc"):
                 scores[f] = min(cdist(rows, other).mean() for other in known)
         chosen.append(int(np.flatnonzero(scores >= scores.max() - 1e-10 * max(1.0, abs(scores.max())))[0]))
     return chosen
+
+
+def left_out_entropies(x, block_of, bandwidth):
+    """Return the entropy of x without each block of rows, computed anew for each."""
+    found = []
+    for block in np.unique(block_of):
+        rest = x[block_of != block]
+        found.append(np.log(len(rest)) - log_kernel_sum(rest, rest, bandwidth).mean())
+    return np.array(found)

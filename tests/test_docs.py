@@ -27,6 +27,7 @@ WITH_EXAMPLES = [
     "queue.md",
     "reference_index.md",
     "report.md",
+    "thermo.md",
     "thresholds.md",
     pytest.param("training.md", marks=pytest.mark.lammps),
 ]

@@ -20,6 +20,7 @@ _VERBS = {
     "bandwidth": ("bandwidth", "bandwidth_command", "Bandwidths for a dataset, by rule and by likelihood."),
     "compress": ("compress", "compress_command", "Choose few frames that keep the information of a dataset."),
     "config": ("config", "config_group", "Write and check a quests.toml."),
+    "cutout": ("cutout", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
     "dh": ("dh", "dh_command", "dH of the environments of frames against a reference."),
     "diversity": ("entropy", "entropy_command", "The same as entropy."),
     "entropy": ("entropy", "entropy_command", "Entropy, diversity and efficiency of a dataset."),
@@ -31,7 +32,7 @@ _VERBS = {
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
     "report": ("report", "report_command", "Write one page about a run, a dataset or an index."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
-    "cutout": ("cutout", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
+    "thermo": ("thermo", "thermo_group", "Entropies of states, phase boundaries, and thermodynamics beside them."),
     "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),
 }
 

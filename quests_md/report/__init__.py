@@ -5,16 +5,22 @@ from ._dataset import entropies, histogram, learning_curve, likelihood
 from ._generations import generations
 from ._html_dataset import dataset_page
 from ._html_run import run_page
+from ._thermo import entropy_comparison, entropy_states, entropy_windows, heat_entropies, phase_diagram
 from ._timeline import timeline
 
 __all__ = [
     "compression",
     "dataset_page",
     "entropies",
+    "entropy_comparison",
+    "entropy_states",
+    "entropy_windows",
     "generations",
+    "heat_entropies",
     "histogram",
     "learning_curve",
     "likelihood",
+    "phase_diagram",
     "run_page",
     "timeline",
 ]
