@@ -41,7 +41,7 @@ _ALL = "(all)"  # as a group
     default="double",
     show_default=True,
     type=click.Choice(["double", "single"]),
-    help="Of the sums. Single is twice as fast; an entropy then moves by 1e-6 or so.",
+    help="Of the sums. Single is faster beyond 10⁶ environments; an entropy then moves by 1e-6 or so.",
 )
 @dataset_options
 @scratch_option
