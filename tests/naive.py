@@ -180,3 +180,28 @@ def left_out_log_sums(rows, groups, bandwidth):
         squared = np.array([((q - r) ** 2).sum() for r in rows[groups != group]])
         out.append(logsumexp(-squared / (2 * bandwidth**2)) if len(squared) else -np.inf)
     return np.array(out)
+
+
+def nuclei(positions, cell, pbc, inside, link):
+    """Return the nucleus of each atom, 1 for the largest and 0 for none, and the sizes: breadth first, all images."""
+    rows = np.flatnonzero(inside)
+    found, seen = [], set()
+    if len(rows):
+        points, owner = images(positions[rows], cell, pbc, link)
+    for start in range(len(rows)):
+        if start in seen:
+            continue
+        members = [start]
+        seen.add(start)
+        for i in members:  # grows while it is read
+            near = owner[np.linalg.norm(points - positions[rows[i]], axis=1) <= link]
+            for j in dict.fromkeys(near.tolist()):
+                if j not in seen:
+                    seen.add(j)
+                    members.append(j)
+        found.append(members)
+    found.sort(key=lambda members: (-len(members), min(members)))
+    numbers = np.zeros(len(positions), int)
+    for number, members in enumerate(found, start=1):
+        numbers[rows[members]] = number
+    return numbers, [len(members) for members in found]

@@ -45,6 +45,16 @@ HOSTS = {
         "learn",
         "run_lammps",
     ],
+    "quests_md.nuclei": [
+        "Nucleation",
+        "Nuclei",
+        "NucleiSeries",
+        "SPHERE",
+        "Threshold",
+        "nuclei",
+        "nucleation",
+        "threshold_between",
+    ],
     "quests_md.oracle": [
         "Claim",
         "CommandTrainer",
@@ -69,7 +79,7 @@ HOSTS = {
         "make_trainer",
         "train",
     ],
-    "quests_md.report": ["generations", "timeline"],
+    "quests_md.report": ["generations", "nuclei_picture", "timeline"],
     "quests_md.selection": ["Cutout", "Kept", "Proposal", "Selection", "Verdict", "check_cutout", "cutouts"],
 }
 

@@ -21,6 +21,7 @@ _VERBS = {
     "index": ("index", "index_group", "Build, show and verify the index of a reference."),
     "label": ("label", "label_command", "Label the frames of a queue with an oracle."),
     "learn": ("learn", "learn_command", "Run the active-learning loop: explore, select, label, train, again."),
+    "nuclei": ("nuclei", "nuclei_command", "Find nuclei along a trajectory: linked atoms whose dH is low."),
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
     "cutout": ("cutout", "cutout_command", "Cut small cells or clusters around the worst atoms, for an oracle."),

@@ -170,15 +170,14 @@ def nucleation(
     if not len(window):
         raise NucleationError(f"no frame has a step from {first} to {last}: the nuclei are of {_steps(series)}")
     groups = blocks_of(window, blocks)
-    tables = np.array([_table(part) for part in groups], dtype=object)
+    tables = [_table(part) for part in groups]
     most = max(len(table) for table in tables)
     counts = np.array([np.pad(table, (0, most - len(table))) for table in tables])
-    _check_enough(counts.sum(axis=0), smallest, window)
-    correlation = check_stationary(window, groups)
     kT = BOLTZMANN * temperature
     surface = shape_factor * density ** (-2.0 / 3.0)  # Å² of a nucleus of one atom
     slope = None if driving_force is None else driving_force / kT
     fit, largest = _fit(window, counts, smallest, slope)
+    correlation = check_stationary(window, groups)  # after it: where a nucleus has grown, _fit says when
     drawn = _draw(counts, smallest, largest, slope, fit, replicates, seed)
     return _result(window, groups, counts, fit, drawn, slope is not None, {
         "correlation": correlation, "temperature": temperature, "density": density, "shape_factor": shape_factor,
@@ -229,22 +228,27 @@ def _steps(window: NucleiSeries) -> str:
 def _fit(
     window: NucleiSeries, counts: NDArray[np.int64], smallest: int, slope: float | None
 ) -> tuple[likelihood.Fit, int]:
-    """Return the fit, and the largest size it takes into account: the critical one, or far beyond what was seen."""
+    """Return the fit, and the largest size it takes into account: the critical one, or far beyond what was seen.
+
+    It begins below the first size that is missing, so that a nucleus that has grown does not decide what is critical.
+    """
     total = counts.sum(axis=0)
-    seen = largest = len(total)
+    seen = len(total)
+    gaps = np.flatnonzero(total[smallest - 1 :] == 0)
+    largest = smallest - 1 + int(gaps[0]) if len(gaps) else seen
     for _ in range(50):
+        _check_enough(total[:largest], smallest, window)
         fit = likelihood.maximise(total[smallest - 1 : largest], smallest, largest, slope)
         if not fit.b > 0:
             raise NucleationError(
                 f"the numbers of nuclei in {_steps(window)} are not those of a positive surface tension: large ones "
                 "are not rarer than the driving force alone would have it. Is the driving force right, in eV per atom?"
             )
-        if fit.critical_size + fit.width < seen:
-            raise NucleationError(_post_critical(window, fit))
         before, largest = largest, int(min(fit.critical_size, 10 * seen + 100))
         if largest == before:
             break
-        _check_enough(total[:largest], smallest, window)
+    if fit.critical_size + fit.width < seen:
+        raise NucleationError(_post_critical(window, fit))
     return fit, largest
 
 
@@ -310,7 +314,8 @@ def _result(
         first=int(window.steps[0]), last=int(window.steps[-1]), n_frames=len(window), block=len(groups[0]),
         sizes=sizes, number=total[sizes - 1] / len(window), counts=total[sizes - 1], free_energy=energy,
         free_energy_error=spread, fitted=fitted, misfit=_misfit(energy - fitted, spread, sizes >= asked["smallest"]),
-        driving_force_given=given, driving_force=kT * fit.a, driving_force_error=0.0 if given else few * kT * float(a.std()),
+        driving_force_given=given, driving_force=kT * fit.a,
+        driving_force_error=0.0 if given else few * kT * float(a.std()),
         gamma=to_gamma * fit.b, gamma_error=few * to_gamma * float(b.std()),
         gamma_interval=(to_gamma * float(np.quantile(b, 0.025)), to_gamma * float(np.quantile(b, 0.975))),
         gamma_slope=math.nan if given else to_gamma / kT * fit.ridge,

@@ -44,37 +44,43 @@ class Nuclei:
         return int(self.sizes[0]) if len(self.sizes) else 0
 
 
-def nuclei(frame: Frame, dH: ArrayLike, threshold: float, link: float, *, above: bool = False) -> Nuclei:
-    """Find the nuclei of a frame: environments of a low dH that are linked, directly or through others.
+def nuclei(frame: Frame, inside: ArrayLike, link: float) -> Nuclei:
+    """Find the nuclei of a frame: environments of one kind that are linked, directly or through others.
 
-    Two environments are linked if an image of one is at most `link` from the other. With an index of the crystal and a
-    `link` between the first and the second shell of neighbours the nuclei are crystallites; with ``above=True`` they
-    are what the index does not know.
+    Two environments are linked if an image of one is at most `link` from the other. With an index of the crystal, a low
+    dH and a `link` between the first and the second shell of neighbours, nuclei are crystallites:
+    ``nuclei(frame, ~index.exceeds(frame, threshold), link)``. Without the ``~`` they are what the index does not know.
 
     Parameters
     ----------
     frame
         A whole frame, without ghosts. Its periodic images are made, in any cell, also one smaller than `link`.
-    dH
-        (n_env,) of the frame's environments (``frame.centres``), in nats.
-    threshold
-        In nats. Environments with dH ≤ `threshold` belong to nuclei.
+    inside
+        (n_env,) bool: which of the frame's environments (``frame.centres``) can belong to nuclei.
     link
         Largest distance of two linked environments, in Å.
-    above
-        Those with dH > `threshold` belong to nuclei instead.
 
     Raises
     ------
     InputError
-        dH has another length or holds nan, or `link` or `threshold` is no such number.
+        `inside` is no such array, or `link` no such length.
     FrameError
         The frame has ghosts, or its positions or its cell cannot be used.
     """
-    dH = np.asarray(dH, dtype=np.float64)
+    inside = np.asarray(inside)
     centres = frame.centres
-    _check(frame, dH, centres, threshold, link)
-    chosen = np.flatnonzero((dH > threshold) if above else (dH <= threshold))
+    if frame.has_ghosts:
+        raise FrameError(
+            f"step {frame.step}: nuclei are those of a whole frame, and this one has ghosts: merge its parts"
+        )
+    if inside.dtype != bool or inside.shape != centres.shape:
+        raise InputError(
+            f"step {frame.step}: inside must be one truth value for each of the {len(centres)} environments (such as "
+            f"dH <= threshold), not {inside.dtype} of shape {inside.shape}"
+        )
+    if not (math.isfinite(link) and link > 0):
+        raise InputError(f"link must be a positive length in Å, not {link!r}")
+    chosen = np.flatnonzero(inside)
     linked = _linked(frame, centres[chosen], link)
     # Largest first; and np.unique has the first environment of every nucleus.
     _, first, size = np.unique(linked, return_index=True, return_counts=True)
@@ -84,21 +90,6 @@ def nuclei(frame: Frame, dH: ArrayLike, threshold: float, link: float, *, above:
     numbers = np.zeros(len(centres), np.int64)
     numbers[chosen] = rank[linked]
     return Nuclei(numbers, size[order].astype(np.int64))
-
-
-def _check(frame: Frame, dH: NDArray[np.float64], centres: Counts, threshold: float, link: float) -> None:
-    if frame.has_ghosts:
-        raise FrameError(
-            f"step {frame.step}: nuclei are those of a whole frame, and this one has ghosts: merge its parts"
-        )
-    if dH.shape != centres.shape:
-        raise InputError(f"step {frame.step}: dH has shape {dH.shape}, but the frame has {len(centres)} environments")
-    if np.isnan(dH).any():
-        raise InputError(f"step {frame.step}: dH of {np.isnan(dH).sum()} environments is nan")
-    if math.isnan(threshold):
-        raise InputError("the threshold must be a number of nats, not nan")
-    if not (math.isfinite(link) and link > 0):
-        raise InputError(f"link must be a positive length in Å, not {link!r}")
 
 
 def _linked(frame: Frame, rows: Counts, link: float) -> Counts:
