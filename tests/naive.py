@@ -205,3 +205,10 @@ def nuclei(positions, cell, pbc, inside, link):
     for number, members in enumerate(found, start=1):
         numbers[rows[members]] = number
     return numbers, [len(members) for members in found]
+
+
+def linked_mean(positions, cell, pbc, values, link):
+    """Return the mean of the values of each atom and of all images of atoms within `link` of it."""
+    points, owner = images(positions, cell, pbc, link)
+    near = np.linalg.norm(points - positions[:, None], axis=-1) <= link  # the atom itself too
+    return np.array([values[owner[row]].mean() for row in near])

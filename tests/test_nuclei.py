@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from quests_md import Frame
 from quests_md.errors import FrameError, InputError, NucleationError
-from quests_md.nuclei import SPHERE, NucleiSeries, nucleation, nuclei, threshold_between
+from quests_md.nuclei import SPHERE, NucleiSeries, linked_mean, nucleation, nuclei, threshold_between
 from quests_md.nuclei._likelihood import maximise
 from quests_md.nuclei._stationary import correlation_time
 
@@ -49,6 +49,9 @@ def test_nuclei_are_those_of_a_search_through_all_images(
     numbers, sizes = naive.nuclei(frame.positions, frame.cell, pbc, inside, link)
     assert found.numbers.tolist() == numbers.tolist()
     assert found.sizes.tolist() == sizes
+    values = rng.normal(size=n)
+    means = naive.linked_mean(frame.positions, frame.cell, pbc, values, link)
+    assert linked_mean(frame, values, link) == pytest.approx(means, abs=1e-12)
     # The same atoms, turned, moved, and in another order: the same nuclei.
     turn, order = Rotation.random(random_state=seed).as_matrix(), rng.permutation(n)
     moved = Frame((frame.positions @ turn + [3.0, -8.0, 1.0])[order], frame.numbers, frame.cell @ turn, pbc)
@@ -92,6 +95,8 @@ def test_frames_and_arguments_that_cannot_be_used() -> None:
     for link in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(InputError, match="positive length"):
             nuclei(frame, yes, link)
+    with pytest.raises(InputError, match=r"dH has shape \(2,\), but the frame has 3 environments"):
+        linked_mean(frame, [1.0, 2.0], 3.0)
     with pytest.raises(InputError, match="after 5 comes 5"):
         series_of([[1], [2]], steps=[5, 5])
 

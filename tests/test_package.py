@@ -51,6 +51,7 @@ HOSTS = {
         "NucleiSeries",
         "SPHERE",
         "Threshold",
+        "linked_mean",
         "nuclei",
         "nucleation",
         "threshold_between",

@@ -8,12 +8,13 @@ from typing import Any, BinaryIO
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, NucleationError, OutputError
 from ..files import write_atomically
 from ..frame import Frame
 from ..index import Index
-from ..nuclei import Nucleation, Nuclei, NucleiSeries, nucleation, nuclei
+from ..nuclei import Nucleation, Nuclei, NucleiSeries, linked_mean, nucleation, nuclei
 from ..sinks import format_frame
 from ..sources import describe_source, read_frames
 from ._progress import counter
@@ -22,6 +23,8 @@ from ._results import check_outputs, save_picture, table, write_result
 __all__ = ["nuclei_command"]
 
 _FRAMES = (".xyz", ".extxyz")
+_Found = tuple[Frame, Nuclei, dict[str, NDArray[np.float64]]]
+
 _SHOWN = 12  # rows of the table on a terminal
 
 
@@ -30,6 +33,7 @@ _SHOWN = 12  # rows of the table on a terminal
 @click.option("--index", "index_file", required=True, type=click.Path(path_type=Path), help="The index file.")
 @click.option("--threshold", required=True, type=float, help="Nuclei are of atoms with dH (nats) up to this.")
 @click.option("--above", is_flag=True, help="Nuclei are of atoms above the threshold instead.")
+@click.option("--average", is_flag=True, help="Compare dH averaged over each atom and those linked to it.")
 @click.option("--link", required=True, type=float, help="Largest distance of two linked atoms of a nucleus, in Å.")
 @click.option("--temperature", type=float, help="In K: fit classical nucleation theory; with --density.")
 @click.option("--density", type=float, help="Of the nuclei, in atoms per Å³.")
@@ -54,6 +58,7 @@ def nuclei_command(
     index_file: Path,
     threshold: float,
     above: bool,
+    average: bool,
     link: float,
     first: int | None,
     last: int | None,
@@ -80,7 +85,7 @@ def nuclei_command(
     with counter() as progress:
         progress.say(f"nuclei of {trajectory}:")
         frames = progress.count(read_frames(trajectory))
-        found = _find(frames, index, threshold, above, link, bool(films), threads)
+        found = _find(frames, index, threshold, above, average, link, bool(films), threads)
         series = _series(found, films)
     nucleation_fit, refusal = None, None
     if fit is not None:
@@ -94,6 +99,7 @@ def nuclei_command(
         "index": {"file": str(index_file), "hash": index.hash, "bandwidth": index.bandwidth},
         "threshold": threshold,
         "above": above,
+        "average": average,
         "link": link,
         "frames": rows,
         "sizes": [sizes.tolist() for sizes in series.sizes],
@@ -127,16 +133,29 @@ def _fit_of(options: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _find(
-    frames: Iterator[Frame], index: Index, threshold: float, above: bool, link: float, exact: bool, threads: int | None
-) -> Iterator[tuple[Frame, Nuclei, Any]]:
-    """Yield frames, their nuclei, and dH where it is `exact`; what is above is told without that, and faster."""
+    frames: Iterator[Frame],
+    index: Index,
+    threshold: float,
+    above: bool,
+    average: bool,
+    link: float,
+    exact: bool,
+    threads: int | None,
+) -> Iterator[_Found]:
+    """Yield frames, their nuclei, and columns for a file where they are `exact`.
+
+    Where no value is needed, what exceeds the threshold is told without it, and faster.
+    """
     for frame in frames:
-        dH = index.delta_entropy(frame, threads) if exact else None
-        exceeds = index.exceeds(frame, threshold, threads) if dH is None else dH > threshold
-        yield frame, nuclei(frame, exceeds if above else ~exceeds, link), dH
+        columns = {"dH": index.delta_entropy(frame, threads)} if exact or average else {}
+        if average:
+            columns["dH_mean"] = linked_mean(frame, columns["dH"], link)
+        compared = list(columns.values())[-1:]
+        exceeds = compared[0] > threshold if compared else index.exceeds(frame, threshold, threads)
+        yield frame, nuclei(frame, exceeds if above else ~exceeds, link), columns
 
 
-def _series(found: Iterator[tuple[Frame, Nuclei, Any]], films: Sequence[Path]) -> NucleiSeries:
+def _series(found: Iterator[_Found], films: Sequence[Path]) -> NucleiSeries:
     """Take all frames, and write them where they are wanted."""
     if not films:
         return NucleiSeries.of((frame, one) for frame, one, _ in found)
@@ -149,17 +168,18 @@ def _series(found: Iterator[tuple[Frame, Nuclei, Any]], films: Sequence[Path]) -
     return series[0]
 
 
-def _written(
-    found: Iterator[tuple[Frame, Nuclei, Any]], write: Callable[[bytes], object]
-) -> Iterator[tuple[Frame, Nuclei]]:
-    for frame, one, dH in found:
+def _written(found: Iterator[_Found], write: Callable[[bytes], object]) -> Iterator[tuple[Frame, Nuclei]]:
+    for frame, one, columns in found:
         n, centres = len(frame.positions), frame.centres
-        values, numbers = np.full(n, np.nan), np.zeros(n, np.int64)
-        values[centres], numbers[centres] = dH, one.numbers
+        whole: dict[str, NDArray[Any]] = {name: np.full(n, np.nan) for name in columns}
+        for name, values in columns.items():
+            whole[name][centres] = values
+        whole["nucleus"] = np.zeros(n, np.int64)
+        whole["nucleus"][centres] = one.numbers
         info: dict[str, Any] = {"step": frame.step, "n_nuclei": len(one.sizes), "largest": one.largest}
         if np.isfinite(frame.time):
             info["time"] = frame.time
-        write(format_frame(frame, values, info, {"nucleus": numbers}))
+        write(format_frame(frame, whole.pop("dH"), info, whole))
         yield frame, one
 
 

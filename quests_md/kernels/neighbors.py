@@ -158,9 +158,9 @@ def minimum_distances(
 def linked_pairs(
     points: Array, owner: Array, n: int, bins: tuple[Array, Array, Array, Array, Array], reach: float
 ) -> Array:
-    """Return the pairs (m, 2) of atoms i < j of which some images lie at most `reach` from each other.
+    """Return the pairs (m, 2) of atoms i ≤ j, once for each image of j that lies at most `reach` from i.
 
-    `points`, `owner` and the atoms as the first n points are those of `pad_images`. A pair may come several times.
+    `points`, `owner` and the atoms as the first n points are those of `pad_images`. An atom is no image of itself.
     """
     order, start, low, width, count = bins
     ranges = np.empty((9, 2), np.int64)
@@ -170,7 +170,7 @@ def linked_pairs(
         for r in range(adjacent_ranges(points[i], start, low, width, count, ranges)):
             for s in range(ranges[r, 0], ranges[r, 1]):
                 j = order[s]
-                if owner[j] <= i:
+                if j == i or owner[j] < i:
                     continue
                 dx = points[j, 0] - points[i, 0]
                 dy = points[j, 1] - points[i, 1]

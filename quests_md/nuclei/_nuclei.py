@@ -17,7 +17,7 @@ from ..errors import FrameError, InputError
 from ..frame import Frame
 from ..kernels import neighbors as _neighbors
 
-__all__ = ["Nuclei", "NucleiSeries", "Threshold", "nuclei", "threshold_between"]
+__all__ = ["Nuclei", "NucleiSeries", "Threshold", "linked_mean", "nuclei", "threshold_between"]
 
 Counts = NDArray[np.int64]
 
@@ -67,19 +67,12 @@ def nuclei(frame: Frame, inside: ArrayLike, link: float) -> Nuclei:
     FrameError
         The frame has ghosts, or its positions or its cell cannot be used.
     """
-    inside = np.asarray(inside)
-    centres = frame.centres
-    if frame.has_ghosts:
-        raise FrameError(
-            f"step {frame.step}: nuclei are those of a whole frame, and this one has ghosts: merge its parts"
-        )
+    inside, centres = np.asarray(inside), _centres(frame, link)
     if inside.dtype != bool or inside.shape != centres.shape:
         raise InputError(
             f"step {frame.step}: inside must be one truth value for each of the {len(centres)} environments (such as "
             f"dH <= threshold), not {inside.dtype} of shape {inside.shape}"
         )
-    if not (math.isfinite(link) and link > 0):
-        raise InputError(f"link must be a positive length in Å, not {link!r}")
     chosen = np.flatnonzero(inside)
     linked = _linked(frame, centres[chosen], link)
     # Largest first; and np.unique has the first environment of every nucleus.
@@ -92,17 +85,69 @@ def nuclei(frame: Frame, inside: ArrayLike, link: float) -> Nuclei:
     return Nuclei(numbers, size[order].astype(np.int64))
 
 
+def linked_mean(frame: Frame, dH: ArrayLike, link: float) -> NDArray[np.float64]:
+    """Average dH over every environment and those that are linked to it.
+
+    Heat blurs dH of one environment more than that of a neighbourhood: where a crystal is hot, the mean tells it from
+    the melt when dH itself does not. It takes a shell of atoms from the surface of a nucleus.
+
+    Parameters
+    ----------
+    frame, link
+        As in `nuclei`. An image counts as a neighbour as much as an atom does.
+    dH
+        (n_env,) in nats.
+
+    Returns
+    -------
+    ndarray
+        (n_env,) in nats.
+
+    Raises
+    ------
+    InputError, FrameError
+        As in `nuclei`.
+    """
+    dH, centres = np.asarray(dH, dtype=np.float64), _centres(frame, link)
+    if dH.shape != centres.shape:
+        raise InputError(f"step {frame.step}: dH has shape {dH.shape}, but the frame has {len(centres)} environments")
+    i, j = _pairs(frame, centres, link).T
+    # Both ends of a pair have the other as a neighbour; an image of an atom itself comes twice already.
+    back = i != j
+    i, j = np.concatenate([i, j[back]]), np.concatenate([j, i[back]])
+    n = len(centres)
+    mean: NDArray[np.float64] = (dH + np.bincount(i, dH[j], n)) / (1.0 + np.bincount(i, minlength=n))
+    return mean
+
+
+def _centres(frame: Frame, link: float) -> Counts:
+    """Return the rows that are environments, of a frame that can have nuclei."""
+    if frame.has_ghosts:
+        raise FrameError(
+            f"step {frame.step}: nuclei are those of a whole frame, and this one has ghosts: merge its parts"
+        )
+    if not (math.isfinite(link) and link > 0):
+        raise InputError(f"link must be a positive length in Å, not {link!r}")
+    return frame.centres
+
+
 def _linked(frame: Frame, rows: Counts, link: float) -> Counts:
     """Return the number of the connected component of each of these rows of the frame, in no special order."""
+    pairs, n = _pairs(frame, rows, link), len(rows)
+    graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def _pairs(frame: Frame, rows: Counts, link: float) -> Counts:
+    """Return (m, 2) the places i ≤ j among `rows` of linked environments, once for each image."""
     positions, n = np.ascontiguousarray(frame.positions[rows]), len(rows)
     if not np.isfinite(positions).all():
         raise FrameError(f"step {frame.step}: positions are not finite numbers; the simulation has broken down")
     points, owner = positions, np.arange(n)
     if np.any(frame.pbc):
         points, owner = _neighbors.pad_images(positions, *cell_of(frame, link), link)
-    pairs = _neighbors.linked_pairs(points, owner, n, _neighbors.bin_points(points, link), link)
-    graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+    pairs: Counts = _neighbors.linked_pairs(points, owner, n, _neighbors.bin_points(points, link), link)
+    return pairs
 
 
 @dataclass(frozen=True, eq=False)
