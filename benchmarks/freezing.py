@@ -30,6 +30,7 @@ _PTM_EVERY = 5  # of these; the slowest of the three
 _REFERENCES = 4  # frames of each crystal; the threshold is chosen with the others
 _MELTING = 1170.0  # K, of this potential (Foiles, Baskes, Daw, Phys. Rev. B 33, 7983, 1986)
 _MELT_SEED = 1000  # of the melt that the threshold is chosen with
+_GROWN = 50  # atoms of the largest nucleus, at which classical theory is no longer fitted
 _LIQUID = 10.0  # ps from which on the quenched melt is no longer relaxing
 
 Labels = NDArray[np.int64]
@@ -65,12 +66,12 @@ def main() -> None:
         print(
             f"\n{name}: index of {' and '.join(kinds)} at {TEMPERATURE} K, {len(index.rows)} references, h = 0.015\n"
             f"  other frames of the crystal {_quantiles(low)}, melt {_quantiles(high)} nats (1, 50, 99 %)\n"
-            f"  threshold {threshold.value:.2f} (fewest mistakes): {100 * threshold.missed:.2f} % of the crystal above, "
-            f"{100 * threshold.mistaken:.2f} % of the melt not",
+            f"  threshold {threshold.value:.2f} (fewest mistakes): {100 * threshold.missed:.2f} % of the crystal "
+            f"above, {100 * threshold.mistaken:.2f} % of the melt not",
             flush=True,
         )
         results = []
-        for run, other in zip(runs, others, strict=True):
+        for other in others:
             dH = np.array(_dH(other["frames"], index, average))
             inside = dH <= threshold.value
             results.append(other | {"dH": dH, "inside": inside, "by dH": _series(other["frames"], inside)})
@@ -174,18 +175,19 @@ def _half(run: Run) -> float:
 
 
 def _print_fit(runs: list[Run], results: list[dict[str, Any]], crystal: list[Frame]) -> None:
-    """Print the fit of classical nucleation theory, or why there is none, for each run until it nucleates."""
+    """Print the fit of classical nucleation theory to what is before the first large nucleus, or why there is none."""
+    print(f"  classical nucleation theory, from {_LIQUID:g} ps until a nucleus has {_GROWN} atoms")
     density = float(np.mean([len(f.positions) / abs(np.linalg.det(f.cell)) for f in crystal]))
     for run, one in zip(runs, results, strict=True):
         liquid = run.energy[(run.times > _LIQUID) & (run.times < 2 * _LIQUID)].mean()
         heat = liquid - run.crystal_energy
         driving = heat * (_MELTING - TEMPERATURE) / _MELTING * 2 * TEMPERATURE / (_MELTING + TEMPERATURE)
         series = one["by dH"]
-        end = series.steps[np.searchsorted(series.times, detected(series, 50)) - 1]
+        end = series.steps[int(np.argmax(series.largest >= _GROWN)) - 1]
         begin = series.steps[np.searchsorted(series.times, _LIQUID)]
         try:
             fit = nucleation(
-                series, temperature=TEMPERATURE, density=density, driving_force=driving, first=begin, last=end
+                series, temperature=TEMPERATURE, density=density, driving_force=driving, first=begin, last=end, blocks=5
             )
         except NucleationError as error:
             print(f"    seed {run.seed}: no fit: {error}", flush=True)
