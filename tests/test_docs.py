@@ -23,6 +23,7 @@ WITH_EXAMPLES = [
     "labelling.md",
     "live_reference.md",
     "method.md",
+    "nuclei.md",
     "queue.md",
     "reference_index.md",
     "thresholds.md",
