@@ -95,6 +95,7 @@ def test_a_fit_that_is_refused_leaves_the_rest() -> None:
         (("-o", "n.txt"), "must end with"),
         (("--plot", "n.txt"), "must end with"),
         (("--link", "0"), "positive length"),
+        (("--threshold", "nan"), "not nan"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_nothing_written(arguments: tuple[str, ...], reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,6 +76,8 @@ def nuclei_command(
     quasi-stationary and no nucleus grows in them; else the reason is said, after the files are written without a fit.
     """
     fit = _fit_of(options)
+    if math.isnan(threshold):
+        raise InputError("--threshold must be a number of nats, not nan")
     check_outputs(None, plot, overwrite)
     for path in output:
         check_outputs(path, None, overwrite, (".csv", ".json", *_FRAMES))
