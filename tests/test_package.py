@@ -52,8 +52,8 @@ HOSTS = {
         "SPHERE",
         "Threshold",
         "linked_mean",
-        "nuclei",
         "nucleation",
+        "nuclei",
         "threshold_between",
     ],
     "quests_md.oracle": [
