@@ -19,6 +19,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "selection": ("what a melting run keeps and covers, beside other choices of as many frames; two materials", 2),
     "species": ("µs per atom of each choice of how elements enter, for three binary materials", 1),
     "start": ("importing, the first evaluation, and what compiling costs", None),
+    "freezing": ("a melt of silver that freezes: nuclei by dH beside adaptive common-neighbour analysis", 1),
     "false_alarms": ("thresholds from the calibration: asked rate of false alarms beside the measured one", 1),
     "force_errors": ("coverage of the bound of the force error, with the potentials and data of Zuo et al.", 1),
     "choice": ("n training structures by dH, farthest point, at random: errors of POD trained on each", 1),

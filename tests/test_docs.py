@@ -24,6 +24,7 @@ WITH_EXAMPLES = [
     "labelling.md",
     "live_reference.md",
     "method.md",
+    "nuclei.md",
     "queue.md",
     "reference_index.md",
     "report.md",

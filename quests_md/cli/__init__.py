@@ -28,6 +28,7 @@ _VERBS = {
     "label": ("label", "label_command", "Label the frames of a queue with an oracle."),
     "learn": ("learn", "learn_command", "Run the active-learning loop: explore, label, train, again."),
     "learning-curve": ("learning_curve", "learning_curve_command", "Entropy of a growing share of a dataset."),
+    "nuclei": ("nuclei", "nuclei_command", "Find nuclei along a trajectory: linked atoms whose dH is low."),
     "overlap": ("overlap", "overlap_command", "What share of a dataset another one covers."),
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
     "report": ("report", "report_command", "Write one page about a run, a dataset or an index."),

@@ -5,6 +5,7 @@ from ._dataset import entropies, histogram, learning_curve, likelihood
 from ._generations import generations
 from ._html_dataset import dataset_page
 from ._html_run import run_page
+from ._nuclei import nuclei_picture
 from ._thermo import entropy_comparison, entropy_states, entropy_windows, heat_entropies, phase_diagram
 from ._timeline import timeline
 
@@ -20,6 +21,7 @@ __all__ = [
     "histogram",
     "learning_curve",
     "likelihood",
+    "nuclei_picture",
     "phase_diagram",
     "run_page",
     "timeline",
