@@ -58,7 +58,7 @@
     viewer.setHoverable({}, true, (atom) => {
       unlabel();
       label = viewer.addLabel(textOf(atom), {
-        position: atom, fontSize: 13, backgroundColor: "black", backgroundOpacity: 0.75, inFront: true,
+        position: atom, fontSize: 13, fontColor: "white", backgroundColor: "#1b2530", backgroundOpacity: 1, inFront: true,
       });
     }, unlabel);
     viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
