@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..compression import Compression
-from ..errors import MissingExtraError
-from ._timeline import BLUE, ORANGE, RED
+from ._figure import BLUE, ORANGE, RED, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,14 +33,11 @@ def compression(found: Compression, n_frames: int) -> Figure:
     MissingExtraError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise MissingExtraError("pictures need matplotlib: pip install 'quests_md[plot]'") from error
     n = len(found.selected)
     numbers, style = range(1, n + 1), "o-" if n <= 60 else "-"
-    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    figure = new_figure(4.8)
+    from matplotlib.ticker import MaxNLocator
+
     above, below = figure.subplots(2, 1, sharex=True)
     above.plot(numbers, found.diversity, style, color=ORANGE, ms=3, label="diversity $D$")
     above.plot(numbers, found.entropy, style, color=BLUE, ms=3, label="entropy $H$")

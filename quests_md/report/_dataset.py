@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
 from ..information import BandwidthChoice, Information, LearningCurve, Sampled
-from ._timeline import BLUE, GREY, ORANGE, RED, SKY
+from ._figure import BLUE, GREY, ORANGE, RED, SKY, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def histogram(
     if not len(finite):
         raise InputError("there is no dH to draw: no environments, or none with a finite dH")
     by_frame = frame_offsets is not None and len(frame_offsets) > 2
-    figure = _figure(5.4 if by_frame else 3.6)
+    figure = new_figure(5.4 if by_frame else 3.6)
     above, *below = figure.subplots(2 if by_frame else 1, 1, squeeze=False).ravel().tolist()
     _draw_histogram(above, finite, values, thresholds)
     above.set_xlabel(f"dH against {against} (nats)" if against else "dH (nats)")
@@ -140,10 +140,10 @@ def entropies(results: Mapping[str, Sequence[Information | Sampled]]) -> Figure:
     if not results or not all(results.values()):
         raise InputError("there are no entropies to draw")
     if max(map(len, results.values())) > 1:
-        figure = _figure(4.2)
+        figure = new_figure(4.2)
         _draw_against_bandwidth(figure.subplots(), results)
     else:
-        figure = _figure(1.3 + 0.36 * len(results))
+        figure = new_figure(1.3 + 0.36 * len(results))
         _draw_bars(figure.subplots(), {name: result[0] for name, result in results.items()})
     return figure
 
@@ -222,7 +222,7 @@ def learning_curve(curve: LearningCurve) -> Figure:
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = _figure(4.0)
+    figure = new_figure(4.0)
     axes = figure.subplots()
     for sample in curve.samples:
         axes.plot([sample.size] * len(sample.entropies), sample.entropies, ".", color=ORANGE, ms=5, zorder=3)
@@ -256,7 +256,7 @@ def likelihood(choice: BandwidthChoice, others: Mapping[str, float] | None = Non
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = _figure(3.8)
+    figure = new_figure(3.8)
     axes = figure.subplots()
     axes.plot(choice.bandwidths, choice.log_likelihood, "o-", color=BLUE, ms=4, lw=1.2)
     _spread_bandwidths(axes)
@@ -274,11 +274,3 @@ def likelihood(choice: BandwidthChoice, others: Mapping[str, float] | None = Non
 def _styles() -> Iterator[dict[str, str]]:
     """Yield a colour and a marker for each of many: the colours change first."""
     return itertools.cycle([{"color": colour, "marker": marker} for marker in _MARKERS for colour in _COLOURS])
-
-
-def _figure(height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("pictures need matplotlib: pip install 'quests_md[plot]'") from error
-    return Figure(figsize=(7.2, height), layout="constrained")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, MissingExtraError
-from ._timeline import BLUE, GREY, ORANGE, RED
+from ..errors import InputError
+from ._figure import BLUE, GREY, ORANGE, RED, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,13 +44,10 @@ def generations(folder: str | Path) -> Figure:
     MissingExtraError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise MissingExtraError("pictures need matplotlib: pip install 'quests_md[plot]'") from error
     table, stop = _read(Path(folder))
-    figure = Figure(figsize=(7.2, 5.0), layout="constrained")
+    figure = new_figure(5.0)
+    from matplotlib.ticker import MaxNLocator
+
     axes = figure.subplots(2, 2, sharex=True)
     (covered, wrong), (labels, halt) = axes
     number = table["generation"]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._figure import BLUE, GREY, ORANGE, RED
 from ._html import Drawing
 from ._run import Rows, levels
-from ._timeline import BLUE, GREY, ORANGE, RED, draw_timeline, has_times
+from ._timeline import draw_timeline, has_times
 
 __all__ = ["histogram", "survival", "timeline_drawing"]
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
 from ..nuclei import Nucleation, NucleiSeries
-from ._timeline import BLUE, GREY, ORANGE, SKY
+from ._figure import BLUE, GREY, ORANGE, SKY, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,13 +38,9 @@ def nuclei_picture(series: NucleiSeries, fit: Nucleation | None = None) -> Figur
     MissingExtraError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("pictures need matplotlib: pip install 'quests_md[plot]'") from error
     if not len(series):
         raise InputError("a series of nuclei without frames cannot be drawn")
-    figure = Figure(figsize=(7.6, 3.4), layout="constrained")
+    figure = new_figure(3.4, 7.6)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     _draw_time(left, series, fit)
     if fit is None:

@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import InputError
 from ..thermo import Boundary, Comparison, Entropies, HeatEntropy, Windows
-from ._dataset import _figure
-from ._timeline import BLUE, GREY, ORANGE, RED
+from ._figure import BLUE, GREY, ORANGE, RED, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +36,7 @@ def entropy_windows(found: Windows) -> Figure:
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = _figure(3.8)
+    figure = new_figure(3.8)
     axes = figure.subplots()
     middle, half = (found.first + found.last) / 2, (found.last - found.first) / 2
     _points(axes, middle, found.entropies, half)
@@ -65,7 +64,7 @@ def entropy_states(found: Entropies, names: Sequence[float] | Sequence[str]) -> 
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = _figure(3.8)
+    figure = new_figure(3.8)
     axes = figure.subplots()
     if all(isinstance(name, (int, float)) for name in names):
         _points(axes, names, found)
@@ -102,7 +101,7 @@ def phase_diagram(found: Boundary, names: tuple[str, str] = ("first", "second"))
     cross = np.isfinite(found.temperature)
     if not cross.any():
         raise InputError("the phases cross at no pressure: there is no boundary to draw")
-    figure = _figure(4.2)
+    figure = new_figure(4.2)
     axes = figure.subplots()
     P, T = found.pressure[cross], found.temperature[cross]
     axes.errorbar(P, T, np.nan_to_num(found.error[cross]), fmt="o", color=BLUE, ms=4, lw=1.2, capsize=2, label="ΔG = 0")
@@ -141,7 +140,7 @@ def heat_entropies(found: HeatEntropy) -> Figure:
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = _figure(3.8)
+    figure = new_figure(3.8)
     axes = figure.subplots()
     T = found.temperature
     axes.errorbar(T, found.entropy, found.error, fmt="o-", color=RED, ms=4, lw=1.2, capsize=2, label="∫ C$_p$/T dT")
@@ -175,7 +174,7 @@ def entropy_comparison(found: Comparison, temperature: ArrayLike, error: ArrayLi
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = _figure(5.0)
+    figure = new_figure(5.0)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     x, y, off = found.reference, found.entropy, found.residual
     bars = None if error is None else np.asarray(error)

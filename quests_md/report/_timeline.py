@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError
+from ._figure import BLUE, GREY, ORANGE, RED, SKY, new_figure
 from ._run import Rows, levels, read_rows, read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREY", "ORANGE", "RED", "SKY", "draw_timeline", "has_times", "timeline"]
-
-# Okabe and Ito's colours, told apart by readers of any colour vision.
-BLUE, SKY, ORANGE, RED, GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#666666"
+__all__ = ["draw_timeline", "has_times", "timeline"]
 
 
 def timeline(
@@ -52,12 +50,8 @@ def timeline(
     MissingExtraError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("pictures need matplotlib: pip install 'quests_md[plot]'") from error
     run, table = _read(Path(folder))
-    figure = Figure(figsize=(7.2, 5.2 if temperature else 3.8), layout="constrained")
+    figure = new_figure(5.2 if temperature else 3.8)
     if temperature is None:
         below = figure.subplots()
     else:
