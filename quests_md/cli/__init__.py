@@ -33,7 +33,7 @@ _VERBS = {
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
     "report": ("report", "report_command", "Write one page about a run, a dataset or an index."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
-    "thermo": ("thermo", "thermo_group", "Entropies of states, phase boundaries, and thermodynamics beside them."),
+    "thermo": ("thermo", "thermo_group", "Entropies of states, phase boundaries, thermodynamics."),
     "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),
 }
 
