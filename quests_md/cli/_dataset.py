@@ -1,0 +1,234 @@
+"""What the verbs that judge datasets take: files, an index, or an array of own descriptors, opened as one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ..descriptors import DescriptorSpec
+from ..errors import InputError, SourceError
+from ..frame import Frame
+from ..index import Index, volume_per_atom
+from ..sources import describe_source, read_frames
+from ._progress import Counter
+
+__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+NOT_FRAMES = (".npy", ".qindex")  # what is a dataset of its own
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset as descriptors.
+
+    Attributes
+    ----------
+    rows
+        (n_env, d) descriptors, in the order of the frames. Those of an index are its single-precision rows.
+    frame_offsets
+        (n_frames + 1,) first row of every frame. Of own descriptors every row is a frame of its own.
+    numbers
+        (n_env,) atomic number of every environment; None of own descriptors.
+    spec
+        What the rows were computed with; None of own descriptors.
+    bandwidth
+        That of an index, in 1/Å; None of other sources.
+    groups
+        (n_frames,) names, where they were asked for or the index has them; else empty.
+    volumes
+        (n_frames,) volume per atom in Å³, nan where a frame is not periodic in three directions or holds vacuum;
+        empty of an index and of own descriptors.
+    sources
+        Provenance: a dict for each source.
+    """
+
+    rows: NDArray[Any]
+    frame_offsets: NDArray[np.int64]
+    numbers: NDArray[np.int64] | None
+    spec: DescriptorSpec | None
+    bandwidth: float | None
+    groups: tuple[str, ...]
+    volumes: NDArray[np.float64]
+    sources: tuple[dict[str, Any], ...]
+
+    @property
+    def n_env(self) -> int:
+        return len(self.rows)
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.frame_offsets) - 1
+
+    def by_group(self) -> Iterator[tuple[str, NDArray[np.intp]]]:
+        """Yield every group, in the order in which they come, and the environments in it; nothing without groups."""
+        groups = np.repeat(np.array(self.groups, dtype=object), np.diff(self.frame_offsets)) if self.groups else ()
+        for group in dict.fromkeys(self.groups):
+            yield group, np.flatnonzero(np.asarray(groups) == group)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of the dataset that it is of."""
+        spec = self.spec
+        descriptor = None if spec is None else {"k": spec.k, "cutoff": spec.cutoff, "species": spec.species}
+        return {
+            "sources": list(self.sources),
+            "n_frames": self.n_frames,
+            "n_env": self.n_env,
+            "descriptor": descriptor,
+        }
+
+
+def dataset_options(command: _Command) -> _Command:
+    """Add the options of the descriptor: an index has its own, and refuses others."""
+    options = (
+        click.option("--k", type=click.IntRange(2), help="Number of nearest neighbours.  [default: 32]"),
+        click.option("--cutoff", type=float, help="Radius of an environment, in Å.  [default: 5]"),
+        click.option(
+            "--species",
+            metavar="CHOICE",
+            help="How elements enter: neighbours, full, centre or ignore; must be given for two or more.",
+        ),
+        click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def open_dataset(
+    sources: Sequence[str],
+    *,
+    k: int | None = None,
+    cutoff: float | None = None,
+    species: str | None = None,
+    spec: DescriptorSpec | None = None,
+    group_key: str | None = None,
+    threads: int | None = None,
+    progress: Counter | None = None,
+) -> Dataset:
+    """Open sources as one dataset.
+
+    Parameters
+    ----------
+    sources
+        Files that ASE reads, each with an optional slice; or one index; or one ``.npy`` file of own descriptors.
+    k, cutoff, species
+        Of the descriptor; None takes the default, or what an index has.
+    spec
+        The descriptor of a reference that these sources are compared with, in place of `k`, `cutoff` and `species`.
+    group_key
+        Key of the frames' info that names their groups.
+    progress
+        Counts the frames that are read.
+
+    Raises
+    ------
+    InputError
+        An index or array among other sources, an index of another descriptor than asked for, two elements and no
+        `species`, or a frame without a descriptor.
+    SourceError, IndexFileError
+        A source cannot be read.
+    """
+    special = [source for source in sources if Path(source).suffix in NOT_FRAMES]
+    if special and len(sources) > 1:
+        raise InputError(f"{special[0]} is a dataset of its own: give it alone, or files of frames")
+    if not special:
+        return _of_files(sources, spec or _spec_of(k, cutoff, species), group_key, threads, progress)
+    if group_key is not None:
+        raise InputError(f"{special[0]} holds no frames' info: --group-key is for files of frames")
+    if special[0].endswith(".npy"):
+        if spec is not None or (k, cutoff, species) != (None, None, None):
+            raise InputError(f"{special[0]} holds own descriptors: k, cutoff and species are for frames")
+        return _of_array(special[0])
+    return _of_index(special[0], k, cutoff, species, spec)
+
+
+def _spec_of(k: int | None, cutoff: float | None, species: str | None) -> DescriptorSpec:
+    default = DescriptorSpec()
+    return DescriptorSpec(k if k is not None else default.k, cutoff if cutoff is not None else default.cutoff, species)
+
+
+def _of_files(
+    sources: Sequence[str],
+    spec: DescriptorSpec,
+    group_key: str | None,
+    threads: int | None,
+    progress: Counter | None,
+) -> Dataset:
+    described = tuple(describe_source(source) for source in sources)
+    frames = [frame for frame in _frames(sources, group_key, progress) if len(frame.centres)]
+    if not frames:
+        raise InputError(f"{', '.join(sources)}: no environments in them: the frames hold no atoms")
+    spec = spec.for_elements(set(np.concatenate([frame.numbers for frame in frames]).tolist()) - {0})
+    rows = spec.compute(frames, threads)
+    return Dataset(
+        rows=rows,
+        frame_offsets=np.cumsum([0] + [len(frame.centres) for frame in frames], dtype=np.int64),
+        numbers=np.concatenate([frame.numbers[frame.centres] for frame in frames]).astype(np.int64),
+        spec=spec,
+        bandwidth=None,
+        groups=tuple(frame.group for frame in frames if frame.group is not None),
+        volumes=np.array([volume_per_atom(frame) for frame in frames]),
+        sources=described,
+    )
+
+
+def _frames(sources: Sequence[str], group_key: str | None, progress: Counter | None) -> Iterator[Frame]:
+    for source in sources:
+        frames = read_frames(source, group_key)
+        if progress is not None:
+            progress.say(f"reading {source}:")
+            frames = progress.count(frames)
+        yield from frames
+
+
+def _of_array(source: str) -> Dataset:
+    try:
+        rows = np.load(source, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise SourceError(f"{source}: no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise SourceError(f"{source}: not an array that numpy can read without pickle: {error}") from error
+    if rows.ndim != 2 or rows.dtype.kind != "f" or not rows.size:
+        raise SourceError(f"{source}: descriptors are a floating-point array (n, d), not {rows.dtype} {rows.shape}")
+    return Dataset(
+        rows=rows,
+        frame_offsets=np.arange(len(rows) + 1, dtype=np.int64),
+        numbers=None,
+        spec=None,
+        bandwidth=None,
+        groups=(),
+        volumes=np.empty(0),
+        sources=(describe_source(source),),
+    )
+
+
+def _of_index(
+    source: str, k: int | None, cutoff: float | None, species: str | None, spec: DescriptorSpec | None
+) -> Dataset:
+    index = Index.open(source)
+    index.require(k=k, cutoff=cutoff)
+    if species is not None and species != index.spec.species:
+        raise InputError(f'{source} was built with species "{index.spec.species}", but "{species}" is asked for')
+    if spec is not None and spec != index.spec:
+        raise InputError(f"{source} was built with {index.spec}, but is compared with {spec}")
+    places = np.argsort(index.order)
+    rows = (index.rows + index.centre)[places]
+    numbers = index.numbers[places].astype(np.int64)
+    return Dataset(
+        rows=np.column_stack([numbers, rows]) if index.spec.by_centre else rows,
+        frame_offsets=np.asarray(index.frame_offsets),
+        numbers=numbers,
+        spec=index.spec,
+        bandwidth=index.bandwidth,
+        groups=index.frame_groups,
+        volumes=np.empty(0),
+        sources=({"file": source, "hash": index.hash},),
+    )

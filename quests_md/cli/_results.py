@@ -1,0 +1,96 @@
+"""What the verbs that judge datasets write: JSON or CSV by the file's name, and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import numpy as np
+
+from ..errors import OutputError
+from ..files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["check_outputs", "result_options", "save_picture", "table", "write_result"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_PICTURES = (".png", ".svg", ".pdf")
+
+
+def result_options(command: _Command) -> _Command:
+    """Add the options of what is written: -o, --plot and --overwrite."""
+    path = click.Path(path_type=Path)
+    options = (
+        click.option("-o", "--output", type=path, help="Write the result here: .json or .csv."),
+        click.option("--plot", type=path, help="Draw it here: .png, .svg or .pdf (pip install 'quests_md[plot]')."),
+        click.option("--overwrite", is_flag=True, help="Replace files that exist."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def check_outputs(
+    output: Path | None, plot: Path | None, overwrite: bool, suffixes: Sequence[str] = (".json", ".csv")
+) -> None:
+    """Raise `OutputError` before anything is computed if a file exists or its name tells no known format."""
+    for path, known in ((output, suffixes), (plot, _PICTURES)):
+        if path is None:
+            continue
+        if path.suffix not in known:
+            raise OutputError(f"{path}: the name must end with {' or '.join(known)}")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists: choose another name, or give --overwrite")
+
+
+def write_result(path: Path, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a result: all of it into a .json, its table `rows` into a .csv. Numbers keep all digits.
+
+    In JSON a value that is not finite is null: the format has no other.
+    """
+    if path.suffix == ".json":
+        text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
+    else:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        text = buffer.getvalue()
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the file's name."""
+    write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as aligned text, numbers to six digits."""
+    cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
+    widths = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
