@@ -162,9 +162,14 @@ def squares(rows, tile):
     return ((rows[:, :, None] - columns) ** 2).sum(axis=1)
 
 
+def powers(x, shifts):
+    """Return 2^(x_rj + shift_r)."""
+    return np.exp2(np.asarray(x, float) + np.asarray(shifts)[:, None])
+
+
 def sums_exp2(x, shifts):
     """Return Σ_j 2^(x_j + shift) over every row of x, each with its shift."""
-    return np.exp2(np.asarray(x, float) + np.asarray(shifts)[:, None]).sum(axis=1)
+    return powers(x, shifts).sum(axis=1)
 
 
 def with_ghosts(atoms, mine, cutoff):

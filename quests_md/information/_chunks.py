@@ -13,6 +13,7 @@ from ..comm import Comm, raise_together
 from ..errors import InputError
 from ..kernels.kernel_sum import BLOCK
 from ..kernels.order import order_of
+from ._pairs import paired_log_sums
 from ._sums import Precision, check_rows, pack, sums_of_groups
 
 __all__ = ["Report", "own_log_sums", "set_of_rows"]
@@ -51,8 +52,9 @@ def own_log_sums(
 ) -> NDArray[np.float64]:
     """Compute ln K of the rows of a dataset over all of its rows, at several bandwidths. Collective.
 
-    Chunks of rows are references in turn, laid out once for each bandwidth, and all rows are queries of each. A row is
-    in its own sum, which is thus 1 at least: whatever is nothing beside 1 is left out, in every chunk.
+    Of a dataset of one chunk, in double precision, every pair of rows is computed once. Else chunks of rows are
+    references in turn, laid out once for each bandwidth, and all rows are queries of each. A row is in its own sum,
+    which is thus 1 at least: whatever is nothing beside 1 is left out, in every chunk.
 
     Parameters
     ----------
@@ -80,6 +82,8 @@ def own_log_sums(
         A value is not finite.
     """
     threads = 1 if threads is None and comm.size > 1 else threads
+    if len(x) <= CHUNK and precision == "double":
+        return paired_log_sums(x, bandwidths, comm=comm, threads=threads)
     error, shares, own = None, [], np.empty((len(bandwidths), 0))
     try:
         shares = _shares(x, comm.size)
