@@ -204,3 +204,26 @@ def left_out_log_sums(rows, groups, bandwidth):
         squared = np.array([((q - r) ** 2).sum() for r in rows[groups != group]])
         out.append(logsumexp(-squared / (2 * bandwidth**2)) if len(squared) else -np.inf)
     return np.array(out)
+
+
+def compressed(frames, size, bandwidth, reference=None, method="msc"):
+    """Return the frames (rows of each) that the greedy rule takes, every score computed anew for every choice."""
+    chosen = []
+    own = [-np.inf] * len(frames)
+    for f, rows in enumerate(frames):
+        if len(rows):
+            own[f] = np.log(len(rows)) - log_kernel_sum(rows, rows, bandwidth).mean()
+    while len(chosen) < min(size, sum(len(rows) > 0 for rows in frames)):
+        scores = np.full(len(frames), -np.inf)
+        known = [frames[f] for f in chosen] + ([] if reference is None else [reference])
+        for f, rows in enumerate(frames):
+            if f in chosen or not len(rows):
+                continue
+            if not known:
+                scores[f] = own[f]
+            elif method == "msc":
+                scores[f] = own[f] - log_kernel_sum(rows, np.concatenate(known), bandwidth).min()
+            else:
+                scores[f] = min(cdist(rows, other).mean() for other in known)
+        chosen.append(int(np.flatnonzero(scores >= scores.max() - 1e-10 * max(1.0, abs(scores.max())))[0]))
+    return chosen

@@ -69,7 +69,7 @@ HOSTS = {
         "make_trainer",
         "train",
     ],
-    "quests_md.report": ["generations", "timeline"],
+    "quests_md.report": ["entropies", "generations", "histogram", "learning_curve", "likelihood", "timeline"],
     "quests_md.selection": ["Cutout", "Kept", "Proposal", "Selection", "Verdict", "check_cutout", "cutouts"],
 }
 

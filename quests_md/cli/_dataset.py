@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec
-from ..errors import InputError, SourceError
+from ..errors import FrameError, InputError, SourceError
 from ..frame import Frame
 from ..index import Index, volume_per_atom
 from ..sources import describe_source, read_frames
 from ._progress import Counter
 
-__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset"]
+__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset", "open_index"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -144,7 +144,9 @@ def open_dataset(
     if group_key is not None:
         raise InputError(f"{special[0]} holds no frames' info: --group-key is for files of frames")
     if special[0].endswith(".npy"):
-        if spec is not None or (k, cutoff, species) != (None, None, None):
+        if spec is not None:
+            raise InputError(f"{special[0]} holds own descriptors: they are compared with others of their kind only")
+        if (k, cutoff, species) != (None, None, None):
             raise InputError(f"{special[0]} holds own descriptors: k, cutoff and species are for frames")
         return _of_array(special[0])
     return _of_index(special[0], k, cutoff, species, spec)
@@ -167,7 +169,10 @@ def _of_files(
     if not frames:
         raise InputError(f"{', '.join(sources)}: no environments in them: the frames hold no atoms")
     spec = spec.for_elements(set(np.concatenate([frame.numbers for frame in frames]).tolist()) - {0})
-    rows = spec.compute(frames, threads)
+    try:
+        rows = spec.compute(frames, threads)
+    except FrameError as error:
+        raise FrameError(f"{', '.join(sources)}: {error}") from error
     return Dataset(
         rows=rows,
         frame_offsets=np.cumsum([0] + [len(frame.centres) for frame in frames], dtype=np.int64),
@@ -213,10 +218,7 @@ def _of_array(source: str) -> Dataset:
 def _of_index(
     source: str, k: int | None, cutoff: float | None, species: str | None, spec: DescriptorSpec | None
 ) -> Dataset:
-    index = Index.open(source)
-    index.require(k=k, cutoff=cutoff)
-    if species is not None and species != index.spec.species:
-        raise InputError(f'{source} was built with species "{index.spec.species}", but "{species}" is asked for')
+    index = open_index(source, k, cutoff, species)
     if spec is not None and spec != index.spec:
         raise InputError(f"{source} was built with {index.spec}, but is compared with {spec}")
     places = np.argsort(index.order)
@@ -232,3 +234,13 @@ def _of_index(
         volumes=np.empty(0),
         sources=({"file": source, "hash": index.hash},),
     )
+
+
+def open_index(source: str, k: int | None, cutoff: float | None, species: str | None) -> Index:
+    """Open an index; `InputError` if it is of another descriptor than asked for, where something is."""
+    index = Index.open(source)
+    index.require(k=k, cutoff=cutoff)
+    if species not in (None, index.spec.species):
+        built = f'with species "{index.spec.species}"' if index.spec.species else "without a choice of species"
+        raise InputError(f'{source} was built {built}, but "{species}" is asked for')
+    return index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,10 +17,10 @@ from ..errors import ElementError, InputError
 from ..index import Index
 from ..information import delta_entropy
 from ._bandwidths import resolve_bandwidths
-from ._dataset import Dataset, open_dataset
+from ._dataset import Dataset, open_dataset, open_index
 from ._progress import Counter
 
-__all__ = ["Known", "open_reference", "reference_options"]
+__all__ = ["Known", "open_reference", "reference_options", "thresholds_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -69,7 +70,7 @@ class Known:
             return self.index.delta_entropy(np.asarray(query, dtype=np.float64), self.threads)
         assert self.data is not None
         if numbers is not None and self.data.numbers is not None:
-            self._check_elements(set(np.unique(numbers)) - set(np.unique(self.data.numbers)))
+            self._check_elements(set(np.unique(numbers).tolist()) - {0, *np.unique(self.data.numbers).tolist()})
         return delta_entropy(query, self.data.rows, self.bandwidth, threads=self.threads)
 
     def _check_elements(self, unknown: set[int]) -> None:
@@ -104,6 +105,27 @@ def reference_options(command: _Command) -> _Command:
     return command
 
 
+def thresholds_option(text: str, *default: float) -> Callable[[_Command], _Command]:
+    """Add --threshold, which may be given several times."""
+    return click.option(
+        "--threshold",
+        "thresholds",
+        multiple=True,
+        type=float,
+        default=default,
+        show_default=bool(default),
+        callback=_finite,
+        help=text,
+    )
+
+
+def _finite(context: click.Context, parameter: click.Parameter, values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if not math.isfinite(value):
+            raise click.BadParameter(f"a number of nats, not {value}")
+    return values
+
+
 def open_reference(
     index_file: str | None,
     references: Sequence[str],
@@ -127,11 +149,7 @@ def open_reference(
         data = open_dataset(references, **descriptor, threads=threads, progress=progress)
         (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
         return Known(data, None, h, threads)
-    index = Index.open(index_file)
-    index.require(k=descriptor["k"], cutoff=descriptor["cutoff"])
-    species = descriptor["species"]
-    if species not in (None, index.spec.species):
-        raise InputError(f'{index_file} was built with species "{index.spec.species}", but "{species}" is asked for')
+    index = open_index(index_file, **descriptor)
     if bandwidth not in (None, index.bandwidth):
         raise InputError(
             f"{index_file} was built with a bandwidth of {index.bandwidth:g} 1/Å, but {bandwidth} is asked for: "

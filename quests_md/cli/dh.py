@@ -12,23 +12,27 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, OutputError
+from ..descriptors import DescriptorSpec
+from ..errors import FrameError, InputError, OutputError
 from ..extxyz import format_atoms
 from ..files import write_atomically
 from ..frame import Frame
-from ..sources import frame_of, read_atoms
+from ..sources import describe_source, frame_of, read_atoms
 from ..versions import versions
 from ._bandwidths import bandwidth_option
 from ._dataset import NOT_FRAMES, dataset_options, open_dataset
 from ._progress import Counter, counter
-from ._reference import Known, open_reference, reference_options
-from ._results import check_outputs, result_options, save_picture, table, write_result
+from ._reference import Known, open_reference, reference_options, thresholds_option
+from ._results import check_outputs, result_options_as, save_picture, table, write_result
 
 __all__ = ["dh_command"]
 
 _FRAMES = (".xyz", ".extxyz")
 _BATCH = 4096  # environments that are asked about at a time, at least
 _OVERLAP = 1e-5  # nats; the threshold of quests overlap
+
+
+_Place = tuple[str, int, Any, Frame]  # the file, the number in it, and the frame itself: as ase.Atoms, and as Frame
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,9 @@ class _Answer:
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True)
 @reference_options
 @bandwidth_option()
-@click.option(
-    "--threshold", "thresholds", multiple=True, type=float, help="Report the fraction above this dH. May be repeated."
-)
+@thresholds_option("Report the fraction above this dH (nats). May be repeated.")
 @dataset_options
-@result_options
+@result_options_as(".extxyz, .csv, .json or .npy")
 def dh_command(
     sources: tuple[str, ...],
     index_file: str | None,
@@ -83,7 +85,11 @@ def dh_command(
     summary = {"n_frames": len(done), **_numbers(values, thresholds), "overlap": float(np.mean(values < _OVERLAP))}
     click.echo(table([summary]))
     if output is not None and suffix in (".csv", ".json"):
-        head = {"sources": list(sources), "reference": known.describe(), "thresholds": list(thresholds)}
+        head = {
+            "sources": [describe_source(source) for source in sources],
+            "reference": known.describe(),
+            "thresholds": list(thresholds),
+        }
         rows = [answer.row for answer in done]
         write_result(output, {**head, **summary, "frames": rows, "versions": versions()}, rows)
     elif output is not None and suffix == ".npy":
@@ -103,7 +109,7 @@ def _ask(
     progress: Counter,
 ) -> Iterator[tuple[_Answer, Any]]:
     """Yield the answer for every frame, and the frame as ``ase.Atoms`` with dH in it; None of other sources."""
-    if Path(sources[0]).suffix in NOT_FRAMES:
+    if any(Path(source).suffix in NOT_FRAMES for source in sources):
         how = descriptor if known.spec is None else {"spec": known.spec}
         data = open_dataset(sources, **how, threads=known.threads, progress=progress)
         dH = known.delta_entropy(data.rows, data.numbers)
@@ -118,7 +124,7 @@ def _ask(
     for batch in _batches(sources, progress):
         frames = [frame for *_, frame in batch]
         numbers = np.concatenate([frame.numbers for frame in frames])
-        dH = known.delta_entropy(known.spec.compute(frames, known.threads), numbers)
+        dH = known.delta_entropy(_describe(known.spec, batch, known.threads), numbers)
         for (source, number, atoms, frame), some in zip(batch, _split(dH, frames), strict=True):
             row = {"file": source, "frame": number, "step": frame.step, "time": frame.time}
             numbers_ = _numbers(some, thresholds, frame)
@@ -126,11 +132,25 @@ def _ask(
             yield _Answer({**row, **numbers_}, some), atoms
 
 
-def _batches(sources: Sequence[str], progress: Counter) -> Iterator[list[tuple[str, int, Any, Frame]]]:
+def _describe(spec: DescriptorSpec, batch: Sequence[_Place], threads: int | None) -> NDArray[np.float64]:
+    """Compute the descriptors of frames; the error of one that has none names its file."""
+    try:
+        return spec.compute([frame for *_, frame in batch], threads)
+    except FrameError:
+        for source, number, _, frame in batch:
+            try:
+                spec.compute(frame, threads)
+            except FrameError as error:
+                raise FrameError(f"{source}: frame {number}: {error}") from error
+        raise
+
+
+def _batches(sources: Sequence[str], progress: Counter) -> Iterator[list[_Place]]:
     """Yield frames, some at a time, with their file and their number in it: the threads need much to do."""
-    batch, n_env = [], 0
+    batch: list[_Place] = []
+    n_env = 0
+    progress.begin("dH of")
     for source in sources:
-        progress.say(f"dH of {source}:")
         for number, atoms in enumerate(progress.count(read_atoms(source))):
             frame = frame_of(atoms, number)
             batch.append((source, number, atoms, frame))

@@ -62,7 +62,7 @@ def entropy_command(
         results: dict[str, Sequence[Information | Sampled]] = {}
         parts = {} if group_key is None else dict(data.by_group())
         for name in (*parts, _ALL):
-            progress.say("entropy" if group_key is None else f"entropy of {name}")
+            progress.begin("entropy" if group_key is None else f"entropy of {name}")
             rows = data.rows if name == _ALL else data.rows[parts[name]]
             if sample is None:
                 results[name] = information_at(rows, h, threads=threads, report=progress.share)

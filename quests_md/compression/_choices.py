@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Iterator
 
@@ -13,9 +14,12 @@ from scipy.cluster.vq import kmeans2
 from ..information import log_kernel_sum
 from ..kernels import choice
 from ..kernels._jit import over_rows
-from ._prefixes import Prefixes, padded
+from ..kernels._simd_sum import ROWS
+from ._prefixes import Prefixes, factor_of
 
 __all__ = ["Frames", "farthest", "first_largest", "kmeans", "mean_farthest", "msc", "random"]
+
+_SEQUENCES = 1 << 24  # entries of the sequences in which frames look at chosen ones: 128 MB
 
 
 class Frames:
@@ -41,18 +45,20 @@ class Frames:
 
     def entropies(self) -> NDArray[np.float64]:
         """Compute the entropy of every frame against itself; −inf where it has no environments."""
-        out, width = np.empty(len(self.counts)), padded(self.x.shape[1])
-        over_rows(
-            lambda first, last: choice.frame_entropies(
-                self.x, self.offsets, 0.5 / self.bandwidth**2, width, first, last, out
-            ),
-            len(out), self.threads, 8,
-        )  # fmt: skip
+        out, factor = np.empty(len(self.counts)), factor_of(self.bandwidth)
+
+        def task(first: int, last: int) -> None:
+            choice.frame_entropies(self.x, self.offsets, factor, choice.PLAIN, first, last, out)
+
+        over_rows(task, len(out), self.threads, 8)
         return np.where(self.counts > 0, out, -np.inf)
 
     def means(self) -> NDArray[np.float64]:
-        """Return the mean row of every frame that has rows: (n_filled, d)."""
-        return np.stack([self.rows(f).mean(axis=0, dtype=np.float64) for f in self.filled.tolist()])
+        """Return the mean row of every frame; zeros where it has no rows."""
+        out = np.zeros((len(self.counts), self.x.shape[1]))
+        for frame in self.filled.tolist():
+            out[frame] = self.rows(frame).mean(axis=0, dtype=np.float64)
+        return out
 
 
 def first_largest(values: NDArray[np.float64], tie: float = choice.TIE) -> int:
@@ -61,20 +67,25 @@ def first_largest(values: NDArray[np.float64], tie: float = choice.TIE) -> int:
 
 
 def msc(frames: Frames, prefixes: Prefixes, reference: NDArray[np.floating] | None) -> Iterator[int]:
-    """Yield frames by the minimum-set-cover rule of QUESTS: the largest H of the frame + largest dH of its environments.
+    """Yield frames by the minimum set cover of QUESTS: the largest sum of the frame's H and its largest dH.
 
     dH is against the reference and all chosen frames, which `prefixes` must hold by the time of the next choice.
     Without a reference the first frame is that of the largest H.
     """
-    entropies, first = frames.entropies(), -1
+    entropies, sums = frames.entropies(), np.tile([-np.inf, 0.0], (len(frames.x), 1))
+    ends = frames.offsets.tolist()
+    first = np.concatenate([np.arange(ends[f], ends[f + 1], ROWS) for f in frames.filled.tolist()])
+    frame = np.searchsorted(frames.offsets, first, side="right") - 1
+    bound = np.full(len(first), np.inf)
+    if reference is not None:
+        logs = log_kernel_sum(frames.x, reference, frames.bandwidth, threads=frames.threads)
+        sums[:, 0], sums[:, 1] = logs / math.log(2.0), 1.0
+        bound = entropies[frame] - np.minimum.reduceat(logs, first)
+    items = _items(frames, choice.NOVELTY, frame, first, bound, entropies, sums)
     if reference is None:
-        first = first_largest(entropies)
-        yield first
-        reference = frames.rows(first)
-    logs = log_kernel_sum(frames.x, reference, frames.bandwidth, threads=frames.threads)
-    frame = np.repeat(np.arange(len(frames.counts)), frames.counts)
-    items = _items(frames, choice.NOVELTY, frame, entropies, entropies[frame] - logs, first)
-    items.sums[:, 0], items.sums[:, 1] = logs, 1.0
+        start = first_largest(entropies)
+        items.taken[start] = True
+        yield start
     yield from _greedy(items, prefixes)
 
 
@@ -83,49 +94,56 @@ def farthest(frames: Frames, prefixes: Prefixes) -> Iterator[int]:
 
     The first frame is that of the largest H, as QUESTS has it.
     """
-    first = first_largest(frames.entropies())
-    yield first
-    bounds = np.full(len(frames.filled), np.inf)
-    yield from _greedy(_items(frames, choice.DISTANCE, frames.filled, np.zeros(0), bounds, first), prefixes)
+    entropies, filled = frames.entropies(), frames.filled
+    bound = np.full(len(filled), np.inf)
+    items = _items(frames, choice.DISTANCE, filled, frames.offsets[filled], bound, entropies, np.empty((0, 2)))
+    start = first_largest(entropies)
+    items.taken[start] = True
+    yield start
+    yield from _greedy(items, prefixes)
 
 
 def _items(
     frames: Frames,
     kind: int,
     frame: NDArray[np.int64],
-    bonus: NDArray[np.float64],
+    first: NDArray[np.int64],
     bound: NDArray[np.float64],
-    first: int,
+    bonus: NDArray[np.float64],
+    sums: NDArray[np.float64],
 ) -> choice.Items:
-    """Lay out items with their first bounds; those of NOVELTY have seen the frame `first`, which is chosen."""
-    taken = np.zeros(len(frames.counts), dtype=np.bool_)
-    if first >= 0:
-        taken[first] = True
+    n, n_frames = len(frame), len(frames.counts)
+    most = min(n_frames, max(16, _SEQUENCES // n_frames))
     return choice.Items(
         rows=frames.x,
         offsets=frames.offsets,
+        means=frames.means(),
         kind=kind,
         frame=frame,
+        first=first,
         bonus=bonus,
         bound=bound,
-        sums=np.empty((len(frame) if kind == choice.NOVELTY else 0, 2)),
-        seen=np.full(len(frame), int(kind == choice.NOVELTY and first >= 0)),
-        taken=taken,
+        sums=sums,
+        seen=np.zeros(n, dtype=np.int64),
+        sequence=np.empty((n_frames, most), dtype=np.int32),
+        nearness=np.empty((n_frames, most), dtype=np.float32),
+        known=np.zeros(n_frames, dtype=np.int64),
+        furthest=np.zeros(n_frames, dtype=np.int64),
+        taken=np.zeros(n_frames, dtype=np.bool_),
         heap=np.argsort(-bound, kind="stable"),
-        size=np.array([len(frame)]),
-        tied=np.empty(len(frame), dtype=np.int64),
-        room=np.zeros(choice.CHUNK + padded(frames.x.shape[1])),
+        size=np.array([n]),
+        tied=np.empty(n, dtype=np.int64),
     )
 
 
 def _greedy(items: choice.Items, prefixes: Prefixes) -> Iterator[int]:
-    while (frame := int(choice.pick(items, prefixes.chosen, prefixes.n_frames))) >= 0:
+    while (frame := int(choice.pick(items, prefixes.chosen, prefixes.n_frames, choice.PLAIN))) >= 0:
         yield frame
 
 
 def mean_farthest(frames: Frames, rng: np.random.Generator) -> Iterator[int]:
     """Yield frames by farthest-point selection among the mean rows of frames; the first is drawn."""
-    means = frames.means()
+    means = frames.means()[frames.filled]
     distances = np.full(len(means), np.inf)
     place = int(rng.integers(len(means)))
     for _ in range(len(means)):
@@ -145,7 +163,7 @@ def kmeans(frames: Frames, n: int, rng: np.random.Generator) -> list[int]:
 
     Where k-means leaves clusters empty, the frame that is farthest from its centre makes a cluster of its own.
     """
-    means = frames.means()
+    means = frames.means()[frames.filled]
     starts = np.searchsorted(frames.filled, list(itertools.islice(mean_farthest(frames, rng), n)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of empty clusters, which are filled below
@@ -157,4 +175,4 @@ def kmeans(frames: Frames, n: int, rng: np.random.Generator) -> list[int]:
         labels[place], distances[place] = empty, 0.0
     order = np.lexsort((distances, labels))
     nearest = order[np.unique(labels[order], return_index=True)[1]]
-    return np.sort(frames.filled[nearest]).tolist()
+    return sorted(frames.filled[nearest].tolist())

@@ -67,11 +67,11 @@ def compress(
 ) -> Compression:
     """Choose frames of a dataset.
 
-    ``"msc"`` is the minimum set cover of QUESTS (arXiv:2404.12367): the first frame is that of the largest entropy H of its own
-    environments; then always the one with the largest H + max dH, dH of its environments against all chosen frames.
-    ``"farthest"`` takes the frame with the largest mean distance of environments to the nearest chosen frame,
+    ``"msc"`` is the minimum set cover of QUESTS (arXiv:2404.12367): first the frame whose own environments have the
+    largest entropy H, then always the one with the largest H + max dH, dH of its environments against all chosen
+    frames. ``"farthest"`` takes the frame with the largest mean distance of environments to the nearest chosen frame,
     ``"mean_farthest"`` the farthest of the mean descriptors of frames, ``"kmeans"`` a frame of each of as many
-    clusters of them, ``"random"`` any.
+    clusters of them, ``"random"`` any. Of scores that differ by less than 1e-10 the first frame wins.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def compress(
     selected: list[int] = []
     for frame in _order(frames, prefixes, method, wanted, entropy, reference, seed):
         selected.append(frame)
-        prefixes.add(frames.rows(frame))
+        prefixes.add(frame, frames.rows(frame))
         if report is not None:
             report(len(selected))
         if entropy is not None:
@@ -202,11 +202,9 @@ def _reference(reference: ArrayLike | None, width: int) -> NDArray[Any] | None:
 
 
 def _rows(name: str, values: ArrayLike) -> NDArray[Any]:
-    rows = np.ascontiguousarray(values)
+    rows = np.require(values, np.float64, ["C", "W"])  # one kind of array: kernels are compiled for each kind
     if rows.ndim != 2:
         raise InputError(f"{name} must have shape (n, d), not {rows.shape}")
-    if rows.dtype not in (np.float32, np.float64):
-        rows = rows.astype(np.float64)
     if not np.isfinite(rows).all():
         raise InputError(f"{name} holds values that are not finite")
     return rows
