@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +15,6 @@ from quests_md import DescriptorSpec, Index
 
 from .peer import BANDWIDTH
 from .snap import Grade, Snap, spread_of
-from .timing import median_of
 
 __all__ = ["MEMBERS", "nearest", "print_times"]
 
@@ -43,7 +44,7 @@ def nearest(x: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[n
 
 
 def print_times(snap: Snap, atoms: Any, training: list[Any]) -> None:
-    """Print µs per atom of each measure, from positions, on one thread."""
+    """Print the processor's µs per atom of each measure, from positions."""
     large = atoms.repeat(REPEAT)
     spec = DescriptorSpec()
     index = Index.build(training, spec, BANDWIDTH, threads=1)
@@ -55,7 +56,7 @@ def print_times(snap: Snap, atoms: Any, training: list[Any]) -> None:
 
     def micro(call: Callable[[], Any]) -> float:
         call()
-        return 1e6 * median_of(call, REPETITIONS) / len(large)
+        return 1e6 * _processor_seconds(call) / len(large)
 
     parts = {
         "the forces of SNAP": _lammps(snap, large, snap.commands),
@@ -69,7 +70,7 @@ def print_times(snap: Snap, atoms: Any, training: list[Any]) -> None:
         f"products with {MEMBERS} members": micro(lambda: spread_of(gradients @ members)),
     }
     print(
-        f"\n  µs per atom, one thread, {len(large)} atoms, {len(reference)} references; the forces of SNAP themselves: "
+        f"\n  processor's µs per atom, {len(large)} atoms, {len(reference)} references; the forces of SNAP themselves: "
         f"{parts['the forces of SNAP']:.0f}"
     )
     for measure, names in _SUMS.items():
@@ -79,8 +80,18 @@ def print_times(snap: Snap, atoms: Any, training: list[Any]) -> None:
         print(f"  {measure:<19}{sum(parts[name] for name in names):>6.0f}   {terms}", flush=True)
 
 
+def _processor_seconds(call: Callable[[], Any]) -> float:
+    """Return the median of what a call takes of the processor: with one thread, its time on a machine of its own."""
+    taken = []
+    for _ in range(REPETITIONS):
+        started = time.process_time()
+        call()
+        taken.append(time.process_time() - started)
+    return statistics.median(taken)
+
+
 def _lammps(snap: Snap, atoms: Any, commands: Sequence[str]) -> float:
     """Return µs per atom and step of LAMMPS with these commands; nothing moves."""
     lmp = snap.place(atoms, commands)
     lmp.command("run 1 post no")
-    return 1e6 * median_of(partial(lmp.command, f"run {STEPS} pre no post no"), REPETITIONS) / STEPS / len(atoms)
+    return 1e6 * _processor_seconds(partial(lmp.command, f"run {STEPS} pre no post no")) / STEPS / len(atoms)
