@@ -1,12 +1,16 @@
 """What a dataset holds, beside quests: every quantity the same, and how long both take. Data of Zuo et al. (2020).
 
 python -m benchmarks dataset FOLDER, which holds Si_training.extxyz, Si_test.extxyz, and the same of Ge.
+
+With NUMBA_NUM_THREADS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 before it, times are those of the processor, which
+other processes on the machine change little.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import numba
 import numpy as np
 from numpy.typing import NDArray
 from quests import descriptor as quests_descriptor
@@ -36,7 +41,6 @@ from quests_md.information import (
 
 from .peer import BANDWIDTH, DEFAULT_BATCH, best_batch
 from .printing import head, target
-from .timing import seconds
 
 ELEMENTS = ("Si", "Ge")
 BANDWIDTHS = (0.01, 0.015, 0.02, 0.03, 0.05)
@@ -50,6 +54,9 @@ DIFFERENCE = 1e-6
 FASTER = 20.0
 LONG = 1.0  # s: a call of quests that takes longer is made once, the others three times
 SEARCHED = 2000  # queries that the best batch size is found with
+
+ALONE = numba.config.NUMBA_NUM_THREADS == 1
+clock = time.process_time if ALONE else time.perf_counter
 
 Values = NDArray[np.float64]
 
@@ -252,15 +259,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the four files are; they are not in the repository")
+    parser.add_argument("--element", choices=ELEMENTS, help="only this one")
     options = parser.parse_args()
     if not (options.folder / "Si_test.extxyz").exists():
         raise SystemExit(f"{options.folder}: needs the data of Zuo et al. (2020): see benchmarks/README.md")
     head("What a dataset holds, beside quests", "quests")
     print(
-        f"h = {BANDWIDTH}; both with all cores, from the same descriptors; compress: {SHARE:g} of the frames, with\n"
+        f"h = {BANDWIDTH}; {'one thread, time of the processor' if ALONE else 'both with all cores'}, from the same descriptors; compress: {SHARE:g} of the frames, with\n"
         "entropy, diversity and overlap of the choice. difference: the largest, relative to max(1, |value of quests|)"
     )
-    met = [_element(options.folder, element) for element in ELEMENTS]
+    met = [_element(options.folder, element) for element in ELEMENTS if options.element in (None, element)]
     if not all(met):
         raise SystemExit(1)
 
@@ -302,10 +310,18 @@ def _timed(theirs: Callable[[], Any], ours: Callable[[], Any], mine: list[float]
     results: list[Any] = []
     taken: list[float] = []
     while len(taken) < (1 if taken and taken[0] > LONG else 3):
-        mine.append(seconds(ours))
-        taken.append(seconds(lambda: results.append(theirs())))
-    mine.append(seconds(ours))
+        mine.append(_seconds_of(ours)[0])
+        one, result = _seconds_of(theirs)
+        taken.append(one)
+        results.append(result)
+    mine.append(_seconds_of(ours)[0])
     return statistics.median(taken), results[0]
+
+
+def _seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
+    started = clock()
+    result = call()
+    return clock() - started, result
 
 
 def _seconds(value: float) -> str:
