@@ -264,8 +264,9 @@ def main() -> None:
     if not (options.folder / "Si_test.extxyz").exists():
         raise SystemExit(f"{options.folder}: needs the data of Zuo et al. (2020): see benchmarks/README.md")
     head("What a dataset holds, beside quests", "quests")
+    how = "one thread, time of the processor" if ALONE else "both with all cores"
     print(
-        f"h = {BANDWIDTH}; {'one thread, time of the processor' if ALONE else 'both with all cores'}, from the same descriptors; compress: {SHARE:g} of the frames, with\n"
+        f"h = {BANDWIDTH}; {how}, from the same descriptors; compress: {SHARE:g} of the frames, with\n"
         "entropy, diversity and overlap of the choice. difference: the largest, relative to max(1, |value of quests|)"
     )
     met = [_element(options.folder, element) for element in ELEMENTS if options.element in (None, element)]

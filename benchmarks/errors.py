@@ -32,7 +32,7 @@ RESAMPLED = 400
 WORST = 0.1
 DIGITS = 6  # that are kept of errors and measures
 MEASURES = ("dH, h = 0.015", "dH, h auto", "nearest distance", "γ", "γ of forces", "committee", "size of the force")
-GROUPS = ("AIMD-NVT", "Vacancy", "Surface", "Elastic")
+GROUPS = ("AIMD-NVT", "Vacancy", "Surface")  # those with forces: strained crystals have next to none
 
 Values = NDArray[np.float64]
 
@@ -145,8 +145,7 @@ def figures(judged: Judged) -> dict[str, dict[str, list[float]]]:
             scores = rankdata(np.concatenate([values[i] for i in draw_]))
             found[name]["auroc"].append(auroc(scores, worst))
             found[name]["spearman"].append(float(np.corrcoef(scores, ranks)[0, 1]))
-            inside = within[name][draw_]
-            found[name]["within"].append(float(np.nanmean(inside)) if np.isfinite(inside).any() else np.nan)
+            found[name]["within"].append(float(np.nanmean(within[name][draw_])))
     for name in judged.measures:
         found[name]["ahead"] = (np.array(found[name]["auroc"]) - found[MEASURES[0]]["auroc"]).tolist()
     return {
@@ -277,6 +276,4 @@ def _by_kind(judged: Judged, kinds: list[str]) -> None:
 
 
 def _interval(values: Sequence[float], sign: str = "") -> str:
-    if not np.isfinite(values).all():  # all structures are perfect crystals
-        return "–"
     return f"{values[0]:{sign}.2f} ({values[1]:{sign}.2f} to {values[2]:{sign}.2f})"
