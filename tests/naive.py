@@ -227,3 +227,44 @@ def compressed(frames, size, bandwidth, reference=None, method="msc"):
                 scores[f] = min(cdist(rows, other).mean() for other in known)
         chosen.append(int(np.flatnonzero(scores >= scores.max() - 1e-10 * max(1.0, abs(scores.max())))[0]))
     return chosen
+
+
+def left_out_entropies(x, block_of, bandwidth):
+    """Return the entropy of x without each block of rows, computed anew for each."""
+    found = []
+    for block in np.unique(block_of):
+        rest = x[block_of != block]
+        found.append(np.log(len(rest)) - log_kernel_sum(rest, rest, bandwidth).mean())
+    return np.array(found)
+
+
+def nuclei(positions, cell, pbc, inside, link):
+    """Return the nucleus of each atom, 1 for the largest and 0 for none, and the sizes: breadth first, all images."""
+    rows = np.flatnonzero(inside)
+    found, seen = [], set()
+    if len(rows):
+        points, owner = images(positions[rows], cell, pbc, link)
+    for start in range(len(rows)):
+        if start in seen:
+            continue
+        members = [start]
+        seen.add(start)
+        for i in members:  # grows while it is read
+            near = owner[np.linalg.norm(points - positions[rows[i]], axis=1) <= link]
+            for j in dict.fromkeys(near.tolist()):
+                if j not in seen:
+                    seen.add(j)
+                    members.append(j)
+        found.append(members)
+    found.sort(key=lambda members: (-len(members), min(members)))
+    numbers = np.zeros(len(positions), int)
+    for number, members in enumerate(found, start=1):
+        numbers[rows[members]] = number
+    return numbers, [len(members) for members in found]
+
+
+def linked_mean(positions, cell, pbc, values, link):
+    """Return the mean of the values of each atom and of all images of atoms within `link` of it."""
+    points, owner = images(positions, cell, pbc, link)
+    near = np.linalg.norm(points - positions[:, None], axis=-1) <= link  # the atom itself too
+    return np.array([values[owner[row]].mean() for row in near])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -187,6 +189,14 @@ def test_what_dh_wrote_gives_the_same_dh() -> None:
     np.testing.assert_array_equal(np.load("dh.npy"), written)
 
 
+def test_each_frame_against_itself(quests) -> None:
+    run("dh", "test.extxyz", "--itself", "--bandwidth", "0.03", "-o", "dh.npy")
+    x = [quests.descriptors(atoms, 32, 5.0) for atoms in ase.io.read("test.extxyz", ":")]
+    expected = np.concatenate([quests.delta_entropy(some, some, 0.03) for some in x])
+    np.testing.assert_allclose(np.load("dh.npy"), expected, rtol=1e-6, atol=1e-8)
+    assert "one of them" in run("dh", "test.extxyz", "--itself", "--index", "si.qindex", code=2).stderr
+
+
 def test_overlap_is_that_of_quests(quests) -> None:
     run(
         "overlap", "test.extxyz", "train.extxyz@:2", "--reference", "train.extxyz", "--group-key", "kind",
@@ -318,3 +328,47 @@ def test_files_are_replaced_only_if_told_and_pictures_need_matplotlib(monkeypatc
 @pytest.mark.parametrize("reference", [[], ["--index", "si.qindex", "--reference", "train.extxyz"]])
 def test_one_reference_is_needed(reference: list[str]) -> None:
     assert "either --index INDEX or --reference FILE" in run("dh", "test.extxyz", *reference, code=2).stderr
+
+
+# -- the manual --------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "datasets.md").read_text(encoding="utf-8")
+
+
+def plain(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word
+
+
+def number(word: str) -> object:
+    """Return what equals a number to five digits, or the word."""
+    value = plain(word)
+    return value if isinstance(value, str) else pytest.approx(value, rel=1e-5, abs=1e-9)
+
+
+def test_the_commands_of_the_manual_print_what_it_shows() -> None:
+    example, python = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+    names: dict[str, object] = {}
+    for name in ("train.extxyz", "test.extxyz", "own.npy", "si.qindex"):
+        Path(name).unlink()  # a link to what the other tests use
+    exec(example, names)
+    commands = 0
+    for block in re.findall(r"^```console\n(.*?)^```$", PAGE, re.M | re.S):
+        for command, shown in re.findall(r"^\$ quests-md (.*)\n((?:[^$].*\n)*)", block, re.M):
+            printed = run(*shlex.split(command)).stdout
+            if shown:
+                assert [*map(plain, printed.split())] == [*map(number, shown.split())], command
+            commands += 1
+    assert commands >= 15
+    exec(python, names)
+
+
+@pytest.mark.parametrize("verb", ["bandwidth", "dh", "entropy", "learning-curve", "overlap"])
+def test_the_manual_names_every_verb_and_option_of_its_own(verb: str) -> None:
+    assert f"$ quests-md {verb} " in PAGE
+    command = cli.main.get_command(None, verb)  # type: ignore[attr-defined]
+    own = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    absent = {option for option in own if option not in PAGE} - {"--help"}
+    assert not absent

@@ -18,13 +18,17 @@ from quests_md.sinks._folder import COLUMNS
 DOCS = Path(__file__).parent.parent / "docs"
 WITH_EXAMPLES = [
     "ase.md",
+    "compression.md",
     "cutouts.md",
     pytest.param("inline.md", marks=pytest.mark.lammps),
     "labelling.md",
     "live_reference.md",
     "method.md",
+    "nuclei.md",
     "queue.md",
     "reference_index.md",
+    "report.md",
+    "thermo.md",
     "thresholds.md",
     pytest.param("training.md", marks=pytest.mark.lammps),
 ]

@@ -22,8 +22,11 @@ from quests_md.information import (
     learning_curve,
     likelihood_bandwidth,
     overlap,
+    pack,
     sample_entropy,
 )
+from quests_md.information._sums import sums_of_groups
+from quests_md.kernels.order import order_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 H = 0.015
@@ -40,6 +43,7 @@ def rows(n, seed=0, width=63, clusters=5):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Let a few hundred rows be several chunks, the last one a short one."""
+    monkeypatch.setattr(_chunks, "PAIRED", 0)
     monkeypatch.setattr(_chunks, "CHUNK", 250)
 
 
@@ -123,10 +127,11 @@ def test_single_precision_keeps_its_promise():
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=SEEDS, size=st.integers(1, 5), threads=st.integers(1, 3))
-def test_ranks_and_threads_change_no_digit(seed, size, threads):
+@given(seed=SEEDS, size=st.integers(1, 5), threads=st.integers(1, 3), paired=st.booleans())
+def test_ranks_and_threads_change_no_digit(seed, size, threads, paired):
     x = rows(700, seed)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_chunks, "PAIRED", 1000 * paired)
         patch.setattr(_chunks, "CHUNK", 250)
         alone = information_at(x, [H, 0.1])
         for found in ranks.run(size, lambda comm: information_at(x, [H, 0.1], comm=comm, threads=threads)):
@@ -139,11 +144,13 @@ def test_the_order_of_the_rows_hardly_matters(seed):
     x = rows(600)
     shuffled = np.random.default_rng(seed).permutation(x)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_chunks, "PAIRED", 0)
         patch.setattr(_chunks, "CHUNK", 250)
         assert information(shuffled).entropy == pytest.approx(information(x).entropy, abs=1e-11)
 
 
 def test_rows_in_a_file_are_read_in_chunks_and_give_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(_chunks, "PAIRED", 0)
     monkeypatch.setattr(_chunks, "CHUNK", 2048)
     n, width = 20_000, 63
     x = np.memmap(tmp_path / "rows", np.float64, "w+", shape=(n, width))
@@ -157,6 +164,14 @@ def test_rows_in_a_file_are_read_in_chunks_and_give_the_same(tmp_path, monkeypat
     tracemalloc.stop()
     assert peak < 0.6 * mapped.nbytes  # a chunk, its layout, and some numbers for each row
     assert same(found, information(np.array(x)))
+
+
+@pytest.mark.parametrize("paired", [0, 1000])
+def test_rows_that_must_not_be_written_to_are_taken(small_chunks, monkeypatch, paired):
+    monkeypatch.setattr(_chunks, "PAIRED", paired)
+    x = rows(300)
+    x.flags.writeable = False
+    assert same(information(x), information(x.copy()))
 
 
 def test_what_one_rank_cannot_read_fails_all(monkeypatch):
@@ -174,12 +189,20 @@ def test_what_one_rank_cannot_read_fails_all(monkeypatch):
     assert type(other) is InputError
 
 
-def test_the_share_that_is_done_grows_to_all(small_chunks):
+@pytest.mark.parametrize(("paired", "calls"), [(0, 3 * 3 * 2), (1000, 2 * 2)])  # chunks by chunks, or strips
+def test_the_share_that_is_done_grows_to_all(small_chunks, monkeypatch, paired, calls):
+    monkeypatch.setattr(_chunks, "PAIRED", paired)
     told = []
     information_at(rows(700), [H, 0.1], report=told.append)
     assert told == sorted(told)
     assert told[-1] == pytest.approx(1.0)
-    assert len(told) == 3 * 3 * 2
+    assert len(told) == calls
+
+
+def test_chunks_give_what_pairs_do(small_chunks, monkeypatch):
+    chunked = information(rows(700))
+    monkeypatch.setattr(_chunks, "PAIRED", 1000)
+    np.testing.assert_allclose(chunked.delta_entropy, information(rows(700)).delta_entropy, rtol=0, atol=1e-11)
 
 
 # -- the likelihood --------------------------------------------------------------------------------------
@@ -257,3 +280,17 @@ def test_what_cannot_be_computed_is_refused(call, message):
 def test_dH_of_a_dataset_against_itself_is_that_of_queries():
     x = rows(200)
     np.testing.assert_allclose(information(x).delta_entropy, delta_entropy(x, x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("precision", ["double", "single"])
+def test_what_is_left_out_of_a_sum_is_below_what_was_allowed(precision):
+    x, nothing = rows(3000, clusters=40), -30.0
+    order = order_of(x)
+    blocks = pack(x, H, precision, order=order)
+    bound = sums_of_groups(x[order], blocks, nothing, 1)
+    exact = naive.log_kernel_sum(x[order], x, H)
+    assert np.all(np.exp(exact) - np.exp(bound) <= len(x) * 2.0**nothing + 1e-4 * np.exp(exact))
+    assert np.all(bound <= exact + 1e-4)
+    far = x[:1] + 10.0 * H  # e^(-50·63) beside it: nothing of it is above what is allowed
+    assert sums_of_groups(far, blocks, nothing, 1)[0] == -np.inf
+    assert np.isfinite(sums_of_groups(far, blocks, -np.inf, 1)[0])

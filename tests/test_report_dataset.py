@@ -23,8 +23,8 @@ def test_histogram_has_all_environments_and_says_what_is_above() -> None:
     assert [text.get_text() for text in above.texts] == ["50 % above 2.5"]
     worst, median = below.lines[:2]
     assert worst.get_xdata().tolist() == [0, 2]  # frame 1 holds no environments
-    assert worst.get_ydata().tolist() == [0.0, np.inf]
-    assert median.get_ydata().tolist() == [-0.5, 5.5]
+    assert worst.get_ydata().tolist() == [0.0, 8.0]
+    assert median.get_ydata().tolist() == [-0.5, 3.0]
     assert len(histogram(dH).axes) == 1
     with pytest.raises(InputError, match="there is no dH to draw"):
         histogram([np.nan])

@@ -18,18 +18,22 @@ EXIT_CODES = {"finished": 0, "failed": 1, "halted": 3}
 # verb: (module, command in it, what `quests-md --help` says)
 _VERBS = {
     "bandwidth": ("bandwidth", "bandwidth_command", "Bandwidths for a dataset, by rule and by likelihood."),
+    "compress": ("compress", "compress_command", "Choose few frames that keep the information of a dataset."),
     "config": ("config", "config_group", "Write and check a quests.toml."),
+    "cutout": ("cutout", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
     "dh": ("dh", "dh_command", "dH of the environments of frames against a reference."),
     "diversity": ("entropy", "entropy_command", "The same as entropy."),
-    "entropy": ("entropy", "entropy_command", "Entropy, diversity, information gap and efficiency of a dataset."),
+    "entropy": ("entropy", "entropy_command", "Entropy, diversity and efficiency of a dataset."),
     "index": ("index", "index_group", "Build, show and verify the index of a reference."),
     "label": ("label", "label_command", "Label the frames of a queue with an oracle."),
-    "learn": ("learn", "learn_command", "Run the active-learning loop: explore, select, label, train, again."),
+    "learn": ("learn", "learn_command", "Run the active-learning loop: explore, label, train, again."),
     "learning-curve": ("learning_curve", "learning_curve_command", "Entropy of a growing share of a dataset."),
+    "nuclei": ("nuclei", "nuclei_command", "Find nuclei along a trajectory: linked atoms whose dH is low."),
     "overlap": ("overlap", "overlap_command", "What share of a dataset another one covers."),
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
+    "report": ("report", "report_command", "Write one page about a run, a dataset or an index."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
-    "cutout": ("cutout", "cutout_command", "Cut small cells or clusters around the worst atoms, for an oracle."),
+    "thermo": ("thermo", "thermo_group", "Entropies of states, phase boundaries, and thermodynamics beside them."),
     "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),
 }
 
@@ -55,6 +59,12 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            from ..hosts.mpi import launched_rank
+
+            if launched_rank() > 0:  # rank 0 tells it
+                raise click.exceptions.Exit(error.exit_code) from error
+            raise
         except QuestsError as error:
             _fail(str(error))
         except OSError as error:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS
 from ..errors import ElementError, InputError
+from ..frame import Frame
 from ..index import Index
 from ..information import delta_entropy
 from ._bandwidths import resolve_bandwidths
 from ._dataset import Dataset, open_dataset, open_index
 from ._progress import Counter
 
-__all__ = ["Known", "open_reference", "reference_options", "thresholds_option"]
+__all__ = ["Itself", "Known", "open_reference", "reference_options", "thresholds_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -54,6 +55,20 @@ class Known:
         assert self.data is not None
         return self.data.spec
 
+    def ask(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+        """Compute dH of the environments of frames, in their order; (n,), in nats.
+
+        Raises
+        ------
+        FrameError
+            A frame has no descriptor.
+        ElementError
+            The reference lacks one of the elements.
+        """
+        assert self.spec is not None
+        numbers = np.concatenate([frame.numbers for frame in frames])
+        return self.delta_entropy(self.spec.compute(frames, self.threads), numbers)
+
     def delta_entropy(self, query: NDArray[Any], numbers: NDArray[np.int64] | None) -> NDArray[np.float64]:
         """Compute dH of rows (n, d) of centres with these atomic numbers, where they are known; (n,), in nats.
 
@@ -86,6 +101,36 @@ class Known:
             return self.index.describe()
         assert self.data is not None
         return {**self.data.describe(), "bandwidth": self.bandwidth}
+
+
+@dataclass(frozen=True)
+class Itself:
+    """What answers for each frame against itself: how its environments repeat each other.
+
+    Attributes
+    ----------
+    spec
+        The descriptor; where it needs elements, each frame has its own.
+    bandwidth, threads
+        As of `Known`.
+    """
+
+    spec: DescriptorSpec
+    bandwidth: float
+    threads: int | None
+
+    def ask(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+        """Compute dH of the environments of frames, in their order; (n,), in nats; `FrameError` as `Known.ask`."""
+        answers = []
+        for frame in frames:
+            rows = self.spec.for_elements(frame.distinct_numbers.tolist()).compute(frame, self.threads)
+            answers.append(delta_entropy(rows, rows, self.bandwidth, threads=self.threads))
+        return np.concatenate(answers)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of its reference."""
+        spec = {"k": self.spec.k, "cutoff": self.spec.cutoff, "species": self.spec.species}
+        return {"itself": True, "descriptor": spec, "bandwidth": self.bandwidth}
 
 
 def reference_options(command: _Command) -> _Command:

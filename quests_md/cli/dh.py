@@ -12,17 +12,17 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ..descriptors import DescriptorSpec
 from ..errors import FrameError, InputError, OutputError
 from ..extxyz import format_atoms
 from ..files import write_atomically
 from ..frame import Frame
+from ..information import DEFAULT_BANDWIDTH
 from ..sources import describe_source, frame_of, read_atoms
 from ..versions import versions
 from ._bandwidths import bandwidth_option
-from ._dataset import NOT_FRAMES, dataset_options, open_dataset
+from ._dataset import NOT_FRAMES, dataset_options, open_dataset, spec_of
 from ._progress import Counter, counter
-from ._reference import Known, open_reference, reference_options, thresholds_option
+from ._reference import Itself, Known, open_reference, reference_options, thresholds_option
 from ._results import check_outputs, result_options_as, save_picture, table, write_result
 
 __all__ = ["dh_command"]
@@ -46,6 +46,7 @@ class _Answer:
 @click.command("dh")
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True)
 @reference_options
+@click.option("--itself", is_flag=True, help="Instead: each frame against itself.")
 @bandwidth_option()
 @thresholds_option("Report the fraction above this dH (nats). May be repeated.")
 @dataset_options
@@ -54,6 +55,7 @@ def dh_command(
     sources: tuple[str, ...],
     index_file: str | None,
     references: tuple[str, ...],
+    itself: bool,
     bandwidth: float | str | None,
     thresholds: tuple[float, ...],
     output: Path | None,
@@ -71,7 +73,10 @@ def dh_command(
     check_outputs(output, plot, overwrite, (*_FRAMES, ".csv", ".json", ".npy"))
     suffix = None if output is None else output.suffix
     with counter() as progress:
-        known = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
+        if itself:
+            known: Known | Itself = _itself(sources, index_file, references, bandwidth, descriptor, threads)
+        else:
+            known = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
         asked = _ask(sources, known, thresholds, descriptor, progress)
         if output is not None and suffix in _FRAMES:
             done: list[_Answer] = []
@@ -84,16 +89,9 @@ def dh_command(
     values = np.concatenate([answer.dH for answer in done])
     summary = {"n_frames": len(done), **_numbers(values, thresholds), "overlap": float(np.mean(values < _OVERLAP))}
     click.echo(table([summary]))
-    if output is not None and suffix in (".csv", ".json"):
-        head = {
-            "sources": [describe_source(source) for source in sources],
-            "reference": known.describe(),
-            "thresholds": list(thresholds),
-        }
-        rows = [answer.row for answer in done]
-        write_result(output, {**head, **summary, "frames": rows, "versions": versions()}, rows)
-    elif output is not None and suffix == ".npy":
-        write_atomically(output, lambda file: np.save(file, values))
+    if output is not None and suffix not in _FRAMES:
+        of = {"reference": known.describe(), "thresholds": list(thresholds), **summary}
+        _write(output, sources, of, done, values)
     if plot is not None:
         from ..report import histogram
 
@@ -101,15 +99,45 @@ def dh_command(
         save_picture(histogram(values, thresholds, frame_offsets=offsets), plot)
 
 
+def _write(
+    output: Path, sources: Sequence[str], of: dict[str, Any], done: Sequence[_Answer], values: NDArray[np.float64]
+) -> None:
+    if output.suffix == ".npy":
+        write_atomically(output, lambda file: np.save(file, values))
+        return
+    rows = [answer.row for answer in done]
+    described = [describe_source(source) for source in sources]
+    write_result(output, {"sources": described, **of, "frames": rows, "versions": versions()}, rows)
+
+
+def _itself(
+    sources: Sequence[str],
+    index_file: str | None,
+    references: Sequence[str],
+    bandwidth: float | str | None,
+    descriptor: dict[str, Any],
+    threads: int | None,
+) -> Itself:
+    if index_file is not None or references:
+        raise click.UsageError("--itself takes the place of --index and --reference: give one of them")
+    if bandwidth == "auto" or _of_no_frames(sources):
+        raise click.UsageError("--itself is for files of frames, and for a bandwidth that is a number")
+    return Itself(spec_of(**descriptor), DEFAULT_BANDWIDTH if bandwidth is None else float(bandwidth), threads)
+
+
+def _of_no_frames(sources: Sequence[str]) -> bool:
+    return any(Path(source).suffix in NOT_FRAMES for source in sources)
+
+
 def _ask(
     sources: Sequence[str],
-    known: Known,
+    known: Known | Itself,
     thresholds: Sequence[float],
     descriptor: dict[str, Any],
     progress: Counter,
 ) -> Iterator[tuple[_Answer, Any]]:
     """Yield the answer for every frame, and the frame as ``ase.Atoms`` with dH in it; None of other sources."""
-    if any(Path(source).suffix in NOT_FRAMES for source in sources):
+    if isinstance(known, Known) and _of_no_frames(sources):
         how = descriptor if known.spec is None else {"spec": known.spec}
         data = open_dataset(sources, **how, threads=known.threads, progress=progress)
         dH = known.delta_entropy(data.rows, data.numbers)
@@ -123,23 +151,21 @@ def _ask(
         raise InputError(f"the reference holds own descriptors: {sources[0]} must be an array (.npy) of them, too")
     for batch in _batches(sources, progress):
         frames = [frame for *_, frame in batch]
-        numbers = np.concatenate([frame.numbers for frame in frames])
-        dH = known.delta_entropy(_describe(known.spec, batch, known.threads), numbers)
-        for (source, number, atoms, frame), some in zip(batch, _split(dH, frames), strict=True):
+        for (source, number, atoms, frame), some in zip(batch, _split(_dH(known, batch), frames), strict=True):
             row = {"file": source, "frame": number, "step": frame.step, "time": frame.time}
             numbers_ = _numbers(some, thresholds, frame)
             _put(atoms, frame, some, numbers_)
             yield _Answer({**row, **numbers_}, some), atoms
 
 
-def _describe(spec: DescriptorSpec, batch: Sequence[_Place], threads: int | None) -> NDArray[np.float64]:
-    """Compute the descriptors of frames; the error of one that has none names its file."""
+def _dH(known: Known | Itself, batch: Sequence[_Place]) -> NDArray[np.float64]:
+    """Ask for the dH of some frames; the error of one that has no descriptor names its file."""
     try:
-        return spec.compute([frame for *_, frame in batch], threads)
+        return known.ask([frame for *_, frame in batch])
     except FrameError:
         for source, number, _, frame in batch:
             try:
-                spec.compute(frame, threads)
+                known.ask([frame])
             except FrameError as error:
                 raise FrameError(f"{source}: frame {number}: {error}") from error
         raise

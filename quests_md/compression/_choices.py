@@ -61,9 +61,10 @@ class Frames:
         return out
 
 
-def first_largest(values: NDArray[np.float64], tie: float = choice.TIE) -> int:
-    """Return the place of the largest value; of those that differ by less than `tie`, the first."""
-    return int(np.flatnonzero(values >= values.max() - tie)[0])
+def first_largest(scores: NDArray[np.float64]) -> int:
+    """Return the place of the largest score; of those equal to it but for rounding, the first."""
+    largest = float(scores.max())
+    return int(np.argmax(scores >= largest - choice.TIE * max(1.0, abs(largest))))
 
 
 def msc(frames: Frames, prefixes: Prefixes, reference: NDArray[np.floating] | None) -> Iterator[int]:
@@ -131,7 +132,7 @@ def _items(
         furthest=np.zeros(n_frames, dtype=np.int64),
         taken=np.zeros(n_frames, dtype=np.bool_),
         heap=np.argsort(-bound, kind="stable"),
-        size=np.array([n]),
+        size=np.array([n], dtype=np.int64),
         tied=np.empty(n, dtype=np.int64),
     )
 
@@ -150,7 +151,7 @@ def mean_farthest(frames: Frames, rng: np.random.Generator) -> Iterator[int]:
         yield int(frames.filled[place])
         distances = np.minimum(distances, np.linalg.norm(means - means[place], axis=1))
         distances[place] = -np.inf
-        place = first_largest(distances, tie=0.0) if np.isfinite(distances).any() else -1
+        place = int(np.argmax(distances))
 
 
 def random(frames: Frames, rng: np.random.Generator) -> Iterator[int]:

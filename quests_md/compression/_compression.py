@@ -19,6 +19,7 @@ __all__ = ["METHODS", "Compression", "compress"]
 
 Method = Literal["msc", "farthest", "mean_farthest", "kmeans", "random"]
 METHODS: tuple[str, ...] = get_args(Method)
+"""The ways to choose."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def compress(
     largest entropy H, then always the one with the largest H + max dH, dH of its environments against all chosen
     frames. ``"farthest"`` takes the frame with the largest mean distance of environments to the nearest chosen frame,
     ``"mean_farthest"`` the farthest of the mean descriptors of frames, ``"kmeans"`` a frame of each of as many
-    clusters of them, ``"random"`` any. Of scores that differ by less than 1e-10 the first frame wins.
+    clusters of them, ``"random"`` any. Of equal scores, to 1e-10·max(1, |score|), the first frame wins.
 
     Parameters
     ----------

@@ -36,6 +36,12 @@ class Sampled:
         (runs,) H and D of each sample.
     replace
         Whether a sample may hold an environment twice.
+    mean, std
+        Mean of the entropies, and their standard deviation with runs − 1 below; nan for one run.
+    standard_error
+        That of the mean, std / √runs: over samples of this size from this dataset.
+    mean_diversity, std_diversity
+        Mean and standard deviation of the diversities.
     """
 
     size: int
@@ -57,7 +63,7 @@ class Sampled:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `mean`, std / √runs: of what samples of this size from this dataset would give."""
+        """Standard error of the mean entropy, std / √runs: over samples of this size from this dataset."""
         return self.std / math.sqrt(len(self.entropies))
 
     @property
@@ -81,6 +87,10 @@ class LearningCurve:
         (m,) shares of the dataset.
     samples
         (m,) the samples of each.
+    sizes
+        (m,) environments of a sample.
+    mean, std, standard_error
+        (m,) those of the entropies of each, in nats.
     """
 
     fractions: NDArray[np.float64]
@@ -103,7 +113,7 @@ class LearningCurve:
 
     @property
     def standard_error(self) -> NDArray[np.float64]:
-        """(m,) standard error of `mean`, in nats."""
+        """(m,) standard error of the mean entropy, in nats."""
         return np.array([some.standard_error for some in self.samples])
 
 

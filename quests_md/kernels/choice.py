@@ -260,7 +260,7 @@ def _see(items: Items, chosen: Chosen, item: int, n_chosen: int, plain: Any, roo
     seen = place + 1
     if items.kind == NOVELTY:
         _see_novelty(items, chosen, item, other, plain, room)
-    elif nearness < items.bound[item]:
+    elif place >= most or nearness < items.bound[item]:
         _see_distance(items, chosen, item, other, plain, room)
     else:
         seen = min(n_chosen, most)  # all others in the sequence are farther

@@ -152,3 +152,34 @@ def minimum_distances(
                 distance = np.sqrt(dx * dx + dy * dy + dz * dz)
                 if distance <= cutoff and distance < out[kinds[i], kinds[j]]:
                     out[kinds[i], kinds[j]] = distance
+
+
+@kernel
+def linked_pairs(
+    points: Array, owner: Array, n: int, bins: tuple[Array, Array, Array, Array, Array], reach: float
+) -> Array:
+    """Return the pairs (m, 2) of atoms i ≤ j, once for each image of j that lies at most `reach` from i.
+
+    `points`, `owner` and the atoms as the first n points are those of `pad_images`. An atom is no image of itself.
+    """
+    order, start, low, width, count = bins
+    ranges = np.empty((9, 2), np.int64)
+    pairs = np.empty((max(16, 8 * n), 2), np.int64)
+    m = 0
+    for i in range(n):
+        for r in range(adjacent_ranges(points[i], start, low, width, count, ranges)):
+            for s in range(ranges[r, 0], ranges[r, 1]):
+                j = order[s]
+                if j == i or owner[j] < i:
+                    continue
+                dx = points[j, 0] - points[i, 0]
+                dy = points[j, 1] - points[i, 1]
+                dz = points[j, 2] - points[i, 2]
+                if dx * dx + dy * dy + dz * dz <= reach * reach:
+                    if m == pairs.shape[0]:
+                        larger = np.empty((2 * m, 2), np.int64)
+                        larger[:m] = pairs
+                        pairs = larger
+                    pairs[m, 0], pairs[m, 1] = i, owner[j]
+                    m += 1
+    return pairs[:m]

@@ -1,0 +1,336 @@
+"""Classical nucleation theory, fitted to how many nuclei of each size there are before one of them grows.
+
+With the driving force Δμ per atom and the surface s (n/ρ)^{2/3} of a nucleus of n atoms (s = (36π)^{1/3} for a sphere),
+
+    ΔG(n) = −Δμ n + γ s (n/ρ)^{2/3},      N_n ∝ exp(−ΔG(n)/k_BT),      ΔG(n)/k_BT = −ln(N_n/N_1).
+
+Fitted is N_n itself, as counts, by maximum likelihood: a straight line through the logarithms would leave out the
+sizes that were never seen. What multiplies N_n is left free, for the theory says nothing of nuclei of one atom.
+
+Source: D. W. Oxtoby, J. Phys. Condens. Matter 4, 7627 (1992); K. F. Kelton, Solid State Phys. 45, 75 (1991).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, NucleationError
+from . import _likelihood as likelihood
+from ._nuclei import NucleiSeries
+from ._stationary import blocks_of, check_stationary
+
+__all__ = ["BOLTZMANN", "SPHERE", "Nucleation", "nucleation"]
+
+SPHERE = (36.0 * math.pi) ** (1.0 / 3.0)  # surface of a sphere of volume 1
+BOLTZMANN = 8.617333262e-5  # eV/K
+_SURFACE = 16021.766  # mJ/m² in an eV/Å²
+
+_SEEN, _DISTINCT = 10, 4  # a fit needs this many sizes, each seen so many times
+_SMALLEST = (1, 2, 3, 5, 7, 10, 14, 20)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Nucleation:
+    """A fit of classical nucleation theory. Errors are standard errors, of blocks of time drawn at random.
+
+    Attributes
+    ----------
+    first, last
+        Steps of the window.
+    n_frames, block
+        Number of its frames, and of those of a block.
+    correlation
+        Integrated correlation time of the number of environments in nuclei, in frames; 1 is none.
+    sizes, number, counts
+        Sizes n that were seen; N_n, the mean number of nuclei of n environments in a frame; how many were seen in all.
+    free_energy, free_energy_error
+        ΔG(n)/k_BT = −ln(N_n/N_1) of each of `sizes`. The error is nan where a size was seen in one block only.
+    fitted
+        The theory at `sizes`, in k_BT, on the scale of `free_energy`.
+    misfit
+        Root mean square of (`free_energy` − `fitted`) / error from size `smallest` on; near 1 where the theory fits.
+    temperature, density, shape_factor, smallest, driving_force_given
+        What was asked for: K, atoms per Å³, s, the smallest size that is fitted, and whether Δμ was given.
+    driving_force, driving_force_error
+        Δμ in eV per atom; the error is 0 where it was given.
+    gamma, gamma_error, gamma_interval
+        Surface tension γ in mJ/m², its error, and the interval of 95 %.
+    gamma_slope, correlation_of_gamma
+        Without a given Δμ: by how much γ rises per eV of Δμ along the ridge of the likelihood, in mJ/m² per eV, and the
+        correlation of the errors of the two. Else nan.
+    critical_size, critical_size_error
+        n* = (2 γ s ρ^{−2/3} / 3 Δμ)³; inf where the fitted Δμ is not positive.
+    barrier, barrier_error
+        ΔG(n*) in eV, from n = 0, as the theory has it.
+    gamma_by_smallest
+        γ in mJ/m² of the same fit from other smallest sizes on: how far γ depends on that choice.
+    """
+
+    first: int
+    last: int
+    n_frames: int
+    block: int
+    correlation: float
+    sizes: NDArray[np.int64]
+    number: Array
+    counts: NDArray[np.int64]
+    free_energy: Array
+    free_energy_error: Array
+    fitted: Array
+    misfit: float
+    temperature: float
+    density: float
+    shape_factor: float
+    smallest: int
+    driving_force_given: bool
+    driving_force: float
+    driving_force_error: float
+    gamma: float
+    gamma_error: float
+    gamma_interval: tuple[float, float]
+    gamma_slope: float
+    correlation_of_gamma: float
+    critical_size: float
+    critical_size_error: float
+    barrier: float
+    barrier_error: float
+    gamma_by_smallest: dict[int, float]
+
+    @property
+    def kT(self) -> float:
+        """k_BT in eV: ΔG in eV is `free_energy` times this."""
+        return BOLTZMANN * self.temperature
+
+    def describe(self) -> dict[str, Any]:
+        """Return all of it as numbers, texts and lists, for a JSON file; energies also in eV."""
+        values = dict(vars(self))
+        for name in ("free_energy", "free_energy_error", "fitted"):
+            values[f"{name}_eV"] = values[name] * self.kT
+        values["barrier_kT"] = self.barrier / self.kT
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
+
+
+def nucleation(
+    series: NucleiSeries,
+    *,
+    temperature: float,
+    density: float,
+    driving_force: float | None = None,
+    shape_factor: float = SPHERE,
+    first: int | None = None,
+    last: int | None = None,
+    smallest: int = 5,
+    blocks: int = 10,
+    replicates: int = 400,
+    seed: int = 0,
+) -> Nucleation:
+    """Fit classical nucleation theory to the sizes of nuclei in a quasi-stationary, pre-critical window.
+
+    Parameters
+    ----------
+    series
+        The nuclei of frames that are apart evenly in time.
+    temperature
+        In K.
+    density
+        Of the nuclei, in atoms per Å³.
+    driving_force
+        Δμ > 0, the chemical potential of the mother phase less that of the nuclei, in eV per atom. Without it both γ
+        and Δμ are fitted; small nuclei hardly tell them apart, and the result says how far.
+    shape_factor
+        s = A/V^{2/3} of a nucleus; that of a sphere is the smallest there is, of a cube 6.
+    first, last
+        Steps of the window, both included. Default: all frames.
+    smallest
+        Size from which on the theory is fitted. It is no theory of nuclei of a few atoms.
+    blocks
+        Blocks of time, at least 5: for the test whether the window is stationary, and for the errors.
+    replicates
+        How many times the blocks are drawn anew.
+    seed
+        Of these draws.
+
+    Raises
+    ------
+    NucleationError
+        There is nothing to fit: the window is too short or not stationary, a nucleus is larger than the critical one,
+        there are too few nuclei, or their numbers are not those of a positive surface tension.
+    InputError
+        An argument is out of range.
+    """
+    _check(temperature, density, driving_force, shape_factor, smallest, blocks, replicates)
+    window = series.window(first, last)
+    if not len(window):
+        raise NucleationError(f"no frame has a step from {first} to {last}: the nuclei are of {_steps(series)}")
+    groups = blocks_of(window, blocks)
+    tables = [_table(part) for part in groups]
+    most = max(len(table) for table in tables)
+    counts = np.array([np.pad(table, (0, most - len(table))) for table in tables])
+    kT = BOLTZMANN * temperature
+    surface = shape_factor * density ** (-2.0 / 3.0)  # Å² of a nucleus of one atom
+    slope = None if driving_force is None else driving_force / kT
+    fit, largest = _fit(window, counts, smallest, slope)
+    correlation = check_stationary(window, groups)  # after it: where a nucleus has grown, _fit says when
+    drawn = _draw(counts, smallest, largest, slope, fit, replicates, seed)
+    return _result(window, groups, counts, fit, drawn, slope is not None, {
+        "correlation": correlation, "temperature": temperature, "density": density, "shape_factor": shape_factor,
+        "smallest": smallest, "gamma_by_smallest": {
+            n: kT * one.b / surface * _SURFACE for n, one in _by_smallest(counts.sum(axis=0), largest, slope)
+        },
+    })  # fmt: skip
+
+
+def _check(
+    temperature: float, density: float, driving_force: float | None, shape: float, smallest: int, blocks: int, n: int
+) -> None:
+    positive = {"temperature": temperature, "density": density, "shape_factor": shape}
+    if driving_force is not None:
+        positive["driving_force"] = driving_force
+    for name, value in positive.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a positive number, not {value!r}")
+    if shape < SPHERE * (1 - 1e-9):
+        raise InputError(f"shape_factor must be at least that of a sphere, {SPHERE:.4f}, not {shape!r}")
+    for name, number, least in (("smallest", smallest, 1), ("blocks", blocks, 5), ("replicates", n, 50)):
+        if number < least:
+            raise InputError(f"{name} must be at least {least}, not {number}")
+
+
+def _table(window: NucleiSeries) -> NDArray[np.int64]:
+    """Return how many nuclei of each size from 1 on there are in all frames."""
+    return np.bincount(np.concatenate([*window.sizes, np.empty(0, np.int64)]))[1:]
+
+
+def _check_enough(counts: NDArray[np.int64], smallest: int, window: NucleiSeries) -> None:
+    if not len(counts) or counts[0] == 0:
+        raise NucleationError(f"no nucleus of one environment in {_steps(window)}: ΔG(n) = −k_BT ln(N_n/N_1) needs N_1")
+    seen = int(np.sum(counts[smallest - 1 :] >= _SEEN))
+    if seen < _DISTINCT:
+        raise NucleationError(
+            f"too few nuclei: of {seen} sizes from {smallest} on there are {_SEEN} or more in {_steps(window)}, "
+            f"and a fit needs {_DISTINCT}: give more frames, a larger frame, or a lower smallest size"
+        )
+
+
+def _steps(window: NucleiSeries) -> str:
+    if not len(window):
+        return "no frames"
+    return f"{len(window)} frames, steps {window.steps[0]} to {window.steps[-1]}"
+
+
+def _fit(
+    window: NucleiSeries, counts: NDArray[np.int64], smallest: int, slope: float | None
+) -> tuple[likelihood.Fit, int]:
+    """Return the fit, and the largest size it takes into account: the critical one, or far beyond what was seen.
+
+    It begins below the first size that is missing, so that a nucleus that has grown does not decide what is critical.
+    """
+    total = counts.sum(axis=0)
+    seen = len(total)
+    gaps = np.flatnonzero(total[smallest - 1 :] == 0)
+    largest = smallest - 1 + int(gaps[0]) if len(gaps) else seen
+    for _ in range(50):
+        _check_enough(total[:largest], smallest, window)
+        fit = likelihood.maximise(total[smallest - 1 : largest], smallest, largest, slope)
+        if not fit.b > 0:
+            raise NucleationError(
+                f"the numbers of nuclei in {_steps(window)} are not those of a positive surface tension: large ones "
+                "are not rarer than the driving force alone would have it. Is the driving force right, in eV per atom?"
+            )
+        before, largest = largest, int(min(fit.critical_size, 10 * seen + 100))
+        if largest == before:
+            break
+    if fit.critical_size + fit.width < seen:
+        raise NucleationError(_post_critical(window, fit))
+    return fit, largest
+
+
+def _post_critical(window: NucleiSeries, fit: likelihood.Fit) -> str:
+    beyond = int(np.argmax(window.largest > fit.critical_size + fit.width))
+    advice = f"end the window before step {window.steps[beyond]}" if beyond else "there is nothing before that"
+    return (
+        f"post-critical: at step {window.steps[beyond]} a nucleus has {window.largest[beyond]} environments; the "
+        f"critical one of this fit has {fit.critical_size:.1f}, and beyond {fit.critical_size + fit.width:.1f} they "
+        f"grow. The theory holds before that: {advice}"
+    )
+
+
+def _draw(
+    counts: NDArray[np.int64], smallest: int, largest: int, slope: float | None, fit: likelihood.Fit, n: int, seed: int
+) -> tuple[list[likelihood.Fit], Array]:
+    """Return fits of blocks drawn with replacement, and −ln(N_n/N_1) of each draw; nan where there is none."""
+    rng = np.random.default_rng(seed)
+    fits, energies = [], []
+    for _ in range(n):
+        total = counts[rng.integers(len(counts), size=len(counts))].sum(axis=0)
+        try:
+            fits.append(likelihood.maximise(total[smallest - 1 : largest], smallest, largest, slope, start=fit))
+        except NucleationError:
+            continue  # a draw that lacks the few frames with large nuclei
+        with np.errstate(divide="ignore"):
+            energy = -np.log(total / total[0])
+        energies.append(np.where(np.isfinite(energy), energy, np.nan))
+    if len(fits) < 0.9 * n:
+        raise NucleationError(
+            "too few nuclei: without some of the blocks of time nothing can be fitted: give more frames"
+        )
+    return fits, np.array(energies)
+
+
+def _by_smallest(total: NDArray[np.int64], largest: int, slope: float | None) -> list[tuple[int, likelihood.Fit]]:
+    usable = [n for n in _SMALLEST if np.sum(total[n - 1 : largest] >= _SEEN) >= _DISTINCT]
+    return [(n, likelihood.maximise(total[n - 1 : largest], n, largest, slope)) for n in usable]
+
+
+def _result(
+    window: NucleiSeries,
+    groups: list[NucleiSeries],
+    counts: NDArray[np.int64],
+    fit: likelihood.Fit,
+    drawn: tuple[list[likelihood.Fit], Array],
+    given: bool,
+    asked: dict[str, Any],
+) -> Nucleation:
+    total = counts.sum(axis=0)
+    sizes = np.flatnonzero(total) + 1
+    energy = -np.log(total[sizes - 1] / total[0])
+    few = math.sqrt(len(groups) / (len(groups) - 1))  # draws of n blocks scatter by (n − 1)/n of their variance
+    spread = few * _deviation(drawn[1][:, sizes - 1], np.count_nonzero(counts[:, sizes - 1], axis=0) > 1)
+    fitted = math.log(total[0]) - fit.log_expected(sizes)
+    kT = BOLTZMANN * asked["temperature"]
+    to_gamma = kT / (asked["shape_factor"] * asked["density"] ** (-2.0 / 3.0)) * _SURFACE
+    a, b = np.array([[one.a, one.b] for one in drawn[0]]).T
+    fits = [one for one in drawn[0] if one.a > 0 and one.b > 0]
+    critical = np.array([one.critical_size for one in fits])
+    barrier = kT * np.array([one.barrier for one in fits])
+    return Nucleation(
+        first=int(window.steps[0]), last=int(window.steps[-1]), n_frames=len(window), block=len(groups[0]),
+        sizes=sizes, number=total[sizes - 1] / len(window), counts=total[sizes - 1], free_energy=energy,
+        free_energy_error=spread, fitted=fitted, misfit=_misfit(energy - fitted, spread, sizes >= asked["smallest"]),
+        driving_force_given=given, driving_force=kT * fit.a,
+        driving_force_error=0.0 if given else few * kT * float(a.std()),
+        gamma=to_gamma * fit.b, gamma_error=few * to_gamma * float(b.std()),
+        gamma_interval=(to_gamma * float(np.quantile(b, 0.025)), to_gamma * float(np.quantile(b, 0.975))),
+        gamma_slope=math.nan if given else to_gamma / kT * fit.ridge,
+        correlation_of_gamma=math.nan if given else float(np.corrcoef(a, b)[0, 1]),
+        critical_size=fit.critical_size, critical_size_error=few * float(critical.std()) if len(fits) > 1 else math.inf,
+        barrier=kT * fit.barrier, barrier_error=few * float(barrier.std()) if len(fits) > 1 else math.inf, **asked,
+    )  # fmt: skip
+
+
+def _deviation(energies: Array, known: NDArray[np.bool_]) -> Array:
+    out = np.full(energies.shape[1], np.nan)
+    out[known] = np.nanstd(energies[:, known], axis=0)
+    return out
+
+
+def _misfit(difference: Array, error: Array, fitted: NDArray[np.bool_]) -> float:
+    use = fitted & (error > 0)
+    return float(np.sqrt(np.mean((difference[use] / error[use]) ** 2))) if use.any() else math.nan
