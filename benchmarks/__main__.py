@@ -22,6 +22,8 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "freezing": ("a melt of silver that freezes: nuclei by dH beside adaptive common-neighbour analysis", 1),
     "false_alarms": ("thresholds from the calibration: asked rate of false alarms beside the measured one", 1),
     "force_errors": ("coverage of the bound of the force error, with the potentials and data of Zuo et al.", 1),
+    "dataset": ("entropy, dH, learning curve, compression of real sets: same numbers as quests, times beside it", None),
+    "errors": ("does dH tell where a potential is wrong: beside a committee, γ and the nearest distance", 1),
     "choice": ("n training structures by dH, farthest point, at random: errors of POD trained on each", 1),
     "learning": ("labels chosen by the loop, at random, evenly in time: errors of POD trained on as many of each", 1),
     "copper": ("entropy of solid copper by descriptors, beside the integral of C_p/T from the same runs", None),
