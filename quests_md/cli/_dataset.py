@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec
-from ..errors import InputError, SourceError
+from ..errors import InputError
 from ..frame import Frame
 from ..index import Index
-from ..sources import describe_source, read_frames
+from ..sources import describe_source, read_descriptors, read_frames
 from ._progress import Counter
 
 __all__ = ["Dataset", "dataset_options", "open_dataset"]
@@ -32,7 +32,7 @@ class Dataset:
     rows
         (n_env, d) descriptors, in the order of the frames. Those of an index are its single-precision rows.
     frame_offsets
-        (n_frames + 1,) first row of every frame. Of own descriptors every row is a frame of its own.
+        (n_frames + 1,) first row of every frame. Of own descriptors (n, d) every row is a frame of its own.
     numbers
         (n_env,) atomic number of every environment; None of own descriptors.
     spec
@@ -177,17 +177,10 @@ def _volume_per_atom(frame: Frame) -> float:
 
 
 def _of_array(source: str) -> Dataset:
-    try:
-        rows = np.load(source, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise SourceError(f"{source}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise SourceError(f"{source}: not an array that numpy can read without pickle: {error}") from error
-    if rows.ndim != 2 or rows.dtype.kind != "f" or not rows.size:
-        raise SourceError(f"{source}: descriptors are a floating-point array (n, d), not {rows.dtype} {rows.shape}")
+    rows, frame_offsets = read_descriptors(source)
     return Dataset(
         rows=rows,
-        frame_offsets=np.arange(len(rows) + 1, dtype=np.int64),
+        frame_offsets=np.arange(len(rows) + 1, dtype=np.int64) if frame_offsets is None else frame_offsets,
         numbers=None,
         spec=None,
         bandwidth=None,
