@@ -52,16 +52,27 @@ def text(columns: Sequence[Column], keys: Mapping[str, Any]) -> Iterator[bytes]:
         yield "".join(" ".join(words) + "\n" for words in zip(*cells, strict=True)).encode()
 
 
-def format_atoms(atoms: Any) -> bytes:
+def format_atoms(atoms: Any, every_result: bool = False) -> bytes:
     """Format an ``ase.Atoms``: all its arrays and info, and energy, forces and stress if its calculator has them.
 
-    Nothing is calculated. Info that goes by a name of a label is left out.
+    Nothing is calculated. Info that goes by a name of a label is left out. With `every_result` what else a calculator
+    has (charges, magnetic moments, a dipole) is written, too, and which atoms are fixed.
     """
     results = {} if atoms.calc is None else atoms.calc.results
     columns: list[Column] = [("species", np.array(atoms.get_chemical_symbols())), ("pos", atoms.positions)]
     columns += [(name, _flat(v)) for name, v in atoms.arrays.items() if name not in ("numbers", "positions", "forces")]
     if "forces" in results:
         columns.append(("forces", np.asarray(results["forces"])))
+    more = {
+        name: value for name, value in results.items() if every_result and name not in ("energy", "forces", "stress")
+    }
+    of_atoms = {
+        name for name, value in more.items() if np.ndim(value) and len(value) == len(atoms) and name != "dipole"
+    }
+    columns += [(name, _flat(np.asarray(more[name]))) for name in more if name in of_atoms]
+    fixed = [c.index for c in atoms.constraints if every_result and type(c).__name__ == "FixAtoms"]
+    if fixed:
+        columns.append(("move_mask", ~np.isin(np.arange(len(atoms)), np.concatenate(fixed))))
     keys: dict[str, Any] = {"Lattice": np.asarray(atoms.cell)} if atoms.cell.any() else {}
     keys |= {"Properties": properties(columns), "pbc": np.asarray(atoms.pbc)}
     if "energy" in results:
@@ -69,6 +80,7 @@ def format_atoms(atoms: Any) -> bytes:
     if "stress" in results:
         xx, yy, zz, yz, xz, xy = np.asarray(results["stress"], dtype=float)
         keys["stress"] = np.array([xx, xy, xz, xy, yy, yz, xz, yz, zz])
+    keys |= {name: value for name, value in more.items() if name not in of_atoms}
     keys |= {key: _as_read(value) for key, value in atoms.info.items() if key not in _RESERVED}
     return b"".join(text(columns, keys))
 

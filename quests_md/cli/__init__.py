@@ -17,10 +17,16 @@ EXIT_CODES = {"finished": 0, "failed": 1, "halted": 3}
 
 # verb: (module, command in it, what `quests-md --help` says)
 _VERBS = {
+    "bandwidth": ("bandwidth", "bandwidth_command", "Bandwidths for a dataset, by rule and by likelihood."),
     "config": ("config", "config_group", "Write and check a quests.toml."),
+    "dh": ("dh", "dh_command", "dH of the environments of frames against a reference."),
+    "diversity": ("entropy", "entropy_command", "The same as entropy."),
+    "entropy": ("entropy", "entropy_command", "Entropy, diversity, information gap and efficiency of a dataset."),
     "index": ("index", "index_group", "Build, show and verify the index of a reference."),
     "label": ("label", "label_command", "Label the frames of a queue with an oracle."),
     "learn": ("learn", "learn_command", "Run the active-learning loop: explore, select, label, train, again."),
+    "learning-curve": ("learning_curve", "learning_curve_command", "Entropy of a growing share of a dataset."),
+    "overlap": ("overlap", "overlap_command", "What share of a dataset another one covers."),
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
     "cutout": ("cutout", "cutout_command", "Cut small cells or clusters around the worst atoms, for an oracle."),

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from ..descriptors import DescriptorSpec
 from ..errors import InputError
 from ..frame import Frame
-from ..index import Index
+from ..index import Index, volume_per_atom
 from ..sources import describe_source, read_descriptors, read_frames
 from ._progress import Counter
 
-__all__ = ["Dataset", "dataset_options", "open_dataset"]
+__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+NOT_FRAMES = (".npy", ".qindex")  # what is a dataset of its own
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Dataset:
     groups
         (n_frames,) names, where they were asked for or the index has them; else empty.
     volumes
-        (n_frames,) volume per atom in Å³, nan where a frame is not periodic in three directions; empty of an index
-        and of own descriptors.
+        (n_frames,) volume per atom in Å³, nan where a frame is not periodic in three directions or holds vacuum;
+        empty of an index and of own descriptors.
     sources
         Provenance: a dict for each source.
     """
@@ -64,6 +66,23 @@ class Dataset:
     @property
     def n_frames(self) -> int:
         return len(self.frame_offsets) - 1
+
+    def by_group(self) -> Iterator[tuple[str, NDArray[np.intp]]]:
+        """Yield every group, in the order in which they come, and the environments in it; nothing without groups."""
+        groups = np.repeat(np.array(self.groups, dtype=object), np.diff(self.frame_offsets)) if self.groups else ()
+        for group in dict.fromkeys(self.groups):
+            yield group, np.flatnonzero(np.asarray(groups) == group)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of the dataset that it is of."""
+        spec = self.spec
+        descriptor = None if spec is None else {"k": spec.k, "cutoff": spec.cutoff, "species": spec.species}
+        return {
+            "sources": list(self.sources),
+            "n_frames": self.n_frames,
+            "n_env": self.n_env,
+            "descriptor": descriptor,
+        }
 
 
 def dataset_options(command: _Command) -> _Command:
@@ -117,7 +136,7 @@ def open_dataset(
     SourceError, IndexFileError
         A source cannot be read.
     """
-    special = [source for source in sources if Path(source).suffix in (".npy", ".qindex")]
+    special = [source for source in sources if Path(source).suffix in NOT_FRAMES]
     if special and len(sources) > 1:
         raise InputError(f"{special[0]} is a dataset of its own: give it alone, or files of frames")
     if not special:
@@ -156,7 +175,7 @@ def _of_files(
         spec=spec,
         bandwidth=None,
         groups=tuple(frame.group for frame in frames if frame.group is not None),
-        volumes=np.array([_volume_per_atom(frame) for frame in frames]),
+        volumes=np.array([volume_per_atom(frame) for frame in frames]),
         sources=described,
     )
 
@@ -168,12 +187,6 @@ def _frames(sources: Sequence[str], group_key: str | None, progress: Counter | N
             progress.say(f"reading {source}:")
             frames = progress.count(frames)
         yield from frames
-
-
-def _volume_per_atom(frame: Frame) -> float:
-    if not np.all(frame.pbc) or frame.cell is None:
-        return float("nan")
-    return float(abs(np.linalg.det(frame.cell)) / np.count_nonzero(frame.numbers))
 
 
 def _of_array(source: str) -> Dataset:

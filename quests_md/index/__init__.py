@@ -1,5 +1,6 @@
 """The index: the persisted reference with its descriptor, bandwidth, provenance and calibration."""
 
+from ._build import mean_volume, volume_per_atom
 from ._calibration import Calibration, calibrate
 from ._force_error import ErrorBin, ErrorBound, fit_error_bound
 from ._index import Index
@@ -18,5 +19,7 @@ __all__ = [
     "calibrate",
     "check_threshold",
     "fit_error_bound",
+    "mean_volume",
     "resolve_threshold",
+    "volume_per_atom",
 ]

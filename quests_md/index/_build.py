@@ -59,6 +59,27 @@ def arranged(
 
 
 def bandwidth_of(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
+    volumes = np.array([volume_per_atom(frame) for frame in frames])
+    return bandwidth_from_volume(mean_volume(volumes, np.array([np.count_nonzero(f.numbers) for f in frames]), spec))
+
+
+def mean_volume(volumes: NDArray[np.float64], weights: NDArray[np.int64], spec: DescriptorSpec) -> float:
+    """Return the mean volume per atom (Å³) of the frames that are bulk, for QUESTS's rule of the bandwidth.
+
+    Parameters
+    ----------
+    volumes
+        (n_frames,) what `volume_per_atom` gives of every frame.
+    weights
+        (n_frames,) number of atoms.
+    spec
+        The descriptor: the rule was fitted for k = 32, a cutoff of 5 Å and one block.
+
+    Raises
+    ------
+    InputError
+        The rule does not hold for this descriptor, or no frame is bulk.
+    """
     if (spec.k, spec.cutoff) != (32, 5.0):
         raise InputError(
             f'bandwidth="auto" holds for k = 32 and a cutoff of 5 Å, not k = {spec.k} and {spec.cutoff} Å: '
@@ -66,13 +87,20 @@ def bandwidth_of(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
         )
     if spec.n_blocks > 1:
         raise InputError(f'bandwidth="auto" holds for one block, not for species="{spec.species}": give a number')
-    bulk = [f for f in frames if np.all(f.pbc) and not f.has_ghosts and not _has_vacuum(f)]
-    if not bulk:
+    bulk = np.isfinite(volumes)
+    if not bulk.any():
         raise InputError(
             'bandwidth="auto" needs frames that are periodic in three directions and hold no vacuum: give a number'
         )
-    volume = sum(abs(np.linalg.det(np.asarray(f.cell))) for f in bulk)
-    return bandwidth_from_volume(volume / sum(np.count_nonzero(f.numbers) for f in bulk))
+    return float(np.average(volumes[bulk], weights=weights[bulk]))
+
+
+def volume_per_atom(frame: Frame) -> float:
+    """Return the volume per atom in Å³; nan of a frame that is not periodic in three directions, or holds vacuum."""
+    n = np.count_nonzero(frame.numbers)
+    if not n or not np.all(frame.pbc) or frame.has_ghosts or _has_vacuum(frame):
+        return float("nan")
+    return float(abs(np.linalg.det(np.asarray(frame.cell))) / n)
 
 
 def _has_vacuum(frame: Frame) -> bool:

@@ -115,13 +115,22 @@ def _bound(place: Array, squared: Array, blocks: Blocks, inside: Array, gap: Arr
 
 
 @kernel
-def _plan(place: Array, length: float, squared: Array, blocks: Blocks, upper: Array, way: Array, room: Room) -> float:
+def _plan(
+    place: Array,
+    length: float,
+    squared: Array,
+    blocks: Blocks,
+    nothing: float,
+    upper: Array,
+    way: Array,
+    room: Room,
+) -> float:
     """Choose how one query sums each block; return `top`, an exponent that its largest term reaches.
 
     The query is `length` long and lies at `place` along the axes. `upper` receives upper bounds of the exponents of
     each block. By Jensen's inequality the terms of a block have a mean of at least 2^(−s/2·(|q−c|² + mean|r−c|²)), so
     one of them reaches that, and so many of them add up to a lower bound of the sum. What is left out is small beside
-    that bound. A distance that is not a finite number needs nothing.
+    that bound; and so is a term below 2^`nothing`. A distance that is not a finite number needs nothing.
     """
     scale, radius, spread, counts, means = blocks.scale, blocks.radius, blocks.spread, blocks.counts, room.means
     absolute, relative = blocks.tolerance
@@ -137,6 +146,8 @@ def _plan(place: Array, length: float, squared: Array, blocks: Blocks, upper: Ar
         least += counts[b] * exp_negative((means[b] - top) * _LN2)
         rows += counts[b]
     drop = top + math.log2(blocks.negligible * (least + 1e-300) / max(rows, 1.0))
+    if nothing > drop:
+        drop = nothing
     reach = math.sqrt(-2.0 * drop / scale)  # no reference farther away than this matters
     for b in range(len(squared)):
         bound = -0.5 * scale * upper[b]
@@ -277,7 +288,7 @@ def _padded(d: int) -> int:
 
 
 @kernel
-def _prepare(block: int, queries: Queries, blocks: Blocks, room: Room) -> None:
+def _prepare(block: int, queries: Queries, blocks: Blocks, nothing: float, room: Room) -> None:
     """Plan the sums of the first `block` queries and make groups of them."""
     axes, groups, place = blocks.axes, queries.groups, np.empty(len(blocks.axes))
     queries.way[:] = _SKIP  # rows without a query need nothing
@@ -294,7 +305,7 @@ def _prepare(block: int, queries: Queries, blocks: Blocks, room: Room) -> None:
             place[k] = total
         squared = queries.squared[i]
         _squared_distances(query, blocks.centres, squared)
-        top = _plan(place, math.sqrt(length), squared, blocks, queries.upper[i], queries.way[i], room)
+        top = _plan(place, math.sqrt(length), squared, blocks, nothing, queries.upper[i], queries.way[i], room)
         queries.state[i, 0], queries.state[i, 1] = top, 0.0
 
 
@@ -312,12 +323,15 @@ def _order_along(query: Array, axis: Array, first: int, last: int) -> Array:
 
 
 @kernel
-def log_kernel_sum(query: Array, centre: Array, blocks: Blocks, plain: Any, first: int, last: int, out: Array) -> None:
+def log_kernel_sum(
+    query: Array, centre: Array, blocks: Blocks, plain: Any, nothing: float, first: int, last: int, out: Array
+) -> None:
     """Write ln Σ_j exp(-‖q - c - r_j‖² / 2h²) of the queries first..last into `out`.
 
     `centre` was subtracted from the references. `plain` is None for vector code, and 1 for plain loops: None is a type,
-    so the compiler leaves plain loops out, which would take seconds. The order of the sum over references is fixed, so
-    a result depends neither on the block nor on the thread it falls into. -inf where there is no reference, or the
+    so the compiler leaves plain loops out, which would take seconds. Terms below 2^`nothing` need not be added: −inf,
+    unless the sum, or what it is a part of, is known to be far larger. The order of the sum over references is fixed,
+    so a result depends neither on the block nor on the thread it falls into. -inf where there is no reference, or the
     query is not finite.
     """
     d, n = blocks.centres.shape
@@ -344,7 +358,7 @@ def log_kernel_sum(query: Array, centre: Array, blocks: Blocks, plain: Any, firs
         for i in range(block):
             for c in range(d):
                 queries.centred[i, c] = query[order[begin + i], c] - centre[c]
-        _prepare(block, queries, blocks, room)
+        _prepare(block, queries, blocks, nothing, room)
         for b in range(n):
             _add_block(b, (block + ROWS - 1) // ROWS, queries, blocks, plain, room)
         for i in range(block):

@@ -1,10 +1,4 @@
-"""Information of datasets: kernel sums, dH, entropy, diversity, and the bandwidth rule.
-
-All take descriptors (n, d) as arrays and return nats. Source of the formulas: arXiv:2404.12367.
-
-Rows that begin with the atomic number of their centre (``DescriptorSpec.by_centre``) are taken as they are: rows of
-other elements are at least 1 away, and exp(−1/2h²) is nothing as long as the bandwidth is far below 1.
-"""
+"""Kernel sums and dH of queries against a reference."""
 
 from __future__ import annotations
 
@@ -14,20 +8,24 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import InputError
-from .kernels import _simd_sum
-from .kernels import blocks as _blocks
-from .kernels import kernel_sum as _kernel_sum
-from .kernels._jit import over_rows
-from .kernels.order import axes_of, order_of
+from ..errors import InputError
+from ..kernels import _simd_sum
+from ..kernels import blocks as _blocks
+from ..kernels import kernel_sum as _kernel_sum
+from ..kernels._jit import over_rows
+from ..kernels.order import axes_of, order_of
 
 __all__ = [
     "DEFAULT_BANDWIDTH",
-    "bandwidth_from_volume",
+    "Blocks",
+    "Precision",
+    "check_bandwidth",
+    "check_rows",
     "delta_entropy",
-    "diversity",
-    "entropy",
     "log_kernel_sum",
+    "log_kernel_sum_of_few",
+    "pack",
+    "sums_of_groups",
 ]
 
 DEFAULT_BANDWIDTH = 0.015
@@ -78,7 +76,7 @@ def log_kernel_sum(
         Shapes do not match, a value is not finite, or the bandwidth is not a positive number.
     """
     check_bandwidth(bandwidth)
-    reference = np.asarray(reference) if checked else _rows("reference", reference, None)
+    reference = np.asarray(reference) if checked else check_rows("reference", reference, None)
     query = _queries(query, reference)
     centre = np.zeros(query.shape[1]) if centre is None else centre
     if blocks is None:
@@ -87,9 +85,28 @@ def log_kernel_sum(
     plain = None if blocks.vector else 1
 
     def task(first: int, last: int) -> None:
-        _kernel_sum.log_kernel_sum(query, centre, blocks, plain, first, last, out)
+        _kernel_sum.log_kernel_sum(query, centre, blocks, plain, -np.inf, first, last, out)
 
     over_rows(task, len(query), threads, _kernel_sum.BLOCK)
+    return out
+
+
+def sums_of_groups(
+    query: NDArray[np.float64], blocks: Blocks, nothing: float, threads: int | None
+) -> NDArray[np.float64]:
+    """Compute ln K(q) against laid-out references; neighbours among the queries (n, d) should stand together.
+
+    `nothing` is the exponent of 2 of a term that need not be added, as the caller knows the sum to be far larger.
+    """
+    out, centre, plain = np.empty(len(query)), np.zeros(query.shape[1]), None if blocks.vector else 1
+    step = _kernel_sum.BLOCK
+
+    def task(first: int, last: int) -> None:
+        for group in range(first, last):  # each alone, for the kernel has an order of its own for longer ranges
+            end = min((group + 1) * step, len(query))
+            _kernel_sum.log_kernel_sum(query, centre, blocks, plain, nothing, group * step, end, out)
+
+    over_rows(task, -(-len(query) // step), threads, 1)
     return out
 
 
@@ -164,51 +181,6 @@ def delta_entropy(
     return -log_kernel_sum(query, reference, bandwidth, threads=threads)
 
 
-def entropy(x: ArrayLike, bandwidth: float = DEFAULT_BANDWIDTH, *, threads: int | None = None) -> float:
-    """Compute the entropy H = −(1/N) Σ_i ln(K_i/N) of a dataset (n, d) against itself, in nats.
-
-    Raises
-    ------
-    InputError
-        As `log_kernel_sum`, and for an empty dataset.
-    """
-    x = _rows("x", x, np.float64, empty=False)
-    return float(math.log(len(x)) - np.mean(log_kernel_sum(x, x, bandwidth, threads=threads)))
-
-
-def diversity(x: ArrayLike, bandwidth: float = DEFAULT_BANDWIDTH, *, threads: int | None = None) -> float:
-    """Compute the diversity D = ln Σ_i 1/K_i of a dataset (n, d) against itself, in nats.
-
-    Raises
-    ------
-    InputError
-        As `log_kernel_sum`, and for an empty dataset.
-    """
-    x = _rows("x", x, np.float64, empty=False)
-    return float(np.log(np.sum(np.exp(-log_kernel_sum(x, x, bandwidth, threads=threads)))))
-
-
-def bandwidth_from_volume(volume: float) -> float:
-    """Compute h by QUESTS's rule (its Gaussian form) from the volume per atom.
-
-    h = 0.0897141 exp(−(V/10.896)²/2) + 0.0119417; valid for k = 32, a cutoff of 5 Å and one block. The constants are
-    those of ``quests.entropy.get_bandwidth``.
-
-    Parameters
-    ----------
-    volume
-        Volume per atom, in Å³.
-
-    Raises
-    ------
-    InputError
-        The volume is not a positive number.
-    """
-    if not (math.isfinite(volume) and volume > 0):
-        raise InputError(f"the volume per atom must be positive, not {volume!r}")
-    return 0.0897141 * math.exp(-0.5 * (volume / 10.896) ** 2) + 0.0119417
-
-
 def check_bandwidth(bandwidth: Any) -> None:
     """Raise `InputError` unless `bandwidth` is a positive number."""
     number = isinstance(bandwidth, (int, float, np.floating)) and not isinstance(bandwidth, bool)
@@ -217,13 +189,13 @@ def check_bandwidth(bandwidth: Any) -> None:
 
 
 def _queries(query: ArrayLike, reference: NDArray[Any]) -> NDArray[np.float64]:
-    query = _rows("query", query, np.float64)
+    query = check_rows("query", query, np.float64)
     if query.shape[1] != reference.shape[1]:
         raise InputError(f"query has {query.shape[1]} columns, reference has {reference.shape[1]}: other descriptors")
     return query
 
 
-def _rows(name: str, x: ArrayLike, dtype: Any, empty: bool = True) -> NDArray[Any]:
+def check_rows(name: str, x: ArrayLike, dtype: Any, empty: bool = True) -> NDArray[Any]:
     rows = np.ascontiguousarray(x, dtype=dtype)
     if rows.ndim != 2:
         raise InputError(f"{name} must have shape (n, d), not {rows.shape}")

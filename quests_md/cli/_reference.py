@@ -1,0 +1,140 @@
+"""What queries are compared with: an index, or the files of a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ..descriptors import DescriptorSpec
+from ..elements import SYMBOLS
+from ..errors import ElementError, InputError
+from ..index import Index
+from ..information import delta_entropy
+from ._bandwidths import resolve_bandwidths
+from ._dataset import Dataset, open_dataset
+from ._progress import Counter
+
+__all__ = ["Known", "open_reference", "reference_options"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Known:
+    """A reference that can be asked for dH.
+
+    Attributes
+    ----------
+    data
+        The reference as a dataset; None of an index, which is not read.
+    index
+        The index, or None.
+    bandwidth
+        h, in 1/Å.
+    threads
+        Threads to use; None takes all cores.
+    """
+
+    data: Dataset | None
+    index: Index | None
+    bandwidth: float
+    threads: int | None
+
+    @property
+    def spec(self) -> DescriptorSpec | None:
+        """What the reference's rows were computed with; None of own descriptors."""
+        if self.index is not None:
+            return self.index.spec
+        assert self.data is not None
+        return self.data.spec
+
+    def delta_entropy(self, query: NDArray[Any], numbers: NDArray[np.int64] | None) -> NDArray[np.float64]:
+        """Compute dH of rows (n, d) of centres with these atomic numbers, where they are known; (n,), in nats.
+
+        Raises
+        ------
+        ElementError
+            The reference lacks one of the elements.
+        InputError
+            The rows are those of other descriptors.
+        """
+        if self.index is not None:
+            if numbers is not None:
+                self.index.check_elements(numbers)
+            return self.index.delta_entropy(np.asarray(query, dtype=np.float64), self.threads)
+        assert self.data is not None
+        if numbers is not None and self.data.numbers is not None:
+            self._check_elements(set(np.unique(numbers)) - set(np.unique(self.data.numbers)))
+        return delta_entropy(query, self.data.rows, self.bandwidth, threads=self.threads)
+
+    def _check_elements(self, unknown: set[int]) -> None:
+        if unknown and (self.spec is None or self.spec.species != "ignore"):
+            raise ElementError(
+                f"{', '.join(SYMBOLS[z] for z in sorted(unknown))} is the centre of no environment of the reference: "
+                "give one that holds it; or --species ignore, which compares geometry only"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of its reference."""
+        if self.index is not None:
+            return self.index.describe()
+        assert self.data is not None
+        return {**self.data.describe(), "bandwidth": self.bandwidth}
+
+
+def reference_options(command: _Command) -> _Command:
+    """Add --index and --reference, of which one is to be given, and --bandwidth."""
+    options = (
+        click.option("--index", "index_file", metavar="INDEX", help="The index of the reference."),
+        click.option(
+            "--reference",
+            "references",
+            metavar="FILE",
+            multiple=True,
+            help="Instead: what the reference is made of. May be repeated.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def open_reference(
+    index_file: str | None,
+    references: Sequence[str],
+    bandwidth: float | str | None,
+    descriptor: dict[str, Any],
+    threads: int | None,
+    progress: Counter,
+) -> Known:
+    """Open an index, or make a reference of files.
+
+    Raises
+    ------
+    click.UsageError
+        Both are given, or neither.
+    InputError
+        An index of another descriptor or bandwidth than asked for; and what `open_dataset` raises.
+    """
+    if (index_file is None) == (not references):
+        raise click.UsageError("give a reference: either --index INDEX or --reference FILE")
+    if index_file is None:
+        data = open_dataset(references, **descriptor, threads=threads, progress=progress)
+        (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
+        return Known(data, None, h, threads)
+    index = Index.open(index_file)
+    index.require(k=descriptor["k"], cutoff=descriptor["cutoff"])
+    species = descriptor["species"]
+    if species not in (None, index.spec.species):
+        raise InputError(f'{index_file} was built with species "{index.spec.species}", but "{species}" is asked for')
+    if bandwidth not in (None, index.bandwidth):
+        raise InputError(
+            f"{index_file} was built with a bandwidth of {index.bandwidth:g} 1/Å, but {bandwidth} is asked for: "
+            "build another index, or leave --bandwidth out"
+        )
+    return Known(None, index, index.bandwidth, threads)

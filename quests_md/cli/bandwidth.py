@@ -1,0 +1,99 @@
+"""quests-md bandwidth: which bandwidth for a dataset, by the volume per atom and by likelihood."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InputError
+from ..information import DEFAULT_BANDWIDTH, bandwidth_from_volume, likelihood_bandwidth
+from ..versions import versions
+from ._bandwidths import volume_of
+from ._dataset import Dataset, dataset_options, open_dataset
+from ._progress import counter
+from ._results import check_outputs, result_options, save_picture, table, write_result
+
+__all__ = ["bandwidth_command"]
+
+
+@click.command("bandwidth")
+@click.argument("sources", metavar="[FILE...]", nargs=-1)
+@click.option("--volume", type=float, help="Volume per atom in Å³, instead of files.")
+@click.option(
+    "--sample",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(2),
+    metavar="SIZE",
+    help="Environments whose likelihood is computed.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@dataset_options
+@result_options
+def bandwidth_command(
+    sources: tuple[str, ...],
+    volume: float | None,
+    sample: int,
+    seed: int,
+    output: Path | None,
+    plot: Path | None,
+    overwrite: bool,
+    threads: int | None,
+    **descriptor: Any,
+) -> None:
+    """Compute bandwidths, in 1/Å: QUESTS's rule from the volume per atom, both forms, and the most likely one.
+
+    The likelihood is that of every environment, given all the others but its copies. FILE is anything that ASE reads,
+    with an optional slice (md.traj@::10); or one index (.qindex), or one array of own descriptors (.npy).
+    """
+    check_outputs(output, plot, overwrite)
+    if (volume is None) == (not sources):
+        raise click.UsageError("give either FILE... or --volume V")
+    if volume is not None:
+        if plot is not None:
+            raise click.UsageError("--plot draws the likelihood, which needs FILE...")
+        rows = _by_volume(volume)
+        click.echo(table(rows))
+        if output is not None:
+            write_result(output, {"volume": volume, "results": rows, "versions": versions()}, rows)
+        return
+    with counter() as progress:
+        data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
+        progress.say("likelihood")
+        choice = likelihood_bandwidth(data.rows, size=sample, seed=seed, report=progress.share)
+    rows, reason = _rows(data, choice.bandwidth)
+    click.echo(table(rows))
+    if reason:
+        click.echo(f"quests-md: warning: no volume rule: {reason}", err=True)
+    if choice.at_edge:
+        click.echo("quests-md: warning: the most likely bandwidth lies beyond those that were tried", err=True)
+    if output is not None:
+        result = {**data.describe(), "results": rows, "likelihood": asdict(choice), "versions": versions()}
+        write_result(output, result, rows)
+    if plot is not None:
+        from ..report import likelihood
+
+        save_picture(likelihood(choice, {row["rule"]: row["bandwidth"] for row in rows[:-1]}), plot)
+
+
+def _by_volume(volume: float) -> list[dict[str, Any]]:
+    return [
+        {"rule": "volume, gaussian", "bandwidth": bandwidth_from_volume(volume, "gaussian")},
+        {"rule": "volume, cutoff", "bandwidth": bandwidth_from_volume(volume, "cutoff")},
+    ]
+
+
+def _rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]], str]:
+    """Return a row for each rule, and the reason where the rule by volume cannot be used."""
+    rows, reason = [{"rule": "default", "bandwidth": DEFAULT_BANDWIDTH}], ""
+    if data.bandwidth is not None:
+        rows.append({"rule": "of the index", "bandwidth": data.bandwidth})
+    else:
+        try:
+            rows += _by_volume(volume_of(data))
+        except InputError as error:
+            reason = str(error)
+    return [*rows, {"rule": "likelihood", "bandwidth": most_likely}], reason

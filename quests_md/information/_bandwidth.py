@@ -1,0 +1,196 @@
+"""The choice of a bandwidth: by the volume per atom, or by the likelihood of the dataset itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import InputError
+from ._chunks import Report, set_of_rows
+from ._sums import check_bandwidth, check_rows
+
+__all__ = ["BandwidthChoice", "bandwidth_from_volume", "likelihood_bandwidth"]
+
+SAME = 0.05  # of the smallest bandwidth that is tried: rows nearer than this are the same environment
+_TRIED = np.geomspace(0.002, 0.2, 41)  # 1/Å
+_CHUNK = 4096  # references at a time
+
+
+def bandwidth_from_volume(volume: float, method: Literal["gaussian", "cutoff"] = "gaussian") -> float:
+    """Compute h by QUESTS's rule from the volume per atom.
+
+    With V the volume in Å³, "gaussian" is h = 0.0897141 exp(−(V/10.896)²/2) + 0.0119417, and "cutoff"
+    h = 0.086164 (1 − (z/11.61172)²)² + 0.016 with z = (ln V)², without the first term where z > 11.61172. Valid for
+    k = 32, a cutoff of 5 Å and one block. The constants are those of ``quests.entropy.get_bandwidth``.
+
+    Parameters
+    ----------
+    volume
+        Volume per atom, in Å³.
+    method
+        The form of the rule.
+
+    Raises
+    ------
+    InputError
+        The volume is not a positive number, or there is no such form.
+    """
+    if not (math.isfinite(volume) and volume > 0):
+        raise InputError(f"the volume per atom must be positive, not {volume!r}")
+    if method == "gaussian":
+        return 0.0897141 * math.exp(-0.5 * (volume / 10.896) ** 2) + 0.0119417
+    if method == "cutoff":
+        z = min(math.log(volume) ** 2 / 11.61172, 1.0)
+        return 0.086164 * (1.0 - z * z) ** 2 + 0.016
+    raise InputError(f'the form of the volume rule must be "gaussian" or "cutoff", not {method!r}')
+
+
+@dataclass(frozen=True)
+class BandwidthChoice:
+    """What `likelihood_bandwidth` found.
+
+    Attributes
+    ----------
+    bandwidth
+        h of the largest likelihood, in 1/Å.
+    bandwidths
+        (m,) those that were tried, ascending, in 1/Å.
+    log_likelihood
+        (m,) mean log-likelihood of an environment at each, in nats.
+    n_env
+        Environments of the dataset.
+    n_asked
+        Environments whose likelihood was computed.
+    n_copies
+        How many of these have copies in the dataset.
+    dimension
+        Number of columns that vary by more than a copy may.
+    at_edge
+        Whether the largest likelihood is at the smallest or the largest bandwidth tried: then it lies beyond.
+    """
+
+    bandwidth: float
+    bandwidths: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64]
+    n_env: int
+    n_asked: int
+    n_copies: int
+    dimension: int
+    at_edge: bool
+
+
+def likelihood_bandwidth(
+    x: ArrayLike,
+    bandwidths: Sequence[float] | None = None,
+    *,
+    size: int = 1000,
+    seed: int = 0,
+    report: Report | None = None,
+) -> BandwidthChoice:
+    """Choose the bandwidth that makes each environment most likely, given all the others.
+
+    The mean over environments i of ln [Σ_j exp(−‖x_i − x_j‖²/2h²) / (n_i (2π)^(m/2) h^m)], with m the number of columns
+    that vary, is computed for each bandwidth; j runs over the n_i rows that are not copies of i. Where copies were not
+    left out (the same crystal in several cells, an atom and its periodic image), the likelihood would grow without
+    limit as h → 0. Rows nearer than 0.05 of the smallest bandwidth tried are copies. The maximum is that of a parabola
+    in ln h through the best bandwidth and its neighbours.
+
+    Parameters
+    ----------
+    x
+        (n, d) descriptors, in 1/Å; may be mapped.
+    bandwidths
+        Those to try, ascending, in 1/Å. Default: 41 from 0.002 to 0.2, evenly in ln h.
+    size
+        Environments whose likelihood is computed, drawn at random where there are more. The others are all rows.
+    seed
+        Of the draw, ``numpy.random.default_rng(seed).choice(n, size, replace=False)``.
+    report
+        Called with the share of the work that is done, from time to time.
+
+    Raises
+    ------
+    InputError
+        As `information`; bandwidths that do not ascend; or all rows are copies of one environment.
+
+    Notes
+    -----
+    R. P. W. Duin, IEEE Trans. Comput. C-25, 1175 (1976). The frames of a trajectory are not independent: the neighbours
+    in time of a row make h smaller. It is the best h for a density, not a scale on which dH has a meaning.
+    """
+    rows = set_of_rows(x)
+    tried = _TRIED if bandwidths is None else np.array(bandwidths, dtype=np.float64)
+    if not len(tried) or (np.diff(tried) <= 0.0).any():
+        raise InputError(f"the bandwidths to try must ascend, and be one at least: {tried.tolist()}")
+    for bandwidth in tried.tolist():
+        check_bandwidth(bandwidth)
+    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+        raise InputError(f"the number of environments must be a whole number of at least 1, not {size!r}")
+    asked = np.arange(len(rows))
+    if size < len(rows):
+        asked = np.sort(np.random.default_rng(seed).choice(len(rows), size, replace=False))
+    query = check_rows("x", rows[asked], np.float64)
+    log_sums, counted, dimension = _sums_without_copies(query, rows, tried, SAME * tried[0], report)
+    alone = counted == 0
+    if alone.any():  # whoever is the same as one row is the same as all that are the same as that
+        raise InputError(f"the {len(rows)} rows are copies of one environment: no bandwidth follows from them")
+    norm = np.log(counted) + 0.5 * dimension * math.log(2.0 * math.pi)
+    likelihood = np.mean(log_sums - norm[:, None], axis=0) - dimension * np.log(tried)
+    best = int(np.argmax(likelihood))
+    return BandwidthChoice(
+        bandwidth=_top(np.log(tried), likelihood, best),
+        bandwidths=tried,
+        log_likelihood=likelihood,
+        n_env=len(rows),
+        n_asked=len(asked),
+        n_copies=int(np.sum(counted < len(rows) - 1)),
+        dimension=dimension,
+        at_edge=best in (0, len(tried) - 1),
+    )
+
+
+def _sums_without_copies(
+    query: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    bandwidths: NDArray[np.float64],
+    tolerance: float,
+    report: Report | None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+    """Return ln K (n_query, n_bandwidths) over the rows farther than `tolerance`, their number, and the dimension."""
+    centre = query.mean(axis=0)
+    query = query - centre
+    squared = (query**2).sum(axis=1)[:, None]
+    out, counted = np.full((len(query), len(bandwidths)), -np.inf), np.zeros(len(query), np.int64)
+    lowest, highest = np.full(query.shape[1], np.inf), np.full(query.shape[1], -np.inf)
+    for first in range(0, len(rows), _CHUNK):
+        some = check_rows("x", rows[first : first + _CHUNK], np.float64) - centre
+        lowest, highest = np.minimum(lowest, some.min(axis=0)), np.maximum(highest, some.max(axis=0))
+        distances = squared - 2.0 * query @ some.T + (some**2).sum(axis=1)
+        distances[distances <= tolerance**2] = np.inf
+        counted += np.isfinite(distances).sum(axis=1)
+        nearest = distances.min(axis=1, keepdims=True)
+        nearest[~np.isfinite(nearest)] = 0.0
+        distances -= nearest
+        for k, bandwidth in enumerate(bandwidths.tolist()):
+            with np.errstate(divide="ignore"):  # all of a chunk may be copies
+                sums = np.log(np.exp(-0.5 / bandwidth**2 * distances).sum(axis=1))
+            out[:, k] = np.logaddexp(out[:, k], sums - 0.5 * nearest[:, 0] / bandwidth**2)
+        if report is not None:
+            report(min(1.0, (first + _CHUNK) / len(rows)))
+    return out, counted, int(np.sum(highest - lowest > tolerance))
+
+
+def _top(places: NDArray[np.float64], values: NDArray[np.float64], best: int) -> float:
+    """Return e to the place where the parabola through the best value and its neighbours is largest."""
+    if best in (0, len(places) - 1):
+        return float(np.exp(places[best]))
+    left, right = places[best] - places[best - 1], places[best + 1] - places[best]
+    up, down = (values[best] - values[best - 1]) / left, (values[best + 1] - values[best]) / right
+    # The slope falls from `up` to `down` between the middles of the two intervals.
+    step = 0.5 * (left + right) * up / (up - down) - 0.5 * left if up > down else 0.0
+    return float(np.exp(places[best] + step))
