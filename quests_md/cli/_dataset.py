@@ -15,6 +15,7 @@ from ..descriptors import DescriptorSpec
 from ..errors import InputError
 from ..frame import Frame
 from ..index import Index, volume_per_atom
+from ..own import OwnDescriptors
 from ..sources import describe_source, read_descriptors, read_frames
 from ._progress import Counter
 
@@ -212,14 +213,15 @@ def _of_index(
         raise InputError(f'{source} was built with species "{index.spec.species}", but "{species}" is asked for')
     if spec is not None and spec != index.spec:
         raise InputError(f"{source} was built with {index.spec}, but is compared with {spec}")
+    own = isinstance(index.descriptor, OwnDescriptors)
     places = np.argsort(index.order)
     rows = (index.rows + index.centre)[places]
     numbers = index.numbers[places].astype(np.int64)
     return Dataset(
-        rows=np.column_stack([numbers, rows]) if index.spec.by_centre else rows,
+        rows=np.column_stack([numbers, rows]) if index.descriptor.by_centre else rows,
         frame_offsets=np.asarray(index.frame_offsets),
-        numbers=numbers,
-        spec=index.spec,
+        numbers=None if own else numbers,
+        spec=None if own else index.spec,
         bandwidth=index.bandwidth,
         groups=index.frame_groups,
         volumes=np.empty(0),

@@ -15,6 +15,7 @@ from ..elements import SYMBOLS
 from ..errors import ElementError, InputError
 from ..index import Index
 from ..information import delta_entropy
+from ..own import OwnDescriptors
 from ._bandwidths import resolve_bandwidths
 from ._dataset import Dataset, open_dataset
 from ._progress import Counter
@@ -49,7 +50,7 @@ class Known:
     def spec(self) -> DescriptorSpec | None:
         """What the reference's rows were computed with; None of own descriptors."""
         if self.index is not None:
-            return self.index.spec
+            return None if isinstance(self.index.descriptor, OwnDescriptors) else self.index.spec
         assert self.data is not None
         return self.data.spec
 
@@ -63,6 +64,8 @@ class Known:
         InputError
             The rows are those of other descriptors.
         """
+        if self.spec is None and numbers is not None:
+            raise InputError("the reference holds own descriptors: the queries must be an array (.npy) of them, too")
         if self.index is not None:
             if numbers is not None:
                 self.index.check_elements(numbers)
@@ -130,7 +133,7 @@ def open_reference(
     index = Index.open(index_file)
     index.require(k=descriptor["k"], cutoff=descriptor["cutoff"])
     species = descriptor["species"]
-    if species not in (None, index.spec.species):
+    if species is not None and species != index.spec.species:
         raise InputError(f'{index_file} was built with species "{index.spec.species}", but "{species}" is asked for')
     if bandwidth not in (None, index.bandwidth):
         raise InputError(

@@ -77,7 +77,8 @@ class Monitor:
     Raises
     ------
     InputError
-        A threshold cannot be one, `select` is above `halt`, there is no such choice, or the index is of own descriptors.
+        A threshold cannot be one, `select` is above `halt`, there is no such choice, or the index is one of own
+        descriptors.
     """
 
     def __init__(
