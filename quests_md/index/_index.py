@@ -168,7 +168,7 @@ class Index:
     @classmethod
     def from_descriptors(
         cls,
-        x: ArrayLike,
+        x: NDArray[Any],
         bandwidth: float,
         *,
         frame_offsets: ArrayLike | None = None,
@@ -433,8 +433,7 @@ class Index:
     def require(self, *, k: int | None = None, cutoff: float | None = None) -> None:
         """Raise `InputError` unless the index was built with these; None asks nothing."""
         for name, asked, unit in (("k", k, ""), ("cutoff", cutoff, " Å")):
-            built = getattr(self.spec, name)
-            if asked is not None and asked != built:
+            if asked is not None and asked != (built := getattr(self.spec, name)):
                 raise InputError(
                     f"{self.path or 'the index'} was built with {name} = {built}{unit}, "
                     f"but {asked}{unit} is asked for: build another index, or leave {name} out"

@@ -26,7 +26,7 @@ _BANDWIDTHS = (1e-9, 1e9)
 
 
 def built(
-    x: ArrayLike,
+    x: NDArray[Any],
     bandwidth: Any,
     frame_offsets: ArrayLike | None,
     name: str,
@@ -40,7 +40,7 @@ def built(
     if not _BANDWIDTHS[0] <= bandwidth <= _BANDWIDTHS[1]:
         low, high = _BANDWIDTHS
         raise InputError(f"the bandwidth {bandwidth:g} is not between {low:g} and {high:g}: take another unit")
-    x = _array(x, None)
+    _check_array(x)
     offsets = _offsets(frame_offsets, len(x))
     centre = np.zeros(x.shape[1])
     for _, part in _parts(x):
@@ -61,7 +61,11 @@ def built(
 
 def extended(index: Index, x: Any, frame_offsets: ArrayLike | None, threads: int | None) -> dict[str, Any]:
     """Return the fields that change when own descriptors are added to an index of such."""
-    x = _array(x, index.descriptor)
+    if not isinstance(x, np.ndarray):
+        _ = index.spec  # frames, it seems: the error says what this index is
+    _check_array(x)
+    if x.shape[1] != index.descriptor.width:
+        raise InputError(f"the index has {index.descriptor.width} columns, the array {x.shape[1]}: other descriptors")
     offsets = _offsets(frame_offsets, len(x))
     n = len(index)
     rows = np.empty((n + len(x), len(index.centre)), np.float32)
@@ -70,20 +74,11 @@ def extended(index: Index, x: Any, frame_offsets: ArrayLike | None, threads: int
     return {"frame_offsets": np.concatenate([index.frame_offsets, n + offsets[1:]]), **made}
 
 
-def _array(x: Any, descriptor: Any) -> NDArray[Any]:
-    """Return `x` as rows of floating-point numbers; a map stays one."""
-    if not isinstance(x, np.ndarray) and hasattr(x, "get_positions"):
-        x = [x]
-    try:
-        rows = x if isinstance(x, np.ndarray) else np.asarray(x)
-    except ValueError:  # lists of different lengths
-        rows = np.empty(0, object)
-    if rows.dtype.kind not in "fiu" or rows.ndim != 2 or 0 in rows.shape:
-        what = f"an array {rows.dtype} {rows.shape}" if isinstance(x, np.ndarray) else f"{type(x).__name__}"
-        raise InputError(f"own descriptors are an array of numbers (n, d), not {what}; of frames they are not computed")
-    if descriptor is not None and rows.shape[1] != descriptor.width:
-        raise InputError(f"the index has {descriptor.width} columns ({descriptor.name}), the array {rows.shape[1]}")
-    return rows
+def _check_array(x: Any) -> None:
+    is_array = isinstance(x, np.ndarray)
+    if not is_array or x.dtype.kind not in "fiu" or x.ndim != 2 or 0 in x.shape:
+        what = f"{x.dtype} {x.shape}" if is_array else type(x).__name__
+        raise InputError(f"own descriptors are an array of numbers (n, d) with a row at least, not {what}")
 
 
 def _offsets(given: ArrayLike | None, n: int) -> NDArray[np.int64]:
