@@ -276,11 +276,11 @@ def test_soap_of_silicon_tells_a_strange_atom(structure):
         frames.append(structure("si") * (2, 2, 2))
         frames[-1].rattle(0.05, seed=seed)
     x = [soap.create(atoms) for atoms in frames]
-    index = Index.from_descriptors(np.vstack(x[:5]), 1.0, frame_offsets=np.arange(0, 321, 64), name="SOAP")
+    index = Index.from_descriptors(np.vstack(x[:5]), 3.0, frame_offsets=np.arange(0, 321, 64), name="SOAP")
     dH = index.delta_entropy(x[5])
-    np.testing.assert_allclose(dH, -naive.log_kernel_sum(x[5], np.vstack(x[:5]), 1.0), rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(dH, -naive.log_kernel_sum(x[5], np.vstack(x[:5]), 3.0), rtol=1e-6, atol=1e-4)
     strange = frames[5].copy()
     strange.positions[7] += [0.6, 0.3, 0.0]
     moved = index.delta_entropy(soap.create(strange))
-    assert moved[7] > 5.0 + dH.max()
+    assert moved.max() > 5.0 * dH.max()
     assert strange.get_distance(7, moved.argmax(), mic=True) < 3.0
