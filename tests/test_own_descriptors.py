@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
+import ase.io
 import naive
 import numpy as np
 import pytest
@@ -12,12 +14,16 @@ from ase.build import bulk
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 from test_index_files import REUSED, forge, forge_calibration, forge_spec, forged, header_of, refuse, written
 
 from quests_md import Frame, Index, Monitor, cli
 from quests_md.errors import CalibrationError, InputError, SourceError
 from quests_md.index import _parts, calibrate, fit_error_bound
 from quests_md.sources import read_descriptors
+
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "zuo2020"
 
 
 def clouds(d, n=300, scale=1.0, seed=0):
@@ -284,3 +290,17 @@ def test_soap_of_silicon_tells_a_strange_atom(structure):
     moved = index.delta_entropy(soap.create(strange))
     assert moved.max() > 5.0 * dH.max()
     assert strange.get_distance(7, moved.argmax(), mic=True) < 3.0
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}: the reference data of Zuo et al., which stay outside")
+def test_soap_of_dft_frames_orders_environments_much_as_the_built_in_descriptor_does():
+    dscribe = pytest.importorskip("dscribe.descriptors", reason="pip install 'quests_md[test]'")
+    soap = dscribe.SOAP(species=["Si"], r_cut=5.0, n_max=6, l_max=4, periodic=True)
+    reference, query = ase.io.read(DATA / "Si_training.extxyz", "::4"), ase.io.read(DATA / "Si_test.extxyz", ":")
+    x, q = (np.vstack([soap.create(atoms) for atoms in frames]) for frames in (reference, query))
+    index = Index.from_descriptors(x, 10.0, name="SOAP")
+    dH, expected = index.delta_entropy(q), -naive.log_kernel_sum(q, x, 10.0)
+    longest = np.linalg.norm(x - index.centre, axis=1).max()
+    assert (np.abs(dH - expected) <= 6e-8 * longest * np.sqrt(2 * (expected + np.log(len(x)))) / 10.0 + 1e-9).all()
+    np.testing.assert_array_equal(index.exceeds(q, 5.0), dH > 5.0)
+    assert spearmanr(dH, Index.build(reference).delta_entropy(query)).statistic > 0.5
