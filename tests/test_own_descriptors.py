@@ -22,7 +22,6 @@ from quests_md.errors import CalibrationError, InputError, SourceError
 from quests_md.index import _parts, calibrate, fit_error_bound
 from quests_md.sources import read_descriptors
 
-
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "zuo2020"
 
 
