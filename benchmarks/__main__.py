@@ -14,6 +14,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "decision": ("µs per atom-step of the certified decision in MD, beside quests; and whether it is right", 1),
     "live": ("what watching costs LAMMPS, 4096 atoms at every step, beside SNAP and Stillinger-Weber", 1),
     "growth": ("cost per atom from 10³ to 10⁶ atoms; building, saving and opening an index of 10⁵ and 10⁶", 1),
+    "million_entropy": ("entropy of 10⁶ environments from a mapped file: time, memory, pairs that are summed", None),
     "million": ("a million atoms in LAMMPS on two ranks: time and memory of an evaluation", 1),
     "selection": ("what a melting run keeps and covers, beside other choices of as many frames; two materials", 2),
     "species": ("µs per atom of each choice of how elements enter, for three binary materials", 1),
@@ -32,7 +33,7 @@ def main() -> None:
     if name not in NAMES:
         print("usage: python -m benchmarks NAME [options]; NAME --help lists the options\n")
         for known, (what, _) in NAMES.items():
-            print(f"  {known:<14}{what}")
+            print(f"  {known:<17}{what}")
         raise SystemExit(0 if name in ("", "-h", "--help") else 2)
     threads = NAMES[name][1]
     if threads is not None:  # before numba or a BLAS is loaded: they read these once

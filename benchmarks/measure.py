@@ -35,7 +35,7 @@ LARGE = 4096  # atoms, about, of the frame whose descriptors are timed
 def main(threads: int) -> None:
     """Measure everything and print it as JSON."""
     result = {
-        "flops": {"double": _peak_flops(np.float64, threads), "single": _peak_flops(np.float32, threads)},
+        "flops": {"double": peak_flops(np.float64, threads), "single": peak_flops(np.float32, threads)},
         "bytes": _peak_bytes(),
         "systems": [_measure(system, threads) for system in systems()],
     }
@@ -91,7 +91,7 @@ def _difference(a: Any, b: Any) -> float:
     return float(np.abs(a - b).max())
 
 
-def _peak_flops(dtype: Any, threads: int) -> float:
+def peak_flops(dtype: Any, threads: int) -> float:
     """Return the operations per second of the better of two products: of matrices by numpy's BLAS, and of our tiles."""
     a = np.random.default_rng(0).random((1536, 1536)).astype(dtype)
     blas = 2.0 * len(a) ** 3 / min(seconds(lambda: a @ a) for _ in range(8))

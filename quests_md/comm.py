@@ -5,14 +5,17 @@ The core never imports mpi4py: ``hosts.mpi`` puts a ``Comm`` on an MPI communica
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import MonitorError
 
-__all__ = ["Comm", "Serial", "raise_together"]
+__all__ = ["Comm", "Serial", "raise_together", "together"]
+
+_Result = TypeVar("_Result")
 
 
 class Comm(Protocol):
@@ -65,3 +68,15 @@ def raise_together(comm: Comm, error: Exception | None) -> None:
         raise error
     first = int(np.flatnonzero(flags)[0])
     raise MonitorError(f"rank {first} failed: {texts[first]}")
+
+
+def together(comm: Comm, work: Callable[[], _Result]) -> _Result:
+    """Return what `work`, which calls no other rank, gives on this one; raise on all ranks if it fails on any."""
+    done: list[_Result] = []
+    error: Exception | None = None
+    try:
+        done.append(work())
+    except Exception as failure:  # noqa: BLE001 - the other ranks must hear of it before they wait for this one
+        error = failure
+    raise_together(comm, error)
+    return done[0]

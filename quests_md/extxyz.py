@@ -80,7 +80,7 @@ def format_atoms(atoms: Any, every_result: bool = False) -> bytes:
     if "stress" in results:
         xx, yy, zz, yz, xz, xy = np.asarray(results["stress"], dtype=float)
         keys["stress"] = np.array([xx, xy, xz, xy, yy, yz, xz, yz, zz])
-    keys |= {name: value for name, value in more.items() if name not in of_atoms}
+    keys |= {name: _as_read(value) for name, value in more.items() if name not in of_atoms}
     keys |= {key: _as_read(value) for key, value in atoms.info.items() if key not in _RESERVED}
     return b"".join(text(columns, keys))
 

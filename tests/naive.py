@@ -116,6 +116,25 @@ def log_kernel_sum(query, reference, bandwidth):
     return logsumexp(-0.5 * cdist(query, reference, "sqeuclidean") / bandwidth**2, axis=1)
 
 
+def information(x, bandwidth):
+    """Return dH of a dataset against itself, its entropy and its diversity."""
+    kernel = np.exp(-0.5 * cdist(x, x, "sqeuclidean") / bandwidth**2)
+    sums = kernel.sum(axis=1)
+    return -np.log(sums), -np.mean(np.log(sums / len(x))), np.log(np.sum(1.0 / sums))
+
+
+def log_likelihood(x, bandwidth, same):
+    """Return the mean log-likelihood of an environment given all others that are farther than `same` from it."""
+    varying = x[:, np.ptp(x, axis=0) > same]
+    found = []
+    for row in varying:
+        squared = ((varying - row) ** 2).sum(axis=1)
+        others = squared[squared > same**2]
+        log_sum = logsumexp(-0.5 * others / bandwidth**2)
+        found.append(log_sum - np.log(len(others) * (np.sqrt(2.0 * np.pi) * bandwidth) ** len(row)))
+    return np.mean(found)
+
+
 def novelty(rows, reference, kept, select, bandwidth):
     """Return the novelty of environments above `select` against a reference and kept frames; and how many are novel."""
     rows = rows[-log_kernel_sum(rows, reference, bandwidth) > select]

@@ -21,15 +21,15 @@ _VERBS = {
     "config": ("config", "config_group", "Write and check a quests.toml."),
     "dh": ("dh", "dh_command", "dH of the environments of frames against a reference."),
     "diversity": ("entropy", "entropy_command", "The same as entropy."),
-    "entropy": ("entropy", "entropy_command", "Entropy, diversity, information gap and efficiency of a dataset."),
+    "entropy": ("entropy", "entropy_command", "Entropy, diversity and efficiency of a dataset."),
     "index": ("index", "index_group", "Build, show and verify the index of a reference."),
     "label": ("label", "label_command", "Label the frames of a queue with an oracle."),
-    "learn": ("learn", "learn_command", "Run the active-learning loop: explore, select, label, train, again."),
+    "learn": ("learn", "learn_command", "Run the active-learning loop: explore, label, train, again."),
     "learning-curve": ("learning_curve", "learning_curve_command", "Entropy of a growing share of a dataset."),
     "overlap": ("overlap", "overlap_command", "What share of a dataset another one covers."),
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
-    "cutout": ("cutout", "cutout_command", "Cut small cells or clusters around the worst atoms, for an oracle."),
+    "cutout": ("cutout", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
     "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),
 }
 
@@ -55,6 +55,12 @@ class _Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            from ..hosts.mpi import launched_rank
+
+            if launched_rank() > 0:  # rank 0 tells it
+                raise click.exceptions.Exit(error.exit_code) from error
+            raise
         except QuestsError as error:
             _fail(str(error))
         except OSError as error:

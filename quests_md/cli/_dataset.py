@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from ..comm import together
 from ..descriptors import DescriptorSpec
 from ..errors import InputError
 from ..frame import Frame
@@ -18,8 +19,9 @@ from ..index import Index, volume_per_atom
 from ..own import OwnDescriptors
 from ..sources import describe_source, read_descriptors, read_frames
 from ._progress import Counter
+from ._rows import Scratch, rows_of
 
-__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset"]
+__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset", "open_index", "spec_of"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -113,8 +115,9 @@ def open_dataset(
     group_key: str | None = None,
     threads: int | None = None,
     progress: Counter | None = None,
+    scratch: Scratch | None = None,
 ) -> Dataset:
-    """Open sources as one dataset.
+    """Open sources as one dataset. Collective, if `scratch` has several ranks.
 
     Parameters
     ----------
@@ -128,6 +131,8 @@ def open_dataset(
         Key of the frames' info that names their groups.
     progress
         Counts the frames that are read.
+    scratch
+        Ranks that share the descriptors of frames, and where these are kept; default: this one, and in memory.
 
     Raises
     ------
@@ -137,21 +142,36 @@ def open_dataset(
     SourceError, IndexFileError
         A source cannot be read.
     """
+    scratch = scratch or Scratch()
     special = [source for source in sources if Path(source).suffix in NOT_FRAMES]
     if special and len(sources) > 1:
         raise InputError(f"{special[0]} is a dataset of its own: give it alone, or files of frames")
     if not special:
-        return _of_files(sources, spec or _spec_of(k, cutoff, species), group_key, threads, progress)
+        return _of_files(sources, spec or spec_of(k, cutoff, species), group_key, threads, progress, scratch)
+    return together(scratch.comm, lambda: _of_one(special[0], k, cutoff, species, spec, group_key))
+
+
+def _of_one(
+    source: str,
+    k: int | None,
+    cutoff: float | None,
+    species: str | None,
+    spec: DescriptorSpec | None,
+    group_key: str | None,
+) -> Dataset:
     if group_key is not None:
-        raise InputError(f"{special[0]} holds no frames' info: --group-key is for files of frames")
-    if special[0].endswith(".npy"):
-        if spec is not None or (k, cutoff, species) != (None, None, None):
-            raise InputError(f"{special[0]} holds own descriptors: k, cutoff and species are for frames")
-        return _of_array(special[0])
-    return _of_index(special[0], k, cutoff, species, spec)
+        raise InputError(f"{source} holds no frames' info: --group-key is for files of frames")
+    if source.endswith(".npy"):
+        if spec is not None:
+            raise InputError(f"{source} holds own descriptors: they are compared with others of their kind only")
+        if (k, cutoff, species) != (None, None, None):
+            raise InputError(f"{source} holds own descriptors: k, cutoff and species are for frames")
+        return _of_array(source)
+    return _of_index(source, k, cutoff, species, spec)
 
 
-def _spec_of(k: int | None, cutoff: float | None, species: str | None) -> DescriptorSpec:
+def spec_of(k: int | None, cutoff: float | None, species: str | None) -> DescriptorSpec:
+    """Return the descriptor that is asked for; None takes the default."""
     default = DescriptorSpec()
     return DescriptorSpec(k if k is not None else default.k, cutoff if cutoff is not None else default.cutoff, species)
 
@@ -162,22 +182,43 @@ def _of_files(
     group_key: str | None,
     threads: int | None,
     progress: Counter | None,
+    scratch: Scratch,
 ) -> Dataset:
-    described = tuple(describe_source(source) for source in sources)
-    frames = [frame for frame in _frames(sources, group_key, progress) if len(frame.centres)]
-    if not frames:
+    def read() -> Iterator[Frame]:
+        return (frame for frame in _frames(sources, group_key, progress) if len(frame.centres))
+
+    # Frames of a dataset that is larger than memory are read twice.
+    kept = None if scratch.folder is not None else together(scratch.comm, lambda: list(read()))
+    data = together(scratch.comm, lambda: _survey(read() if kept is None else kept, sources, spec))
+    assert data.spec is not None
+    frames, names = read() if kept is None else kept, ", ".join(sources)
+    rows = rows_of(frames, names, data.frame_offsets, data.spec, scratch, threads)
+    return replace(data, rows=rows)
+
+
+def _survey(frames: Iterable[Frame], sources: Sequence[str], spec: DescriptorSpec) -> Dataset:
+    """Return what frames hold, but for their rows."""
+    counts, numbers, volumes, groups = [0], [], [], []
+    elements: set[int] = set()
+    for frame in frames:
+        counts.append(len(frame.centres))
+        numbers.append(frame.numbers[frame.centres])
+        volumes.append(volume_per_atom(frame))
+        groups += [] if frame.group is None else [frame.group]
+        elements.update(frame.distinct_numbers.tolist())
+    if not numbers:
         raise InputError(f"{', '.join(sources)}: no environments in them: the frames hold no atoms")
-    spec = spec.for_elements(set(np.concatenate([frame.numbers for frame in frames]).tolist()) - {0})
-    rows = spec.compute(frames, threads)
+    spec = spec.for_elements(elements - {0})
+    spec.check_elements(elements)
     return Dataset(
-        rows=rows,
-        frame_offsets=np.cumsum([0] + [len(frame.centres) for frame in frames], dtype=np.int64),
-        numbers=np.concatenate([frame.numbers[frame.centres] for frame in frames]).astype(np.int64),
+        rows=np.empty((0, spec.width)),
+        frame_offsets=np.cumsum(counts, dtype=np.int64),
+        numbers=np.concatenate(numbers).astype(np.int64),
         spec=spec,
         bandwidth=None,
-        groups=tuple(frame.group for frame in frames if frame.group is not None),
-        volumes=np.array([volume_per_atom(frame) for frame in frames]),
-        sources=described,
+        groups=tuple(groups),
+        volumes=np.array(volumes),
+        sources=tuple(describe_source(source) for source in sources),
     )
 
 
@@ -207,10 +248,7 @@ def _of_array(source: str) -> Dataset:
 def _of_index(
     source: str, k: int | None, cutoff: float | None, species: str | None, spec: DescriptorSpec | None
 ) -> Dataset:
-    index = Index.open(source)
-    index.require(k=k, cutoff=cutoff)
-    if species is not None and species != index.spec.species:
-        raise InputError(f'{source} was built with species "{index.spec.species}", but "{species}" is asked for')
+    index = open_index(source, k, cutoff, species)
     if spec is not None and spec != index.spec:
         raise InputError(f"{source} was built with {index.spec}, but is compared with {spec}")
     own = isinstance(index.descriptor, OwnDescriptors)
@@ -227,3 +265,13 @@ def _of_index(
         volumes=np.empty(0),
         sources=({"file": source, "hash": index.hash},),
     )
+
+
+def open_index(source: str, k: int | None, cutoff: float | None, species: str | None) -> Index:
+    """Open an index; `InputError` if it is of another descriptor than asked for, where something is."""
+    index = Index.open(source)
+    index.require(k=k, cutoff=cutoff)
+    if species is not None and species != index.spec.species:
+        built = f'with species "{index.spec.species}"' if index.spec.species else "without a choice of species"
+        raise InputError(f'{source} was built {built}, but "{species}" is asked for')
+    return index

@@ -26,6 +26,11 @@ class Counter:
         """Show another text."""
         self._progress.update(self._task, description=text)
 
+    def begin(self, text: str) -> None:
+        """Show another text, and count anew."""
+        self._frames = 0
+        self._progress.update(self._task, description=text, done="")
+
     def count(self, frames: Iterable[_Frame]) -> Iterator[_Frame]:
         """Pass frames through and count them."""
         for frame in frames:

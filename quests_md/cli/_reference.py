@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,14 +14,15 @@ from numpy.typing import NDArray
 from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS
 from ..errors import ElementError, InputError
+from ..frame import Frame
 from ..index import Index
 from ..information import delta_entropy
 from ..own import OwnDescriptors
 from ._bandwidths import resolve_bandwidths
-from ._dataset import Dataset, open_dataset
+from ._dataset import Dataset, open_dataset, open_index
 from ._progress import Counter
 
-__all__ = ["Known", "open_reference", "reference_options"]
+__all__ = ["Itself", "Known", "open_reference", "reference_options", "thresholds_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -54,6 +56,20 @@ class Known:
         assert self.data is not None
         return self.data.spec
 
+    def ask(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+        """Compute dH of the environments of frames, in their order; (n,), in nats.
+
+        Raises
+        ------
+        FrameError
+            A frame has no descriptor.
+        ElementError
+            The reference lacks one of the elements.
+        """
+        assert self.spec is not None
+        numbers = np.concatenate([frame.numbers for frame in frames])
+        return self.delta_entropy(self.spec.compute(frames, self.threads), numbers)
+
     def delta_entropy(self, query: NDArray[Any], numbers: NDArray[np.int64] | None) -> NDArray[np.float64]:
         """Compute dH of rows (n, d) of centres with these atomic numbers, where they are known; (n,), in nats.
 
@@ -72,7 +88,7 @@ class Known:
             return self.index.delta_entropy(np.asarray(query, dtype=np.float64), self.threads)
         assert self.data is not None
         if numbers is not None and self.data.numbers is not None:
-            self._check_elements(set(np.unique(numbers)) - set(np.unique(self.data.numbers)))
+            self._check_elements(set(np.unique(numbers).tolist()) - {0, *np.unique(self.data.numbers).tolist()})
         return delta_entropy(query, self.data.rows, self.bandwidth, threads=self.threads)
 
     def _check_elements(self, unknown: set[int]) -> None:
@@ -90,6 +106,36 @@ class Known:
         return {**self.data.describe(), "bandwidth": self.bandwidth}
 
 
+@dataclass(frozen=True)
+class Itself:
+    """What answers for each frame against itself: how its environments repeat each other.
+
+    Attributes
+    ----------
+    spec
+        The descriptor; where it needs elements, each frame has its own.
+    bandwidth, threads
+        As of `Known`.
+    """
+
+    spec: DescriptorSpec
+    bandwidth: float
+    threads: int | None
+
+    def ask(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+        """Compute dH of the environments of frames, in their order; (n,), in nats; `FrameError` as `Known.ask`."""
+        answers = []
+        for frame in frames:
+            rows = self.spec.for_elements(frame.distinct_numbers.tolist()).compute(frame, self.threads)
+            answers.append(delta_entropy(rows, rows, self.bandwidth, threads=self.threads))
+        return np.concatenate(answers)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of its reference."""
+        spec = {"k": self.spec.k, "cutoff": self.spec.cutoff, "species": self.spec.species}
+        return {"itself": True, "descriptor": spec, "bandwidth": self.bandwidth}
+
+
 def reference_options(command: _Command) -> _Command:
     """Add --index and --reference, of which one is to be given, and --bandwidth."""
     options = (
@@ -105,6 +151,27 @@ def reference_options(command: _Command) -> _Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def thresholds_option(text: str, *default: float) -> Callable[[_Command], _Command]:
+    """Add --threshold, which may be given several times."""
+    return click.option(
+        "--threshold",
+        "thresholds",
+        multiple=True,
+        type=float,
+        default=default,
+        show_default=bool(default),
+        callback=_finite,
+        help=text,
+    )
+
+
+def _finite(context: click.Context, parameter: click.Parameter, values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if not math.isfinite(value):
+            raise click.BadParameter(f"a number of nats, not {value}")
+    return values
 
 
 def open_reference(
@@ -130,11 +197,7 @@ def open_reference(
         data = open_dataset(references, **descriptor, threads=threads, progress=progress)
         (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
         return Known(data, None, h, threads)
-    index = Index.open(index_file)
-    index.require(k=descriptor["k"], cutoff=descriptor["cutoff"])
-    species = descriptor["species"]
-    if species is not None and species != index.spec.species:
-        raise InputError(f'{index_file} was built with species "{index.spec.species}", but "{species}" is asked for')
+    index = open_index(index_file, **descriptor)
     if bandwidth not in (None, index.bandwidth):
         raise InputError(
             f"{index_file} was built with a bandwidth of {index.bandwidth:g} 1/Å, but {bandwidth} is asked for: "

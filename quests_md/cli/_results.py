@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import numpy as np
 
-from ..errors import OutputError
+from ..errors import MissingExtraError, OutputError
 from ..files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["check_outputs", "result_options", "save_picture", "table", "write_result"]
+__all__ = ["check_outputs", "result_options", "result_options_as", "save_picture", "table", "write_result"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PICTURES = (".png", ".svg", ".pdf")
@@ -27,21 +27,38 @@ _PICTURES = (".png", ".svg", ".pdf")
 
 def result_options(command: _Command) -> _Command:
     """Add the options of what is written: -o, --plot and --overwrite."""
+    return result_options_as(".json or .csv")(command)
+
+
+def result_options_as(formats: str) -> Callable[[_Command], _Command]:
+    """Return what adds the options of what is written, in these formats."""
     path = click.Path(path_type=Path)
     options = (
-        click.option("-o", "--output", type=path, help="Write the result here: .json or .csv."),
+        click.option("-o", "--output", type=path, help=f"Write the result here: {formats}."),
         click.option("--plot", type=path, help="Draw it here: .png, .svg or .pdf (pip install 'quests_md[plot]')."),
         click.option("--overwrite", is_flag=True, help="Replace files that exist."),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def check_outputs(
     output: Path | None, plot: Path | None, overwrite: bool, suffixes: Sequence[str] = (".json", ".csv")
 ) -> None:
-    """Raise `OutputError` before anything is computed if a file exists or its name tells no known format."""
+    """Raise before anything is computed that could not be kept.
+
+    Raises
+    ------
+    OutputError
+        A file exists, or its name tells no known format.
+    MissingExtraError
+        A picture is asked for, and matplotlib is not installed.
+    """
     for path, known in ((output, suffixes), (plot, _PICTURES)):
         if path is None:
             continue
@@ -49,6 +66,11 @@ def check_outputs(
             raise OutputError(f"{path}: the name must end with {' or '.join(known)}")
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists: choose another name, or give --overwrite")
+    if plot is not None:
+        try:
+            import matplotlib.figure  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("--plot needs matplotlib: pip install 'quests_md[plot]'") from error
 
 
 def write_result(path: Path, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:

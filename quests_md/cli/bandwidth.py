@@ -66,7 +66,7 @@ def bandwidth_command(
         return
     with counter() as progress:
         data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
-        progress.say("likelihood")
+        progress.begin("likelihood")
         choice = likelihood_bandwidth(data.rows, _tried(data), size=sample, seed=seed, report=progress.share)
     rows, reason = _rows(data, choice.bandwidth)
     click.echo(table(rows))

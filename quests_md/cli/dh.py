@@ -12,23 +12,27 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, OutputError
+from ..errors import FrameError, InputError, OutputError
 from ..extxyz import format_atoms
 from ..files import write_atomically
 from ..frame import Frame
-from ..sources import frame_of, read_atoms
+from ..information import DEFAULT_BANDWIDTH
+from ..sources import describe_source, frame_of, read_atoms
 from ..versions import versions
 from ._bandwidths import bandwidth_option
-from ._dataset import NOT_FRAMES, dataset_options, open_dataset
+from ._dataset import NOT_FRAMES, dataset_options, open_dataset, spec_of
 from ._progress import Counter, counter
-from ._reference import Known, open_reference, reference_options
-from ._results import check_outputs, result_options, save_picture, table, write_result
+from ._reference import Itself, Known, open_reference, reference_options, thresholds_option
+from ._results import check_outputs, result_options_as, save_picture, table, write_result
 
 __all__ = ["dh_command"]
 
 _FRAMES = (".xyz", ".extxyz")
 _BATCH = 4096  # environments that are asked about at a time, at least
 _OVERLAP = 1e-5  # nats; the threshold of quests overlap
+
+
+_Place = tuple[str, int, Any, Frame]  # the file, the number in it, and the frame itself: as ase.Atoms, and as Frame
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,16 @@ class _Answer:
 @click.command("dh")
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True)
 @reference_options
+@click.option("--itself", is_flag=True, help="Instead: each frame against itself.")
 @bandwidth_option()
-@click.option(
-    "--threshold", "thresholds", multiple=True, type=float, help="Report the fraction above this dH. May be repeated."
-)
+@thresholds_option("Report the fraction above this dH (nats). May be repeated.")
 @dataset_options
-@result_options
+@result_options_as(".extxyz, .csv, .json or .npy")
 def dh_command(
     sources: tuple[str, ...],
     index_file: str | None,
     references: tuple[str, ...],
+    itself: bool,
     bandwidth: float | str | None,
     thresholds: tuple[float, ...],
     output: Path | None,
@@ -69,7 +73,10 @@ def dh_command(
     check_outputs(output, plot, overwrite, (*_FRAMES, ".csv", ".json", ".npy"))
     suffix = None if output is None else output.suffix
     with counter() as progress:
-        known = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
+        if itself:
+            known: Known | Itself = _itself(sources, index_file, references, bandwidth, descriptor, threads)
+        else:
+            known = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
         asked = _ask(sources, known, thresholds, descriptor, progress)
         if output is not None and suffix in _FRAMES:
             done: list[_Answer] = []
@@ -82,12 +89,9 @@ def dh_command(
     values = np.concatenate([answer.dH for answer in done])
     summary = {"n_frames": len(done), **_numbers(values, thresholds), "overlap": float(np.mean(values < _OVERLAP))}
     click.echo(table([summary]))
-    if output is not None and suffix in (".csv", ".json"):
-        head = {"sources": list(sources), "reference": known.describe(), "thresholds": list(thresholds)}
-        rows = [answer.row for answer in done]
-        write_result(output, {**head, **summary, "frames": rows, "versions": versions()}, rows)
-    elif output is not None and suffix == ".npy":
-        write_atomically(output, lambda file: np.save(file, values))
+    if output is not None and suffix not in _FRAMES:
+        of = {"reference": known.describe(), "thresholds": list(thresholds), **summary}
+        _write(output, sources, of, done, values)
     if plot is not None:
         from ..report import histogram
 
@@ -95,15 +99,45 @@ def dh_command(
         save_picture(histogram(values, thresholds, frame_offsets=offsets), plot)
 
 
+def _write(
+    output: Path, sources: Sequence[str], of: dict[str, Any], done: Sequence[_Answer], values: NDArray[np.float64]
+) -> None:
+    if output.suffix == ".npy":
+        write_atomically(output, lambda file: np.save(file, values))
+        return
+    rows = [answer.row for answer in done]
+    described = [describe_source(source) for source in sources]
+    write_result(output, {"sources": described, **of, "frames": rows, "versions": versions()}, rows)
+
+
+def _itself(
+    sources: Sequence[str],
+    index_file: str | None,
+    references: Sequence[str],
+    bandwidth: float | str | None,
+    descriptor: dict[str, Any],
+    threads: int | None,
+) -> Itself:
+    if index_file is not None or references:
+        raise click.UsageError("--itself takes the place of --index and --reference: give one of them")
+    if bandwidth == "auto" or _of_no_frames(sources):
+        raise click.UsageError("--itself is for files of frames, and for a bandwidth that is a number")
+    return Itself(spec_of(**descriptor), DEFAULT_BANDWIDTH if bandwidth is None else float(bandwidth), threads)
+
+
+def _of_no_frames(sources: Sequence[str]) -> bool:
+    return any(Path(source).suffix in NOT_FRAMES for source in sources)
+
+
 def _ask(
     sources: Sequence[str],
-    known: Known,
+    known: Known | Itself,
     thresholds: Sequence[float],
     descriptor: dict[str, Any],
     progress: Counter,
 ) -> Iterator[tuple[_Answer, Any]]:
     """Yield the answer for every frame, and the frame as ``ase.Atoms`` with dH in it; None of other sources."""
-    if Path(sources[0]).suffix in NOT_FRAMES:
+    if isinstance(known, Known) and _of_no_frames(sources):
         how = descriptor if known.spec is None else {"spec": known.spec}
         data = open_dataset(sources, **how, threads=known.threads, progress=progress)
         dH = known.delta_entropy(data.rows, data.numbers)
@@ -117,20 +151,32 @@ def _ask(
         raise InputError(f"the reference holds own descriptors: {sources[0]} must be an array (.npy) of them, too")
     for batch in _batches(sources, progress):
         frames = [frame for *_, frame in batch]
-        numbers = np.concatenate([frame.numbers for frame in frames])
-        dH = known.delta_entropy(known.spec.compute(frames, known.threads), numbers)
-        for (source, number, atoms, frame), some in zip(batch, _split(dH, frames), strict=True):
+        for (source, number, atoms, frame), some in zip(batch, _split(_dH(known, batch), frames), strict=True):
             row = {"file": source, "frame": number, "step": frame.step, "time": frame.time}
             numbers_ = _numbers(some, thresholds, frame)
             _put(atoms, frame, some, numbers_)
             yield _Answer({**row, **numbers_}, some), atoms
 
 
-def _batches(sources: Sequence[str], progress: Counter) -> Iterator[list[tuple[str, int, Any, Frame]]]:
+def _dH(known: Known | Itself, batch: Sequence[_Place]) -> NDArray[np.float64]:
+    """Ask for the dH of some frames; the error of one that has no descriptor names its file."""
+    try:
+        return known.ask([frame for *_, frame in batch])
+    except FrameError:
+        for source, number, _, frame in batch:
+            try:
+                known.ask([frame])
+            except FrameError as error:
+                raise FrameError(f"{source}: frame {number}: {error}") from error
+        raise
+
+
+def _batches(sources: Sequence[str], progress: Counter) -> Iterator[list[_Place]]:
     """Yield frames, some at a time, with their file and their number in it: the threads need much to do."""
-    batch, n_env = [], 0
+    batch: list[_Place] = []
+    n_env = 0
+    progress.begin("dH of")
     for source in sources:
-        progress.say(f"dH of {source}:")
         for number, atoms in enumerate(progress.count(read_atoms(source))):
             frame = frame_of(atoms, number)
             batch.append((source, number, atoms, frame))

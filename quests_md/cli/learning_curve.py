@@ -61,7 +61,7 @@ def learning_curve_command(
     with counter() as progress:
         data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
         (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
-        progress.say("learning curve")
+        progress.begin("learning curve")
         drawn: dict[str, Any] = {"seed": seed, "replace": replace}
         curve = learning_curve(data.rows, fractions, runs, h, **drawn, threads=threads, report=progress.share)
     rows = [

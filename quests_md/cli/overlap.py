@@ -12,7 +12,7 @@ from ..versions import versions
 from ._bandwidths import bandwidth_option
 from ._dataset import dataset_options, open_dataset
 from ._progress import counter
-from ._reference import open_reference, reference_options
+from ._reference import open_reference, reference_options, thresholds_option
 from ._results import check_outputs, result_options, save_picture, table, write_result
 
 __all__ = ["overlap_command"]
@@ -22,15 +22,7 @@ __all__ = ["overlap_command"]
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True)
 @reference_options
 @bandwidth_option()
-@click.option(
-    "--threshold",
-    "thresholds",
-    multiple=True,
-    default=(1e-5,),
-    show_default="1e-05",
-    type=float,
-    help="dH (nats) below which an environment is covered. May be repeated.",
-)
+@thresholds_option("dH (nats) below which an environment is covered. May be repeated.", 1e-5)
 @click.option("--group-key", metavar="KEY", help="A row for each group of frames, by this key of their info.")
 @dataset_options
 @result_options
@@ -57,7 +49,7 @@ def overlap_command(
         known = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
         how = descriptor if known.spec is None else {"spec": known.spec}
         data = open_dataset(sources, **how, group_key=group_key, threads=threads, progress=progress)
-        progress.say("dH")
+        progress.begin("dH")
         dH = known.delta_entropy(data.rows, data.numbers)
     parts = [({}, dH)] if group_key is None else [({"group": name}, dH[which]) for name, which in data.by_group()]
     if group_key is not None:

@@ -1,8 +1,9 @@
-"""A `Comm` on an mpi4py communicator."""
+"""A `Comm` on an mpi4py communicator, and the ranks that a launcher started."""
 
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import time
 from typing import Any, NoReturn
@@ -10,9 +11,14 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MissingExtraError
+from ..comm import Comm, Serial
+from ..errors import HostError, MissingExtraError
 
-__all__ = ["MpiComm"]
+__all__ = ["MpiComm", "launched_rank", "world"]
+
+# Where launchers say how many ranks they have started, and which one this is: MPICH and Intel MPI, Open MPI, SLURM.
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
 _PATIENCE = 5.0  # seconds that a rank which leaves waits for the others to leave too
 
@@ -85,3 +91,33 @@ class MpiComm:
         error = getattr(sys, "last_value", None)
         if error is not None and not hasattr(sys, "ps1"):
             self.leave(type(error).__name__)
+
+
+def world() -> Comm:
+    """Return the ranks that a launcher (``mpiexec``, ``mpirun``, ``srun``) has started; `Serial` without one.
+
+    Raises
+    ------
+    MissingExtraError
+        Several ranks, and mpi4py is not installed.
+    HostError
+        Several ranks that do not see each other: mpi4py uses another MPI library than the launcher.
+    """
+    started = max(int(os.environ.get(name) or 1) for name in _SIZES)
+    if started == 1:
+        return Serial()  # mpi4py is not loaded: it would start MPI
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise MissingExtraError(f"{started} ranks need mpi4py: pip install 'quests_md[mpi]'") from error
+    if MPI.COMM_WORLD.Get_size() == 1:
+        raise HostError(
+            f"{started} ranks were started, and each sees itself alone: use the launcher of the MPI library that "
+            f"mpi4py was built for ({MPI.Get_library_version().splitlines()[0].strip()})"
+        )
+    return MpiComm(MPI.COMM_WORLD)
+
+
+def launched_rank() -> int:
+    """Return which rank this is by the word of its launcher, without starting MPI; 0 without one."""
+    return max(int(os.environ.get(name) or 0) for name in _RANKS)

@@ -98,9 +98,10 @@ def mean_volume(volumes: NDArray[np.float64], weights: NDArray[np.int64], spec: 
 def volume_per_atom(frame: Frame) -> float:
     """Return the volume per atom in Å³; nan of a frame that is not periodic in three directions, or holds vacuum."""
     n = np.count_nonzero(frame.numbers)
-    if not n or not np.all(frame.pbc) or frame.has_ghosts or _has_vacuum(frame):
+    if not n or not np.all(frame.pbc) or frame.has_ghosts:
         return float("nan")
-    return float(abs(np.linalg.det(np.asarray(frame.cell))) / n)
+    volume = float(abs(np.linalg.det(np.asarray(frame.cell))))
+    return volume / n if volume > 0.0 and not _has_vacuum(frame) else float("nan")
 
 
 def _has_vacuum(frame: Frame) -> bool:

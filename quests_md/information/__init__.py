@@ -9,27 +9,22 @@ other elements are at least 1 away, and exp(−1/2h²) is nothing as long as the
 from ._bandwidth import BandwidthChoice, bandwidth_from_volume, likelihood_bandwidth
 from ._information import Information, diversity, entropy, information, information_at, overlap
 from ._sampling import LearningCurve, Sampled, learning_curve, sample_entropy
-from ._sums import (
-    DEFAULT_BANDWIDTH,
-    Blocks,
-    Precision,
-    check_bandwidth,
-    delta_entropy,
-    log_kernel_sum,
-    log_kernel_sum_of_few,
-    pack,
-)
+
+# Names with themselves as their alias are for the package: not public, and not hidden from it.
+from ._sums import DEFAULT_BANDWIDTH, delta_entropy, log_kernel_sum
+from ._sums import Blocks as Blocks
+from ._sums import Precision as Precision
+from ._sums import check_bandwidth as check_bandwidth
+from ._sums import log_kernel_sum_of_few as log_kernel_sum_of_few
+from ._sums import pack as pack
 
 __all__ = [
     "DEFAULT_BANDWIDTH",
     "BandwidthChoice",
-    "Blocks",
     "Information",
     "LearningCurve",
-    "Precision",
     "Sampled",
     "bandwidth_from_volume",
-    "check_bandwidth",
     "delta_entropy",
     "diversity",
     "entropy",
@@ -38,8 +33,6 @@ __all__ = [
     "learning_curve",
     "likelihood_bandwidth",
     "log_kernel_sum",
-    "log_kernel_sum_of_few",
     "overlap",
-    "pack",
     "sample_entropy",
 ]

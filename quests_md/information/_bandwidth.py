@@ -17,7 +17,7 @@ from ._sums import check_bandwidth, check_rows
 __all__ = ["BandwidthChoice", "bandwidth_from_volume", "likelihood_bandwidth"]
 
 SAME = 0.05  # of the smallest bandwidth that is tried: rows nearer than this are the same environment
-_TRIED = np.geomspace(0.002, 0.2, 41)  # 1/Å
+_TRIED = np.geomspace(0.0005, 0.2, 53)  # 1/Å
 _CHUNK = 4096  # references at a time
 
 
@@ -105,7 +105,7 @@ def likelihood_bandwidth(
     x
         (n, d) descriptors, in 1/Å; may be mapped.
     bandwidths
-        Those to try, ascending, in 1/Å. Default: 41 from 0.002 to 0.2, evenly in ln h.
+        Those to try, ascending, in 1/Å. Default: 53 from 0.0005 to 0.2, evenly in ln h.
     size
         Environments whose likelihood is computed, drawn at random where there are more. The others are all rows.
     seed

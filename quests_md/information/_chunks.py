@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, raise_together
+from ..comm import Comm, together
 from ..errors import InputError
 from ..kernels.kernel_sum import BLOCK
 from ..kernels.order import order_of
-from ._sums import check_rows, pack, sums_of_groups
+from ._sums import Precision, check_rows, pack, sums_of_groups
 
 __all__ = ["Report", "own_log_sums", "set_of_rows"]
 
@@ -21,7 +21,7 @@ Report = Callable[[float], None]
 
 CHUNK = 1 << 17  # rows that are held at a time: 66 MB in double precision, as much again laid out, and their order
 _BATCH = 64 * BLOCK  # queries between two reports
-_LEFT_OUT = 1e-12  # of a sum that is known to be 1 at least
+_LEFT_OUT: dict[Precision, float] = {"double": 1e-12, "single": 1e-6}  # of a sum that is known to be 1 at least
 
 
 def set_of_rows(x: Any) -> NDArray[Any]:
@@ -32,7 +32,7 @@ def set_of_rows(x: Any) -> NDArray[Any]:
     InputError
         It has another shape, or no rows.
     """
-    rows = np.asarray(x)
+    rows: NDArray[Any] = x if isinstance(x, np.memmap) else np.asarray(x)
     if rows.ndim != 2:
         raise InputError(f"x must have shape (n, d), not {rows.shape}")
     if not len(rows):
@@ -41,7 +41,13 @@ def set_of_rows(x: Any) -> NDArray[Any]:
 
 
 def own_log_sums(
-    x: NDArray[Any], bandwidths: Sequence[float], *, comm: Comm, threads: int | None, report: Report | None
+    x: NDArray[Any],
+    bandwidths: Sequence[float],
+    *,
+    precision: Precision,
+    comm: Comm,
+    threads: int | None,
+    report: Report | None,
 ) -> NDArray[np.float64]:
     """Compute ln K of the rows of a dataset over all of its rows, at several bandwidths. Collective.
 
@@ -54,6 +60,8 @@ def own_log_sums(
         (n, d), of any kind of numbers; may be mapped and larger than memory.
     bandwidths
         h, in 1/Å.
+    precision
+        As in `log_kernel_sum`.
     comm
         The queries are split over its ranks. A sum depends neither on the other queries nor on the ranks.
     threads
@@ -72,13 +80,12 @@ def own_log_sums(
         A value is not finite.
     """
     threads = 1 if threads is None and comm.size > 1 else threads
-    error, shares, own = None, [], np.empty((len(bandwidths), 0))
-    try:
+
+    def work() -> tuple[list[list[NDArray[np.int64]]], NDArray[np.float64]]:
         shares = _shares(x, comm.size)
-        own = _sums_of_share(x, [share[comm.rank] for share in shares], bandwidths, threads, report)
-    except Exception as failure:  # noqa: BLE001 - the other ranks must hear of it before they wait for this one
-        error = failure
-    raise_together(comm, error)
+        return shares, _sums_of_share(x, [share[comm.rank] for share in shares], bandwidths, precision, threads, report)
+
+    shares, own = together(comm, work)
     return _gathered(own, shares, len(x), comm)
 
 
@@ -95,7 +102,7 @@ def _shares(x: NDArray[Any], ranks: int) -> list[list[NDArray[np.int64]]]:
 
 def _chunk(x: NDArray[Any], first: int) -> NDArray[np.float64]:
     part = x[first : first + CHUNK]
-    # What is mapped is read here, and not row by row in the kernels.
+    # What is mapped is copied: pages that are read in order, and not row by row in the kernels.
     return check_rows("x", np.array(part) if isinstance(x, np.memmap) else part, np.float64)
 
 
@@ -103,18 +110,19 @@ def _sums_of_share(
     x: NDArray[Any],
     share: list[NDArray[np.int64]],
     bandwidths: Sequence[float],
+    precision: Precision,
     threads: int | None,
     report: Report | None,
 ) -> NDArray[np.float64]:
     """Compute ln K (n_bandwidths, n_share) of the rows of `share`, given by chunk."""
     ends = np.cumsum([0, *(len(rows) for rows in share)])
-    out, nothing = np.full((len(bandwidths), ends[-1]), -np.inf), math.log2(_LEFT_OUT / len(x))
+    out, nothing = np.full((len(bandwidths), ends[-1]), -np.inf), math.log2(_LEFT_OUT[precision] / len(x))
     done, total = 0, len(x) * len(bandwidths)
     for first in range(0, len(x), CHUNK):
         reference = _chunk(x, first)
         order = order_of(reference)
         for k, bandwidth in enumerate(bandwidths):
-            blocks = pack(reference, bandwidth, order=order, threads=threads)
+            blocks = pack(reference, bandwidth, precision, order=order, threads=threads)
             for c, rows in enumerate(share):
                 query = (reference if c * CHUNK == first else _chunk(x, c * CHUNK))[rows]
                 for begin in range(0, len(query), _BATCH):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..comm import Comm
 from ..errors import InputError
 from ._chunks import Report, set_of_rows
 from ._information import information
-from ._sums import DEFAULT_BANDWIDTH, check_bandwidth
+from ._sums import DEFAULT_BANDWIDTH, Precision, check_bandwidth
 
 __all__ = ["LearningCurve", "Sampled", "learning_curve", "sample_entropy"]
 
@@ -35,6 +36,12 @@ class Sampled:
         (runs,) H and D of each sample.
     replace
         Whether a sample may hold an environment twice.
+    mean, std
+        Mean of the entropies, and their standard deviation with runs − 1 below; nan for one run.
+    standard_error
+        That of the mean, std / √runs: over samples of this size from this dataset.
+    mean_diversity, std_diversity
+        Mean and standard deviation of the diversities.
     """
 
     size: int
@@ -56,7 +63,7 @@ class Sampled:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `mean`, std / √runs: of what samples of this size from this dataset would give."""
+        """Standard error of the mean entropy, std / √runs: over samples of this size from this dataset."""
         return self.std / math.sqrt(len(self.entropies))
 
     @property
@@ -80,6 +87,10 @@ class LearningCurve:
         (m,) shares of the dataset.
     samples
         (m,) the samples of each.
+    sizes
+        (m,) environments of a sample.
+    mean, std, standard_error
+        (m,) those of the entropies of each, in nats.
     """
 
     fractions: NDArray[np.float64]
@@ -102,7 +113,7 @@ class LearningCurve:
 
     @property
     def standard_error(self) -> NDArray[np.float64]:
-        """(m,) standard error of `mean`, in nats."""
+        """(m,) standard error of the mean entropy, in nats."""
         return np.array([some.standard_error for some in self.samples])
 
 
@@ -114,7 +125,9 @@ def sample_entropy(
     *,
     seed: int | np.random.Generator = 0,
     replace: bool = False,
+    precision: Precision = "double",
     threads: int | None = None,
+    comm: Comm | None = None,
     report: Report | None = None,
 ) -> Sampled:
     """Compute the entropy and the diversity of random samples of a dataset.
@@ -136,8 +149,10 @@ def sample_entropy(
         Of the generator, ``numpy.random.default_rng(seed)``.
     replace
         Draw with replacement.
-    threads
-        Threads to use; None takes all cores. The result does not depend on it.
+    precision
+        As in `information`.
+    threads, comm
+        As in `information`. The result does not depend on them.
     report
         Called with the share of the work that is done, from time to time.
 
@@ -159,7 +174,7 @@ def sample_entropy(
     for run in range(runs):
         # In their order: a mapped file is read from one end to the other.
         chosen = np.sort(generator.choice(len(rows), size, replace=replace))
-        found.append(information(rows[chosen], bandwidth, threads=threads))
+        found.append(information(rows[chosen], bandwidth, precision=precision, threads=threads, comm=comm))
         if report is not None:
             report((run + 1) / runs)
     return Sampled(
@@ -180,7 +195,9 @@ def learning_curve(
     *,
     seed: int | np.random.Generator = 0,
     replace: bool = False,
+    precision: Precision = "double",
     threads: int | None = None,
+    comm: Comm | None = None,
     report: Report | None = None,
 ) -> LearningCurve:
     """Compute the entropy of samples of growing size: a curve that is flat at its end has nothing more to learn.
@@ -189,7 +206,7 @@ def learning_curve(
     ----------
     fractions
         Shares of the dataset, above 0 and at most 1; a sample has ``int(fraction · n)`` rows, as in ``quests``.
-    x, runs, bandwidth, seed, replace, threads, report
+    x, runs, bandwidth, seed, replace, precision, threads, comm, report
         As in `sample_entropy`; one generator serves all shares, in their order.
 
     Raises
@@ -206,7 +223,19 @@ def learning_curve(
     work = np.cumsum([0.0, *(float(fraction) ** 2 for fraction in fractions)])
     for i, fraction in enumerate(fractions):
         size = int(fraction * len(rows))
-        samples.append(sample_entropy(rows, size, runs, bandwidth, seed=generator, replace=replace, threads=threads))
+        samples.append(
+            sample_entropy(
+                rows,
+                size,
+                runs,
+                bandwidth,
+                seed=generator,
+                replace=replace,
+                precision=precision,
+                threads=threads,
+                comm=comm,
+            )
+        )
         if report is not None:
             report(float(work[i + 1] / work[-1]))
     return LearningCurve(np.array(fractions, dtype=np.float64), tuple(samples))

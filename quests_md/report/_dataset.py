@@ -38,7 +38,7 @@ def histogram(
     Parameters
     ----------
     dH
-        (n_env,), in nats.
+        (n_env,), in nats. What is infinite is counted, and has no place.
     thresholds
         In nats; drawn with the share of environments above each.
     frame_offsets
@@ -99,15 +99,15 @@ def _draw_histogram(axes: Any, finite: NDArray[Any], values: NDArray[Any], thres
 
 
 def _draw_frames(axes: Any, values: NDArray[Any], thresholds: Sequence[float], offsets: NDArray[np.int64]) -> None:
-    frames = [(f, values[a:b]) for f, (a, b) in enumerate(itertools.pairwise(offsets.tolist())) if b > a]
-    number = [f for f, _ in frames]
-    quantiles = np.array([np.quantile(frame, (0.5, 0.99, 1.0)) for _, frame in frames])
+    finite = [values[a:b][np.isfinite(values[a:b])] for a, b in itertools.pairwise(offsets.tolist())]
+    number = [f for f, frame in enumerate(finite) if len(frame)]
+    quantiles = np.array([np.quantile(finite[f], (0.5, 0.99, 1.0)) for f in number])
     axes.plot(number, quantiles[:, 2], color=BLUE, lw=1.1, label="maximum")
     axes.fill_between(number, quantiles[:, 0], quantiles[:, 1], color=SKY, alpha=0.35, lw=0, label="median to 99 %")
     axes.plot(number, quantiles[:, 0], color=GREY, lw=1.1, label="median")
     for threshold in thresholds:
         axes.axhline(threshold, color="black", lw=0.9, ls="--")
-    if np.abs(quantiles[np.isfinite(quantiles)]).max(initial=0.0) > _LINEAR:
+    if np.abs(quantiles).max() > _LINEAR:
         axes.set_yscale("asinh", linear_width=_WIDTH)
     axes.set_xlabel("frame")
     axes.set_ylabel("dH (nats)")
@@ -228,7 +228,8 @@ def learning_curve(curve: LearningCurve) -> Figure:
         axes.plot([sample.size] * len(sample.entropies), sample.entropies, ".", color=ORANGE, ms=5, zorder=3)
     sizes, spread = curve.sizes, np.nan_to_num(curve.std)
     axes.errorbar(sizes, curve.mean, spread, color=BLUE, marker="o", ms=4, lw=1.2, capsize=2, label="entropy H")
-    axes.plot(sizes, np.log(sizes), color=GREY, lw=0.9, ls="--", label="ln n: no two alike")
+    all_sizes = np.linspace(sizes.min(), sizes.max(), 200)
+    axes.plot(all_sizes, np.log(all_sizes), color=GREY, lw=0.9, ls="--", label="ln n: no two alike")
     axes.set_xlabel("environments in the sample, n")
     axes.set_ylabel("nats")
     axes.legend(frameon=False, fontsize=9)
