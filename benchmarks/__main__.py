@@ -23,6 +23,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "force_errors": ("coverage of the bound of the force error, with the potentials and data of Zuo et al.", 1),
     "choice": ("n training structures by dH, farthest point, at random: errors of POD trained on each", 1),
     "learning": ("labels chosen by the loop, at random, evenly in time: errors of POD trained on as many of each", 1),
+    "copper": ("entropy of solid copper by descriptors, beside the integral of C_p/T from the same runs", None),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }
 

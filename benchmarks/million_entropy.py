@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from quests_md import DescriptorSpec
 from quests_md.information import _chunks, information, pack
-from quests_md.kernels import kernel_sum
+from quests_md.kernels import kernel_sum, self_sum
 from quests_md.kernels._simd_sum import ROWS
 from quests_md.kernels.blocks import TILE
 from quests_md.kernels.order import order_of
@@ -36,8 +36,8 @@ from .silicon import cache_folder, cached, frames_of
 
 ALL = 1_000_000
 SIZES = (10_000, 30_000, 100_000)
-GROUPS = 6  # of 96 queries, in each chunk, whose plans are counted
-MEMORY = 1.0  # GB, of a process that sums a mapped file
+GROUPS, BLOCKS = 6, 48  # whose plans are counted: of 96 queries, for a chunk; of 256, where pairs are computed once
+MEMORY = 2.0  # GB, of a process that sums a mapped file
 BATCH = 10  # frames
 
 
@@ -112,27 +112,39 @@ def _job(rows: NDArray[np.float64], folder: Path, precision: str) -> dict[str, f
 
 
 def share_of_pairs(x: NDArray[np.float64], precision: Any) -> float:
-    """Return the share of all pairs that the self-sum of a dataset computes, from the plans of some of its queries.
+    """Return the pairs that the self-sum of a dataset computes, over N², from the plans of some of its queries.
 
     A block is summed for six queries where one of them needs it.
     """
     rng = np.random.default_rng(1)
+    if precision == "double" and len(x) <= _chunks.PAIRED:
+        blocks = pack(x, BANDWIDTH)
+        n, drop = len(blocks.radius), math.log2(blocks.negligible / len(x))
+        share = np.mean([_needed_of_block(i, blocks, drop).mean() for i in rng.integers(n, size=BLOCKS)])
+        return float(share) * (n + 1) / (2 * n)
     nothing = math.log2(_chunks._LEFT_OUT[precision] / len(x))
+    chunks = [np.array(x[first : first + _chunks.CHUNK]) for first in range(0, len(x), _chunks.CHUNK)]
     queries = []
-    for first in range(0, len(x), _chunks.CHUNK):
-        chunk = np.array(x[first : first + _chunks.CHUNK])
+    for chunk in chunks:
         order = order_of(chunk)
-        starts = rng.integers(max(1, len(order) - kernel_sum.BLOCK), size=GROUPS)
+        starts = rng.integers(max(1, len(order) - kernel_sum.BLOCK), size=-(-GROUPS * len(chunk) // _chunks.CHUNK))
         queries += [chunk[order[start : start + kernel_sum.BLOCK]] for start in starts]
-    summed = asked = 0
-    for first in range(0, len(x), _chunks.CHUNK):
-        chunk = np.array(x[first : first + _chunks.CHUNK])
+    shares = []
+    for chunk in chunks:
         blocks = pack(chunk, BANDWIDTH, precision)
-        for query in queries:
-            needed = _needed(query, blocks, nothing)
-            summed += int(needed.sum()) * ROWS * TILE
-            asked += needed.shape[0] * ROWS * len(chunk)
-    return min(1.0, summed / asked)
+        shares.append([_needed(query, blocks, nothing).mean() for query in queries])
+    return float(np.average(np.mean(shares, axis=1), weights=[len(chunk) for chunk in chunks]))
+
+
+def _needed_of_block(i: int, blocks: Any, drop: float) -> NDArray[np.bool_]:
+    """Return which blocks (groups of six rows of block i, blocks) are summed, if every pair is computed once."""
+    d, n = blocks.centres.shape
+    rows = self_sum._GROUPS * ROWS
+    groups, way = np.zeros((self_sum._GROUPS, ROWS * (d + 1))), np.empty((rows, n), np.int8)
+    centred, squared = np.zeros((TILE, kernel_sum._padded(d))), np.zeros((rows, n))
+    self_sum._prepare(i, blocks, drop, centred, groups, squared, way)
+    needed: NDArray[np.bool_] = (way != 0).reshape(self_sum._GROUPS, ROWS, n).any(axis=1)
+    return needed
 
 
 def _needed(query: NDArray[np.float64], blocks: Any, nothing: float) -> NDArray[np.bool_]:

@@ -140,8 +140,8 @@ def read_descriptors(source: str | os.PathLike[str]) -> tuple[NDArray[Any], NDAr
     Returns
     -------
     rows, frame_offsets
-        (n, d), a read-only map of the file; and (n_frames + 1,) the first row of every frame, None where the file does
-        not tell frames.
+        (n, d), a map of the file, to which nothing is written; and (n_frames + 1,) the first row of every frame, None
+        where the file does not tell frames.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def read_descriptors(source: str | os.PathLike[str]) -> tuple[NDArray[Any], NDAr
         No such file, no array that can be read without pickle, or one of another shape or type.
     """
     try:
-        rows = np.load(source, mmap_mode="r", allow_pickle=False)
+        rows = np.load(source, mmap_mode="c", allow_pickle=False)
     except FileNotFoundError:
         raise SourceError(f"{source}: no such file") from None
     except (OSError, ValueError, EOFError) as error:

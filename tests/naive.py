@@ -162,9 +162,14 @@ def squares(rows, tile):
     return ((rows[:, :, None] - columns) ** 2).sum(axis=1)
 
 
+def powers(x, shifts):
+    """Return 2^(x_rj + shift_r)."""
+    return np.exp2(np.asarray(x, float) + np.asarray(shifts)[:, None])
+
+
 def sums_exp2(x, shifts):
     """Return Σ_j 2^(x_j + shift) over every row of x, each with its shift."""
-    return np.exp2(np.asarray(x, float) + np.asarray(shifts)[:, None]).sum(axis=1)
+    return powers(x, shifts).sum(axis=1)
 
 
 def with_ghosts(atoms, mine, cutoff):
@@ -199,3 +204,35 @@ def left_out_log_sums(rows, groups, bandwidth):
         squared = np.array([((q - r) ** 2).sum() for r in rows[groups != group]])
         out.append(logsumexp(-squared / (2 * bandwidth**2)) if len(squared) else -np.inf)
     return np.array(out)
+
+
+def compressed(frames, size, bandwidth, reference=None, method="msc"):
+    """Return the frames (rows of each) that the greedy rule takes, every score computed anew for every choice."""
+    chosen = []
+    own = [-np.inf] * len(frames)
+    for f, rows in enumerate(frames):
+        if len(rows):
+            own[f] = np.log(len(rows)) - log_kernel_sum(rows, rows, bandwidth).mean()
+    while len(chosen) < min(size, sum(len(rows) > 0 for rows in frames)):
+        scores = np.full(len(frames), -np.inf)
+        known = [frames[f] for f in chosen] + ([] if reference is None else [reference])
+        for f, rows in enumerate(frames):
+            if f in chosen or not len(rows):
+                continue
+            if not known:
+                scores[f] = own[f]
+            elif method == "msc":
+                scores[f] = own[f] - log_kernel_sum(rows, np.concatenate(known), bandwidth).min()
+            else:
+                scores[f] = min(cdist(rows, other).mean() for other in known)
+        chosen.append(int(np.flatnonzero(scores >= scores.max() - 1e-10 * max(1.0, abs(scores.max())))[0]))
+    return chosen
+
+
+def left_out_entropies(x, block_of, bandwidth):
+    """Return the entropy of x without each block of rows, computed anew for each."""
+    found = []
+    for block in np.unique(block_of):
+        rest = x[block_of != block]
+        found.append(np.log(len(rest)) - log_kernel_sum(rest, rest, bandwidth).mean())
+    return np.array(found)

@@ -18,6 +18,7 @@ from quests_md.sinks._folder import COLUMNS
 DOCS = Path(__file__).parent.parent / "docs"
 WITH_EXAMPLES = [
     "ase.md",
+    "compression.md",
     "cutouts.md",
     pytest.param("inline.md", marks=pytest.mark.lammps),
     "labelling.md",
@@ -26,6 +27,8 @@ WITH_EXAMPLES = [
     "own_descriptors.md",
     "queue.md",
     "reference_index.md",
+    "report.md",
+    "thermo.md",
     "thresholds.md",
     pytest.param("training.md", marks=pytest.mark.lammps),
     pytest.param("viewing.md", marks=pytest.mark.viewers),

@@ -43,6 +43,7 @@ def rows(n, seed=0, width=63, clusters=5):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Let a few hundred rows be several chunks, the last one a short one."""
+    monkeypatch.setattr(_chunks, "PAIRED", 0)
     monkeypatch.setattr(_chunks, "CHUNK", 250)
 
 
@@ -126,10 +127,11 @@ def test_single_precision_keeps_its_promise():
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=SEEDS, size=st.integers(1, 5), threads=st.integers(1, 3))
-def test_ranks_and_threads_change_no_digit(seed, size, threads):
+@given(seed=SEEDS, size=st.integers(1, 5), threads=st.integers(1, 3), paired=st.booleans())
+def test_ranks_and_threads_change_no_digit(seed, size, threads, paired):
     x = rows(700, seed)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_chunks, "PAIRED", 1000 * paired)
         patch.setattr(_chunks, "CHUNK", 250)
         alone = information_at(x, [H, 0.1])
         for found in ranks.run(size, lambda comm: information_at(x, [H, 0.1], comm=comm, threads=threads)):
@@ -142,11 +144,13 @@ def test_the_order_of_the_rows_hardly_matters(seed):
     x = rows(600)
     shuffled = np.random.default_rng(seed).permutation(x)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_chunks, "PAIRED", 0)
         patch.setattr(_chunks, "CHUNK", 250)
         assert information(shuffled).entropy == pytest.approx(information(x).entropy, abs=1e-11)
 
 
 def test_rows_in_a_file_are_read_in_chunks_and_give_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(_chunks, "PAIRED", 0)
     monkeypatch.setattr(_chunks, "CHUNK", 2048)
     n, width = 20_000, 63
     x = np.memmap(tmp_path / "rows", np.float64, "w+", shape=(n, width))
@@ -160,6 +164,14 @@ def test_rows_in_a_file_are_read_in_chunks_and_give_the_same(tmp_path, monkeypat
     tracemalloc.stop()
     assert peak < 0.6 * mapped.nbytes  # a chunk, its layout, and some numbers for each row
     assert same(found, information(np.array(x)))
+
+
+@pytest.mark.parametrize("paired", [0, 1000])
+def test_rows_that_must_not_be_written_to_are_taken(small_chunks, monkeypatch, paired):
+    monkeypatch.setattr(_chunks, "PAIRED", paired)
+    x = rows(300)
+    x.flags.writeable = False
+    assert same(information(x), information(x.copy()))
 
 
 def test_what_one_rank_cannot_read_fails_all(monkeypatch):
@@ -177,12 +189,20 @@ def test_what_one_rank_cannot_read_fails_all(monkeypatch):
     assert type(other) is InputError
 
 
-def test_the_share_that_is_done_grows_to_all(small_chunks):
+@pytest.mark.parametrize(("paired", "calls"), [(0, 3 * 3 * 2), (1000, 2 * 2)])  # chunks by chunks, or strips
+def test_the_share_that_is_done_grows_to_all(small_chunks, monkeypatch, paired, calls):
+    monkeypatch.setattr(_chunks, "PAIRED", paired)
     told = []
     information_at(rows(700), [H, 0.1], report=told.append)
     assert told == sorted(told)
     assert told[-1] == pytest.approx(1.0)
-    assert len(told) == 3 * 3 * 2
+    assert len(told) == calls
+
+
+def test_chunks_give_what_pairs_do(small_chunks, monkeypatch):
+    chunked = information(rows(700))
+    monkeypatch.setattr(_chunks, "PAIRED", 1000)
+    np.testing.assert_allclose(chunked.delta_entropy, information(rows(700)).delta_entropy, rtol=0, atol=1e-11)
 
 
 # -- the likelihood --------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ EXIT_CODES = {"finished": 0, "failed": 1, "halted": 3}
 # verb: (module, command in it, what `quests-md --help` says)
 _VERBS = {
     "bandwidth": ("bandwidth", "bandwidth_command", "Bandwidths for a dataset, by rule and by likelihood."),
+    "compress": ("compress", "compress_command", "Choose few frames that keep the information of a dataset."),
     "config": ("config", "config_group", "Write and check a quests.toml."),
+    "cutout": ("cutout", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
     "dh": ("dh", "dh_command", "dH of the environments of frames against a reference."),
     "diversity": ("entropy", "entropy_command", "The same as entropy."),
     "entropy": ("entropy", "entropy_command", "Entropy, diversity and efficiency of a dataset."),
@@ -28,8 +30,9 @@ _VERBS = {
     "learning-curve": ("learning_curve", "learning_curve_command", "Entropy of a growing share of a dataset."),
     "overlap": ("overlap", "overlap_command", "What share of a dataset another one covers."),
     "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
+    "report": ("report", "report_command", "Write one page about a run, a dataset or an index."),
     "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
-    "cutout": ("cutout", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
+    "thermo": ("thermo", "thermo_group", "Entropies of states, phase boundaries, and thermodynamics beside them."),
     "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),
 }
 

@@ -91,7 +91,8 @@ class Scratch:
 
     def map(self, path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
         """Return the rows in a file, mapped on all ranks."""
-        rows = together(self.comm, lambda: np.memmap(path, np.float64, "r", shape=shape))
+        # "c": nobody writes, but what may be written to needs no copy for the kernels.
+        rows = together(self.comm, lambda: np.memmap(path, np.float64, "c", shape=shape))
         if self.comm.size == 1 and os.name == "posix":
             self._remove()  # what is mapped stays, and nothing is left by a program that is killed
         return rows

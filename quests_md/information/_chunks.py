@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,12 @@ from ..comm import Comm, together
 from ..errors import InputError
 from ..kernels.kernel_sum import BLOCK
 from ..kernels.order import order_of
+from ._pairs import Report, paired_log_sums
 from ._sums import Precision, check_rows, pack, sums_of_groups
 
 __all__ = ["Report", "own_log_sums", "set_of_rows"]
 
-Report = Callable[[float], None]
-
+PAIRED = 1 << 20  # rows of a dataset that is laid out as a whole: 540 MB, beside the rows
 CHUNK = 1 << 17  # rows that are held at a time: 66 MB in double precision, as much again laid out, and their order
 _BATCH = 64 * BLOCK  # queries between two reports
 _LEFT_OUT: dict[Precision, float] = {"double": 1e-12, "single": 1e-6}  # of a sum that is known to be 1 at least
@@ -51,8 +51,9 @@ def own_log_sums(
 ) -> NDArray[np.float64]:
     """Compute ln K of the rows of a dataset over all of its rows, at several bandwidths. Collective.
 
-    Chunks of rows are references in turn, laid out once for each bandwidth, and all rows are queries of each. A row is
-    in its own sum, which is thus 1 at least: whatever is nothing beside 1 is left out, in every chunk.
+    Of up to `PAIRED` rows, in double precision, every pair is computed once. Else chunks of rows are references in
+    turn, laid out once for each bandwidth, and all rows are queries of each. A row is in its own sum, which is thus 1
+    at least: whatever is nothing beside 1 is left out, in every chunk.
 
     Parameters
     ----------
@@ -80,6 +81,8 @@ def own_log_sums(
         A value is not finite.
     """
     threads = 1 if threads is None and comm.size > 1 else threads
+    if len(x) <= PAIRED and precision == "double":
+        return paired_log_sums(x, bandwidths, comm=comm, threads=threads, report=report)
 
     def work() -> tuple[list[list[NDArray[np.int64]]], NDArray[np.float64]]:
         shares = _shares(x, comm.size)
@@ -103,7 +106,8 @@ def _shares(x: NDArray[Any], ranks: int) -> list[list[NDArray[np.int64]]]:
 def _chunk(x: NDArray[Any], first: int) -> NDArray[np.float64]:
     part = x[first : first + CHUNK]
     # What is mapped is copied: pages that are read in order, and not row by row in the kernels.
-    return check_rows("x", np.array(part) if isinstance(x, np.memmap) else part, np.float64)
+    rows = check_rows("x", np.array(part) if isinstance(x, np.memmap) else part, np.float64)
+    return np.require(rows, requirements=["W"])  # what kernels were compiled for
 
 
 def _sums_of_share(

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..errors import InputError, MissingExtraError
+from ._run import Rows, levels, read_rows, read_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREY", "ORANGE", "RED", "SKY", "timeline"]
+__all__ = ["BLUE", "GREY", "ORANGE", "RED", "SKY", "draw_timeline", "has_times", "timeline"]
 
-_COLUMNS = ("step", "time", "max", "q99", "q50", "saved")
 # Okabe and Ito's colours, told apart by readers of any colour vision.
 BLUE, SKY, ORANGE, RED, GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#666666"
 
@@ -66,56 +64,58 @@ def timeline(
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.9))
         above.plot(*(np.asarray(values) for values in temperature), color=RED, lw=1)
         above.set_ylabel("temperature (K)")
-    _draw(below, run, table)
+    draw_timeline(below, run, table, has_times(table))
     if temperature is not None:
         _mark(above, marks or {}, names=True)
     _mark(below, marks or {}, names=temperature is None)
-    below.set_xlabel("time (ps)" if _has_times(table) else "step")
+    below.set_xlabel("time (ps)" if has_times(table) else "step")
     return figure
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
-    try:
-        run = json.loads((folder / "run.json").read_text())
-        with open(folder / "monitor.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: no such file: {folder} holds no run with evaluations") from None
-    except ValueError as error:
-        raise InputError(f"{folder}/run.json: not JSON: {error}") from error
-    if not rows:
+def _read(folder: Path) -> tuple[dict[str, Any], Rows]:
+    run = read_run(folder)
+    if not (folder / "monitor.csv").exists():
+        raise InputError(f"{folder}/monitor.csv: no such file: {folder} holds no run with evaluations")
+    rows, _ = read_rows(folder)
+    if not len(rows["step"]):
         raise InputError(f"{folder}/monitor.csv: no evaluations in it")
-    return run, {name: np.array([float(row[name]) for row in rows]) for name in _COLUMNS}
+    return run, rows
 
 
-def _has_times(table: dict[str, NDArray[np.float64]]) -> bool:
+def has_times(table: Rows) -> bool:
+    """Return whether a run is drawn against time; else against steps."""
     return bool(np.isfinite(table["time"]).all())
 
 
-def _draw(axes: Any, run: dict[str, Any], table: dict[str, NDArray[np.float64]]) -> None:
-    time, worst = table["time" if _has_times(table) else "step"], table["max"]
-    axes.plot(time, worst, color=BLUE, lw=1.1, label="maximum")
+def draw_timeline(axes: Any, run: dict[str, Any], table: Rows, timed: bool) -> None:
+    """Draw dH of the rows of a run into axes, against time or against steps."""
+    table = _broken(table)
+    time, worst = table["time" if timed else "step"], table["max"]
+    single = {"marker": "o", "ms": 4} if len(worst) == 1 else {}  # one row makes no line
+    axes.plot(time, worst, color=BLUE, lw=1.1, label="maximum", **single)
     axes.fill_between(time, table["q50"], table["q99"], color=SKY, alpha=0.35, lw=0, label="median to 99 %")
-    axes.plot(time, table["q50"], color=GREY, lw=1.1, label="median")
+    axes.plot(time, table["q50"], color=GREY, lw=1.1, label="median", **single)
     saved = table["saved"] == 1
     axes.plot(
-        time[saved],
-        worst[saved],
-        "o",
-        ms=3.5,
-        color=ORANGE,
-        mec="white",
-        mew=0.3,
-        label="saved frame",
-        zorder=3,
-    )
+        time[saved], worst[saved], "o",
+        ms=3.5, color=ORANGE, mec="white", mew=0.3, label="saved frame", zorder=3,
+    )  # fmt: skip
     right = axes.get_yaxis_transform()
-    for name in ("select", "halt"):
-        axes.axhline(run[name], color="black", lw=0.9, ls="--" if name == "select" else "-")
-        axes.text(0.008, run[name], name, transform=right, va="bottom", fontsize=9)
+    for name, text, value in levels(run):
+        axes.axhline(value, color="black", lw=0.9, ls="--" if name == "select" else "-")
+        axes.text(0.008, value, text, transform=right, va="bottom", fontsize=9, parse_math=False, in_layout=False)
     axes.set_ylabel("dH (nats)")
-    axes.set_xlim(time.min(), None)
+    axes.set_xlim(np.nanmin(time), None)
     axes.legend(loc="upper left", bbox_to_anchor=(0.06, 0.92), frameon=False, fontsize=9)
+
+
+def _broken(table: Rows) -> Rows:
+    """Return the rows with a gap where a new run begins, for its steps go backwards; what is not finite is nan."""
+    cuts = np.flatnonzero(np.diff(table["run"])) + 1
+    gapped = {
+        name: np.insert(values.astype(np.float64), cuts, np.nan) for name, values in table.items() if name != "band"
+    }
+    return {name: np.where(np.isfinite(values), values, np.nan) for name, values in gapped.items()}
 
 
 def _mark(axes: Any, marks: Mapping[str, float], names: bool) -> None:

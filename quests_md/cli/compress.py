@@ -1,0 +1,214 @@
+"""quests-md compress: few frames of a dataset that keep its information."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ..compression import METHODS, Compression, compress
+from ..elements import SYMBOLS
+from ..errors import ElementError, OutputError, SourceError
+from ..extxyz import format_atoms
+from ..files import write_atomically
+from ..information import entropy as entropy_of
+from ..sources import frame_of, read_atoms
+from ..versions import versions
+from ._bandwidths import bandwidth_option, resolve_bandwidths
+from ._dataset import NOT_FRAMES, Dataset, dataset_options, open_dataset
+from ._progress import Counter, counter
+from ._results import check_outputs, result_options_as, save_picture, table, write_result
+
+__all__ = ["compress_command"]
+
+_FRAMES = (".xyz", ".extxyz")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a frame of a dataset is: the file and the number in it; and the frame, if it is to be written."""
+
+    file: str
+    number: int
+    atoms: Any
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | float | None:
+    """Return a number of frames as an int, a share of them (0.1 or 10%) as a float."""
+    if value is None:
+        return None
+    try:
+        if value.endswith("%"):
+            return float(value[:-1]) / 100
+        return int(value) if value.lstrip("+-").isdigit() else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number of frames nor a share such as 0.1 or 10%") from None
+
+
+@click.command("compress")
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+@click.option("--size", callback=_size, metavar="N", help="Frames to choose: a number, or a share such as 0.1 or 10%.")
+@click.option("--entropy", type=float, metavar="NATS", help="Instead: choose until the frames have this entropy.")
+@click.option(
+    "--keep",
+    type=click.FloatRange(0.0, min_open=True),
+    metavar="SHARE",
+    help="Instead: until they have this share of the entropy of all.",
+)
+@click.option("--method", default="msc", show_default=True, type=click.Choice(METHODS))
+@click.option(
+    "--reference", "references", metavar="FILE", multiple=True, help="What is known already, for msc. May be repeated."
+)
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of random, mean_farthest and kmeans."
+)
+@bandwidth_option()
+@dataset_options
+@result_options_as(".extxyz, .json or .csv")
+def compress_command(
+    sources: tuple[str, ...],
+    size: int | float | None,
+    entropy: float | None,
+    keep: float | None,
+    method: Any,
+    references: tuple[str, ...],
+    seed: int,
+    bandwidth: float | str | None,
+    output: Path | None,
+    plot: Path | None,
+    overwrite: bool,
+    threads: int | None,
+    **descriptor: Any,
+) -> None:
+    """Choose few frames that keep the information of a dataset, by the minimum set cover of QUESTS or otherwise.
+
+    FILE is anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of own
+    descriptors (.npy), whose rows are frames; so is what --reference takes. With -o, the chosen frames as they were
+    read, in the order of the choice (.extxyz, .xyz), or a row for each with what it and those before it hold (.json,
+    .csv).
+    """
+    check_outputs(output, plot, overwrite, (*_FRAMES, ".json", ".csv"))
+    if sum(value is not None for value in (size, entropy, keep)) != 1:
+        raise click.UsageError("give one of --size, --entropy and --keep")
+    are_frames = not any(Path(source).suffix in NOT_FRAMES for source in sources)
+    if output is not None and output.suffix in _FRAMES and not are_frames:
+        raise OutputError(f"{sources[0]} holds no frames to write: give a name that ends with .json or .csv")
+    with counter() as progress:
+        known = open_dataset(references, **descriptor, threads=threads, progress=progress) if references else None
+        how = descriptor if known is None or known.spec is None else {"spec": known.spec}
+        data = open_dataset(sources, **how, threads=threads, progress=progress)
+        _check_elements(data, known)
+        h = _bandwidth(bandwidth, data, known)
+        if keep is not None:
+            progress.begin("entropy of all frames")
+            entropy = keep * entropy_of(data.rows, h, threads=threads)
+        progress.begin("choosing frames")
+        found = compress(
+            data.rows,
+            data.frame_offsets,
+            size,
+            method,
+            entropy=entropy,
+            bandwidth=h,
+            reference=None if known is None else known.rows,
+            seed=seed,
+            threads=threads,
+            report=lambda n: progress.say(f"choosing frames: {n}"),
+        )
+        click.echo(table([_summary(data, found)]))
+        if output is not None:
+            places = _places(sources, data, found, output.suffix in _FRAMES, progress) if are_frames else {}
+            _write(output, data, known, found, places, seed)
+    if plot is not None:
+        from ..report import compression
+
+        save_picture(compression(found, data.n_frames), plot)
+
+
+def _check_elements(data: Dataset, known: Dataset | None) -> None:
+    """Raise `ElementError` if elements are told apart, and one is the centre of frames but of no reference."""
+    if known is None or known.spec is None or known.numbers is None or data.numbers is None:
+        return
+    unknown = sorted(set(data.numbers.tolist()) - set(known.numbers.tolist()) - {0})
+    if unknown and known.spec.species != "ignore":
+        raise ElementError(
+            f"{', '.join(SYMBOLS[z] for z in unknown)} is the centre of no environment of the reference: "
+            "give one that holds it; or --species ignore, which compares geometry only"
+        )
+
+
+def _bandwidth(asked: float | str | None, data: Dataset, known: Dataset | None) -> float:
+    """Return h: what is asked for, or that of an index among the two datasets, or the default."""
+    if asked is None and data.bandwidth is None and known is not None and known.bandwidth is not None:
+        return known.bandwidth
+    (h,) = resolve_bandwidths(data, () if asked is None else (asked,))
+    return h
+
+
+def _summary(data: Dataset, found: Compression) -> dict[str, Any]:
+    return {
+        "frames": len(found.selected),
+        "of": data.n_frames,
+        "n_env": int(found.n_env[-1]),
+        "of_env": data.n_env,
+        "entropy": float(found.entropy[-1]),
+        "diversity": float(found.diversity[-1]),
+        "overlap": float(found.overlap[-1]),
+    }
+
+
+def _places(
+    sources: Iterable[str], data: Dataset, found: Compression, with_atoms: bool, progress: Counter
+) -> dict[int, _Place]:
+    """Return where the chosen frames are, by their number in the dataset; the files are read once more.
+
+    Raises
+    ------
+    SourceError
+        They no longer hold the frames that were chosen from.
+    """
+    chosen = set(found.selected.tolist())
+    places: dict[int, _Place] = {}
+    sizes: list[int] = []
+    progress.begin("reading what was chosen:")
+    for source in sources:
+        for number, atoms in enumerate(progress.count(read_atoms(source))):
+            n = len(frame_of(atoms, number).centres)
+            if n and len(sizes) in chosen:
+                places[len(sizes)] = _Place(source, number, atoms if with_atoms else None)
+            sizes += [n] if n else []
+    if sizes != np.diff(data.frame_offsets).tolist():
+        raise SourceError(f"{', '.join(sources)}: changed while frames were chosen from it: choose again")
+    return places
+
+
+def _write(
+    output: Path, data: Dataset, known: Dataset | None, found: Compression, places: dict[int, _Place], seed: int
+) -> None:
+    chosen = found.selected.tolist()
+    if output.suffix in _FRAMES:
+        write_atomically(output, lambda file: file.writelines(_texts(places[frame].atoms for frame in chosen)))
+        return
+    rows = [
+        {
+            **({"file": places[frame].file, "frame": places[frame].number} if places else {"frame": frame}),
+            "n_env": int(found.n_env[i]),
+            "entropy": float(found.entropy[i]),
+            "diversity": float(found.diversity[i]),
+            "overlap": float(found.overlap[i]),
+        }
+        for i, frame in enumerate(chosen)
+    ]
+    how = {"method": found.method, "seed": seed, "bandwidth": found.bandwidth}
+    reference = {} if known is None else {"reference": known.describe()}
+    result = {**data.describe(), **reference, **how, "chosen": _summary(data, found), "frames": rows}
+    write_result(output, {**result, "versions": versions()}, rows)
+
+
+def _texts(frames: Iterable[Any]) -> Iterator[bytes]:
+    for atoms in frames:
+        yield format_atoms(atoms, every_result=True)

@@ -1,0 +1,138 @@
+"""Exact sums of Gaussian kernels of a dataset against itself: every pair is computed once, for both of its rows.
+
+As `kernel_sum`, with what a dataset and itself make simpler: a row is its own neighbour, so every sum is at least 1.
+Nothing has to be kept relative to a largest term, and a block is left out where all its terms together are
+`negligible` beside 1, for the row as for the block. Blocks i and j > i are multiplied once; a term is added to the sum
+of its row of block i and to that of its row of block j. Where a product would round too much differences are used, in
+double precision.
+
+Sums are made in strips of blocks, the same ones whatever threads and ranks there are, and these are added up in order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._jit import kernel
+from ._simd_sum import ROWS, add_exp2, add_exp2_plain, exp_negative, products, products_plain
+from .blocks import TILE, Blocks
+from .kernel_sum import _bound, _padded, _squared_distances, _subtract
+
+Array = NDArray[Any]
+
+_LN2 = math.log(2.0)
+_FAR = 1e6  # exponents beyond this are left to differences, so that no product overflows
+_AWAY = -1e30  # added to an exponent it leaves nothing of the term
+_SKIP, _PRODUCT, _DIFFERENCES = 0, 1, 2
+_GROUPS = -(-TILE // ROWS)  # of six rows in a block
+
+
+def strips(n: int) -> list[tuple[int, int]]:
+    """Return the blocks (first, last) of each strip of n rows: about as many pairs in each, at most 32."""
+    blocks = -(-n // TILE)
+    count = min(blocks, 32)
+    # Block i meets blocks i.. of all: equal areas below a falling line.
+    ends = [round(blocks * (1.0 - math.sqrt(1.0 - (s + 1) / count))) for s in range(count)]
+    ends[-1] = blocks
+    bounds, first = [], 0
+    for last in ends:
+        if last > first:
+            bounds.append((first, last))
+            first = last
+    return bounds
+
+
+@kernel
+def _plan(place: Array, length: float, squared: Array, blocks: Blocks, drop: float, room: Array, way: Array) -> None:
+    """Choose how the terms of one row with each block are computed: `way` (n_blocks,)."""
+    scale, radius, bounds = blocks.scale, blocks.radius, room[1]
+    absolute, relative = blocks.tolerance
+    rounding, rest = blocks.rounding * scale, blocks.unit * scale * length
+    _bound(place, squared, blocks, room[0], bounds)
+    for b in range(len(squared)):
+        bound = -0.5 * scale * bounds[b]
+        allowed = absolute - relative * bound if scale * squared[b] < _FAR else -1.0
+        error = radius[b] * (rounding * (math.sqrt(squared[b]) + 0.5 * radius[b]) + rest)
+        way[b] = _SKIP if bound <= drop else (_PRODUCT if error <= allowed else _DIFFERENCES)
+
+
+@kernel
+def _prepare(i: int, blocks: Blocks, drop: float, centred: Array, groups: Array, squared: Array, way: Array) -> None:
+    """Lay out the rows of block i as queries, and plan their terms with each block."""
+    axes, rows, order = blocks.axes, blocks.rows, blocks.order
+    d, n = blocks.centres.shape
+    place, room = np.empty(len(axes)), np.empty((2, n))
+    count = min(TILE, len(order) - i * TILE)
+    groups[:], way[:] = 0.0, _SKIP
+    for r in range(count):
+        query, length = centred[r], 0.0
+        for c in range(d):
+            query[c] = rows[order[i * TILE + r], c]
+            groups[r // ROWS, ROWS * c + r % ROWS] = query[c]
+            length += query[c] * query[c]
+        for k in range(len(axes)):
+            total = 0.0
+            for c in range(d):
+                total += axes[k, c] * query[c]
+            place[k] = total
+        _squared_distances(query, blocks.centres, squared[r])
+        _plan(place, math.sqrt(length), squared[r], blocks, drop, room, way[r])
+
+
+@kernel
+def _add_differences(query: Array, j: int, blocks: Blocks, both: bool, own: Array, r: int, others: Array) -> None:
+    """Add the terms of a row with block j by differences."""
+    rows, order, scale = blocks.rows, blocks.order, blocks.scale
+    for t in range(min(TILE, len(order) - j * TILE)):
+        squared, place = 0.0, order[j * TILE + t]
+        for c in range(rows.shape[1]):
+            squared += (query[c] - rows[place, c]) ** 2
+        term = exp_negative(-0.5 * scale * squared * _LN2)
+        own[r] += term
+        if both:
+            others[t] += term
+
+
+@kernel
+def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) -> None:
+    """Add the terms of the blocks first..last, with themselves and all later ones, to `sums`, (n_blocks, TILE).
+
+    A sum stands where its row stands in the order of the blocks. `plain` is as in `kernel_sum.log_kernel_sum`.
+    """
+    d, n = blocks.centres.shape
+    dtype, half = blocks.tiles.dtype, 0.5 * blocks.scale
+    centred, groups = np.zeros((TILE, _padded(d))), np.zeros((_GROUPS, ROWS * (d + 1)), dtype)
+    squared, way = np.zeros((_GROUPS * ROWS, n)), np.empty((_GROUPS * ROWS, n), np.int8)
+    shifted, exponents = np.empty(ROWS * (d + 1), dtype), np.empty((ROWS, TILE), dtype)
+    shifts, nobody = np.empty(ROWS), np.zeros(TILE)
+    own = np.empty(_GROUPS * ROWS)
+    drop = math.log2(blocks.negligible / len(blocks.order))
+    for i in range(first, last):
+        _prepare(i, blocks, drop, centred, groups, squared, way)
+        own[:] = 0.0
+        for j in range(i, n):
+            tile, centre = blocks.tiles[j], blocks.repeated[j]
+            others = sums[j] if j > i else nobody  # within a block every row meets every other by itself
+            for g in range(_GROUPS):
+                start, ways = g * ROWS, 0
+                for r in range(ROWS):
+                    ways |= way[start + r, j]
+                    shifts[r] = -half * squared[start + r, j] if way[start + r, j] == _PRODUCT else _AWAY
+                if ways & _PRODUCT:
+                    _subtract(groups, g, centre, shifted)
+                    if plain is None:
+                        products(shifted, tile, exponents)
+                        add_exp2(exponents, shifts, own[start : start + ROWS], others)
+                    else:
+                        products_plain(shifted, tile, exponents)
+                        add_exp2_plain(exponents, shifts, own[start : start + ROWS], others)
+                if ways & _DIFFERENCES:
+                    for r in range(start, start + ROWS):
+                        if way[r, j] == _DIFFERENCES:
+                            _add_differences(centred[r], j, blocks, j > i, own, r, others)
+        for r in range(TILE):
+            sums[i, r] += own[r]

@@ -1,0 +1,98 @@
+"""Kernel sums of a dataset against itself, every pair once: against the naive twin, on both paths."""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+
+from quests_md.comm import Serial
+from quests_md.information import _pairs, log_kernel_sum, pack
+from quests_md.kernels import _simd_sum, self_sum
+from quests_md.kernels._jit import kernel
+from quests_md.kernels.blocks import TILE, empty_blocks
+from quests_md.kernels.blocks import pack as fill
+from quests_md.kernels.order import axes_of, order_of
+
+
+@kernel
+def call_add_exp2(x, shifts, rows, columns):
+    """Call the intrinsic, which exists in compiled code only."""
+    _simd_sum.add_exp2(x, shifts, rows, columns)
+
+
+def dataset(n, width=63, seed=0):
+    """Return rows of several kinds, as a training set has: some dense, some spread, some far away, some twice."""
+    rng = np.random.default_rng(seed)
+    spread = rng.choice([0.002, 0.01, 0.1], (n, 1))
+    rows = np.linspace(0.4, 0.0, width) + rng.normal(0.0, 1.0, (n, width)) * spread + rng.integers(0, 2, (n, 1))
+    rows[n // 2 : n // 2 + n // 8] = rows[: n // 8]
+    return rows
+
+
+def own(rows, bandwidth, threads=None):
+    (sums,) = _pairs.paired_log_sums(rows, [bandwidth], comm=Serial(), threads=threads)
+    return sums
+
+
+def assert_close(actual, expected):
+    assert np.all(np.abs(actual - expected) <= 1e-10 * np.maximum(1.0, np.abs(expected)))
+
+
+@pytest.mark.parametrize("add", [call_add_exp2, _simd_sum.add_exp2_plain])
+def test_powers_are_added_to_rows_and_columns(add):
+    rng = np.random.default_rng(1)
+    x, shifts = rng.uniform(-30.0, -1.0, (6, TILE)), rng.uniform(-5.0, 0.5, 6)
+    x[2, 7], shifts[4] = -5000.0, -1e30
+    rows, columns = np.full(6, 2.0), np.full(TILE, 3.0)
+    add(x, shifts, rows, columns)
+    expected = naive.powers(x, shifts)
+    np.testing.assert_allclose(rows, 2.0 + expected.sum(axis=1), rtol=1e-13)
+    np.testing.assert_allclose(columns, 3.0 + expected.sum(axis=0), rtol=1e-13)
+
+
+@pytest.mark.parametrize("n", [1, 2, TILE - 1, TILE, TILE + 1, 5 * TILE + 3])
+@pytest.mark.parametrize("width", [1, 63])
+def test_sums_agree_with_the_naive_twin(n, width):
+    rows = dataset(n, width)
+    for bandwidth in (0.002, 0.015, 0.1):
+        assert_close(own(rows, bandwidth), naive.log_kernel_sum(rows, rows, bandwidth))
+
+
+def test_sums_agree_with_those_of_queries_and_references():
+    rows = dataset(9000)
+    assert_close(own(rows, 0.015), log_kernel_sum(rows, rows, 0.015))
+
+
+def test_blocks_too_wide_for_products_are_summed_by_differences():
+    rng = np.random.default_rng(2)
+    rows = rng.normal(0.0, 300.0, (400, 9))
+    rows = np.concatenate([rows, rows + rng.normal(0.0, 0.01, rows.shape)])
+    blocks = pack(rows, 0.015)
+    assert blocks.radius.min() ** 2 * blocks.scale * blocks.rounding > 1e5 * blocks.tolerance[0]
+    assert_close(own(rows, 0.015), naive.log_kernel_sum(rows, rows, 0.015))
+
+
+def test_plain_loops_give_the_same():
+    rows = dataset(3 * TILE + 5)
+    blocks = empty_blocks(rows, order_of(rows), axes_of(rows, 4), 0.015, np.float64, False)
+    fill(blocks, 0, len(blocks.radius))
+    sums = np.zeros((len(blocks.radius), TILE))
+    self_sum.add_strip(blocks, 1, 0, len(blocks.radius), sums)
+    found = np.empty(len(rows))
+    found[blocks.order] = np.log(sums.ravel()[: len(rows)])
+    assert_close(found, own(rows, 0.015))
+
+
+def test_threads_change_no_digit():
+    rows = dataset(6 * TILE + 1)
+    assert (own(rows, 0.015, threads=1) == own(rows, 0.015, threads=3)).all()
+
+
+@pytest.mark.parametrize("n", [1, TILE, 2 * TILE + 1, 50 * TILE, 1_000_000])
+def test_strips_hold_every_block_once_and_about_as_many_pairs(n):
+    strips, blocks = self_sum.strips(n), -(-n // TILE)
+    assert [block for first, last in strips for block in range(first, last)] == list(range(blocks))
+    pairs = [sum(blocks - i for i in range(first, last)) for first, last in strips]
+    assert len(strips) <= 32
+    assert max(pairs) <= blocks * (blocks + 1) / 2 / len(strips) + 2 * blocks
