@@ -1,4 +1,4 @@
-"""Files as frames, with their provenance. Whatever ASE reads is read."""
+"""Files as frames, or as own descriptors, with their provenance. Whatever ASE reads is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from .errors import SourceError
 from .frame import Frame
 
-__all__ = ["describe_source", "frame_of", "read_atoms", "read_force_errors", "read_frames", "read_labelled"]
+__all__ = [
+    "describe_source",
+    "frame_of",
+    "read_atoms",
+    "read_descriptors",
+    "read_force_errors",
+    "read_frames",
+    "read_labelled",
+]
 
 _SELECTION = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
 
@@ -119,6 +127,40 @@ def read_labelled(source: str | os.PathLike[str]) -> Iterator[Any]:
         if missing:
             raise SourceError(f"{source}: frame {count} has no label: {' and '.join(missing)} are missing")
         yield atoms
+
+
+def read_descriptors(source: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+    """Open a file of own descriptors: an array that ``numpy.save`` has written.
+
+    Parameters
+    ----------
+    source
+        A file ``.npy``, of rows (n, d); or of frames with as many environments each, (n_frames, n_atoms, d).
+
+    Returns
+    -------
+    rows, frame_offsets
+        (n, d), a map of the file, to which nothing is written; and (n_frames + 1,) the first row of every frame, None
+        where the file does not tell frames.
+
+    Raises
+    ------
+    SourceError
+        No such file, no array that can be read without pickle, or one of another shape or type.
+    """
+    try:
+        rows = np.load(source, mmap_mode="c", allow_pickle=False)
+    except FileNotFoundError:
+        raise SourceError(f"{source}: no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise SourceError(f"{source}: not an array that numpy reads without pickle: {error}") from error
+    is_array = isinstance(rows, np.ndarray)  # np.load also opens archives of several
+    if not is_array or rows.ndim not in (2, 3) or rows.dtype.kind not in "fiu" or not rows.size:
+        what = f"{rows.dtype} {rows.shape}" if is_array else "an archive"
+        raise SourceError(f"{source}: descriptors are an array of numbers, (n, d) or (frames, atoms, d), not {what}")
+    if rows.ndim == 2:
+        return rows, None
+    return rows.reshape(-1, rows.shape[2]), rows.shape[1] * np.arange(len(rows) + 1)
 
 
 def _read(source: str | os.PathLike[str], group_key: str | None) -> Iterator[tuple[Frame, Any]]:

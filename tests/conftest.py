@@ -131,7 +131,7 @@ def address(request, tmp_path):
 
 # -- what must run ---------------------------------------------------------------------------------------
 
-_MUST_RUN = ("browser", "lammps", "mpi", "postgresql", "python_invoke")
+_MUST_RUN = ("browser", "lammps", "mpi", "postgresql", "python_invoke", "viewers")
 
 
 def pytest_addoption(parser):

@@ -166,7 +166,7 @@ def test_rows_are_compared_within_the_element_of_their_centre_where_the_spec_say
     frames = [changed(f, numbers=np.array([14, 32] * 8)) for f in moving(6, 7, memory=0)]
     index = built(frames, spec=DescriptorSpec(species="ignore"))
     everything = calibrate(index)
-    index.spec = ByCentre(species="ignore")
+    index.descriptor = ByCentre(species="ignore")
     split = calibrate(index)
     assert split.symbols == ("Si", "Ge")
     assert (split.maxima > everything.maxima).all()

@@ -242,14 +242,20 @@ def test_bandwidths_of_files_and_of_a_volume(quests) -> None:
 
 def test_own_descriptors_go_everywhere() -> None:
     x = np.load("own.npy")
-    run("entropy", "own.npy", "-o", "h.csv")
-    assert float(rows_of("h.csv")[0]["entropy"]) == information.entropy(x)
+    run("entropy", "own.npy", "-o", "h.csv", "--bandwidth", "0.02")
+    assert float(rows_of("h.csv")[0]["entropy"]) == information.entropy(x, 0.02)
     run("dh", "own.npy", "--reference", "own.npy", "-o", "dh.npy", "--bandwidth", "0.02")
     np.testing.assert_array_equal(np.load("dh.npy"), delta_entropy(x, x, 0.02))
-    assert run("overlap", "own.npy", "--reference", "own.npy").stdout.split()[-1] == "1"
-    run("learning-curve", "own.npy", "--fractions", "0.5")
-    warned = run("bandwidth", "own.npy")
-    assert "no volume rule: own.npy tells no volume per atom" in warned.stderr
+    assert run("overlap", "own.npy", "--reference", "own.npy", "--bandwidth", "0.02").stdout.split()[-1] == "1"
+    run("learning-curve", "own.npy", "--fractions", "0.5", "--bandwidth", "0.02")
+    assert "give --bandwidth H in it" in run("entropy", "own.npy", code=1).stderr
+    for scale in (1.0, 1e6):  # the bandwidths that are tried follow the unit
+        np.save("scaled.npy", scale * x)
+        found = run("bandwidth", "scaled.npy")
+        assert found.stderr == ""
+        tried = np.geomspace(1e-3, 1.0, 41) * np.sqrt(2.0 * x.var(axis=0).sum())
+        expected = information.likelihood_bandwidth(x, tried.tolist()).bandwidth
+        assert float(found.stdout.split()[-1]) == pytest.approx(scale * expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +289,7 @@ def test_every_verb_draws_itself(suffix: str, arguments: list[str]) -> None:
         (["dh", "other.extxyz", "--reference", "train.extxyz"], "Ge is the centre of no environment of the reference"),
         (["dh", "train.extxyz", "--index", "si.qindex", "--bandwidth", "0.1"], "a bandwidth of 0.015 1/Å, but 0.1"),
         (["dh", "train.extxyz", "--index", "si.qindex", "--species", "full"], "without a choice of species"),
-        (["dh", "train.extxyz", "--reference", "own.npy"], "train.extxyz must be an array"),
+        (["dh", "train.extxyz", "--reference", "own.npy", "--bandwidth", "1"], "train.extxyz must be an array"),
         (
             ["overlap", "own.npy", "--index", "si.qindex"],
             "own.npy holds own descriptors: they are compared with others of their kind only",

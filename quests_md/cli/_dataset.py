@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from ..comm import together
 from ..descriptors import DescriptorSpec
-from ..errors import InputError, SourceError
+from ..errors import InputError
 from ..frame import Frame
 from ..index import Index, volume_per_atom
-from ..sources import describe_source, read_frames
+from ..own import OwnDescriptors
+from ..sources import describe_source, read_descriptors, read_frames
 from ._progress import Counter
 from ._rows import Scratch, rows_of
 
@@ -36,7 +37,7 @@ class Dataset:
     rows
         (n_env, d) descriptors, in the order of the frames. Those of an index are its single-precision rows.
     frame_offsets
-        (n_frames + 1,) first row of every frame. Of own descriptors every row is a frame of its own.
+        (n_frames + 1,) first row of every frame. Of own descriptors (n, d) every row is a frame of its own.
     numbers
         (n_env,) atomic number of every environment; None of own descriptors.
     spec
@@ -231,17 +232,10 @@ def _frames(sources: Sequence[str], group_key: str | None, progress: Counter | N
 
 
 def _of_array(source: str) -> Dataset:
-    try:
-        rows = np.load(source, mmap_mode="c", allow_pickle=False)
-    except FileNotFoundError:
-        raise SourceError(f"{source}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise SourceError(f"{source}: not an array that numpy can read without pickle: {error}") from error
-    if rows.ndim != 2 or rows.dtype.kind != "f" or not rows.size:
-        raise SourceError(f"{source}: descriptors are a floating-point array (n, d), not {rows.dtype} {rows.shape}")
+    rows, frame_offsets = read_descriptors(source)
     return Dataset(
         rows=rows,
-        frame_offsets=np.arange(len(rows) + 1, dtype=np.int64),
+        frame_offsets=np.arange(len(rows) + 1, dtype=np.int64) if frame_offsets is None else frame_offsets,
         numbers=None,
         spec=None,
         bandwidth=None,
@@ -257,14 +251,15 @@ def _of_index(
     index = open_index(source, k, cutoff, species)
     if spec is not None and spec != index.spec:
         raise InputError(f"{source} was built with {index.spec}, but is compared with {spec}")
+    own = isinstance(index.descriptor, OwnDescriptors)
     places = np.argsort(index.order)
     rows = (index.rows + index.centre)[places]
     numbers = index.numbers[places].astype(np.int64)
     return Dataset(
-        rows=np.column_stack([numbers, rows]) if index.spec.by_centre else rows,
+        rows=np.column_stack([numbers, rows]) if index.descriptor.by_centre else rows,
         frame_offsets=np.asarray(index.frame_offsets),
-        numbers=numbers,
-        spec=index.spec,
+        numbers=None if own else numbers,
+        spec=None if own else index.spec,
         bandwidth=index.bandwidth,
         groups=index.frame_groups,
         volumes=np.empty(0),
@@ -276,7 +271,7 @@ def open_index(source: str, k: int | None, cutoff: float | None, species: str | 
     """Open an index; `InputError` if it is of another descriptor than asked for, where something is."""
     index = Index.open(source)
     index.require(k=k, cutoff=cutoff)
-    if species not in (None, index.spec.species):
+    if species is not None and species != index.spec.species:
         built = f'with species "{index.spec.species}"' if index.spec.species else "without a choice of species"
         raise InputError(f'{source} was built {built}, but "{species}" is asked for')
     return index

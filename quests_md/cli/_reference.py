@@ -17,6 +17,7 @@ from ..errors import ElementError, InputError
 from ..frame import Frame
 from ..index import Index
 from ..information import delta_entropy
+from ..own import OwnDescriptors
 from ._bandwidths import resolve_bandwidths
 from ._dataset import Dataset, open_dataset, open_index
 from ._progress import Counter
@@ -51,7 +52,7 @@ class Known:
     def spec(self) -> DescriptorSpec | None:
         """What the reference's rows were computed with; None of own descriptors."""
         if self.index is not None:
-            return self.index.spec
+            return None if isinstance(self.index.descriptor, OwnDescriptors) else self.index.spec
         assert self.data is not None
         return self.data.spec
 
@@ -79,6 +80,8 @@ class Known:
         InputError
             The rows are those of other descriptors.
         """
+        if self.spec is None and numbers is not None:
+            raise InputError("the reference holds own descriptors: the queries must be an array (.npy) of them, too")
         if self.index is not None:
             if numbers is not None:
                 self.index.check_elements(numbers)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from ..errors import InputError
 from ..information import DEFAULT_BANDWIDTH, bandwidth_from_volume, likelihood_bandwidth
@@ -17,6 +19,8 @@ from ._progress import counter
 from ._results import check_outputs, result_options, save_picture, table, write_result
 
 __all__ = ["bandwidth_command"]
+
+_SPREAD = 10_000  # rows, at most, that the spread of own descriptors is taken from
 
 
 @click.command("bandwidth")
@@ -63,7 +67,7 @@ def bandwidth_command(
     with counter() as progress:
         data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
         progress.begin("likelihood")
-        choice = likelihood_bandwidth(data.rows, size=sample, seed=seed, report=progress.share)
+        choice = likelihood_bandwidth(data.rows, _tried(data), size=sample, seed=seed, report=progress.share)
     rows, reason = _rows(data, choice.bandwidth)
     click.echo(table(rows))
     if reason:
@@ -79,6 +83,15 @@ def bandwidth_command(
         save_picture(likelihood(choice, {row["rule"]: row["bandwidth"] for row in rows[:-1]}), plot)
 
 
+def _tried(data: Dataset) -> Sequence[float] | None:
+    """Return bandwidths to try: of own descriptors shares of their spread, for their unit is not known."""
+    if data.spec is not None:
+        return None
+    some = np.asarray(data.rows[:: -(-len(data.rows) // _SPREAD)], np.float64)
+    spread = float(np.sqrt(2.0 * some.var(axis=0).sum()))
+    return (np.geomspace(1e-3, 1.0, 41) * spread).tolist() if spread > 0.0 else None
+
+
 def _by_volume(volume: float) -> list[dict[str, Any]]:
     return [
         {"rule": "volume, gaussian", "bandwidth": bandwidth_from_volume(volume, "gaussian")},
@@ -88,10 +101,13 @@ def _by_volume(volume: float) -> list[dict[str, Any]]:
 
 def _rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]], str]:
     """Return a row for each rule, and the reason where the rule by volume cannot be used."""
-    rows, reason = [{"rule": "default", "bandwidth": DEFAULT_BANDWIDTH}], ""
+    rows: list[dict[str, Any]] = []
+    reason = ""
+    if data.spec is not None:
+        rows.append({"rule": "default", "bandwidth": DEFAULT_BANDWIDTH})
     if data.bandwidth is not None:
         rows.append({"rule": "of the index", "bandwidth": data.bandwidth})
-    else:
+    elif data.spec is not None:
         try:
             rows += _by_volume(volume_of(data))
         except InputError as error:

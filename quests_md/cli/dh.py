@@ -141,8 +141,8 @@ def _ask(
         how = descriptor if known.spec is None else {"spec": known.spec}
         data = open_dataset(sources, **how, threads=known.threads, progress=progress)
         dH = known.delta_entropy(data.rows, data.numbers)
-        # Own descriptors are of no frames: all are one.
-        offsets = [0, len(dH)] if data.spec is None else data.frame_offsets.tolist()
+        # Own descriptors of which it is not known where frames begin: all are one.
+        offsets = [0, len(dH)] if data.spec is None and data.n_frames == len(dH) else data.frame_offsets.tolist()
         for number, (first, last) in enumerate(itertools.pairwise(offsets)):
             some = dH[first:last]
             yield _Answer({"file": sources[0], "frame": number, **_numbers(some, thresholds)}, some), None

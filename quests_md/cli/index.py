@@ -13,10 +13,13 @@ from typing import Any
 import click
 
 from ..descriptors import DescriptorSpec
-from ..errors import CalibrationError, IndexFileError, OutputError
+from ..errors import CalibrationError, IndexFileError, InputError, OutputError
 from ..frame import Frame
 from ..index import Calibration, ErrorBound, Index, calibrate, fit_error_bound
+from ..information import DEFAULT_BANDWIDTH
+from ..own import OwnDescriptors
 from ..sources import describe_source, read_force_errors, read_frames
+from ._own import are_own, build_own, read_own, refuse_options_for_frames
 from ._progress import Counter, counter
 
 __all__ = ["index_group"]
@@ -40,8 +43,8 @@ def _bandwidth(value: Any) -> float | str:
 @index_group.command("build")
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index file to write.")
-@click.option("--k", default=32, show_default=True, help="Number of nearest neighbours.")
-@click.option("--cutoff", default=5.0, show_default=True, help="Radius of an environment, in Å.")
+@click.option("--k", type=int, help="Number of nearest neighbours.  [default: 32]")
+@click.option("--cutoff", type=float, help="Radius of an environment, in Å.  [default: 5.0]")
 @click.option(
     "--species",
     metavar="CHOICE",
@@ -51,35 +54,44 @@ def _bandwidth(value: Any) -> float | str:
     "--bandwidth",
     type=_bandwidth,
     metavar="H",
-    default=0.015,
-    show_default=True,
-    help="h in 1/Å, or auto: by the volume per atom.",
+    help="h in 1/Å, or auto: by the volume per atom.  [default: 0.015]",
 )
+@click.option("--name", help="What own descriptors are, for people.")
 @click.option("--group-key", metavar="KEY", help="Key of the frames' info that names where each came from.")
 @click.option("--calibrate/--no-calibrate", "calibrated", default=True, help="Make a calibration, too.  [default: yes]")
 @click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
 def build(
     sources: tuple[str, ...],
     output: Path,
-    k: int,
-    cutoff: float,
+    k: int | None,
+    cutoff: float | None,
     species: str | None,
-    bandwidth: float | str,
+    bandwidth: float | str | None,
+    name: str | None,
     group_key: str | None,
     calibrated: bool,
     threads: int | None,
 ) -> None:
     """Build an index of the frames of one or more files.
 
-    FILE is anything that ASE reads, with an optional slice: ref.xyz, md.traj@100:, md.traj@0:100:2.
+    FILE is anything that ASE reads, with an optional slice: ref.xyz, md.traj@100:, md.traj@0:100:2. Or it holds own
+    descriptors, as numpy.save writes them: features.npy, of one frame (n, d), or of frames with as many atoms each
+    (frames, atoms, d). These need --bandwidth, in their own unit.
     """
     started = time.perf_counter()
-    spec = DescriptorSpec(k, cutoff, species)
+    descriptor: dict[str, Any] = {"k": k, "cutoff": cutoff, "species": species}
     _refuse_other_files(output)
-    described = [describe_source(source) for source in sources]
     with counter() as progress:
-        frames = _read(sources, group_key, progress)
-        index = Index.build(frames, spec, bandwidth, sources=described, threads=threads)
+        if are_own(sources):
+            index = build_own(sources, bandwidth, name, {**descriptor, "group-key": group_key}, threads)
+        elif name is None:
+            spec = DescriptorSpec(**{key: value for key, value in descriptor.items() if value is not None})
+            h = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
+            described = [describe_source(source) for source in sources]
+            frames = _read(sources, group_key, progress)
+            index = Index.build(frames, spec, h, sources=described, threads=threads)
+        else:
+            raise InputError(f"--name is for own descriptors (.npy), and {sources[0]} holds frames")
         if calibrated:
             progress.say("calibrating with")
             reason = _calibrate(index, threads)
@@ -117,15 +129,20 @@ def extend(
 ) -> None:
     """Write the next generation of INDEX: its reference and the frames of one or more files.
 
-    Descriptor and bandwidth are those of INDEX. FILE is what `index build` takes. A calibration is made anew; a bound
-    of the force error is not: `index calibrate --errors` makes it.
+    Descriptor and bandwidth are those of INDEX. FILE is what INDEX was built of: frames, or own descriptors. A
+    calibration is made anew; a bound of the force error is not: `index calibrate --errors` makes it.
     """
     old = Index.open(index_file)
     _refuse_other_files(output)
     described = [describe_source(source) for source in sources]
     before, reason = _lines(index_file, old), ""
     with counter() as progress:
-        new = old.extend(_read(sources, group_key, progress), sources=described, threads=threads)
+        if are_own(sources):
+            refuse_options_for_frames(sources[0], {"group-key": group_key})
+            x, frame_offsets = read_own(sources)
+            new = old.extend(x, frame_offsets=frame_offsets, sources=described, threads=threads)
+        else:
+            new = old.extend(_read(sources, group_key, progress), sources=described, threads=threads)
         if calibrated:
             progress.say("calibrating with")
             reason = _calibrate(new, threads)
@@ -255,21 +272,35 @@ def _lines(file: Path, index: Index) -> dict[str, str]:
         for j, b in enumerate(index.elements[i:], i)
         if math.isfinite(index.pair_distances[i, j])
     ]
-    spec = index.spec
-    species = f", species = {spec.species}" if spec.species else ""
-    columns = f"{content['columns']} columns" + (f" in blocks of {', '.join(spec.elements)}" if spec.elements else "")
+    environments = f"{len(index)} in {content['n_frames']} frames"
+    if isinstance(index.descriptor, OwnDescriptors):
+        what = {
+            "environments": environments,
+            "descriptor": f"own: {index.descriptor.name}; {content['columns']} columns",
+            "bandwidth": f"{index.bandwidth:.6g} {rule}, in the unit of the descriptor",
+        }
+    else:
+        what = {
+            "environments": environments,
+            "elements": elements,
+            "descriptor": _show_spec(index.descriptor, content["columns"]),
+            "bandwidth": f"{index.bandwidth:.6g} 1/Å {rule}",
+            "smallest distance": ", ".join(pairs) or "no pair inside the cutoff",
+        }
     return {
-        "environments": f"{len(index)} in {content['n_frames']} frames",
-        "elements": elements,
-        "descriptor": f"k = {spec.k}, cutoff = {spec.cutoff:g} Å{species}; {columns}",
-        "bandwidth": f"{index.bandwidth:.6g} 1/Å {rule}",
-        "smallest distance": ", ".join(pairs) or "no pair inside the cutoff",
+        **what,
         "generation": str(index.generation),
         "size": f"{content['bytes'] / 1e6:.2f} MB",
         "made": f"{index.provenance.get('created', 'at an unknown date')}",
         "hash": f"{index.hash}",
         **_show_calibration(index.calibration),
     }
+
+
+def _show_spec(spec: DescriptorSpec, columns: int) -> str:
+    species = f", species = {spec.species}" if spec.species else ""
+    blocks = f" in blocks of {', '.join(spec.elements)}" if spec.elements else ""
+    return f"k = {spec.k}, cutoff = {spec.cutoff:g} Å{species}; {columns} columns{blocks}"
 
 
 def _show_calibration(calibration: Calibration | None) -> dict[str, str]:
@@ -286,13 +317,15 @@ def _show_calibration(calibration: Calibration | None) -> dict[str, str]:
         else f"{calibration.redundancy:.2f} nats: {calibration.copies} copies",
     }
     typical = calibration.typical
-    atoms = ", ".join(f"{n} {symbol}" for symbol, n in typical.items())
+    atoms = ", ".join(f"{n} {symbol}" for symbol, n in typical.items()) + " watched atoms"
+    if calibration.symbols == ("X",):  # own descriptors, of whatever
+        atoms = f"{typical['X']} rows a frame"
     for rate in _RATES:
         try:
             (value,) = set(calibration.false_alarm(rate, typical).values())
-            lines[f"false alarm {rate:g}"] = f"dH = {value:.4g} at {atoms} watched atoms"
+            lines[f"false alarm {rate:g}"] = f"dH = {value:.4g} at {atoms}"
         except CalibrationError:
-            lines[f"false alarm {rate:g}"] = f"not resolved at {atoms} watched atoms"
+            lines[f"false alarm {rate:g}"] = f"not resolved at {atoms}"
     return lines | _show_bound(calibration.force_error)
 
 

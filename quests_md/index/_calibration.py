@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Calibration", "calibrate"]
 
 # Pairs of a query and a reference that a calibration may sum: 16 s on one core that sums 1.6 of them in a ns, and
-# under a minute on a slow one.
+# under a minute on a slow one. Rows that are wider than so many columns take longer: fewer pairs of them.
 MOST_PAIRS = 25_000_000_000
+_COLUMNS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Calibration:
     Attributes
     ----------
     symbols
-        Chemical symbols of the columns of `sizes` and `maxima`.
+        Chemical symbols of the columns of `sizes` and `maxima`; "X" for own descriptors, which have no elements.
     sizes
         (m, n_elements) environments of each element in each frame.
     maxima
@@ -206,7 +207,8 @@ def calibrate(index: Index, *, threads: int | None = None) -> Calibration:
     group_of_frame[parts.frames] = parts.groups
     groups = group_of_frame[rows.owner]
     counted = int((groups >= 0).sum())
-    asked = _sample(parts, np.diff(index.frame_offsets)[parts.frames], counted)
+    most = MOST_PAIRS * min(1.0, _COLUMNS / index.rows.shape[1])
+    asked = _sample(parts, np.diff(index.frame_offsets)[parts.frames], counted, most)
     dH = _left_out(index, rows, groups, np.isin(rows.owner, asked), threads)
     symbols: list[int] = np.unique(index.numbers).tolist()
     sizes = np.zeros((len(asked), len(symbols)), np.int64)
@@ -228,9 +230,9 @@ def calibrate(index: Index, *, threads: int | None = None) -> Calibration:
     )
 
 
-def _sample(parts: Partition, sizes: NDArray[np.int64], counted: int) -> NDArray[np.int64]:
-    """Return the frames to ask about: all that count or, where that takes too long, some spread evenly."""
-    share = MOST_PAIRS / (counted * float(sizes.sum()))
+def _sample(parts: Partition, sizes: NDArray[np.int64], counted: int, most: float) -> NDArray[np.int64]:
+    """Return the frames to ask about: all that count or, where these are too many pairs, some spread evenly."""
+    share = most / (counted * float(sizes.sum()))
     if share >= 1.0:
         return parts.frames
     n = max(2, int(share * len(parts.frames)))
@@ -242,8 +244,7 @@ def _left_out(
 ) -> NDArray[np.float64]:
     """Return left-out dH (n,) of the rows that are asked about, nan for others."""
     dH = np.full(len(groups), np.nan)
-    by_centre = getattr(index.spec, "by_centre", False)
-    for z in np.unique(rows.numbers) if by_centre else [None]:
+    for z in np.unique(rows.numbers) if index.descriptor.by_centre else [None]:
         which = np.flatnonzero((groups >= 0) if z is None else (groups >= 0) & (rows.numbers == z))
         asked = np.flatnonzero(is_asked[which])
         if len(asked):
@@ -263,12 +264,15 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def from_json(data: Any) -> Calibration:
-    """Return the calibration of a header; `ValueError`, `KeyError` or `TypeError` for what cannot be one."""
+def from_json(data: Any, known: Sequence[str]) -> Calibration:
+    """Return the calibration of a header; `ValueError`, `KeyError` or `TypeError` for what cannot be one.
+
+    `known` are the symbols that it may have.
+    """
     if not isinstance(data, dict):
         raise TypeError("calibration")
     symbols = tuple(data["symbols"])
-    if not symbols or not all(isinstance(s, str) and s in SYMBOLS[1:] for s in symbols):
+    if not symbols or not all(isinstance(s, str) and s in known for s in symbols):
         raise ValueError("calibration: symbols")
     counts = {name: data[name] for name in ("frames", "groups", "copies")}
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in counts.values()):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ..elements import SYMBOLS
 from ..errors import InputError
 from ..frame import as_frames
+from ..own import OwnDescriptors
 from ..versions import versions
-from . import _build
+from . import _build, _own
 
 if TYPE_CHECKING:
     from ._index import Index
@@ -21,8 +22,31 @@ if TYPE_CHECKING:
 __all__ = ["extended"]
 
 
-def extended(index: Index, frames: Any, sources: Sequence[dict[str, Any]], threads: int | None) -> dict[str, Any]:
+def extended(
+    index: Index, frames: Any, frame_offsets: Any, sources: Sequence[dict[str, Any]], threads: int | None
+) -> dict[str, Any]:
     """Return the fields of the index that `Index.extend` makes."""
+    if isinstance(index.descriptor, OwnDescriptors):
+        changed = _own.extended(index, frames, frame_offsets, threads)
+    elif frame_offsets is None:
+        changed = _with_frames(index, frames, threads)
+    else:
+        raise InputError("frame_offsets are those of own descriptors: frames need none")
+    n_frames, n_env = len(changed["frame_offsets"]) - len(index.frame_offsets), len(changed["rows"]) - len(index)
+    return {
+        "descriptor": index.descriptor,
+        "bandwidth": index.bandwidth,
+        "centre": index.centre,
+        "elements": index.elements,
+        "pair_distances": index.pair_distances,
+        **changed,
+        "generation": index.generation + 1,
+        "provenance": _provenance(index, n_frames, n_env, sources),
+    }
+
+
+def _with_frames(index: Index, frames: Any, threads: int | None) -> dict[str, Any]:
+    """Return the fields that change when frames are added."""
     added = [frame for frame in as_frames(frames) if len(frame.centres)]
     if not added:
         raise InputError("nothing to extend the index with: no frames, or no atoms in them")
@@ -42,9 +66,6 @@ def extended(index: Index, frames: Any, sources: Sequence[dict[str, Any]], threa
     made: dict[str, Any] = _build.arranged(rows, numbers, index.spec.by_centre, threads)
     nearest = _build.pair_distances(added, index.spec.cutoff)
     return {
-        "spec": index.spec,
-        "bandwidth": index.bandwidth,
-        "centre": index.centre,
         "frame_offsets": np.concatenate([index.frame_offsets, n + np.cumsum(sizes, dtype=np.int64)]),
         **made,
         "elements": elements,
@@ -53,8 +74,6 @@ def extended(index: Index, frames: Any, sources: Sequence[dict[str, Any]], threa
             (index.elements, index.pair_distances),
             (tuple(SYMBOLS[z] for z in sorted(present)), nearest),
         ),
-        "generation": index.generation + 1,
-        "provenance": _provenance(index, len(added), more, sources),
         "frame_groups": groups,
     }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..descriptors import DescriptorSpec
+from ..own import OwnDescriptors
 
 if TYPE_CHECKING:
     from ._index import Index
@@ -20,9 +21,11 @@ __all__ = ["COMPARED", "fingerprint", "fingerprint_of"]
 COMPARED = {"rows": "<f4", "centre": "<f8", "numbers": "<i2"}  # the sections that dH depends on
 
 
-def fingerprint(spec: DescriptorSpec, bandwidth: float, generation: int, digests: Mapping[str, str]) -> str:
+def fingerprint(
+    descriptor: DescriptorSpec | OwnDescriptors, bandwidth: float, generation: int, digests: Mapping[str, str]
+) -> str:
     """Return the hash of all that dH depends on, and of the generation; `digests` are those of `COMPARED`."""
-    values = [asdict(spec), bandwidth, generation, {name: digests[name] for name in COMPARED}]
+    values = [asdict(descriptor), bandwidth, generation, {name: digests[name] for name in COMPARED}]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -30,4 +33,4 @@ def fingerprint_of(index: Index) -> str:
     """Return the fingerprint of an index; all its rows are read."""
     arrays = {name: np.ascontiguousarray(getattr(index, name), dtype) for name, dtype in COMPARED.items()}
     digests = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}
-    return fingerprint(index.spec, index.bandwidth, index.generation, digests)
+    return fingerprint(index.descriptor, index.bandwidth, index.generation, digests)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS, check_elements, name_of
@@ -18,7 +18,8 @@ from ..errors import ElementError, IndexFileError, InputError
 from ..frame import as_frames
 from ..information import DEFAULT_BANDWIDTH, Precision, check_bandwidth
 from ..kernels import search
-from . import _build, _calibration, _extend, _parts, _store
+from ..own import OwnDescriptors
+from . import _build, _calibration, _extend, _own, _parts, _store
 from ._calibration import Calibration
 from ._parts import Part, spans
 
@@ -29,7 +30,7 @@ _LARGEST_THRESHOLD = 1e6  # nats; beyond it the bounds are not worth their round
 
 @dataclass(eq=False)
 class Index:
-    """A reference dataset, ready to be asked. Make one with `Index.build` or `Index.open`.
+    """A reference dataset, ready to be asked. Make one with `Index.build`, `Index.from_descriptors` or `Index.open`.
 
     Attributes
     ----------
@@ -48,8 +49,10 @@ class Index:
     node_centres, node_radius, node_spread
         What `kernels.search` knows of the nodes of the tree: mean of their rows, largest distance and mean square
         distance from it.
-    spec, bandwidth
-        What the index was built with; `bandwidth` in 1/Å.
+    descriptor
+        The `DescriptorSpec` of the rows; or `OwnDescriptors`: then `numbers` are 0, and there are no elements.
+    bandwidth
+        h, in 1/Å; of own descriptors in their own unit, as all that is said to be in 1/Å here.
     elements
         Chemical symbols of the reference, by atomic number: of its environments and of their neighbours.
     pair_distances
@@ -64,7 +67,7 @@ class Index:
         What `calibrate` made, or None.
     """
 
-    spec: DescriptorSpec
+    descriptor: DescriptorSpec | OwnDescriptors
     bandwidth: float
     rows: NDArray[np.float32]
     centre: NDArray[np.float64]
@@ -85,13 +88,13 @@ class Index:
 
     def __post_init__(self) -> None:
         """Start without a layout of the rows for kernel sums; the first question makes it."""
-        is_small = len(self) <= _parts.LAID_OUT
+        is_small = len(self) <= _parts.laid_out(self.rows.shape[1])
         self._parts = {number: Part(tree, self.centre, self.bandwidth, is_small) for number, tree in self._trees()}
 
     def _trees(self) -> Iterator[tuple[int, search.Tree]]:
         """Yield the tree of each part: their nodes follow each other."""
         first_node = 0
-        for number, (first, last) in spans(self.numbers, self.spec.by_centre).items():
+        for number, (first, last) in spans(self.numbers, self.descriptor.by_centre).items():
             last_node = first_node + int(search.levels(last - first)[-1])
             nodes = slice(first_node, last_node)
             rows = self.rows[first:last]
@@ -151,7 +154,7 @@ class Index:
             np.subtract(described.pop(0), centre, out=rows[first:last], casting="same_kind")  # one copy, not three
         made: dict[str, Any] = _build.arranged(rows, numbers, spec.by_centre, threads)
         return cls(
-            spec=spec,
+            descriptor=spec,
             bandwidth=h,
             centre=centre,
             frame_offsets=offsets,
@@ -162,7 +165,53 @@ class Index:
             frame_groups=_build.groups_of(kept),
         )
 
-    def extend(self, frames: Any, *, sources: Sequence[dict[str, Any]] = (), threads: int | None = None) -> Index:
+    @classmethod
+    def from_descriptors(
+        cls,
+        x: NDArray[Any],
+        bandwidth: float,
+        *,
+        frame_offsets: ArrayLike | None = None,
+        name: str = "own descriptors",
+        sources: Sequence[dict[str, Any]] = (),
+        threads: int | None = None,
+    ) -> Index:
+        """Build an index of own descriptors: rows that another program has computed.
+
+        It answers for arrays, and computes nothing of frames: whatever needs that, a monitor say, gives an error.
+
+        Parameters
+        ----------
+        x
+            (n, d) numbers, in any unit; a ``numpy.memmap`` is read in parts.
+        bandwidth
+            h, in the unit of `x`. There is no default.
+        frame_offsets
+            (n_frames + 1,): the rows of frame f are ``x[frame_offsets[f] : frame_offsets[f + 1]]``. A calibration needs
+            them; default: one frame.
+        name
+            What the descriptors are, for people.
+        sources
+            Where they came from, kept as provenance.
+        threads
+            Threads to use; None takes all cores.
+
+        Raises
+        ------
+        InputError
+            `x` is no such array, is empty or not finite, the offsets do not divide it, or the bandwidth is no number
+            between 1e-9 and 1e9.
+        """
+        return cls(**_own.built(x, bandwidth, frame_offsets, name, sources, threads))
+
+    def extend(
+        self,
+        frames: Any,
+        *,
+        frame_offsets: ArrayLike | None = None,
+        sources: Sequence[dict[str, Any]] = (),
+        threads: int | None = None,
+    ) -> Index:
         """Return the next generation: an index of this reference and more frames. This one is not changed.
 
         Descriptor, bandwidth and `centre` are those of this index, so its rows stay what they are and no dH rises. The
@@ -173,6 +222,9 @@ class Index:
         frames
             `Frame` or ``ase.Atoms``, or an iterable of them; with a `group` if the frames of this index have one, else
             without. They may hold new elements where the descriptor has no blocks of single ones ("ignore", "centre").
+            For an index of own descriptors an array (n, d) of more of them.
+        frame_offsets
+            Of that array, as in `from_descriptors`.
         sources
             Where the frames came from, kept as provenance with the hash of this index.
         threads
@@ -182,11 +234,11 @@ class Index:
         ------
         InputError
             There are no frames or no atoms, a frame has no descriptor, a second element comes and `species` was not
-            chosen, or some frames have a group and others have none.
+            chosen, some frames have a group and others have none, or own descriptors are no array.
         ElementError
             A new element, and the blocks of the descriptor are those of others ("full", "neighbours").
         """
-        return type(self)(**_extend.extended(self, frames, sources, threads))
+        return type(self)(**_extend.extended(self, frames, frame_offsets, sources, threads))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Index:
@@ -198,11 +250,11 @@ class Index:
             There is no such file, or it is not an index, truncated, damaged, or of a newer format.
         """
         header, sections = _store.open_file(Path(path))
-        spec = DescriptorSpec(**header["spec"])
+        descriptor = _store.descriptor_of(header)
         if "order" not in sections:
-            sections |= _build.arranged(sections.pop("rows"), sections.pop("numbers"), spec.by_centre, None)
+            sections |= _build.arranged(sections.pop("rows"), sections.pop("numbers"), descriptor.by_centre, None)
         return cls(
-            spec=spec,
+            descriptor=descriptor,
             bandwidth=header["bandwidth"],
             elements=tuple(header["elements"]),
             generation=header["generation"],
@@ -223,7 +275,7 @@ class Index:
             The file cannot be written; nothing is left behind.
         """
         header = {
-            "spec": {name: value for name, value in asdict(self.spec).items() if (name, value) != ("elements", None)},
+            "spec": {k: value for k, value in asdict(self.descriptor).items() if (k, value) != ("elements", None)},
             "bandwidth": self.bandwidth,
             "elements": list(self.elements),
             "generation": self.generation,
@@ -247,8 +299,9 @@ class Index:
         _store.verify_file(Path(path))
         index = Index.open(path)
         trees = [(tree, _build.measured(tree.rows, None)) for _, tree in index._trees()]
-        for name in ("centres", "radius", "spread"):
-            if not all(np.allclose(getattr(kept, name), getattr(new, name), 1e-4, 1e-6) for kept, new in trees):
+        tiny = 1e-4 * index.bandwidth + 1e-6 * float(max(index.rows.max(), -index.rows.min()))
+        for name, slack in (("centres", tiny), ("radius", tiny), ("spread", tiny**2)):
+            if not all(np.allclose(getattr(kept, name), getattr(new, name), 1e-4, slack) for kept, new in trees):
                 raise IndexFileError(f"{path}: section node_{name} is not that of the rows: build it again")
 
     def __len__(self) -> int:
@@ -260,9 +313,20 @@ class Index:
         return True
 
     @property
+    def spec(self) -> DescriptorSpec:
+        """The descriptor of frames. `InputError` where there is none: the rows are own descriptors."""
+        if isinstance(self.descriptor, OwnDescriptors):
+            raise InputError(
+                f"{self.path or 'the index'} holds own descriptors ({self.descriptor.name}), which are not computed "
+                f"from frames here: ask it with arrays (n, {self.descriptor.width}); what watches a run, or reads "
+                "frames, needs an index that was built of frames"
+            )
+        return self.descriptor
+
+    @property
     def centre_elements(self) -> tuple[str, ...]:
         """Chemical symbols of the centres of the reference's environments, by atomic number."""
-        return tuple(SYMBOLS[z] for z in np.unique(self.numbers).tolist())
+        return tuple(SYMBOLS[z] for z in np.unique(self.numbers).tolist() if z)
 
     def describe(self) -> dict[str, object]:
         """Return what tells this index from others, for logs."""
@@ -273,9 +337,7 @@ class Index:
             "n_env": len(self),
             "elements": list(self.elements),
             "bandwidth": self.bandwidth,
-            "k": self.spec.k,
-            "cutoff": self.spec.cutoff,
-            "species": self.spec.species,
+            **{key: value for key, value in asdict(self.descriptor).items() if key != "elements"},
         }
 
     def log_kernel_sum(
@@ -371,8 +433,7 @@ class Index:
     def require(self, *, k: int | None = None, cutoff: float | None = None) -> None:
         """Raise `InputError` unless the index was built with these; None asks nothing."""
         for name, asked, unit in (("k", k, ""), ("cutoff", cutoff, " Å")):
-            built = getattr(self.spec, name)
-            if asked is not None and asked != built:
+            if asked is not None and asked != (built := getattr(self.spec, name)):
                 raise InputError(
                     f"{self.path or 'the index'} was built with {name} = {built}{unit}, "
                     f"but {asked}{unit} is asked for: build another index, or leave {name} out"
@@ -384,21 +445,23 @@ class Index:
 
     def _checked(self, query: NDArray[Any]) -> NDArray[np.float64]:
         query = np.ascontiguousarray(query, dtype=np.float64)
-        if query.ndim != 2 or query.shape[1] != self.spec.width:
-            raise InputError(f"query must have shape (n, {self.spec.width}), not {query.shape}: other descriptors")
+        if query.ndim != 2 or query.shape[1] != self.descriptor.width:
+            raise InputError(
+                f"query must have shape (n, {self.descriptor.width}), not {query.shape}: other descriptors"
+            )
         return query
 
     def _rows_of(self, query: Any, threads: int | None) -> NDArray[np.float64]:
         if isinstance(query, np.ndarray):
             return query
-        frames = list(as_frames(query))
+        spec, frames = self.spec, list(as_frames(query))
         for frame in frames:
             self.check_elements(frame.numbers)
-        return self.spec.compute(frames, threads)
+        return spec.compute(frames, threads)
 
     def _of_parts(self, query: NDArray[np.float64]) -> Iterator[tuple[Part, Any, NDArray[np.float64]]]:
         """Yield every part that is asked, which queries it is asked, and their rows as it has them."""
-        if not self.spec.by_centre:
+        if not self.descriptor.by_centre:
             yield self._parts[0], slice(None), query
             return
         query = self._checked(query)

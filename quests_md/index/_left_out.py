@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..information import log_kernel_sum, pack
+from ._parts import laid_out
 
 __all__ = ["left_out_log_sums"]
-
-_LAID_OUT = 100_000  # rows at a time, as `Index` has it
 
 
 def left_out_log_sums(
@@ -62,8 +61,9 @@ def left_out_log_sums(
 
 def _sums(query: NDArray[Any], rows: NDArray[np.float32], bandwidth: float, threads: int | None) -> NDArray[np.float64]:
     total = np.full(len(query), -np.inf)
-    for first in range(0, len(rows), _LAID_OUT):
-        part = np.ascontiguousarray(rows[first : first + _LAID_OUT])
+    step = laid_out(rows.shape[1])
+    for first in range(0, len(rows), step):
+        part = np.ascontiguousarray(rows[first : first + step])
         blocks = pack(part, bandwidth, "single", order=np.arange(len(part)), threads=threads)
         sums = log_kernel_sum(query, part, bandwidth, checked=True, blocks=blocks, precision="single", threads=threads)
         total = np.logaddexp(total, sums)

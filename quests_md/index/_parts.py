@@ -9,16 +9,23 @@ from ..information import Blocks, Precision, log_kernel_sum, log_kernel_sum_of_f
 from ..kernels import search
 from ..kernels._jit import over_rows
 
-__all__ = ["Part", "spans"]
+__all__ = ["Part", "laid_out", "spans"]
 
 # Rows of an index that are laid out for kernel sums at a time (51 MB in double precision). Each rank has its own
 # layout, while the mapped rows are shared by the ranks of a node; so a large index must not be laid out as a whole.
 LAID_OUT = 100_000
+# Fewer of them where they are wide, as own descriptors can be: so many values (200 MB).
+_VALUES = 256 * LAID_OUT
 # Fewer queries than this are summed straight from the rows of a larger index: to lay out a million takes 0.15 s, to
 # sum them straight 0.01 s and 0.005 s per query.
 FEW = 48
 
 _SEARCHED = 256  # queries that a thread takes at a time when it searches
+
+
+def laid_out(width: int) -> int:
+    """Return how many rows of `width` columns are laid out at a time."""
+    return min(LAID_OUT, -(-_VALUES // width))
 
 
 def spans(numbers: NDArray[np.int16], by_centre: bool) -> dict[int, tuple[int, int]]:
@@ -55,7 +62,7 @@ class Part:
         if not self._is_small and len(query) < FEW:
             return log_kernel_sum_of_few(query, rows, self._bandwidth, centre=self._centre, threads=threads)
         total = np.full(len(query), -np.inf)
-        step = len(rows) if self._is_small else LAID_OUT
+        step = len(rows) if self._is_small else laid_out(rows.shape[1])
         for first in range(0, len(rows), step):
             some = rows[first : first + step]
             blocks = self._blocks.get(precision)

@@ -27,6 +27,7 @@ from ..elements import SYMBOLS
 from ..errors import IndexFileError, InputError
 from ..files import write_atomically
 from ..kernels.search import levels
+from ..own import OwnDescriptors
 from . import _calibration, _fingerprint
 from ._parts import spans
 
@@ -86,6 +87,9 @@ def open_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     sections: dict[str, NDArray[Any]] = {}
     for name, entry in header["sections"].items():
         shape = tuple(entry["shape"])
+        if shape == (0, 0) and name == "pair_distances":  # own descriptors know no elements
+            sections[name] = np.empty(shape, np.float32)
+            continue
         if 0 in shape:
             raise IndexFileError(f"{path}: section {name} is empty: an index needs at least one environment")
         sections[name] = np.memmap(path, entry["dtype"], "r", start + entry["offset"], shape).view(np.ndarray)
@@ -146,7 +150,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 def _check_header(header: dict[str, Any]) -> None:
     """Raise `ValueError` or `KeyError` for a header that a file of ours cannot have: files may be hostile."""
-    DescriptorSpec(**header["spec"])
+    descriptor = descriptor_of(header)
     h = header["bandwidth"]
     if not (isinstance(h, float) and math.isfinite(h) and h > 0):
         raise ValueError(f"bandwidth {h!r}")
@@ -160,7 +164,8 @@ def _check_header(header: dict[str, Any]) -> None:
     if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
         raise ValueError("frame_groups")
     if header.get("calibration") is not None:
-        header["calibration"] = _calibration.from_json(header["calibration"])
+        symbols = SYMBOLS[:1] if isinstance(descriptor, OwnDescriptors) else SYMBOLS[1:]
+        header["calibration"] = _calibration.from_json(header["calibration"], symbols)
     if not _is_whole(header["data_bytes"]):
         raise ValueError(f"data_bytes {header['data_bytes']!r}")
     for name, entry in header["sections"].items():
@@ -179,12 +184,18 @@ def _check_bound(path: Path, header: dict[str, Any]) -> None:
     if bound is None:
         return
     digests = {name: header["sections"][name]["sha256"] for name in _fingerprint.COMPARED}
-    spec = DescriptorSpec(**header["spec"])
-    if bound.reference != _fingerprint.fingerprint(spec, header["bandwidth"], header["generation"], digests):
+    descriptor = descriptor_of(header)
+    if bound.reference != _fingerprint.fingerprint(descriptor, header["bandwidth"], header["generation"], digests):
         raise IndexFileError(
             f"{path}: its bound of the force error was fitted to other references or another generation: "
             "build the index again, and calibrate it with --errors"
         )
+
+
+def descriptor_of(header: dict[str, Any]) -> DescriptorSpec | OwnDescriptors:
+    """Return the descriptor of a header: own ones have a name and a width."""
+    spec = header["spec"]
+    return OwnDescriptors(**spec) if "name" in spec else DescriptorSpec(**spec)
 
 
 def _is_whole(value: Any) -> bool:
@@ -197,28 +208,39 @@ def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArr
     n, width = sections["rows"].shape
     offsets, numbers = sections["frame_offsets"], sections["numbers"]
     try:
-        spec = DescriptorSpec(**header["spec"])
-        if width != spec.width - spec.by_centre or sections["centre"].shape != (width,):
+        descriptor = descriptor_of(header)
+        if width != descriptor.width - descriptor.by_centre or sections["centre"].shape != (width,):
             raise InputError("the width of the rows is not that of the descriptor")
         if not np.isfinite(sections["centre"]).all():
             raise InputError("the centre is not finite")
         if offsets[0] != 0 or offsets[-1] != n or (np.diff(offsets) < 0).any():
             raise InputError("the frame offsets do not divide the rows")
-        if numbers.shape != (n,) or numbers.min() < 1 or numbers.max() >= len(SYMBOLS):
-            raise InputError("the elements of the rows are not atomic numbers")
-        if not {SYMBOLS[z] for z in np.unique(numbers)} <= set(header["elements"]) <= set(SYMBOLS[1:]):
-            raise InputError("the list of elements is not that of the rows")
+        _check_elements(descriptor, header["elements"], numbers, n)
         if len(header.get("frame_groups", ())) not in (0, len(offsets) - 1):
             raise InputError("the groups are not those of the frames")
-        if not set(header["elements"]) <= set(spec.elements or header["elements"]):
-            raise InputError("the list of elements is not that of the descriptor")
         distances = sections["pair_distances"]
         if distances.shape != (len(header["elements"]),) * 2 or not (distances >= 0).all():
             raise InputError("the smallest distances are not those of pairs of elements")
         if "order" in sections:
-            _check_tree(spec.by_centre, sections)
+            _check_tree(descriptor.by_centre, sections)
     except InputError as error:
         raise IndexFileError(f"{path}: damaged: {error}") from None
+
+
+def _check_elements(
+    descriptor: DescriptorSpec | OwnDescriptors, elements: list[str], numbers: NDArray[np.int16], n: int
+) -> None:
+    """Raise `InputError` unless elements are those of the descriptor and of the `n` rows."""
+    if isinstance(descriptor, OwnDescriptors):
+        if elements or numbers.shape != (n,) or numbers.any():
+            raise InputError("own descriptors have no elements")
+        return
+    if numbers.shape != (n,) or numbers.min() < 1 or numbers.max() >= len(SYMBOLS):
+        raise InputError("the elements of the rows are not atomic numbers")
+    if not {SYMBOLS[z] for z in np.unique(numbers)} <= set(elements) <= set(SYMBOLS[1:]):
+        raise InputError("the list of elements is not that of the rows")
+    if not set(elements) <= set(descriptor.elements or elements):
+        raise InputError("the list of elements is not that of the descriptor")
 
 
 def _check_tree(by_centre: bool, sections: dict[str, NDArray[Any]]) -> None:

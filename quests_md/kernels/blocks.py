@@ -29,8 +29,10 @@ _TOLERANCE = {4: (1.2e-4, 1e-6), 8: (1e-11, 1e-11)}
 # standard analysis (Higham, Accuracy and Stability of Numerical Algorithms, 3.1) c = 20 + d/16, whatever the signs.
 # Double precision asks for that. In single it would send most blocks of a melt to differences, ten times slower, for
 # what does not occur: that all roundings of all terms that matter go the same way. There c is 5.2: the sampled systems
-# reach 3.4, mostly 0.4, and rows made for it 5.1 (tests/test_kernel_sum.py makes such).
+# reach 3.4, mostly 0.4, and rows made for it 5.1 (tests/test_kernel_sum.py makes such). Of wide rows, such as own
+# descriptors can be, rows made for it reach 17 at 1000 columns and 48 at 3000: there c = 4.5 + d/60.
 _ROUNDINGS_SINGLE = 5.2
+_WIDE = 256
 
 
 class Blocks(NamedTuple):
@@ -79,11 +81,18 @@ def empty_blocks(rows: Array, order: Array, axes: Array, bandwidth: float, dtype
         counts=np.minimum(TILE, n - TILE * np.arange(blocks)).astype(float),
         scale=LOG2E / bandwidth**2,
         unit=unit,
-        rounding=(_ROUNDINGS_SINGLE if size == 4 else 20.0 + d / 16) * unit,
+        rounding=_roundings(d, size) * unit,
         tolerance=_TOLERANCE[size],
         negligible=_NEGLIGIBLE[size],
         vector=vector,
     )
+
+
+def _roundings(d: int, size: int) -> float:
+    """Return the factor c of rows of `d` columns, in numbers of `size` bytes."""
+    if size == 8:
+        return 20.0 + d / 16
+    return _ROUNDINGS_SINGLE if d <= _WIDE else 4.5 + d / 60
 
 
 @kernel

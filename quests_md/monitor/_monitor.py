@@ -77,7 +77,8 @@ class Monitor:
     Raises
     ------
     InputError
-        A threshold cannot be one, `select` is above `halt`, or there is no such choice.
+        A threshold cannot be one, `select` is above `halt`, there is no such choice, or the index is one of own
+        descriptors.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Monitor:
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise InputError(f'{name} must be "{allowed[0]}" or "{allowed[1]}", not {value!r}')
+        _ = index.spec  # an index of own descriptors has none, and says so before a run begins
         self.index = index
         self.thresholds = Thresholds(select, halt, min_atoms, min_fraction)
         self.plausibility = Plausibility(index, min_distance)
