@@ -22,7 +22,6 @@ __all__ = ["built", "extended"]
 _CHUNK = 1 << 22  # values that are converted at a time: rows may be mapped, and larger than memory
 # Single precision squares distances up to 1e19 and down to 1e-19; here is room for what is summed and scaled.
 _LONGEST = 1e15
-_BANDWIDTHS = (1e-9, 1e9)
 
 
 def built(
@@ -37,9 +36,6 @@ def built(
     if isinstance(bandwidth, str):
         raise InputError(f"bandwidth={bandwidth!r} is a rule for frames: of own descriptors give a number")
     check_bandwidth(bandwidth)
-    if not _BANDWIDTHS[0] <= bandwidth <= _BANDWIDTHS[1]:
-        low, high = _BANDWIDTHS
-        raise InputError(f"the bandwidth {bandwidth:g} is not between {low:g} and {high:g}: take another unit")
     _check_array(x)
     offsets = _offsets(frame_offsets, len(x))
     centre = np.zeros(x.shape[1])

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..kernels.kernel_sum import BLOCK
 from ..kernels.order import order_of
 from ._pairs import Report, paired_log_sums
-from ._sums import Precision, check_rows, pack, sums_of_groups
+from ._sums import Precision, check_reach, check_rows, pack, sums_of_groups
 
 __all__ = ["Report", "own_log_sums", "set_of_rows"]
 
@@ -78,7 +78,7 @@ def own_log_sums(
     Raises
     ------
     InputError
-        A value is not finite.
+        A value is not finite, or beyond 1e12 bandwidths.
     """
     threads = 1 if threads is None and comm.size > 1 else threads
     if len(x) <= PAIRED and precision == "double":
@@ -124,6 +124,7 @@ def _sums_of_share(
     done, total = 0, len(x) * len(bandwidths)
     for first in range(0, len(x), CHUNK):
         reference = _chunk(x, first)
+        check_reach("x", reference, min(bandwidths))
         order = order_of(reference)
         for k, bandwidth in enumerate(bandwidths):
             blocks = pack(reference, bandwidth, precision, order=order, threads=threads)

@@ -97,7 +97,8 @@ def information(
     Raises
     ------
     InputError
-        `x` has no rows or another shape, a value is not finite, or the bandwidth is not a positive number.
+        `x` has no rows or another shape, a value is not finite or beyond 1e12 bandwidths, or the bandwidth is not a
+        number between 1e-9 and 1e9.
     MonitorError
         Another rank failed.
 

@@ -14,7 +14,7 @@ from ..kernels import self_sum
 from ..kernels._jit import over_rows
 from ..kernels.blocks import TILE
 from ..kernels.order import order_of
-from ._sums import check_rows, pack
+from ._sums import check_reach, check_rows, pack
 
 __all__ = ["Report", "paired_log_sums"]
 
@@ -40,6 +40,7 @@ def paired_log_sums(
 
     def work() -> tuple[NDArray[np.int64], list[NDArray[np.float64]]]:
         rows = np.require(check_rows("x", x, np.float64), requirements=["W"])  # what kernels were compiled for
+        check_reach("x", rows, min(bandwidths))
         order = order_of(rows)
         return order, [_sums_of(rows, h, order, mine, threads, done) for h in bandwidths]
 

@@ -21,6 +21,7 @@ __all__ = [
     "Precision",
     "check_bandwidth",
     "check_precision",
+    "check_reach",
     "check_rows",
     "delta_entropy",
     "log_kernel_sum",
@@ -33,6 +34,8 @@ DEFAULT_BANDWIDTH = 0.015
 
 Blocks = _blocks.Blocks
 Precision = Literal["double", "single"]
+_BANDWIDTHS = (1e-9, 1e9)
+_REACH = 1e12  # bandwidths: beyond, bounds of distances round to more than a bandwidth, and padding is no longer far
 _DTYPES = {"double": np.float64, "single": np.float32}
 
 
@@ -74,10 +77,14 @@ def log_kernel_sum(
     Raises
     ------
     InputError
-        Shapes do not match, a value is not finite, or the bandwidth is not a positive number.
+        Shapes do not match, a value is not finite, the bandwidth is not a number between 1e-9 and 1e9, or values of
+        the reference are beyond 1e12 bandwidths.
     """
     check_bandwidth(bandwidth)
-    reference = np.asarray(reference) if checked else check_rows("reference", reference, None)
+    if not checked:
+        reference = check_rows("reference", reference, None)
+        check_reach("reference", reference, bandwidth)
+    reference = np.asarray(reference)
     query = _queries(query, reference)
     centre = np.zeros(query.shape[1]) if centre is None else centre
     if blocks is None:
@@ -178,14 +185,17 @@ def delta_entropy(
     ndarray
         (n_query,), in nats; +inf for an empty reference.
     """
-    return -log_kernel_sum(query, reference, bandwidth, threads=threads)
+    return 0.0 - log_kernel_sum(query, reference, bandwidth, threads=threads)  # and not −0
 
 
 def check_bandwidth(bandwidth: Any) -> None:
-    """Raise `InputError` unless `bandwidth` is a positive number."""
+    """Raise `InputError` unless `bandwidth` is a positive number whose square is far from what a number can hold."""
     number = isinstance(bandwidth, (int, float, np.floating)) and not isinstance(bandwidth, bool)
     if not (number and math.isfinite(bandwidth) and bandwidth > 0):
         raise InputError(f"bandwidth must be a positive number in 1/Å, not {bandwidth!r}")
+    low, high = _BANDWIDTHS
+    if not low <= bandwidth <= high:
+        raise InputError(f"the bandwidth {bandwidth:g} is not between {low:g} and {high:g}: take another unit")
 
 
 def check_precision(precision: Any) -> None:
@@ -199,6 +209,16 @@ def _queries(query: ArrayLike, reference: NDArray[Any]) -> NDArray[np.float64]:
     if query.shape[1] != reference.shape[1]:
         raise InputError(f"query has {query.shape[1]} columns, reference has {reference.shape[1]}: other descriptors")
     return query
+
+
+def check_reach(name: str, rows: NDArray[Any], bandwidth: float) -> None:
+    """Raise `InputError` where finite rows are so far from 0 that a bandwidth beside them is lost in rounding."""
+    largest = max(float(rows.max()), -float(rows.min())) if rows.size else 0.0
+    if largest > _REACH * bandwidth:
+        raise InputError(
+            f"{name} holds values up to {largest:.3g}, more than {_REACH:g} bandwidths of {bandwidth:g}: "
+            "leave such rows out, or take a larger bandwidth"
+        )
 
 
 def check_rows(name: str, x: ArrayLike, dtype: Any, empty: bool = True) -> NDArray[Any]:
