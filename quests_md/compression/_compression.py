@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
-from ..information import DEFAULT_BANDWIDTH, check_bandwidth
+from ..information import DEFAULT_BANDWIDTH, check_bandwidth, check_reach
 from . import _choices
 from ._prefixes import Prefixes, covered_shares
 
@@ -20,6 +20,8 @@ __all__ = ["METHODS", "Compression", "compress"]
 Method = Literal["msc", "farthest", "mean_farthest", "kmeans", "random"]
 METHODS: tuple[str, ...] = get_args(Method)
 """The ways to choose."""
+
+_ROUNDING = 1e-9  # nats: the entropy of all frames is reached by all frames, in whichever order it was summed
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def compress(
     method
         One of `METHODS`.
     entropy
-        In place of `size`: choose until the chosen frames have this entropy, in nats.
+        In place of `size`: choose until the chosen frames have this entropy, in nats (to 1e-9).
     bandwidth
         h, in 1/Å.
     reference
@@ -107,6 +109,7 @@ def compress(
     """
     check_bandwidth(bandwidth)
     frames = _choices.Frames(*_checked(x, frame_offsets), float(bandwidth), threads)
+    check_reach("x", frames.x, bandwidth)
     n = len(frames.filled)
     wanted = _number(size, entropy, n)
     prefixes = Prefixes(frames.x.shape[1], float(bandwidth), threads)
@@ -118,10 +121,10 @@ def compress(
             report(len(selected))
         if entropy is not None:
             prefixes.measure()
-        if len(selected) == wanted or (entropy is not None and prefixes.entropy[-1] >= entropy):
+        if len(selected) == wanted or (entropy is not None and prefixes.entropy[-1] >= entropy - _ROUNDING):
             break
     prefixes.measure()
-    if entropy is not None and prefixes.entropy[-1] < entropy:
+    if entropy is not None and prefixes.entropy[-1] < entropy - _ROUNDING:
         raise InputError(
             f"an entropy of {entropy:g} nats is not reached: all {n} frames have {prefixes.entropy[-1]:.6g} nats"
         )
