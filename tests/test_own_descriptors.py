@@ -266,7 +266,7 @@ def test_pickles_are_not_read(tmp_path):
         read_descriptors(tmp_path / "x.npy")
     np.savez(tmp_path / "y.npz", np.ones((2, 2)))
     (tmp_path / "y.npz").rename(tmp_path / "y.npy")
-    with pytest.raises(SourceError, match="not an archive"):
+    with pytest.raises(SourceError, match="not an array that numpy reads"):
         read_descriptors(tmp_path / "y.npy")
 
 
