@@ -16,15 +16,19 @@ from ..descriptors import DescriptorSpec
 from ..errors import InputError
 from ..frame import Frame
 from ..index import Index, volume_per_atom
+from ..information import check_rows
 from ..own import OwnDescriptors
 from ..sources import describe_source, read_descriptors, read_frames
 from ._progress import Counter
 from ._rows import Scratch, rows_of
 
-__all__ = ["NOT_FRAMES", "Dataset", "dataset_options", "open_dataset", "open_index", "spec_of"]
+__all__ = ["ALL", "NOT_FRAMES", "Dataset", "dataset_options", "open_dataset", "open_index", "spec_of"]
+
+_CHUNK = 1 << 22  # values that are looked at together: an array may be larger than memory
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+ALL = "(all)"  # as the name of a group
 NOT_FRAMES = (".npy", ".qindex")  # what is a dataset of its own
 
 
@@ -208,6 +212,10 @@ def _survey(frames: Iterable[Frame], sources: Sequence[str], spec: DescriptorSpe
         elements.update(frame.distinct_numbers.tolist())
     if not numbers:
         raise InputError(f"{', '.join(sources)}: no environments in them: the frames hold no atoms")
+    if ALL in groups:
+        raise InputError(
+            f'a group is named "{ALL}", as the row of all frames is: rename it, or take another --group-key'
+        )
     spec = spec.for_elements(elements - {0})
     spec.check_elements(elements)
     return Dataset(
@@ -233,6 +241,9 @@ def _frames(sources: Sequence[str], group_key: str | None, progress: Counter | N
 
 def _of_array(source: str) -> Dataset:
     rows, frame_offsets = read_descriptors(source)
+    step = max(1, _CHUNK // rows.shape[1])
+    for first in range(0, len(rows), step):
+        check_rows(f"{source}: the array", rows[first : first + step], None)
     return Dataset(
         rows=rows,
         frame_offsets=np.arange(len(rows) + 1, dtype=np.int64) if frame_offsets is None else frame_offsets,

@@ -22,7 +22,7 @@ from ._bandwidths import resolve_bandwidths
 from ._dataset import Dataset, open_dataset, open_index
 from ._progress import Counter
 
-__all__ = ["Itself", "Known", "open_reference", "reference_options", "thresholds_option"]
+__all__ = ["Itself", "Known", "check_elements", "open_reference", "reference_options", "thresholds_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -87,16 +87,8 @@ class Known:
                 self.index.check_elements(numbers)
             return self.index.delta_entropy(np.asarray(query, dtype=np.float64), self.threads)
         assert self.data is not None
-        if numbers is not None and self.data.numbers is not None:
-            self._check_elements(set(np.unique(numbers).tolist()) - {0, *np.unique(self.data.numbers).tolist()})
+        check_elements(numbers, self.data)
         return delta_entropy(query, self.data.rows, self.bandwidth, threads=self.threads)
-
-    def _check_elements(self, unknown: set[int]) -> None:
-        if unknown and (self.spec is None or self.spec.species != "ignore"):
-            raise ElementError(
-                f"{', '.join(SYMBOLS[z] for z in sorted(unknown))} is the centre of no environment of the reference: "
-                "give one that holds it; or --species ignore, which compares geometry only"
-            )
 
     def describe(self) -> dict[str, Any]:
         """Return what a result says of its reference."""
@@ -134,6 +126,18 @@ class Itself:
         """Return what a result says of its reference."""
         spec = {"k": self.spec.k, "cutoff": self.spec.cutoff, "species": self.spec.species}
         return {"itself": True, "descriptor": spec, "bandwidth": self.bandwidth}
+
+
+def check_elements(numbers: NDArray[np.int64] | None, reference: Dataset) -> None:
+    """Raise `ElementError` if elements are told apart, and one of these is the centre of no row of the reference."""
+    if numbers is None or reference.numbers is None or reference.spec is None or reference.spec.species == "ignore":
+        return
+    unknown = sorted(set(np.unique(numbers).tolist()) - {0, *np.unique(reference.numbers).tolist()})
+    if unknown:
+        raise ElementError(
+            f"{', '.join(SYMBOLS[z] for z in unknown)} is the centre of no environment of the reference: "
+            "give one that holds it; or --species ignore, which compares geometry only"
+        )
 
 
 def reference_options(command: _Command) -> _Command:

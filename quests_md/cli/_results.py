@@ -19,7 +19,7 @@ from ..files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["check_outputs", "result_options", "result_options_as", "save_picture", "table", "write_result"]
+__all__ = ["check_outputs", "deliver", "result_options", "result_options_as", "save_picture", "table", "write_result"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PICTURES = (".png", ".svg", ".pdf")
@@ -94,6 +94,26 @@ def save_picture(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150))
 
 
+def deliver(
+    shown: Sequence[Mapping[str, Any]],
+    output: Path | None,
+    write: Callable[[Path], None],
+    plot: Path | None,
+    draw: Callable[[], Figure],
+) -> None:
+    """Write a result where `output` says, draw it where `plot` says, and print `shown` as a table.
+
+    Printed last, but whatever fails: a reader that has gone costs no file, and a full disk no number.
+    """
+    try:
+        if output is not None:
+            write(output)
+        if plot is not None:
+            save_picture(draw(), plot)
+    finally:
+        click.echo(table(shown))
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as aligned text, numbers to six digits."""
     cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
@@ -102,7 +122,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.6g}"
+    # Names come from files: a line break would tear the table, and what else is not printed may steer a terminal.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -16,7 +16,10 @@ from ..versions import versions
 from ._bandwidths import volume_of
 from ._dataset import Dataset, dataset_options, open_dataset
 from ._progress import counter
-from ._results import check_outputs, result_options, save_picture, table, write_result
+from ._results import check_outputs, deliver, result_options, table, write_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["bandwidth_command"]
 
@@ -69,18 +72,18 @@ def bandwidth_command(
         progress.begin("likelihood")
         choice = likelihood_bandwidth(data.rows, _tried(data), size=sample, seed=seed, report=progress.share)
     rows, reason = _rows(data, choice.bandwidth)
-    click.echo(table(rows))
     if reason:
         click.echo(f"quests-md: warning: no volume rule: {reason}", err=True)
     if choice.at_edge:
         click.echo("quests-md: warning: the most likely bandwidth lies beyond those that were tried", err=True)
-    if output is not None:
-        result = {**data.describe(), "results": rows, "likelihood": asdict(choice), "versions": versions()}
-        write_result(output, result, rows)
-    if plot is not None:
+    result = {**data.describe(), "results": rows, "likelihood": asdict(choice), "versions": versions()}
+
+    def draw() -> Figure:
         from ..report import likelihood
 
-        save_picture(likelihood(choice, {row["rule"]: row["bandwidth"] for row in rows[:-1]}), plot)
+        return likelihood(choice, {row["rule"]: row["bandwidth"] for row in rows[:-1]})
+
+    deliver(rows, output, lambda path: write_result(path, result, rows), plot, draw)
 
 
 def _tried(data: Dataset) -> Sequence[float] | None:

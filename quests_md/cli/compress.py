@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from ..compression import METHODS, Compression, compress
-from ..elements import SYMBOLS
-from ..errors import ElementError, OutputError, SourceError
+from ..errors import OutputError, SourceError
 from ..extxyz import format_atoms
 from ..files import write_atomically
 from ..information import entropy as entropy_of
@@ -21,7 +20,11 @@ from ..versions import versions
 from ._bandwidths import bandwidth_option, resolve_bandwidths
 from ._dataset import NOT_FRAMES, Dataset, dataset_options, open_dataset
 from ._progress import Counter, counter
-from ._results import check_outputs, result_options_as, save_picture, table, write_result
+from ._reference import check_elements
+from ._results import check_outputs, deliver, result_options_as, write_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["compress_command"]
 
@@ -101,7 +104,8 @@ def compress_command(
         known = open_dataset(references, **descriptor, threads=threads, progress=progress) if references else None
         how = descriptor if known is None or known.spec is None else {"spec": known.spec}
         data = open_dataset(sources, **how, threads=threads, progress=progress)
-        _check_elements(data, known)
+        if known is not None:
+            check_elements(data.numbers, known)
         h = _bandwidth(bandwidth, data, known)
         if keep is not None:
             progress.begin("entropy of all frames")
@@ -119,26 +123,17 @@ def compress_command(
             threads=threads,
             report=lambda n: progress.say(f"choosing frames: {n}"),
         )
-        click.echo(table([_summary(data, found)]))
-        if output is not None:
-            places = _places(sources, data, found, output.suffix in _FRAMES, progress) if are_frames else {}
-            _write(output, data, known, found, places, seed)
-    if plot is not None:
-        from ..report import compression
 
-        save_picture(compression(found, data.n_frames), plot)
+        def write(path: Path) -> None:
+            places = _places(sources, data, found, path.suffix in _FRAMES, progress) if are_frames else {}
+            _write(path, data, known, found, places, seed)
 
+        def draw() -> Figure:
+            from ..report import compression
 
-def _check_elements(data: Dataset, known: Dataset | None) -> None:
-    """Raise `ElementError` if elements are told apart, and one is the centre of frames but of no reference."""
-    if known is None or known.spec is None or known.numbers is None or data.numbers is None:
-        return
-    unknown = sorted(set(data.numbers.tolist()) - set(known.numbers.tolist()) - {0})
-    if unknown and known.spec.species != "ignore":
-        raise ElementError(
-            f"{', '.join(SYMBOLS[z] for z in unknown)} is the centre of no environment of the reference: "
-            "give one that holds it; or --species ignore, which compares geometry only"
-        )
+            return compression(found, data.n_frames)
+
+        deliver([_summary(data, found)], output, write, plot, draw)
 
 
 def _bandwidth(asked: float | str | None, data: Dataset, known: Dataset | None) -> float:

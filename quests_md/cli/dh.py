@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -23,7 +23,10 @@ from ._bandwidths import bandwidth_option
 from ._dataset import NOT_FRAMES, dataset_options, open_dataset, spec_of
 from ._progress import Counter, counter
 from ._reference import Itself, Known, open_reference, reference_options, thresholds_option
-from ._results import check_outputs, result_options_as, save_picture, table, write_result
+from ._results import check_outputs, deliver, result_options_as, write_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["dh_command"]
 
@@ -80,23 +83,30 @@ def dh_command(
         asked = _ask(sources, known, thresholds, descriptor, progress)
         if output is not None and suffix in _FRAMES:
             done: list[_Answer] = []
-            write_atomically(output, lambda file: file.writelines(_texts(asked, done)))
+            write_atomically(output, lambda file: file.writelines(_texts(asked, done, sources)))
         else:
             done = [answer for answer, _ in asked]
-    done = [answer for answer in done if len(answer.dH)]
-    if not done:
-        raise InputError(f"{', '.join(sources)}: no environments in them: the frames hold no atoms")
+    done = _with_environments(done, sources)
     values = np.concatenate([answer.dH for answer in done])
     summary = {"n_frames": len(done), **_numbers(values, thresholds), "overlap": float(np.mean(values < _OVERLAP))}
-    click.echo(table([summary]))
-    if output is not None and suffix not in _FRAMES:
-        of = {"reference": known.describe(), "thresholds": list(thresholds), **summary}
-        _write(output, sources, of, done, values)
-    if plot is not None:
+    of = {"reference": known.describe(), "thresholds": list(thresholds), **summary}
+
+    def draw() -> Figure:
         from ..report import histogram
 
         offsets = np.cumsum([0] + [len(answer.dH) for answer in done])
-        save_picture(histogram(values, thresholds, frame_offsets=offsets), plot)
+        return histogram(values, thresholds, frame_offsets=offsets)
+
+    left = None if suffix in _FRAMES else output  # frames are written
+    deliver([summary], left, lambda path: _write(path, sources, of, done, values), plot, draw)
+
+
+def _with_environments(done: Sequence[_Answer], sources: Sequence[str]) -> list[_Answer]:
+    """Return the answers of frames that have environments; `InputError` if there are none."""
+    found = [answer for answer in done if len(answer.dH)]
+    if not found:
+        raise InputError(f"{', '.join(sources)}: no environments in them: the frames hold no atoms")
+    return found
 
 
 def _write(
@@ -214,8 +224,8 @@ def _put(atoms: Any, frame: Frame, dH: NDArray[np.float64], numbers: dict[str, A
     atoms.info |= {f"dH_{key}": value for key, value in numbers.items()}
 
 
-def _texts(asked: Iterable[tuple[_Answer, Any]], done: list[_Answer]) -> Iterator[bytes]:
-    """Yield the text of every frame, and keep its answer."""
+def _texts(asked: Iterable[tuple[_Answer, Any]], done: list[_Answer], sources: Sequence[str]) -> Iterator[bytes]:
+    """Yield the text of every frame, and keep its answer; raise, so that no file is left, if none has environments."""
     for answer, atoms in asked:
         if atoms is None:
             raise OutputError(
@@ -223,3 +233,4 @@ def _texts(asked: Iterable[tuple[_Answer, Any]], done: list[_Answer]) -> Iterato
             )
         done.append(answer)
         yield format_atoms(atoms, every_result=True)
+    _with_environments(done, sources)

@@ -14,18 +14,16 @@ from ..comm import together
 from ..information import Information, Precision, Sampled, information_at, sample_entropy
 from ..versions import versions
 from ._bandwidths import bandwidth_option, resolve_bandwidths
-from ._dataset import dataset_options, open_dataset
+from ._dataset import ALL, dataset_options, open_dataset
 from ._progress import counter
 from ._ranks import ranks
-from ._results import check_outputs, result_options, save_picture, table, write_result
+from ._results import check_outputs, deliver, result_options, write_result
 from ._rows import Scratch, scratch_option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["entropy_command"]
-
-_ALL = "(all)"  # as a group
 
 
 @click.command("entropy")
@@ -83,9 +81,9 @@ def entropy_command(
             }
             results: dict[str, Sequence[Information | Sampled]] = {}
             parts = {} if group_key is None else dict(data.by_group())
-            for name in (*parts, _ALL):
+            for name in (*parts, ALL):
                 progress.begin("entropy" if group_key is None else f"entropy of {name}")
-                rows = data.rows if name == _ALL else data.rows[parts[name]]
+                rows = data.rows if name == ALL else data.rows[parts[name]]
                 if sample is None:
                     results[name] = information_at(rows, h, **how)
                 else:
@@ -101,11 +99,8 @@ def _tell(
 ) -> None:
     groups = len(results) > 1
     found = [{**({"group": name} if groups else {}), **_row(one)} for name, ones in results.items() for one in ones]
-    click.echo(table(found))
-    if output is not None:
-        write_result(output, {**of, "results": found, "versions": versions()}, found)
-    if plot is not None:
-        save_picture(_picture(results), plot)
+    result = {**of, "results": found, "versions": versions()}
+    deliver(found, output, lambda path: write_result(path, result, found), plot, lambda: _picture(results))
 
 
 def _sample(rows: NDArray[Any], size: int, runs: int, bandwidth: float, how: dict[str, Any]) -> Sampled:
@@ -136,14 +131,14 @@ def _row(one: Information | Sampled) -> dict[str, Any]:
         "diversity": one.mean_diversity,
         "diversity_std": one.std_diversity,
         "information_gap": most - one.mean,
-        "efficiency": one.mean / most,
+        "efficiency": one.mean / most if one.size > 1 else 1.0,  # as of `Information`
     }
 
 
 def _picture(results: dict[str, Sequence[Information | Sampled]]) -> Figure:
     from ..report import entropies, histogram
 
-    first = results[_ALL][0]
-    if len(results) == len(results[_ALL]) == 1 and isinstance(first, Information):
+    first = results[ALL][0]
+    if len(results) == len(results[ALL]) == 1 and isinstance(first, Information):
         return histogram(first.delta_entropy, against="the dataset itself")
     return entropies(results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,10 @@ from ..versions import versions
 from ._bandwidths import bandwidth_option, resolve_bandwidths
 from ._dataset import dataset_options, open_dataset
 from ._progress import counter
-from ._results import check_outputs, result_options, save_picture, table, write_result
+from ._results import check_outputs, deliver, result_options, write_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["learning_curve_command"]
 
@@ -75,12 +78,13 @@ def learning_curve_command(
         }
         for fraction, some in zip(curve.fractions, curve.samples, strict=True)
     ]
-    click.echo(table(rows))
-    if output is not None:
-        runs_of = [{**row, "entropies": some.entropies} for row, some in zip(rows, curve.samples, strict=True)]
-        head = {**data.describe(), "bandwidth": h, "runs": runs, **drawn}
-        write_result(output, {**head, "results": runs_of, "versions": versions()}, rows)
-    if plot is not None:
-        from ..report import learning_curve as draw
+    runs_of = [{**row, "entropies": some.entropies} for row, some in zip(rows, curve.samples, strict=True)]
+    head = {**data.describe(), "bandwidth": h, "runs": runs, **drawn}
+    result = {**head, "results": runs_of, "versions": versions()}
 
-        save_picture(draw(curve), plot)
+    def draw() -> Figure:
+        from ..report import learning_curve as draw_curve
+
+        return draw_curve(curve)
+
+    deliver(rows, output, lambda path: write_result(path, result, rows), plot, draw)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from ..versions import versions
 from ._bandwidths import bandwidth_option
-from ._dataset import dataset_options, open_dataset
+from ._dataset import ALL, dataset_options, open_dataset
 from ._progress import counter
 from ._reference import open_reference, reference_options, thresholds_option
-from ._results import check_outputs, result_options, save_picture, table, write_result
+from ._results import check_outputs, deliver, result_options, write_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["overlap_command"]
 
@@ -53,17 +56,17 @@ def overlap_command(
         dH = known.delta_entropy(data.rows, data.numbers)
     parts = [({}, dH)] if group_key is None else [({"group": name}, dH[which]) for name, which in data.by_group()]
     if group_key is not None:
-        parts.append(({"group": "(all)"}, dH))
+        parts.append(({"group": ALL}, dH))
     rows = [
         {**group, "threshold": threshold, "n_env": len(some), "overlap": float(np.mean(some < threshold))}
         for group, some in parts
         for threshold in thresholds
     ]
-    click.echo(table(rows))
-    if output is not None:
-        result = {**data.describe(), "reference": known.describe(), "results": rows, "versions": versions()}
-        write_result(output, result, rows)
-    if plot is not None:
+    result = {**data.describe(), "reference": known.describe(), "results": rows, "versions": versions()}
+
+    def draw() -> Figure:
         from ..report import histogram
 
-        save_picture(histogram(dH, thresholds), plot)
+        return histogram(dH, thresholds)
+
+    deliver(rows, output, lambda path: write_result(path, result, rows), plot, draw)
