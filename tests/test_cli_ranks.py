@@ -165,6 +165,19 @@ def test_files_that_change_while_they_are_read_are_refused():
             rows_of(other, "si.xyz", OFFSETS, SPEC, Scratch(), 1)
 
 
+def test_ranks_that_read_other_frames_are_refused(tmp_path):
+    """As of a trajectory that grows while they read it: what they exchange would be rows of other frames."""
+    for rank in range(2):
+        ase.io.write(tmp_path / f"{rank}.xyz", silicon(2 + rank))
+
+    def work(comm):
+        return open_dataset([str(tmp_path / f"{comm.rank}.xyz")], threads=1, scratch=Scratch(None, comm))
+
+    for error in ranks.run(2, work):
+        assert isinstance(error, SourceError)
+        assert "do not read the same frames" in str(error)
+
+
 def test_a_disk_without_space_is_met_before_anything_is_computed(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..comm import together
 from ..descriptors import DescriptorSpec
-from ..errors import InputError
+from ..errors import InputError, SourceError
 from ..frame import Frame
 from ..index import Index, volume_per_atom
 from ..information import check_rows
@@ -196,6 +196,8 @@ def _of_files(
     data = together(scratch.comm, lambda: _survey(read() if kept is None else kept, sources, spec))
     assert data.spec is not None
     frames, names = read() if kept is None else kept, ", ".join(sources)
+    if len(np.unique(scratch.comm.allgather(np.array([data.n_frames, data.frame_offsets[-1]])), axis=0)) > 1:
+        raise SourceError(f"{names}: the ranks do not read the same frames: is a file still written to?")
     rows = rows_of(frames, names, data.frame_offsets, data.spec, scratch, threads)
     return replace(data, rows=rows)
 

@@ -18,7 +18,7 @@ __all__ = ["BandwidthChoice", "bandwidth_from_volume", "likelihood_bandwidth"]
 
 SAME = 0.05  # of the smallest bandwidth that is tried: rows nearer than this are the same environment
 _TRIED = np.geomspace(0.0005, 0.2, 53)  # 1/Å
-_CHUNK = 4096  # references at a time
+_CHUNK = 1 << 22  # distances at a time: 32 MB
 
 
 def bandwidth_from_volume(volume: float, method: Literal["gaussian", "cutoff"] = "gaussian") -> float:
@@ -167,8 +167,9 @@ def _sums_without_copies(
     squared = (query**2).sum(axis=1)[:, None]
     out, counted = np.full((len(query), len(bandwidths)), -np.inf), np.zeros(len(query), np.int64)
     lowest, highest = np.full(query.shape[1], np.inf), np.full(query.shape[1], -np.inf)
-    for first in range(0, len(rows), _CHUNK):
-        some = check_rows("x", rows[first : first + _CHUNK], np.float64) - centre
+    step = max(1, _CHUNK // len(query))
+    for first in range(0, len(rows), step):
+        some = check_rows("x", rows[first : first + step], np.float64) - centre
         lowest, highest = np.minimum(lowest, some.min(axis=0)), np.maximum(highest, some.max(axis=0))
         distances = squared - 2.0 * query @ some.T + (some**2).sum(axis=1)
         distances[distances <= tolerance**2] = np.inf
@@ -181,7 +182,7 @@ def _sums_without_copies(
                 sums = np.log(np.exp(-0.5 / bandwidth**2 * distances).sum(axis=1))
             out[:, k] = np.logaddexp(out[:, k], sums - 0.5 * nearest[:, 0] / bandwidth**2)
         if report is not None:
-            report(min(1.0, (first + _CHUNK) / len(rows)))
+            report(min(1.0, (first + step) / len(rows)))
     return out, counted, int(np.sum(highest - lowest > tolerance))
 
 
