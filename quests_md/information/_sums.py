@@ -20,7 +20,6 @@ __all__ = [
     "Blocks",
     "Precision",
     "check_bandwidth",
-    "check_precision",
     "check_rows",
     "delta_entropy",
     "log_kernel_sum",
@@ -150,7 +149,8 @@ def pack(
     that are near each other: it pays off from some hundred queries on, and always in single precision, where products
     with wide blocks would have to be repeated in double. `order` is that order, where it is known.
     """
-    check_precision(precision)
+    if precision not in _DTYPES:
+        raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
     axes = np.zeros((_blocks.AXES, reference.shape[1]))
     if order is None:
         order = order_of(reference) if sort else np.arange(len(reference))
@@ -186,12 +186,6 @@ def check_bandwidth(bandwidth: Any) -> None:
     number = isinstance(bandwidth, (int, float, np.floating)) and not isinstance(bandwidth, bool)
     if not (number and math.isfinite(bandwidth) and bandwidth > 0):
         raise InputError(f"bandwidth must be a positive number in 1/Å, not {bandwidth!r}")
-
-
-def check_precision(precision: Any) -> None:
-    """Raise `InputError` unless `precision` is one of those that there are."""
-    if precision not in _DTYPES:
-        raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
 
 
 def _queries(query: ArrayLike, reference: NDArray[Any]) -> NDArray[np.float64]:
