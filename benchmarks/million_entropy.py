@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quests_md import DescriptorSpec
-from quests_md.information import _chunks, information, pack
+from quests_md.information import information, pack
 from quests_md.kernels import kernel_sum, self_sum
 from quests_md.kernels._simd_sum import ROWS
 from quests_md.kernels.blocks import TILE
-from quests_md.kernels.order import order_of
 
 from .decision_data import Pool
 from .environments import DIMENSION, OPERATIONS
@@ -36,7 +35,7 @@ from .silicon import cache_folder, cached, frames_of
 
 ALL = 1_000_000
 SIZES = (10_000, 30_000, 100_000)
-GROUPS, BLOCKS = 6, 48  # whose plans are counted: of 96 queries, for a chunk; of 256, where pairs are computed once
+BLOCKS = 48  # whose plans are counted
 MEMORY = 2.0  # GB, of a process that sums a mapped file
 BATCH = 10  # frames
 
@@ -47,13 +46,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=cache_folder(), help="keep made data here (%(default)s)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="environments of the parts")
     parser.add_argument("--limit", type=float, default=480.0, help="longest time for 10⁶ (%(default)g s)")
-    parser.add_argument("--precision", nargs="+", choices=["double", "single"], default=["double", "single"])
     options = parser.parse_args()
     head(f"Entropy of {ALL} environments of silicon at {BANDWIDTH} 1/Å, rows in a mapped file", "lammps")
     rows = cached(options.data, "million-rows", _rows, data=str(options.data), n=ALL)
     with tempfile.TemporaryDirectory(dir=options.data) as folder:
-        for precision in options.precision:
-            _measure(rows, Path(folder), precision, options)
+        _measure(rows, Path(folder), options)
 
 
 def _rows(data: str, n: int) -> NDArray[np.float64]:
@@ -68,26 +65,26 @@ def _rows(data: str, n: int) -> NDArray[np.float64]:
     return out
 
 
-def _measure(rows: NDArray[np.float64], folder: Path, precision: str, options: Any) -> None:
-    """Print the table of one precision."""
-    peak = peak_flops(np.float64 if precision == "double" else np.float32, cores())
-    print(f"\n{precision} precision, {cores()} threads; measured peak {peak / 1e9:.0f} Gflop/s in products")
+def _measure(rows: NDArray[np.float64], folder: Path, options: Any) -> None:
+    """Print the table."""
+    peak = peak_flops(np.float64, cores())
+    print(f"\n{cores()} threads; measured peak {peak / 1e9:.0f} Gflop/s in products")
     print("  environments   seconds   pairs summed   of all   10⁹ pairs/s   floor (s)   memory (GB)          H")
     rng, rate = np.random.default_rng(0), 0.0
     for n in sorted(options.sizes):
-        told = _job(rows[np.sort(rng.choice(len(rows), n, replace=False))], folder, precision)
+        told = _job(rows[np.sort(rng.choice(len(rows), n, replace=False))], folder)
         _print(n, told, peak)
         rate = told["share"] * n**2 / told["seconds"]
-    share = share_of_pairs(rows, precision)
+    share = share_of_pairs(rows)
     seconds = share * len(rows) ** 2 / rate
     print(f"  {len(rows):>12}{seconds:>10.0f}{share * len(rows) ** 2:>15.2e}{share:>9.3f}   (projected)", flush=True)
     if seconds > options.limit:
         print(f"  not measured: it would take longer than {options.limit:g} s (--limit)")
         return
-    told = _job(rows, folder, precision)
+    told = _job(rows, folder)
     _print(len(rows), told, peak)
     print(f"  measured / projected: {told['seconds'] / seconds:.2f}")
-    target(f"{precision}: memory for {len(rows)} environments", told["memory"] / 1e9, MEMORY, "GB")
+    target(f"memory for {len(rows)} environments", told["memory"] / 1e9, MEMORY, "GB")
 
 
 def _print(n: int, told: dict[str, float], peak: float) -> None:
@@ -99,45 +96,32 @@ def _print(n: int, told: dict[str, float], peak: float) -> None:
     )
 
 
-def _job(rows: NDArray[np.float64], folder: Path, precision: str) -> dict[str, float]:
+def _job(rows: NDArray[np.float64], folder: Path) -> dict[str, float]:
     """Return what a process of its own tells, which maps these rows."""
     path = folder / "rows.npy"
     np.save(path, rows)
-    command = [sys.executable, "-m", "benchmarks.million_entropy", str(path), precision]
+    command = [sys.executable, "-m", "benchmarks.million_entropy", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"the job failed\n{done.stderr[-4000:]}")
     told: dict[str, float] = json.loads(done.stdout)
-    return {**told, "share": share_of_pairs(rows, precision)}
+    return {**told, "share": share_of_pairs(rows)}
 
 
-def share_of_pairs(x: NDArray[np.float64], precision: Any) -> float:
-    """Return the pairs that the self-sum of a dataset computes, over N², from the plans of some of its queries.
+def share_of_pairs(x: NDArray[np.float64]) -> float:
+    """Return the pairs that the self-sum of a dataset computes, over N², from the plans of some of its blocks.
 
-    A block is summed for six queries where one of them needs it.
+    Every pair is computed once, and a block for six rows where one of them needs it.
     """
     rng = np.random.default_rng(1)
-    if precision == "double" and len(x) <= _chunks.PAIRED:
-        blocks = pack(x, BANDWIDTH)
-        n, drop = len(blocks.radius), math.log2(blocks.negligible / len(x))
-        share = np.mean([_needed_of_block(i, blocks, drop).mean() for i in rng.integers(n, size=BLOCKS)])
-        return float(share) * (n + 1) / (2 * n)
-    nothing = math.log2(_chunks._LEFT_OUT[precision] / len(x))
-    chunks = [np.array(x[first : first + _chunks.CHUNK]) for first in range(0, len(x), _chunks.CHUNK)]
-    queries = []
-    for chunk in chunks:
-        order = order_of(chunk)
-        starts = rng.integers(max(1, len(order) - kernel_sum.BLOCK), size=-(-GROUPS * len(chunk) // _chunks.CHUNK))
-        queries += [chunk[order[start : start + kernel_sum.BLOCK]] for start in starts]
-    shares = []
-    for chunk in chunks:
-        blocks = pack(chunk, BANDWIDTH, precision)
-        shares.append([_needed(query, blocks, nothing).mean() for query in queries])
-    return float(np.average(np.mean(shares, axis=1), weights=[len(chunk) for chunk in chunks]))
+    blocks = pack(x, BANDWIDTH)
+    n, drop = len(blocks.radius), math.log2(blocks.negligible / len(x))
+    share = np.mean([_needed(i, blocks, drop).mean() for i in rng.integers(n, size=BLOCKS)])
+    return float(share) * (n + 1) / (2 * n)
 
 
-def _needed_of_block(i: int, blocks: Any, drop: float) -> NDArray[np.bool_]:
-    """Return which blocks (groups of six rows of block i, blocks) are summed, if every pair is computed once."""
+def _needed(i: int, blocks: Any, drop: float) -> NDArray[np.bool_]:
+    """Return which blocks (groups of six rows of block i, blocks) are summed."""
     d, n = blocks.centres.shape
     rows = self_sum._GROUPS * ROWS
     groups, way = np.zeros((self_sum._GROUPS, ROWS * (d + 1))), np.empty((rows, n), np.int8)
@@ -147,40 +131,15 @@ def _needed_of_block(i: int, blocks: Any, drop: float) -> NDArray[np.bool_]:
     return needed
 
 
-def _needed(query: NDArray[np.float64], blocks: Any, nothing: float) -> NDArray[np.bool_]:
-    """Return which blocks (groups of six queries, blocks) are summed."""
-    n, dtype, size = len(blocks.radius), blocks.tiles.dtype, kernel_sum.BLOCK
-    padded = kernel_sum._padded(query.shape[1])
-    width = ROWS * (query.shape[1] + 1)
-    made = kernel_sum.Queries(
-        np.zeros((size, padded)),
-        np.zeros((size // ROWS, width), dtype),
-        np.empty((size, n)),
-        np.empty((size, n)),
-        np.zeros((size, n), np.int8),
-        np.empty((size, 2)),
-    )
-    room = kernel_sum.Room(
-        np.empty(width, dtype), np.empty((ROWS, TILE), dtype), np.empty(ROWS), np.empty(ROWS),
-        np.zeros((32, padded)), np.empty(n),
-    )  # fmt: skip
-    order = kernel_sum._order_along(query, blocks.axes[0], 0, len(query))
-    made.centred[: len(query), : query.shape[1]] = query[order]
-    kernel_sum._prepare(len(query), made, blocks, nothing, room)
-    groups = -(-len(query) // ROWS)
-    needed: NDArray[np.bool_] = (made.way[: groups * ROWS] != 0).reshape(groups, ROWS, n).any(axis=1)
-    return needed
-
-
-def _alone(path: str, precision: Any) -> None:
+def _alone(path: str) -> None:
     """Be the process that is measured."""
     x = np.load(path, mmap_mode="r")
-    information(x[:500], BANDWIDTH, precision=precision)  # compiled before
+    information(x[:500], BANDWIDTH)  # compiled before
     started = time.perf_counter()
-    found = information(x, BANDWIDTH, precision=precision)
+    found = information(x, BANDWIDTH)
     seconds = time.perf_counter() - started
     print(json.dumps({"seconds": seconds, "memory": peak_bytes(), "entropy": found.entropy}))
 
 
 if __name__ == "__main__":
-    _alone(sys.argv[1], sys.argv[2])
+    _alone(sys.argv[1])

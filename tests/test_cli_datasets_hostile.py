@@ -124,7 +124,6 @@ def test_rows_beside_which_a_bandwidth_is_lost_are_refused():
     offsets = np.arange(len(far) + 1)
     for call in (
         lambda: information(far, 1.0),
-        lambda: information(far, 1.0, precision="single"),
         lambda: delta_entropy(x, far, 1.0),
         lambda: compress(far, offsets, 3, bandwidth=1.0),
     ):

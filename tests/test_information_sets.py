@@ -116,13 +116,6 @@ def test_both_forms_of_the_volume_rule_are_those_of_quests(quests, volume):
         assert bandwidth_from_volume(volume, method) == pytest.approx(quests.bandwidth(volume, method), rel=1e-12)
 
 
-def test_single_precision_keeps_its_promise():
-    x = rows(500)
-    exact, found = information(x), information(x, precision="single")
-    assert np.all(np.abs(found.delta_entropy - exact.delta_entropy) <= np.maximum(1e-4, 1e-6 * exact.delta_entropy))
-    assert found.entropy == pytest.approx(exact.entropy, rel=1e-6)
-
-
 # -- chunks, threads, ranks ------------------------------------------------------------------------------
 
 
@@ -257,7 +250,6 @@ X = rows(10)
         (lambda: information(X[0]), r"x must have shape \(n, d\)"),
         (lambda: information(np.where(X > 0.1, np.nan, X)), "x holds values that are not finite"),
         (lambda: information(X, 0.0), "bandwidth must be a positive number"),
-        (lambda: information(X, precision="half"), "precision must be one of double, single"),
         (lambda: information_at(X, []), "no bandwidth was given"),
         (lambda: sample_entropy(X, 11), "at most 10, the number of rows"),
         (lambda: sample_entropy(X, 2.0), "whole number of at least 1"),

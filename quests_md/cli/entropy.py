@@ -11,7 +11,7 @@ import click
 from numpy.typing import NDArray
 
 from ..comm import together
-from ..information import Information, Precision, Sampled, information_at, sample_entropy
+from ..information import Information, Sampled, information_at, sample_entropy
 from ..versions import versions
 from ._bandwidths import bandwidth_option, resolve_bandwidths
 from ._dataset import ALL, dataset_options, open_dataset
@@ -34,13 +34,6 @@ __all__ = ["entropy_command"]
 @click.option("--runs", default=20, show_default=True, type=click.IntRange(2), help="Number of samples.")
 @click.option("--seed", default=0, show_default=True, help="Of the samples.")
 @click.option("--replace", is_flag=True, help="Sample with replacement, as quests does.")
-@click.option(
-    "--precision",
-    default="double",
-    show_default=True,
-    type=click.Choice(["double", "single"]),
-    help="Of the sums. Single is faster beyond 10⁶ environments; an entropy then moves by 1e-6 or so.",
-)
 @dataset_options
 @scratch_option
 @result_options
@@ -52,7 +45,6 @@ def entropy_command(
     runs: int,
     seed: int,
     replace: bool,
-    precision: Precision,
     output: Path | None,
     plot: Path | None,
     overwrite: bool,
@@ -73,12 +65,7 @@ def entropy_command(
                 sources, **descriptor, group_key=group_key, threads=threads, progress=progress, scratch=room
             )
             h = together(comm, lambda: resolve_bandwidths(data, bandwidths))
-            how: dict[str, Any] = {
-                "precision": precision,
-                "threads": threads,
-                "comm": comm,
-                "report": progress.share,
-            }
+            how: dict[str, Any] = {"threads": threads, "comm": comm, "report": progress.share}
             results: dict[str, Sequence[Information | Sampled]] = {}
             parts = {} if group_key is None else dict(data.by_group())
             for name in (*parts, ALL):
@@ -89,8 +76,7 @@ def entropy_command(
                 else:
                     drawn = {"seed": seed, "replace": replace}
                     results[name] = [_sample(rows, sample, runs, one, {**drawn, **how}) for one in h]
-        of = {**data.describe(), "precision": precision}
-        of |= {"seed": seed, "replace": replace} if sample is not None else {}
+        of = {**data.describe(), **({"seed": seed, "replace": replace} if sample is not None else {})}
         together(comm, lambda: _tell(results, of, output, plot) if comm.rank == 0 else None)
 
 

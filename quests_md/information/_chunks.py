@@ -14,14 +14,14 @@ from ..errors import InputError
 from ..kernels.kernel_sum import BLOCK
 from ..kernels.order import order_of
 from ._pairs import Report, paired_log_sums
-from ._sums import Precision, check_reach, check_rows, pack, sums_of_groups
+from ._sums import check_reach, check_rows, pack, sums_of_groups
 
 __all__ = ["Report", "own_log_sums", "set_of_rows"]
 
-PAIRED = 1 << 20  # rows of a dataset that is laid out as a whole: 540 MB, beside the rows
+PAIRED = 1 << 20  # rows of a dataset that is laid out as a whole: 800 MB beside the rows, with 63 columns
 CHUNK = 1 << 17  # rows that are held at a time: 66 MB in double precision, as much again laid out, and their order
 _BATCH = 64 * BLOCK  # queries between two reports
-_LEFT_OUT: dict[Precision, float] = {"double": 1e-12, "single": 1e-6}  # of a sum that is known to be 1 at least
+_LEFT_OUT = 1e-12  # of a sum that is known to be 1 at least
 
 
 def set_of_rows(x: Any) -> NDArray[Any]:
@@ -44,16 +44,15 @@ def own_log_sums(
     x: NDArray[Any],
     bandwidths: Sequence[float],
     *,
-    precision: Precision,
     comm: Comm,
     threads: int | None,
     report: Report | None,
 ) -> NDArray[np.float64]:
     """Compute ln K of the rows of a dataset over all of its rows, at several bandwidths. Collective.
 
-    Of up to `PAIRED` rows, in double precision, every pair is computed once. Else chunks of rows are references in
-    turn, laid out once for each bandwidth, and all rows are queries of each. A row is in its own sum, which is thus 1
-    at least: whatever is nothing beside 1 is left out, in every chunk.
+    Of up to `PAIRED` rows every pair is computed once. Of more, chunks of rows are references in turn, laid out once
+    for each bandwidth, and all rows are queries of each. A row is in its own sum, which is thus 1 at least: whatever is
+    nothing beside 1 is left out, in every chunk.
 
     Parameters
     ----------
@@ -61,8 +60,6 @@ def own_log_sums(
         (n, d), of any kind of numbers; may be mapped and larger than memory.
     bandwidths
         h, in 1/Å.
-    precision
-        As in `log_kernel_sum`.
     comm
         The queries are split over its ranks. A sum depends neither on the other queries nor on the ranks.
     threads
@@ -81,12 +78,12 @@ def own_log_sums(
         A value is not finite, or beyond 1e12 bandwidths.
     """
     threads = 1 if threads is None and comm.size > 1 else threads
-    if len(x) <= PAIRED and precision == "double":
+    if len(x) <= PAIRED:
         return paired_log_sums(x, bandwidths, comm=comm, threads=threads, report=report)
 
     def work() -> tuple[list[list[NDArray[np.int64]]], NDArray[np.float64]]:
         shares = _shares(x, comm.size)
-        return shares, _sums_of_share(x, [share[comm.rank] for share in shares], bandwidths, precision, threads, report)
+        return shares, _sums_of_share(x, [share[comm.rank] for share in shares], bandwidths, threads, report)
 
     shares, own = together(comm, work)
     return _gathered(own, shares, len(x), comm)
@@ -114,20 +111,19 @@ def _sums_of_share(
     x: NDArray[Any],
     share: list[NDArray[np.int64]],
     bandwidths: Sequence[float],
-    precision: Precision,
     threads: int | None,
     report: Report | None,
 ) -> NDArray[np.float64]:
     """Compute ln K (n_bandwidths, n_share) of the rows of `share`, given by chunk."""
     ends = np.cumsum([0, *(len(rows) for rows in share)])
-    out, nothing = np.full((len(bandwidths), ends[-1]), -np.inf), math.log2(_LEFT_OUT[precision] / len(x))
+    out, nothing = np.full((len(bandwidths), ends[-1]), -np.inf), math.log2(_LEFT_OUT / len(x))
     done, total = 0, len(x) * len(bandwidths)
     for first in range(0, len(x), CHUNK):
         reference = _chunk(x, first)
         check_reach("x", reference, min(bandwidths))
         order = order_of(reference)
         for k, bandwidth in enumerate(bandwidths):
-            blocks = pack(reference, bandwidth, precision, order=order, threads=threads)
+            blocks = pack(reference, bandwidth, order=order, threads=threads)
             for c, rows in enumerate(share):
                 query = (reference if c * CHUNK == first else _chunk(x, c * CHUNK))[rows]
                 for begin in range(0, len(query), _BATCH):

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from ..comm import Comm, Serial
 from ..errors import InputError
 from ._chunks import Report, own_log_sums, set_of_rows
-from ._sums import DEFAULT_BANDWIDTH, Precision, check_bandwidth, check_precision, delta_entropy
+from ._sums import DEFAULT_BANDWIDTH, check_bandwidth, delta_entropy
 
 __all__ = ["Information", "diversity", "entropy", "information", "information_at", "overlap"]
 
@@ -67,16 +67,15 @@ def information(
     x: ArrayLike,
     bandwidth: float = DEFAULT_BANDWIDTH,
     *,
-    precision: Precision = "double",
     threads: int | None = None,
     comm: Comm | None = None,
     report: Report | None = None,
 ) -> Information:
     """Compute entropy, diversity, information gap and efficiency of a dataset, in one pass.
 
-    Exact, and with a memory that is bounded: up to 1 048 576 rows are laid out as a whole (in double precision, which
-    takes 540 MB), more go through in chunks of 131 072, so `x` may be a ``numpy.memmap`` that is larger than memory.
-    Whatever the ranks, the threads or where the rows are kept, every digit is the same.
+    Exact, and with a memory that is bounded: up to 1 048 576 rows are laid out as a whole, which takes 540 MB; more go
+    through in chunks of 131 072, so `x` may be a ``numpy.memmap`` that is larger than memory. Whatever the ranks, the
+    threads or where the rows are kept, every digit is the same.
 
     Parameters
     ----------
@@ -84,9 +83,6 @@ def information(
         (n, d) descriptors, in 1/Å; the same on all ranks.
     bandwidth
         h, in 1/Å.
-    precision
-        "double": each dH to 1e-10·max(1, |dH|); or "single": to max(1e-4, 1e-6·|dH|), which is faster
-        beyond 1 048 576 rows. Errors cancel in sums: H of the silicon set of Zuo et al. moves by 3e-7 nats.
     threads
         Threads of each rank; None takes all cores, or one where there are several ranks.
     comm
@@ -106,14 +102,13 @@ def information(
     -----
     H is that of arXiv:2404.12367; D that of ``quests.entropy.diversity``.
     """
-    return information_at(x, [bandwidth], precision=precision, threads=threads, comm=comm, report=report)[0]
+    return information_at(x, [bandwidth], threads=threads, comm=comm, report=report)[0]
 
 
 def information_at(
     x: ArrayLike,
     bandwidths: Sequence[float],
     *,
-    precision: Precision = "double",
     threads: int | None = None,
     comm: Comm | None = None,
     report: Report | None = None,
@@ -134,9 +129,8 @@ def information_at(
         raise InputError("no bandwidth was given")
     for bandwidth in bandwidths:
         check_bandwidth(bandwidth)
-    check_precision(precision)
     rows = set_of_rows(x)
-    sums = own_log_sums(rows, bandwidths, precision=precision, comm=comm or Serial(), threads=threads, report=report)
+    sums = own_log_sums(rows, bandwidths, comm=comm or Serial(), threads=threads, report=report)
     return tuple(Information.from_delta_entropy(0.0 - some, h) for some, h in zip(sums, bandwidths, strict=True))
 
 

@@ -13,7 +13,7 @@ from ..comm import Comm
 from ..errors import InputError
 from ._chunks import Report, set_of_rows
 from ._information import information
-from ._sums import DEFAULT_BANDWIDTH, Precision, check_bandwidth
+from ._sums import DEFAULT_BANDWIDTH, check_bandwidth
 
 __all__ = ["LearningCurve", "Sampled", "learning_curve", "sample_entropy"]
 
@@ -125,7 +125,6 @@ def sample_entropy(
     *,
     seed: int | np.random.Generator = 0,
     replace: bool = False,
-    precision: Precision = "double",
     threads: int | None = None,
     comm: Comm | None = None,
     report: Report | None = None,
@@ -149,8 +148,6 @@ def sample_entropy(
         Of the generator, ``numpy.random.default_rng(seed)``.
     replace
         Draw with replacement.
-    precision
-        As in `information`.
     threads, comm
         As in `information`. The result does not depend on them.
     report
@@ -174,7 +171,7 @@ def sample_entropy(
     for run in range(runs):
         # In their order: a mapped file is read from one end to the other.
         chosen = np.sort(generator.choice(len(rows), size, replace=replace))
-        found.append(information(rows[chosen], bandwidth, precision=precision, threads=threads, comm=comm))
+        found.append(information(rows[chosen], bandwidth, threads=threads, comm=comm))
         if report is not None:
             report((run + 1) / runs)
     return Sampled(
@@ -195,7 +192,6 @@ def learning_curve(
     *,
     seed: int | np.random.Generator = 0,
     replace: bool = False,
-    precision: Precision = "double",
     threads: int | None = None,
     comm: Comm | None = None,
     report: Report | None = None,
@@ -206,7 +202,7 @@ def learning_curve(
     ----------
     fractions
         Shares of the dataset, above 0 and at most 1; a sample has ``int(fraction · n)`` rows, as in ``quests``.
-    x, runs, bandwidth, seed, replace, precision, threads, comm, report
+    x, runs, bandwidth, seed, replace, threads, comm, report
         As in `sample_entropy`; one generator serves all shares, in their order.
 
     Raises
@@ -231,7 +227,6 @@ def learning_curve(
                 bandwidth,
                 seed=generator,
                 replace=replace,
-                precision=precision,
                 threads=threads,
                 comm=comm,
             )

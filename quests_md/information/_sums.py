@@ -20,7 +20,6 @@ __all__ = [
     "Blocks",
     "Precision",
     "check_bandwidth",
-    "check_precision",
     "check_reach",
     "check_rows",
     "delta_entropy",
@@ -157,7 +156,8 @@ def pack(
     that are near each other: it pays off from some hundred queries on, and always in single precision, where products
     with wide blocks would have to be repeated in double. `order` is that order, where it is known.
     """
-    check_precision(precision)
+    if precision not in _DTYPES:
+        raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
     axes = np.zeros((_blocks.AXES, reference.shape[1]))
     if order is None:
         order = order_of(reference) if sort else np.arange(len(reference))
@@ -196,12 +196,6 @@ def check_bandwidth(bandwidth: Any) -> None:
     low, high = _BANDWIDTHS
     if not low <= bandwidth <= high:
         raise InputError(f"the bandwidth {bandwidth:g} is not between {low:g} and {high:g}: take another unit")
-
-
-def check_precision(precision: Any) -> None:
-    """Raise `InputError` unless `precision` is one of those that there are."""
-    if precision not in _DTYPES:
-        raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
 
 
 def _queries(query: ArrayLike, reference: NDArray[Any]) -> NDArray[np.float64]:
