@@ -73,9 +73,9 @@ def information(
 ) -> Information:
     """Compute entropy, diversity, information gap and efficiency of a dataset, in one pass.
 
-    Exact, and with a memory that is bounded: up to 1 048 576 rows are laid out as a whole, which takes 540 MB; more go
-    through in chunks of 131 072, so `x` may be a ``numpy.memmap`` that is larger than memory. Whatever the ranks, the
-    threads or where the rows are kept, every digit is the same.
+    Exact, and with a memory that is bounded: up to 1 048 576 rows are laid out as a whole (0.8 GB with 63 columns);
+    more go through in chunks of 131 072, so `x` may be a ``numpy.memmap`` that is larger than memory. Whatever the
+    ranks, the threads or where the rows are kept, every digit is the same.
 
     Parameters
     ----------
