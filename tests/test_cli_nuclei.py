@@ -75,14 +75,19 @@ def test_all_files_hold_what_the_functions_give(above: tuple[str, ...]) -> None:
     assert "written: n.xyz" in said
 
 
-def test_a_fit_that_is_refused_leaves_the_rest() -> None:
-    fit = ("--temperature", "700", "--density", "0.08", "--driving-force", "0.05")
+@pytest.mark.parametrize("temperature", ["700", "nan"])
+def test_a_fit_that_is_refused_leaves_the_rest(temperature: str) -> None:
+    fit = ("--temperature", temperature, "--density", "0.08", "--driving-force", "0.05")
     said = run("md.xyz", *LINK, *fit, "-o", "n.json", code=1)
     assert said.stderr.startswith("quests-md: error: ")
     result = json.loads(Path("n.json").read_text())
     assert result["nucleation"] is None
     assert " ".join(result["refused"].split()) in said.stderr
     assert len(result["frames"]) == 22
+
+
+def test_a_sign_that_is_wrong_is_said_before_frames_are_read() -> None:
+    assert "'--driving-force': -0.05 is not" in run("md.xyz", *LINK, "--driving-force", "-0.05", code=2).stderr
 
 
 @pytest.mark.parametrize(
