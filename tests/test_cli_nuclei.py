@@ -13,7 +13,8 @@ from ase.build import bulk
 from click.testing import CliRunner, Result
 
 from quests_md import Index, cli
-from quests_md.nuclei import linked_mean, nuclei
+from quests_md.nuclei import NucleiSeries, linked_mean, nuclei
+from quests_md.report import nuclei_picture
 from quests_md.sources import read_frames
 
 LINK = ("--index", "cu.qindex", "--threshold", "8", "--link", "3.2")
@@ -107,3 +108,12 @@ def test_what_cannot_be_done_is_said_and_nothing_written(arguments: tuple[str, .
     before = sorted(Path().iterdir())
     assert reason in run("md.xyz", *LINK, *arguments, code=1).stderr
     assert sorted(Path().iterdir()) == before
+
+
+def test_a_picture_of_no_nuclei_says_so() -> None:
+    series = NucleiSeries(
+        np.arange(3), np.full(3, np.nan), np.full(3, 8), tuple(np.empty(0, np.int64) for _ in range(3))
+    )
+    left, right = nuclei_picture(series).axes
+    assert left.get_ylim() == (0.0, 1.0)
+    assert [text.get_text() for text in right.texts] == ["no nuclei"]
