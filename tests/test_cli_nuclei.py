@@ -13,7 +13,8 @@ from ase.build import bulk
 from click.testing import CliRunner, Result
 
 from quests_md import Index, cli
-from quests_md.nuclei import linked_mean, nuclei
+from quests_md.nuclei import NucleiSeries, linked_mean, nuclei
+from quests_md.report import nuclei_picture
 from quests_md.sources import read_frames
 
 LINK = ("--index", "cu.qindex", "--threshold", "8", "--link", "3.2")
@@ -75,14 +76,19 @@ def test_all_files_hold_what_the_functions_give(above: tuple[str, ...]) -> None:
     assert "written: n.xyz" in said
 
 
-def test_a_fit_that_is_refused_leaves_the_rest() -> None:
-    fit = ("--temperature", "700", "--density", "0.08", "--driving-force", "0.05")
+@pytest.mark.parametrize("temperature", ["700", "nan"])
+def test_a_fit_that_is_refused_leaves_the_rest(temperature: str) -> None:
+    fit = ("--temperature", temperature, "--density", "0.08", "--driving-force", "0.05")
     said = run("md.xyz", *LINK, *fit, "-o", "n.json", code=1)
     assert said.stderr.startswith("quests-md: error: ")
     result = json.loads(Path("n.json").read_text())
     assert result["nucleation"] is None
     assert " ".join(result["refused"].split()) in said.stderr
     assert len(result["frames"]) == 22
+
+
+def test_a_sign_that_is_wrong_is_said_before_frames_are_read() -> None:
+    assert "'--driving-force': -0.05 is not" in run("md.xyz", *LINK, "--driving-force", "-0.05", code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -102,3 +108,12 @@ def test_what_cannot_be_done_is_said_and_nothing_written(arguments: tuple[str, .
     before = sorted(Path().iterdir())
     assert reason in run("md.xyz", *LINK, *arguments, code=1).stderr
     assert sorted(Path().iterdir()) == before
+
+
+def test_a_picture_of_no_nuclei_says_so() -> None:
+    series = NucleiSeries(
+        np.arange(3), np.full(3, np.nan), np.full(3, 8), tuple(np.empty(0, np.int64) for _ in range(3))
+    )
+    left, right = nuclei_picture(series).axes
+    assert left.get_ylim() == (0.0, 1.0)
+    assert [text.get_text() for text in right.texts] == ["no nuclei"]

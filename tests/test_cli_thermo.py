@@ -176,3 +176,12 @@ def test_pictures_hold_what_was_computed() -> None:
     assert {text.get_text() for text in axes.texts} == {"water above the boundary", "ice below the boundary"}
     with pytest.raises(ValueError, match="no boundary to draw"):
         phase_diagram(phase_boundary(phases[0], Phase(T, T * 0, 3 * K_B * T + 9, flat, 3 * np.log(T))))
+
+
+def test_own_descriptors_are_not_compared_with_others() -> None:
+    rng = np.random.default_rng(0)
+    np.save("own.npy", rng.normal(size=(20, 3)))
+    np.save("wide.npy", rng.normal(size=(20, 4)))
+    for other in ("md300.xyz", "wide.npy"):
+        said = thermo("difference", "own.npy", other, "--bandwidth", "1", code=1).stderr
+        assert f"own.npy holds own descriptors of 3 columns, and {other} other descriptors" in said

@@ -112,7 +112,7 @@ def test_a_run_in_any_state_has_a_page(index, tmp_path, state):
             session.observe(broken)
     if state == "broken rows":
         with open(folder / "monitor.csv", "a") as file:
-            file.write("1,20,0.0")
+            file.write("1,20,0.0,nan,1.0,0,1.0,1.0,1.0,0,0,covered,0,exact,0.0,0,nan,nan\n1,20,0.0")
         (folder / "last.extxyz").write_text("32\nhalf a frame")
     html = run_page(folder)
     if state in ("one row", "failed"):
@@ -124,11 +124,25 @@ def test_a_run_in_any_state_has_a_page(index, tmp_path, state):
         "empty": "No step was evaluated: there is nothing to draw.",
         "one row": "finished The run ended by itself at step 0.",
         "failed": "Implausible frames step time (ps) reason 1 0.001",
-        "broken rows": "1 rows of monitor.csv cannot be read",
+        "broken rows": "2 rows of monitor.csv cannot be read",
     }
     assert wanted[state] in page.text
     assert len(data_of(html)["scenes"]) == (1 if state in ("one row", "failed") else 0)
     session.close()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"saved": "many"}, "saved is 'many'"),
+        ({"index": {"k": "32"}}, "k is '32'"),
+        ({"thresholds": {"select": {"": "high"}}}, "thresholds are"),
+    ],
+)
+def test_a_run_json_of_other_kinds_is_refused(tmp_path, changed, said):
+    (tmp_path / "run.json").write_text(json.dumps({"index": {}, **changed}))
+    with pytest.raises(InputError, match=f"not as a run wrote it: {said}"):
+        run_page(tmp_path)
 
 
 def test_a_run_without_its_index_says_so(index, halted, tmp_path):

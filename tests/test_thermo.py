@@ -150,6 +150,13 @@ def test_phases_that_do_not_cross_have_no_temperature() -> None:
     assert not found.found.any()
 
 
+def test_pressures_that_are_one_to_rounding_are_one_level() -> None:
+    at, pressure = np.array([300.0, 500.0, 700.0]), np.array([1 + 3e-7, 1.0, 1 + 5e-7])  # by P not the order of T
+    energy = (np.zeros(3), np.full(3, 400 * K_B))  # ΔU = k_B 400 K, ΔH = 1
+    one, two = (Phase(at, pressure, U, np.ones(3), np.full(3, H)) for U, H in zip(energy, (0.0, 1.0), strict=True))
+    assert_allclose(phase_boundary(one, two).temperature, 400.0)
+
+
 def test_a_heat_capacity_gives_its_entropy() -> None:
     constant = 3 * np.log(T / T[0])
     for degree in (None, 1, 3):

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..errors import InputError
 from ..thermo import Entropies, entropy_difference, state_entropies, window_entropies
 from ..versions import versions
 from ._bandwidths import bandwidth_option, resolve_bandwidths
@@ -168,9 +169,19 @@ def _open(
         spec = data[0].spec if data else None
         how = descriptor if spec is None else {"spec": spec, "threads": descriptor["threads"]}
         data.append(open_dataset(sources, **how, progress=progress))
+        _check_alike(data[0], states[0], data[-1], sources)
     (h,) = resolve_bandwidths(data[0], () if bandwidth is None else (bandwidth,))
     progress.begin("entropies")
     return data, h
+
+
+def _check_alike(first: Dataset, its_sources: Sequence[str], other: Dataset, sources: Sequence[str]) -> None:
+    """Raise `InputError` if the second is not of the own descriptors that the first is of; of frames it is, by now."""
+    if first.spec is None and (other.spec is not None or other.rows.shape[1] != first.rows.shape[1]):
+        raise InputError(
+            f"{its_sources[0]} holds own descriptors of {first.rows.shape[1]} columns, and {sources[0]} other "
+            "descriptors: their entropies cannot be compared"
+        )
 
 
 def _named(state: str) -> tuple[str, str]:

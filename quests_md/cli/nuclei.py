@@ -15,7 +15,7 @@ from ..errors import InputError, NucleationError, OutputError
 from ..files import write_atomically
 from ..frame import Frame
 from ..index import Index
-from ..nuclei import Nucleation, Nuclei, NucleiSeries, linked_mean, nucleation, nuclei
+from ..nuclei import SPHERE, Nucleation, Nuclei, NucleiSeries, linked_mean, nucleation, nuclei
 from ..sinks import format_frame
 from ..sources import describe_source, read_frames
 from ._progress import counter
@@ -26,6 +26,7 @@ __all__ = ["nuclei_command"]
 _FRAMES = (".xyz", ".extxyz")
 _Found = tuple[Frame, Nuclei, dict[str, NDArray[np.float64]]]
 
+_POSITIVE = click.FloatRange(0.0, min_open=True)
 _SHOWN = 12  # rows of the table on a terminal
 
 
@@ -36,10 +37,14 @@ _SHOWN = 12  # rows of the table on a terminal
 @click.option("--above", is_flag=True, help="Nuclei are of atoms above the threshold instead.")
 @click.option("--average", is_flag=True, help="Compare dH averaged over each atom and those linked to it.")
 @click.option("--link", required=True, type=float, help="Largest distance of two linked atoms of a nucleus, in Å.")
-@click.option("--temperature", type=float, help="In K: fit classical nucleation theory; with --density.")
-@click.option("--density", type=float, help="Of the nuclei, in atoms per Å³.")
-@click.option("--driving-force", type=float, help="In eV per atom.  [default: fitted, and hardly known then]")
-@click.option("--shape-factor", type=float, help="Surface / volume^(2/3) of a nucleus.  [default: a sphere's, 4.836]")
+@click.option("--temperature", type=_POSITIVE, help="In K: fit classical nucleation theory; with --density.")
+@click.option("--density", type=_POSITIVE, help="Of the nuclei, in atoms per Å³.")
+@click.option("--driving-force", type=_POSITIVE, help="In eV per atom.  [default: fitted, and hardly known then]")
+@click.option(
+    "--shape-factor",
+    type=click.FloatRange(SPHERE * (1 - 1e-9)),
+    help="Surface / volume^(2/3) of a nucleus.  [default: a sphere's, 4.836]",
+)
 @click.option("--from", "first", type=int, help="First step that is fitted.  [default: all]")
 @click.option("--until", "last", type=int, help="Last step that is fitted.  [default: all]")
 @click.option("--smallest", type=click.IntRange(1), default=5, show_default=True, help="Smallest size that is fitted.")
@@ -94,7 +99,7 @@ def nuclei_command(
     if fit is not None:
         try:
             nucleation_fit = nucleation(series, first=first, last=last, **fit)
-        except NucleationError as error:
+        except (InputError, NucleationError) as error:  # after the work of finding nuclei: that is kept
             refusal = error
     rows = _rows(series)
     result = {

@@ -255,7 +255,9 @@ def _tables(rows: Rows, events: list[dict[str, Any]], saved: Saved) -> Section |
         tables.append(Table("Events", list(keys.values()), body, note))
     if saved.implausible:
         body = [[_any(step), _any(time), Cell(reason)] for step, time, reason in saved.implausible[:_MOST_ROWS]]
-        tables.append(Table("Implausible frames", ["step", "time (ps)", "reason"], body))
+        n = len(saved.implausible)
+        note = f"The first {_MOST_ROWS} of {n}." if n > _MOST_ROWS else ""
+        tables.append(Table("Implausible frames", ["step", "time (ps)", "reason"], body, note))
     return Section("Frames and events", tables=tables) if tables else None
 
 

@@ -60,7 +60,7 @@ def _draw_time(axes: Any, series: NucleiSeries, fit: Nucleation | None) -> None:
         axes.axvspan(*window, color=SKY, alpha=0.2, lw=0, label="fitted")
     axes.plot(time, series.n_inside, color=GREY, lw=1, label="in all nuclei")
     axes.plot(time, series.largest, color=BLUE, lw=1.4, label="largest nucleus")
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, None if series.n_inside.any() else 1)
     axes.set_xlabel("time (ps)" if has_times else "step")
     axes.set_ylabel("environments")
     axes.legend(frameon=False, fontsize=9)
@@ -71,6 +71,9 @@ def _draw_numbers(axes: Any, series: NucleiSeries) -> None:
     axes.plot(sizes, number, "o", ms=3.5, color=BLUE, mec="white", mew=0.3)
     if len(sizes):
         axes.set(xscale="log", yscale="log")
+    else:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "no nuclei", ha="center", transform=axes.transAxes)
     axes.set_xlabel("size of nucleus n")
     axes.set_ylabel("nuclei per frame")
 

@@ -21,6 +21,12 @@ COLUMNS = (
     "event", "novelty", "force_error",
 )  # fmt: skip
 
+# Of run.json: what the pages count on, where it is there.
+_KINDS: dict[str, Any] = {"saved": int, "events": int, "resumed": list | None}
+_KINDS_OF_INDEX: dict[str, Any] = {
+    "path": str | None, "elements": list | None, "k": int | None, "cutoff": int | float | None,
+}  # fmt: skip
+
 Rows = dict[str, NDArray[Any]]
 
 
@@ -36,7 +42,20 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}/run.json: not JSON: {error}") from error
     if not isinstance(run, dict) or not isinstance(run.get("index"), dict):
         raise InputError(f"{folder}/run.json is not as a run wrote it: it says nothing of an index")
+    _check(folder / "run.json", run)
     return run
+
+
+def _check(path: Path, run: dict[str, Any]) -> None:
+    """Raise `InputError` if what is read of run.json is not of the kind that a run writes."""
+    for told, kinds in ((run, _KINDS), (run["index"], _KINDS_OF_INDEX)):
+        for key, kind in kinds.items():
+            if key in told and not isinstance(told[key], kind):
+                raise InputError(f"{path} is not as a run wrote it: {key} is {told[key]!r}")
+    try:
+        levels(run)
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{path} is not as a run wrote it: thresholds are {run.get('thresholds')!r}") from None
 
 
 def read_rows(folder: Path) -> tuple[Rows, int]:
@@ -49,7 +68,10 @@ def read_rows(folder: Path) -> tuple[Rows, int]:
         with open(path, newline="", encoding="utf-8", errors="replace") as file:
             for row in csv.DictReader(file):
                 try:
-                    good.append(([float(row.get(name, "nan")) for name in COLUMNS], row["band"] or ""))
+                    values = [float(row.get(name, "nan")) for name in COLUMNS]
+                    if not all(math.isfinite(values[COLUMNS.index(name)]) for name in ("step", "n")):
+                        raise ValueError
+                    good.append((values, row["band"] or ""))
                 except (TypeError, ValueError, KeyError):
                     bad += 1
     numbers = np.array([values for values, _ in good], dtype=np.float64).reshape(-1, len(COLUMNS))

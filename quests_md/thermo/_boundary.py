@@ -201,6 +201,8 @@ def _levels(first: Phase, second: Phase) -> Iterator[_Level]:
     H1, H2, V1, V2 = (np.asarray(c) for c in (first.entropy, second.entropy, first.volume, second.volume))
     for i, j in zip(np.split(one, starts), np.split(two, starts), strict=True):
         if len(i) > 1:
+            by_temperature = np.argsort(T1[i])  # pressures that are one to rounding came in their own order
+            i, j = i[by_temperature], j[by_temperature]
             error = np.hypot(first.free_energy_error[i], second.free_energy_error[j])
             yield _Level(float(P1[i[0]]), T1[i], plain[1][j] - plain[0][i], error, H2[j] - H1[i], V2[j] - V1[i])
 
