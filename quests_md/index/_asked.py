@@ -143,7 +143,7 @@ class Asked:
         InputError
             Descriptors of another width, or a frame without a descriptor.
         """
-        return -self.log_kernel_sum(query, threads)
+        return 0.0 - self.log_kernel_sum(query, threads)  # and not −0
 
     def exceeds(self, query: Any, threshold: float, threads: int | None = None) -> NDArray[np.bool_]:
         """Return for every query whether dH > `threshold`. Always right."""

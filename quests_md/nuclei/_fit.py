@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.constants import physical_constants
 
 from ..errors import InputError, NucleationError
 from . import _likelihood as likelihood
@@ -27,7 +28,7 @@ from ._stationary import blocks_of, check_stationary
 __all__ = ["BOLTZMANN", "SPHERE", "Nucleation", "nucleation"]
 
 SPHERE = (36.0 * math.pi) ** (1.0 / 3.0)  # surface of a sphere of volume 1
-BOLTZMANN = 8.617333262e-5  # eV/K
+BOLTZMANN: float = physical_constants["Boltzmann constant in eV/K"][0]
 _SURFACE = 16021.766  # mJ/m² in an eV/Å²
 
 _SEEN, _DISTINCT = 10, 4  # a fit needs this many sizes, each seen so many times

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.constants import physical_constants
 
 from ..errors import InputError
 
-K_B = 8.617333262e-5  # eV/K
+K_B: float = physical_constants["Boltzmann constant in eV/K"][0]
 EV_PER_GPA = 6.241509074e-3  # eV/Å³ of a GPa
 
 
