@@ -245,7 +245,7 @@ def _choice_of_ours(
 ) -> tuple[list[int], list[float]]:
     offsets = np.cumsum([0, *map(len, frames)])
     found = compress(np.concatenate(frames), offsets, SHARE, method, bandwidth=BANDWIDTH, reference=reference)
-    return found.selected.tolist(), [found.entropy[-1], found.diversity[-1], found.overlap[-1]]
+    return found.selected.tolist(), [found.entropy, found.diversity, found.overlap]
 
 
 def _choice_of_quests(frames: list[Values], method: str, batch: int, **options: Any) -> tuple[list[int], list[float]]:

@@ -70,7 +70,7 @@ def test_frames_are_written_as_they_were_read(frames):
     places = [("a.extxyz", n) for n in (0, 1, 2, 4)] + [("b.extxyz", n) for n in range(4)]
     assert [(row["file"], int(row["frame"])) for row in table] == [places[n] for n in expected.selected]
     for name in ("n_env", "entropy", "diversity", "overlap"):
-        np.testing.assert_allclose([float(row[name]) for row in table], getattr(expected, name), rtol=1e-12)
+        np.testing.assert_allclose([float(row[name]) for row in table], getattr(expected.growth(), name), rtol=1e-12)
     assert Path("few.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -119,8 +119,9 @@ def test_an_element_that_the_reference_lacks_is_said():
 
 def test_the_picture_draws_what_the_choice_holds():
     found = compress(np.random.default_rng(0).normal(0, 0.02, (40, 3)), np.arange(0, 41, 4), 7)
+    growth = found.growth()
     above, below = compression(found, 10).axes
     drawn = {line.get_label(): line.get_ydata().tolist() for line in above.lines}
-    assert drawn == {"entropy $H$": found.entropy.tolist(), "diversity $D$": found.diversity.tolist()}
-    assert below.lines[0].get_ydata().tolist() == found.overlap.tolist()
+    assert drawn == {"entropy $H$": growth.entropy.tolist(), "diversity $D$": growth.diversity.tolist()}
+    assert below.lines[0].get_ydata().tolist() == growth.overlap.tolist()
     assert below.get_xlabel().startswith("frames chosen of 10 (msc")

@@ -78,10 +78,13 @@ def test_what_a_choice_holds_is_what_quests_says(silicon, peer):
     assert len(found.selected) == 10
     chosen = found.selected.tolist()
     rows = sequential_metrics(silicon, chosen)
-    for name, values in {"entropy": found.entropy, "diversity": found.diversity, "n_envs": found.n_env}.items():
+    growth = found.growth()
+    for name, values in {"entropy": growth.entropy, "diversity": growth.diversity, "n_envs": growth.n_env}.items():
         np.testing.assert_allclose(values, [row[name] for row in rows], rtol=1e-9)
     overlaps = [peer.overlap(chosen[: n + 1]) for n in range(10)]
-    np.testing.assert_allclose(found.overlap, overlaps, rtol=1e-12)
+    np.testing.assert_allclose(growth.overlap, overlaps, rtol=1e-12)
+    last = (growth.n_env[-1], growth.entropy[-1], growth.diversity[-1], growth.overlap[-1])
+    assert (found.n_env, found.entropy, found.diversity, found.overlap) == pytest.approx(last, rel=1e-12)
 
 
 def drawn_frames(seed, width, spread, sizes, copies):
@@ -108,11 +111,12 @@ def test_choices_are_those_of_the_naive_twin(seed, width, spread, sizes, copies,
     method = "farthest" if method == "farthest" else "msc"
     found = compress(*joined(frames), share, method, reference=reference, threads=2)
     assert found.selected.tolist() == compressed(frames, n, 0.015, reference, method)
+    growth = found.growth()
     for m in (1, len(found.selected)):
         rows, every = np.concatenate([frames[f] for f in found.selected[:m]]), np.concatenate(frames)
-        assert found.entropy[m - 1] == pytest.approx(information.entropy(rows), abs=1e-9)
-        assert found.diversity[m - 1] == pytest.approx(information.diversity(rows), abs=1e-9)
-        assert found.overlap[m - 1] == np.mean(information.delta_entropy(every, rows) < 1e-5)
+        assert growth.entropy[m - 1] == pytest.approx(information.entropy(rows), abs=1e-9)
+        assert growth.diversity[m - 1] == pytest.approx(information.diversity(rows), abs=1e-9)
+        assert growth.overlap[m - 1] == np.mean(information.delta_entropy(every, rows) < 1e-5)
 
 
 def test_plain_loops_choose_the_same(silicon, monkeypatch):
@@ -121,7 +125,7 @@ def test_plain_loops_choose_the_same(silicon, monkeypatch):
     for method, expected in zip(("msc", "farthest"), vector, strict=True):
         found = compress(*joined(silicon), 12, method)
         assert found.selected.tolist() == expected.selected.tolist()
-        np.testing.assert_allclose(found.entropy, expected.entropy, rtol=1e-12)
+        np.testing.assert_allclose(found.growth().entropy, expected.growth().entropy, rtol=1e-12)
 
 
 # -- what they must obey -----------------------------------------------------------------------------------------------
@@ -134,15 +138,15 @@ def test_every_method_gives_as_many_frames_as_asked(silicon, method):
         found = compress(*joined(frames), size, method, seed=size)
         assert len(set(found.selected.tolist())) == min(size, 10)
         assert 5 not in found.selected
-        assert found.n_env[-1] == sum(len(frames[f]) for f in found.selected)
-    assert found.overlap[-1] == 1.0
+        assert found.n_env == sum(len(frames[f]) for f in found.selected)
+    assert found.overlap == 1.0
 
 
 def test_the_result_does_not_depend_on_threads(silicon):
     one, many = (compress(*joined(silicon), 20, threads=n) for n in (1, 5))
     assert one.selected.tolist() == many.selected.tolist()
-    assert (one.entropy == many.entropy).all()
-    assert (one.overlap == many.overlap).all()
+    assert (one.entropy, one.diversity, one.overlap) == (many.entropy, many.diversity, many.overlap)
+    assert (one.growth().entropy == many.growth().entropy).all()
 
 
 @pytest.mark.parametrize("method", ["msc", "farthest"])
@@ -170,12 +174,13 @@ def test_kmeans_takes_one_frame_of_each_cluster():
 
 
 def test_frames_are_added_until_the_entropy_is_reached(silicon):
-    every = compress(*joined(silicon), 1.0)
+    every = compress(*joined(silicon), 1.0).growth()
     goal = every.entropy[5] - 1e-6
     found = compress(*joined(silicon), entropy=goal)
-    assert (every.entropy[: len(found.selected)] == found.entropy).all()
-    assert (found.entropy[:-1] < goal).all()
-    assert found.entropy[-1] >= goal
+    growth = found.growth()
+    assert (every.entropy[: len(found.selected)] == growth.entropy).all()
+    assert (growth.entropy[:-1] < goal).all()
+    assert found.entropy >= goal
     with pytest.raises(InputError, match=r"an entropy of 20 nats is not reached: all 26 frames have \d\.\d+ nats"):
         compress(*joined(silicon), entropy=20)
 

@@ -31,7 +31,7 @@ PUBLIC = [
     "entropy",
 ]
 HOSTS = {
-    "quests_md.compression": ["Compression", "METHODS", "compress"],
+    "quests_md.compression": ["Compression", "Growth", "METHODS", "compress"],
     "quests_md.hosts.ase": ["MonitorObserver", "MonitoredCalculator"],
     "quests_md.hosts.lammps": ["Watch", "attach", "quests_attach", "quests_close", "quests_step"],
     "quests_md.hosts.lammps_script": ["run_script"],

@@ -148,11 +148,11 @@ def _summary(data: Dataset, found: Compression) -> dict[str, Any]:
     return {
         "frames": len(found.selected),
         "of": data.n_frames,
-        "n_env": int(found.n_env[-1]),
+        "n_env": found.n_env,
         "of_env": data.n_env,
-        "entropy": float(found.entropy[-1]),
-        "diversity": float(found.diversity[-1]),
-        "overlap": float(found.overlap[-1]),
+        "entropy": found.entropy,
+        "diversity": found.diversity,
+        "overlap": found.overlap,
     }
 
 
@@ -188,13 +188,14 @@ def _write(
     if output.suffix in _FRAMES:
         write_atomically(output, lambda file: file.writelines(_texts(places[frame].atoms for frame in chosen)))
         return
+    growth = found.growth()
     rows = [
         {
             **({"file": places[frame].file, "frame": places[frame].number} if places else {"frame": frame}),
-            "n_env": int(found.n_env[i]),
-            "entropy": float(found.entropy[i]),
-            "diversity": float(found.diversity[i]),
-            "overlap": float(found.overlap[i]),
+            "n_env": int(growth.n_env[i]),
+            "entropy": float(growth.entropy[i]),
+            "diversity": float(growth.diversity[i]),
+            "overlap": float(growth.overlap[i]),
         }
         for i, frame in enumerate(chosen)
     ]

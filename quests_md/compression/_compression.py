@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
-from ..information import DEFAULT_BANDWIDTH, check_bandwidth, check_reach
+from ..information import DEFAULT_BANDWIDTH, check_bandwidth, check_reach, information
 from . import _choices
 from ._prefixes import Prefixes, covered_shares
 
-__all__ = ["METHODS", "Compression", "compress"]
+__all__ = ["METHODS", "Compression", "Growth", "compress"]
 
 Method = Literal["msc", "farthest", "mean_farthest", "kmeans", "random"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -25,10 +25,28 @@ _ROUNDING = 1e-9  # nats: the entropy of all frames is reached by all frames, in
 
 
 @dataclass(frozen=True)
-class Compression:
-    """Frames in the order they were chosen, and what the first 1, 2, ... of them hold.
+class Growth:
+    """What the first 1, 2, ... frames of a choice hold.
 
-    The values of the whole choice are the last of each array.
+    Attributes
+    ----------
+    n_env
+        (m,) number of environments of the first frames.
+    entropy, diversity
+        (m,) of the first frames against themselves, in nats.
+    overlap
+        (m,) the fraction of all environments of the dataset with dH below 1e-5 against the first frames.
+    """
+
+    n_env: NDArray[np.int64]
+    entropy: NDArray[np.float64]
+    diversity: NDArray[np.float64]
+    overlap: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """Frames in the order they were chosen, and what they hold.
 
     Attributes
     ----------
@@ -39,20 +57,32 @@ class Compression:
     selected
         (m,) numbers of the frames, in the order of the choice; ascending for "kmeans", which has no order.
     n_env
-        (m,) number of environments of the first frames.
+        Number of environments of the chosen frames.
     entropy, diversity
-        (m,) of the first frames against themselves, in nats.
+        Of the chosen frames against themselves, in nats.
     overlap
-        (m,) the fraction of all environments of the dataset with dH below 1e-5 against the first frames.
+        The fraction of all environments of the dataset with dH below 1e-5 against the chosen frames.
     """
 
     method: str
     bandwidth: float
     selected: NDArray[np.int64]
-    n_env: NDArray[np.int64]
-    entropy: NDArray[np.float64]
-    diversity: NDArray[np.float64]
-    overlap: NDArray[np.float64]
+    n_env: int
+    entropy: float
+    diversity: float
+    overlap: float
+    _prefixes: Prefixes = field(repr=False, compare=False)
+    _overlaps: NDArray[np.float64] = field(repr=False, compare=False)
+
+    def growth(self) -> Growth:
+        """Compute what the first 1, 2, ... frames hold: takes longer than the choice."""
+        self._prefixes.measure()
+        return Growth(
+            n_env=self._prefixes.n_env,
+            entropy=np.array(self._prefixes.entropy),
+            diversity=np.array(self._prefixes.diversity),
+            overlap=self._overlaps,
+        )
 
 
 def compress(
@@ -123,20 +153,22 @@ def compress(
             prefixes.measure()
         if len(selected) == wanted or (entropy is not None and prefixes.entropy[-1] >= entropy - _ROUNDING):
             break
-    prefixes.measure()
     if entropy is not None and prefixes.entropy[-1] < entropy - _ROUNDING:
         raise InputError(
             f"an entropy of {entropy:g} nats is not reached: all {n} frames have {prefixes.entropy[-1]:.6g} nats"
         )
-    order = np.array(selected, dtype=np.int64)
+    rows = np.concatenate([frames.rows(frame) for frame in selected])
+    whole, overlaps = information(rows, bandwidth, threads=threads), covered_shares(frames.x, len(selected), prefixes)
     return Compression(
         method=method,
         bandwidth=float(bandwidth),
-        selected=order,
-        n_env=prefixes.n_env,
-        entropy=np.array(prefixes.entropy),
-        diversity=np.array(prefixes.diversity),
-        overlap=covered_shares(frames.x, len(order), prefixes),
+        selected=np.array(selected, dtype=np.int64),
+        n_env=whole.n_env,
+        entropy=whole.entropy,
+        diversity=whole.diversity,
+        overlap=float(overlaps[-1]),
+        _prefixes=prefixes,
+        _overlaps=overlaps,
     )
 
 

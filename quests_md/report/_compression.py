@@ -33,17 +33,17 @@ def compression(found: Compression, n_frames: int) -> Figure:
     MissingExtraError
         matplotlib is not installed.
     """
-    n = len(found.selected)
+    growth, n = found.growth(), len(found.selected)
     numbers, style = range(1, n + 1), "o-" if n <= 60 else "-"
     figure = new_figure(4.8)
     from matplotlib.ticker import MaxNLocator
 
     above, below = figure.subplots(2, 1, sharex=True)
-    above.plot(numbers, found.diversity, style, color=ORANGE, ms=3, label="diversity $D$")
-    above.plot(numbers, found.entropy, style, color=BLUE, ms=3, label="entropy $H$")
+    above.plot(numbers, growth.diversity, style, color=ORANGE, ms=3, label="diversity $D$")
+    above.plot(numbers, growth.entropy, style, color=BLUE, ms=3, label="entropy $H$")
     above.set_ylabel("of the chosen frames (nats)")
     above.legend(frameon=False, fontsize=9)
-    below.plot(numbers, found.overlap, style, color=RED, ms=3)
+    below.plot(numbers, growth.overlap, style, color=RED, ms=3)
     below.set_ylabel("overlap of all with these")
     below.set_ylim(0.0, 1.02)
     below.set_xlabel(f"frames chosen of {n_frames} ({found.method}, $h$ = {found.bandwidth:g} Å$^{{-1}}$)")
