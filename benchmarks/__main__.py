@@ -26,6 +26,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "errors": ("does dH tell where a potential is wrong: beside a committee, γ and the nearest distance", 1),
     "choice": ("n training structures by dH, farthest point, at random: errors of POD trained on each", 1),
     "learning": ("labels chosen by the loop, at random, evenly in time: errors of POD trained on as many of each", 1),
+    "soap": ("SOAP vectors as own descriptors: what each bandwidth says of real silicon", None),
     "copper": ("entropy of solid copper by descriptors, beside the integral of C_p/T from the same runs", None),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }
