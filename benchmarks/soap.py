@@ -1,6 +1,7 @@
 """An index of own descriptors, SOAP vectors of DScribe: what each bandwidth says of real silicon.
 
-python -m benchmarks soap FOLDER, the folder of the data of Zuo et al. (2020); prints the table of docs/own_descriptors.md.
+python -m benchmarks soap FOLDER: the folder of the data of Zuo et al. (2020). Prints the table of
+docs/own_descriptors.md.
 """
 
 from __future__ import annotations
@@ -33,9 +34,8 @@ def main() -> None:
     x, query = ([soap.create(atoms) for atoms in some] for some in (frames, tests))
     rows, asked = np.vstack(x), np.vstack(query)
     head("SOAP vectors as own descriptors: the silicon of Zuo et al.", "dscribe")
-    print(
-        f"{len(rows)} references of {rows.shape[1]} columns in {len(x)} frames; {len(asked)} in {len(query)} of the test set"
-    )
+    print(f"{len(rows)} references of {rows.shape[1]} columns in {len(x)} frames")
+    print(f"{len(asked)} environments in {len(query)} frames of the test set")
     print(f"the likelihood is largest at h = {likelihood_bandwidth(rows, TRIED).bandwidth:.2g}")
     spec = DescriptorSpec()
     built_in = delta_entropy(spec.compute(tests), spec.compute(frames))
