@@ -8,8 +8,9 @@ import pytest
 
 from quests_md.comm import Serial
 from quests_md.information import _pairs, log_kernel_sum, pack
-from quests_md.kernels import _simd_sum, self_sum
+from quests_md.kernels import self_sum
 from quests_md.kernels._jit import kernel
+from quests_md.kernels._simd_pairs import add_exp2, add_exp2_plain
 from quests_md.kernels.blocks import TILE, empty_blocks
 from quests_md.kernels.blocks import pack as fill
 from quests_md.kernels.order import axes_of, order_of
@@ -18,7 +19,7 @@ from quests_md.kernels.order import axes_of, order_of
 @kernel
 def call_add_exp2(x, shifts, rows, columns):
     """Call the intrinsic, which exists in compiled code only."""
-    _simd_sum.add_exp2(x, shifts, rows, columns)
+    add_exp2(x, shifts, rows, columns)
 
 
 def dataset(n, width=63, seed=0):
@@ -39,7 +40,7 @@ def assert_close(actual, expected):
     assert np.all(np.abs(actual - expected) <= 1e-10 * np.maximum(1.0, np.abs(expected)))
 
 
-@pytest.mark.parametrize("add", [call_add_exp2, _simd_sum.add_exp2_plain])
+@pytest.mark.parametrize("add", [call_add_exp2, add_exp2_plain])
 def test_powers_are_added_to_rows_and_columns(add):
     rng = np.random.default_rng(1)
     x, shifts = rng.uniform(-30.0, -1.0, (6, TILE)), rng.uniform(-5.0, 0.5, 6)

@@ -107,18 +107,6 @@ def sums_exp2_plain(x: Array, shifts: Array, out: Array) -> None:
             out[r] += exp_negative((x[r, j] + shifts[r]) * _LN2)
 
 
-@kernel
-def add_exp2_plain(x: Array, shifts: Array, rows: Array, columns: Array) -> None:
-    """As `add_exp2`, for x_j + shift ≤ 0; terms less than e^-60 are nothing."""
-    for r in range(x.shape[0]):
-        total = 0.0
-        for j in range(x.shape[1]):
-            term = exp_negative((x[r, j] + shifts[r]) * _LN2)
-            total += term
-            columns[j] += term
-        rows[r] += total
-
-
 _LN2 = math.log(2.0)
 
 
@@ -264,46 +252,6 @@ def sums_exp2(typing_context: Any, x: Any, shifts: Any, out: Any) -> Any:
             shift = builder.load(builder.gep(shifts.data, [row.index]))
             total = _sum_of_powers(builder, start, length, shift)
             builder.store(total, builder.gep(out.data, [row.index]))
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def add_exp2(typing_context: Any, x: Any, shifts: Any, rows: Any, columns: Any) -> Any:
-    """Add 2^(x_rj + shift_r) to ``rows[r]`` and ``columns[j]``, for all r and j; all float64.
-
-    Rows of `x` are a multiple of `lanes` long. A term below the smallest normal number is that number: it is nothing.
-    """
-    if not all(array.layout == "C" and array.dtype == types.float64 for array in (x, shifts, rows, columns)):
-        return None
-    signature = types.void(x, shifts, rows, columns)
-
-    def generate(context: Any, builder: Value, signature: Any, arguments: Any) -> Value:
-        x, shifts, rows, columns = (
-            context.make_array(kind)(context, builder, value)
-            for kind, value in zip(signature.args, arguments, strict=True)
-        )
-        vector = _vector_of(x.data)
-        _, length = cgutils.unpack_tuple(builder, x.shape)
-        moved = [_splat(builder, builder.load(builder.gep(shifts.data, [_INT64(r)])), vector) for r in range(ROWS)]
-        sums = [cgutils.alloca_once(builder, vector) for _ in range(ROWS)]
-        for total in sums:
-            builder.store(_constant(vector, 0.0), total)
-        lane = _INT64(vector.count)
-        with cgutils.for_range(builder, builder.sdiv(length, lane), intp=_INT64) as part:
-            start = builder.mul(part.index, lane)
-            target = builder.gep(columns.data, [start])
-            column = _load(builder, target, 0, vector)
-            for r, (shift, total) in enumerate(zip(moved, sums, strict=True)):
-                place = builder.gep(x.data, [builder.add(start, builder.mul(length, _INT64(r)))])
-                power = _exp2(builder, builder.fadd(_load(builder, place, 0, vector), shift))
-                builder.store(builder.fadd(builder.load(total), power), total)
-                column = builder.fadd(column, power)
-            _store(builder, column, target, 0)
-        for r, total in enumerate(sums):
-            place = builder.gep(rows.data, [_INT64(r)])
-            builder.store(builder.fadd(builder.load(place), _sum_of_elements(builder, builder.load(total))), place)
         return context.get_dummy_value()
 
     return signature, generate
