@@ -115,8 +115,11 @@ def test_a_boundary_and_a_coupling() -> None:
     assert anchored["results"][0]["T"] == pytest.approx(600)
     assert thermo("boundary", "alpha.csv", "beta.csv", "--offset", repr(anchored["offset"])).stdout.count("600  ") == 1
     Path("ti.csv").write_text("lambda,slope\n0,0\n0.5,0.1\n1,0.2\n")
-    thermo("couple", "ti.csv", "--temperature", 500, "--energy", 0, "--reference", 0.3, "-o", "c.csv")
+    thermo(
+        "couple", "ti.csv", "--temperature", 500, "--energy", 0, "--reference", 0.3, "-o", "c.csv", "--plot", "c.png"
+    )
     assert float(rows_of("c.csv")[0]["F"]) == pytest.approx(0.4)
+    assert Path("c.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

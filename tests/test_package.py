@@ -101,6 +101,7 @@ HOSTS = {
     ],
     "quests_md.report": [
         "compression",
+        "coupling_slopes",
         "dataset_page",
         "entropies",
         "entropy_comparison",

@@ -176,14 +176,13 @@ def _heat(path: Path, table: Table, degree: int | None) -> HeatEntropy:
 @click.option("--energy", required=True, type=float, help="U at λ = 1, in eV per atom (at a constant pressure U + PV).")
 @click.option("--energy-error", default=0.0, show_default=True, help="Its standard error.")
 @click.option("--reference", required=True, type=float, help="Free energy of the system at λ = 0, in eV per atom.")
-@click.option("-o", "--output", type=_FILE, help="Write the result here: .json or .csv.")
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-def couple_command(slopes: Path, output: Path | None, overwrite: bool, **values: float) -> None:
+@result_options
+def couple_command(slopes: Path, output: Path | None, plot: Path | None, overwrite: bool, **values: float) -> None:
     """Compute free energy and entropy by thermodynamic integration from a known system.
 
     SLOPES is a table with the columns lambda (from 0 to 1), slope (⟨∂U/∂λ⟩ in eV per atom) and, if known, slope_error.
     """
-    check_outputs(output, None, overwrite)
+    check_outputs(output, plot, overwrite)
     table = read_table(slopes, {"lambda": "from 0 to 1", "slope": "⟨∂U/∂λ⟩ in eV per atom"}, ("slope_error",))
     found = coupling_entropy(
         coupling=table["lambda"], slope=table["slope"], slope_error=table.get("slope_error"), **values
@@ -191,6 +190,10 @@ def couple_command(slopes: Path, output: Path | None, overwrite: bool, **values:
     row = {"T": values["temperature"], "F": found.free_energy, "F_error": found.free_energy_error,
            "S": found.entropy, "S_error": found.error}  # fmt: skip
     finish({"slopes": str(slopes), **values}, [row], output)
+    if plot is not None:
+        from ..report import coupling_slopes
+
+        save_picture(coupling_slopes(table["lambda"], table["slope"], table.get("slope_error")), plot)
 
 
 @thermo_group.command("compare")

@@ -6,11 +6,12 @@ from ._generations import generations
 from ._html_dataset import dataset_page
 from ._html_run import run_page
 from ._nuclei import nuclei_picture
-from ._thermo import entropy_comparison, entropy_states, entropy_windows, heat_entropies, phase_diagram
+from ._thermo import coupling_slopes, entropy_comparison, entropy_states, entropy_windows, heat_entropies, phase_diagram
 from ._timeline import timeline
 
 __all__ = [
     "compression",
+    "coupling_slopes",
     "dataset_page",
     "entropies",
     "entropy_comparison",

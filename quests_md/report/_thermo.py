@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.interpolate import CubicSpline
 
 from ..errors import InputError
 from ..thermo import Boundary, Comparison, Entropies, HeatEntropy, Windows
@@ -15,7 +16,14 @@ from ._figure import BLUE, GREY, ORANGE, RED, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["entropy_comparison", "entropy_states", "entropy_windows", "heat_entropies", "phase_diagram"]
+__all__ = [
+    "coupling_slopes",
+    "entropy_comparison",
+    "entropy_states",
+    "entropy_windows",
+    "heat_entropies",
+    "phase_diagram",
+]
 
 
 def entropy_windows(found: Windows) -> Figure:
@@ -119,6 +127,38 @@ def phase_diagram(found: Boundary, names: tuple[str, str] = ("first", "second"))
     axes.set_ylabel("temperature (K)")
     axes.margins(0.12, 0.18)
     axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return figure
+
+
+def coupling_slopes(coupling: ArrayLike, slope: ArrayLike, error: ArrayLike | None = None) -> Figure:
+    """Draw ⟨∂U/∂λ⟩ against λ, and the spline through the points, the area below which is the free energy.
+
+    Parameters
+    ----------
+    coupling, slope, error
+        As `quests_md.thermo.coupling_entropy` takes them.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not shown; ``savefig`` writes it.
+
+    Raises
+    ------
+    MissingExtraError
+        matplotlib is not installed.
+    """
+    figure = new_figure(3.8)
+    axes = figure.subplots()
+    at, values = np.asarray(coupling, dtype=np.float64), np.asarray(slope, dtype=np.float64)
+    fine = np.linspace(0.0, 1.0, 200)
+    spline = CubicSpline(at, values)(fine)
+    axes.plot(fine, spline, color=BLUE, lw=1.2)
+    axes.fill_between(fine, 0.0, spline, color=BLUE, alpha=0.12, lw=0)
+    axes.errorbar(at, values, error, fmt="o", color=BLUE, ms=4, lw=1.2, capsize=2)
+    axes.axhline(0.0, color=GREY, lw=0.9)
+    axes.set_xlabel("λ")
+    axes.set_ylabel("⟨∂U/∂λ⟩ (eV per atom)")
     return figure
 
 
