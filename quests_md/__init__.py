@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .index import Index
     from .information import delta_entropy, diversity, entropy
     from .monitor import Decision, Monitor
-    from .session import Session
+    from .recording import Session
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ _HOME = {
     "Frame": "frame",
     "Index": "index",
     "Monitor": "monitor",
-    "Session": "session",
+    "Session": "recording",
     "delta_entropy": "information",
     "diversity": "information",
     "entropy": "information",

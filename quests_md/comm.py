@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import MonitorError
 
-__all__ = ["Comm", "Serial", "raise_together", "together"]
+__all__ = ["Comm", "Serial", "on_root", "raise_together", "together"]
 
 _Result = TypeVar("_Result")
 
@@ -72,6 +72,8 @@ def raise_together(comm: Comm, error: Exception | None) -> None:
 
 def together(comm: Comm, work: Callable[[], _Result]) -> _Result:
     """Return what `work`, which calls no other rank, gives on this one; raise on all ranks if it fails on any."""
+    if comm.size == 1:
+        return work()
     done: list[_Result] = []
     error: Exception | None = None
     try:
@@ -80,3 +82,8 @@ def together(comm: Comm, work: Callable[[], _Result]) -> _Result:
         error = failure
     raise_together(comm, error)
     return done[0]
+
+
+def on_root(comm: Comm, work: Callable[[], _Result]) -> _Result | None:
+    """Return what `work` gives on rank 0, None elsewhere; raise on all ranks if it fails."""
+    return together(comm, lambda: work() if comm.rank == 0 else None)

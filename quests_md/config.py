@@ -108,6 +108,8 @@ class RunConfig(pydantic.BaseModel):
     on_select, on_halt, on_event
         Commands, as lists of arguments, that are started when a candidate has been saved, when the run is told to
         stop, and when an event begins or ends.
+    commands_at_once
+        How many of these commands may run at once; others wait for their turn.
     values
         "exact": every published dH is exact. "flagged", much faster: exact above `select`, for the frame's maximum and
         in saved frames, certified upper bounds elsewhere; the decisions are the same.
@@ -163,6 +165,7 @@ class RunConfig(pydantic.BaseModel):
     on_select: _Command | None = None
     on_halt: _Command | None = None
     on_event: _Command | None = None
+    commands_at_once: pydantic.PositiveInt = 16
     values: Literal["exact", "flagged"] = "exact"
     precision: Literal["single", "double"] = "single"
     threads: pydantic.PositiveInt = 1
@@ -239,7 +242,7 @@ _MONITOR = (
 )  # fmt: skip
 _SESSION = (
     "output", "overwrite", "resume", "history", "after", "novelty", "budget", "cutout", "on_select", "on_halt",
-    "on_event", "on_error", "wall_time",
+    "on_event", "commands_at_once", "on_error", "wall_time",
 )  # fmt: skip
 
 

@@ -34,7 +34,10 @@ from quests_md.config import RunConfig
 from quests_md.errors import Halted, IndexFileError, InputError, MonitorError, OutputError
 from quests_md.monitor import Band
 
-COLUMNS = "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error"
+COLUMNS = (
+    "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error,"
+    "repeat,configuration,n_novel,excess,dropped"
+)
 
 
 @pytest.fixture(scope="module")

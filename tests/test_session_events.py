@@ -249,7 +249,7 @@ def test_a_command_is_started_with_its_fields(folder):
     with session_of(Loose(DH), folder, select=SELECT, halt=HALT, min_distance=0.0, on_select=command) as session:
         session.observe(frame(0, 0))
         session.observe(frame(2, 1))
-        session._hooks.wait()
+        session._commands.wait()
     assert (folder / "commands.log").read_text() == f"{folder} 1 1 1 6.0\n"
 
 
@@ -258,7 +258,7 @@ def test_a_command_that_fails_is_told_at_the_end(folder, capsys):
         Loose(DH), folder, select=SELECT, halt=HALT, min_distance=0.0, on_select=[sys.executable, "-c", "exit(3)"]
     ) as session:
         session.observe(frame(2, 0))
-        session._hooks.wait()
+        session._commands.wait()
     assert "quests_md: on_select: exit code 3" in capsys.readouterr().err
 
 

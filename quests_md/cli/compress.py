@@ -12,7 +12,7 @@ import numpy as np
 
 from ..compression import METHODS, Compression, compress
 from ..errors import OutputError, SourceError
-from ..extxyz import format_atoms
+from ..files import format_atoms
 from ..files import write_atomically
 from ..information import entropy as entropy_of
 from ..sources import frame_of, read_atoms

@@ -12,7 +12,7 @@ from ..errors import OutputError
 from ..files import write_atomically
 from ..index import Index
 from ..selection import Cutout, cutouts
-from ..sinks import format_frame
+from ..files import format_frame
 from ..sources import read_frames
 from ._progress import counter
 

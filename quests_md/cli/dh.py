@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FrameError, InputError, OutputError
-from ..extxyz import format_atoms
+from ..files import format_atoms
 from ..files import write_atomically
 from ..frame import Frame
 from ..information import DEFAULT_BANDWIDTH

@@ -16,7 +16,7 @@ from ..files import write_atomically
 from ..frame import Frame
 from ..index import Index
 from ..nuclei import SPHERE, Nucleation, Nuclei, NucleiSeries, linked_mean, nucleation, nuclei
-from ..sinks import format_frame
+from ..files import format_frame
 from ..sources import describe_source, read_frames
 from ._progress import counter
 from ._results import check_outputs, save_picture, table, write_result

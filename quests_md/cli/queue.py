@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import InputError, OutputError, SourceError
-from ..extxyz import format_atoms
+from ..files import format_atoms
 from ..files import write_atomically
 from ..oracle import STATES, Entry, Queue, digest
 from ..sources import read_atoms

@@ -10,7 +10,7 @@ import click
 from ..config import RunConfig
 from ..hosts.replay import replay
 from ..monitor import Band, Decision
-from ..session import Session
+from ..recording import Session
 from ..sources import read_frames
 from . import EXIT_CODES
 from ._progress import counter

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..errors import Halted, InputError
 from ..frame import Frame
-from ..session import Session
+from ..recording import Session
 
 __all__ = ["MonitorObserver", "MonitoredCalculator"]
 

@@ -33,7 +33,7 @@ from ..config import RunConfig
 from ..errors import HostError, InputError, QuestsError
 from ..index import Index, Live
 from ..monitor import Decision
-from ..session import HOOKS, Session, reference_of
+from ..recording import HOOKS, Session, reference_of
 from ._lammps_frame import FrameReader
 from ._lammps_library import Library, address_of
 from ._lammps_module import callback_of, make_watched, watch_of

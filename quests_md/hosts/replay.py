@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from ..errors import InputError
 from ..frame import Frame
 from ..monitor import Decision
-from ..session import Session
+from ..recording import Session
 
 __all__ = ["replay"]
 

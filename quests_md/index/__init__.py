@@ -4,7 +4,7 @@ from ._build import mean_volume, volume_per_atom
 from ._calibration import Calibration, calibrate
 from ._force_error import ErrorBin, ErrorBound, fit_error_bound
 from ._index import Index
-from ._live import Learned, Live
+from ._live import Learned, Lesson, Live
 from ._reference import Reference
 from ._thresholds import check_threshold, resolve_threshold
 
@@ -14,6 +14,7 @@ __all__ = [
     "ErrorBound",
     "Index",
     "Learned",
+    "Lesson",
     "Live",
     "Reference",
     "calibrate",

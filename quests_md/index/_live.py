@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, Serial, raise_together
+from ..comm import Comm, Serial, on_root, together
 from ..descriptors import DescriptorSpec
 from ..errors import CalibrationError, IndexFileError, InputError, MonitorError, QuestsError
 from ..frame import Frame, merge
@@ -19,7 +19,7 @@ from ._calibration import Calibration, calibrate
 from ._groups import INDEPENDENT, Rows, integrated_time, partition
 from ._index import Index
 
-__all__ = ["Learned", "Live"]
+__all__ = ["Learned", "Lesson", "Live"]
 
 # What the index may hold: as many rows as a run can be compared with exactly (50 MB, 0.1 ms per atom and core), and as
 # many frames as are searched for copies in a second.
@@ -56,6 +56,24 @@ class Learned:
     spacing: float
     correlation: float
     correlation_time: float
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a live reference takes of a frame; `Live.recall` takes it again when a run is resumed.
+
+    Attributes
+    ----------
+    step, time, n
+        Of the frame; `n` are its watched atoms on all ranks.
+    frame
+        What is learned of it, on rank 0; None on other ranks, and where this frame is passed over.
+    """
+
+    step: int
+    time: float
+    n: int
+    frame: Frame | None
 
 
 class Live:
@@ -123,11 +141,16 @@ class Live:
 
     # -- learning --------------------------------------------------------------------------------------------
 
-    def learn(self, frame: Frame, n: int, comm: Comm) -> None:
+    def learn(self, frame: Frame, n: int, comm: Comm) -> Lesson | None:
         """Take a frame of which this is a rank's part, with `n` watched atoms on all ranks. Collective.
 
         A step that comes again is not taken again; where steps go backwards (a clock that was reset), learning begins
         anew, `skip` included.
+
+        Returns
+        -------
+        Lesson or None
+            What was taken, for `recall`; None if the step comes again.
 
         Raises
         ------
@@ -139,40 +162,56 @@ class Live:
         if self._last is not None and frame.step < self._last:
             self._begin()
         if frame.step == self._last:
-            return
-        self._first = frame.step if self._first is None else self._first
-        self._last = frame.step
-        since = frame.step - self._first - self.skip
+            return None
+        first = frame.step if self._first is None else self._first
+        is_in_span = frame.step - first >= self.skip
+        if is_in_span and not n:
+            raise MonitorError("no atom is watched: a live reference has nothing to learn from")
+        whole: Frame | None = None
+        if is_in_span and self._seen % self._stride == 0:
+            parts = comm.gather(frame.bare())
+            whole = on_root(comm, lambda: self._thinned(merge(parts or ())[0], self._every(n)))
+        lesson = Lesson(frame.step, frame.time, n, whole)
+        self.recall(lesson)
+        return lesson
+
+    def recall(self, lesson: Lesson) -> None:
+        """Take what was learned before the run was resumed: what `learn` returned, in the same order; not collective.
+
+        Ranks other than 0 need no frames.
+        """
+        if self._last is not None and lesson.step < self._last:
+            self._begin()
+        self._first = lesson.step if self._first is None else self._first
+        self._last = lesson.step
+        since = lesson.step - self._first - self.skip
         if since < 0:
             return
-        if not n:
-            raise MonitorError("no atom is watched: a live reference has nothing to learn from")
         if self._seen % self._stride == 0:
-            self._take(frame, n, comm)
+            if lesson.frame is not None:
+                self._frames.append(self._share(lesson.frame))
+            self._kept.append((lesson.step, lesson.time, -(-lesson.n // self._every(lesson.n))))
+            while len(self._kept) > _MOST_FRAMES or sum(rows for _, _, rows in self._kept) > _MOST_ROWS:
+                self._kept, self._frames = self._kept[::2], self._frames[::2]
+                self._stride *= 2
         self._seen += 1
         self.is_over = since >= self.span
 
-    def _take(self, frame: Frame, n: int, comm: Comm) -> None:
-        parts = comm.gather(frame.bare())
-        every = max(1, math.ceil(n * _ROOM_FOR / _MOST_ROWS))  # atom is learned
-        error: Exception | None = None
-        if parts is not None:
-            try:
-                self._frames.append(self._thinned(merge(parts)[0], every))
-            except Exception as caught:  # noqa: BLE001 - a memory that is full on rank 0 ends all of them
-                error = caught
-        raise_together(comm, error)
-        self._kept.append((frame.step, frame.time, -(-n // every)))
-        while len(self._kept) > _MOST_FRAMES or sum(rows for _, _, rows in self._kept) > _MOST_ROWS:
-            self._kept, self._frames = self._kept[::2], self._frames[::2]
-            self._stride *= 2
+    @staticmethod
+    def _every(n: int) -> int:
+        """Return which atoms of a frame of n watched ones are learned: every so many."""
+        return max(1, math.ceil(n * _ROOM_FOR / _MOST_ROWS))
 
     def _thinned(self, whole: Frame, every: int) -> Frame:
-        """Watch an even choice of the atoms; share with the frame before what is the same."""
+        """Watch an even choice of the atoms."""
         if every > 1:
             chosen = np.zeros(len(whole.positions), dtype=bool)
             chosen[whole.centres[::every]] = True
             whole.watched = chosen
+        return whole
+
+    def _share(self, whole: Frame) -> Frame:
+        """Share with the frame before what is the same."""
         for name in ("ids", "numbers", "watched"):
             if self._frames and np.array_equal(getattr(self._frames[-1], name), getattr(whole, name)):
                 setattr(whole, name, getattr(self._frames[-1], name))
@@ -220,31 +259,27 @@ class Live:
             Whatever else keeps rank 0 from building and saving: on all ranks.
         """
         comm = Serial() if comm is None else comm
-        error: Exception | None = None
-        built: tuple[Index, Learned] | None = None
         if not self.is_over:
             raise MonitorError("the span of the live reference is not over")
         if path is None and comm.size > 1:
             raise InputError("several ranks need a path for the index of a live reference")
-        if comm.rank == 0:
+
+        def build() -> tuple[Index, Learned]:
             try:
                 built = self._build(calibrated, threads)
                 if path is not None:
                     built[0].save(path)
-            except QuestsError as caught:
-                error = caught
-            except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
-                error = MonitorError(f"the live reference cannot be built: {type(caught).__name__}: {caught}")
-                error.__cause__ = caught
-        raise_together(comm, error)
+            except QuestsError:
+                raise
+            except Exception as error:
+                raise MonitorError(f"the live reference cannot be built: {type(error).__name__}: {error}") from error
+            return built
+
+        built = on_root(comm, build)
         learned: Learned = comm.broadcast(None if built is None else built[1])
         index = None if built is None else built[0]
         if path is not None:
-            try:
-                index = Index.open(path)
-            except QuestsError as caught:  # a folder that only rank 0 sees, say
-                error = caught
-            raise_together(comm, error)
+            index = together(comm, lambda: Index.open(path))  # which may be in a folder that only rank 0 sees
         self.index, self.learned = index, learned
         self._frames.clear()
 

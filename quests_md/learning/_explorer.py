@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ..errors import QuestsError
 from ..monitor import Band
-from ..session import Session
+from ..recording import Session
 from ._job import CANNOT_RUN, WITH_PARENT, Exploration, Job
 from ._keeper import Keeper
 from ._result import told

@@ -11,7 +11,7 @@ from ..errors import MissingExtraError
 from ..frame import Frame
 from ..hosts.ase import MonitorObserver
 from ..oracle import Potential
-from ..session import Session
+from ..recording import Session
 from ._job import Job
 from ._keeper import Keeper
 from ._start import start_of

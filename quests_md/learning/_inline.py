@@ -19,7 +19,7 @@ from ..hosts.ase import MonitoredCalculator
 from ..index import Index
 from ..monitor import Band
 from ..oracle import Oracle, Queue, Trainer, check_labels, label, make_executor, train
-from ..session import Session
+from ..recording import Session
 from ..sources import frame_of
 from ._folder import TRAINED
 from ._state import read_json

@@ -2,7 +2,7 @@
 
 from ._decision import Band, Decision, Proposal
 from ._events import Event, Events
-from ._history import History, Moment
+from ._identity import Evaluations, Key, Mark, Visits, mark_of
 from ._monitor import Monitor
 
-__all__ = ["Band", "Decision", "Event", "Events", "History", "Moment", "Monitor", "Proposal"]
+__all__ = ["Band", "Decision", "Evaluations", "Event", "Events", "Key", "Mark", "Monitor", "Proposal", "Visits", "mark_of"]

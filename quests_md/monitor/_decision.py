@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..index import Lesson
+from ._identity import Key, Mark
+from ._measure import Evaluation
+
 __all__ = ["Band", "Decision", "Proposal"]
 
 
@@ -34,19 +38,30 @@ class Decision:
         Step of the frame.
     evaluated
         False if the frame was not due; then nothing below was computed.
+    run, repeat
+        With the step the key of the evaluation: the run, which counts how often steps have gone backwards, and which
+        configuration of this step it is, from 0.
+    again
+        This configuration has been evaluated at this step before: it is published, but neither saved nor counted.
     band
         Of the worst atom, or of the number of atoms that the monitor asks for.
     reasons
         Why the frame is to be saved, kept apart, or the run to stop, in words.
     save, stop
-        Whether the frame is worth keeping, and whether the host must stop.
+        Whether the frame is worth keeping, and whether the host must stop. A `Session` answers with `save` as it was
+        done: it may have found that the frame adds nothing.
+    verdict
+        Why a session saved the frame, or did not: "new", "novel", "must"; "copy", "budget"; empty where it was not
+        asked.
+    drops
+        Ordinal of the kept frame whose place it takes, as the budget is full; else None.
     event
         Number of the event that the frame belongs to, 0 outside of one.
     begins, ends
         Whether that event begins, or ends, with this frame.
-    novelty
+    novelty, n_novel, excess
         Largest novelty (nats) of the frame, where it was asked for: dH against the index *and* what the run already
-        kept; nan elsewhere.
+        kept; nan elsewhere. How many environments are novel, and by how much the largest exceeds `select` at most.
     force_error
         Largest bound of the force error (eV/Å), if the index is calibrated for one; else nan.
     maximum, max_id
@@ -67,10 +82,19 @@ class Decision:
         the others are certified upper bounds, none above `select` and none above the maximum.
     seconds
         What the evaluation took on this rank.
+    mark
+        Two numbers that tell configurations apart: `quests_md.monitor.mark_of`.
+    evaluation
+        What was measured on this rank, for `Monitor.propose` and `complete`; it needs the frame's memory.
+    lesson
+        What a live reference has learned of the frame, while it learns.
     """
 
     step: int
     evaluated: bool
+    run: int = 1
+    repeat: int = 0
+    again: bool = False
     band: Band = Band.COVERED
     reasons: tuple[str, ...] = ()
     save: bool = False
@@ -78,7 +102,11 @@ class Decision:
     event: int = 0
     begins: bool = False
     ends: bool = False
+    verdict: str = ""
+    drops: int | None = None
     novelty: float = float("nan")
+    n_novel: int = 0
+    excess: float = float("nan")
     force_error: float = float("nan")
     maximum: float = float("-inf")
     max_id: int = -1
@@ -92,6 +120,18 @@ class Decision:
     force_errors: NDArray[np.float64] | None = None
     values: str = "exact"
     seconds: float = 0.0
+    mark: Mark = (float("nan"), float("nan"))
+    evaluation: Evaluation | None = field(default=None, repr=False, compare=False)
+    lesson: Lesson | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def key(self) -> Key:
+        """What the evaluation is known by."""
+        return Key(self.run, self.step, self.repeat)
+
+    def release(self) -> None:
+        """Let go of what was measured, and so of the host's memory: it is needed no longer."""
+        object.__setattr__(self, "evaluation", None)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ class Events:
         Events that have begun.
     current, ended
         The one that goes on, and the last one that ended; or None.
+    coming
+        Frames above `select` that are too few to be an event yet, as one without a number; or None.
     """
 
     def __init__(self, consecutive: int, release: float | None) -> None:
@@ -82,46 +84,33 @@ class Events:
         self.count = 0
         self.current: Event | None = None
         self.ended: Event | None = None
-        self._coming: Event | None = None  # frames above `select`, too few to be an event yet
+        self.coming: Event | None = None
         self._calm = 0  # evaluated frames in a row that may end the current one
-        self._step: int | None = None
 
     @property
     def open(self) -> Event | None:
         """The event that goes on, or may become one."""
-        return self.current or self._coming
-
-    def resume(self, count: int, event: Event | None, calm: int) -> None:
-        """Go on after so many events; `event` goes on, or is yet to come, and so many frames in a row may end it."""
-        self.count, self._calm = count, calm
-        if event is not None and event.number:
-            self.current = event
-        else:
-            self._coming = event
+        return self.current or self.coming
 
     def above(
         self, step: int, time: float, maximum: float, max_id: int, atoms: NDArray[np.int64], at_once: bool
     ) -> bool:
         """Take in a frame above `select`; return whether an event begins with it."""
-        if step == self._step:  # seen already: two `run` commands meet here
-            return False
-        self._step, self._calm = step, 0
-        event = self.current or self._coming
+        self._calm = 0
+        event = self.current or self.coming
         if event is None:
-            event = self._coming = Event(step, time)
+            event = self.coming = Event(step, time)
         event.see(step, time, maximum, max_id, atoms)
         if self.current is not None or not (at_once or event.n_frames >= self.consecutive):
             return False
         self.count += 1
         event.number = self.count
-        self.current, self._coming = event, None
+        self.current, self.coming = event, None
         return True
 
-    def below(self, step: int, maximum: float) -> bool:
+    def below(self, maximum: float) -> bool:
         """Take in a frame that is not above `select`; return whether the current event ends with it."""
-        if step == self._step:
-            return False
-        self._step, self._coming = step, None
+        self.coming = None
         if self.current is None:
             return False
         self._calm = self._calm + 1 if self.release is None or maximum <= self.release else 0

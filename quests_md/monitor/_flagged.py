@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ._evaluation import CHUNK, Evaluation
+from ._measure import CHUNK, Evaluation
 
 __all__ = ["Flagged", "is_sampled"]
 

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, Serial
+from ..comm import Comm, Serial, together
 from ..elements import SYMBOLS
 from ..errors import FrameError, InputError
 from ..frame import Frame
 from ..index import Live, Reference
 from ..information import Precision
 from ._decision import Band, Decision, Proposal
-from ._evaluation import Evaluation, compute_in_single
 from ._events import Events
 from ._flagged import Flagged
+from ._identity import Key, Visits, mark_of, place_of
+from ._measure import Evaluation, State, Summary, combine, compute_in_single, count, summarise, summarise_nothing
 from ._plausibility import Plausibility
-from ._ranks import Work, agree, fail_together, text_of
+from ._ranks import fail_together, text_of
 from ._schedule import Schedule
-from ._summary import State, Summary, combine, count, summarise, summarise_nothing
 from ._thresholds import Thresholds
 from ._warm_up import warm_up
 
@@ -120,8 +120,12 @@ class Monitor:
         self.threads = threads
         self.comm = Serial() if comm is None else comm
         self._flagged = Flagged() if values == "flagged" else None
+        self.visits = Visits()
+        self.learned_until: Key | None = None  # the last evaluation that a live reference has taken
+        self._every = every
         self._ready = False  # thresholds are numbers, and the share of the sample is settled
         self._lost = 0  # atoms that were lost at the last evaluation
+        self._cell: bytes | None = None  # of the last frame
         self._stop = ""  # why this rank wants the run to stop
 
     @property
@@ -131,7 +135,7 @@ class Monitor:
 
     def due(self, step: int) -> bool:
         """Return whether a frame of this step would be evaluated: hosts ask before they build one."""
-        return self.schedule.due(step)
+        return step % self._every == 0
 
     def request_stop(self, reason: str) -> None:
         """Let the run stop at the next evaluation, on all ranks. One rank may ask for all; "" takes it back."""
@@ -142,9 +146,16 @@ class Monitor:
         share = None if self._flagged is None else self._flagged.share
         return {"sample": share, "volume": self.plausibility.volume}
 
-    def restore(self, state: Mapping[str, Any], thresholds: Mapping[str, Any] | None, saved: int | None) -> None:
+    def restore(
+        self,
+        state: Mapping[str, Any],
+        thresholds: Mapping[str, Any] | None,
+        saved: int | None,
+        learned_until: Key | None = None,
+    ) -> None:
         """Go on as an earlier part of the run would have, whose last frame was saved at step `saved`."""
         self.plausibility.volume = state.get("volume")
+        self.learned_until = learned_until
         if self._flagged is not None:
             self._flagged.share = state.get("sample")
         if thresholds is not None:
@@ -178,16 +189,10 @@ class Monitor:
         evaluation.complete()
         return evaluation.of_atoms()
 
-    def observe(
-        self,
-        frame: Frame | None,
-        *,
-        step: int | None = None,
-        error: Exception | None = None,
-        keep: Callable[[Proposal], bool] | None = None,
-        again: bool = False,
-    ) -> Decision:
+    def observe(self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None) -> Decision:
         """Evaluate a frame if it is due, and decide; the same decision on every rank.
+
+        A decision to save is a proposal: whoever does not follow it says `not_saved`.
 
         Parameters
         ----------
@@ -198,10 +203,6 @@ class Monitor:
         error
             What kept this rank from making the frame. It is a failure of all ranks then; a `FrameError` makes the
             frame implausible.
-        keep
-            Asked, on all ranks, whether a frame that may be saved is to be; default: every one is.
-        again
-            The frame was evaluated before the run was resumed: it is not saved, and events are not told of it.
 
         Raises
         ------
@@ -212,49 +213,124 @@ class Monitor:
         """
         step = frame.step if frame is not None else step
         assert step is not None
-        if not self.due(step):
+        if step % self._every:
             return Decision(step, evaluated=False)
         started = time.perf_counter()
-        work = Work(error)
-        evaluation: Evaluation | None = None
-        if isinstance(self.index, Live) and not self.index.ready:
-            vector = work.do(lambda: count(self.index.spec, frame, bool(self._stop)))
-        else:
-            evaluation = work.do(lambda: self._begin(frame))
-            if not self._ready:
-                self._prepare(evaluation, work)
-            vector = work.do(lambda: self._summarise(evaluation, frame)) if self._ready else None
-        if vector is None:
-            vector = summarise_nothing(_state_of(work.error), bool(self._stop))
-        summary = combine(self.comm.allgather(vector))
+        evaluation, vector, failure = self._measure(frame, error)
+        summary = combine(vector[None] if self.comm.size == 1 else self.comm.allgather(vector))
         if summary.failed:
-            fail_together(self.comm, summary.failed[0], step, work.error)
-        broken = self._broken(step, summary, work.error, frame)
+            fail_together(self.comm, summary.failed[0], step, failure)
+        place = float("nan") if frame is None else place_of(frame)
+        mark = (summary.mark[0] + place, summary.mark[1] + place)
+        key, again = self.visits.visit(step, mark, summary.n_frame)
+        named: dict[str, Any] = {"run": key.run, "repeat": key.repeat, "again": again, "mark": mark}
+        if self._is_learned(key, again):
+            return Decision(step, evaluated=False, **named)
+        broken = self._broken(step, summary, failure, frame)
         if broken:
-            decision = self._implausible(step, broken, frame, summary)
+            named |= self._implausible(broken, frame, summary)
         elif isinstance(self.index, Live) and not self.index.ready:
             assert frame is not None
-            decision = self._learn(self.index, frame, summary)
+            return self._learn(self.index, frame, summary, key, named)
         else:
             assert evaluation is not None
             assert frame is not None
-            decision = self._decide(frame, summary, evaluation, keep, again)
-        return replace(decision, seconds=time.perf_counter() - started)
+            named |= self._decide(frame, summary, evaluation, again)
+        return Decision(step, evaluated=True, seconds=time.perf_counter() - started, **named)
 
-    def _begin(self, frame: Frame | None) -> Evaluation:
-        assert frame is not None
-        return Evaluation(self.index, frame, self.threads, self.plausibility.screen)
+    def not_saved(self) -> None:
+        """Take note that the frame of the last decision was not saved: `save_every` counts from those that were."""
+        self.schedule.not_saved()
 
-    def _learn(self, live: Live, frame: Frame, summary: Summary) -> Decision:
+    def propose(self, decision: Decision) -> Proposal:
+        """Return what lies above `select` in an evaluated frame, with exact values in double precision. Collective.
+
+        Raises
+        ------
+        QuestsError
+            Something cannot be computed on any rank: on all of them.
+        """
+        evaluation = decision.evaluation
+        assert evaluation is not None
+        select = self.thresholds.of(evaluation.numbers)[0]
+        above = np.flatnonzero(evaluation.dH > select)
+        together(self.comm, lambda: evaluation.compute(above[~evaluation.is_exact[above]]))
+        return Proposal(
+            decision.step,
+            evaluation.ids[above],
+            evaluation.dH[above],
+            np.asarray(select)[above],
+            decision.n,
+            lambda which: evaluation.rows(above[which]),
+            must=decision.band is Band.HALT,
+            begins=decision.begins,
+        )
+
+    def complete(self, decision: Decision) -> Decision:
+        """Return the decision with every dH of its frame exact, in double precision. Collective.
+
+        Raises
+        ------
+        QuestsError
+            Something cannot be computed on any rank: on all of them.
+        """
+        evaluation = decision.evaluation
+        if evaluation is None or (self.values, self.precision) == ("exact", "double"):
+            return decision
+        together(self.comm, evaluation.complete)
+        bound = self._force_errors(evaluation)
+        errors = None if bound is None else evaluation.spread(bound)
+        return replace(decision, dH=evaluation.of_atoms(), force_errors=errors, values="exact")
+
+    def _measure(
+        self, frame: Frame | None, error: Exception | None
+    ) -> tuple[Evaluation | None, NDArray[np.float64], Exception | None]:
+        """Measure a frame; return what is known of it, this rank's vector, and what has failed here."""
+        evaluation, vector, mark = None, None, None
+        is_learning = isinstance(self.index, Live) and not self.index.ready
+        try:
+            if error is not None:
+                raise error
+            assert frame is not None
+            mark = mark_of(frame)
+            if is_learning:
+                vector = count(self.index.spec, frame, bool(self._stop), mark)
+            else:
+                evaluation = Evaluation(self.index, frame, self.threads, self.plausibility.screen)
+        except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+            error = caught
+        if not self._ready and not is_learning:
+            self._prepare(evaluation, error)
+        if evaluation is not None and self._ready:
+            try:
+                assert frame is not None
+                vector = self._summarise(evaluation, frame, mark)
+            except Exception as caught:  # noqa: BLE001 - as above
+                error = caught
+        if vector is None:
+            vector = summarise_nothing(_state_of(error), bool(self._stop), mark)
+        return evaluation, vector, error
+
+    def _is_learned(self, key: Key, again: bool) -> bool:
+        """Return whether a frame is one that a live reference has learned from: nothing is compared with it."""
+        until = self.learned_until
+        if until is None:
+            return False
+        is_learning = isinstance(self.index, Live) and not self.index.ready
+        return key.run == until.run and key.step <= until.step and (again or not is_learning)
+
+    def _learn(self, live: Live, frame: Frame, summary: Summary, key: Key, named: dict[str, Any]) -> Decision:
         """Hand a frame to a reference that learns; nothing is known of it. Collective."""
-        live.learn(frame, summary.n, self.comm)
+        lesson = live.learn(frame, summary.n, self.comm)
+        self.learned_until = key
         stop = bool(summary.stopping)
-        return Decision(frame.step, evaluated=False, reasons=(self._why_stopping(summary),) if stop else (), stop=stop)
+        reasons = (self._why_stopping(summary),) if stop else ()
+        return Decision(frame.step, evaluated=False, reasons=reasons, stop=stop, lesson=lesson, **named)
 
-    def _prepare(self, evaluation: Evaluation | None, work: Work) -> None:
+    def _prepare(self, evaluation: Evaluation | None, error: Exception | None) -> None:
         """Settle, together, what depends on the number of watched atoms: once there are any, and no rank has failed."""
         counts = np.zeros(1 + len(SYMBOLS))
-        counts[0] = work.error is not None
+        counts[0] = error is not None
         if evaluation is not None:
             counts[1:] = np.bincount(evaluation.numbers, minlength=len(SYMBOLS))
         total = self.comm.allgather(counts).sum(axis=0).astype(int)
@@ -267,14 +343,15 @@ class Monitor:
             self._flagged.choose_share(n)
         self._ready = n > 0 or self._flagged is None
 
-    def _summarise(self, evaluation: Evaluation | None, frame: Frame | None) -> NDArray[np.float64]:
+    def _summarise(
+        self, evaluation: Evaluation, frame: Frame, mark: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
         """Compute what must be known of a frame, and return this rank's vector."""
-        assert evaluation is not None
-        assert frame is not None
-        select, halt = self.thresholds.of(evaluation.numbers)
+        thresholds = self.thresholds
+        select, halt = thresholds.uniform or thresholds.of(evaluation.numbers)
         sample = None
         if self._flagged is not None:
-            sample = self._flagged.compute(evaluation, self.thresholds.lowest)
+            sample = self._flagged.compute(evaluation, thresholds.lowest)
         elif self.precision == "single":
             compute_in_single(evaluation, (select, halt))
         else:
@@ -293,6 +370,7 @@ class Monitor:
             n_expected=frame.n_expected,
             force_error=float("nan") if bound is None or not len(bound) else float(bound.max()),
             sample=sample,
+            mark=mark,
         )
 
     def _force_errors(self, evaluation: Evaluation) -> NDArray[np.float64] | None:
@@ -311,71 +389,72 @@ class Monitor:
         known, self._lost = self._lost, lost
         if lost > known:
             return f"{lost} of {summary.n_expected} atoms are lost"
-        return self.plausibility.explosion(frame)
+        assert frame.cell is not None
+        cell = frame.cell.tobytes()
+        if cell == self._cell:
+            return ""
+        exploded = self.plausibility.explosion(frame)
+        self._cell = None if exploded else cell
+        return exploded
 
-    def _implausible(self, step: int, why: str, frame: Frame | None, summary: Summary) -> Decision:
+    def _implausible(self, why: str, frame: Frame | None, summary: Summary) -> dict[str, Any]:
+        """Return what the decision on a broken frame holds. Collective where a stop is asked for."""
         n_local = 0 if frame is None else frame.n_local or 0
         asked = (self._why_stopping(summary),) if summary.stopping else ()
-        return Decision(
-            step,
-            evaluated=True,
-            band=Band.IMPLAUSIBLE,
-            reasons=(why, *asked),
-            stop=self.implausible == "stop" or bool(asked),
-            event=0 if self.events.current is None else self.events.current.number,
-            maximum=float("inf"),
-            n=summary.n,
-            dH=np.full(n_local, np.inf),
-        )
+        return {
+            "band": Band.IMPLAUSIBLE,
+            "reasons": (why, *asked),
+            "stop": self.implausible == "stop" or bool(asked),
+            "event": 0 if self.events.current is None else self.events.current.number,
+            "maximum": float("inf"),
+            "n": summary.n,
+            "dH": np.full(n_local, np.inf),
+        }
 
-    def _decide(
-        self,
-        frame: Frame,
-        summary: Summary,
-        evaluation: Evaluation,
-        keep: Callable[[Proposal], bool] | None,
-        again: bool,
-    ) -> Decision:
-        """Return the decision on a plausible frame. Collective."""
-        step, reasons = frame.step, list[str]()
-        band = self._band(summary)
+    def _decide(self, frame: Frame, summary: Summary, evaluation: Evaluation, again: bool) -> dict[str, Any]:
+        """Return what the decision on a plausible frame holds. Collective where a stop is asked for."""
+        events, band, reasons = self.events, self._band(summary), list[str]()
         if band is not Band.COVERED:
-            name = str(band if band is Band.HALT else "select")
-            count = summary.n_halt if band is Band.HALT else summary.n_select
-            reasons.append(self.thresholds.reason(name, count, summary.n, summary.maximum, summary.max_id))
-        begins, ends = (False, False) if again else self._follow(frame, band, summary, evaluation)
-        event = self.events.ended if ends else self.events.current
-        save = band is not Band.COVERED and self.events.current is not None and not again
-        save = save and (band is Band.HALT or self.schedule.may_save(step))
-        if save and keep is not None:
-            save = keep(self._proposal(step, summary.n, evaluation, band, begins))
+            name = "halt" if band is Band.HALT else "select"
+            many = summary.n_halt if band is Band.HALT else summary.n_select
+            reasons.append(self.thresholds.reason(name, many, summary.n, summary.maximum, summary.max_id))
+        begins = ends = False
+        if not again and (band is not Band.COVERED or events.current is not None or events.coming is not None):
+            begins, ends = self._follow(frame, band, summary, evaluation)
+        event = events.ended if ends else events.current
+        save = band is not Band.COVERED and events.current is not None and not again
+        save = save and (band is Band.HALT or self.schedule.may_save(frame.step))
         if save:
-            self.schedule.saved(step)
+            self.schedule.saved(frame.step)
         if summary.stopping:
             reasons.append(self._why_stopping(summary))
-        values = self._complete(step, evaluation) if save else self.values
         bound = self._force_errors(evaluation)
-        shared: dict[str, Any] = {
-            name: getattr(summary, name)
-            for name in ("maximum", "max_id", "mean", "q50", "q99", "n", "n_select", "n_halt", "force_error")
+        return {
+            "band": band,
+            "reasons": tuple(reasons),
+            "save": save,
+            "stop": band is Band.HALT or bool(summary.stopping),
+            "event": 0 if event is None else event.number,
+            "begins": begins,
+            "ends": ends,
+            "maximum": summary.maximum,
+            "max_id": summary.max_id,
+            "mean": summary.mean,
+            "q50": summary.q50,
+            "q99": summary.q99,
+            "n": summary.n,
+            "n_select": summary.n_select,
+            "n_halt": summary.n_halt,
+            "force_error": summary.force_error,
+            "dH": evaluation.of_atoms(),
+            "force_errors": None if bound is None else evaluation.spread(bound),
+            "values": self.values,
+            "evaluation": evaluation,
         }
-        return Decision(
-            step,
-            evaluated=True,
-            band=band,
-            reasons=tuple(reasons),
-            save=save,
-            stop=band is Band.HALT or bool(summary.stopping),
-            event=0 if event is None else event.number,
-            begins=begins,
-            ends=ends,
-            dH=evaluation.of_atoms(),
-            force_errors=None if bound is None else evaluation.spread(bound),
-            values=values,
-            **shared,
-        )
 
     def _band(self, summary: Summary) -> Band:
+        if not summary.n_select:
+            return Band.COVERED
         is_enough = self.thresholds.is_enough
         if is_enough(summary.n_halt, summary.n):
             return Band.HALT
@@ -384,39 +463,13 @@ class Monitor:
     def _follow(self, frame: Frame, band: Band, summary: Summary, evaluation: Evaluation) -> tuple[bool, bool]:
         """Follow the events; return whether one begins, and whether one ends."""
         if band is Band.COVERED:
-            return False, self.events.below(frame.step, summary.maximum)
+            return False, self.events.below(summary.maximum)
         above = evaluation.ids[evaluation.dH > self.thresholds.of(evaluation.numbers)[0]]
         at_once = band is Band.HALT
         return self.events.above(frame.step, frame.time, summary.maximum, summary.max_id, above, at_once), False
 
-    def _proposal(self, step: int, n: int, evaluation: Evaluation, band: Band, begins: bool) -> Proposal:
-        """Return what lies above `select`, with exact values in double precision. Collective."""
-        select = self.thresholds.of(evaluation.numbers)[0]
-        above = np.flatnonzero(evaluation.dH > select)
-        work = Work()
-        work.do(lambda: evaluation.compute(above[~evaluation.is_exact[above]]))
-        agree(self.comm, step, work.error)
-        return Proposal(
-            step,
-            evaluation.ids[above],
-            evaluation.dH[above],
-            select[above],
-            n,
-            lambda which: evaluation.rows(above[which]),
-            must=band is Band.HALT,
-            begins=begins,
-        )
-
     def _why_stopping(self, summary: Summary) -> str:
         return text_of(self.comm, summary.stopping[0], self._stop)
-
-    def _complete(self, step: int, evaluation: Evaluation) -> str:
-        """Make every dH of a frame exact, in double precision: it is saved. Collective."""
-        if (self.values, self.precision) != ("exact", "double"):
-            work = Work()
-            work.do(evaluation.complete)
-            agree(self.comm, step, work.error)
-        return "exact"
 
 
 def _state_of(error: Exception | None) -> State:

@@ -24,7 +24,8 @@ class Schedule:
                 raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
         self.every = every
         self.save_every = save_every
-        self._saved: int | None = None
+        self._saved: int | None = None  # step of the last saved frame
+        self._before: int | None = None  # and of the one before it
 
     def due(self, step: int) -> bool:
         """Return whether a frame of this step is to be evaluated."""
@@ -36,4 +37,8 @@ class Schedule:
 
     def saved(self, step: int) -> None:
         """Remember that a frame of this step was saved."""
-        self._saved = step
+        self._before, self._saved = self._saved, step
+
+    def not_saved(self) -> None:
+        """Take the last word of `saved` back."""
+        self._saved = self._before

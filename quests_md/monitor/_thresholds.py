@@ -31,6 +31,8 @@ class Thresholds:
     resolved
         Nats of every element, by name of the threshold and symbol; None until the watched atoms are known.
         A number serves for all elements: its only key is "".
+    uniform
+        `select` and `halt` in nats where they are the same for all elements; else None.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class Thresholds:
         self.given = {"select": select, "halt": halt}
         self.min_atoms, self.min_fraction = min_atoms, float(min_fraction)
         self.resolved: dict[str, dict[str, float]] | None = None
+        self.uniform: tuple[float, float] | None = None
         self._values: dict[str, NDArray[np.float64]] = {}
         if not any(isinstance(value, Mapping) for value in self.given.values()):
             self._settle({name: {"": float(value)} for name, value in self.given.items()})
@@ -85,7 +88,8 @@ class Thresholds:
         if len(wrong):
             select, halt = (self._values[name][wrong[0]] for name in ("select", "halt"))
             raise InputError(f"select = {select} lies above halt = {halt}: candidates lie between the two")
-        self._is_uniform = all(bool((values == values[0]).all()) for values in self._values.values())
+        numbers = [float(values[0]) for values in self._values.values() if bool((values == values[0]).all())]
+        self.uniform = (numbers[0], numbers[1]) if len(numbers) == len(self._values) == 2 else None
         self.resolved = resolved
 
     @property
@@ -96,11 +100,9 @@ class Thresholds:
 
     def of(self, numbers: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return `select` and `halt` (n,) of atoms with these atomic numbers; views of one number if they are equal."""
-        select, halt = (
-            np.broadcast_to(values[0], len(numbers)) if self._is_uniform else values[numbers]
-            for values in (self._values["select"], self._values["halt"])
-        )
-        return select, halt
+        if self.uniform is not None:
+            return np.broadcast_to(self.uniform[0], len(numbers)), np.broadcast_to(self.uniform[1], len(numbers))
+        return self._values["select"][numbers], self._values["halt"][numbers]
 
     def is_enough(self, count: int, n: int) -> bool:
         """Return whether so many of n watched atoms above a threshold put the frame above it."""

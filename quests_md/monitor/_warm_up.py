@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..comm import Comm, raise_together
+from ..comm import Comm, together
 from ..elements import SYMBOLS
 from ..frame import Frame
 from ..index import Reference
 from ..information import Precision
 from ..kernels._jit import announce_compiling
+from ._identity import mark_of
 
 __all__ = ["warm_up"]
 
@@ -22,23 +23,23 @@ def warm_up(
     """Compile the kernels, or load them from the cache: rank 0 first, then the others. Collective."""
     if comm.rank == 0:
         announce_compiling()
-    for turn in (0, 1):
-        error: Exception | None = None
-        if (comm.rank == 0) == (turn == 0):
-            try:
+    for is_first in (True, False):
+
+        def ask(is_first: bool = is_first) -> None:
+            if (comm.rank == 0) == is_first:
                 _ask_once(index, precision, is_flagged)
                 if also is not None:
                     also()
-            except Exception as caught:  # noqa: BLE001 - a compiler that fails on one rank ends all of them
-                error = caught
-        raise_together(comm, error)
+
+        together(comm, ask)
 
 
 def _ask_once(index: Reference, precision: Precision, is_flagged: bool) -> None:
+    known = SYMBOLS.index(index.centre_elements[0]) if index.ready else 1
+    two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
+    mark_of(two)
     if not index.ready:
         return
-    known = SYMBOLS.index(index.centre_elements[0])
-    two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
     rows = index.spec.compute(two, 1)
     precisions: set[Precision] = {"double"} if is_flagged else {"double", precision}
     for times in (1, 50):  # a large index has one way for few queries, and another for many

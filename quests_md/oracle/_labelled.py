@@ -15,7 +15,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 
 from ..errors import TrainingError
-from ..extxyz import properties, text
+from ..files import properties, text
 from ..files import write_atomically
 
 __all__ = ["LabelledFrame", "elements_of", "read_labels", "write_training_file"]

@@ -107,6 +107,8 @@ class Verdict:
         What the budget compares: `n_novel`.
     drop
         Ordinal of the kept frame that has to go, as the budget is full; None: nothing goes.
+    excess
+        By how much the largest novelty exceeds its `select`, in nats; −inf without environments.
     reason
         "new", "novel", "must"; or why it is not kept: "copy", "budget".
     """
@@ -117,6 +119,7 @@ class Verdict:
     n_novel: int
     information: float
     drop: int | None
+    excess: float
     reason: str
 
 
@@ -220,7 +223,7 @@ class Selection:
             if drop is not None:
                 self._together(lambda: self._drop(drop))
             self._join(proposal.ids[which], rows, Kept(self._next, proposal.step, float(n_novel), must))
-        return Verdict(keep, ordinal, largest, n_novel, float(n_novel), drop, reason or "copy")
+        return Verdict(keep, ordinal, largest, n_novel, float(n_novel), drop, above, reason or "copy")
 
     def add(self, proposal: Proposal, kept: Kept | Mapping[str, Any]) -> None:
         """Take in a frame that was kept before the run was resumed. Collective.
@@ -253,6 +256,20 @@ class Selection:
             self._next = max(self._next, int(state["next"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the state of the selection cannot be read ({error!r}): start a new folder") from error
+
+    def recall(self, n_novel: NDArray[np.int64], excess: NDArray[np.float64], kept: NDArray[np.bool_]) -> None:
+        """Go through frames that were considered before the run was resumed; those that are kept come by `add`.
+
+        Parameters
+        ----------
+        n_novel, excess, kept
+            (n,) of each frame, in their order: as the verdict had it.
+        """
+        for novel, above, is_kept in zip(n_novel.tolist(), excess.tolist(), kept.tolist(), strict=True):
+            self._pace.look(novel, above, self._next, self._spare)
+            if is_kept:
+                self._pace.kept()
+                self._next += 1
 
     def _sample(self, proposal: Proposal) -> tuple[NDArray[np.int64], int]:
         """Return which environments of this rank are judged, and how many the frame has on all ranks."""

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..sinks import json_value
 from ..versions import versions
 
 if TYPE_CHECKING:
-    from ._session import Session
+    from .session import Session
 
 __all__ = ["describe"]
 
+_versions = functools.cache(versions)
 
-def describe(
-    session: Session,
-    began: datetime.datetime,
-    reason: str,
-    resumed: list[str],
-    state: dict[str, Any],
-    learning: dict[str, Any] | None,
-) -> dict[str, Any]:
+
+def describe(session: Session, state: dict[str, Any], learning: dict[str, Any] | None) -> dict[str, Any]:
     """Return what run.json holds of a session: `state` is what resuming it needs beside the other files."""
     monitor, thresholds = session.monitor, session.monitor.thresholds
-    last = None if state["row"] is None else state["row"][1]
-    content = {
+    return {
         "status": session.status,
-        "reason": reason,
+        "reason": session.reason,
         "host": session.host,
         "reference": "index" if learning is None else "live",
         "learning": learning,
@@ -49,18 +43,16 @@ def describe(
         **session.settings,
         "ranks": monitor.comm.size,
         "threads": monitor.threads,
-        "started": began.isoformat(timespec="seconds"),
-        "resumed": resumed,
+        "started": session.began.isoformat(timespec="seconds"),
+        "resumed": session.resumed,
         "updated": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "last_step": last if session.decision is None else int(session.decision.step),
+        "last_step": session.last_step,
         "evaluations": session.n_evaluated,
         "flagged": session.n_flagged,
         "saved": session.n_saved,
         "events": monitor.events.count,
         "seconds": session.seconds,
         "share": None if math.isnan(session.share) else session.share,
-        "versions": versions(),
+        "versions": _versions(),
         "state": state,
     }
-    described: dict[str, Any] = json_value(content)
-    return described

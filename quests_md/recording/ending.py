@@ -70,6 +70,17 @@ class Ending:
         return before
 
 
+def _forget() -> None:
+    """Listen no more, in a fork: the runs are those of the parent."""
+    if _listening and signal.getsignal(signal.SIGTERM) is _on_signal:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _listening.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
 def _on_signal(number: int, frame: object) -> None:
     if all([ending.tell() for ending in _listening]):  # noqa: C419 - all are told
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["format_atoms", "properties", "text"]
+from ..frame import Frame
+
+__all__ = ["Columns", "format_atoms", "format_frame", "frame_parts", "properties", "text"]
 
 _ATOMS = 10_000  # that are formatted at a time
 # Of a column, by the kind of its values; ASE reads texts as objects.
@@ -26,6 +28,7 @@ _WORD = re.compile(r"(?!(t|f|true|false|nan|inf|infinity)\Z)[a-z_][a-z0-9_.:-]*"
 _RESERVED = ("Lattice", "Properties", "pbc", "energy", "free_energy", "forces", "stress", "virial")
 
 Column = tuple[str, NDArray[Any]]
+Columns = dict[str, NDArray[Any]]
 
 
 def properties(columns: Sequence[Column]) -> str:
@@ -83,6 +86,40 @@ def format_atoms(atoms: Any, every_result: bool = False) -> bytes:
     keys |= {name: _as_read(value) for name, value in more.items() if name not in of_atoms}
     keys |= {key: _as_read(value) for key, value in atoms.info.items() if key not in _RESERVED}
     return b"".join(text(columns, keys))
+
+
+def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], columns: Columns | None = None) -> bytes:
+    """Format a whole frame as extended XYZ.
+
+    Columns: species, pos, id, dH, those of `columns` (numbers or truth
+    values, (n,) or (n, m)), and where the frame has
+    them momenta (ASE's units, from the standard masses, so that ``atoms.get_velocities()`` is right) and model_forces.
+    Keys: Lattice unless there is none, Origin if it is not zero, pbc, those of `info` (numbers, truth values, strings)
+    and model_energy. ``energy`` and ``forces`` are left to labels of an oracle.
+    """
+    return b"".join(frame_parts(frame, dH, info, columns))
+
+
+def frame_parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], more: Columns | None) -> Iterator[bytes]:
+    """Yield what `format_frame` returns, some atoms at a time: the text of a large frame takes much memory."""
+    # ase is imported here, and not at the top, to keep `import quests_md` light.
+    from ase.data import atomic_masses, chemical_symbols
+
+    columns: list[Column] = [("species", np.array(chemical_symbols)[frame.numbers])]
+    columns += [("pos", frame.positions), ("id", np.asarray(frame.ids)), ("dH", dH)]
+    if frame.velocities is not None:
+        columns.append(("momenta", frame.velocities * atomic_masses[frame.numbers][:, None]))
+    if frame.forces is not None:
+        columns.append(("model_forces", frame.forces))
+    columns += (more or {}).items()
+    keys: dict[str, Any] = {"Lattice": frame.cell} if np.any(frame.cell) else {}
+    keys["Properties"] = properties(columns)
+    if np.any(frame.origin):
+        keys["Origin"] = frame.origin
+    keys.update(pbc=frame.pbc, **info)
+    if frame.energy is not None:
+        keys["model_energy"] = frame.energy
+    yield from text(columns, keys)
 
 
 def _flat(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,268 @@
+"""What is measured of a frame: dH on one rank, and the fixed vector that the ranks exchange of it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..descriptors import DescriptorSpec, Environments
+from ..elements import check_elements
+from ..errors import MonitorError
+from ..frame import Frame
+from ..index import Reference
+from ..information import Precision
+
+__all__ = [
+    "CHUNK", "Evaluation", "State", "Summary", "combine", "compute_in_single", "count", "summarise", "summarise_nothing",
+]  # fmt: skip
+
+# Environments whose rows are held at a time: few enough that half a megabyte of rows stays in the cache, many enough
+# that the kernel sums have whole blocks of queries.
+CHUNK = 960
+
+# What single precision may be off by is max of the two, the second times |dH|; and bands are those of double: within
+# this of a threshold dH is computed again.
+_ABSOLUTE, _RELATIVE, _NEAR = 1e-4, 1e-6, 1e-3
+
+# Bins of equal width in asinh(dH): fine near zero, a constant share of dH far away.
+_EDGES = np.sinh(np.linspace(-4.0, 12.0, 257))
+_LOW = (1 << 32) - 1
+# What a vector begins with; the maximum's id comes in two halves, and the rest is the histogram.
+_HEAD = (
+    "state", "stop", "n_rank", "n_expected", "n", "maximum", "high", "low", "n_select", "n_halt", "force_error",
+    "n_chosen", "sum", "mark", "mark_too",
+)  # fmt: skip
+_SCALARS = len(_HEAD)
+_AT = {name: i for i, name in enumerate(_HEAD)}
+_COUNTED, _MARK = slice(_AT["n"], _AT["mark"]), slice(_AT["mark"], _AT["mark_too"] + 1)
+_NOTHING = np.zeros(_SCALARS + len(_EDGES) - 1)
+_NOTHING[:_SCALARS] = 0, 0, 0, -1, 0, -np.inf, 0, -1, 0, 0, -np.inf, 0, 0, np.nan, np.nan
+
+
+class Evaluation:
+    """What is known of dH of a frame's environments; rows are computed when they are needed, and not kept.
+
+    Parameters
+    ----------
+    index, threads
+        The reference, and threads to ask it with.
+    frame
+        The frame; its arrays are needed as long as something is to be computed.
+    screen
+        Å; whether any atom has a neighbour nearer than this is told by the rows.
+
+    Attributes
+    ----------
+    ids, numbers
+        (n,) of the environments' atoms; `numbers` are atomic numbers.
+    dH
+        (n,) in nats: exact, an upper bound, or nan where nothing is known.
+    is_exact
+        (n,) where dH is exact, in double precision.
+    is_crowded
+        Whether any environment whose rows have been computed has a neighbour nearer than `screen`.
+    """
+
+    def __init__(self, index: Reference, frame: Frame, threads: int | None, screen: float = 0.0) -> None:
+        if not index.ready:
+            raise MonitorError("the reference is not ready yet")
+        present = frame.distinct_numbers
+        check_elements(index.elements, present)
+        index.spec.check_elements(set(present.tolist()))
+        assert frame.ids is not None
+        assert frame.n_local is not None
+        self.index, self.threads = index, threads
+        self.environments = Environments(index.spec, frame)
+        self.ids = frame.ids[self.environments.centres].astype(np.int64, copy=False)
+        self.numbers = frame.numbers[self.environments.centres].astype(np.uint8)  # there are 118 elements
+        self.is_crowded, self._screen = False, screen
+        self.dH = np.full(len(self), np.nan)
+        self.is_exact = np.zeros(len(self), dtype=bool)
+        self._n_local = frame.n_local
+
+    def __len__(self) -> int:
+        return len(self.environments)
+
+    def rows(self, which: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the descriptors of environments."""
+        rows = self.environments.compute(which, self.threads)
+        if self._screen and not self.is_crowded:
+            self.is_crowded = bool(self.environments.is_nearer(rows, self._screen).any())
+        return rows
+
+    def put(self, which: NDArray[np.int64], rows: NDArray[np.float64], precision: Precision = "double") -> None:
+        """Compute dH of environments from their `rows`."""
+        dH = -self.index.log_kernel_sum(rows, self.threads, precision=precision)
+        if np.isnan(dH).any():
+            raise MonitorError("the reference gave a dH that is not a number")
+        self.dH[which] = dH
+        self.is_exact[which] = precision == "double"
+
+    def compute(self, which: NDArray[np.int64], precision: Precision = "double") -> None:
+        """Compute dH of environments, some at a time: it does not depend on which others are asked for."""
+        for first in range(0, len(which), CHUNK):
+            part = which[first : first + CHUNK]
+            self.put(part, self.rows(part), precision)
+
+    def complete(self) -> None:
+        """Compute what is not exact yet."""
+        self.compute(np.flatnonzero(~self.is_exact))
+
+    def of_atoms(self) -> NDArray[np.float64]:
+        """Return dH of this rank's atoms (n_local,), nan for those that are not watched."""
+        return self.spread(self.dH)
+
+    def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values of environments as those of this rank's atoms, nan for those that are not watched."""
+        of_atoms = np.full(self._n_local, np.nan)
+        of_atoms[self.environments.centres] = values
+        return of_atoms
+
+
+def compute_in_single(evaluation: Evaluation, thresholds: Sequence[NDArray[np.float64] | float]) -> None:
+    """Compute dH in single precision; in double what decides: near the thresholds, and what may be the maximum.
+
+    `thresholds` are (n,), one for each environment, or a number for all.
+    """
+    evaluation.compute(np.arange(len(evaluation)), "single")
+    dH = evaluation.dH
+    error = np.maximum(_ABSOLUTE, _RELATIVE * np.abs(dH))
+    error[~np.isfinite(dH)] = 0.0
+    again = dH + error >= np.max(dH - error, initial=-np.inf)
+    for threshold in thresholds:
+        if np.isfinite(threshold).any():
+            distance = np.where(np.isfinite(dH), dH, np.inf) - threshold
+            np.abs(distance, out=distance)
+            distance -= error
+            again |= distance <= _NEAR
+    evaluation.compute(np.flatnonzero(again))
+
+
+class State(enum.IntEnum):
+    """How measuring went on a rank."""
+
+    DONE = 0
+    FAILED = 1
+    IMPLAUSIBLE = 2
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What all ranks know of one frame. `failed`, `implausible` and `stopping` are ranks; `mark` lacks the cell's part."""
+
+    failed: tuple[int, ...]
+    implausible: tuple[int, ...]
+    stopping: tuple[int, ...]
+    n_frame: int
+    n_expected: int
+    force_error: float
+    n: int
+    maximum: float
+    max_id: int
+    mean: float
+    q50: float
+    q99: float
+    n_select: int
+    n_halt: int
+    mark: tuple[float, float]
+
+
+def summarise_nothing(state: State, stop: bool, mark: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Return the vector of a rank that has measured nothing, but perhaps its part of the configuration's `mark`."""
+    vector = _NOTHING.copy()
+    vector[0], vector[1] = state, stop
+    vector[_MARK] = np.nan if mark is None else mark
+    return vector
+
+
+def count(spec: DescriptorSpec, frame: Frame, stop: bool, mark: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return this rank's vector of a frame that is only counted; a `FrameError` if it can have no descriptors."""
+    spec.check_elements(set(frame.distinct_numbers.tolist()))
+    vector = summarise_nothing(State.DONE, stop, mark)
+    vector[_AT["n"]] = len(Environments(DescriptorSpec(spec.k, spec.cutoff), frame))  # elements are not known yet
+    vector[_AT["n_rank"]] = frame.n_local or 0
+    vector[_AT["n_expected"]] = -1 if frame.n_expected is None else frame.n_expected
+    return vector
+
+
+def summarise(
+    dH: NDArray[np.float64],
+    ids: NDArray[np.int64],
+    select: NDArray[np.float64] | float,
+    halt: NDArray[np.float64] | float,
+    *,
+    stop: bool = False,
+    n_rank: int = 0,
+    n_expected: int | None = None,
+    force_error: float = float("nan"),
+    sample: NDArray[np.bool_] | None = None,
+    mark: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return this rank's vector; mean and quantiles are those of the environments of `sample`, by default of all.
+
+    `n_rank` are this rank's atoms, and `n_expected` those that the host believes the whole frame has.
+    """
+    vector = summarise_nothing(State.DONE, stop, mark)
+    vector[_AT["n_rank"]], vector[_AT["n_expected"]] = n_rank, -1 if n_expected is None else n_expected
+    if len(dH):
+        # Of equal maxima the smallest id: no rank's order of atoms may show.
+        worst = dH.max()
+        max_id = int(ids[dH == worst].min())
+        chosen = dH if sample is None else dH[sample]
+        vector[_COUNTED] = (
+            len(dH), worst,
+            max_id >> 32, max_id & _LOW,  # a float holds 53 bits of an id, which has 64
+            np.count_nonzero(dH > select), np.count_nonzero(dH > halt),
+            force_error, len(chosen), chosen.sum(),
+        )  # fmt: skip
+        bins = np.searchsorted(_EDGES[1:-1], chosen, side="right")
+        vector[_SCALARS:] = np.bincount(bins, minlength=len(_EDGES) - 1)
+    return vector
+
+
+def combine(vectors: NDArray[np.float64]) -> Summary:
+    """Return what the ranks' vectors (size, n) say together: the same on every rank."""
+    with np.errstate(invalid="ignore"):  # maxima that are infinite are not to be summed
+        total = vectors.sum(axis=0)
+    n, n_select, n_halt, n_chosen = (int(total[_AT[name]]) for name in ("n", "n_select", "n_halt", "n_chosen"))
+    maxima, counts, states = vectors[:, _AT["maximum"]], vectors[:, _AT["n"]], vectors[:, _AT["state"]]
+    maximum = float(maxima.max())
+    # A rank without atoms has −inf for a maximum, and so may one that has some.
+    worst = vectors[(maxima == maximum) & (counts > 0), _AT["high"] : _AT["low"] + 1].tolist()
+    q50, q99 = _quantiles(total[_SCALARS:], (0.5, 0.99), maximum)
+    measured = vectors[counts > 0, _AT["force_error"]]
+    return Summary(
+        failed=tuple(np.flatnonzero(states == State.FAILED).tolist()),
+        implausible=tuple(np.flatnonzero(states == State.IMPLAUSIBLE).tolist()),
+        stopping=tuple(np.flatnonzero(vectors[:, _AT["stop"]]).tolist()),
+        n_frame=int(total[_AT["n_rank"]]),
+        n_expected=int(vectors[:, _AT["n_expected"]].max()),
+        force_error=float(measured.max()) if len(measured) else float("nan"),
+        n=n,
+        maximum=maximum,
+        max_id=min([int(high) << 32 | int(low) for high, low in worst], default=-1),
+        mean=float(total[_AT["sum"]]) / n_chosen if n_chosen else float("nan"),
+        q50=q50,
+        q99=q99,
+        n_select=n_select,
+        n_halt=n_halt,
+        mark=(float(total[_AT["mark"]]), float(total[_AT["mark_too"]])),
+    )
+
+
+def _quantiles(counts: NDArray[np.float64], shares: tuple[float, ...], maximum: float) -> list[float]:
+    """Return quantiles of a histogram, linear within their bins and never above the maximum."""
+    below = np.zeros(len(counts) + 1)
+    np.cumsum(counts, out=below[1:])
+    if below[-1] == 0:
+        return [float("nan")] * len(shares)
+    quantiles = []
+    for q in shares:
+        b = int(np.searchsorted(below[1:], q * below[-1]))
+        share = (q * below[-1] - below[b]) / counts[b]
+        quantiles.append(float(min(maximum, _EDGES[b] + share * (_EDGES[b + 1] - _EDGES[b]))))
+    return quantiles

@@ -1,0 +1,162 @@
+"""run.json: what ran, how it ended, and the little that resuming needs and no other file holds."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from typing import Annotated, Any
+
+import numpy as np
+import pydantic
+
+from ..errors import OutputError
+from ..files import HeldFolder
+from ..monitor import Key
+
+__all__ = ["ABOUT", "FORMAT", "About", "json_value", "read_about_strictly", "write_about"]
+
+ABOUT = "run.json"
+FORMAT = 2  # of a run's folder; 1 was that of version 0.1.0, which wrote no number
+_CHECKS = "checks"
+
+
+def json_value(value: Any) -> Any:
+    """Return what JSON can hold of a value: an infinite number is text, and nan is null."""
+    if isinstance(value, dict):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return str(value) if isinstance(value, Key) else [json_value(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def write_about(folder: HeldFolder, content: dict[str, Any], is_checked: bool = True) -> None:
+    """Replace run.json, atomically; `OutputError` if it cannot be written.
+
+    The file ends with a checksum of every key: a change by hand, or by a disk, is found, and where it is.
+    """
+    told = json_value({"format": FORMAT, **content})
+    told[_CHECKS] = {key: _checksum(value) for key, value in told.items()}
+    text = json.dumps(told, indent=2, allow_nan=False) + "\n"
+    folder.replace(ABOUT, [text.encode()], is_checked)
+
+
+def _checksum(value: Any) -> str:
+    return f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
+
+
+def _key(value: Any) -> Any:
+    return Key.of(value) if isinstance(value, str) else value
+
+
+_Key = Annotated[Key, pydantic.BeforeValidator(_key)]
+_Thresholds = dict[str, dict[str, float]]
+
+
+class _Kept(pydantic.BaseModel):
+    ordinal: int
+    step: int
+    information: float
+    must: bool
+
+
+class _Selection(pydantic.BaseModel):
+    next: int
+    pace: dict[str, float]
+    kept: list[_Kept]
+
+
+class Base(pydantic.BaseModel):
+    """What of a run of format 1 its rows do not tell: the selection, after so many rows."""
+
+    rows: int
+    selection: _Selection
+    candidates: list[tuple[_Key, int | None]]
+
+
+class _Event(pydantic.BaseModel):
+    number: int
+    start: int
+    atoms: list[int]
+
+
+class State(pydantic.BaseModel):
+    """The key "state". What follows `base` is of format 1 only."""
+
+    volume: float | None = None
+    sample: float | None = None
+    halted: _Key | None = None
+    learned: _Key | None = None
+    base: Base | None = None
+    row: tuple[int, int] | None = None
+    event: _Event | None = None
+    candidates: list[tuple[int, int, int | None]] = []
+    selection: _Selection | None = None
+
+
+class About(pydantic.BaseModel):
+    """What resuming takes from run.json, checked."""
+
+    format: int = 1
+    status: str
+    reference: str = "index"
+    index: dict[str, Any]
+    thresholds: _Thresholds | None
+    consecutive: int
+    release: float | None
+    started: str
+    resumed: list[str]
+    state: State
+
+
+def read_about_strictly(folder: HeldFolder) -> tuple[About, dict[str, Any]] | None:
+    """Return run.json, checked and as it is; None if there is none, or an empty one.
+
+    Raises
+    ------
+    OutputError
+        It cannot be read, or is not as a run wrote it: the message names the key.
+    """
+    path = folder.path / ABOUT
+    try:
+        if not folder.size(ABOUT):
+            return None
+        with folder.open(ABOUT) as file:
+            content: Any = json.loads(file.read())
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise OutputError(f"{path}: run.json is missing or damaged: it holds no table")
+    if content.get("format", 1) != 1 or _CHECKS in content:
+        _verify(path, content)
+    if not isinstance(content.get("state"), dict):
+        raise OutputError(f"{path}: state: it is of another version of quests_md: the run cannot be resumed")
+    try:
+        return About.model_validate(content), content
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise OutputError(
+            f"{path}: {key}: {problem['msg']}, not {problem['input']!r}: no run wrote that; give it back what it was, "
+            "or choose another output"
+        ) from None
+
+
+def _verify(path: Any, content: dict[str, Any]) -> None:
+    """Raise `OutputError` for the first key that is not as it was written."""
+    if content.get("format") != FORMAT:
+        raise OutputError(f"{path}: format: this version of quests_md reads 1 and {FORMAT}, not {content.get('format')!r}")
+    checks = content.get(_CHECKS)
+    if not isinstance(checks, dict):
+        raise OutputError(f"{path}: {_CHECKS}: the checksums are missing: the file was changed, or is damaged")
+    told = {key: value for key, value in content.items() if key != _CHECKS}
+    for key in [*checks, *(key for key in told if key not in checks)]:
+        if key not in told or checks.get(key) != _checksum(told[key]):
+            how = "is missing" if key not in told else f"is {json.dumps(told[key])[:100]}, which no run has written there"
+            raise OutputError(
+                f"{path}: {key}: {how}: the file was changed, or is damaged; give it back what it was, or choose "
+                "another output"
+            )

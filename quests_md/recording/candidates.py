@@ -1,0 +1,257 @@
+"""candidates.extxyz and cutouts.extxyz: the frames worth keeping, and what is cut out of them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..comm import together
+from ..descriptors import Environments
+from ..errors import InputError, OutputError
+from ..frame import Frame
+from ..index import Index, Live
+from ..monitor import Decision, Key, Proposal
+from ..selection import Kept, Selection, check_cutout, cutouts
+from .frame_file import FrameFile
+from .past import Past
+from .recorder import Moment, Place, Recorder, Whole, key_info
+
+__all__ = ["CANDIDATES", "CUTOUTS", "Candidates"]
+
+CANDIDATES, CUTOUTS = "candidates.extxyz", "cutouts.extxyz"
+
+
+class Candidates(Recorder):
+    """Decide which proposed frames are kept, and keep them and their cut-outs.
+
+    A frame that takes the place of another one is written before its row, and the other one is let go after it: so
+    the rows tell at any moment which frames must be there.
+
+    Attributes
+    ----------
+    keys
+        Of the frames that are kept, in order.
+    """
+
+    files = (CANDIDATES, CUTOUTS)
+
+    def __init__(self, place: Place, novelty: bool, budget: int | None, cutout: Mapping[str, Any] | None) -> None:
+        monitor = place.monitor
+        self._place, self._cutout = place, cutout
+        if cutout is not None:
+            check_cutout(cutout, monitor.index.spec.cutoff)
+        self._selection: Selection | None = None
+        if novelty:
+            self._selection = Selection(monitor.index, budget=budget, comm=monitor.comm, threads=monitor.threads)
+        elif budget is not None:
+            raise InputError("budget needs novelty = true: it keeps the frames that add most")
+        self.keys: list[Key] = []
+        self._ordinals: dict[int, Key] = {}  # of the frames that the selection keeps
+        self._base: dict[str, Any] | None = None  # what rows of an older format do not tell
+        self._file = FrameFile(place.folder, CANDIDATES)
+        self._cuts = FrameFile(place.folder, CUTOUTS)
+
+    def warm_up(self) -> None:
+        """Compile before the run what deciding needs. Not collective."""
+        if self._selection is not None:
+            self._selection.warm_up()
+
+    def judge(self, decision: Decision) -> Decision:
+        """Return the decision on a frame that the monitor proposes, with the verdict of the selection; `save` follows it.
+
+        The frame of a decision to save has exact values.
+        """
+        monitor = self._place.monitor
+        if self._selection is not None:
+            proposal = monitor.propose(decision)
+            verdict = self._selection.consider(proposal, must=proposal.must, first=proposal.begins)
+            decision = replace(
+                decision,
+                save=verdict.keep,
+                verdict=verdict.reason,
+                novelty=verdict.novelty,
+                n_novel=verdict.n_novel,
+                excess=verdict.excess,
+                drops=verdict.drop,
+            )
+            if verdict.ordinal is not None:
+                self._ordinals[verdict.ordinal] = decision.key
+        if not decision.save:
+            monitor.not_saved()
+            return decision
+        return monitor.complete(decision)
+
+    def see(self, moment: Moment) -> None:
+        """Write a frame that is saved, or the one that a broken frame proposes."""
+        decision, added = moment.decision, list[Moment]()
+        if decision.save:
+            added += self.add(moment)
+        if moment.proposed is not None and not moment.follows_broken:
+            added += self.add(moment.proposed, reason=f"the last before {decision.reasons[0]}")
+        if decision.drops is not None:
+            moment.dropped = self._ordinals.pop(decision.drops)
+        moment.candidates = tuple(added)
+
+    def add(self, moment: Moment, **info: Any) -> list[Moment]:
+        """Write a frame, and its cut-outs, unless it is there; return what was written."""
+        if moment.key in self.keys:
+            return []
+        whole = moment.whole(self._place.comm)
+
+        def act() -> None:
+            assert whole is not None
+            self._file.append(moment.key, whole, {**moment.info(), **info})
+            self._cut(moment.key, whole)
+
+        self._place.on_root(act)
+        self.keys.append(moment.key)
+        return [moment]
+
+    def settle(self, moment: Moment) -> None:
+        """Let go of the frame whose place was taken."""
+        key = moment.dropped
+        if key is None:
+            return
+
+        def act() -> None:
+            self._file.remove(key)
+            self._cuts.remove(key)
+
+        self._place.on_root(act)
+        self.keys.remove(key)
+
+    def state(self) -> dict[str, Any]:
+        """Return what of a run of an older format the rows do not tell."""
+        return {} if self._base is None else {"base": self._base}
+
+    def _cut(self, key: Key, whole: Whole) -> None:
+        """Cut out what surrounds the worst atoms of a frame."""
+        thresholds = self._place.monitor.thresholds
+        if self._cutout is None or thresholds.resolved is None or not math.isfinite(thresholds.lowest):
+            return
+        reference: object = self._place.monitor.index
+        reference = reference.index if isinstance(reference, Live) else reference
+        index = reference if isinstance(reference, Index) else None
+        cutoff, threshold = self._place.monitor.index.spec.cutoff, thresholds.lowest
+        for cut in cutouts(whole.frame, whole.dH, cutoff, threshold=threshold, index=index, **self._cutout):
+            self._cuts.append(key, Whole(cut.frame, cut.dH, {"core": cut.core}), {**key_info(key), **cut.info})
+
+    # -- going on --------------------------------------------------------------------------------------------------
+
+    def resume(self, past: Past) -> None:
+        """Keep the frames that the rows tell, and let those that were selected join the provisional reference."""
+        kept = self._selected(past) if self._selection is not None else {}
+        self._ordinals = {one.ordinal: key for key, one in kept.items()}
+
+        def mend() -> list[Key]:
+            for file in (self._file, self._cuts):
+                file.scan()
+            dropped = {Key.of(str(text)) for text in past.considered["dropped"] if text}
+            stay = [p for p, key in enumerate(self._file.keys) if past.has_row(key) and key not in dropped]
+            self._file.mend(stay)
+            self._cuts.mend([p for p, key in enumerate(self._cuts.keys) if key in self._file.keys])
+            missing = [str(key) for key in kept if key not in self._file.keys]
+            if missing and past.format > 1:
+                path = self._place.folder.path / CANDIDATES
+                raise OutputError(f"{path}: the frame {missing[0]} (run:step:repeat), which monitor.csv tells of, is gone")
+            return self._file.keys
+
+        keys = self._place.comm.broadcast(self._place.on_root(mend))
+        self.keys = list(keys)
+        self._place.on_root(lambda: self._cut_again(past))
+        if self._selection is not None:
+            self._recall(past, kept)
+
+    @staticmethod
+    def _selected(past: Past) -> dict[Key, Kept]:
+        """Return what the selection keeps by the rows."""
+        kept: dict[Key, Kept] = {}
+        following, base = 0, past.base
+        if base is not None:
+            following = base.selection.next
+            told = {one.ordinal: Kept(**one.model_dump()) for one in base.selection.kept}
+            kept = {Key(*key): told[n] for key, n in base.candidates if n is not None and n in told}
+        for row in past.considered[past.at_rows >= past.base_rows]:
+            if row["dropped"]:
+                kept.pop(Key.of(str(row["dropped"])), None)
+            if row["saved"]:
+                key = Key(int(row["run"]), int(row["step"]), int(row["repeat"]))
+                n_novel = row["n_novel" if past.format > 1 else "n_select"]  # format 1 did not tell
+                kept[key] = Kept(following, key.step, float(n_novel), bool(row["band"] == "halt"))
+                following += 1
+        return kept
+
+    def _cut_again(self, past: Past) -> None:
+        """Cut out of frames whose cut-outs are missing, or may not all be there."""
+        if self._cutout is None:
+            return
+        for key, atoms in zip(list(self._file.keys), self._file.read(), strict=True):
+            n = self._cuts.keys.count(key)
+            # The row of a broken frame, which had proposed this one, is not there: the program was killed then.
+            is_doubtful = "reason" in atoms.info and key == past.last
+            if n and not is_doubtful:
+                continue
+            self._cuts.remove(key)
+            thresholds = self._place.monitor.thresholds
+            if thresholds.resolved is not None and np.any(atoms.arrays["dH"] > thresholds.lowest):
+                self._cut(key, Whole(_frame_of(atoms), atoms.arrays["dH"], {}))
+
+    def _recall(self, past: Past, kept: dict[Key, Kept]) -> None:
+        """Let the selection go through the rows once more, and take in the frames that it keeps."""
+        selection, rows = self._selection, past.considered[past.at_rows >= past.base_rows]
+        assert selection is not None
+        if past.base is not None:
+            selection.restore(past.base.selection.model_dump())
+        selection.recall(rows["n_novel"], rows["excess"], rows["saved"])
+        if past.thresholds is not None:
+            frames = self._file.read() if self._place.is_root else iter(())
+            for key in self.keys:
+                proposal = self._proposal(frames, past)
+                if key in kept:
+                    selection.add(proposal, kept[key])
+        if past.base is not None:
+            keys = [[str(key), one.ordinal] for key, one in kept.items() if key in self.keys]
+            self._base = {"rows": past.rows, "selection": selection.state(), "candidates": keys}
+
+    def _proposal(self, frames: Any, past: Past) -> Proposal:
+        """Return the next saved frame as it was proposed, all of it on rank 0. Collective."""
+        place, index = self._place, self._place.monitor.index
+        thresholds = copy.copy(place.monitor.thresholds)
+        if thresholds.resolved is None:  # another one than before, which no frame has settled yet
+            thresholds.restore(past.thresholds or {"select": {"": np.inf}, "halt": {"": np.inf}})
+
+        def make() -> Proposal:
+            atoms = next(frames)
+            dH, frame = atoms.arrays["dH"], _frame_of(atoms)
+            environments = Environments(index.spec, frame)
+            dH = (dH if past.same else place.monitor.measure(frame))[environments.centres]
+            select = thresholds.of(frame.numbers[environments.centres])[0]
+            above = np.flatnonzero(dH > select)
+            ids, must = frame.ids[environments.centres[above]], atoms.info["band"] == "halt"  # type: ignore[index]
+
+            def rows(which: Any) -> Any:
+                return environments.compute(above[which], place.monitor.threads)
+
+            return Proposal(frame.step, ids, dH[above], np.asarray(select)[above], len(above), rows, must, begins=False)
+
+        made = place.on_root(make)
+        if made is not None:
+            return made
+        nothing, width = np.empty(0), index.spec.width
+        return Proposal(
+            0, np.empty(0, np.int64), nothing, nothing, 0, lambda which: np.empty((0, width)), False, begins=False
+        )
+
+
+def _frame_of(atoms: Any) -> Frame:
+    """Return a saved frame as it was evaluated."""
+    forces = atoms.arrays.get("model_forces")
+    time = float(atoms.info.get("time", math.nan))
+    return Frame.from_atoms(
+        atoms, atoms.info["step"], time, ids=atoms.arrays["id"], watched=~np.isnan(atoms.arrays["dH"]), forces=forces
+    )

@@ -1,0 +1,186 @@
+"""events.jsonl: one line per event, and until it is over the ids of the atoms that it concerns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OutputError
+from ..monitor import Band, Event, Events, Key
+from .about import json_value
+from .past import Past, Table
+from .recorder import Moment, Place, Recorder
+from .rows import say_cut
+
+__all__ = ["EVENTS", "EventLines", "replay_events"]
+
+EVENTS = "events.jsonl"
+_ATOMS = "resume.atoms"  # ids of the atoms of the event that goes on, or is yet to come
+_MOST_ATOMS = 1000  # ids that the line of an event holds
+
+
+class EventLines(Recorder):
+    """Write a line when an event is over, or the run ends.
+
+    Atoms of an event are kept on disk as they join it, with the key of their evaluation: the line of an event that was
+    going on when the program was killed names them all.
+    """
+
+    files = (EVENTS, _ATOMS)
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._known = np.empty(0, np.int64)  # atoms of the open event that are on disk; on rank 0
+        self._event: Event | None = None  # whose they are
+
+    def see(self, moment: Moment) -> None:
+        """Write the line of an event that ends with this evaluation, and the atoms that join one."""
+        events, decision = self._place.monitor.events, moment.decision
+        if decision.ends:
+            assert events.ended is not None
+            self._write(events.ended, decision.run)
+        elif decision.band in (Band.CANDIDATE, Band.HALT) and events.open is not None:
+            self._join(events.open, moment.key)
+
+    def _join(self, event: Event, key: Key) -> None:
+        parts = self._place.comm.gather(event.atoms)
+        is_new = event is not self._event
+        self._event = event
+
+        def act() -> None:
+            atoms = np.unique(np.concatenate(parts or []))
+            joined = atoms if is_new else np.setdiff1d(atoms, self._known, assume_unique=True)
+            self._known = atoms
+            line = [json.dumps({"key": str(key), "atoms": joined.tolist()}).encode() + b"\n"]
+            if is_new:
+                self._place.folder.replace(_ATOMS, line)
+            elif len(joined):
+                self._place.folder.append(_ATOMS, line)
+
+        self._place.on_root(act)
+
+    def close(self) -> None:
+        """Write the line of an event that goes on: as one that is not over."""
+        event = self._place.monitor.events.current
+        if event is not None:
+            self._write(event, self._place.monitor.visits.run)
+
+    def _write(self, event: Event, run: int) -> None:
+        parts = self._place.comm.gather(event.atoms)
+
+        def act() -> None:
+            line = _line(event, np.unique(np.concatenate(parts or [])), run)
+            self._place.folder.append(EVENTS, [json.dumps(json_value(line), allow_nan=False).encode() + b"\n"])
+
+        self._place.on_root(act)
+
+    # -- going on --------------------------------------------------------------------------------------------------
+
+    def resume(self, past: Past) -> None:
+        """Take out the lines of events that are not over by the rows, and know the atoms of the open one again."""
+        events = self._place.monitor.events
+        atoms = self._place.on_root(lambda: self._mend(past, events))
+        event = events.open
+        if event is not None:
+            self._event = event
+            event.atoms = np.empty(0, np.int64) if atoms is None else atoms  # rank 0 has those of all
+            self._known = event.atoms
+
+    def _mend(self, past: Past, events: Events) -> NDArray[np.int64]:
+        folder, event = self._place.folder, events.open
+        sizes, lines = [], []
+        if folder.exists(EVENTS):
+            with folder.open(EVENTS) as file:
+                lines = file.readlines()
+        over = events.count - (events.current is not None)
+        sizes = [len(line) for line, told in zip(lines, past.events, strict=False) if _is_over(told, over)]
+        is_torn = bool(lines) and not lines[-1].endswith(b"\n")
+        if is_torn:
+            say_cut(folder.path / EVENTS, len(lines[-1]), "a line")
+        folder.cut(EVENTS, sum(sizes))
+        folder.adopt(EVENTS)
+        if event is None:
+            folder.remove(_ATOMS)
+            return np.empty(0, np.int64)
+        found = [np.array(told["atoms"], np.int64) for told in self._told() if _is_of(told, past)]
+        if not found:
+            found = [np.array(_atoms_of_format_1(past, event), np.int64)]
+        folder.adopt(_ATOMS)
+        return np.unique(np.concatenate(found))
+
+    def _told(self) -> Iterator[dict[str, Any]]:
+        folder = self._place.folder
+        if not folder.exists(_ATOMS):
+            return
+        whole = 0
+        with folder.open(_ATOMS) as file:
+            for line in file:
+                try:
+                    told = json.loads(line)
+                    _ = Key.of(told["key"]), np.array(told["atoms"], np.int64)
+                except (ValueError, TypeError, KeyError):
+                    if line.endswith(b"\n"):
+                        path = folder.path / _ATOMS
+                        raise OutputError(f"{path}: byte {whole}: no run wrote this line") from None
+                    break
+                whole += len(line)
+                yield told
+        folder.cut(_ATOMS, whole)
+
+
+def _is_over(line: dict[str, Any], over: int) -> bool:
+    """Return whether the line is of one of the first `over` events, and says its end."""
+    number = line.get("event")
+    return bool(line.get("over")) and isinstance(number, int) and number <= over
+
+
+def _is_of(told: dict[str, Any], past: Past) -> bool:
+    """Return whether atoms joined at an evaluation of the open event that has its row."""
+    key = Key.of(told["key"])
+    rows = past.open_rows
+    return bool(np.any((rows["run"] == key.run) & (rows["step"] == key.step) & (rows["repeat"] == key.repeat)))
+
+
+def _atoms_of_format_1(past: Past, event: Event) -> list[int]:
+    """Return the atoms of an open event that are known where nothing kept them as they joined it."""
+    for line in reversed(past.events):
+        if line.get("event") == event.number and event.number:
+            return list(line.get("atoms", []))
+    told = past.state.event
+    joined = [] if told is None or told.number != event.number else told.atoms
+    above = np.isin(past.open_rows["band"], ("candidate", "halt"))
+    return [*joined, *past.open_rows["max_id"][above].tolist()]
+
+
+def _line(event: Event, atoms: NDArray[np.int64], run: int) -> dict[str, Any]:
+    return {
+        "event": event.number,
+        "run": run,
+        "start": event.start,
+        "start_time": event.start_time,
+        "end": event.end,
+        "end_time": event.end_time,
+        "worst": event.worst,
+        "max": event.maximum,
+        "max_id": event.max_id,
+        "n_frames": event.n_frames,
+        "over": event.over,
+        "n_atoms": len(atoms),
+        "atoms": atoms[:_MOST_ATOMS].tolist(),
+    }
+
+
+def replay_events(events: Events, rows: Table, before: int) -> None:
+    """Let events go through rows once more, of which `before` events have begun earlier; atoms are not told again."""
+    nothing = np.empty(0, np.int64)
+    events.count = before
+    for row in rows:
+        if row["band"] in ("candidate", "halt"):
+            step, time, maximum = int(row["step"]), float(row["time"]), float(row["max"])
+            events.above(step, time, maximum, int(row["max_id"]), nothing, row["band"] == "halt")
+        elif row["band"] == "covered":
+            events.below(float(row["max"]))

@@ -1,0 +1,263 @@
+"""history.extxyz: the evaluated frames before the beginning of an event, and after it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..comm import together
+from ..errors import InputError, OutputError
+from ..files import HeldFolder, pack, unpack
+from ..frame import Frame, merge
+from ..monitor import Band, Decision, Key
+from .frame_file import FrameFile
+from .past import Past
+from .recorder import Moment, Place, Recorder
+
+__all__ = ["HISTORY", "History"]
+
+HISTORY = "history.extxyz"
+_FILM = "resume.film"  # the last evaluated frames of a rank: .0 those that come, .0.before those before them
+_OF_DECISION = ("run", "repeat", "maximum", "max_id", "event", "values", "n", "n_select", "n_halt")
+
+
+class History(Recorder):
+    """Hold the last evaluated frames, and write those around the beginning of an event.
+
+    Each rank also keeps what it holds on disk, in two files that take turns: a run that is killed has them again.
+
+    Parameters
+    ----------
+    length, after
+        Evaluated frames before the beginning of an event, and after it, that are written.
+    """
+
+    def __init__(self, place: Place, length: int, after: int) -> None:
+        for name, value in (("history", length), ("after", after)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"{name} must be a whole number of at least 0, not {value!r}")
+        self._place, self._length, self._after = place, length, after
+        self.files = (HISTORY, *(_film(rank) for rank in range(place.comm.size)))
+        self.sees_calm = bool(length or after)
+        self._file = FrameFile(place.folder, HISTORY)
+        self._moments: deque[Moment] = deque(maxlen=length)
+        self._written: set[Key] = set()  # of the frames that may still be written: those the file holds
+        self._to_come = self._event = 0  # frames that are still to be written, and the event they belong to
+        self._film: _Film | None = None
+
+    def see(self, moment: Moment) -> None:
+        """Write the way into an event when one begins, and some frames after that."""
+        if not self.sees_calm:
+            return
+        decision, due = moment.decision, list[Moment]()
+        if decision.begins:
+            due, self._to_come, self._event = [*self._moments, moment], self._after, decision.event
+        elif self._to_come:
+            due, self._to_come = [moment], self._to_come - 1
+        for each in due:
+            if each.key not in self._written:
+                self._write(each)
+        self._hold(moment)
+
+    def see_again(self, moment: Moment) -> None:
+        """Take a frame that has its row for the one that is held: after a resume the way to it may be another one."""
+        for place, held in enumerate(self._moments):
+            if held.key == moment.key:
+                self._moments[place] = moment
+
+    def last_plausible(self) -> Moment | None:
+        """Return the newest plausible frame that is held, or None."""
+        return next((moment for moment in reversed(self._moments) if moment.is_plausible), None)
+
+    def _write(self, moment: Moment) -> None:
+        whole = moment.whole(self._place.comm)
+
+        def act() -> None:
+            assert whole is not None
+            self._file.append(moment.key, whole, {**moment.info(), "event": self._event})
+
+        self._place.on_root(act)
+        self._written.add(moment.key)
+
+    def _hold(self, moment: Moment) -> None:
+        self._moments.append(moment)
+        held = {each.key for each in self._moments}
+        self._written &= held
+        if self._length and self._film is None:
+            self._film = _Film(self._place, self._length, len(self._moments) - 1)
+        if self._film is not None:
+            self._film.add(moment)
+
+    @property
+    def unwritten(self) -> Exception | None:
+        """Why this rank could not keep a frame on disk, for the other ranks to hear of."""
+        return None if self._film is None else self._film.unwritten
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._film is not None:
+            self._film.close()
+
+    def resume(self, past: Past) -> None:
+        """Take back frames of evaluations without a row, and hold again what was held."""
+        comm = self._place.comm
+
+        def mend() -> list[Key]:
+            self._file.scan()
+            self._file.mend([place for place, key in enumerate(self._file.keys) if past.has_row(key)])
+            return self._file.keys
+
+        keys = comm.broadcast(self._place.on_root(mend))
+        if past.began:
+            self._event, self._to_come = past.began, max(0, self._after - past.since + 1)
+        if not self._length:
+            return
+        held = self._place.on_root(lambda: self._read_films(past))
+        for moment in comm.broadcast(held):
+            self._moments.append(moment if self._place.is_root else _emptied(moment))
+            if moment.key in keys:
+                self._written.add(moment.key)
+
+    def _read_films(self, past: Past) -> list[Moment]:
+        """Return the last frames that were held, and keep them as those of rank 0 alone."""
+        folder = self._place.folder
+        moments = _held(folder, past)[-self._length :]
+        names = [name for name in folder.names() if name.startswith(f"{_FILM}.")]
+        if moments:
+            folder.adopt(_film(0))
+            folder.replace(_film(0), [part for moment in moments for part in _packed(moment, is_whole=True)])
+        for name in names:
+            if name != _film(0) or not moments:
+                folder.remove(name)
+        return moments
+
+
+class _Film:
+    """The last frames of this rank, on disk."""
+
+    def __init__(self, place: Place, length: int, n: int) -> None:
+        self._length, self._comm = length, place.comm
+        self._name, self._n = _film(place.comm.rank), n if place.is_root else 0  # frames in the file that grows
+        self.unwritten: Exception | None = None
+        self._folder: HeldFolder | None = place.folder if place.is_root else HeldFolder(place.folder.path)
+
+        def hold() -> None:
+            if self._folder is not None and not place.is_root:
+                self._folder.hold()
+                self._folder.check()
+
+        try:
+            together(place.comm, hold)
+        except Exception as error:  # noqa: BLE001 - the folder is on a disk that only rank 0 sees
+            self._folder = None
+            if place.is_root:
+                print(f"quests_md: history is held in memory only, and lost if the run is killed: {error}", flush=True)
+        if self._folder is not None:
+            for name in (self._name, f"{self._name}.before"):
+                self._folder.adopt(name)
+
+    def add(self, moment: Moment) -> None:
+        """Add a frame; when there are enough of them, they become those before, and others follow."""
+        if self._folder is None:
+            return
+        try:
+            if self._n > self._length:
+                self._folder.rename(self._name, f"{self._name}.before")
+                self._n = 0
+            self._folder.append(self._name, _packed(moment))
+            self._n += 1
+        except OutputError as error:
+            if self._comm.size == 1:
+                raise
+            self.unwritten = error
+
+    def close(self) -> None:
+        """Let go of the folder, unless it is rank 0's."""
+        if self._folder is not None and self._comm.rank:
+            self._folder.release()
+
+
+def _film(rank: int) -> str:
+    return f"{_FILM}.{rank}"
+
+
+def _packed(moment: Moment, is_whole: bool = False) -> list[bytes]:
+    """Return a frame as a record; `is_whole`: it is that of all ranks."""
+    frame, decision = moment.frame, moment.decision
+    arrays: dict[str, NDArray[Any]] = {"dH": decision.dH}
+    values: dict[str, Any] = {name: getattr(decision, name) for name in _OF_DECISION}
+    values |= {"step": int(decision.step), "band": decision.band.value, "reasons": list(decision.reasons)}
+    values["is_whole"] = is_whole
+    if decision.force_errors is not None:
+        arrays["force_errors"] = decision.force_errors
+    for field in fields(frame):
+        value = getattr(frame, field.name)
+        if isinstance(value, np.ndarray):
+            arrays[f"frame.{field.name}"] = value
+        elif field.name in ("time", "energy") and value is not None:
+            values[f"frame.{field.name}"] = float(value)
+    return pack(values, arrays)
+
+
+def _unpacked(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Moment:
+    of_frame = {name: value for name, value in {**values, **arrays}.items() if name.startswith("frame.")}
+    frame = Frame(**{name.removeprefix("frame."): value for name, value in of_frame.items()}, step=values["step"])
+    more = {name: values[name] for name in _OF_DECISION}
+    decision = Decision(
+        values["step"],
+        evaluated=True,
+        band=Band(values["band"]),
+        reasons=tuple(values["reasons"]),
+        dH=arrays["dH"],
+        force_errors=arrays.get("force_errors"),
+        **more,
+    )
+    return Moment(frame, decision)
+
+
+def _held(folder: HeldFolder, past: Past) -> list[Moment]:
+    """Return the frames that all ranks held and that have a row, as those of one rank, in the order of evaluations."""
+    parts: dict[Key, list[Moment]] = {}
+    whole = set[Key]()
+    names = [name for name in folder.names() if name.startswith(f"{_FILM}.")]
+    for name in sorted(names, key=lambda name: not name.endswith(".before")):
+        with folder.open(name) as file:
+            for values, arrays in unpack(file):
+                try:
+                    moment = _unpacked(values, arrays)
+                except (KeyError, TypeError, ValueError):  # of another version
+                    break
+                if past.has_row(moment.key) and moment.key not in whole:
+                    if values["is_whole"]:
+                        whole.add(moment.key)
+                        parts[moment.key] = []
+                    parts.setdefault(moment.key, []).append(moment)
+    return [_joined(each) for each in parts.values()]
+
+
+def _joined(parts: list[Moment]) -> Moment:
+    """Return one moment of the parts of all ranks."""
+    if len(parts) == 1:
+        return parts[0]
+    frame, order = merge([part.frame for part in parts])
+    decision = parts[0].decision
+    columns = {"dH": np.concatenate([part.decision.dH for part in parts])[order]}
+    if decision.force_errors is not None:
+        columns["force_errors"] = np.concatenate([np.asarray(p.decision.force_errors) for p in parts])[order]
+    return Moment(frame, replace(decision, **columns))
+
+
+def _emptied(moment: Moment) -> Moment:
+    """Return the moment for a rank that owns none of its atoms: rank 0 has them all."""
+    frame, nothing = moment.frame, np.empty(0)
+    empty = {
+        name: np.asarray(value)[:0]
+        for name in ("positions", "numbers", "ids", "watched", "velocities", "forces")
+        if (value := getattr(frame, name)) is not None
+    }
+    errors = None if moment.decision.force_errors is None else nothing
+    return Moment(replace(frame, n_local=None, **empty), replace(moment.decision, dH=nothing, force_errors=errors))

@@ -1,0 +1,163 @@
+"""live.qindex: a reference that is learned from the run itself, and what of it a killed run has learned so far."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..comm import together
+from ..config import RunConfig
+from ..files import pack, unpack
+from ..frame import Frame
+from ..index import Index, Lesson, Live
+from ..monitor import Decision, Key
+from .past import Past
+from .recorder import Place, Recorder
+
+__all__ = ["LiveReference", "reference_of"]
+
+_INDEX = "live.qindex"
+_LESSONS = "resume.lessons"  # what has been learned, until the index is there
+_OF_FRAME = ("positions", "numbers", "cell", "pbc", "ids", "watched", "origin")
+
+
+def reference_of(config: RunConfig) -> Index | Live:
+    """Return the reference that a configuration names: the opened index, or a live one that has yet to learn."""
+    return Live(**config.of_live()) if config.reference == "live" else Index.open(config.index or "")
+
+
+class LiveReference(Recorder):
+    """Follows a live reference until it is ready; does nothing for an index.
+
+    Attributes
+    ----------
+    seconds
+        What building the index has taken.
+    """
+
+    files = (_INDEX, _LESSONS)
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        index = place.monitor.index
+        self._live = index if isinstance(index, Live) else None
+        self._has_begun = False
+        self.seconds = 0.0
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return how far learning has come, for run.json; None for an index."""
+        return None if self._live is None else {**self._live.progress, "seconds": self.seconds}
+
+    def state(self) -> dict[str, Any]:
+        """Return the last evaluation that was learned from."""
+        until = self._place.monitor.learned_until
+        return {} if until is None else {"learned": until}
+
+    def open(self) -> None:
+        """Take the index that an earlier part of the run has saved, if it came so far.
+
+        Raises
+        ------
+        QuestsError
+            It is there and cannot be used: on all ranks.
+        """
+        live, comm, path = self._live, self._place.comm, self._place.folder.path / _INDEX
+        if live is not None and comm.broadcast(path.exists()):
+            together(comm, lambda: live.open(path))
+
+    def resume(self, past: Past) -> None:
+        """Learn once more what had been learned, if the index is not there yet; else know what it was learned from."""
+        live, monitor, comm = self._live, self._place.monitor, self._place.comm
+        if live is None:
+            return
+        found: list[tuple[Key, NDArray[np.float64], Lesson]] | None = self._place.on_root(self._lessons)
+        told = comm.broadcast(None if found is None else [(k, m, Lesson(s.step, s.time, s.n, None)) for k, m, s in found])
+        lessons = told if found is None else found
+        monitor.learned_until = lessons[-1][0] if lessons else past.state.learned
+        monitor.visits.resume(past.evaluations.joined([key for key, _, _ in lessons], [mark for _, mark, _ in lessons]))
+        if live.ready:
+            self._place.on_root(self._forget_lessons)
+            return
+        for _, _, lesson in lessons:
+            live.recall(lesson)
+        self._has_begun = bool(lessons)
+        if live.is_over:
+            self._finish(live)
+
+    def _lessons(self) -> list[tuple[Key, NDArray[np.float64], Lesson]]:
+        """Return what has been learned: key and mark of each evaluation, and the lesson."""
+        folder, lessons, whole = self._place.folder, [], 0
+        self._place.folder.adopt(_INDEX)
+        if not folder.exists(_LESSONS):
+            return []
+        with folder.open(_LESSONS) as file:
+            for values, arrays in unpack(file):
+                frame = Frame(**arrays, step=values["step"], time=values["time"]) if arrays else None
+                lesson = Lesson(values["step"], values["time"], values["n"], frame)
+                lessons.append((Key.of(values["key"]), np.array(values["mark"]), lesson))
+                whole = file.tell()
+        folder.cut(_LESSONS, whole)
+        folder.adopt(_LESSONS)
+        return lessons
+
+    def _forget_lessons(self) -> None:
+        self._place.folder.adopt(_INDEX)
+        self._place.folder.remove(_LESSONS)
+
+    def follow(self, decision: Decision) -> bool:
+        """Keep a lesson; say that learning has begun, and build the index when its span is over; return whether it was.
+
+        Raises
+        ------
+        QuestsError
+            The reference cannot be built, or not be saved: on all ranks.
+        """
+        live, lesson = self._live, decision.lesson
+        if live is None or lesson is None:
+            return False
+        self._place.on_root(lambda: self._keep(decision, lesson))
+        if not self._has_begun and live.progress["frames"]:
+            self._has_begun = True
+            step = decision.step
+            self._say(f"quests_md: learning from step {step} on, for {live.span} steps: nothing is compared until then")
+        if live.is_over:
+            self._finish(live)
+            return True
+        return False
+
+    def _keep(self, decision: Decision, lesson: Lesson) -> None:
+        frame = lesson.frame
+        arrays = {} if frame is None else {name: np.asarray(getattr(frame, name)) for name in _OF_FRAME}
+        values = {"key": str(decision.key), "mark": decision.mark, "step": int(lesson.step), "n": int(lesson.n)}
+        self._place.folder.append(_LESSONS, pack({**values, "time": float(lesson.time)}, arrays))
+
+    def _finish(self, live: Live) -> None:
+        started = time.perf_counter()
+        monitor, path = self._place.monitor, self._place.folder.path / _INDEX
+        given = monitor.thresholds.given.values()
+        is_rate = any(isinstance(value, Mapping) and "false_alarm" in value for value in given)
+        self._place.on_root(self._place.folder.check)
+        live.finish(monitor.comm, path, calibrated=is_rate, threads=monitor.threads)
+        self._place.on_root(lambda: self._place.folder.adopt(_INDEX))
+        self.seconds = time.perf_counter() - started
+        monitor.warm_up()
+        learned = live.learned
+        assert learned is not None
+        in_ps = "" if math.isnan(learned.correlation_time) else f" ({learned.correlation_time:.3g} ps)"
+        self._say(
+            f"quests_md: learned {learned.frames} frames ({learned.rows} environments) of steps {learned.first} to "
+            f"{learned.last}, correlation time {learned.correlation:.3g} steps{in_ps}; comparing from now on with {path}"
+        )
+
+    def forget(self) -> None:
+        """Remove what is needed no longer, when run.json says what was learned. Collective."""
+        if self._live is not None and self._live.ready:
+            self._place.on_root(self._forget_lessons)
+
+    def _say(self, text: str) -> None:
+        self._place.on_root(lambda: print(text, flush=True))

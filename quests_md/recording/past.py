@@ -1,0 +1,303 @@
+"""What the files of a run tell a session that goes on with it. Its rows are the truth: what has no row has not been."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..comm import Comm, on_root
+from ..errors import InputError, OutputError, QuestsError
+from ..files import HeldFolder
+from ..monitor import Evaluations, Key
+from .about import ABOUT, Base, State, read_about_strictly
+from .reader import read_events, read_rows
+
+__all__ = ["Past", "find_past", "mode_of"]
+
+# Whose change makes another run of it: of run.json.
+_DECIDING = (
+    "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
+    "implausible", "novelty", "budget",
+)  # fmt: skip
+_COLUMNS_1 = (  # of format 1
+    "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error"
+)
+_COLUMNS = f"{_COLUMNS_1},repeat,configuration,n_novel,excess,dropped"
+_PIECE = 1 << 16
+
+Table = NDArray[Any]
+
+
+@dataclass
+class Past:
+    """What was watched before.
+
+    Attributes
+    ----------
+    format
+        Of the folder.
+    state
+        What run.json held that is in no other file.
+    status
+        How the run had ended.
+    thresholds
+        As they were resolved; None if that had not come.
+    same
+        Whether index and thresholds are those of the session that goes on.
+    started, resumed
+        When the run was begun, and when it was resumed, as text.
+    evaluations
+        The evaluations that have a row.
+    rows, flagged
+        How many there are, and those above `select` among them.
+    last
+        Key of the last row; or None.
+    saved_step
+        Step at which the last run saved a frame for the last time.
+    open_rows
+        The last rows, from where an event may have begun that has not ended; `events_before` have begun before them.
+    considered
+        The rows whose frames the selection was asked about; `at_rows` are their numbers.
+    began, since
+        Number of the event that began last, and the rows since then, the one that began it included; 0 without any.
+    is_halt_seen
+        Whether the last row, if it is a halt, has been told to the host.
+    base
+        The selection after the first `base_rows` rows, where these do not tell of it; or None.
+    is_broken
+        Whether the last row is of a broken frame.
+    events
+        Lines of events.jsonl.
+    rows_end, lacks_columns
+        Bytes of monitor.csv that are whole rows; whether these are of format 1.
+    """
+
+    format: int
+    state: State
+    status: str
+    thresholds: dict[str, Any] | None
+    same: bool
+    started: str
+    resumed: list[str]
+    evaluations: Evaluations
+    open_rows: Table
+    considered: Table
+    at_rows: NDArray[np.int64]
+    rows: int = 0
+    flagged: int = 0
+    last: Key | None = None
+    saved_step: int | None = None
+    events_before: int = 0
+    began: int = 0
+    since: int = 0
+    is_halt_seen: bool = True
+    is_broken: bool = False
+    base: Base | None = None
+    base_rows: int = 0
+    rows_end: int = 0
+    lacks_columns: bool = False
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def began_at(self) -> datetime.datetime:
+        """When the run was begun."""
+        return datetime.datetime.fromisoformat(self.started)
+
+    def has_row(self, key: Key) -> bool:
+        """Return whether an evaluation has its row."""
+        return self.evaluations.holds(key)
+
+    def in_words(self, n_candidates: int) -> str:
+        """Return the line that a resumed run begins with."""
+        if self.last is None:
+            return "it has no row yet"
+        return f"run {self.last.run} after step {self.last.step}: {self.rows} evaluations, {n_candidates} frames kept"
+
+
+def mode_of(resume: Any, overwrite: bool) -> bool | str:
+    """Check `resume`; `InputError` if it is none."""
+    if resume not in (True, False, "anyway") or not isinstance(resume, (bool, str)):
+        raise InputError(f'resume must be true, false or "anyway", not {resume!r}')
+    if resume and overwrite:
+        raise InputError("resume and overwrite exclude each other: go on with the run in the folder, or replace it")
+    mode: bool | str = resume
+    return mode
+
+
+def find_past(
+    folder: HeldFolder, names: tuple[str, ...], comm: Comm, now: dict[str, Any], mode: bool | str
+) -> Past | None:
+    """Return what is to be resumed, None if there is nothing; change nothing. Collective.
+
+    Parameters
+    ----------
+    names
+        Files that a run has, beside run.json.
+    now
+        The new run.json.
+
+    Raises
+    ------
+    OutputError
+        Something that decides is not what it was and the mode is not "anyway"; or a file cannot be read. On all ranks.
+    """
+
+    def find() -> Past | None:
+        if not folder.path.is_dir():
+            return None
+        folder.claim()
+        try:
+            return _find(folder, names, now, mode)
+        except InputError as error:  # of a file that no run wrote
+            folder.release()
+            raise OutputError(str(error)) from error
+        except QuestsError:
+            folder.release()
+            raise
+
+    past = on_root(comm, find)
+    shared: Past | None = comm.broadcast(past)
+    return shared
+
+
+def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode: bool | str) -> Past | None:
+    found = read_about_strictly(folder)
+    if found is None:
+        if any(folder.exists(name) for name in names):
+            raise OutputError(f"{folder.path}: run.json is missing or damaged: what is there cannot be resumed")
+        return None
+    about, content = found
+    others = _differences(content, now)
+    if others and mode != "anyway":
+        raise OutputError(
+            f"{folder.path} holds a run that was watched otherwise: {'; '.join(others)}. Choose another output, "
+            'or say resume = "anyway"'
+        )
+    path, head = folder.path / "monitor.csv", _head_of(folder)
+    if head not in ("", _COLUMNS, _COLUMNS_1):
+        raise OutputError(f"{path} has other columns: it is of another version, and cannot be resumed")
+    rows, damaged = read_rows(path)
+    events, damaged_events = read_events(folder.path / "events.jsonl")
+    for name, lines in ((path, damaged), (folder.path / "events.jsonl", damaged_events)):
+        if lines:
+            raise OutputError(f"{name}: line {lines[0]} is damaged: no run wrote it")
+    _check_started(folder.path / ABOUT, about.started)
+    stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    is_considered = ~np.isnan(rows["novelty"])
+    past = Past(
+        format=about.format,
+        state=about.state,
+        status=about.status,
+        thresholds=about.thresholds,
+        same=not {"index", "select", "halt"} & {other.split()[0] for other in others},
+        started=about.started,
+        resumed=[*about.resumed, stamp],
+        evaluations=Evaluations(rows["run"], rows["step"], rows["repeat"], _marks(rows["configuration"])),
+        open_rows=rows,
+        considered=rows[is_considered],
+        at_rows=np.flatnonzero(is_considered),
+        rows_end=_end_of_lines(folder, "monitor.csv"),
+        lacks_columns=head == _COLUMNS_1,
+        events=events,
+    )
+    _count(past, rows)
+    _find_base(past, rows)
+    return past
+
+
+def _find_base(past: Past, rows: Table) -> None:
+    """Find what was selected, as far as a run of format 1 told of it in run.json."""
+    state = past.state
+    past.base = state.base
+    if past.format == 1 and state.selection is not None:
+        candidates = [(Key(run, step), ordinal) for run, step, ordinal in state.candidates]
+        past.base = Base(rows=0, selection=state.selection, candidates=candidates)
+        if state.row is not None:
+            known = np.flatnonzero((rows["run"] == state.row[0]) & (rows["step"] == state.row[1]))
+            past.base.rows = int(known[-1]) + 1 if len(known) else 0
+    past.base_rows = 0 if past.base is None else past.base.rows
+
+
+def _head_of(folder: HeldFolder) -> str:
+    if not folder.exists("monitor.csv"):
+        return ""
+    with folder.open("monitor.csv") as file:
+        line = file.readline()
+    return line.decode(errors="replace").rstrip("\n") if line.endswith(b"\n") else ""
+
+
+def _check_started(path: Path, started: str) -> None:
+    try:
+        datetime.datetime.fromisoformat(started)
+    except ValueError:
+        raise OutputError(f"{path}: started: {started!r} is no date") from None
+
+
+def _differences(content: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return what decides and is not as it was, in words that begin with its name."""
+    before, index = content["index"], now["index"]
+    others = []
+    compared = set(index) - {"path", "generation"}
+    if content.get("reference") == "live" and before.get("hash") is None:  # killed before it said what it had learned
+        compared = {"k", "cutoff", "species"}
+    if any(before.get(key) != index[key] for key in compared):
+        others.append(f"index was {before.get('path')} ({before.get('hash')}), now {index['path']} ({index['hash']})")
+    return others + [
+        f"{key} was {content.get(key)!r}, now {now[key]!r}" for key in _DECIDING if content.get(key) != now[key]
+    ]
+
+
+def _count(past: Past, rows: Table) -> None:
+    """Take over what the rows hold."""
+    past.rows = len(rows)
+    if not len(rows):
+        return
+    last = rows[-1]
+    past.last = Key(int(last["run"]), int(last["step"]), int(last["repeat"]))
+    past.flagged = int(np.isin(rows["band"], ("candidate", "halt")).sum())
+    past.is_broken = bool(last["band"] == "implausible")
+    saved = np.flatnonzero(rows["saved"] & (rows["run"] == last["run"]))
+    past.saved_step = int(rows["step"][saved[-1]]) if len(saved) else None
+    before = np.maximum.accumulate(np.concatenate([[0], rows["event"]]))
+    begins = np.flatnonzero(rows["event"] > before[:-1])
+    if len(begins):
+        past.began, past.since = int(rows["event"][begins[-1]]), len(rows) - int(begins[-1])
+    # A covered row outside of events leaves nothing open.
+    calm = np.flatnonzero((rows["band"] == "covered") & (rows["event"] == 0))
+    first = int(calm[-1]) + 1 if len(calm) else 0
+    past.open_rows, past.events_before = rows[first:], int(before[first])
+    is_old = past.format == 1  # which did not tell
+    past.is_halt_seen = last["band"] != "halt" or past.state.halted == past.last or (is_old and past.status == "halted")
+
+
+def _marks(texts: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Return the marks that a column tells; nan where it tells none."""
+    marks = np.full((len(texts), 2), np.nan)
+    for place in np.flatnonzero(texts != ""):
+        one, _, other = str(texts[place]).partition("/")
+        try:
+            marks[place] = float(one), float(other)
+        except ValueError:
+            continue
+    return marks
+
+
+def _end_of_lines(folder: HeldFolder, name: str) -> int:
+    """Return the size of a file without what follows its last line end; 0 if it is not there."""
+    if not folder.exists(name):
+        return 0
+    with folder.open(name) as file:
+        end = file.seek(0, 2)
+        while end:
+            first = max(0, end - _PIECE)
+            file.seek(first)
+            place = file.read(end - first).rfind(b"\n")
+            if place >= 0:
+                return first + place + 1
+            end = first
+    return 0

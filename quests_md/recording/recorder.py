@@ -1,0 +1,190 @@
+"""What all that is recorded of a run has in common: the protocol, what it sees, and where it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..comm import Comm, on_root
+from ..errors import OutputError, QuestsError
+from ..files import HeldFolder
+from ..frame import Frame, merge
+from ..monitor import Band, Decision, Key, Monitor
+from .past import Past
+
+__all__ = ["Moment", "Place", "Recorder", "Whole"]
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A frame of all ranks, atoms by id, with dH (nats) and other columns."""
+
+    frame: Frame
+    dH: NDArray[np.float64]
+    columns: dict[str, NDArray[Any]]
+
+
+@dataclass(eq=False)
+class Moment:
+    """One evaluation, as recorders see it.
+
+    Attributes
+    ----------
+    frame
+        A copy of what this rank owns.
+    decision
+        What was decided of it.
+    proposed
+        Of a broken frame: the last plausible moment before it, which is to be a candidate; or None.
+    follows_broken
+        Whether the evaluation before was of a broken frame, too.
+    candidates
+        The moments that have become candidates with this one.
+    dropped
+        Key of the candidate whose place was taken; None where there is none.
+    seconds
+        What watching has taken so far at this evaluation.
+    """
+
+    frame: Frame
+    decision: Decision
+    proposed: Moment | None = None
+    follows_broken: bool = False
+    candidates: tuple[Moment, ...] = ()
+    dropped: Key | None = None
+    seconds: float = 0.0
+    _whole: list[Whole | None] = field(default_factory=list, repr=False)
+
+    @property
+    def key(self) -> Key:
+        """What the evaluation is known by."""
+        return self.decision.key
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether the frame is none of the broken ones."""
+        return self.decision.band is not Band.IMPLAUSIBLE
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether the frame is covered and outside of any event: there is nothing to tell of it but its row."""
+        decision = self.decision
+        return decision.band is Band.COVERED and not decision.event and not decision.ends
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Columns of this rank's atoms that are saved beside dH."""
+        errors = self.decision.force_errors
+        return {} if errors is None else {"force_error": errors}
+
+    def info(self) -> dict[str, Any]:
+        """Return what a saved frame says of itself."""
+        decision, key = self.decision, self.key
+        return {
+            **key_info(key),
+            "time": self.frame.time,
+            "dH_max": decision.maximum,
+            "dH_max_id": decision.max_id,
+            "band": str(decision.band),
+            "event": decision.event,
+            "values": decision.values,
+        }
+
+    def whole(self, comm: Comm) -> Whole | None:
+        """Return the frame of all ranks on rank 0, None elsewhere. Collective; gathered once."""
+        if not self._whole:
+            parts = comm.gather((self.frame, self.decision.dH, self.columns))
+            self._whole.append(on_root(comm, lambda: _assembled(parts or ())))
+        return self._whole[0]
+
+
+def key_info(key: Key) -> dict[str, Any]:
+    """Return a key as the first entries of a saved frame's info."""
+    repeat = {"repeat": key.repeat} if key.repeat else {}
+    return {"run": key.run, "step": int(key.step), **repeat}
+
+
+def _assembled(parts: Sequence[tuple[Frame, NDArray[np.float64], dict[str, NDArray[Any]]]]) -> Whole:
+    frame, order = merge([part[0] for part in parts])
+    more = {name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]}
+    return Whole(frame, np.concatenate([part[1] for part in parts])[order], more)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is recorded, and by whom: what all recorders share.
+
+    Attributes
+    ----------
+    folder
+        The output folder, which rank 0 holds.
+    monitor
+        What decides; it has the ranks.
+    """
+
+    folder: HeldFolder
+    monitor: Monitor
+
+    @property
+    def comm(self) -> Comm:
+        """The ranks."""
+        return self.monitor.comm
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.comm.rank == 0
+
+    def on_root(self, act: Callable[[], _Result]) -> _Result | None:
+        """Return what `act` gives on rank 0, None elsewhere; what fails there is raised on all ranks, as one of ours."""
+
+        def acted() -> _Result:
+            try:
+                return act()
+            except QuestsError:
+                raise
+            except Exception as error:
+                raise OutputError(f"{self.folder.path}: {type(error).__name__}: {error}") from error
+
+        return on_root(self.comm, acted)
+
+
+class Recorder:
+    """Records one thing of a run.
+
+    A session calls `see` of all recorders for every new evaluation, then its row is written, then `settle` is called:
+    with its row an evaluation is there for good. What a recorder wrote of one that has no row, because the program
+    was killed in between, is taken back by `resume`: the evaluation will come again. Methods are collective.
+
+    Attributes
+    ----------
+    files
+        Names of the files that are its own, and of no other recorder.
+    sees_calm
+        Whether it must see covered frames outside of events, too.
+    """
+
+    files: tuple[str, ...] = ()
+    sees_calm = False
+
+    def resume(self, past: Past) -> None:
+        """Go on after an earlier part of the run; take back what belongs to evaluations without a row."""
+
+    def see(self, moment: Moment) -> None:
+        """Record what there is to record of a new evaluation, before its row is written."""
+
+    def settle(self, moment: Moment) -> None:
+        """Do what can be done only when the evaluation has its row."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what `resume` needs of run.json: JSON can hold it."""
+        return {}
+
+    def close(self) -> None:
+        """Write what is left, at the end of the run."""

@@ -1,0 +1,74 @@
+"""monitor.csv: one row per evaluation. A row is the last that is written of an evaluation, but for what it lets go."""
+
+from __future__ import annotations
+
+from ..errors import OutputError
+from .past import Past
+from .recorder import Moment, Place, Recorder
+
+__all__ = ["COLUMNS", "ROWS", "Rows"]
+
+ROWS = "monitor.csv"
+COLUMNS = (
+    "run", "step", "time", "n", "max", "max_id", "mean", "q50", "q99", "n_select", "n_halt",
+    "band", "saved", "values", "seconds", "event", "novelty", "force_error",
+    "repeat", "configuration", "n_novel", "excess", "dropped",
+)  # fmt: skip
+_HEAD = (",".join(COLUMNS) + "\n").encode()
+
+
+class Rows(Recorder):
+    """Write the rows; rank 0 does.
+
+    Attributes
+    ----------
+    unwritten
+        Why this rank could not write: where there are several, they hear of it at the next evaluation, or at the end.
+    """
+
+    files = (ROWS,)
+    sees_calm = True
+
+    def __init__(self, place: Place) -> None:
+        self._place, self._is_root, self._values = place, place.is_root, place.monitor.values
+        self.unwritten: Exception | None = None
+
+    def see(self, moment: Moment) -> None:
+        """Write the row of an evaluation. Numbers are written so that reading gives the same double; not collective."""
+        if not self._is_root:
+            return
+        d = moment.decision
+        text = (
+            f"{d.run},{int(d.step)},{float(moment.frame.time)!r},{d.n},{d.maximum!r},{d.max_id},{d.mean!r},{d.q50!r},"
+            f"{d.q99!r},{d.n_select},{d.n_halt},{d.band.value},{int(d.save)},{self._values},{moment.seconds!r},{d.event},"
+            f"{d.novelty!r},{d.force_error!r},{d.repeat},{d.mark[0]!r}/{d.mark[1]!r},{d.n_novel},{d.excess!r},"
+            f"{'' if moment.dropped is None else moment.dropped}\n"
+        )
+        try:
+            self._place.folder.append(ROWS, (text.encode(),), _HEAD)
+        except OutputError as error:
+            if self._place.comm.size == 1:
+                raise
+            self.unwritten = error
+
+    def resume(self, past: Past) -> None:
+        """Cut off half a row, and give rows of an older version the columns that are new."""
+        self._place.on_root(lambda: self._mend(past))
+
+    def _mend(self, past: Past) -> None:
+        folder = self._place.folder
+        if past.lacks_columns:
+            empty = b"," + b",".join([b"0", b"", b"0", b"nan", b""]) + b"\n"
+            with folder.open(ROWS) as file:
+                file.readline()
+                lines = [line[:-1] + empty for line in file if line.endswith(b"\n")]
+            folder.replace(ROWS, [_HEAD, *lines])
+        else:
+            say_cut(folder.path / ROWS, folder.cut(ROWS, past.rows_end), "a line")
+        folder.adopt(ROWS)
+
+
+def say_cut(path: object, size: int, what: str) -> None:
+    """Say that a program that was killed had left something that was not written in full."""
+    if size:
+        print(f"quests_md: {path}: {size} bytes of {what} that was not written in full are cut off")

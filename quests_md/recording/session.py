@@ -1,0 +1,609 @@
+"""A watched run and its files: what is wired to what."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime
+import itertools
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..comm import Comm, Serial, raise_together, together
+from ..config import RunConfig
+from ..errors import Halted, InputError, MonitorError, OutputError, QuestsError
+from ..files import HeldFolder
+from ..frame import Frame
+from ..index import Index, Live
+from ..monitor import Band, Decision, Key, Monitor
+from ..settings import seconds_of
+from .about import ABOUT, json_value, write_about
+from .candidates import Candidates
+from .commands import Commands, Hook
+from .cost import Cost
+from .describe import describe
+from .ending import Ending
+from .events import EventLines, replay_events
+from .history import History
+from .implausible import Implausible
+from .last import Last
+from .live_reference import LiveReference, reference_of
+from .past import Past, find_past, mode_of
+from .recorder import Moment, Place, Recorder
+from .rows import Rows
+
+__all__ = ["Session"]
+
+
+class Session:
+    """Watch a run and keep its files.
+
+    They are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz; and
+    live.qindex, if the monitor's reference is a live one. Files whose names begin with "resume." are needed by a run
+    that goes on after it was killed.
+
+    Parameters
+    ----------
+    monitor
+        What decides.
+    output
+        Folder of the files; made if it is not there. From then on it is the session's: renamed, removed or emptied, it
+        ends the watching.
+    overwrite
+        Replace the files of an earlier run in that folder.
+    resume
+        Go on with the run in that folder, if it holds one: counters, events, what was kept, the budget. An evaluation
+        that has its row is made again, but neither written nor counted again. Another index or other settings that
+        decide are refused, unless this is "anyway".
+    history, after
+        When an event begins, so many evaluated frames before it are written to history.extxyz, and so many after it.
+    novelty
+        Save a candidate only if it adds information to the index and to what this run has kept.
+    budget
+        Most candidates to keep, the most informative ones; None: no limit. Needs `novelty`.
+    cutout
+        Cut small cells or clusters around the worst atoms of every candidate, to cutouts.extxyz: `radius` and, if
+        wanted, `margin` or `potential_range`, `shape`, `vacuum`, `passivate` and `most` of `selection.cutouts`.
+    on_select, on_halt
+        Function of the whole frame and the decision on it, called on rank 0 when a candidate has been saved and when
+        the run is told to stop; or a command as a list of arguments, with the fields {output}, {run}, {step}, {event}
+        and {max}. What a function raises ends the watching.
+    on_event
+        The same when an event begins and when it ends: function of the `Event`.
+    commands_at_once
+        How many such commands may run at once; others wait for their turn.
+    on_error
+        "stop": what fails ends the run. "warn": the run goes on without being watched, and dH is inf from then on.
+    wall_time
+        The run is told to stop at the first evaluation after so many seconds, or after that time as "hh:mm:ss".
+        SIGTERM does the same.
+    host
+        Name of the program that moves the atoms, for run.json.
+
+    Attributes
+    ----------
+    decision
+        The last evaluated one, or None.
+    n_evaluated, n_flagged
+        Frames evaluated so far, and those above `select` among them.
+    status
+        "running", "finished", "halted" or "failed".
+    reason
+        Why it was halted or has failed, in words.
+    given_up
+        Whether watching has failed and the run goes on without it.
+    counter
+        Counts 0, 1, 2, ... for hosts that know no step: whoever shares the session takes the next one.
+
+    Raises
+    ------
+    OutputError
+        The folder holds an earlier run and neither `overwrite` nor `resume` says what to do with it, another run is
+        writing to it, or it cannot be written. On all ranks.
+    InputError
+        A value is out of range.
+    """
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        output: str | Path = "uq",
+        *,
+        overwrite: bool = False,
+        resume: bool | str = False,
+        history: int = 0,
+        after: int = 0,
+        novelty: bool = True,
+        budget: int | None = None,
+        cutout: Mapping[str, Any] | None = None,
+        on_select: Hook | None = None,
+        on_halt: Hook | None = None,
+        on_event: Hook | None = None,
+        commands_at_once: int = 16,
+        on_error: str = "stop",
+        wall_time: float | str | None = None,
+        host: str = "python",
+    ) -> None:
+        mode, limit = mode_of(resume, overwrite), None if wall_time is None else seconds_of(wall_time)
+        if on_error not in ("stop", "warn"):
+            raise InputError(f'on_error must be "stop" or "warn", not {on_error!r}')
+        self.monitor = monitor
+        self.output = Path(output).absolute()  # the program may change its folder
+        self.host = host
+        self.settings: dict[str, Any] = {
+            "history": history,
+            "after": after,
+            "novelty": novelty,
+            "budget": budget,
+            "cutout": cutout,
+        }
+        self.decision: Decision | None = None
+        self.n_evaluated = self.n_flagged = 0
+        self.status, self.reason, self.given_up = "running", "", False
+        self.counter = itertools.count()
+        self.began = datetime.datetime.now(datetime.timezone.utc)
+        self.resumed: list[str] = []
+        self.cost = Cost()
+        self._ended, self._on_error, self._process = False, on_error, os.getpid()
+        self._resolved = monitor.thresholds.resolved is not None
+        self._present: Moment | None = None  # the last new evaluation
+        self._spare: Frame | None = None  # whose memory the next one may take
+        self._plausible: Moment | None = None  # the last one that was not broken
+        self._halted: Key | None = None  # the last evaluation that halted
+        self._unseen_halt: Key | None = None  # one that has its row, and of which the host was not told
+        self._newest: Key | None = None  # of the rows in the file
+        self._is_broken = False
+        self._folder = HeldFolder(self.output)
+        place = Place(self._folder, monitor)
+        self.place = place
+        self._live = LiveReference(place)
+        self._candidates = Candidates(place, novelty, budget, cutout)
+        self._history = History(place, history, after)
+        self._commands = Commands(place, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event}, commands_at_once)
+        self._rows, self._events, self._last = Rows(place), EventLines(place), Last(place)
+        # In the order in which they see an evaluation; its row is the last.
+        self._recorders: list[Recorder] = [
+            Implausible(place), self._candidates, self._history, self._events, self._commands,
+        ]  # fmt: skip
+        self._of_calm = [recorder for recorder in self._recorders if recorder.sees_calm]
+        self._begin(mode, overwrite)
+        monitor.warm_up(self._candidates.warm_up)
+        self._ending = Ending(monitor, limit)
+        atexit.register(self._at_exit)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: RunConfig,
+        comm: Comm | None = None,
+        index: Index | Live | None = None,
+        host: str = "python",
+        **more: Any,
+    ) -> Session:
+        """Wire a session as a configuration says; `index` replaces the one that it names. Collective.
+
+        `more` are keywords of `Session` that no configuration can hold: functions for `on_select` and the like.
+        """
+        comm = Serial() if comm is None else comm
+
+        def make() -> Monitor:  # from a file that only one rank cannot read, say
+            reference = reference_of(config) if index is None else index
+            if isinstance(reference, Index):
+                reference.require(k=config.k, cutoff=config.cutoff)
+            return Monitor(reference, comm=comm, **config.of_monitor())
+
+        monitor = together(comm, make)
+        return cls(monitor, host=host, **{**config.of_session(), **more})
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.fail(error or kind())
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a Session cannot be copied or pickled, for its folder is that of one run: give a MonitoredCalculator or a "
+            "MonitorObserver the configuration (a RunConfig, or the path of a quests.toml) in place of the session, and "
+            "each process opens one of its own"
+        )
+
+    # -- the beginning -----------------------------------------------------------------------------------------------
+
+    @property
+    def _all(self) -> list[Recorder]:
+        return [self._rows, *self._recorders, self._last, self._live]
+
+    def _begin(self, mode: bool | str, overwrite: bool) -> None:
+        """Take the folder for a new run, or go on with the one that is in it. Collective."""
+        names = tuple(name for recorder in self._all for name in recorder.files)
+        past = None
+        if mode:
+            self._live.open()
+            past = find_past(self._folder, names, self.monitor.comm, json_value(self._describe()), mode)
+        if past is None:
+            self.place.on_root(lambda: self._prepare(names, overwrite))
+            return
+        try:
+            self._resume(past)
+        except BaseException:
+            self._folder.release()
+            raise
+
+    def _prepare(self, names: tuple[str, ...], overwrite: bool) -> None:
+        """Make the folder, and run.json in it; remove the other files of an earlier run."""
+        folder = self._folder
+        folder.claim()
+        try:
+            old = [name for name in (*names, ABOUT) if folder.exists(name)]
+            if old and not overwrite:
+                raise OutputError(
+                    f"{folder.path} holds an earlier run ({old[0]}): choose another output, "
+                    "set resume = true to go on with it, or set overwrite = true"
+                )
+            try:
+                write_about(folder, self._describe())  # first: a folder that cannot be written keeps the earlier run
+            except OutputError as error:
+                reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
+                raise OutputError(f"{folder.path}: cannot be used as output folder: {reason}") from error
+            for name in (*names, *folder.names()):
+                if name in names or name.startswith("resume.") or name.endswith(".part"):
+                    folder.remove(name)
+        except BaseException:
+            folder.release()
+            raise
+
+    def _resume(self, past: Past) -> None:
+        """Go on where the rows end. Collective."""
+        monitor = self.monitor
+        self.began, self.resumed = past.began_at, past.resumed
+        self.n_evaluated, self.n_flagged, self._newest = past.rows, past.flagged, past.last
+        self._halted = past.state.halted
+        self._unseen_halt = None if past.is_halt_seen else past.last
+        self._is_broken = past.is_broken
+        self.counter = itertools.count(0 if past.last is None else past.last.step + 1)
+        state = {"volume": past.state.volume, "sample": past.state.sample}
+        monitor.restore(state, past.thresholds if past.same else None, past.saved_step)
+        monitor.visits.resume(past.evaluations)
+        replay_events(monitor.events, past.open_rows, past.events_before)
+        self._resolved = monitor.thresholds.resolved is not None
+        for recorder in self._all:
+            recorder.resume(past)
+        self._plausible = self._history.last_plausible()
+
+        def begin() -> None:
+            for name in self._folder.names():
+                if name.endswith(".part"):
+                    self._folder.remove(name)
+            self._folder.adopt(ABOUT)
+            write_about(self._folder, self._describe())
+            print(f"quests_md: resumes {past.in_words(self.n_saved)}, in {self.output}", flush=True)
+
+        self.place.on_root(begin)
+        self._live.forget()
+
+    def record(self, recorder: Recorder) -> None:
+        """Let one more recorder see the evaluations from now on, before their rows are written."""
+        self._recorders.append(recorder)
+        if recorder.sees_calm:
+            self._of_calm.append(recorder)
+
+    # -- an evaluation -----------------------------------------------------------------------------------------------
+
+    def due(self, step: int) -> bool:
+        """Return whether a frame of this step would be evaluated: hosts ask before they build one."""
+        return self.monitor.due(step)
+
+    def check_running(self) -> None:
+        """Raise what `observe` would for any frame: `Halted`, or `MonitorError` after the end."""
+        if self._process != os.getpid():
+            raise MonitorError(
+                f"this session is that of process {self._process}, of which this one is a fork: make a session of its own"
+            )
+        if self._ended and not self.given_up:
+            raise MonitorError(f"this session has ended ({self.status}): make a new one")
+        if self.status == "halted":
+            raise Halted(f"this run was halted ({self.reason}); acknowledge() lets it go on")
+
+    def observe(self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None) -> Decision:
+        """Evaluate a frame if it is due, and write what must be written. Collective.
+
+        The same configuration at the same step gets no second row and no second frame, and does not halt once more;
+        another configuration at that step is evaluated as any other. Parameters are those of `Monitor.observe`. Once
+        watching has failed and the run goes on without it, the decision says that nothing was evaluated, and that dH
+        is inf.
+
+        Raises
+        ------
+        Halted
+            An earlier frame halted the run and nobody has called `acknowledge`.
+        QuestsError
+            Measuring failed on any rank, a file cannot be written, or a function of the user raised: on all ranks,
+            and the session is over.
+        """
+        step = frame.step if frame is not None else step
+        assert step is not None
+        self.check_running()
+        if not self.due(step):
+            return Decision(step, evaluated=False)
+        if self.given_up:
+            return _unwatched(frame, step)
+        started = time.perf_counter()
+        try:
+            self._ending.look()
+            error = error or self._rows.unwritten or self._history.unwritten
+            decision = self.monitor.observe(frame, step=step, error=error)
+            if not decision.evaluated:  # a live reference has taken the frame
+                if self._live.follow(decision):
+                    self._write_about()
+                    self._live.forget()
+                return decision
+            if frame is None:  # this rank knows no more of it than that it is broken
+                frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
+            return self._seen_again(frame, decision) if decision.again else self._record(frame, decision, started)
+        except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
+            with contextlib.suppress(QuestsError):
+                self._last.close()
+            self._fail_together(_ours(failure, step))
+            return _unwatched(frame, step)
+
+    def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
+        """Record a new evaluation; return what the host is to do."""
+        if decision.save:
+            decision = self._candidates.judge(decision)
+        if not self._resolved:
+            self._say_thresholds()
+        moment = self._moment(frame, decision)
+        self.decision = decision
+        self.n_evaluated += 1
+        if decision.band is Band.CANDIDATE or decision.band is Band.HALT:
+            self.n_flagged += 1
+        is_first, self.cost.n = not self.cost.n, self.cost.n + 1
+        if is_first:  # before its row: thresholds, the sample and the volume are those of this evaluation
+            self._write_about()
+        is_calm = moment.is_calm
+        for recorder in self._of_calm if is_calm else self._recorders:
+            recorder.see(moment)
+        moment.seconds = time.perf_counter() - started
+        self._rows.see(moment)
+        self._newest = decision.key
+        if not is_calm:
+            self._settle(moment)
+        if self._commands.is_busy:
+            self._commands.look()
+        self.cost.add(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
+        decision.release()
+        if not moment.is_plausible and self.monitor.implausible == "stop":
+            raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
+        if decision.stop:
+            self._halt(moment)
+        return decision
+
+    def _moment(self, frame: Frame, decision: Decision) -> Moment:
+        """Return the moment of a new evaluation: a copy of the frame, in memory that nobody needs any more."""
+        moment = Moment(frame.local(self._spare), decision)
+        out = self._present
+        if moment.is_plausible:
+            out, self._plausible = self._plausible, moment
+        else:
+            moment.proposed, moment.follows_broken = self._plausible, self._is_broken
+            out = None if out is self._plausible else out
+        # What falls out may still be held by a recorder that sees all frames.
+        self._spare = None if out is None or self._of_calm else out.frame
+        self._is_broken, self._present = not moment.is_plausible, moment
+        self._last.hold(moment)
+        return moment
+
+    def _settle(self, moment: Moment) -> None:
+        """Do what follows the row of an evaluation that is not calm. Collective."""
+        for recorder in self._recorders:
+            recorder.settle(moment)
+        if moment.decision.begins or moment.decision.ends:
+            self._write_about()
+
+    def _seen_again(self, frame: Frame, decision: Decision) -> Decision:
+        """Return what the host is to do about an evaluation that was made before: it is published, and not recorded."""
+        is_new = decision.key == self._unseen_halt
+        if decision.band is Band.HALT and not is_new:
+            stopping = decision.reasons[1:]  # a signal, or the clock
+            decision = replace(decision, stop=bool(stopping))
+        self.decision = decision
+        self.cost.n += 1
+        decision.release()
+        moment = Moment(frame.local(), decision)
+        self._history.see_again(moment)
+        self._last.hold(moment)
+        if self.cost.n == 1:
+            self._say_again(decision.step)
+            self._write_about()
+        if self._commands.is_busy:
+            self._commands.look()
+        if not moment.is_plausible and self.monitor.implausible == "stop":
+            raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
+        if decision.stop:
+            self._unseen_halt = None
+            self._halt(moment)
+        return decision
+
+    def _halt(self, moment: Moment) -> None:
+        decision = moment.decision
+        self.status, self.reason = "halted", f"step {decision.step}: {'; '.join(decision.reasons)}"
+        if decision.band is Band.HALT:
+            self._halted = decision.key
+        self.flush()
+        self._commands.tell_halt(moment)
+
+    def acknowledge(self) -> None:
+        """Let a halted session go on. Collective."""
+        if self.status == "halted" and not self._ended:
+            self.status, self.reason = "running", ""
+            self._ending.forget()
+            self._write_about()
+
+    def propose(self, reason: str) -> None:
+        """Make the last plausible frame a candidate, unless it is one: the host has crashed after it. Collective."""
+        if self._plausible is not None and not self._ended:
+            self._candidates.add(self._plausible, reason=f"the last before {reason}")
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the last evaluated frame to last.extxyz, and run.json. Collective; for the end of a run.
+
+        Raises
+        ------
+        OutputError, MonitorError
+            Something cannot be written, or could not be, or a file is gone: on all ranks, and the session has failed.
+        """
+        try:
+            self._last.close()
+            self.place.on_root(lambda: self._folder.check(every_file=True))
+            self._write_about()
+            raise_together(self.monitor.comm, self._rows.unwritten or self._history.unwritten)
+        except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
+            self._fail_together(_ours(failure, None))
+
+    def close(self) -> None:
+        """Write what is left, as `flush` does, and end the session. Collective; may be called again."""
+        if self._ended or self._process != os.getpid():
+            return
+        try:
+            self._events.close()
+            for recorder in self._recorders:
+                if recorder is not self._events:
+                    recorder.close()
+        except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
+            self._fail_together(_ours(failure, None))
+        if not self._ended:
+            self.flush()
+        self._end("finished" if self.status == "running" else self.status, self.reason)
+
+    def fail(self, error: BaseException) -> None:
+        """End the session for an error that ends its program; after a halt it stays halted. Not collective."""
+        if self._process != os.getpid():
+            return
+        if self.monitor.comm.size == 1:
+            with contextlib.suppress(QuestsError):
+                self._last.close()
+        halted = self.status == "halted"
+        self._end(*(("halted", self.reason) if halted else ("failed", f"{type(error).__name__}: {error}")))
+
+    @property
+    def n_saved(self) -> int:
+        """Candidates that are kept."""
+        return len(self._candidates.keys)
+
+    @property
+    def last_step(self) -> int | None:
+        """Step of the last evaluation; None before the first."""
+        if self.decision is not None:
+            return int(self.decision.step)
+        return None if self._newest is None else self._newest.step
+
+    @property
+    def share(self) -> float:
+        """Share of the wall time that watching took on this rank, from the first evaluation to the last."""
+        return self.cost.share
+
+    @property
+    def seconds(self) -> float:
+        """Time that watching has taken on this rank since this session began."""
+        return self.cost.seconds
+
+    def summary(self) -> str:
+        """Return the line that a run ends with."""
+        text = f"quests_md: {self.status}; {self.n_evaluated} evaluations"
+        if self.decision is not None and self.decision.n:
+            text += f" of {self.decision.n} atoms"
+        return f"{text}, {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}{self.cost.in_words()}"
+
+    def _say_thresholds(self) -> None:
+        """Print what thresholds that were no numbers have become, once."""
+        if self.monitor.thresholds.resolved is not None:
+            self._resolved = True
+            self.place.on_root(lambda: print(f"quests_md: {self.monitor.thresholds.in_words()}", flush=True))
+
+    def _say_again(self, step: int) -> None:
+        """Say that rows are there already, once: whoever has forgotten to give the host its step sees it."""
+        if self._newest is not None and step < self._newest.step and self.place.is_root:
+            newest = self._newest.step
+            print(f"quests_md: goes on at step {step}; steps that have their row, up to {newest}, get no second")
+
+    def _write_about(self) -> None:
+        self.place.on_root(lambda: write_about(self._folder, self._describe()))
+
+    def _describe(self) -> dict[str, Any]:
+        state: dict[str, Any] = {**self.monitor.state(), "halted": self._halted}
+        for recorder in self._all:
+            state |= recorder.state()
+        return describe(self, state, self._live.describe())
+
+    def _fail_together(self, failure: QuestsError) -> None:
+        """End the session for what all ranks have heard of; raise it, unless the run goes on without."""
+        self._end("failed", str(failure))
+        if self._on_error == "stop":
+            raise failure
+        if not self.given_up and self.place.is_root:
+            text = f'quests_md: WARNING: watching failed, and the run goes on without it (on_error = "warn"): {failure}'
+            print(text, file=sys.stderr, flush=True)
+        self.given_up = True
+
+    def _end(self, status: str, reason: str) -> None:
+        """End the session, without a collective call: the other ranks may be gone."""
+        if self._ended:
+            return
+        self._ended = True
+        atexit.unregister(self._at_exit)
+        if self._rows.unwritten is not None:
+            status, reason = "failed", str(self._rows.unwritten)
+        self.status, self.reason = status, reason
+        self._commands.close()
+        if self.place.is_root:
+            try:
+                write_about(self._folder, self._describe(), is_checked=False)
+            except (OutputError, MemoryError) as error:
+                print(f"quests_md: {error}", file=sys.stderr)
+            print(self.summary(), flush=True)
+            self._folder.release()
+        self._ending.close(self.status == "halted")
+
+    def _at_exit(self) -> None:
+        """End a session that nobody closed. An exception that ended the program is a failure."""
+        if self._process != os.getpid():
+            return
+        error = getattr(sys, "last_value", None)
+        # At a prompt an exception ends nothing, and may be any number of lines old.
+        if error is not None and not hasattr(sys, "ps1"):
+            self.fail(error)
+        elif self.monitor.comm.size == 1:
+            with contextlib.suppress(QuestsError):  # the session has printed that it failed
+                self.close()
+        else:
+            self._end("finished" if self.status == "running" else self.status, self.reason)
+
+
+def _ours(failure: Exception, step: int | None) -> QuestsError:
+    """Return a failure as one of ours: memory that is out, say, or a mistake in this program."""
+    if isinstance(failure, QuestsError):
+        return failure
+    where = "" if step is None else f" at step {step}"
+    error = MonitorError(f"watching failed{where}: {type(failure).__name__}: {failure}")
+    error.__cause__ = failure
+    return error
+
+
+def _unwatched(frame: Frame | None, step: int) -> Decision:
+    """Return what is published of a frame when watching has been given up: inf, for nan stops nobody."""
+    n = 0 if frame is None else frame.n_local or 0
+    return Decision(step, evaluated=False, maximum=math.inf, mean=math.inf, dH=np.full(n, math.inf))
