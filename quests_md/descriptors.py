@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .elements import SYMBOLS
+from .elements import SYMBOLS, numbers_of
 from .errors import ElementError, FrameError, InputError
 from .frame import Frame, as_frames
 from .kernels import descriptor as _descriptor
@@ -92,7 +93,9 @@ class DescriptorSpec:
             raise InputError(f"elements must be a list of different chemical symbols, not {elements!r}")
         return tuple(sorted(elements, key=SYMBOLS.index))
 
-    @property
+    # What follows from the fields is asked for at every evaluation, so it is worked out once.
+
+    @cached_property
     def by_centre(self) -> bool:
         """Whether environments are compared within the element of their centre only.
 
@@ -100,7 +103,7 @@ class DescriptorSpec:
         """
         return self.species in ("centre", "neighbours")
 
-    @property
+    @cached_property
     def n_blocks(self) -> int:
         """Number of blocks of 2k − 1 columns.
 
@@ -111,12 +114,12 @@ class DescriptorSpec:
         """
         return int(self._wanted.shape[1])
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Number of columns of a row: 2k − 1 for each block, and one more if `by_centre`."""
         return int(self.by_centre) + self.n_blocks * (2 * self.k - 1)
 
-    @property
+    @cached_property
     def _wanted(self) -> NDArray[np.int64]:
         """Return which neighbours are in which block, for each kind of centre (`kernels.descriptor` explains it)."""
         if self.species not in _BY_ELEMENT:
@@ -182,21 +185,21 @@ class DescriptorSpec:
                 f"{len(numbers - {0})} elements, and species was not given: "
                 'species="neighbours" tells them apart, "ignore" describes geometry only (the manual compares them)'
             )
-        if self.elements is not None:
-            unknown = [SYMBOLS[z] for z in sorted(numbers - {0}) if SYMBOLS[z] not in self.elements]
-            if unknown:
-                raise ElementError(
-                    f"{', '.join(unknown)} is not among the elements of the descriptor, {', '.join(self.elements)}: "
-                    "name it there, or build the index of a reference that holds it"
-                )
+        if self.elements is not None and not numbers <= numbers_of(self.elements):
+            unknown = [SYMBOLS[z] for z in sorted(numbers - numbers_of(self.elements))]
+            raise ElementError(
+                f"{', '.join(unknown)} is not among the elements of the descriptor, {', '.join(self.elements)}: "
+                "name it there, or build the index of a reference that holds it"
+            )
 
-    def _kinds(self, numbers: NDArray[np.int64]) -> NDArray[np.int8]:
-        """Return the kind of each atomic number: its place among `elements`, −1 if it has none; or 0."""
+    @cached_property
+    def _kinds(self) -> NDArray[np.int8]:
+        """The kind of every atomic number: its place among `elements`, −1 if it has none; or 0 for all."""
         if self.elements is None:
-            return np.zeros(len(numbers), np.int8)
+            return np.zeros(len(SYMBOLS), np.int8)
         kinds = np.full(len(SYMBOLS), -1, np.int8)
         kinds[[SYMBOLS.index(symbol) for symbol in self.elements]] = np.arange(len(self.elements))
-        return kinds[numbers]
+        return kinds
 
     def _compute_one(self, frame: Frame, threads: int | None, inside: type = np.float64) -> NDArray[np.float64]:
         """Compute one frame; `inside` is the precision of the matrix behind x2: single errs by less than 1e-7 1/Å."""
@@ -230,8 +233,8 @@ class Environments:
         self.centres = frame.centres
         self._spec, self._frame = spec, frame
         points, owner, places = _points_of(frame, self.centres, spec.cutoff)
-        kinds = spec._kinds(frame.numbers)[owner]
-        if len(kinds) and kinds.min() < 0:
+        kinds = spec._kinds[frame.numbers][owner]
+        if kinds.min(initial=0) < 0:
             spec.check_elements(set(frame.distinct_numbers.tolist()))
         self._wanted = spec._wanted
         self._bins = _neighbors.bin_points(points, spec.cutoff)
@@ -256,25 +259,24 @@ class Environments:
         FrameError
             Two atoms share a place.
         """
-        places, k, cutoff = self._places[which], self._spec.k, self._spec.cutoff
-        points, kinds, wanted, bins = self._points, self._kinds, self._wanted, self._bins
-        out, column = np.empty((len(places), self._spec.width)), int(self._spec.by_centre)
+        spec, places = self._spec, self._places[which]
+        out, column = np.empty((len(places), spec.width)), int(spec.by_centre)
         if column:
             out[:, 0] = self._frame.numbers[self.centres[which]]
-        if self._has_vectors:
-
-            def task(first: int, last: int) -> None:
-                near = _vector.scratch(inside)
-                part, rows = places[first:last], out[first:last]
-                _vector.describe(points, kinds, wanted, part, bins, k, cutoff, column, near, rows)
+        points, how = (self._points, self._kinds, self._wanted), (self._bins, spec.k, spec.cutoff, column)
+        if not self._has_vectors:
+            task = partial(_descriptor.describe, *points, places, *how, out=out)
+            over_rows(task, len(places), threads, _BLOCK)
+        elif threads == 1:  # as in a run: straight to the kernel
+            _vector.describe(*points, places, *how, _vector.scratch(inside), out)
         else:
 
-            def task(first: int, last: int) -> None:
-                _descriptor.describe(points, kinds, wanted, places, bins, k, cutoff, column, first, last, out)
+            def describe(first: int, last: int) -> None:
+                _vector.describe(*points, places[first:last], *how, _vector.scratch(inside), out[first:last])
 
-        over_rows(task, len(places), threads, _BLOCK)
+            over_rows(describe, len(places), threads, _BLOCK)
         # A finite sum needs finite rows: one pass without a temporary of the size of `out`.
-        if not math.isfinite(float(np.sum(out))):
+        if not math.isfinite(float(out.sum())):
             bad = self.centres[which][~np.isfinite(out).all(axis=1)]
             raise FrameError(_shared_place(self._frame, bad))
         return out

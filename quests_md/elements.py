@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from numpy.typing import NDArray
 
 from .errors import ElementError
 
-__all__ = ["SYMBOLS", "check_elements", "name_of"]
+__all__ = ["SYMBOLS", "check_elements", "name_of", "numbers_of"]
 
 _ROWS = (
     "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K "
@@ -29,11 +30,19 @@ def name_of(number: float) -> str:
     return SYMBOLS[int(number)] if is_element else f"{number:g} (no atomic number)"
 
 
+@lru_cache(maxsize=64)  # the elements of a reference are looked up at every evaluation
+def numbers_of(symbols: tuple[str, ...]) -> frozenset[int]:
+    """Return the atomic numbers of chemical symbols, and 0, which is no atom."""
+    return frozenset(z for z, symbol in enumerate(SYMBOLS) if z == 0 or symbol in symbols)
+
+
 def check_elements(known: Sequence[str], numbers: NDArray[Any]) -> None:
     """Raise `ElementError` if `numbers` holds an element that is not among the symbols `known`."""
-    unknown = [SYMBOLS[z] for z in numbers if z != 0 and SYMBOLS[z] not in known]
-    if unknown:
-        raise ElementError(
-            f"{', '.join(unknown)} is not in the index, which knows {', '.join(known)}: "
-            "build the index of a reference that holds it"
-        )
+    numbers_known = numbers_of(tuple(known))
+    if numbers_known.issuperset(numbers.tolist()):
+        return
+    unknown = [SYMBOLS[z] for z in numbers if z not in numbers_known]
+    raise ElementError(
+        f"{', '.join(unknown)} is not in the index, which knows {', '.join(known)}: "
+        "build the index of a reference that holds it"
+    )

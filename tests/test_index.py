@@ -129,7 +129,7 @@ def test_other_elements_and_other_descriptors_are_refused(index, structure):
         index.delta_entropy(structure("cu"))
     with pytest.raises(ElementError, match="Na, Cl is not in the index"):
         index.delta_entropy(structure("nacl"))
-    with pytest.raises(InputError, match="query has 31 columns, reference has 63"):
+    with pytest.raises(InputError, match=r"query must have shape \(n, 63\), not \(8, 31\): other descriptors"):
         index.delta_entropy(DescriptorSpec(16).compute(structure("si")))
 
 
@@ -270,10 +270,10 @@ def test_elements_that_are_neighbours_only_are_known(structure, tmp_path):
 def test_a_large_index_is_laid_out_in_turn(index, monkeypatch):
     query = index.rows[::7].astype(float) + index.centre + 0.01
     expected = index.log_kernel_sum(query)
-    monkeypatch.setattr("quests_md.index._parts.LAID_OUT", 40)
+    monkeypatch.setattr("quests_md.index._asked.LAID_OUT", 40)
     large = Index(**{field.name: getattr(index, field.name) for field in dataclasses.fields(index)})
     assert len(large) > 2 * 40
     for few in (0, len(query) + 1):  # both ways
-        monkeypatch.setattr("quests_md.index._parts.FEW", few)
+        monkeypatch.setattr("quests_md.index._asked.FEW", few)
         assert np.allclose(large.log_kernel_sum(query), expected, rtol=1e-12, atol=1e-12)
     assert not large._parts[0]._blocks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import naive
@@ -159,8 +160,8 @@ def test_rows_without_the_number_of_their_centre_are_refused(indexes, species):
 @pytest.mark.parametrize("species", MODES)
 @pytest.mark.parametrize("few", [0, 10**6])
 def test_a_large_index_is_laid_out_in_turn(reference, indexes, monkeypatch, species, few):
-    monkeypatch.setattr("quests_md.index._parts.LAID_OUT", 40)
-    monkeypatch.setattr("quests_md.index._parts.FEW", few)
+    monkeypatch.setattr("quests_md.index._asked.LAID_OUT", 40)
+    monkeypatch.setattr("quests_md.index._asked.FEW", few)
     large, query = Index.build(reference, DescriptorSpec(species=species), H), alloy(99, 2)
     np.testing.assert_allclose(large.delta_entropy(query), indexes[species].delta_entropy(query), 1e-12, 1e-12)
     assert not any(part._blocks for part in large._parts.values())
@@ -303,7 +304,7 @@ def test_a_file_whose_rows_are_not_by_element_is_refused(indexes, tmp_path, spec
 )
 def test_a_spec_that_does_not_fit_the_file_is_refused(indexes, tmp_path, monkeypatch, spec, match):
     path = tmp_path / "a.qindex"
-    monkeypatch.setattr("quests_md.index._index.asdict", lambda made: made.__dict__ | spec)
+    monkeypatch.setattr("quests_md.index._index.asdict", lambda made: asdict(made) | spec)
     indexes["neighbours"].save(path)
     with pytest.raises(IndexFileError, match=match):
         Index.open(path)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +16,113 @@ from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS, check_elements, name_of
 from ..errors import ElementError, InputError
 from ..frame import as_frames
-from ..information import Precision
-from ..kernels import search
+from ..information import Blocks, Precision, log_kernel_sum, log_kernel_sum_of_few, pack
+from ..kernels import kernel_sum, search
+from ..kernels._jit import over_rows
 from ..own import OwnDescriptors
-from . import _parts
-from ._calibration import Calibration
-from ._parts import Part, spans
 
-__all__ = ["Asked"]
+if TYPE_CHECKING:
+    from ._calibration import Calibration
+
+__all__ = ["Asked", "Part", "laid_out", "spans"]
 
 _LARGEST_THRESHOLD = 1e6  # nats; beyond it the bounds are not worth their rounding
+# Rows of an index that are laid out for kernel sums at a time (51 MB in double precision). Each rank has its own
+# layout, while the mapped rows are shared by the ranks of a node; so a large index must not be laid out as a whole.
+LAID_OUT = 100_000
+# Fewer of them where they are wide, as own descriptors can be: so many values (200 MB).
+_VALUES = 256 * LAID_OUT
+# Fewer queries than this are summed straight from the rows of a larger index: to lay out a million takes 0.15 s, to
+# sum them straight 0.01 s and 0.005 s per query.
+FEW = 48
+
+_SEARCHED = 256  # queries that a thread takes at a time when it searches
+
+
+def laid_out(width: int) -> int:
+    """Return how many rows of `width` columns are laid out at a time."""
+    return min(LAID_OUT, -(-_VALUES // width))
+
+
+def spans(numbers: NDArray[np.int16], by_centre: bool) -> dict[int, tuple[int, int]]:
+    """Return first and last row of every part: by atomic number, which ascends; or all rows, under 0."""
+    if not by_centre:
+        return {0: (0, len(numbers))}
+    known, counts = np.unique(numbers, return_counts=True)
+    ends = np.cumsum(counts).tolist()
+    return {z: (end - n, end) for z, n, end in zip(known.tolist(), counts.tolist(), ends, strict=True)}
+
+
+class Part:
+    """Rows of an index that a query is compared with, in the order of one search tree: all, or those of one element.
+
+    It is asked at every evaluation of a run, by rows that `Asked` has checked. So it calls the kernels itself, and on
+    one thread straight.
+
+    Parameters
+    ----------
+    tree
+        The rows, less `centre`, and what is known of the nodes.
+    centre, bandwidth
+        Those of the index.
+    is_small
+        Whether the index is small enough for a layout that is kept.
+    """
+
+    def __init__(self, tree: search.Tree, centre: NDArray[np.float64], bandwidth: float, is_small: bool) -> None:
+        self._tree, self._centre, self._bandwidth, self._is_small = tree, centre, bandwidth, is_small
+        self._blocks: dict[Precision, Blocks] = {}
+        self._question: search.Question | None = None
+
+    def log_kernel_sum(
+        self, query: NDArray[np.float64], threads: int | None, precision: Precision
+    ) -> NDArray[np.float64]:
+        """Compute ln K(q), as `Index.log_kernel_sum`, of finite and contiguous rows as wide as those here."""
+        if not self._is_small:
+            return self._sum_in_turn(query, threads, precision)
+        blocks = self._blocks.get(precision)
+        if blocks is None:
+            blocks = self._blocks[precision] = self._lay_out(self._tree.rows, threads, precision)
+        out, plain = np.empty(len(query)), None if blocks.vector else 1
+        task = partial(kernel_sum.log_kernel_sum, query, self._centre, blocks, plain, -np.inf, out=out)
+        if threads == 1:
+            task(0, len(query))
+        else:
+            over_rows(task, len(query), threads, kernel_sum.BLOCK)
+        return out
+
+    def _lay_out(self, rows: NDArray[np.float32], threads: int | None, precision: Precision) -> Blocks:
+        order = np.arange(len(rows))  # they are in that of the tree
+        return pack(rows, self._bandwidth, precision, order=order, threads=threads)
+
+    def _sum_in_turn(
+        self, query: NDArray[np.float64], threads: int | None, precision: Precision
+    ) -> NDArray[np.float64]:
+        """Compute ln K(q) of a large index: some rows at a time, of which nothing is kept."""
+        rows, h, centre = self._tree.rows, self._bandwidth, self._centre
+        if len(query) < FEW:
+            return log_kernel_sum_of_few(query, rows, h, centre=centre, threads=threads)
+        total, step = np.full(len(query), -np.inf), laid_out(rows.shape[1])
+        for first in range(0, len(rows), step):
+            some = rows[first : first + step]
+            blocks = self._lay_out(some, threads, precision)
+            made: dict[str, Any] = {"centre": centre, "checked": True, "blocks": blocks, "precision": precision}
+            total = np.logaddexp(total, log_kernel_sum(query, some, h, **made, threads=threads))
+        return total
+
+    def upper_bound(
+        self, query: NDArray[np.float64], threshold: float, memory: NDArray[np.int32], threads: int | None
+    ) -> NDArray[np.float64]:
+        """Return upper bounds of dH as `search.upper_bounds` does: nan where they could not decide."""
+        if self._question is None:  # all of it but the threshold is that of the tree
+            self._question = search.question(self._centre, self._tree, 0.0, self._bandwidth)
+        ask, out = self._question._replace(threshold=float(threshold)), np.empty(len(query))
+        task = partial(search.upper_bounds, query, self._tree, ask, memory, out=out)
+        if threads == 1:
+            task(0, len(query))
+        else:
+            over_rows(task, len(query), threads, _SEARCHED)
+        return out
 
 
 @dataclass(eq=False)
@@ -49,9 +148,11 @@ class Asked:
     path: Path | None = None
     hash: str | None = None
 
+    ready = True  # an index can be asked at once
+
     def __post_init__(self) -> None:
         """Start without a layout of the rows for kernel sums; the first question makes it."""
-        is_small = len(self) <= _parts.laid_out(self.rows.shape[1])
+        is_small = len(self) <= laid_out(self.rows.shape[1])
         self._parts = {number: Part(tree, self.centre, self.bandwidth, is_small) for number, tree in self._trees()}
 
     def _trees(self) -> Iterator[tuple[int, search.Tree]]:
@@ -70,12 +171,7 @@ class Asked:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
-    def ready(self) -> bool:
-        """True: an index can be asked at once."""
-        return True
-
-    @property
+    @cached_property
     def spec(self) -> DescriptorSpec:
         """The descriptor of frames. `InputError` where there is none: the rows are own descriptors."""
         if isinstance(self.descriptor, OwnDescriptors):
@@ -113,11 +209,13 @@ class Asked:
         than 100,000 environments nothing is kept: its rows are laid out in turn, at every call; or, for fewer than 48
         queries, read as they are, in double precision. The two agree to 1e-12·max(1, |dH|).
         """
-        query = self._rows_of(query, threads)
-        total = np.empty(len(query))
-        for part, which, rows in self._of_parts(query):
-            total[which] = part.log_kernel_sum(rows, threads, precision)
-        return total
+        rows = self._rows_of(query, threads)
+        if not self.descriptor.by_centre:
+            return self._parts[0].log_kernel_sum(rows, threads, precision)
+        out = np.empty(len(rows))
+        for part, which, own in self._of_parts(rows):
+            out[which] = part.log_kernel_sum(own, threads, precision)
+        return out
 
     def delta_entropy(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
         """Compute dH = −ln K(q) against the index, exactly.
@@ -175,22 +273,24 @@ class Asked:
         ElementError, InputError
             As in `delta_entropy`; and for a `memory` of another shape or type.
         """
-        query = self._rows_of(query, threads)
+        rows = self._rows_of(query, threads)
         if not abs(threshold) <= _LARGEST_THRESHOLD:
-            return self.delta_entropy(query, threads)
-        query = self._checked(query)
+            return self.delta_entropy(rows, threads)
         if memory is None:
-            memory = np.full(len(query), -1, np.int32)
-        if memory.shape != (len(query),) or memory.dtype != np.int32:  # kernels check no bounds
-            raise InputError(f"memory must be ({len(query)},) int32, not {memory.shape} {memory.dtype}")
-        out = np.empty(len(query))
-        for part, which, rows in self._of_parts(query):
-            hints = memory[which]
-            out[which] = part.upper_bound(rows, threshold, hints, threads)
-            memory[which] = hints
+            memory = np.full(len(rows), -1, np.int32)
+        if memory.shape != (len(rows),) or memory.dtype != np.int32:  # kernels check no bounds
+            raise InputError(f"memory must be ({len(rows)},) int32, not {memory.shape} {memory.dtype}")
+        if not self.descriptor.by_centre:
+            out = self._parts[0].upper_bound(rows, threshold, memory, threads)
+        else:
+            out = np.empty(len(rows))
+            for part, which, own in self._of_parts(rows):
+                hints = memory[which]
+                out[which] = part.upper_bound(own, threshold, hints, threads)
+                memory[which] = hints
         open_ = np.flatnonzero(np.isnan(out))
         if len(open_):
-            out[open_] = self.delta_entropy(query[open_], threads)
+            out[open_] = self.delta_entropy(rows[open_], threads)
         return out
 
     def require(self, *, k: int | None = None, cutoff: float | None = None) -> None:
@@ -206,31 +306,24 @@ class Asked:
         """Raise `ElementError` if `numbers` holds an atomic number that the index lacks; 0 is no atom."""
         check_elements(self.elements, np.unique(numbers))
 
-    def _checked(self, query: NDArray[Any]) -> NDArray[np.float64]:
-        query = np.ascontiguousarray(query, dtype=np.float64)
-        if query.ndim != 2 or query.shape[1] != self.descriptor.width:
-            raise InputError(
-                f"query must have shape (n, {self.descriptor.width}), not {query.shape}: other descriptors"
-            )
-        return query
-
     def _rows_of(self, query: Any, threads: int | None) -> NDArray[np.float64]:
-        if isinstance(query, np.ndarray):
-            return query
-        spec, frames = self.spec, list(as_frames(query))
-        for frame in frames:
-            self.check_elements(frame.numbers)
-        return spec.compute(frames, threads)
+        """Return the descriptors of a query of frames; or the array that it is, contiguous, once it is checked."""
+        if not isinstance(query, np.ndarray):
+            spec, frames = self.spec, list(as_frames(query))
+            for frame in frames:
+                self.check_elements(frame.numbers)
+            return spec.compute(frames, threads)
+        rows, width = np.ascontiguousarray(query, np.float64), self.descriptor.width
+        if rows.ndim != 2 or rows.shape[1] != width:
+            raise InputError(f"query must have shape (n, {width}), not {rows.shape}: other descriptors")
+        # What is not a number is both the largest and the smallest. Unlike a sum, these two cannot overflow.
+        if not (math.isfinite(rows.max(initial=0.0)) and math.isfinite(rows.min(initial=0.0))):
+            raise InputError("query holds values that are not finite")
+        return rows
 
     def _of_parts(self, query: NDArray[np.float64]) -> Iterator[tuple[Part, Any, NDArray[np.float64]]]:
-        """Yield every part that is asked, which queries it is asked, and their rows as it has them."""
-        if not self.descriptor.by_centre:
-            yield self._parts[0], slice(None), query
-            return
-        query = self._checked(query)
+        """Yield every part that is asked by centre, which queries it is asked, and their rows as it has them."""
         numbers = query[:, 0]
-        if not np.isfinite(numbers).all():
-            raise InputError("query holds values that are not finite")
         asked = np.unique(numbers).tolist()
         unknown = [name_of(z) for z in asked if z not in self._parts]
         if unknown:

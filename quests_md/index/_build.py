@@ -19,7 +19,7 @@ from ..kernels import search
 from ..kernels._jit import over_rows
 from ..kernels.order import order_of
 from ..versions import versions
-from ._parts import spans
+from ._asked import spans
 
 # A gap between layers of atoms wider than this (Å) is vacuum: no bulk phase has one.
 _VACUUM_GAP = 5.0

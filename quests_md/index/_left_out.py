@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..information import log_kernel_sum, pack
-from ._parts import laid_out
+from ._asked import laid_out
 
 __all__ = ["left_out_log_sums"]
 

@@ -29,7 +29,7 @@ from ..files import write_atomically
 from ..kernels.search import levels
 from ..own import OwnDescriptors
 from . import _calibration, _fingerprint
-from ._parts import spans
+from ._asked import spans
 
 FORMAT = 1
 MAGIC = b"QUESTSMD"
