@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from limits import LIMIT
 from scipy.spatial.transform import Rotation
 
 from quests_md.descriptors import DescriptorSpec, Environments, minimum_distances
@@ -297,7 +298,7 @@ def test_threads_work_in_a_forked_process(structure):
     SPEC.compute(atoms, 2)  # starts the threads, which a fork does not copy
     child = multiprocessing.get_context("fork").Process(target=SPEC.compute, args=(atoms, 2))
     child.start()
-    child.join(30)
+    child.join(LIMIT)
     child.kill()
     assert child.exitcode == 0
 
