@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shutil
 
+from limits import LIMIT
+
+_LIMIT = 1000 * LIMIT  # ms
 MISSING = "no Chromium: apt-get install chromium"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # WebGL by the processor: a machine that tests has no graphics card.
@@ -17,7 +20,7 @@ def find_browser():
 
 def start(playwright):
     """Return a browser."""
-    return playwright.chromium.launch(executable_path=find_browser(), args=list(_OPTIONS))
+    return playwright.chromium.launch(executable_path=find_browser(), args=list(_OPTIONS), timeout=_LIMIT)
 
 
 class Visit:
@@ -26,6 +29,7 @@ class Visit:
     def __init__(self, browser, path, *, before="", **options):
         self.said, self.asked = [], []
         self.page = browser.new_context(**options).new_page()
+        self.page.set_default_timeout(_LIMIT)
         if before:
             self.page.add_init_script(before)
         self.page.on("console", lambda message: self.said.append(message.text))

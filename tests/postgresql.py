@@ -10,7 +10,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from limits import LIMIT
+
 MISSING = "no PostgreSQL server: apt-get install postgresql"
+PATIENTLY = ("-w", "-t", str(round(LIMIT)))  # seconds
 
 
 def find_programs():
@@ -35,7 +38,7 @@ class Server:
             self._user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
         self._run("initdb", "-D", "data", "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-sync")
         options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' -c fsync=off"
-        self._run("pg_ctl", "-w", "-D", "data", "-l", "log", "-o", options, "start")
+        self._run("pg_ctl", *PATIENTLY, "-D", "data", "-l", "log", "-o", options, "start")
 
     def _run(self, program, *arguments):
         with open(os.devnull, "wb") as nowhere:  # not a pipe: the server would keep it open
@@ -60,8 +63,8 @@ class Server:
 
     def restart(self):
         """End all connections as a server that breaks down, and start again."""
-        self._run("pg_ctl", "-w", "-D", "data", "-m", "immediate", "-l", "log", "restart")
+        self._run("pg_ctl", *PATIENTLY, "-D", "data", "-m", "immediate", "-l", "log", "restart")
 
     def stop(self):
-        self._run("pg_ctl", "-w", "-D", "data", "-m", "immediate", "stop")
+        self._run("pg_ctl", *PATIENTLY, "-D", "data", "-m", "immediate", "stop")
         shutil.rmtree(self._folder)

@@ -6,10 +6,9 @@ import threading
 
 import naive
 import numpy as np
+from limits import LIMIT
 
 from quests_md.frame import Frame
-
-PATIENCE = 20.0  # seconds; a rank that waits longer waits for one that has left
 
 
 class ThreadComm:
@@ -21,9 +20,9 @@ class ThreadComm:
 
     def _exchange(self, call, item):
         self._slots[self.rank] = call, item
-        self._barrier.wait(PATIENCE)
+        self._barrier.wait(LIMIT)  # a rank that waits longer waits for one that has left
         calls, items = zip(*self._slots, strict=True)
-        self._barrier.wait(PATIENCE)  # nobody writes before everybody has read
+        self._barrier.wait(LIMIT)  # nobody writes before everybody has read
         assert set(calls) == {call}, f"the ranks call different things: {calls}"
         return items
 

@@ -14,6 +14,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from click.testing import CliRunner, Result
+from limits import LIMIT
 
 from quests_md import cli, delta_entropy
 from quests_md.cli._results import table
@@ -137,7 +138,7 @@ def test_a_reader_that_has_gone_costs_no_file():
     os.close(reader)
     command = [sys.executable, "-m", "quests_md.cli", "entropy", "si.extxyz", "--threads", "1", "-o", "e.csv"]
     try:
-        told = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+        told = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=LIMIT, check=False)
     finally:
         os.close(writer)
     assert Path("e.csv").exists(), told

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import ase.io
 import pytest
 from ase.calculators.emt import EMT
 from click.testing import CliRunner
+from limits import LIMIT, wait_until
 from oracles import EMT_PATH, PATH, copper, fill, states
 
 from quests_md.cli import main
@@ -250,11 +250,9 @@ def test_a_signal_gives_the_frames_back(address, tmp_path, number):
     ]
     command += ["--keyword", f"told={json.dumps(str(told))}"]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
-    until = time.monotonic() + 60
-    while not told.exists() or queue.counts()["running"] < 2:
-        assert time.monotonic() < until
+    wait_until(lambda: told.exists() and queue.counts()["running"] == 2, "no two frames are being calculated")
     program.send_signal(number)
-    out, err = program.communicate(timeout=60)
+    out, err = program.communicate(timeout=LIMIT)
     assert program.returncode == 3, err
     assert "told to stop; 2 frames that were being calculated wait again" in err
     assert "3 waiting, 0 running, 0 done" in out

@@ -17,6 +17,7 @@ from ase.build import bulk
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from limits import LIMIT
 
 from quests_md.cli import _rows, main
 from quests_md.cli._dataset import open_dataset
@@ -27,7 +28,6 @@ from quests_md.frame import Frame
 from quests_md.information import information
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
-LIMIT = 120  # s
 
 
 def silicon(n, broken=None):

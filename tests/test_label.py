@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from ase.calculators.emt import EMT
+from limits import LIMIT
 from oracles import EMT_PATH, copper, fill, oracle, silicon, states, tblite
 
 from quests_md.errors import Halted, InputError, OracleError, QueueError
@@ -52,7 +53,7 @@ def test_a_real_code_labels(queue, executor):
     assert label(queue, tblite(), executor, workers=2).done == 3
     entry = queue.entry(1)
     assert (entry.record["code"], entry.record["settings"]["keywords"]["method"]) == ("tblite", "GFN1-xTB")
-    assert 0 < entry.seconds < 60
+    assert 0 < entry.seconds < LIMIT
 
 
 @pytest.mark.parametrize(
@@ -81,9 +82,9 @@ def test_a_fault_costs_its_frame_and_no_other(queue, executor, calculator, tries
 
 def test_a_calculation_beyond_its_time_costs_a_try(queue, executor):
     fill(queue, [0, 5, 0])
-    label(queue, oracle("Hangs", keywords={"tag": 5}, wall_time=1.5), executor, workers=2)
+    label(queue, oracle("Hangs", keywords={"tag": 5}, wall_time=5.0), executor, workers=2)
     assert states(queue) == ["done", "failed", "done"]
-    assert queue.entry(2).reason.startswith("timeout: killed after 1.5 s, its wall_time")
+    assert queue.entry(2).reason.startswith("timeout: killed after 5 s, its wall_time")
 
 
 def test_a_crash_that_does_not_come_again_costs_one_try(queue, executor, tmp_path):
@@ -134,13 +135,13 @@ def test_two_labellings_share_a_queue(queue, tmp_path):
 
 
 def test_claims_are_renewed_while_a_calculation_runs(tmp_path, executor):
-    queue = Queue(tmp_path / "queue.db", lease=1.0, tries=1)
+    queue = Queue(tmp_path / "queue.db", lease=3.0, tries=1)
     fill(queue, [5])
-    hangs = oracle("Hangs", keywords={"tag": 5}, wall_time=4.0)
+    hangs = oracle("Hangs", keywords={"tag": 5}, wall_time=7.0)
     others = []
     label(queue, hangs, executor, workers=1, report=lambda counts: others.append(queue.claim("somebody else")))
     assert others != []
-    assert set(others) == {None}  # for four leases
+    assert set(others) == {None}  # for more than two leases
     assert queue.entry(1).reason.startswith("timeout")
 
 
@@ -209,11 +210,11 @@ def test_a_label_outlives_a_database_that_is_locked(tmp_path, executor):
         def hold():
             with other._database.transaction():
                 held.set()
-                release.wait(30)
+                release.wait(LIMIT)
 
         thread = threading.Thread(target=hold)
         thread.start()
-        held.wait(30)
+        held.wait(LIMIT)
 
         def tell():
             try:
@@ -242,7 +243,7 @@ def test_a_calculation_outlives_a_database_that_is_locked(tmp_path, monkeypatch)
 
     def slow(task):
         if '"atoms": null' not in task:
-            ended.wait(30)
+            ended.wait(LIMIT)
         return run_task(task)
 
     other = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
@@ -279,7 +280,7 @@ def test_silent_workers_are_given_up(queue, monkeypatch):
 
         def silent(task):
             if '"atoms": null' not in task:
-                release.wait(60)
+                release.wait(LIMIT)
             return run_task(task)
 
         monkeypatch.setattr(module, "run_task", silent)

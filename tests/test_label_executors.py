@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import LIMIT
 from oracles import EMT_PATH, PATH, fill, oracle, parent_of, silicon, states, tblite, wait_for, wait_for_end
 
 from quests_md.errors import Halted, MissingExtraError, OracleError
@@ -122,7 +123,7 @@ needs_mpi = pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec: pip ins
 def test_ranks_label_and_survive_what_calculators_do(queue, tmp_path):
     fill(queue, [0, 5, 0, 0, 0])
     job = mpi(["--calculator", "oracles:Exits", "--keyword", "tag=5"], tmp_path / "queue.db")
-    out, err = job.communicate(timeout=120)
+    out, err = job.communicate(timeout=LIMIT)
     assert job.returncode == 0, err
     assert states(queue) == ["done", "quarantined", "done", "done", "done"]
     assert "4 frames labelled, 0 failed, 1 quarantined, 2 tried in vain" in out
@@ -133,7 +134,7 @@ def test_ranks_label_and_survive_what_calculators_do(queue, tmp_path):
 def test_a_calculation_is_no_rank(queue, tmp_path):
     fill(queue, [0])
     job = mpi(["--calculator", "oracles:Environment"], tmp_path / "queue.db", ranks=2)
-    _, err = job.communicate(timeout=120)
+    _, err = job.communicate(timeout=LIMIT)
     assert job.returncode == 0, err
     assert next(queue.labelled()).get_potential_energy() == 0.0
 
@@ -149,7 +150,7 @@ def test_ranks_are_started_where_there_are_none(queue, tmp_path):
         env={**os.environ, "PYTHONPATH": PATH},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -165,7 +166,7 @@ def test_a_rank_that_dies_ends_the_job_and_its_frame_waits_for_the_next(queue, t
     job = mpi(["--calculator", "oracles:Hangs", *keywords], tmp_path / "queue.db", "--lease", "5", ranks=2)
     calculation = int(wait_for(told))
     os.kill(worker_of(calculation), signal.SIGKILL)
-    job.communicate(timeout=60)
+    job.communicate(timeout=LIMIT)
     assert job.returncode != 0
     wait_for_end(calculation)
     assert states(queue) == ["running", "waiting"]
@@ -179,7 +180,7 @@ def test_ctrl_c_gives_the_frames_of_the_ranks_back(queue, tmp_path):
     job = mpi(["--calculator", "oracles:Hangs", "--keyword", f"told={told}"], tmp_path / "queue.db", ranks=2)
     calculation = int(wait_for(told))
     job.send_signal(signal.SIGINT)
-    job.communicate(timeout=60)
+    job.communicate(timeout=LIMIT)
     assert job.returncode != 0
     wait_for_end(calculation)
     assert states(queue) == ["waiting", "waiting"]

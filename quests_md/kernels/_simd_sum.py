@@ -42,7 +42,7 @@ _COEFFICIENTS = {
     "float": [1.0, 0.69312423, 0.24024099, 0.055906430, 0.0095828551],
     "double": [math.log(2.0) ** n / math.factorial(n) for n in range(12)],
 }
-EXP2_ERROR = {"float": 3e-6, "double": 7e-15}
+EXP2_ERROR = {"float": 3e-6, "double": 9e-15}
 # Clamped where 2^x is no longer a normal number.
 _SMALLEST = {"float": -126.0, "double": -1022.0}
 
