@@ -2,7 +2,7 @@
 
 It ends with 0 once exploration.json is there, and with `CANNOT_RUN` where it could not begin or not be watched: the
 last line that it says is what must be set right. Any other end, a signal among them, is a crash, of which the caller
-makes the result.
+makes the result. That this process ends with its caller is the work of the guard which it is started by.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import traceback
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +17,7 @@ from typing import Protocol
 from ..errors import QuestsError
 from ..monitor import Band
 from ..session import Session
-from ._job import CANNOT_RUN, WITH_PARENT, Exploration, Job
+from ._job import CANNOT_RUN, Exploration, Job
 from ._keeper import Keeper
 from ._result import told
 
@@ -56,11 +55,6 @@ def main(arguments: list[str]) -> int:
     """Run the job of a job.json; return the exit code."""
     # What asks this process to end is no halt: it ends at once, and without a result.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    if arguments[1:] == [WITH_PARENT]:
-        parent = os.dup(0)
-        with open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), 0)  # what this process starts shall not read from the pipe
-        threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     try:
         job = Job.read(Path(arguments[0]))
         _run(job, _make(job)).write(job.folder)
@@ -69,13 +63,6 @@ def main(arguments: list[str]) -> int:
         print(" ".join(f"{type(error).__name__}: {error}".split()), file=sys.stderr)
         return CANNOT_RUN
     return 0
-
-
-def _end_with_parent(pipe: int) -> None:
-    """Wait until the caller is gone, however it ended; then kill what this process has started, and itself."""
-    while os.read(pipe, 1 << 10):
-        pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _make(job: Job) -> Explorer:
