@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
+from dying import HELD
 from explorations import NEVER, frames_of, one
 
-from quests_md.errors import HostError
+from quests_md.errors import Halted, HostError
 from quests_md.index import Index
 from quests_md.learning._exploration import Explore, Job, explore
 from quests_md.oracle import Potential
 
 TESTS = Path(__file__).parent
 EMT = {"call": "ase.calculators.emt:EMT"}
+PROC = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 
 
 def crystal(scale, seed, n=2):
@@ -136,3 +144,116 @@ def test_an_error_of_the_calculator_is_a_result_and_the_frame_before_it_a_candid
 def test_a_calculator_that_cannot_be_made_is_an_error(job):
     with pytest.raises(HostError, match="gives no calculator"):
         one(job(calculator={"call": "dying:Dying"}))
+
+
+# -- what ends it, while compiled code holds Python's lock ------------------------------------------
+
+# A caller that SIGUSR1 ends without a word, and that SIGUSR2 lets fork: what it has forked shares all that it has open.
+CALLER = """
+import os, signal, sys, time
+from pathlib import Path
+from quests_md.learning._exploration import Job, explore
+
+def fork(*_):
+    if os.fork() == 0:
+        time.sleep(1000)
+    Path(sys.argv[2]).touch()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(0))
+signal.signal(signal.SIGUSR2, fork)
+explore([Job.read(Path(sys.argv[1]))])
+"""
+
+
+def until(condition, limit):
+    """Wait until something is so; return after how many seconds, or fail."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < limit
+        time.sleep(0.02)
+    return time.monotonic() - begun
+
+
+def stat(pid):
+    """Return what the system tells of a process: its state, its parent, its group, ..."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["X"]
+
+
+def ended(pids):
+    return all(stat(pid)[0] in "ZX" for pid in pids)
+
+
+@pytest.fixture
+def holding(job, tmp_path):
+    """Return a job that holds Python's lock, and a function that waits for the numbers of its processes."""
+    told, pids = tmp_path / "pids", []
+
+    def wait():
+        until(told.exists, 120)
+        pids.extend(map(int, told.read_text().split()))
+        assert not ended(pids)
+        return pids
+
+    yield job(calculator={"call": "dying:Holding", "told": str(told), "at": 10}), wait
+    for pid in pids:
+        if not ended([pid]):
+            os.kill(pid, signal.SIGKILL)
+
+
+@PROC
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGKILL,),
+        (signal.SIGINT,),  # it is left by an exception
+        (signal.SIGUSR1,),  # it ends by itself, without a `finally`
+        (signal.SIGUSR2, signal.SIGKILL),  # what it has forked goes on
+    ],
+)
+def test_it_ends_with_its_caller_though_the_lock_is_held(holding, tmp_path, numbers):
+    asked, wait = holding
+    asked.folder.mkdir()
+    command = [sys.executable, "-c", CALLER, str(asked.write()), str(tmp_path / "forked")]
+    caller = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        pids = wait()
+        for number in numbers:
+            caller.send_signal(number)
+            if number == signal.SIGUSR2:
+                until((tmp_path / "forked").exists, 30)
+        begun = time.monotonic()
+        caller.wait(30)
+        until(lambda: ended(pids), HELD / 6)
+        assert time.monotonic() - begun < HELD / 6  # two seconds, on a machine that has nothing else to do
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(caller.pid, signal.SIGKILL)  # what it has forked
+        caller.wait()
+    assert not (asked.folder / "exploration.json").exists()
+
+
+@PROC
+@pytest.mark.parametrize("whom", ["guard", "process", "group"])
+def test_it_can_be_asked_to_end_though_the_lock_is_held(holding, whom):
+    asked, wait = holding
+    pids, begun = [], []
+
+    def ask():
+        pids.extend(wait())
+        pid = pids[0]
+        parent, group = map(int, stat(pid)[1:3])
+        begun.append(time.monotonic())
+        os.kill({"guard": parent, "process": pid, "group": -group}[whom], signal.SIGTERM)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with pytest.raises(Halted, match="asked to end by SIGTERM"):
+        explore([asked])
+    assert time.monotonic() - begun[0] < HELD / 6
+    thread.join()
+    assert ended(pids)
+    assert not (asked.folder / "exploration.json").exists()

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Halted, HostError, InputError, OutputError
+from ..oracle._process import guarded
 from ..processes import inherited
-from ._job import CANNOT_RUN, DONE, JOB, WITH_PARENT, Exploration, Explore, Job
+from ._job import CANNOT_RUN, DONE, JOB, Exploration, Explore, Job
 from ._result import LOG, last_lines, told
 
 __all__ = ["Exploration", "Explore", "Job", "explore"]
 
 _LOOK = 0.1  # s between two looks at the processes
+_GONE = 1.0  # s in which killed processes end, but for those that nobody waits for: where a container has no init
 _SAY = 5.0  # s between two reports of running ones
 # Signals by which others, a terminal or a batch system, ask a process to end.
 _ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -33,7 +35,8 @@ def explore(
     """Run explorations, some at a time, and return what each came to.
 
     One that has its exploration.json is not run again. The folder of one that was not finished is cleared. When this
-    process ends, however it does, the explorations end with it.
+    function is left, or this process ends, however it does, the explorations end within two seconds, and with them all
+    that they have started in their process groups; compiled code that holds Python's lock does not keep them.
 
     Parameters
     ----------
@@ -82,15 +85,14 @@ def explore(
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     running[0].process.wait(_LOOK)
     finally:
-        for one in running:
-            _kill(one)
+        _kill(running)
     return [Exploration.read(job.folder) for job in jobs]
 
 
 @dataclass
 class _Running:
     job: Job
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes]  # the guard, which leads the group of the exploration and ends as it does
 
 
 def _start(job: Job) -> _Running:
@@ -102,9 +104,9 @@ def _start(job: Job) -> _Running:
         path = job.write()
         with open(folder / LOG, "wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "quests_md.learning._explorer", str(path), WITH_PARENT],
+                guarded([sys.executable, "-m", "quests_md.learning._explorer", str(path)]),
                 env=_environment(),
-                stdin=subprocess.PIPE,  # it ends when this end is closed, as it is when this process is gone
+                stdin=subprocess.PIPE,  # the guard sees by it that this process has ended
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -132,7 +134,7 @@ def _environment() -> dict[str, str]:
 
 def _ended(one: _Running) -> Exploration:
     """Return what an exploration came to whose process has ended; of a crashed one, write it."""
-    _kill(one)  # what it started and left
+    _kill([one])  # what it started and left
     job, code = one.job, one.process.returncode
     if (job.folder / DONE).exists():
         return Exploration.read(job.folder)
@@ -148,13 +150,27 @@ def _ended(one: _Running) -> Exploration:
     return result
 
 
-def _kill(one: _Running) -> None:
-    """Kill a process and all that it has started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(one.process.pid, signal.SIGKILL)
-    one.process.wait()
-    if one.process.stdin is not None:
-        one.process.stdin.close()
+def _kill(running: Sequence[_Running]) -> None:
+    """Kill explorations with all that they have started, and wait until nothing of them writes any more."""
+    for one in running:
+        _signal(one, signal.SIGKILL)
+    until = time.monotonic() + _GONE
+    for one in running:
+        one.process.wait()
+        if one.process.stdin is not None:
+            one.process.stdin.close()
+        # The end of a guard that was killed is not yet that of the others.
+        while _signal(one, 0) and time.monotonic() < until:
+            time.sleep(_LOOK / 10)
+
+
+def _signal(one: _Running, number: int) -> bool:
+    """Send a signal to an exploration with all that it has started; return whether anything of it is there."""
+    try:
+        os.killpg(one.process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _progress(one: _Running) -> str:

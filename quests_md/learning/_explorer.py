@@ -2,7 +2,7 @@
 
 It ends with 0 once exploration.json is there, and with `CANNOT_RUN` where it could not begin or not be watched: the
 last line that it says is what must be set right. Any other end, a signal among them, is a crash, of which the caller
-makes the result.
+makes the result. That this process ends with its caller is the work of the guard which it is started by.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import traceback
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import QuestsError
 from ..monitor import Band
-from ..recording import Session
-from ._job import CANNOT_RUN, WITH_PARENT, Exploration, Job
-from ._keeper import Keeper
+from ..recording import LastCovered, Session
+from ._job import CANNOT_RUN, Exploration, Job
 from ._result import told
 
 __all__ = ["main"]
@@ -32,14 +30,14 @@ class Explorer(Protocol):
     ----------
     session
         The watched run.
-    keeper
-        What keeps frames of it.
+    covered
+        What keeps its last covered frame.
     step
         The present step.
     """
 
     session: Session
-    keeper: Keeper
+    covered: LastCovered
 
     @property
     def step(self) -> int:
@@ -56,11 +54,6 @@ def main(arguments: list[str]) -> int:
     """Run the job of a job.json; return the exit code."""
     # What asks this process to end is no halt: it ends at once, and without a result.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
-    if arguments[1:] == [WITH_PARENT]:
-        parent = os.dup(0)
-        with open(os.devnull, "rb") as nothing:
-            os.dup2(nothing.fileno(), 0)  # what this process starts shall not read from the pipe
-        threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     try:
         job = Job.read(Path(arguments[0]))
         _run(job, _make(job)).write(job.folder)
@@ -69,13 +62,6 @@ def main(arguments: list[str]) -> int:
         print(" ".join(f"{type(error).__name__}: {error}".split()), file=sys.stderr)
         return CANNOT_RUN
     return 0
-
-
-def _end_with_parent(pipe: int) -> None:
-    """Wait until the caller is gone, however it ended; then kill what this process has started, and itself."""
-    while os.read(pipe, 1 << 10):
-        pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _make(job: Job) -> Explorer:
@@ -107,10 +93,10 @@ def _run(job: Job, explorer: Explorer) -> Exploration:
         if isinstance(error, QuestsError) and not is_broken:
             raise  # watching itself has failed: another index, a full disk
         traceback.print_exc()
-        session.fail(error)
         if status == "crashed":
-            explorer.keeper.propose(reason)
-    explorer.keeper.write()
+            session.propose(reason)
+        session.fail(error)
+    explorer.covered.close()
     if status == "finished" and session.status == "halted":
         status, reason = "halted", session.reason
     return told(job, status, reason, explorer.step)

@@ -8,12 +8,10 @@ import ase.units
 import numpy as np
 
 from ..errors import MissingExtraError
-from ..frame import Frame
 from ..hosts.ase import MonitorObserver
 from ..oracle import Potential
-from ..recording import Session
+from ..recording import LastCovered, Session
 from ._job import Job
-from ._keeper import Keeper
 from ._start import start_of
 
 __all__ = ["AseExplorer"]
@@ -38,9 +36,9 @@ class AseExplorer:
         self._atoms.calc = potential.ase_calculator()
         self._dyn = self._dynamics()
         self.session = Session.from_config(job.config(potential.elements))
-        self.keeper = Keeper(self.session, job.folder)
+        self.covered = LastCovered(self.session.place)
+        self.session.record(self.covered)
         self._dyn.attach(MonitorObserver(self.session, self._dyn))
-        self._dyn.attach(self._keep)
 
     def _dynamics(self) -> Any:
         settings, temperature = self._job.settings, self._job.temperature
@@ -77,8 +75,3 @@ class AseExplorer:
     def close(self) -> None:
         """Close the session."""
         self.session.close()
-
-    def _keep(self) -> None:
-        step = int(self._dyn.nsteps)
-        time = step * self._job.settings.timestep / 1000.0
-        self.keeper.look(lambda: Frame.from_atoms(self._atoms, step, time))

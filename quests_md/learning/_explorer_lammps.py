@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingExtraError, SourceError
-from ..frame import Frame
 from ..hosts.lammps import attach
 from ..index import Index
 from ..oracle import Potential
+from ..recording import LastCovered
 from ._job import Job
-from ._keeper import Keeper
 from ._start import start_of
 
 __all__ = ["LammpsExplorer"]
@@ -24,7 +23,6 @@ __all__ = ["LammpsExplorer"]
 _VELOCITY = 1.0 / (1000.0 * ase.units.fs)  # Å/ps in ASE's unit
 _BAR = 1e4  # in a GPa
 _SKIN = 2.0  # Å; LAMMPS's default in units metal
-_FIX = "quests_keep"
 
 
 class LammpsExplorer:
@@ -40,7 +38,6 @@ class LammpsExplorer:
         potential, index = Potential.open(job.potential), Index.open(job.index)
         config = job.config(potential.elements)
         self._job = job
-        self._failure: BaseException | None = None
         atoms = start_of(job, potential.elements)
         self._lmp = _lammps()(cmdargs=["-log", str(job.folder / "log.lammps"), "-screen", "none"])
         skin = _SKIN if config.skin is None else config.skin
@@ -62,13 +59,8 @@ class LammpsExplorer:
             self._lmp.command(command)
         self._watch = attach(self._lmp, config)
         self.session = self._watch.session
-        self.keeper = Keeper(self.session, job.folder)
-        numbers = ase.Atoms(potential.elements).numbers
-        self._numbers = np.concatenate([[0], numbers])
-        # Defined after the fix of the watch, so that it is called when the step has been decided upon.
-        self._lmp.command(f"fix {_FIX} all external pf/callback {config.every} {config.every}")
-        self._lmp.command(f"fix_modify {_FIX} energy no virial no")
-        self._lmp.set_fix_external_callback(_FIX, self._keep)
+        self.covered = LastCovered(self.session.place, self._velocities)
+        self.session.record(self.covered)
 
     @property
     def step(self) -> int:
@@ -78,44 +70,22 @@ class LammpsExplorer:
     def run(self) -> None:
         """Run all steps, or as many as the watch lets LAMMPS run."""
         self._lmp.command(f"run {self._job.settings.steps}")
-        if self._failure is not None:
-            raise self._failure
 
     def close(self) -> None:
         """Close the session, and leave LAMMPS to the end of the process."""
         self._watch.close()
 
-    def _keep(self, _: object, step: int, n: int, ids: NDArray[Any], x: NDArray[Any], f: NDArray[Any]) -> None:
-        """Let the keeper look at a step whose forces have just been computed; C code cannot pass an error on."""
-        f[:] = 0.0
-        try:
-            if self._failure is None:
-                self.keeper.look(lambda: self._frame(step, n, ids, x))
-        except BaseException as error:  # noqa: BLE001 - raised after the run
-            self._failure = error
-
-    def _frame(self, step: int, n: int, ids: NDArray[Any], x: NDArray[Any]) -> Frame:
-        """Return the present frame; its velocities are carried to it by the forces from half a step before."""
+    def _velocities(self) -> NDArray[np.float64]:
+        """Return the velocities of the present step: carried to it by the forces from half a step before."""
         lmp = self._lmp
+        n = int(lmp.extract_setting("nlocal"))
         types = lmp.numpy.extract_atom("type")[:n]
-        velocities = lmp.numpy.extract_atom("v")[:n].copy()
-        if step > 0:  # else LAMMPS has not moved anything yet
+        velocities: NDArray[np.float64] = lmp.numpy.extract_atom("v")[:n].copy()
+        if self.step > 0:  # else LAMMPS has not moved anything yet
             mass = lmp.numpy.extract_atom("mass").ravel()[types][:, None]
             forces = lmp.numpy.extract_atom("f")[:n]
             velocities += 0.5 * lmp.extract_global("dt") * lmp.extract_global("ftm2v") * forces / mass
-        low, high, xy, yz, xz, periodic, _ = lmp.extract_box()
-        side = np.subtract(high, low)
-        return Frame(
-            x[:n],
-            self._numbers[types],
-            np.array([[side[0], 0.0, 0.0], [xy, side[1], 0.0], [xz, yz, side[2]]]),
-            np.array(periodic, bool),
-            ids=np.array(ids[:n]).ravel().astype(np.int64),
-            step=step,
-            time=step * self._job.settings.timestep / 1000.0,
-            origin=np.array(low),
-            velocities=velocities * _VELOCITY,
-        )
+        return velocities * _VELOCITY
 
 
 def _lammps() -> Any:

@@ -15,13 +15,11 @@ from ..config import RunConfig
 from ..errors import ConfigError, OutputError
 from ..files import write_atomically
 
-__all__ = ["CANNOT_RUN", "DONE", "JOB", "WITH_PARENT", "Exploration", "Explore", "Job"]
+__all__ = ["CANNOT_RUN", "DONE", "JOB", "Exploration", "Explore", "Job"]
 
 DONE = "exploration.json"  # its presence says that the exploration has come to its end
 JOB = "job.json"
-# Between an exploration's process and its caller:
 CANNOT_RUN = 78  # the exit code (sysexits' EX_CONFIG, which no library ends a program with) of one that made no result
-WITH_PARENT = "--with-parent"  # the argument of one whose standard input is a pipe that the caller holds open
 
 
 def _listed(value: Any) -> Any:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..monitor import Band
 from .last import write_only_frame
@@ -15,13 +19,20 @@ _REST = 20.0  # the file is written anew after so many times the time that writi
 
 
 class LastCovered(Recorder):
-    """Keep the last covered frame before the first candidate."""
+    """Keep the last covered frame before the first candidate.
+
+    Parameters
+    ----------
+    velocities
+        Returns the velocities of this rank's atoms at the present step, in ASE's units, where the host's frames have
+        none.
+    """
 
     files = (LAST_COVERED,)
     sees_calm = True
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, place: Place, velocities: Callable[[], NDArray[np.float64]] | None = None) -> None:
+        self._place, self._velocities = place, velocities
         self._covered: Moment | None = None
         self._is_over = self._is_written = False
         self._due = 0.0
@@ -33,6 +44,8 @@ class LastCovered(Recorder):
             self._is_over = True
             self.close()
         elif decision.band is Band.COVERED and not self._is_over:
+            if self._velocities is not None:
+                moment.frame.velocities = self._velocities()
             self._covered, self._is_written = moment, False
             if time.perf_counter() > self._due:
                 self.close()
