@@ -90,7 +90,8 @@ class Frame:
             raise FrameError(f"n_local = {self.n_local} is not between 0 and the {n} rows of positions")
         self.numbers = np.asarray(self.numbers)
         self.cell = np.zeros((3, 3)) if self.cell is None else np.asarray(self.cell, dtype=np.float64)
-        self.pbc = np.broadcast_to(np.asarray(self.pbc, dtype=bool), (3,))
+        pbc = np.asarray(self.pbc, dtype=bool)
+        self.pbc = pbc if pbc.shape == (3,) else np.broadcast_to(pbc, (3,))
         self.origin = np.zeros(3) if self.origin is None else np.asarray(self.origin, dtype=np.float64)
         self.ids = np.arange(n) if self.ids is None else np.asarray(self.ids)
         if self.watched is None:

@@ -107,7 +107,7 @@ def wheel_potentials():
 
 def _run(folder, command, environment):
     # A bare environment: variables of one MPI confuse the launcher of the other.
-    kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "PATH") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "PATH", "PYTHONPATH") if name in os.environ}
     return subprocess.run(
         command,
         cwd=folder,

@@ -85,7 +85,7 @@ class FrameReader:
 
     def note_box(self, step: int) -> None:
         """Remember the box of a step, told when its forces have been computed: then ghosts are current."""
-        self._noted = step, self._box_bytes()
+        self._noted = step, self._library.box_bytes()
 
     def read(self, step: int, end_of_step: bool) -> Frame:
         """Return this rank's atoms and ghosts; arrays view LAMMPS's memory where the units allow it.
@@ -93,15 +93,15 @@ class FrameReader:
         Velocities are read at the end of a step only: inside the step they are half a step off.
         """
         library, units = self._library, self._units
-        if end_of_step and self._noted is not None and self._noted[0] == step and self._noted[1] != self._box_bytes():
+        if end_of_step and self._noted is not None and self._noted[0] == step and self._noted[1] != library.box_bytes():
             raise HostError(
                 "a fix has changed the box since the ghost atoms were placed (deform, press/berendsen): define the "
                 "fix that calls quests_step before it, or give it post_force in place of end_of_step"
             )
         if not end_of_step and library.has_number("respa_levels"):
             raise HostError("run_style respa calls fix external at its first step only: use run_style verlet")
-        n_local = library.setting("nlocal")
-        n = n_local + library.setting("nghost")
+        n_local = library.n_local()
+        n = n_local + library.n_ghost()
         if not self._checked:
             self._check_masses()
             self._checked = True
@@ -118,7 +118,7 @@ class FrameReader:
                 velocities = library.matrix("v", n_local) * (units.length / (units.time * 1000.0 * ase.units.fs))
         return Frame(
             positions if units.length == 1.0 else positions * units.length,
-            self._numbers[library.vector("type", n, np.int32)],
+            self._numbers[library.vector("type", n)],
             cell * units.length,
             pbc,
             ids=ids,
@@ -126,14 +126,11 @@ class FrameReader:
             time=self._time(step),
             n_local=n_local,
             origin=origin * units.length,
-            watched=(library.vector("mask", n_local, np.int32) & self._bit) != 0,
+            watched=(library.vector("mask", n_local) & self._bit) != 0,
             velocities=velocities,
             forces=forces,
             n_expected=library.n_atoms,
         )
-
-    def _box_bytes(self) -> bytes:
-        return b"".join(part.tobytes() for part in self._library.box())
 
     def _time(self, step: int) -> float:
         """Return the simulated time in ps; the timestep may have changed on the way."""

