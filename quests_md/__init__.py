@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .index import Index
     from .information import delta_entropy, diversity, entropy
     from .monitor import Decision, Monitor
+    from .recording import Run, read_run
     from .session import Session
 
 __version__ = "0.1.0"
@@ -24,10 +25,12 @@ __all__ = [
     "Frame",
     "Index",
     "Monitor",
+    "Run",
     "Session",
     "delta_entropy",
     "diversity",
     "entropy",
+    "read_run",
 ]
 
 _HOME = {
@@ -36,10 +39,12 @@ _HOME = {
     "Frame": "frame",
     "Index": "index",
     "Monitor": "monitor",
+    "Run": "recording",
     "Session": "session",
     "delta_entropy": "information",
     "diversity": "information",
     "entropy": "information",
+    "read_run": "recording",
 }
 
 
