@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .index import Index
     from .information import delta_entropy, diversity, entropy
     from .monitor import Decision, Monitor
-    from .recording import Session
+    from .recording import Run, Session, read_run
 
 __version__ = "0.1.0"
 
@@ -24,10 +24,12 @@ __all__ = [
     "Frame",
     "Index",
     "Monitor",
+    "Run",
     "Session",
     "delta_entropy",
     "diversity",
     "entropy",
+    "read_run",
 ]
 
 _HOME = {
@@ -36,10 +38,12 @@ _HOME = {
     "Frame": "frame",
     "Index": "index",
     "Monitor": "monitor",
+    "Run": "recording",
     "Session": "recording",
     "delta_entropy": "information",
     "diversity": "information",
     "entropy": "information",
+    "read_run": "recording",
 }
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import SourceError
+from .errors import FrameError, SourceError
 from .frame import Frame
 
 __all__ = [
@@ -43,9 +44,11 @@ def read_frames(source: str | os.PathLike[str], group_key: str | None = None) ->
     Yields
     ------
     Frame
-        With `step` and `time` (ps) from the frame's info ("step" or "timestep", "time") where they are there,
-        else `step` counts the frames, `ids` from an array "id" or "ids", and `forces` from
-        "model_forces". Of a cut-out (`quests_md.selection.Cutout`) the core is watched, and nothing else.
+        With `step` and `time` (ps) from the frame's info ("step", "time") where they are numbers; without a step
+        `step` counts the frames. A "timestep" is a step where it is a whole number, as of a LAMMPS dump: 0.5 is the
+        time step of a dynamics. `ids` are those of an array "id" or "ids", if it holds whole numbers (names of sites
+        are no ids of atoms), and `forces` those of "model_forces". Of a cut-out (`quests_md.selection.Cutout`) the
+        core is watched, and nothing else.
 
     Raises
     ------
@@ -172,7 +175,13 @@ def _read(source: str | os.PathLike[str], group_key: str | None) -> Iterator[tup
     try:
         # parallel=False: ASE's parallel reading is collective once mpi4py is imported, and one rank may read alone.
         for atoms in ase.io.iread(path, index=selection, parallel=False, do_not_split_by_at_sign=True):
-            yield frame_of(atoms, count, _group_of(atoms, group_key, f"{path}: frame {count}")), atoms
+            where = f"{path}: frame {count}"
+            group = _group_of(atoms, group_key, where)
+            try:
+                frame = frame_of(atoms, count, group)
+            except FrameError as error:  # ASE has read it
+                raise SourceError(f"{where}: {error}") from error
+            yield frame, atoms
             count += 1
     except SourceError:
         raise
@@ -225,10 +234,43 @@ def _group_of(atoms: Any, key: str | None, where: str) -> str | None:
 def frame_of(atoms: Any, count: int = 0, group: str | None = None) -> Frame:
     """Return an ``ase.Atoms`` as `read_frames` gives it; `count` is its step where its info has none."""
     info = atoms.info
-    step = int(info.get("step", info.get("timestep", count)))
-    ids = atoms.arrays.get("id", atoms.arrays.get("ids"))
+    ids = _ids_of(atoms.arrays.get("id", atoms.arrays.get("ids")))
     # Beyond the core the environments of a cut-out are those of no frame: an index must not learn them.
     core = atoms.arrays.get("core") if info.get("cutout") else None
     forces = atoms.arrays.get("model_forces")
-    time = float(info.get("time", float("nan")))
+    step, time = _step_of(info, count), _number_of(info.get("time"))
     return Frame.from_atoms(atoms, step, time, ids=ids, watched=core, forces=forces, group=group)
+
+
+def _step_of(info: Mapping[str, Any], count: int) -> int:
+    """Return the step that a frame's info tells, else `count`."""
+    # A LAMMPS dump's TIMESTEP is a step, and ASE gives it by this name; others mean the time step of their dynamics.
+    for name in ("step", "timestep"):
+        if isinstance(info.get(name), (int, np.integer)) and not isinstance(info[name], bool):
+            return int(info[name])
+    step = _number_of(info.get("step"))
+    return int(step) if step.is_integer() else count
+
+
+def _number_of(value: Any) -> float:
+    """Return a number as such; nan for all that is none, as "0.5 ps" or "relax_3"."""
+    if isinstance(value, (bool, np.bool_)) or np.ndim(value):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _ids_of(values: NDArray[Any] | None) -> NDArray[np.int64] | None:
+    """Return an array that names the atoms by whole numbers; None for any other, as names of sites or residues."""
+    if values is None or values.ndim != 1:
+        return None
+    if values.dtype.kind in "iu":
+        return values
+    try:
+        with np.errstate(invalid="ignore"):  # nan
+            ids = (values if values.dtype.kind == "f" else values.astype(str)).astype(np.int64)
+    except ValueError:
+        return None
+    return ids if values.dtype.kind != "f" or np.array_equal(ids, values) else None

@@ -124,7 +124,7 @@ def test_a_run_in_any_state_has_a_page(index, tmp_path, state):
         "empty": "No step was evaluated: there is nothing to draw.",
         "one row": "finished The run ended by itself at step 0.",
         "failed": "Implausible frames step time (ps) reason 1 0.001",
-        "broken rows": "2 rows of monitor.csv cannot be read",
+        "broken rows": "1 row of monitor.csv cannot be read",
     }
     assert wanted[state] in page.text
     assert len(data_of(html)["scenes"]) == (1 if state in ("one row", "failed") else 0)
@@ -196,7 +196,8 @@ def test_hostile_strings_stay_text(halted, tmp_path):
 
 
 def test_of_a_long_run_the_worst_of_each_stretch_is_drawn():
-    rows = {name: np.zeros(2501) for name in ("max", "time")} | {"step": np.arange(2501)}
+    rows = np.zeros(2501, [("max", float), ("time", float), ("step", int)])
+    rows["step"] = np.arange(2501)
     rows["max"][[0, 1234, 2500]] = 5.0, 50.0, 7.0
     rows["max"][100] = np.inf
     few, every = _thinned(rows)

@@ -11,7 +11,7 @@ import pytest
 from calibrations import labelled, moving
 
 from quests_md.errors import InputError, SourceError
-from quests_md.sources import describe_source, read_force_errors, read_frames
+from quests_md.sources import describe_source, frame_of, read_force_errors, read_frames
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,73 @@ def test_without_a_step_frames_are_counted_and_ids_are_kept(trajectory, structur
     assert frames[0].ids.tolist() == list(range(8))
     ase.io.write(tmp_path / "ids.extxyz", trajectory)
     assert next(read_frames(tmp_path / "ids.extxyz")).ids.tolist() == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("info", "step", "time"),
+    [
+        ({"step": 7}, 7, np.nan),
+        ({"step": 7.0, "time": 1}, 7, 1.0),
+        ({"step": "7", "time": "0.5"}, 7, 0.5),
+        ({"step": 2**62 + 1}, 2**62 + 1, np.nan),
+        ({"step": 7.5}, 3, np.nan),
+        ({"step": "relax_3", "time": "0.5 ps"}, 3, np.nan),
+        ({"step": True, "time": True}, 3, np.nan),
+        ({"step": [1, 2], "time": np.array([0.5])}, 3, np.nan),
+        ({"step": None, "time": None}, 3, np.nan),
+        ({"step": np.inf, "time": "soon"}, 3, np.nan),
+        ({"timestep": 40}, 40, np.nan),
+        ({"timestep": np.int64(40)}, 40, np.nan),
+        ({"timestep": 0.5}, 3, np.nan),
+        ({"timestep": 2.0}, 3, np.nan),
+        ({"timestep": "0.5 fs"}, 3, np.nan),
+        ({"step": 7, "timestep": 1}, 7, np.nan),
+        ({"step": "relax", "timestep": 40}, 40, np.nan),
+    ],
+)
+def test_what_is_a_step_and_a_time(structure, info, step, time):
+    atoms = structure("si")
+    atoms.info.update(info)
+    frame = frame_of(atoms, 3)
+    np.testing.assert_array_equal((frame.step, frame.time), (step, time))
+    assert type(frame.step) is int
+
+
+def test_a_time_step_is_no_step_of_a_file(structure, tmp_path):
+    frames = [structure("si") for _ in range(3)]
+    for atoms in frames:
+        atoms.info.update(timestep=0.5, time="0.5 ps")
+    ase.io.write(tmp_path / "md.extxyz", frames)
+    assert [frame.step for frame in read_frames(tmp_path / "md.extxyz")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "ids"),
+    [
+        ("id", [3, 1, 2], [3, 1, 2]),
+        ("ids", ["30", "1", "2"], [30, 1, 2]),
+        ("id", [3.0, 1.0, 2.0], [3, 1, 2]),
+        ("id", ["a1", "a2", "a3"], [0, 1, 2]),
+        ("id", [0.5, 1.5, np.nan], [0, 1, 2]),
+        ("ids", [True, False, True], [0, 1, 2]),
+        ("id", [[1, 2], [3, 4], [5, 6]], [0, 1, 2]),
+    ],
+)
+def test_ids_are_whole_numbers_and_else_counted(tmp_path, name, values, ids):
+    atoms = ase.Atoms("Si3", 2.0 * np.eye(3), cell=[9, 9, 9], pbc=True)
+    atoms.set_array(name, np.array(values))
+    ase.io.write(tmp_path / "ids.extxyz", atoms)
+    (frame,) = read_frames(tmp_path / "ids.extxyz")
+    assert frame.ids.tolist() == ids
+    assert frame.ids.dtype.kind == "i"
+
+
+def test_a_frame_that_is_none_is_not_told_of_ase(structure, tmp_path):
+    atoms = structure("si")
+    atoms.set_array("model_forces", np.zeros(8))
+    ase.io.write(tmp_path / "odd.extxyz", atoms)
+    with pytest.raises(SourceError, match=r"odd\.extxyz: frame 0: forces must have shape \(8, 3\)"):
+        list(read_frames(tmp_path / "odd.extxyz"))
 
 
 def test_velocities_are_kept(structure, tmp_path):

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import Halted, HostError, InputError, OutputError
+from ..errors import Halted, HostError, InputError, OutputError, QuestsError
 from ..oracle._process import guarded
 from ..processes import inherited
+from ..recording.reader import last_row
 from ._job import CANNOT_RUN, DONE, JOB, Exploration, Explore, Job
 from ._result import LOG, last_lines, told
 
@@ -175,12 +176,10 @@ def _signal(one: _Running, number: int) -> bool:
 
 def _progress(one: _Running) -> str:
     """Return how far a running exploration is: the last row of monitor.csv says so."""
-    rows = b""
-    with contextlib.suppress(OSError), open(one.job.folder / "monitor.csv", "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 1000))
-        rows = file.read()
-    cells = rows.rpartition(b"\n")[0].rpartition(b"\n")[2].split(b",")
-    step = int(cells[1]) if len(cells) > 1 and cells[1].isdigit() else 0
+    row = None
+    with contextlib.suppress(QuestsError):  # what is said on the way must not end the others
+        row = last_row(one.job.folder / "monitor.csv")
+    step = 0 if row is None else int(row["step"])
     return f"{one.job.name}: {step * one.job.settings.timestep / 1000.0:.2f} of {one.job.settings.time:g} ps"
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import ase.io
 from ase.calculators.calculator import Calculator, all_changes
 
 from ..config import RunConfig
@@ -20,9 +19,9 @@ from ..index import Index
 from ..monitor import Band
 from ..oracle import Oracle, Queue, Trainer, check_labels, label, make_executor, train
 from ..recording import Session
+from ..recording.reader import read_about, read_run
 from ..sources import frame_of
 from ._folder import TRAINED
-from ._state import read_json
 from ._workers import is_dead
 
 __all__ = ["Inline", "InlineCalculator"]
@@ -208,7 +207,7 @@ class Inline:
 
     def _kept(self, session: Session, step: int) -> list[ase.Atoms]:
         """Return the candidates of a session, the halting one first: it is always among them."""
-        found = ase.io.read(session.output / "candidates.extxyz", ":", format="extxyz", parallel=False)
+        found = list(read_run(session.output).candidates())
         found.reverse()  # of two frames of the same step, where steps went backwards, it is the later one
         return sorted(found, key=lambda atoms: atoms.info["step"] != step)
 
@@ -221,7 +220,7 @@ class Inline:
     def _thaw(self) -> None:
         """Take rates for what they came to in the first generation of this folder."""
         path = self._place(0) / "uq" / "run.json"
-        resolved = read_json(path)["thresholds"] if path.exists() else None
+        resolved = read_about(path).get("thresholds") if path.exists() else None
         for name, values in (resolved or {}).items():
             if isinstance(self._watch[name], Mapping) and not set(values) <= set(self._watch[name]):
                 self._watch[name] = values

@@ -6,43 +6,51 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..errors import OutputError
 from ..monitor import Band
-from ..sinks import RunFolder
+from ..recording import LAST_COVERED
+from ..recording.reader import count_frames, read_rows
 from ._job import Exploration, Job
-from ._keeper import LAST_COVERED
 
 __all__ = ["LOG", "last_lines", "told"]
 
 LOG = "explorer.log"  # what the process says
 _LAMMPS_LOG = "log.lammps"
+_CANDIDATES = "candidates.extxyz"
 _TAIL = 20  # lines of each
 
 
 def told(job: Job, status: Any, reason: str, steps: int | None = None) -> Exploration:
-    """Return what an exploration came to, from its files."""
-    files = RunFolder(job.folder)
-    keys = files.mend()  # a process that was killed leaves half a frame
-    rows = list(files.rows.read())
-    seen = [(int(row["n"]), int(row["n_select"])) for row in rows if row["band"] != Band.IMPLAUSIBLE]
-    n, above = (sum(column) for column in zip((0, 0), *seen, strict=True))
-    n_candidates, last_covered = len(keys["candidates"]), job.folder / LAST_COVERED
-    first_halt = next((float(row["time"]) for row in rows if row["band"] == Band.HALT), None)
+    """Return what an exploration came to, from its files: those of a process that was killed, too.
+
+    Raises
+    ------
+    OutputError
+        A file is damaged elsewhere than at its end.
+    """
+    path, candidates, last_covered = (job.folder / name for name in ("monitor.csv", _CANDIDATES, LAST_COVERED))
+    rows, damaged = read_rows(path)
+    if damaged:
+        raise OutputError(f"{path}: line {damaged[0]} is damaged")
+    is_broken, is_halt = rows["band"] == str(Band.IMPLAUSIBLE), rows["band"] == str(Band.HALT)
+    n, above = (int(rows[name][~is_broken].sum()) for name in ("n", "n_select"))
+    n_candidates = count_frames(candidates)
     if steps is None:
-        steps = int(rows[-1]["step"]) if rows else 0
-    is_covered = not n_candidates and all(
-        int(row["event"]) == 0 and row["band"] not in (Band.HALT, Band.IMPLAUSIBLE) for row in rows
-    )
+        steps = int(rows["step"][-1]) if len(rows) else 0
+    is_covered = not n_candidates and not np.any((rows["event"] != 0) | is_broken | is_halt)
     return Exploration(
         name=job.name,
         status=status,
         reason=reason,
         steps=steps,
         time=steps * job.settings.timestep / 1000.0,
-        first_halt=first_halt,
+        first_halt=float(rows["time"][is_halt][0]) if is_halt.any() else None,
         covered_share=(n - above) / n if n else 0.0,
         frames=len(rows),
         covered_to_end=status == "finished" and is_covered,
-        candidates=files.candidates.path,
+        candidates=candidates,
         n_candidates=n_candidates,
         last_covered=last_covered if last_covered.exists() else None,
         log=tail(job) if status == "crashed" else "",

@@ -19,6 +19,7 @@ from ..errors import CalibrationError, ConfigError, IndexFileError, LearningErro
 from ..frame import Frame
 from ..index import Index, calibrate, resolve_threshold
 from ..oracle import Queue, make_trainer, train
+from ..recording.reader import iterate_frames
 from ..selection import cutouts
 from ..sources import describe_source, frame_of, read_frames, read_labelled
 from ._config import LearnConfig
@@ -273,7 +274,7 @@ def selected(work: Work, generation: int, explorations: list[Exploration]) -> li
             Candidate(exploration.candidates.parent.relative_to(work.folder.generation(generation)).as_posix(), frame)
             for exploration in explorations
             if exploration.n_candidates
-            for frame in read_frames(exploration.candidates)
+            for frame in map(frame_of, iterate_frames(exploration.candidates))
         ]
         started = work.begin(generation, "select", len(candidates))
         thresholds = work.state.data["thresholds"]["select"]

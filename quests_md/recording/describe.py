@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import datetime
 import functools
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..monitor import Monitor
 from ..versions import versions
-
-if TYPE_CHECKING:
-    from .session import Session
 
 __all__ = ["describe"]
 
 _versions = functools.cache(versions)
 
 
-def describe(session: Session, state: dict[str, Any], learning: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what run.json holds of a session: `state` is what resuming it needs beside the other files."""
-    monitor, thresholds = session.monitor, session.monitor.thresholds
+def describe(
+    monitor: Monitor,
+    ended: dict[str, Any],
+    settings: dict[str, Any],
+    counts: dict[str, Any],
+    state: dict[str, Any],
+    learning: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what run.json holds of a run.
+
+    Parameters
+    ----------
+    monitor
+        What decides.
+    ended
+        How the run has ended, or that it goes on, and its host.
+    settings
+        Of the session.
+    counts
+        Dates and counts.
+    state
+        What resuming needs beside the other files.
+    learning
+        How far a live reference has come; None for an index.
+    """
+    thresholds = monitor.thresholds
     return {
-        "status": session.status,
-        "reason": session.reason,
-        "host": session.host,
+        **ended,
         "reference": "index" if learning is None else "live",
         "learning": learning,
         "index": monitor.index.describe(),
@@ -40,19 +58,12 @@ def describe(session: Session, state: dict[str, Any], learning: dict[str, Any] |
         "implausible": monitor.implausible,
         "values": monitor.values,
         "precision": monitor.precision,
-        **session.settings,
+        **settings,
         "ranks": monitor.comm.size,
         "threads": monitor.threads,
-        "started": session.began.isoformat(timespec="seconds"),
-        "resumed": session.resumed,
         "updated": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "last_step": session.last_step,
-        "evaluations": session.n_evaluated,
-        "flagged": session.n_flagged,
-        "saved": session.n_saved,
+        **counts,
         "events": monitor.events.count,
-        "seconds": session.seconds,
-        "share": None if math.isnan(session.share) else session.share,
         "versions": _versions(),
         "state": state,
     }

@@ -149,9 +149,9 @@ class Session:
         self.n_evaluated = self.n_flagged = 0
         self.status, self.reason, self.given_up = "running", "", False
         self.counter = itertools.count()
-        self.began = datetime.datetime.now(datetime.timezone.utc)
-        self.resumed: list[str] = []
-        self.cost = Cost()
+        self._began = datetime.datetime.now(datetime.timezone.utc)
+        self._resumed: list[str] = []
+        self._cost = Cost()
         self._ended, self._on_error, self._process = False, on_error, os.getpid()
         self._resolved = monitor.thresholds.resolved is not None
         self._present: Moment | None = None  # the last new evaluation
@@ -267,7 +267,7 @@ class Session:
     def _resume(self, past: Past) -> None:
         """Go on where the rows end. Collective."""
         monitor = self.monitor
-        self.began, self.resumed = past.began_at, past.resumed
+        self._began, self._resumed = past.began_at, past.resumed
         self.n_evaluated, self.n_flagged, self._newest = past.rows, past.flagged, past.last
         self._halted = past.state.halted
         self._unseen_halt = None if past.is_halt_seen else past.last
@@ -369,7 +369,7 @@ class Session:
         self.n_evaluated += 1
         if decision.band is Band.CANDIDATE or decision.band is Band.HALT:
             self.n_flagged += 1
-        is_first, self.cost.n = not self.cost.n, self.cost.n + 1
+        is_first, self._cost.n = not self._cost.n, self._cost.n + 1
         if is_first:  # before its row: thresholds, the sample and the volume are those of this evaluation
             self._write_about()
         is_calm = moment.is_calm
@@ -382,7 +382,7 @@ class Session:
             self._settle(moment)
         if self._commands.is_busy:
             self._commands.look()
-        self.cost.add(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
+        self._cost.add(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
         decision.release()
         if not moment.is_plausible and self.monitor.implausible == "stop":
             raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
@@ -419,12 +419,12 @@ class Session:
             stopping = decision.reasons[1:]  # a signal, or the clock
             decision = replace(decision, stop=bool(stopping))
         self.decision = decision
-        self.cost.n += 1
+        self._cost.n += 1
         decision.release()
         moment = Moment(frame.local(), decision)
         self._history.see_again(moment)
         self._last.hold(moment)
-        if self.cost.n == 1:
+        if self._cost.n == 1:
             self._say_again(decision.step)
             self._write_about()
         if self._commands.is_busy:
@@ -505,7 +505,7 @@ class Session:
         return len(self._candidates.keys)
 
     @property
-    def last_step(self) -> int | None:
+    def _last_step(self) -> int | None:
         """Step of the last evaluation; None before the first."""
         if self.decision is not None:
             return int(self.decision.step)
@@ -514,19 +514,19 @@ class Session:
     @property
     def share(self) -> float:
         """Share of the wall time that watching took on this rank, from the first evaluation to the last."""
-        return self.cost.share
+        return self._cost.share
 
     @property
     def seconds(self) -> float:
         """Time that watching has taken on this rank since this session began."""
-        return self.cost.seconds
+        return self._cost.seconds
 
     def summary(self) -> str:
         """Return the line that a run ends with."""
         text = f"quests_md: {self.status}; {self.n_evaluated} evaluations"
         if self.decision is not None and self.decision.n:
             text += f" of {self.decision.n} atoms"
-        return f"{text}, {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}{self.cost.in_words()}"
+        return f"{text}, {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}{self._cost.in_words()}"
 
     def _say_thresholds(self) -> None:
         """Print what thresholds that were no numbers have become, once."""
@@ -547,7 +547,18 @@ class Session:
         state: dict[str, Any] = {**self.monitor.state(), "halted": self._halted}
         for recorder in self._all:
             state |= recorder.state()
-        return describe(self, state, self._live.describe())
+        counts = {
+            "started": self._began.isoformat(timespec="seconds"),
+            "resumed": self._resumed,
+            "last_step": self._last_step,
+            "evaluations": self.n_evaluated,
+            "flagged": self.n_flagged,
+            "saved": self.n_saved,
+            "seconds": self.seconds,
+            "share": None if math.isnan(self.share) else self.share,
+        }
+        ended = {"status": self.status, "reason": self.reason, "host": self.host}
+        return describe(self.monitor, ended, self.settings, counts, state, self._live.describe())
 
     def _fail_together(self, failure: QuestsError) -> None:
         """End the session for what all ranks have heard of; raise it, unless the run goes on without."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..recording.reader import Rows
 from ._figure import BLUE, GREY, ORANGE, RED
 from ._html import Drawing
-from ._run import Rows, levels
+from ._run import levels
 from ._timeline import draw_timeline, has_times
 
 __all__ = ["histogram", "survival", "timeline_drawing"]
@@ -58,13 +59,13 @@ def timeline_drawing(run: dict[str, Any], rows: Rows, events: Sequence[Mapping[s
 
 def _thinned(rows: Rows) -> tuple[Rows, int]:
     """Return few enough rows to draw, the worst of each stretch, and how long a stretch is."""
-    n = len(rows["max"])
+    n = len(rows)
     every = -(-n // _POINTS)
     if every == 1:
         return rows, 1
     worst = np.where(np.isfinite(rows["max"]), rows["max"], -np.inf)
     kept = [first + int(np.argmax(worst[first : first + every])) for first in range(0, n, every)]
-    return {name: values[kept] for name, values in rows.items()}, every
+    return rows[kept], every
 
 
 def _stretch(axes: Any, marks: Sequence[float], values: NDArray[np.float64]) -> None:

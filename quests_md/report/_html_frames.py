@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..elements import SYMBOLS
-from ..errors import FrameError, SourceError
+from ..errors import FrameError, OutputError
 from ..frame import Frame
-from ..sources import frame_of, read_atoms
+from ..recording import Run
+from ..sources import frame_of
 from ._html_scene import Scene, scene_of
 
 __all__ = ["Saved", "read_saved"]
@@ -57,13 +57,14 @@ class _Found:
         return float(self.dH[self.worst])
 
 
-def read_saved(folder: Path, index: dict[str, Any], most: int, notes: list[str]) -> Saved:
-    """Read candidates.extxyz, last.extxyz and implausible.extxyz of a run; what is wrong with them goes to `notes`."""
+def read_saved(run: Run, most: int, notes: list[str]) -> Saved:
+    """Read the candidates, the last and the implausible frames of a run; what is wrong with them goes to `notes`."""
+    index = run.about["index"]
     saved = Saved(float(index.get("cutoff") or 5.0), int(index.get("k") or 32))
     worst: dict[tuple[Any, int], _Found] = {}
-    for found in _found(folder / "candidates.extxyz", notes):
+    for found in _found(run.candidates(), notes):
         _keep(worst, found, most)
-    last = next(_found(folder / "last.extxyz", notes), None)
+    last = next(_found(_last(run), notes), None)
     if last is not None:
         _keep(worst, last, most)
         watched = last.frame.numbers[np.isfinite(last.dH)]
@@ -80,7 +81,7 @@ def read_saved(folder: Path, index: dict[str, Any], most: int, notes: list[str])
     for step, (name, found) in shown.items():
         if found.info.get("values", "exact") == "exact":  # bounds are no values to count
             saved.atoms[f"{name}, step {step}"] = found.dH
-    for atoms in _read(folder / "implausible.extxyz", notes):
+    for atoms in _noting(run.implausible(), notes):
         saved.implausible.append((atoms.info.get("step"), atoms.info.get("time"), str(atoms.info.get("reason", ""))))
     return saved
 
@@ -92,8 +93,14 @@ def _keep(worst: dict[tuple[Any, int], _Found], found: _Found, most: int) -> Non
         del worst[min(reversed(worst), key=lambda key: worst[key].maximum)]
 
 
-def _found(path: Path, notes: list[str]) -> Iterator[_Found]:
-    for atoms in _read(path, notes):
+def _last(run: Run) -> Iterator[Any]:
+    atoms = run.last()
+    if atoms is not None:
+        yield atoms
+
+
+def _found(frames: Iterator[Any], notes: list[str]) -> Iterator[_Found]:
+    for atoms in _noting(frames, notes):
         dH = atoms.arrays.get("dH")
         if dH is None or not np.isfinite(dH).any():
             continue
@@ -101,13 +108,11 @@ def _found(path: Path, notes: list[str]) -> Iterator[_Found]:
         yield _Found(frame_of(atoms), dH, int(np.nanargmax(np.where(np.isfinite(dH), dH, -np.inf))), atoms.info)
 
 
-def _read(path: Path, notes: list[str]) -> Iterator[Any]:
-    """Iterate over the frames of a file that need not be there, nor be whole: a run may be writing it."""
-    if not path.exists():
-        return
+def _noting(frames: Iterator[Any], notes: list[str]) -> Iterator[Any]:
+    """Iterate over frames as far as they are not damaged."""
     try:
-        yield from read_atoms(path)
-    except SourceError as error:
+        yield from frames
+    except OutputError as error:
         notes.append(f"{error}. What was read before is shown.")
 
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from ..errors import CalibrationError, IndexFileError, InputError
 from ..index import Calibration, Index
+from ..recording.reader import Rows, read_run
 from ._html import Card, Cell, Drawing, Page, Section, Table, cell, render, require_extra
 from ._html_figures import histogram, survival, timeline_drawing
 from ._html_files import files_table
 from ._html_frames import Saved, read_saved
-from ._run import Rows, levels, read_events, read_rows, read_run
+from ._run import levels
 
 __all__ = ["run_page"]
 
@@ -55,11 +56,12 @@ def run_page(folder: str | Path, *, index: Index | None = None, worst: int = 8) 
     """
     require_extra()
     folder = Path(folder)
-    run, (rows, bad), events = read_run(folder), read_rows(folder), read_events(folder)
-    notes = [f"{bad} rows of monitor.csv cannot be read and are left out."] if bad else []
+    record = read_run(folder)
+    run, rows, events = record.about, record.rows, record.events
+    notes = _damage(record.n_damaged)
     calibration = _calibration_of(folder, run, index, notes)
-    saved = read_saved(folder, run["index"], worst, notes)
-    evaluated = len(rows["step"])
+    saved = read_saved(record, worst, notes)
+    evaluated = len(rows)
     if not evaluated:
         notes.append("No step was evaluated: there is nothing to draw.")
     sections = [
@@ -80,6 +82,17 @@ def run_page(folder: str | Path, *, index: Index | None = None, worst: int = 8) 
             sections=[section for section in sections if section is not None],
         )
     )
+
+
+def _damage(n: int) -> list[str]:
+    """Return what is said of rows that cannot be read."""
+    if not n:
+        return []
+    return [
+        f"{n} rows of monitor.csv cannot be read and are left out."
+        if n > 1
+        else "1 row of monitor.csv cannot be read and is left out."
+    ]
 
 
 def _drawable(rows: Rows) -> bool:
@@ -147,7 +160,7 @@ def _cards(run: dict[str, Any], rows: Rows) -> list[Card]:
         at = int(np.argmax(np.where(finite, rows["max"], -np.inf)))
         where = f"atom {rows['max_id'][at]:.0f} at step {rows['step'][at]:.0f}"
         cards.append(Card("Largest dH", f"{rows['max'][at]:.5g}", "nats", where))
-    n, evaluated = rows["n"], len(rows["step"])
+    n, evaluated = rows["n"], len(rows)
     atoms = f"{n.min():,.0f}" if n.min() == n.max() else f"{n.min():,.0f} to {n.max():,.0f}"
     above = int((rows["n_select"] > 0).sum())
     cards += [
@@ -231,7 +244,7 @@ def _environments(saved: Saved) -> Section | None:
 
 def _tables(rows: Rows, events: list[dict[str, Any]], saved: Saved) -> Section | None:
     tables = []
-    which = np.flatnonzero(rows["saved"] == 1)
+    which = np.flatnonzero(rows["saved"])
     if len(which):
         shown = np.sort(which[np.argsort(-rows["max"][which], kind="stable")][:_MOST_ROWS])
         names = ["step", "time", "max", "max_id", "mean", "n_select", "n_halt", "event", "novelty", "force_error"]

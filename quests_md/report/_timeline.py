@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
+from ..recording.reader import DEFAULTS, Rows, read_run
 from ._figure import BLUE, GREY, ORANGE, RED, SKY, new_figure
-from ._run import Rows, levels, read_rows, read_run
+from ._run import levels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,10 +71,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], Rows]:
     run = read_run(folder)
     if not (folder / "monitor.csv").exists():
         raise InputError(f"{folder}/monitor.csv: no such file: {folder} holds no run with evaluations")
-    rows, _ = read_rows(folder)
-    if not len(rows["step"]):
+    if not len(run.rows):
         raise InputError(f"{folder}/monitor.csv: no evaluations in it")
-    return run, rows
+    return run.about, run.rows
 
 
 def has_times(table: Rows) -> bool:
@@ -83,13 +83,13 @@ def has_times(table: Rows) -> bool:
 
 def draw_timeline(axes: Any, run: dict[str, Any], table: Rows, timed: bool) -> None:
     """Draw dH of the rows of a run into axes, against time or against steps."""
-    table = _broken(table)
-    time, worst = table["time" if timed else "step"], table["max"]
+    drawn = _broken(table)
+    time, worst = drawn["time" if timed else "step"], drawn["max"]
     single = {"marker": "o", "ms": 4} if len(worst) == 1 else {}  # one row makes no line
     axes.plot(time, worst, color=BLUE, lw=1.1, label="maximum", **single)
-    axes.fill_between(time, table["q50"], table["q99"], color=SKY, alpha=0.35, lw=0, label="median to 99 %")
-    axes.plot(time, table["q50"], color=GREY, lw=1.1, label="median", **single)
-    saved = table["saved"] == 1
+    axes.fill_between(time, drawn["q50"], drawn["q99"], color=SKY, alpha=0.35, lw=0, label="median to 99 %")
+    axes.plot(time, drawn["q50"], color=GREY, lw=1.1, label="median", **single)
+    saved = drawn["saved"] == 1
     axes.plot(
         time[saved], worst[saved], "o",
         ms=3.5, color=ORANGE, mec="white", mew=0.3, label="saved frame", zorder=3,
@@ -103,12 +103,11 @@ def draw_timeline(axes: Any, run: dict[str, Any], table: Rows, timed: bool) -> N
     axes.legend(loc="upper left", bbox_to_anchor=(0.06, 0.92), frameon=False, fontsize=9)
 
 
-def _broken(table: Rows) -> Rows:
-    """Return the rows with a gap where a new run begins, for its steps go backwards; what is not finite is nan."""
+def _broken(table: Rows) -> dict[str, NDArray[np.float64]]:
+    """Return the numbers, what is not finite as nan, with a gap where a new run begins, for its steps go backwards."""
     cuts = np.flatnonzero(np.diff(table["run"])) + 1
-    gapped = {
-        name: np.insert(values.astype(np.float64), cuts, np.nan) for name, values in table.items() if name != "band"
-    }
+    names = [name for name, default in DEFAULTS.items() if not isinstance(default, str)]
+    gapped = {name: np.insert(table[name].astype(np.float64), cuts, np.nan) for name in names}
     return {name: np.where(np.isfinite(values), values, np.nan) for name, values in gapped.items()}
 
 
