@@ -13,9 +13,9 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+import quests_md.extxyz
 from watched import CANDIDATE, build_index, copper, session_of, verlet
 
-import quests_md.extxyz
 from quests_md.hosts.ase import MonitorObserver
 
 SETTINGS = {"select": -2.0, "novelty": False, "history": 2, "after": 1, "consecutive": 2, "halt": 1e9}

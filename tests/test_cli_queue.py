@@ -11,11 +11,11 @@ import ase.io
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from quests_md.extxyz import format_atoms
 from queueing import frame_of, has_labels, labels_of, same
 from watched import CANDIDATE, build_index, copper, frames_of, session_of, verlet
 
 from quests_md.cli import main
-from quests_md.extxyz import format_atoms
 from quests_md.hosts.ase import MonitorObserver
 from quests_md.oracle import Queue, digest
 

@@ -11,15 +11,15 @@ import pytest
 import ranks
 from ase import Atoms
 from calibrations import moving
+from quests_md.session._live import Learning
+from quests_md.session._writer import Writer
+from quests_md.sinks import RunFolder
 from watched import names_of, rows_of, run_of
 
 from quests_md import DescriptorSpec, Frame, Index, Monitor, Session
 from quests_md.comm import Serial
 from quests_md.errors import CalibrationError, ElementError, IndexFileError, InputError, MonitorError
 from quests_md.index import Live, _live
-from quests_md.session._live import Learning
-from quests_md.session._writer import Writer
-from quests_md.sinks import RunFolder
 
 EVERY, SKIP, SPAN = 10, 50, 300
 BANDWIDTH = 0.03

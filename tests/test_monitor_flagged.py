@@ -12,6 +12,7 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loose import MOST, Loose, check_published, pairs
+from quests_md.monitor._evaluation import CHUNK
 from watched import frames_of, rows_of, run_of, steps_of
 
 from quests_md import Session
@@ -19,7 +20,6 @@ from quests_md.errors import MonitorError
 from quests_md.frame import Frame
 from quests_md.index import Index
 from quests_md.monitor import Band, Monitor
-from quests_md.monitor._evaluation import CHUNK
 from quests_md.monitor._flagged import Flagged, is_sampled
 
 INF = math.inf

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from quests_md.sinks import CsvSink, ExtxyzSink, RunFolder, format_frame
 
 from quests_md import Frame
 from quests_md.errors import OutputError
 from quests_md.files import AppendOnly, write_atomically
-from quests_md.sinks import CsvSink, ExtxyzSink, RunFolder, format_frame
 
 any_float = st.floats(width=64)
 finite = st.floats(-1e6, 1e6)

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..compression import METHODS, Compression, compress
 from ..errors import OutputError, SourceError
-from ..files import format_atoms
 from ..files import write_atomically
+from ..files.extxyz import format_atoms
 from ..information import entropy as entropy_of
 from ..sources import frame_of, read_atoms
 from ..versions import versions

@@ -10,9 +10,9 @@ import click
 
 from ..errors import OutputError
 from ..files import write_atomically
+from ..files.extxyz import format_frame
 from ..index import Index
 from ..selection import Cutout, cutouts
-from ..files import format_frame
 from ..sources import read_frames
 from ._progress import counter
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FrameError, InputError, OutputError
-from ..files import format_atoms
 from ..files import write_atomically
+from ..files.extxyz import format_atoms
 from ..frame import Frame
 from ..information import DEFAULT_BANDWIDTH
 from ..sources import describe_source, frame_of, read_atoms

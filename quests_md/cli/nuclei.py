@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, NucleationError, OutputError
 from ..files import write_atomically
+from ..files.extxyz import format_frame
 from ..frame import Frame
 from ..index import Index
 from ..nuclei import SPHERE, Nucleation, Nuclei, NucleiSeries, linked_mean, nucleation, nuclei
-from ..files import format_frame
 from ..sources import describe_source, read_frames
 from ._progress import counter
 from ._results import check_outputs, save_picture, table, write_result

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from ..errors import InputError, OutputError, SourceError
-from ..files import format_atoms
 from ..files import write_atomically
+from ..files.extxyz import format_atoms
 from ..oracle import STATES, Entry, Queue, digest
 from ..sources import read_atoms
 

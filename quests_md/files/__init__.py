@@ -1,19 +1,7 @@
-"""Bytes on disk: whole and append-safe writing, the folder of a run, extended XYZ, records of arrays."""
+"""Bytes on disk: whole and append-safe writing, the folder of a run, records of arrays; `extxyz` has extended XYZ."""
 
-from .extxyz import format_atoms, format_frame, frame_parts, properties, text
 from .folder import FolderLock, HeldFolder
 from .records import pack, unpack
 from .writing import write_atomically
 
-__all__ = [
-    "FolderLock",
-    "HeldFolder",
-    "format_atoms",
-    "format_frame",
-    "frame_parts",
-    "pack",
-    "properties",
-    "text",
-    "unpack",
-    "write_atomically",
-]
+__all__ = ["FolderLock", "HeldFolder", "pack", "unpack", "write_atomically"]

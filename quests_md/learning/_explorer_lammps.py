@@ -85,7 +85,7 @@ class LammpsExplorer:
             mass = lmp.numpy.extract_atom("mass").ravel()[types][:, None]
             forces = lmp.numpy.extract_atom("f")[:n]
             velocities += 0.5 * lmp.extract_global("dt") * lmp.extract_global("ftm2v") * forces / mass
-        return velocities * _VELOCITY
+        return np.asarray(velocities * _VELOCITY)
 
 
 def _lammps() -> Any:

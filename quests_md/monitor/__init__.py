@@ -5,4 +5,16 @@ from ._events import Event, Events
 from ._identity import Evaluations, Key, Mark, Visits, mark_of
 from ._monitor import Monitor
 
-__all__ = ["Band", "Decision", "Evaluations", "Event", "Events", "Key", "Mark", "Monitor", "Proposal", "Visits", "mark_of"]
+__all__ = [
+    "Band",
+    "Decision",
+    "Evaluations",
+    "Event",
+    "Events",
+    "Key",
+    "Mark",
+    "Monitor",
+    "Proposal",
+    "Visits",
+    "mark_of",
+]

@@ -61,10 +61,11 @@ def mark_of(frame: Frame) -> NDArray[np.float64]:
     n, mark = frame.n_local, np.zeros(2)
     assert frame.ids is not None
     assert frame.cell is not None
-    inverse = _inverse(frame.cell.tobytes(), frame.pbc.tobytes())
+    pbc = np.asarray(frame.pbc)
+    inverse = _inverse(frame.cell.tobytes(), pbc.tobytes())
     if n:
         numbers, ids = (each[:n].astype(np.int64, copy=False) for each in (frame.numbers, frame.ids))
-        add_mark(frame.positions[:n], numbers, ids, inverse, frame.pbc, mark)
+        add_mark(frame.positions[:n], numbers, ids, inverse, pbc, mark)
     return mark
 
 
@@ -72,7 +73,9 @@ def place_of(frame: Frame) -> float:
     """Return what the cell adds to a mark: it is the same on every rank."""
     assert frame.cell is not None
     total = 0.0
-    for row, is_periodic in enumerate(frame.pbc):  # along the others the host may draw the cell around the atoms anew
+    for row, is_periodic in enumerate(
+        np.asarray(frame.pbc)
+    ):  # along the others the host may draw the cell around the atoms anew
         if is_periodic:
             x, y, z = frame.cell[row].tolist()
             total += (row + 1.0) * (0.7 * x + 0.9 * y + 1.1 * z)
@@ -91,7 +94,7 @@ def _inverse(cell_bytes: bytes, pbc_bytes: bytes) -> NDArray[np.float64]:
     # An orthonormal basis of what the periodic vectors leave open; its choice follows from them alone.
     cell[~pbc] = _FREE * np.linalg.svd(cell[pbc])[2][np.count_nonzero(pbc) :]
     try:
-        return np.linalg.inv(cell)
+        return np.asarray(np.linalg.inv(cell), np.float64)
     except np.linalg.LinAlgError:
         return np.full((3, 3), np.nan)
 
@@ -99,10 +102,8 @@ def _inverse(cell_bytes: bytes, pbc_bytes: bytes) -> NDArray[np.float64]:
 def is_same(one: Mark, other: Mark, n: int) -> bool:
     """Return whether two marks are those of the same configuration of n atoms."""
     tolerance = _TOLERANCE * math.sqrt(max(n, 1))
-    for a, b in zip(one, other, strict=True):
-        if not (abs(a - b) <= tolerance or (a != a and b != b)):  # broken frames are alike
-            return False
-    return True
+    near = (abs(one[0] - other[0]) <= tolerance, abs(one[1] - other[1]) <= tolerance)
+    return near == (True, True) or (one[0] != one[0] and other[0] != other[0])  # broken frames are alike
 
 
 @dataclass

@@ -17,8 +17,16 @@ from ..index import Reference
 from ..information import Precision
 
 __all__ = [
-    "CHUNK", "Evaluation", "State", "Summary", "combine", "compute_in_single", "count", "summarise", "summarise_nothing",
-]  # fmt: skip
+    "CHUNK",
+    "Evaluation",
+    "State",
+    "Summary",
+    "combine",
+    "compute_in_single",
+    "count",
+    "summarise",
+    "summarise_nothing",
+]
 
 # Environments whose rows are held at a time: few enough that half a megabyte of rows stays in the cache, many enough
 # that the kernel sums have whole blocks of queries.
@@ -152,7 +160,7 @@ class State(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Summary:
-    """What all ranks know of one frame. `failed`, `implausible` and `stopping` are ranks; `mark` lacks the cell's part."""
+    """What all ranks know of one frame. `failed`, `implausible`, `stopping` are ranks; `mark` lacks the cell's part."""
 
     failed: tuple[int, ...]
     implausible: tuple[int, ...]

@@ -343,9 +343,7 @@ class Monitor:
             self._flagged.choose_share(n)
         self._ready = n > 0 or self._flagged is None
 
-    def _summarise(
-        self, evaluation: Evaluation, frame: Frame, mark: NDArray[np.float64] | None
-    ) -> NDArray[np.float64]:
+    def _summarise(self, evaluation: Evaluation, frame: Frame, mark: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """Compute what must be known of a frame, and return this rank's vector."""
         thresholds = self.thresholds
         select, halt = thresholds.uniform or thresholds.of(evaluation.numbers)

@@ -15,8 +15,8 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 
 from ..errors import TrainingError
-from ..files import properties, text
 from ..files import write_atomically
+from ..files.extxyz import properties, text
 
 __all__ = ["LabelledFrame", "elements_of", "read_labels", "write_training_file"]
 

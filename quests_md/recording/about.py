@@ -148,14 +148,18 @@ def read_about_strictly(folder: HeldFolder) -> tuple[About, dict[str, Any]] | No
 def _verify(path: Any, content: dict[str, Any]) -> None:
     """Raise `OutputError` for the first key that is not as it was written."""
     if content.get("format") != FORMAT:
-        raise OutputError(f"{path}: format: this version of quests_md reads 1 and {FORMAT}, not {content.get('format')!r}")
+        raise OutputError(
+            f"{path}: format: this version of quests_md reads 1 and {FORMAT}, not {content.get('format')!r}"
+        )
     checks = content.get(_CHECKS)
     if not isinstance(checks, dict):
         raise OutputError(f"{path}: {_CHECKS}: the checksums are missing: the file was changed, or is damaged")
     told = {key: value for key, value in content.items() if key != _CHECKS}
     for key in [*checks, *(key for key in told if key not in checks)]:
         if key not in told or checks.get(key) != _checksum(told[key]):
-            how = "is missing" if key not in told else f"is {json.dumps(told[key])[:100]}, which no run has written there"
+            how = (
+                "is missing" if key not in told else f"is {json.dumps(told[key])[:100]}, which no run has written there"
+            )
             raise OutputError(
                 f"{path}: {key}: {how}: the file was changed, or is damaged; give it back what it was, or choose "
                 "another output"

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ..comm import together
 from ..descriptors import Environments
 from ..errors import InputError, OutputError
 from ..frame import Frame
@@ -62,9 +61,9 @@ class Candidates(Recorder):
             self._selection.warm_up()
 
     def judge(self, decision: Decision) -> Decision:
-        """Return the decision on a frame that the monitor proposes, with the verdict of the selection; `save` follows it.
+        """Return the decision on a frame that the monitor proposes, with the verdict of the selection.
 
-        The frame of a decision to save has exact values.
+        `save` follows the verdict. The frame of a decision to save has exact values.
         """
         monitor = self._place.monitor
         if self._selection is not None:
@@ -158,7 +157,9 @@ class Candidates(Recorder):
             missing = [str(key) for key in kept if key not in self._file.keys]
             if missing and past.format > 1:
                 path = self._place.folder.path / CANDIDATES
-                raise OutputError(f"{path}: the frame {missing[0]} (run:step:repeat), which monitor.csv tells of, is gone")
+                raise OutputError(
+                    f"{path}: the frame {missing[0]} (run:step:repeat), which monitor.csv tells of, is gone"
+                )
             return self._file.keys
 
         keys = self._place.comm.broadcast(self._place.on_root(mend))

@@ -127,8 +127,8 @@ class Commands(Recorder):
             if isinstance(error, OSError) and error.errno not in _SHORT:
                 raise
             why = error.strerror if isinstance(error, OSError) else "out of memory"
-            words = " ".join(command.words)
-            _say(f"{command.name} of step {command.key.step} was NOT started: the system has no room for it ({why}): {words}")
+            words, step = " ".join(command.words), command.key.step
+            _say(f"{command.name} of step {step} was NOT started: the system has no room for it ({why}): {words}")
             return
         self._running.append((command, process))
 

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ..errors import OutputError
-from ..files import HeldFolder, frame_parts
+from ..files import HeldFolder
+from ..files.extxyz import frame_parts
 from ..monitor import Key
 from .reader import iterate_frames
 from .recorder import Whole

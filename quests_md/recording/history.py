@@ -245,7 +245,7 @@ def _joined(parts: list[Moment]) -> Moment:
         return parts[0]
     frame, order = merge([part.frame for part in parts])
     decision = parts[0].decision
-    columns = {"dH": np.concatenate([part.decision.dH for part in parts])[order]}
+    columns: dict[str, Any] = {"dH": np.concatenate([part.decision.dH for part in parts])[order]}
     if decision.force_errors is not None:
         columns["force_errors"] = np.concatenate([np.asarray(p.decision.force_errors) for p in parts])[order]
     return Moment(frame, replace(decision, **columns))
@@ -254,7 +254,7 @@ def _joined(parts: list[Moment]) -> Moment:
 def _emptied(moment: Moment) -> Moment:
     """Return the moment for a rank that owns none of its atoms: rank 0 has them all."""
     frame, nothing = moment.frame, np.empty(0)
-    empty = {
+    empty: dict[str, Any] = {
         name: np.asarray(value)[:0]
         for name in ("positions", "numbers", "ids", "watched", "velocities", "forces")
         if (value := getattr(frame, name)) is not None

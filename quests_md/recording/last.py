@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..files import frame_parts
+from ..files.extxyz import frame_parts
 from .recorder import Moment, Place, Recorder
 
 __all__ = ["LAST", "Last", "write_only_frame"]

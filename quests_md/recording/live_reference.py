@@ -76,7 +76,9 @@ class LiveReference(Recorder):
         if live is None:
             return
         found: list[tuple[Key, NDArray[np.float64], Lesson]] | None = self._place.on_root(self._lessons)
-        told = comm.broadcast(None if found is None else [(k, m, Lesson(s.step, s.time, s.n, None)) for k, m, s in found])
+        told = comm.broadcast(
+            None if found is None else [(k, m, Lesson(s.step, s.time, s.n, None)) for k, m, s in found]
+        )
         lessons = told if found is None else found
         monitor.learned_until = lessons[-1][0] if lessons else past.state.learned
         monitor.visits.resume(past.evaluations.joined([key for key, _, _ in lessons], [mark for _, mark, _ in lessons]))
@@ -97,7 +99,8 @@ class LiveReference(Recorder):
             return []
         with folder.open(_LESSONS) as file:
             for values, arrays in unpack(file):
-                frame = Frame(**arrays, step=values["step"], time=values["time"]) if arrays else None
+                of_frame: dict[str, Any] = {**arrays, "step": values["step"], "time": values["time"]}
+                frame = Frame(**of_frame) if arrays else None
                 lesson = Lesson(values["step"], values["time"], values["n"], frame)
                 lessons.append((Key.of(values["key"]), np.array(values["mark"]), lesson))
                 whole = file.tell()
@@ -151,7 +154,8 @@ class LiveReference(Recorder):
         in_ps = "" if math.isnan(learned.correlation_time) else f" ({learned.correlation_time:.3g} ps)"
         self._say(
             f"quests_md: learned {learned.frames} frames ({learned.rows} environments) of steps {learned.first} to "
-            f"{learned.last}, correlation time {learned.correlation:.3g} steps{in_ps}; comparing from now on with {path}"
+            f"{learned.last}, correlation time {learned.correlation:.3g} steps{in_ps}; comparing from now on with "
+            f"{path}"
         )
 
     def forget(self) -> None:

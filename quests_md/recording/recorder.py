@@ -142,7 +142,7 @@ class Place:
         return self.comm.rank == 0
 
     def on_root(self, act: Callable[[], _Result]) -> _Result | None:
-        """Return what `act` gives on rank 0, None elsewhere; what fails there is raised on all ranks, as one of ours."""
+        """Return what `act` gives on rank 0, None elsewhere; what fails there is raised on all ranks."""
 
         def acted() -> _Result:
             try:

@@ -167,7 +167,9 @@ class Session:
         self._live = LiveReference(place)
         self._candidates = Candidates(place, novelty, budget, cutout)
         self._history = History(place, history, after)
-        self._commands = Commands(place, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event}, commands_at_once)
+        self._commands = Commands(
+            place, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event}, commands_at_once
+        )
         self._rows, self._events, self._last = Rows(place), EventLines(place), Last(place)
         # In the order in which they see an evaluation; its row is the last.
         self._recorders: list[Recorder] = [
@@ -214,9 +216,9 @@ class Session:
 
     def __reduce__(self) -> NoReturn:
         raise InputError(
-            "a Session cannot be copied or pickled, for its folder is that of one run: give a MonitoredCalculator or a "
-            "MonitorObserver the configuration (a RunConfig, or the path of a quests.toml) in place of the session, and "
-            "each process opens one of its own"
+            "a Session cannot be copied or pickled, for its folder is that of one run: give MonitoredCalculator or "
+            "MonitorObserver a configuration (a RunConfig, or the path of a quests.toml) in place of the session, and "
+            "each process opens a session of its own"
         )
 
     # -- the beginning -----------------------------------------------------------------------------------------------
@@ -309,7 +311,7 @@ class Session:
         """Raise what `observe` would for any frame: `Halted`, or `MonitorError` after the end."""
         if self._process != os.getpid():
             raise MonitorError(
-                f"this session is that of process {self._process}, of which this one is a fork: make a session of its own"
+                f"this session is that of process {self._process}, of which this one is a fork: make one of its own"
             )
         if self._ended and not self.given_up:
             raise MonitorError(f"this session has ended ({self.status}): make a new one")
