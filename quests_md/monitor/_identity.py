@@ -72,12 +72,12 @@ def mark_of(frame: Frame) -> NDArray[np.float64]:
 def place_of(frame: Frame) -> float:
     """Return what the cell adds to a mark: it is the same on every rank."""
     assert frame.cell is not None
-    total = 0.0
+    cell, total = frame.cell.tolist(), 0.0
     for row, is_periodic in enumerate(
         np.asarray(frame.pbc)
     ):  # along the others the host may draw the cell around the atoms anew
         if is_periodic:
-            x, y, z = frame.cell[row].tolist()
+            x, y, z = cell[row]
             total += (row + 1.0) * (0.7 * x + 0.9 * y + 1.1 * z)
     return total
 
@@ -144,7 +144,7 @@ class Visits:
             self._remember(mark, place, n)
         if place is None:
             place = len(self._marks)
-            self._marks.append((mark, 1 + max((repeat for _, repeat in self._marks[-1:]), default=-1)))
+            self._marks.append((mark, self._marks[-1][1] + 1 if self._marks else 0))
             self._remember(mark, place, n)
         if place in self._blind:
             self._blind.remove(place)

@@ -126,6 +126,8 @@ class Monitor:
         self._ready = False  # thresholds are numbers, and the share of the sample is settled
         self._lost = 0  # atoms that were lost at the last evaluation
         self._cell: bytes | None = None  # of the last frame
+        self._present = b""  # its elements
+        self._screen: float | None = None  # Å; known when the reference is ready
         self._stop = ""  # why this rank wants the run to stop
 
     @property
@@ -296,7 +298,10 @@ class Monitor:
             if is_learning:
                 vector = count(self.index.spec, frame, bool(self._stop), mark)
             else:
-                evaluation = Evaluation(self.index, frame, self.threads, self.plausibility.screen)
+                if self._screen is None:
+                    self._screen = self.plausibility.screen
+                evaluation = Evaluation(self.index, frame, self.threads, self._screen, self._present)
+                self._present = evaluation.present
         except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
             error = caught
         if not self._ready and not is_learning:

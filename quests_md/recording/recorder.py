@@ -16,9 +16,11 @@ from ..frame import Frame, merge
 from ..monitor import Band, Decision, Key, Monitor
 from .past import Past
 
-__all__ = ["Moment", "Place", "Recorder", "Whole"]
+__all__ = ["ALL_BANDS", "Moment", "Place", "Recorder", "Whole"]
 
 _Result = TypeVar("_Result")
+
+ALL_BANDS = frozenset(Band)
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,6 @@ class Moment:
     def is_plausible(self) -> bool:
         """Whether the frame is none of the broken ones."""
         return self.decision.band is not Band.IMPLAUSIBLE
-
-    @property
-    def is_calm(self) -> bool:
-        """Whether the frame is covered and outside of any event: there is nothing to tell of it but its row."""
-        decision = self.decision
-        return decision.band is Band.COVERED and not decision.event and not decision.ends
 
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
@@ -166,11 +162,14 @@ class Recorder:
     ----------
     files
         Names of the files that are its own, and of no other recorder.
+    bands
+        Of the frames that it must see; by default all.
     sees_calm
         Whether it must see covered frames outside of events, too.
     """
 
     files: tuple[str, ...] = ()
+    bands: frozenset[Band] = ALL_BANDS
     sees_calm = False
 
     def resume(self, past: Past) -> None:

@@ -153,6 +153,7 @@ class Session:
         self._resumed: list[str] = []
         self._cost = Cost()
         self._ended, self._on_error, self._process = False, on_error, os.getpid()
+        self._every = monitor.every
         self._resolved = monitor.thresholds.resolved is not None
         self._present: Moment | None = None  # the last new evaluation
         self._spare: Frame | None = None  # whose memory the next one may take
@@ -175,10 +176,12 @@ class Session:
         self._recorders: list[Recorder] = [
             Implausible(place), self._candidates, self._history, self._events, self._commands,
         ]  # fmt: skip
-        self._of_calm = [recorder for recorder in self._recorders if recorder.sees_calm]
+        self._of_calm: list[Recorder] = []
+        self._of_band: dict[Band, list[Recorder]] = {}
+        self._sort_recorders()
         self._begin(mode, overwrite)
         monitor.warm_up(self._candidates.warm_up)
-        self._ending = Ending(monitor, limit)
+        self._ending, self._is_limited = Ending(monitor, limit), limit is not None
         atexit.register(self._at_exit)
 
     @classmethod
@@ -298,8 +301,12 @@ class Session:
     def record(self, recorder: Recorder) -> None:
         """Let one more recorder see the evaluations from now on, before their rows are written."""
         self._recorders.append(recorder)
-        if recorder.sees_calm:
-            self._of_calm.append(recorder)
+        self._sort_recorders()
+
+    def _sort_recorders(self) -> None:
+        """Find out who sees which frames: most frames are calm, and most recorders need none of these."""
+        self._of_calm = [recorder for recorder in self._recorders if recorder.sees_calm]
+        self._of_band = {band: [each for each in self._recorders if band in each.bands] for band in Band}
 
     # -- an evaluation -----------------------------------------------------------------------------------------------
 
@@ -337,13 +344,14 @@ class Session:
         step = frame.step if frame is not None else step
         assert step is not None
         self.check_running()
-        if not self.due(step):
+        if step % self._every:
             return Decision(step, evaluated=False)
         if self.given_up:
             return _unwatched(frame, step)
         started = time.perf_counter()
         try:
-            self._ending.look()
+            if self._is_limited:
+                self._ending.look()
             error = error or self._rows.unwritten or self._history.unwritten
             decision = self.monitor.observe(frame, step=step, error=error)
             if not decision.evaluated:  # a live reference has taken the frame
@@ -371,22 +379,21 @@ class Session:
         self.n_evaluated += 1
         if decision.band is Band.CANDIDATE or decision.band is Band.HALT:
             self.n_flagged += 1
-        is_first, self._cost.n = not self._cost.n, self._cost.n + 1
-        if is_first:  # before its row: thresholds, the sample and the volume are those of this evaluation
+        self._cost.n += 1
+        if self._cost.n == 1:  # before its row: thresholds, the sample and the volume are those of this evaluation
             self._write_about()
-        is_calm = moment.is_calm
-        for recorder in self._of_calm if is_calm else self._recorders:
+        is_calm = decision.band is Band.COVERED and not decision.event and not decision.ends
+        recorders = self._of_calm if is_calm else self._of_band[decision.band]
+        for recorder in recorders:
             recorder.see(moment)
         moment.seconds = time.perf_counter() - started
         self._rows.see(moment)
-        self._newest = decision.key
         if not is_calm:
-            self._settle(moment)
+            self._settle(moment, recorders)
         if self._commands.is_busy:
             self._commands.look()
-        self._cost.add(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
-        decision.release()
-        if not moment.is_plausible and self.monitor.implausible == "stop":
+        self._count(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
+        if decision.band is Band.IMPLAUSIBLE and self.monitor.implausible == "stop":
             raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
         if decision.stop:
             self._halt(moment)
@@ -395,21 +402,27 @@ class Session:
     def _moment(self, frame: Frame, decision: Decision) -> Moment:
         """Return the moment of a new evaluation: a copy of the frame, in memory that nobody needs any more."""
         moment = Moment(frame.local(self._spare), decision)
-        out = self._present
-        if moment.is_plausible:
+        out, is_broken = self._present, decision.band is Band.IMPLAUSIBLE
+        if not is_broken:
             out, self._plausible = self._plausible, moment
         else:
             moment.proposed, moment.follows_broken = self._plausible, self._is_broken
             out = None if out is self._plausible else out
         # What falls out may still be held by a recorder that sees all frames.
         self._spare = None if out is None or self._of_calm else out.frame
-        self._is_broken, self._present = not moment.is_plausible, moment
-        self._last.hold(moment)
+        self._is_broken, self._present, self._last.moment = is_broken, moment, moment
         return moment
 
-    def _settle(self, moment: Moment) -> None:
+    def _count(self, started: float, n_atoms: int) -> None:
+        """Count an evaluation of this rank's `n_atoms`, which ends now."""
+        cost, now = self._cost, time.perf_counter()
+        cost.seconds += now - started
+        cost.atoms += n_atoms
+        cost.first, cost.last = started if cost.n == 1 else cost.first, now
+
+    def _settle(self, moment: Moment, recorders: list[Recorder]) -> None:
         """Do what follows the row of an evaluation that is not calm. Collective."""
-        for recorder in self._recorders:
+        for recorder in recorders:
             recorder.settle(moment)
         if moment.decision.begins or moment.decision.ends:
             self._write_about()
@@ -422,10 +435,9 @@ class Session:
             decision = replace(decision, stop=bool(stopping))
         self.decision = decision
         self._cost.n += 1
-        decision.release()
         moment = Moment(frame.local(), decision)
         self._history.see_again(moment)
-        self._last.hold(moment)
+        self._last.moment = moment
         if self._cost.n == 1:
             self._say_again(decision.step)
             self._write_about()
