@@ -17,14 +17,11 @@ from ..frame import Frame
 from ..index import Live, Reference
 from ..information import Precision
 from ._decision import Band, Decision, Proposal
-from ._events import Events
 from ._flagged import Flagged
 from ._identity import Key, Visits, mark_of, place_of
 from ._measure import Evaluation, State, Summary, combine, compute_in_single, count, summarise, summarise_nothing
-from ._plausibility import Plausibility
 from ._ranks import fail_together, text_of
-from ._schedule import Schedule
-from ._thresholds import Thresholds
+from ._rules import Events, Plausibility, Schedule, Thresholds
 from ._warm_up import warm_up
 
 __all__ = ["Monitor"]

@@ -66,7 +66,7 @@ class Moment:
     @property
     def key(self) -> Key:
         """What the evaluation is known by."""
-        return self.decision.key
+        return Key(self.decision.run, int(self.decision.step), self.decision.repeat)
 
     @property
     def is_plausible(self) -> bool:
@@ -87,7 +87,7 @@ class Moment:
             "time": self.frame.time,
             "dH_max": decision.maximum,
             "dH_max_id": decision.max_id,
-            "band": str(decision.band),
+            "band": decision.band.value,
             "event": decision.event,
             "values": decision.values,
         }
