@@ -158,8 +158,11 @@ class Schedule:
         return step % self.every == 0
 
     def may_save(self, step: int) -> bool:
-        """Return whether a candidate of this step may be saved; steps that went backwards start anew."""
-        return self._saved is None or not 0 <= step - self._saved < self.save_every
+        """Return whether a candidate of this step may be saved; steps that went backwards start anew.
+
+        Without a spacing all may, also several configurations of one step.
+        """
+        return self.save_every == 1 or self._saved is None or not 0 <= step - self._saved < self.save_every
 
     def saved(self, step: int) -> None:
         """Remember that a frame of this step was saved."""
