@@ -182,7 +182,7 @@ class _Opened:
 
 def _close(session: Session, pid: int) -> None:
     if pid == os.getpid():
-        with contextlib.suppress(QuestsError):  # the session has printed that it failed
+        with _whole(), contextlib.suppress(QuestsError):  # the session has printed that it failed
             session.close()
 
 
@@ -225,7 +225,7 @@ def _hint(pattern: str) -> str:
 
 
 class _Process:
-    """What this process has opened; a child begins with nothing."""
+    """What this process has opened, and how it ends; a child begins with nothing."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -233,8 +233,10 @@ class _Process:
         self.kept: dict[Path, _Opened] = {}
         self.counts: dict[str, int] = {}
         self.is_followed = False
-        self.busy: list[object] = []
-        self.is_told = False
+        self.pipe: tuple[int, int] | None = None  # tells a thread of signals
+        self.quiet = threading.Condition()
+        self.busy, self.is_ending = 0, False
+        self.thread = threading.local()
 
 
 _process = _Process()
@@ -242,11 +244,37 @@ _process = _Process()
 
 def _forget() -> None:
     global _process
-    _process = _Process()
+    pipe, _process = _process.pipe, _Process()
+    if pipe is not None:  # the parent would end at a signal for this child
+        if signal.getsignal(signal.SIGTERM) is _on_signal:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        for end in pipe:
+            os.close(end)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    """Let the end by SIGTERM wait: files are written whole."""
+    process = _process  # a child that is forked meanwhile has another one
+    depth = getattr(process.thread, "depth", 0)
+    process.thread.depth = depth + 1
+    if not depth:
+        with process.quiet:
+            process.quiet.wait_for(lambda: not process.is_ending)  # for ever: the process ends
+            process.busy += 1
+    try:
+        yield
+    finally:
+        if not depth:
+            with process.quiet:
+                process.busy -= 1
+                process.quiet.notify_all()
+        process.thread.depth = depth
 
 
 def _follow_end() -> None:
@@ -260,59 +288,74 @@ def _follow_end() -> None:
     if not _process.is_followed:
         _process.is_followed = True
         multiprocessing.util.Finalize(None, _end_all, exitpriority=10)
-    if threading.current_thread() is threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and _process.pipe is None and sys.platform != "win32":
         handler = signal.getsignal(signal.SIGTERM)
         # A handler of ours is that of a session which the parent had at the fork.
         if handler is signal.SIG_DFL or (getattr(handler, "__module__", None) or "").startswith("quests_md."):
-            signal.signal(signal.SIGTERM, _on_signal)
+            _listen()
 
 
 def _end_all() -> None:
     error = sys.exc_info()[1]  # what ends the process, if it is that
     if isinstance(error, SystemExit) and not error.code:
         error = None
+    with _whole():  # a pool that is left sends SIGTERM to workers that are ending anyway
+        _end_opened(error)
+
+
+def _end_opened(error: BaseException | None = None) -> None:
     for opened in list(_process.opened):
         if not opened.is_over:
             with contextlib.suppress(QuestsError):  # the session has printed that it failed
                 opened.end(error)
 
 
-@contextlib.contextmanager
-def _whole() -> Iterator[None]:
-    """Let SIGTERM wait: files are written whole."""
-    process, token = _process, object()  # a child that is forked meanwhile has another one
-    process.busy.append(token)
-    try:
-        yield
-    finally:
-        process.busy.remove(token)
-        if process.is_told and not process.busy:
-            _end_by_signal(is_working=True)
+def _listen() -> None:
+    """Let a thread end what is open at SIGTERM.
+
+    Python calls handlers in the main thread, between two steps of it: not in a worker that has just begun to wait for
+    its next task when the signal comes. What the system calls at once writes to a pipe.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    if before != -1:  # of an event loop
+        signal.set_wakeup_fd(before)
+        os.close(read)
+        os.close(write)
+        return
+    _process.pipe = read, write
+    signal.signal(signal.SIGTERM, _on_signal)
+    threading.Thread(target=_end_at_signal, args=(_process, read), name="quests_md SIGTERM", daemon=True).start()
 
 
-def _on_signal(number: int, frame: Any) -> None:
+def _on_signal(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
-    if _process.busy:
-        _process.is_told = True
-    else:
-        _end_by_signal(_is_working(frame))
 
 
-def _end_by_signal(is_working: bool) -> None:
-    for opened in list(_process.opened):
+def _end_at_signal(process: _Process, read: int) -> None:
+    while os.read(read, 1) != bytes([signal.SIGTERM]):
+        pass
+    process.thread.depth = 1  # what is collected meanwhile is closed, too
+    is_working = _is_working(sys._current_frames().get(threading.main_thread().ident or 0))
+    with process.quiet:
+        process.is_ending = True
+        process.quiet.wait_for(lambda: not process.busy)
+    for opened in list(process.opened):
         session = opened.session
         if is_working and session.status == "running":
             session.status, session.reason = "halted", "SIGTERM"
-        if not opened.is_over:
-            with contextlib.suppress(QuestsError):
-                opened.end()
+    _end_opened()
     os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(128 + signal.SIGTERM)  # the main thread has not yet come to call the handler
 
 
 def _is_working(frame: Any) -> bool:
     """Return whether a signal has interrupted a simulation: an idle worker has finished what it had."""
     while frame is not None:
-        if frame.f_globals.get("__name__", "").split(".")[0] in ("ase", "quests_md"):
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("ase.") or name == "quests_md.hosts.ase":
             return True
         frame = frame.f_back
     return False
