@@ -219,7 +219,7 @@ class Session:
 
     def __reduce__(self) -> NoReturn:
         raise InputError(
-            "a Session cannot be copied or pickled, for its folder is that of one run: give MonitoredCalculator or "
+            "a Session cannot be pickled or copied, for its folder is that of one run: give MonitoredCalculator or "
             "MonitorObserver a configuration (a RunConfig, or the path of a quests.toml) in place of the session, and "
             "each process opens a session of its own"
         )
