@@ -221,7 +221,9 @@ class Monitor:
             fail_together(self.comm, summary.failed[0], step, failure)
         place = float("nan") if frame is None else place_of(frame)
         mark = (summary.mark[0] + place, summary.mark[1] + place)
-        key, again = self.visits.visit(step, mark, summary.n_frame)
+        is_covered = not summary.implausible and (not summary.n_select or self._band(summary) is Band.COVERED)
+        maximum = float("inf") if summary.implausible else summary.maximum
+        key, again = self.visits.visit(step, mark, summary.n_frame, maximum, is_covered)
         named: dict[str, Any] = {"run": key.run, "repeat": key.repeat, "again": again, "mark": mark}
         if self._is_learned(key, again):
             return Decision(step, evaluated=False, **named)

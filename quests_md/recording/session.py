@@ -159,7 +159,7 @@ class Session:
         self._spare: Frame | None = None  # whose memory the next one may take
         self._plausible: Moment | None = None  # the last one that was not broken
         self._halted: Key | None = None  # the last evaluation that halted
-        self._unseen_halt: Key | None = None  # one that has its row, and of which the host was not told
+        self._passed: set[Key] = set()  # halts of which the host was told
         self._newest: Key | None = None  # of the rows in the file
         self._is_broken = False
         self._folder = HeldFolder(self.output)
@@ -252,7 +252,7 @@ class Session:
         self._began, self._resumed = past.began_at, past.resumed
         self.n_evaluated, self.n_flagged, self._newest = past.rows, past.flagged, past.last
         self._halted = past.state.halted
-        self._unseen_halt = None if past.is_halt_seen else past.last
+        self._passed = past.halts
         self._is_broken = past.is_broken
         self.counter = itertools.count(0 if past.last is None else past.last.step + 1)
         state = {"volume": past.state.volume, "sample": past.state.sample}
@@ -406,10 +406,8 @@ class Session:
 
     def _seen_again(self, frame: Frame, decision: Decision) -> Decision:
         """Return what the host is to do about an evaluation that was made before: it is published, and not recorded."""
-        is_new = decision.key == self._unseen_halt
-        if decision.band is Band.HALT and not is_new:
-            stopping = decision.reasons[1:]  # a signal, or the clock
-            decision = replace(decision, stop=bool(stopping))
+        if decision.key in self._passed:  # a signal, or the clock, stops it all the same
+            decision = replace(decision, stop=len(decision.reasons) > 1)
         self.decision = decision
         self._cost.n += 1
         moment = Moment(frame.local(), decision)
@@ -423,7 +421,6 @@ class Session:
         if not moment.is_plausible and self.monitor.implausible == "stop":
             raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
         if decision.stop:
-            self._unseen_halt = None
             self._halt(moment)
         return decision
 
@@ -432,6 +429,7 @@ class Session:
         self.status, self.reason = "halted", f"step {decision.step}: {'; '.join(decision.reasons)}"
         if decision.band is Band.HALT:
             self._halted = decision.key
+            self._passed.add(decision.key)
         self.flush()
         self._commands.tell_halt(moment)
 
