@@ -149,10 +149,10 @@ class Monitor:
         self,
         state: Mapping[str, Any],
         thresholds: Mapping[str, Any] | None,
-        saved: int | None,
+        saved: tuple[int, int] | None,
         learned_until: Key | None = None,
     ) -> None:
-        """Go on as an earlier part of the run would have, whose last frame was saved at step `saved`."""
+        """Go on as an earlier part of the run would have, which saved its last frame at run and step `saved`."""
         self.plausibility.volume = state.get("volume")
         self.learned_until = learned_until
         if self._flagged is not None:
@@ -163,7 +163,7 @@ class Monitor:
             self._flagged is None or self._flagged.share is not None
         )
         if saved is not None:
-            self.schedule.saved(saved)
+            self.schedule.saved(*saved)
 
     def warm_up(self, also: Callable[[], object] | None = None) -> None:
         """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others.
@@ -425,9 +425,9 @@ class Monitor:
             begins, ends = self._follow(frame, band, summary, evaluation)
         event = events.ended if ends else events.current
         save = band is not Band.COVERED and events.current is not None and not again
-        save = save and (band is Band.HALT or self.schedule.may_save(frame.step))
+        save = save and (band is Band.HALT or self.schedule.may_save(self.visits.run, frame.step))
         if save:
-            self.schedule.saved(frame.step)
+            self.schedule.saved(self.visits.run, frame.step)
         if summary.stopping:
             reasons.append(self._why_stopping(summary))
         bound = self._force_errors(evaluation)

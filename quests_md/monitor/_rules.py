@@ -150,23 +150,25 @@ class Schedule:
                 raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
         self.every = every
         self.save_every = save_every
-        self._saved: int | None = None  # step of the last saved frame
-        self._before: int | None = None  # and of the one before it
+        self._saved: tuple[int, int] | None = None  # run and step of the last saved frame
+        self._before: tuple[int, int] | None = None  # and of the one before it
 
     def due(self, step: int) -> bool:
         """Return whether a frame of this step is to be evaluated."""
         return step % self.every == 0
 
-    def may_save(self, step: int) -> bool:
-        """Return whether a candidate of this step may be saved; steps that went backwards start anew.
+    def may_save(self, run: int, step: int) -> bool:
+        """Return whether a candidate of this step may be saved; a run that begins with other steps starts anew.
 
         Without a spacing all may, also several configurations of one step.
         """
-        return self.save_every == 1 or self._saved is None or not 0 <= step - self._saved < self.save_every
+        if self.save_every == 1 or self._saved is None or self._saved[0] != run:
+            return True
+        return not 0 <= step - self._saved[1] < self.save_every
 
-    def saved(self, step: int) -> None:
+    def saved(self, run: int, step: int) -> None:
         """Remember that a frame of this step was saved."""
-        self._before, self._saved = self._saved, step
+        self._before, self._saved = self._saved, (run, step)
 
     def not_saved(self) -> None:
         """Take the last word of `saved` back."""

@@ -57,8 +57,8 @@ class Past:
         How many there are, and those above `select` among them.
     last
         Key of the last row; or None.
-    saved_step
-        Step at which the last run saved a frame for the last time.
+    saved
+        Run and step of the last frame that was saved; or None.
     open_rows
         The last rows, from where an event may have begun that has not ended; `events_before` have begun before them.
     considered
@@ -93,7 +93,7 @@ class Past:
     rows: int = 0
     flagged: int = 0
     last: Key | None = None
-    saved_step: int | None = None
+    saved: tuple[int, int] | None = None
     events_before: int = 0
     began: int = 0
     since: int = 0
@@ -264,8 +264,8 @@ def _count(past: Past, rows: Table) -> None:
     past.last = Key(int(last["run"]), int(last["step"]), int(last["repeat"]))
     past.flagged = int(np.isin(rows["band"], ("candidate", "halt")).sum())
     past.is_broken = bool(last["band"] == "implausible")
-    saved = np.flatnonzero(rows["saved"] & (rows["run"] == last["run"]))
-    past.saved_step = int(rows["step"][saved[-1]]) if len(saved) else None
+    saved = np.flatnonzero(rows["saved"])
+    past.saved = (int(rows["run"][saved[-1]]), int(rows["step"][saved[-1]])) if len(saved) else None
     before = np.maximum.accumulate(np.concatenate([[0], rows["event"]]))
     begins = np.flatnonzero(rows["event"] > before[:-1])
     if len(begins):

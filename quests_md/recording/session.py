@@ -256,7 +256,7 @@ class Session:
         self._is_broken = past.is_broken
         self.counter = itertools.count(0 if past.last is None else past.last.step + 1)
         state = {"volume": past.state.volume, "sample": past.state.sample}
-        monitor.restore(state, past.thresholds if past.same else None, past.saved_step)
+        monitor.restore(state, past.thresholds if past.same else None, past.saved)
         monitor.visits.resume(past.evaluations)
         replay_events(monitor.events, past.open_rows, past.events_before)
         self._resolved = monitor.thresholds.resolved is not None
