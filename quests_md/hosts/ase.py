@@ -73,15 +73,24 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
     to another time than the positions, so saved frames have none. Use `MonitorObserver` where steps and
     velocities matter, or where a line search asks for configurations that are no steps.
 
+    Attributes that it has not are those of the wrapped calculator. One that is set is set here alone:
+    ``calc.calculator.command = ...`` sets one of the wrapped calculator.
+
     Parameters
     ----------
     calculator
         Any ASE calculator.
     session
-        The watched run.
+        The watched run. Or its configuration: a RunConfig, the path of a quests.toml, or a mapping of its keys. Then
+        the session is opened by the first configuration that is computed, in the process that computes it; so the
+        calculator can be pickled. In `output`, {pid}, {host} and {n} stand for the id of that process, the name of its
+        computer, and how many sessions it has opened by that `output` before. With {n} every calculator has a session,
+        which ends with it; without, those of a process share one. Deep copies share the session in any case.
 
     Attributes
     ----------
+    session
+        The watched run; None where it is yet to be opened in this process.
     dH
         (n,) dH in nats at the last evaluation, or None before it; ``session.decision.step`` is its step, and
         ``session.decision.values`` says whether upper bounds are among them.
