@@ -330,7 +330,7 @@ class Session:
             if self._is_limited:
                 self._ending.look()
             error = error or self._rows.unwritten or self._history.unwritten
-            decision = self.monitor.observe(frame, step=step, error=error)
+            decision = self.monitor.observe(frame, step=step, error=error, whole=False)
             if not decision.evaluated:  # a live reference has taken the frame
                 if self._live.follow(decision):
                     self._write_about()
