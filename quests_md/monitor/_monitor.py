@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, Serial, together
+from ..comm import Comm, Serial
 from ..elements import SYMBOLS
 from ..errors import FrameError, InputError
 from ..frame import Frame
@@ -22,7 +22,7 @@ from ._flagged import Flagged
 from ._identity import Key, Visits, mark_of, place_of
 from ._measure import Evaluation, State, Summary, combine, compute_in_single, count, summarise, summarise_nothing
 from ._plausibility import Plausibility
-from ._ranks import fail_together, text_of
+from ._ranks import compute_together, fail_together, text_of
 from ._schedule import Schedule
 from ._thresholds import Thresholds
 from ._warm_up import warm_up
@@ -247,14 +247,14 @@ class Monitor:
 
         Raises
         ------
-        QuestsError
-            Something cannot be computed on any rank: on all of them.
+        MonitorError
+            Something cannot be computed on any rank: on all of them, and the text is that of the first.
         """
         evaluation = decision.evaluation
         assert evaluation is not None
         select = self.thresholds.of(evaluation.numbers)[0]
         above = np.flatnonzero(evaluation.dH > select)
-        together(self.comm, lambda: evaluation.compute(above[~evaluation.is_exact[above]]))
+        compute_together(self.comm, decision.step, lambda: evaluation.compute(above[~evaluation.is_exact[above]]))
         return Proposal(
             decision.step,
             evaluation.ids[above],
@@ -271,13 +271,13 @@ class Monitor:
 
         Raises
         ------
-        QuestsError
-            Something cannot be computed on any rank: on all of them.
+        MonitorError
+            Something cannot be computed on any rank: on all of them, and the text is that of the first.
         """
         evaluation = decision.evaluation
         if evaluation is None or (self.values, self.precision) == ("exact", "double"):
             return decision
-        together(self.comm, evaluation.complete)
+        compute_together(self.comm, decision.step, evaluation.complete)
         bound = self._force_errors(evaluation)
         errors = None if bound is None else evaluation.spread(bound)
         return replace(decision, dH=evaluation.of_atoms(), force_errors=errors, values="exact")
