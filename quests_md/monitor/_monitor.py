@@ -253,8 +253,8 @@ class Monitor:
 
         Raises
         ------
-        QuestsError
-            Something cannot be computed on any rank: on all of them.
+        MonitorError
+            Something cannot be computed on any rank: on all of them, and the text is that of the first.
         """
         evaluation = decision.evaluation
         assert evaluation is not None
@@ -278,8 +278,8 @@ class Monitor:
 
         Raises
         ------
-        QuestsError
-            Something cannot be computed on any rank: on all of them.
+        MonitorError
+            Something cannot be computed on any rank: on all of them, and the text is that of the first.
         """
         evaluation = decision.evaluation
         if evaluation is None or (self.values, self.precision) == ("exact", "double"):
