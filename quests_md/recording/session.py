@@ -160,6 +160,8 @@ class Session:
         self._halted: Key | None = None  # the last evaluation that halted
         self._unseen_halt: Key | None = None  # one that has its row, and of which the host was not told
         self._newest: Key | None = None  # of the rows in the file
+        self._newest_event = 0
+        self._settled: object = None  # of what the monitor had settled when run.json was written
         self._is_broken = False
         self._folder = HeldFolder(self.output)
         place = Place(self._folder, monitor)
@@ -270,7 +272,8 @@ class Session:
         """Go on where the rows end. Collective."""
         monitor = self.monitor
         self._began, self._resumed = past.began_at, past.resumed
-        self.n_evaluated, self.n_flagged, self._newest = past.rows, past.flagged, past.last
+        self.n_evaluated, self.n_flagged = past.rows, past.flagged
+        self._newest, self._newest_event = past.last, past.last_event
         self._halted = past.state.halted
         self._unseen_halt = None if past.is_halt_seen else past.last
         self._is_broken = past.is_broken
@@ -282,7 +285,9 @@ class Session:
         self._resolved = monitor.thresholds.resolved is not None
         for recorder in self._all:
             recorder.resume(past)
-        self._plausible = self._history.last_plausible()
+        self._plausible, newest = self._history.last_plausible(), self._history.held(past.last)
+        if newest is not None:
+            self._last.hold(newest)
 
         def begin() -> None:
             for name in self._folder.names():
@@ -362,6 +367,7 @@ class Session:
 
     def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
         """Record a new evaluation; return what the host is to do."""
+        monitor = self.monitor
         if decision.save:
             decision = self._candidates.judge(decision)
         if not self._resolved:
@@ -372,21 +378,22 @@ class Session:
         if decision.band is Band.CANDIDATE or decision.band is Band.HALT:
             self.n_flagged += 1
         is_first, self._cost.n = not self._cost.n, self._cost.n + 1
-        if is_first:  # before its row: thresholds, the sample and the volume are those of this evaluation
+        if is_first or monitor.settled != self._settled:  # before its row: no other file tells
             self._write_about()
+            self._settled = monitor.settled
         is_calm = moment.is_calm
         for recorder in self._of_calm if is_calm else self._recorders:
             recorder.see(moment)
         moment.seconds = time.perf_counter() - started
         self._rows.see(moment)
-        self._newest = decision.key
+        self._newest, self._newest_event = decision.key, decision.event
         if not is_calm:
             self._settle(moment)
         if self._commands.is_busy:
             self._commands.look()
         self._cost.add(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
         decision.release()
-        if not moment.is_plausible and self.monitor.implausible == "stop":
+        if not moment.is_plausible and monitor.implausible == "stop":
             raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
         if decision.stop:
             self._halt(moment)
@@ -420,12 +427,16 @@ class Session:
         if decision.band is Band.HALT and not is_new:
             stopping = decision.reasons[1:]  # a signal, or the clock
             decision = replace(decision, stop=bool(stopping))
+        if decision.key == self._newest:  # its event may be over by now, with it
+            decision = replace(decision, event=self._newest_event)
         self.decision = decision
         self._cost.n += 1
         decision.release()
         moment = Moment(frame.local(), decision)
         self._history.see_again(moment)
         self._last.hold(moment)
+        if moment.is_plausible and (self._plausible is None or moment.key >= self._plausible.key):
+            self._plausible = moment
         if self._cost.n == 1:
             self._say_again(decision.step)
             self._write_about()
