@@ -84,8 +84,15 @@ class _Event(pydantic.BaseModel):
 
 
 class State(pydantic.BaseModel):
-    """The key "state". What follows `base` is of format 1 only."""
+    """The key "state". What follows `base` is of format 1 only.
 
+    Attributes
+    ----------
+    overwrites
+        The other files in the folder are those of an earlier run, which are being removed.
+    """
+
+    overwrites: bool = False
     volume: float | None = None
     sample: float | None = None
     halted: _Key | None = None

@@ -26,6 +26,7 @@ from ..index import Index, Live
 from ..monitor import Band, Decision, Key, Monitor
 from ..settings import seconds_of
 from .about import ABOUT, json_value, write_about
+from .beginning import is_overwriting, prepare
 from .candidates import Candidates
 from .commands import Commands, Hook
 from .cost import Cost
@@ -233,39 +234,18 @@ class Session:
         """Take the folder for a new run, or go on with the one that is in it. Collective."""
         names = tuple(name for recorder in self._all for name in recorder.files)
         past = None
+        if mode and self.monitor.comm.broadcast(self.place.on_root(lambda: is_overwriting(self._folder))):
+            mode, overwrite = False, True
         if mode:
             self._live.open()
             past = find_past(self._folder, names, self.monitor.comm, json_value(self._describe()), mode)
         if past is None:
-            self.place.on_root(lambda: self._prepare(names, overwrite))
+            self.place.on_root(lambda: prepare(self._folder, names, self._describe(), overwrite))
             return
         try:
             self._resume(past)
         except BaseException:
             self._folder.release()
-            raise
-
-    def _prepare(self, names: tuple[str, ...], overwrite: bool) -> None:
-        """Make the folder, and run.json in it; remove the other files of an earlier run."""
-        folder = self._folder
-        folder.claim()
-        try:
-            old = [name for name in (*names, ABOUT) if folder.exists(name)]
-            if old and not overwrite:
-                raise OutputError(
-                    f"{folder.path} holds an earlier run ({old[0]}): choose another output, "
-                    "set resume = true to go on with it, or set overwrite = true"
-                )
-            try:
-                write_about(folder, self._describe())  # first: a folder that cannot be written keeps the earlier run
-            except OutputError as error:
-                reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
-                raise OutputError(f"{folder.path}: cannot be used as output folder: {reason}") from error
-            for name in (*names, *folder.names()):
-                if name in names or name.startswith("resume.") or name.endswith(".part"):
-                    folder.remove(name)
-        except BaseException:
-            folder.release()
             raise
 
     def _resume(self, past: Past) -> None:
