@@ -230,6 +230,11 @@ class Evaluations:
             np.append(self._maxima, np.full(len(keys), -np.inf)),
         )
 
+    def last(self, n: int) -> list[Key]:
+        """Return the keys of the last n evaluations, in their order."""
+        columns = (column[max(0, len(column) - n) :].tolist() for column in (self._run, self._step, self._repeat))
+        return [Key(*key) for key in zip(*columns, strict=True)]
+
     def at(self, run: int, step: int) -> list[tuple[Mark, int]]:
         """Return mark and repeat of the evaluations at a step of a run."""
         first, last = self._range(run, step)

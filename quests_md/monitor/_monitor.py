@@ -139,10 +139,16 @@ class Monitor:
         """Let the run stop at the next evaluation, on all ranks. One rank may ask for all; "" takes it back."""
         self._stop = reason
 
+    @property
+    def settled(self) -> tuple[bool, float | None, float | None]:
+        """What the first evaluations have settled so far: whether thresholds are numbers, the sample, the volume."""
+        share = None if self._flagged is None else self._flagged.share
+        return self.thresholds.resolved is not None, share, self.plausibility.volume
+
     def state(self) -> dict[str, Any]:
         """Return what the next decisions depend on, beside the thresholds and the events: JSON can hold it."""
-        share = None if self._flagged is None else self._flagged.share
-        return {"sample": share, "volume": self.plausibility.volume}
+        _, share, volume = self.settled
+        return {"sample": share, "volume": volume}
 
     def restore(
         self,

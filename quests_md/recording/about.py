@@ -14,7 +14,7 @@ from ..errors import OutputError
 from ..files import HeldFolder
 from ..monitor import Key
 
-__all__ = ["ABOUT", "FORMAT", "About", "begin_folder", "json_value", "read_about_strictly", "write_about"]
+__all__ = ["ABOUT", "FORMAT", "About", "json_value", "read_about_strictly", "write_about"]
 
 ABOUT = "run.json"
 FORMAT = 2  # of a run's folder; 1 was that of version 0.1.0, which wrote no number
@@ -42,36 +42,6 @@ def write_about(folder: HeldFolder, content: dict[str, Any], is_checked: bool = 
     told[_CHECKS] = {key: _checksum(value) for key, value in told.items()}
     text = json.dumps(told, indent=2, allow_nan=False) + "\n"
     folder.replace(ABOUT, [text.encode()], is_checked)
-
-
-def begin_folder(folder: HeldFolder, names: tuple[str, ...], content: dict[str, Any], overwrite: bool) -> None:
-    """Take a folder for a new run: make it, and run.json in it; remove the files `names` of an earlier run.
-
-    Raises
-    ------
-    OutputError
-        It holds an earlier run and `overwrite` is False, another run has it, or it cannot be written.
-    """
-    folder.claim()
-    try:
-        old = [name for name in (*names, ABOUT) if folder.exists(name)]
-        if old and not overwrite:
-            raise OutputError(
-                f"{folder.path} holds an earlier run ({old[0]}): choose another output, "
-                "set resume = true to go on with it, or set overwrite = true"
-            )
-        try:
-            write_about(folder, content)  # first: a folder that cannot be written keeps the earlier run
-        except OutputError as error:
-            if not isinstance(error.__cause__, OSError):
-                raise
-            raise OutputError(f"{folder.path}: cannot be used as output folder: {error.__cause__.strerror}") from error
-        for name in (*names, *folder.names()):
-            if name in names or name.startswith("resume.") or name.endswith(".part"):
-                folder.remove(name)
-    except BaseException:
-        folder.release()
-        raise
 
 
 def _checksum(value: Any) -> str:
@@ -114,8 +84,15 @@ class _Event(pydantic.BaseModel):
 
 
 class State(pydantic.BaseModel):
-    """The key "state". What follows `base` is of format 1 only."""
+    """The key "state". What follows `base` is of format 1 only.
 
+    Attributes
+    ----------
+    overwrites
+        The other files in the folder are those of an earlier run, which are being removed.
+    """
+
+    overwrites: bool = False
     volume: float | None = None
     sample: float | None = None
     halted: _Key | None = None

@@ -54,7 +54,9 @@ class History(Recorder):
         self._moments: deque[Moment] = deque(maxlen=length)
         self._written: set[Key] = set()  # of the frames that may still be written: those the file holds
         self._to_come = self._event = 0  # frames that are still to be written, and the event they belong to
+        self._missing: set[Key] = set()  # evaluations that should be held, and are on no disk
         self._film: _Film | None = None
+        self._in_film = 0  # frames that an earlier part of the run has left in it
 
     def see(self, moment: Moment) -> None:
         """Write the way into an event when one begins, and some frames after that."""
@@ -66,13 +68,28 @@ class History(Recorder):
         for each in due:
             if each.key not in self._written:
                 self._write(each)
+            if each is not moment:
+                each.forget_whole()
         self._hold(moment)
 
     def see_again(self, moment: Moment) -> None:
-        """Take a frame that has its row for the one that is held: after a resume the way to it may be another one."""
+        """Take a frame that has its row for the one that is held: after a resume the way to it may be another one.
+
+        Where that one is not held, as a rank was killed before it had kept its part, hold it again.
+        """
         for place, held in enumerate(self._moments):
             if held.key == moment.key:
                 self._moments[place] = moment
+        if moment.key in self._missing:
+            self._missing.remove(moment.key)
+            moments = sorted([*self._moments, moment], key=lambda each: each.key)
+            self._moments.clear()
+            self._moments.extend(moments)
+            self._keep(moment)
+
+    def held(self, key: Key | None) -> Moment | None:
+        """Return the moment of an evaluation, if it is held."""
+        return next((moment for moment in self._moments if moment.key == key), None)
 
     def last_plausible(self) -> Moment | None:
         """Return the newest plausible frame that is held, or None."""
@@ -89,13 +106,18 @@ class History(Recorder):
         self._written.add(moment.key)
 
     def _hold(self, moment: Moment) -> None:
+        if self._moments:
+            self._moments[-1].forget_whole()
         self._moments.append(moment)
-        held = {each.key for each in self._moments}
-        self._written &= held
-        if self._length and self._film is None:
-            self._film = _Film(self._place, self._length, len(self._moments) - 1)
-        if self._film is not None:
-            self.unwritten = self._film.add(moment)
+        self._written &= {each.key for each in self._moments}
+        if self._length:
+            self._keep(moment)
+
+    def _keep(self, moment: Moment) -> None:
+        """Keep a frame on disk, each rank its part."""
+        if self._film is None:
+            self._film = _Film(self._place, self._length, self._in_film)
+        self.unwritten = self._film.add(moment)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -114,22 +136,22 @@ class History(Recorder):
         keys = comm.broadcast(self._place.on_root(mend))
         if past.began:
             self._event, self._to_come = past.began, max(0, self._after - past.since + 1)
-        if not self._length:
-            return
-        held = self._place.on_root(lambda: self._read_films(past))
-        for moment in comm.broadcast(held):
+        last = past.evaluations.last(self._length)
+        held: list[Moment] = comm.broadcast(self._place.on_root(lambda: self._read_films(last)))
+        for moment in held:
             self._moments.append(moment if self._place.is_root else _emptied(moment))
-            if moment.key in keys:
-                self._written.add(moment.key)
+        self._written = set(keys).intersection(last)
+        self._missing = set(last).difference(moment.key for moment in held)
+        self._in_film = len(held)
 
-    def _read_films(self, past: Past) -> list[Moment]:
-        """Return the last frames that were held, and keep them as those of rank 0 alone."""
+    def _read_films(self, last: list[Key]) -> list[Moment]:
+        """Return the frames of the last evaluations that were held, and keep them as those of rank 0 alone."""
         folder = self._place.folder
-        moments = _held(folder, past)[-self._length :]
+        moments = _held(folder, last)
         names = [name for name in folder.names() if name.startswith(f"{_FILM}.")]
         if moments:
             folder.adopt(_film(0))
-            folder.replace(_film(0), [part for moment in moments for part in _packed(moment, is_whole=True)])
+            folder.replace(_film(0), [part for moment in moments for part in _packed(moment, 0, 1)])
         for name in names:
             if name != _film(0) or not moments:
                 folder.remove(name)
@@ -170,7 +192,7 @@ class _Film:
             if self._n > self._length:
                 self._folder.rename(self._name, f"{self._name}.before")
                 self._n = 0
-            self._folder.append(self._name, _packed(moment))
+            self._folder.append(self._name, _packed(moment, self._comm.rank, self._comm.size))
             self._n += 1
         except OutputError as error:
             if self._comm.size == 1:
@@ -188,13 +210,13 @@ def _film(rank: int) -> str:
     return f"{_FILM}.{rank}"
 
 
-def _packed(moment: Moment, is_whole: bool = False) -> list[bytes]:
-    """Return a frame as a record; `is_whole`: it is that of all ranks."""
+def _packed(moment: Moment, rank: int, size: int) -> list[bytes]:
+    """Return a frame as a record: what this rank of so many has of it."""
     frame, decision = moment.frame, moment.decision
     arrays: dict[str, NDArray[Any]] = {"dH": decision.dH}
     values: dict[str, Any] = {name: getattr(decision, name) for name in _OF_DECISION}
     values |= {"step": int(decision.step), "band": decision.band.value, "reasons": list(decision.reasons)}
-    values["is_whole"] = is_whole
+    values["part"] = [rank, size]
     if decision.force_errors is not None:
         arrays["force_errors"] = decision.force_errors
     for field in fields(frame):
@@ -222,24 +244,21 @@ def _unpacked(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Moment
     return Moment(frame, decision)
 
 
-def _held(folder: HeldFolder, past: Past) -> list[Moment]:
-    """Return the frames that all ranks held and that have a row, as those of one rank, in the order of evaluations."""
-    parts: dict[Key, list[Moment]] = {}
-    whole = set[Key]()
-    names = [name for name in folder.names() if name.startswith(f"{_FILM}.")]
-    for name in sorted(names, key=lambda name: not name.endswith(".before")):
+def _held(folder: HeldFolder, keys: list[Key]) -> list[Moment]:
+    """Return the frames of these evaluations that all ranks held, as those of one rank."""
+    parts: dict[tuple[Key, int], dict[int, Moment]] = {}  # of an evaluation on so many ranks, by rank
+    for name in [name for name in folder.names() if name.startswith(f"{_FILM}.")]:
         with folder.open(name) as file:
             for values, arrays in unpack(file):
                 try:
                     moment = _unpacked(values, arrays)
+                    rank, size = values["part"]
                 except (KeyError, TypeError, ValueError):  # of another version
                     break
-                if past.has_row(moment.key) and moment.key not in whole:
-                    if values["is_whole"]:
-                        whole.add(moment.key)
-                        parts[moment.key] = []
-                    parts.setdefault(moment.key, []).append(moment)
-    return [_joined(each) for each in parts.values()]
+                if moment.key in keys:
+                    parts.setdefault((moment.key, size), {})[rank] = moment
+    whole = {key: [each[rank] for rank in sorted(each)] for (key, size), each in parts.items() if len(each) == size}
+    return [_joined(whole[key]) for key in keys if key in whole]
 
 
 def _joined(parts: list[Moment]) -> Moment:

@@ -80,10 +80,12 @@ class LiveReference(Recorder):
             None if found is None else [(k, m, Lesson(s.step, s.time, s.n, None)) for k, m, s in found]
         )
         lessons = told if found is None else found
-        monitor.learned_until = lessons[-1][0] if lessons else past.state.learned
-        monitor.visits.resume(past.evaluations.joined([key for key, _, _ in lessons], [mark for _, mark, _ in lessons]))
-        if live.ready:
-            self._place.on_root(self._forget_lessons)
+        keys, marks = [key for key, _, _ in lessons], [mark for _, mark, _ in lessons]
+        if live.ready and not keys and past.state.learned is not None:  # lessons are gone when run.json tells the last
+            keys, marks = [past.state.learned], [np.full(2, np.nan)]
+        monitor.learned_until = keys[-1] if keys else None
+        monitor.visits.resume(past.evaluations.joined(keys, marks))
+        if live.ready:  # lessons are needed until run.json says what was learned: `forget`
             return
         for _, _, lesson in lessons:
             live.recall(lesson)

@@ -55,8 +55,8 @@ class Past:
         The evaluations that have a row.
     rows, flagged
         How many there are, and those above `select` among them.
-    last
-        Key of the last row; or None.
+    last, last_event
+        Key of the last row, and the event that it tells; None and 0 without any.
     saved
         Run and step of the last frame that was saved; or None.
     open_rows
@@ -93,6 +93,7 @@ class Past:
     rows: int = 0
     flagged: int = 0
     last: Key | None = None
+    last_event: int = 0
     saved: tuple[int, int] | None = None
     events_before: int = 0
     began: int = 0
@@ -261,7 +262,7 @@ def _count(past: Past, rows: Table) -> None:
     if not len(rows):
         return
     last = rows[-1]
-    past.last = Key(int(last["run"]), int(last["step"]), int(last["repeat"]))
+    past.last, past.last_event = Key(int(last["run"]), int(last["step"]), int(last["repeat"])), int(last["event"])
     past.flagged = int(np.isin(rows["band"], ("candidate", "halt")).sum())
     past.is_broken = bool(last["band"] == "implausible")
     saved = np.flatnonzero(rows["saved"])

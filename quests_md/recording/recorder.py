@@ -99,6 +99,10 @@ class Moment:
             self._whole.append(on_root(comm, lambda: _assembled(parts or ())))
         return self._whole[0]
 
+    def forget_whole(self) -> None:
+        """Let go of the memory of the whole frame, on all ranks alike: it can be gathered again."""
+        self._whole.clear()
+
 
 def key_info(key: Key) -> dict[str, Any]:
     """Return a key as the first entries of a saved frame's info."""

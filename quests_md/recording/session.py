@@ -25,7 +25,8 @@ from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Band, Decision, Key, Monitor
 from ..settings import seconds_of
-from .about import ABOUT, begin_folder, json_value, write_about
+from .about import ABOUT, json_value, write_about
+from .beginning import is_overwriting, prepare
 from .candidates import Candidates
 from .commands import Commands, Hook
 from .cost import Cost
@@ -161,6 +162,8 @@ class Session:
         self._halted: Key | None = None  # the last evaluation that halted
         self._passed: set[Key] = set()  # halts of which the host was told
         self._newest: Key | None = None  # of the rows in the file
+        self._newest_event = 0
+        self._settled: object = None  # of what the monitor had settled when run.json was written
         self._is_broken = False
         self._folder = HeldFolder(self.output)
         place = Place(self._folder, monitor)
@@ -234,11 +237,13 @@ class Session:
         """Take the folder for a new run, or go on with the one that is in it. Collective."""
         names = tuple(name for recorder in self._all for name in recorder.files)
         past = None
+        if mode and self.monitor.comm.broadcast(self.place.on_root(lambda: is_overwriting(self._folder))):
+            mode, overwrite = False, True
         if mode:
             self._live.open()
             past = find_past(self._folder, names, self.monitor.comm, json_value(self._describe()), mode)
         if past is None:
-            self.place.on_root(lambda: begin_folder(self._folder, names, self._describe(), overwrite))
+            self.place.on_root(lambda: prepare(self._folder, names, self._describe(), overwrite))
             return
         try:
             self._resume(past)
@@ -250,7 +255,8 @@ class Session:
         """Go on where the rows end. Collective."""
         monitor = self.monitor
         self._began, self._resumed = past.began_at, past.resumed
-        self.n_evaluated, self.n_flagged, self._newest = past.rows, past.flagged, past.last
+        self.n_evaluated, self.n_flagged = past.rows, past.flagged
+        self._newest, self._newest_event = past.last, past.last_event
         self._halted = past.state.halted
         self._passed = past.halts
         self._is_broken = past.is_broken
@@ -262,7 +268,9 @@ class Session:
         self._resolved = monitor.thresholds.resolved is not None
         for recorder in self._all:
             recorder.resume(past)
-        self._plausible = self._history.last_plausible()
+        self._plausible, newest = self._history.last_plausible(), self._history.held(past.last)
+        if newest is not None:
+            self._last.moment = newest
 
         def begin() -> None:
             for name in self._folder.names():
@@ -347,6 +355,7 @@ class Session:
 
     def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
         """Record a new evaluation; return what the host is to do."""
+        monitor = self.monitor
         if decision.save:
             decision = self._candidates.judge(decision)
         if not self._resolved:
@@ -357,20 +366,22 @@ class Session:
         if decision.band is Band.CANDIDATE or decision.band is Band.HALT:
             self.n_flagged += 1
         self._cost.n += 1
-        if self._cost.n == 1:  # before its row: thresholds, the sample and the volume are those of this evaluation
+        if self._cost.n == 1 or monitor.settled != self._settled:  # before its row: no other file tells
             self._write_about()
+            self._settled = monitor.settled
         is_calm = decision.band is Band.COVERED and not decision.event and not decision.ends
         recorders = self._of_calm if is_calm else self._of_band[decision.band]
         for recorder in recorders:
             recorder.see(moment)
         moment.seconds = time.perf_counter() - started
         self._rows.see(moment)
+        self._newest, self._newest_event = decision.key, decision.event
         if not is_calm:
             self._settle(moment, recorders)
         if self._commands.is_busy:
             self._commands.look()
         self._count(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
-        if decision.band is Band.IMPLAUSIBLE and self.monitor.implausible == "stop":
+        if decision.band is Band.IMPLAUSIBLE and monitor.implausible == "stop":
             raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
         if decision.stop:
             self._halt(moment)
@@ -408,11 +419,15 @@ class Session:
         """Return what the host is to do about an evaluation that was made before: it is published, and not recorded."""
         if decision.key in self._passed:  # a signal, or the clock, stops it all the same
             decision = replace(decision, stop=len(decision.reasons) > 1)
+        if decision.key == self._newest:  # its event may be over by now, with it
+            decision = replace(decision, event=self._newest_event)
         self.decision = decision
         self._cost.n += 1
         moment = Moment(frame.local(), decision)
         self._history.see_again(moment)
         self._last.moment = moment
+        if moment.is_plausible and (self._plausible is None or moment.key >= self._plausible.key):
+            self._plausible = moment
         if self._cost.n == 1:
             self._say_again(decision.step)
             self._write_about()

@@ -1,0 +1,214 @@
+"""Killed anywhere, a run leaves what it leaves when nobody kills it: to the last row, frame and atom.
+
+Before every file operation and in the middle of every write the folder is copied: what SIGKILL would leave there. The
+run is resumed in each copy, at the step that it was killed in, one before it, and from the beginning, and must end with
+the files of the run that nobody killed. By default some of the moments; ``QUESTS_MD_KILLS=50``: all of them, and each
+by SIGKILL.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+
+import kills
+import pytest
+from kill_runs import BROKEN, COVERED, EXPLODED, HALTING, LITTLE, MORE, MUCH, Run, copper_of, differences, left_in
+from kill_runs import silicon_of as silicon
+from watched import build_index
+
+from quests_md.index import Live
+
+IS_FULL = int(os.environ.get("QUESTS_MD_KILLS", "6")) >= 50
+
+C, L, M, X, H, B, E = COVERED, LITTLE, MUCH, MORE, HALTING, BROKEN, EXPLODED
+MOST = 0.13
+WAYS = ("there", "one before", "from the beginning")
+
+# What is shown, and at which steps if these are not 0, 1, 2, ...
+SHOWN = {
+    "budget": [C, L, X, C, M, C, MOST, C],
+    "events": [C, L, C, M, X, X, C, L, C, C, C, M, C, M, X, MOST, C, C],
+    "broken": [C, X, B, C, M, B, B, C, L, E, C, MOST, C],
+    "halts": [C, M, H, C, H, H, C, X],
+    "repeats": [C, X, C, M, MOST, C, X, X, C],
+    "back": [C, X, C, M, C, MOST, C, X, C],
+}
+STEPS = {"repeats": [0, 1, 1, 1, 2, 3, 3, 3, 4], "back": [0, 1, 2, 3, 4, 1, 2, 3, 2]}
+# Of a live reference, which learns from steps 20 to 220 after its beginning; the first frame that it judges is broken.
+LEARNED = [0.06] * 23
+JUDGED = [B, 0.06, 0.12, 0.06, 0.14]
+
+# Keywords of monitor and session that are not as usual.
+USUAL = {"history": 1, "after": 1, "novelty": True, "budget": 2, "cutout": {"radius": 2.0, "most": 2}}
+EVENTS = {"consecutive": 2, "release": 1.0}, {"history": 3, "after": 2}
+CONTINUES = {"implausible": "continue"}
+LIVE = {"select": {"false_alarm": 0.3}, "every": 10, **CONTINUES}
+PLAIN = {"novelty": False, "budget": None, "cutout": None, "history": 0, "after": 0}
+
+# By name: what is shown, ranks, keywords of the monitor, those of the session, and which of the moments are tried by
+# default: every so many.
+RUNS = {
+    "budget": ("budget", 1, {}, {}, 2),
+    "plain": ("budget", 1, {}, PLAIN, 5),
+    "flagged": ("budget", 1, {"values": "flagged"}, {}, 11),
+    "events": ("events", 1, *EVENTS, 9),
+    "broken": ("broken", 1, CONTINUES, {}, 9),
+    "broken, no history": ("broken", 1, CONTINUES, {"history": 0, "after": 0}, 7),
+    "halts": ("halts", 1, {"halt": 30.0}, {}, 7),
+    "repeats": ("repeats", 1, {}, {}, 11),
+    "back": ("back", 1, {"save_every": 2}, {}, 11),
+    "live": ("live", 1, LIVE, {}, 23),
+    "live, back": ("live, back", 1, LIVE, {}, 47),
+    "two ranks": ("budget", 2, {}, {}, 13),
+    "two ranks, events": ("events", 2, *EVENTS, 41),
+    "two ranks, broken": ("broken", 2, CONTINUES, {}, 41),
+    "two ranks, halts": ("halts", 2, {"halt": 30.0}, {}, 41),
+    "two ranks, live": ("live", 2, LIVE, {}, 97),
+}
+
+
+@pytest.fixture(scope="module")
+def index():
+    return build_index()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_disks(monkeypatch):
+    """Let nobody wait for a disk: SIGKILL takes nothing from what the system has."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+
+
+def run_of(name, index):
+    what, size, monitor, session, _ = RUNS[name]
+    session = {**USUAL, **session}
+    if what.startswith("live"):
+        first = [10 * i for i in range(5)] if what == "live, back" else []
+        kinds = [0.06] * len(first) + LEARNED + JUDGED
+        steps = first + [10 * i for i in range(len(LEARNED + JUDGED))]
+        return Run(silicon(steps, kinds, size), lambda: Live(span=200, skip=20, bandwidth=0.03), monitor, session)
+    steps = STEPS.get(what, range(len(SHOWN[what])))
+    return Run(copper_of(steps, SHOWN[what], size), lambda: index, monitor, session)
+
+
+def kills_of(run, folder, copies, every, first=0, **more):
+    """Watch a run; return what kills leave of it at every so many moments, and the frames at which it halts."""
+
+    def watched(folder):
+        at, told = [first] * run.size, []
+        return lambda: run.watch(folder, first, at, told, **more), lambda: f"{min(at)} {told}", told
+
+    work, say, halts = watched(folder)
+    if not IS_FULL:
+        return kills.copied(folder, copies, work, say, lambda n: n % every == 0), halts
+    origin = shutil.copytree(folder, copies / "origin") if folder.exists() else None
+    work()
+    found = []
+    for n in itertools.count(1):
+        if origin is not None:
+            shutil.copytree(origin, copies / str(n))
+        killed = kills.killed(copies / str(n), *watched(copies / str(n))[:2], n)
+        if killed is None:
+            break
+        found.append(killed)
+    shutil.rmtree(copies / str(n))
+    return found, halts
+
+
+def place_in(run, killed, way):
+    """Return the frame at which a killed run goes on, and those at which it was halted before."""
+    place, told = killed.said.split(" ", 1)
+    back = {"there": 0, "one before": 1, "from the beginning": len(run.shown)}[way]
+    return run.begin_of(int(place) - back), [int(word) for word in told.strip("[]").split(",") if word]
+
+
+def wrong_in(run, folder, whole, halts, first, before, **more):
+    """Go on in a folder; return in words what is not as the whole run has left it."""
+    told = []
+    try:
+        run.watch(folder, first, told=told, **{"resume": True, **more})
+        wrong = differences(left_in(folder), whole, 2.0 if run.values == "flagged" else None)
+    except Exception as error:  # noqa: BLE001 - it is told with all the others
+        wrong = [f"{type(error).__name__}: {error}"]
+    if before + told != halts:
+        wrong.append(f"it halts at frames {before} and then {told}, not {halts}")
+    return [f"resumed at frame {first}: {what}" for what in wrong]
+
+
+def copied(killed, folder):
+    """Copy what is left of a killed run, where it had come so far as to leave anything."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return shutil.copytree(killed.folder, folder) if killed.folder.exists() else folder
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_anywhere(index, name, tmp_path):
+    run = run_of(name, index)
+    found, halts = kills_of(run, tmp_path / "whole", tmp_path, RUNS[name][-1])
+    whole, wrong = left_in(tmp_path / "whole"), []
+    for killed, way in itertools.product(found, WAYS):
+        # Without history nobody knows a frame that is not shown again; and of lessons nothing is left to tell a run by.
+        if (name, way) == ("live, back", WAYS[-1]) or (way == "there" and not run.session["history"]):
+            continue
+        first, before = place_in(run, killed, way)
+        folder = copied(killed, tmp_path / "resumed")
+        wrong += [f"{killed}, {what}" for what in wrong_in(run, folder, whole, halts, first, before)]
+    assert not wrong, "\n".join([f"{len(wrong)} in {len(found)} moments", *wrong[:20]])
+
+
+@pytest.mark.parametrize("name", ["budget", "broken", "two ranks", "live"])
+def test_killed_twice(index, name, tmp_path):
+    """The second kill comes while the run is resumed, or after that."""
+    run, every = run_of(name, index), RUNS[name][-1]
+    found, _ = kills_of(run, tmp_path / "whole", tmp_path, 31 * every if name != "budget" else 31)
+    whole, wrong = left_in(tmp_path / "whole"), []
+    for killed, way in itertools.product(found[:: 1 + 4 * IS_FULL], WAYS[:2]):
+        first, _ = place_in(run, killed, way)
+        copies = tmp_path / f"twice from {killed.n} {way}"
+        copies.mkdir()
+        folder = copied(killed, tmp_path / "resumed")
+        again, _ = kills_of(run, folder, copies, 17, first, resume=True)
+        for other in again:
+            there, _ = place_in(run, other, way)
+            then = copied(other, tmp_path / "resumed again")
+            wrong += [f"{killed}, {other}, {what}" for what in wrong_in(run, then, whole, [], there, [])]
+    assert not wrong, "\n".join([f"{len(wrong)} in {len(found)} moments", *wrong[:20]])
+
+
+def test_what_is_copied_is_what_sigkill_leaves(index, tmp_path):
+    def content_of(folder):
+        # Rows and run.json tell times; what is not whole yet has the number of its process in its name.
+        return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix not in (".json", ".csv", ".part")}
+
+    run, at = run_of("budget", index), [0]
+    work, say = lambda folder: lambda: run.watch(folder, at=at), lambda: str(at)
+    found = kills.copied(tmp_path / "whole", tmp_path, work(tmp_path / "whole"), say, lambda n: n % 31 == 0)
+    for copy in found:
+        folder = tmp_path / f"{copy.n} killed"
+        killed = kills.killed(folder, work(folder), say, copy.n)
+        assert killed.said == copy.said
+        assert content_of(folder) == content_of(copy.folder)
+    assert len(found) > 5
+
+
+def test_killed_while_it_replaces_an_earlier_run(tmp_path):
+    """What is left of the earlier run, its reference too, is not taken for this one's."""
+
+    def of(scale):
+        shown = silicon([10 * i for i in range(26)], [scale] * 23 + [0.12, scale, 0.14])
+        return Run(shown, lambda: Live(span=200, skip=20, bandwidth=0.03), LIVE, USUAL)
+
+    run, old = of(0.06), tmp_path / "old"
+    of(0.05).watch(old)
+    whole = shutil.copytree(old, tmp_path / "whole")
+    found = kills.copied(whole, tmp_path, lambda: run.watch(whole, overwrite=True), str, lambda n: n <= 20)
+    wrong, n_begun = [], 0
+    for killed in found:
+        folder = copied(killed, tmp_path / "resumed")
+        has_begun = (folder / "run.json").read_bytes() != (old / "run.json").read_bytes()
+        again = {"resume": has_begun, "overwrite": not has_begun}
+        wrong += [f"{killed}, {what}" for what in wrong_in(run, folder, left_in(whole), [], 0, [], **again)]
+        n_begun += has_begun
+    assert n_begun > 10
+    assert not wrong, "\n".join([f"{len(wrong)} in {len(found)} moments", *wrong[:20]])
