@@ -76,12 +76,6 @@ class Loose:
         return {}
 
 
-def decide(monitor, frame):
-    """Return the decision on a frame, made exact if the frame is to be saved: as a session does."""
-    decision = monitor.observe(frame)
-    return monitor.complete(decision) if decision.save else decision
-
-
 def check_published(decision, dH, select, is_exact=None):
     """Check what is published of atoms whose exact dH is known; `is_exact`: those that must be."""
     published = decision.dH

@@ -11,7 +11,7 @@ import ranks
 from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loose import MOST, Loose, check_published, decide, pairs
+from loose import MOST, Loose, check_published, pairs
 from watched import frames_of, rows_of, run_of, steps_of
 
 from quests_md import Session
@@ -64,7 +64,7 @@ def test_all_modes_decide_the_same(run, size, random):
             mine = order[owners[order] == comm.rank]
             if monitor._flagged is not None:
                 monitor._flagged.hints[:] = rng.integers(-(2**31), 2**31, len(monitor._flagged.hints))
-            decision = decide(monitor, pairs(step * n + mine, ids[mine], step))
+            decision = monitor.observe(pairs(step * n + mine, ids[mine], step))
             check_published(decision, frames[step][mine], select)
             decisions.append(decision)
         return decisions
@@ -97,7 +97,7 @@ def many():
 
 def watch(reference, ids, select, steps=2, **options):
     monitor = Monitor(reference, select=select, halt=INF, **({"values": "flagged"} | options))
-    return [decide(monitor, pairs(step * len(ids) + np.arange(len(ids)), ids, step)) for step in range(steps)]
+    return [monitor.observe(pairs(step * len(ids) + np.arange(len(ids)), ids, step)) for step in range(steps)]
 
 
 @pytest.mark.parametrize("select", [-1.0, 3.0, 9.0, 1e3, INF])
@@ -229,7 +229,7 @@ def test_silicon_in_all_modes(index, mode, size, quantile):
             whole = Frame.from_atoms(atoms, ids=np.arange(216) + 1, step=step)
             if step == 2 and monitor._flagged is not None:  # hints are full of garbage
                 monitor._flagged.hints[:] = rng.integers(-(2**31), 2**31, len(monitor._flagged.hints))
-            decisions.append(decide(monitor, ranks.part_of(atoms, whole, owners_of(atoms, size), comm.rank)))
+            decisions.append(monitor.observe(ranks.part_of(atoms, whole, owners_of(atoms, size), comm.rank)))
         return decisions
 
     exact = ranks.run(size, lambda comm: watch(comm, **DOUBLE))
