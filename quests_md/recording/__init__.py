@@ -1,4 +1,4 @@
-"""What a run records: rows, events, frames, and how it ended; going on with it; and reading it.
+"""What a run records: rows, events, frames, and how it ended; going on with it; and reading it."""
 
 from __future__ import annotations
 
