@@ -284,3 +284,37 @@ assert sum(calls.values()) <= 40 * n, calls
 watch.close()
 """
     ok(run_wheel(folder, drive().replace("watch.close()", code)))
+
+
+# Python calls of functions of the package in a step, and the files that they are in: half of what they were when the
+# watch of a run had ten helpers.
+FEW = {"covered": (1e6, 152, 16), "saved": (-1e6, 1070, 22)}
+
+
+@pytest.mark.parametrize("host", [HOSTS[0]])
+@pytest.mark.parametrize("what", FEW)
+def test_a_watched_step_touches_few_files_and_functions(host, folder, what):
+    select, most_calls, most_files = FEW[what]
+    configure(folder, select=select, halt=1e7, novelty=False, consecutive=1)
+    code = f"""
+import collections, pathlib, sys, quests_md
+package = pathlib.Path(quests_md.__file__).parent
+steps = []
+def count(frame, event, argument):
+    path = pathlib.Path(frame.f_code.co_filename)
+    if event == "call" and path.is_relative_to(package):
+        if frame.f_code.co_name == "on_forces":
+            steps.append(collections.Counter())
+        if steps:
+            steps[-1][str(path.relative_to(package))] += 1
+lmp.command("run 5")
+sys.setprofile(count)
+lmp.command("run 10")
+sys.setprofile(None)
+calls = steps[5]  # in the middle: the ends of a run write more
+assert sum(calls.values()) <= {most_calls}, calls
+assert len(calls) <= {most_files}, sorted(calls)
+assert (watch.session.n_saved > 10) == {what == "saved"}
+watch.close()
+"""
+    ok(run_wheel(folder, drive().replace("watch.close()", code)))

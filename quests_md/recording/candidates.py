@@ -16,9 +16,8 @@ from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Decision, Key, Proposal
 from ..selection import Kept, Selection, check_cutout, cutouts
-from .frame_file import FrameFile
 from .past import Past
-from .recorder import Moment, Place, Recorder, Whole, key_info
+from .recorder import FrameFile, Moment, Place, Recorder, Whole, key_info
 
 __all__ = ["CANDIDATES", "CUTOUTS", "Candidates"]
 

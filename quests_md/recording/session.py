@@ -375,7 +375,8 @@ class Session:
             recorder.see(moment)
         moment.seconds = time.perf_counter() - started
         self._rows.see(moment)
-        self._newest, self._newest_event = decision.key, decision.event
+        self._newest = Key(decision.run, decision.step, decision.repeat)
+        self._newest_event = decision.event
         if not is_calm:
             self._settle(moment, recorders)
         if self._commands.is_busy:
