@@ -13,9 +13,9 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
-import quests_md.extxyz
 from watched import CANDIDATE, build_index, copper, session_of, verlet
 
+import quests_md.files.extxyz
 from quests_md.hosts.ase import MonitorObserver
 
 SETTINGS = {"select": -2.0, "novelty": False, "history": 2, "after": 1, "consecutive": 2, "halt": 1e9}
@@ -25,7 +25,7 @@ SIZES = (2, 40)  # how far the files may grow before a run is killed, in quarter
 
 def run(folder, steps, name="uq"):
     """Run until that step, from the restart if there is one."""
-    quests_md.extxyz._ATOMS = 4  # a frame is written in many parts, so that many kills tear one
+    quests_md.files.extxyz._ATOMS = 4  # a frame is written in many parts, so that many kills tear one
     atoms, path = copper(CANDIDATE, temperature=900), folder / f"{name}.npz"
     dyn = verlet(atoms)
     if path.exists():
@@ -74,7 +74,7 @@ def check(folder):
         torn += bool(lines) and not lines[-1].endswith("\n")
         for line in lines[:-1]:
             assert line.endswith("\n")
-            assert line.startswith("run,step,") or len(line.split(",")) == 18 or json.loads(line)["event"]
+            assert line.startswith("run,step,") or len(line.split(",")) == 23 or json.loads(line)["event"]
     for name in ("candidates.extxyz", "history.extxyz"):
         lines = (output / name).read_text().splitlines(keepends=True) if (output / name).exists() else []
         whole = sum(line.endswith("\n") for line in lines) // 34

@@ -12,10 +12,10 @@ import pytest
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from click.testing import CliRunner, Result
-from quests_md.extxyz import format_atoms
 
 from quests_md import DescriptorSpec, Index, cli
 from quests_md.compression import compress
+from quests_md.files.extxyz import format_atoms
 from quests_md.report import compression
 
 

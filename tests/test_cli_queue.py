@@ -11,11 +11,11 @@ import ase.io
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from quests_md.extxyz import format_atoms
 from queueing import frame_of, has_labels, labels_of, same
 from watched import CANDIDATE, build_index, copper, frames_of, session_of, verlet
 
 from quests_md.cli import main
+from quests_md.files.extxyz import format_atoms
 from quests_md.hosts.ase import MonitorObserver
 from quests_md.oracle import Queue, digest
 
@@ -178,7 +178,7 @@ def test_a_live_run_hands_its_frames_over(tmp_path, monkeypatch):
     with session_of(build_index(), tmp_path / "uq", halt=1e9, on_select=command, cutout=cutout, every=4) as session:
         dyn.attach(MonitorObserver(session, dyn))
         dyn.run(12)
-        session._hooks.wait()
+        session._commands.wait()
     saved = frames_of(tmp_path / "uq")
     assert len(saved) >= 2
     queue = Queue("queue.db", create=False)

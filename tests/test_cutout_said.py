@@ -14,11 +14,11 @@ from ase.neighborlist import neighbor_list
 from cut_parents import CUTOFF, RADIUS, SPEC, cut_one, parents
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quests_md.sinks import format_frame
 from scipy.spatial.transform import Rotation
 
 from quests_md import Frame, Index
 from quests_md.errors import FrameError, InputError
+from quests_md.files.extxyz import format_frame
 from quests_md.selection import cutouts
 from quests_md.sources import read_frames
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quests_md.sinks._folder import COLUMNS
 
 from quests_md import errors
 from quests_md.config import RunConfig
 from quests_md.index import _store
 from quests_md.oracle import CommandTrainer, Oracle, PodTrainer
+from quests_md.recording.rows import COLUMNS
 from quests_md.settings import make_settings, tomllib
 
 DOCS = Path(__file__).parent.parent / "docs"

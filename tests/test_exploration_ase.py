@@ -192,8 +192,8 @@ def holding(job, tmp_path):
     """Return a job that holds Python's lock, and a function that waits for the numbers of its processes."""
     told, pids = tmp_path / "pids", []
 
-    def wait():
-        until(told.exists, 120)
+    def wait(caller=None):
+        until(lambda: told.exists() or (caller and caller.poll() is not None), 300)  # kernels may have to be compiled
         pids.extend(map(int, told.read_text().split()))
         assert not ended(pids)
         return pids
@@ -220,7 +220,7 @@ def test_it_ends_with_its_caller_though_the_lock_is_held(holding, tmp_path, numb
     command = [sys.executable, "-c", CALLER, str(asked.write()), str(tmp_path / "forked")]
     caller = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        pids = wait()
+        pids = wait(caller)
         for number in numbers:
             caller.send_signal(number)
             if number == signal.SIGUSR2:

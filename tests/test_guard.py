@@ -85,7 +85,7 @@ def last_words(*_):
     sys.exit(5)
 signal.signal({number:d}, last_words)
 print(flush=True)
-time.sleep(1000)
+time.sleep(30)
 """
     process = start(code)
     process.send_signal(number)
@@ -93,7 +93,7 @@ time.sleep(1000)
 
 
 def test_a_program_that_hears_no_signal_ends_with_the_pipe():
-    process = start("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(flush=True)\ntime.sleep(1000)")
+    process = start("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(flush=True)\ntime.sleep(30)")
     process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)
@@ -107,7 +107,7 @@ def test_a_program_that_hears_no_signal_ends_with_the_pipe():
 def test_what_its_parent_ignores_is_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        process = start("print(signal.getsignal(signal.SIGHUP), flush=True)\ntime.sleep(1000)")
+        process = start("print(signal.getsignal(signal.SIGHUP), flush=True)\ntime.sleep(30)")
     finally:
         signal.signal(signal.SIGHUP, before)
     assert process.said in ("1", "Handlers.SIG_IGN")

@@ -89,8 +89,11 @@ def test_observer_halts_as_if_the_last_step_were_reached(session, tmp_path, make
     dyn = make(atoms, trajectory=tmp_path / "md.traj")
     dyn.attach(MonitorObserver(watched, dyn))
 
+    kicks = [1]  # another kick at step 0, where each run begins, would be another configuration, which halts again
+
     def kick():
-        if dyn.nsteps == halts_at:
+        if dyn.nsteps == halts_at and kicks:
+            kicks.pop()
             atoms.positions[7] += [0.4, 0.1, 0.2]
             atoms.get_forces()
 

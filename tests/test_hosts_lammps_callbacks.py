@@ -259,3 +259,28 @@ def test_closing_tells_what_no_command_has_told(host, folder):
     assert finished.returncode == 1
     assert finished.stdout.splitlines()[-1] == "at 0"
     assert "out of the blue" in finished.stderr
+
+
+@pytest.mark.parametrize("host", [HOSTS[0]])
+def test_a_step_costs_few_python_calls(host, folder):
+    """What a small system feels of being watched: C functions are bound once, and views are used again."""
+    configure(folder)
+    code = """
+import collections, pathlib, sys
+calls = collections.Counter()
+def count(frame, event, argument):
+    path = pathlib.PurePath(frame.f_code.co_filename)
+    if event == "call" and path.parent.name == "hosts":
+        calls[path.name] += 1
+lmp.command("run 5")
+evaluated = watch.session.n_evaluated
+sys.setprofile(count)
+lmp.command("run 20")
+sys.setprofile(None)
+n = watch.session.n_evaluated - evaluated
+assert n >= 20
+assert {name for name in calls if calls[name] >= n} == {"_lammps_frame.py", "_lammps_library.py", "_lammps_watch.py"}
+assert sum(calls.values()) <= 40 * n, calls
+watch.close()
+"""
+    ok(run_wheel(folder, drive().replace("watch.close()", code)))

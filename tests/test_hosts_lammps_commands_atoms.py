@@ -31,8 +31,8 @@ TWO_RANKS = [HOSTS[1], HOSTS[3]]
 
 # Prints what every evaluated frame holds; the same code in both hosts.
 SPY = """\
-import quests_md.session
-observe = quests_md.session.Session.observe
+import quests_md.recording
+observe = quests_md.recording.Session.observe
 
 def spy(self, frame, **more):
     parts = self.monitor.comm.gather((frame.n_expected, frame.n_local))
@@ -41,7 +41,7 @@ def spy(self, frame, **more):
             print(frame.step, parts[0][0], sum(n for _, n in parts), len({n for n, _ in parts}), file=file)
     return observe(self, frame, **more)
 
-quests_md.session.Session.observe = spy
+quests_md.recording.Session.observe = spy
 """
 ATTACH_SPY = ATTACH.replace(
     '"from quests_md.hosts.lammps import *"', f'"""\n{SPY}\nfrom quests_md.hosts.lammps import *\n"""'

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import shutil
 
 import naive
 import numpy as np
@@ -11,15 +11,14 @@ import pytest
 import ranks
 from ase import Atoms
 from calibrations import moving
-from quests_md.session._live import Learning
-from quests_md.session._writer import Writer
-from quests_md.sinks import RunFolder
 from watched import names_of, rows_of, run_of
 
 from quests_md import DescriptorSpec, Frame, Index, Monitor, Session
-from quests_md.comm import Serial
 from quests_md.errors import CalibrationError, ElementError, IndexFileError, InputError, MonitorError
+from quests_md.files import HeldFolder
 from quests_md.index import Live, _live
+from quests_md.recording import Place
+from quests_md.recording.live_reference import LiveReference
 
 EVERY, SKIP, SPAN = 10, 50, 300
 BANDWIDTH = 0.03
@@ -91,7 +90,7 @@ def test_while_it_learns_nothing_is_published(frames, folder):
         with pytest.raises(MonitorError, match="not ready yet"):
             session.monitor.measure(frames[0])
     assert session.decision is None
-    assert names_of(folder) == ["run.json"]
+    assert names_of(folder) == ["resume.lessons", "run.json"]
     assert run_of(folder)["learning"] == {
         "skip": SKIP, "span": SPAN, "ready": False, "steps": 90 - SKIP, "frames": 5, "seconds": 0.0,
     }  # fmt: skip
@@ -162,10 +161,10 @@ def test_a_run_that_goes_on_takes_what_it_has_learned(frames, tmp_path, size):
         with watching(live_of(), tmp_path / "uq", comm=comm) as first:
             for frame in frames[:36]:
                 first.observe(part_of(frame, comm))
-        files = RunFolder(tmp_path / "uq")
         again = live_of()
-        learning = Learning(Monitor(again, select=1e6, halt=1e6, comm=comm), files, Writer(files, comm))
-        learning.resume()
+        monitor = Monitor(again, select=1e6, halt=1e6, comm=comm)
+        learning = LiveReference(Place(HeldFolder(tmp_path / "uq"), monitor))
+        learning.open()
         assert again.ready
         assert again.learned == first.monitor.index.learned
         assert np.array_equal(again.index.rows, first.monitor.index.index.rows)
@@ -174,24 +173,51 @@ def test_a_run_that_goes_on_takes_what_it_has_learned(frames, tmp_path, size):
     assert ranks.run(size, work) == [len(LEARNED)] * size
 
 
+class Killed(BaseException):
+    """The program is killed here."""
+
+
+def killed_before_it_said_so(session, folder):
+    """Let a session end when its index is saved and run.json does not tell of it yet; return what is left."""
+
+    def killed():
+        raise Killed
+
+    for frame in frames_of()[:35]:
+        session.observe(frame)
+    session._write_about = killed
+    with pytest.raises(Killed):
+        session.observe(frames_of()[35])
+    left = folder.with_name("left")
+    shutil.copytree(folder, left)
+    del session._write_about
+    session.close()
+    assert names_of(left) == ["live.qindex", "resume.lessons", "run.json"]
+    assert run_of(left)["index"] == live_of().describe()
+    return left
+
+
 @pytest.mark.parametrize("killed", ["later", "while it learned", "before it said so"])
 def test_a_session_is_resumed(frames, folder, killed):
-    until = 20 if killed == "while it learned" else 38
-    watch(watching(live_of(), folder), frames[:until])
+    until, n_rows = {"later": (38, 3), "while it learned": (20, 0), "before it said so": (36, 1)}[killed]
     if killed == "before it said so":
-        written = run_of(folder)
-        written["index"] = live_of().describe()
-        (folder / "run.json").write_text(json.dumps(written))
+        folder = killed_before_it_said_so(watching(live_of(), folder), folder)
+    else:
+        watch(watching(live_of(), folder), frames[:until])
     monitor = Monitor(live_of(), select=1e6, halt=math.inf, every=EVERY, precision="double")
     with Session(monitor, folder, novelty=False, resume=True) as session:
-        assert monitor.index.ready == (until == 38)
-        assert session.observe(frames[until]).evaluated == (until == 38)
-    assert len(rows_of(folder)) == 3 if until == 38 else names_of(folder) == ["run.json"]
+        assert monitor.index.ready == (until > 35)
+        assert session.observe(frames[until]).evaluated == (until > 35)
+    if n_rows:
+        assert len(rows_of(folder)) == n_rows
+        assert names_of(folder) == ["last.extxyz", "live.qindex", "monitor.csv", "run.json"]
+    else:
+        assert names_of(folder) == ["resume.lessons", "run.json"]
 
 
 def test_a_run_that_had_not_learned_yet_begins_anew(tmp_path):
-    files, live = RunFolder(tmp_path), live_of()
-    Learning(Monitor(live, select=1e6, halt=1e6), files, Writer(files, Serial())).resume()
+    live = live_of()
+    LiveReference(Place(HeldFolder(tmp_path), Monitor(live, select=1e6, halt=1e6))).open()
     assert not live.ready
 
 

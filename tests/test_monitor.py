@@ -12,13 +12,13 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from quests_md.monitor._summary import combine, summarise
 
 from quests_md.comm import Serial, raise_together
 from quests_md.errors import ElementError, InputError, MonitorError
 from quests_md.frame import Frame
 from quests_md.index import Index
 from quests_md.monitor import Band, Monitor
+from quests_md.monitor._measure import combine, summarise
 
 INF = float("inf")
 

@@ -215,19 +215,13 @@ def test_a_stop_that_one_rank_asks_for_reaches_all():
 
 def test_a_frame_is_proposed_with_what_lies_above_select():
     monitor, proposals = at_once(), []
-    answer = True
-
-    def keep(proposal):
-        rows = proposal.rows(np.arange(len(proposal.ids)))
-        proposals.append((proposal.step, proposal.ids.tolist(), proposal.dH.tolist(), len(rows), proposal.must))
-        return answer
-
-    assert monitor.observe(pairs([0, 3, 2], [7, 3, 9], 0), keep=keep).save
-    answer = False
-    assert not monitor.observe(pairs([3, 0, 0], [7, 3, 9], 1), keep=keep).save
-    assert not monitor.observe(pairs([1, 0, 0], [7, 3, 9], 2), keep=keep).save
-    answer = True
-    monitor.observe(pairs([4, 0, 0], [7, 3, 9], 3), keep=keep)
+    for step, kinds in enumerate([[0, 3, 2], [3, 0, 0], [1, 0, 0], [4, 0, 0]]):
+        decision = monitor.observe(pairs(kinds, [7, 3, 9], step))
+        assert decision.save == (step != 2)
+        if decision.save:
+            proposal = monitor.propose(decision)
+            rows = proposal.rows(np.arange(len(proposal.ids)))
+            proposals.append((proposal.step, proposal.ids.tolist(), proposal.dH.tolist(), len(rows), proposal.must))
     assert proposals == [
         (0, [3, 9], [9.0, 6.0], 2, False),
         (1, [7], [9.0], 1, False),
@@ -237,11 +231,15 @@ def test_a_frame_is_proposed_with_what_lies_above_select():
 
 def test_a_refused_frame_does_not_count_for_the_spacing():
     monitor = at_once(save_every=10)
-    saved = [
-        monitor.observe(pairs([2, 0], [7, 3], step), keep=lambda proposal: proposal.step >= 3).save
-        for step in range(15)
-    ]
-    assert [step for step, is_saved in enumerate(saved) if is_saved] == [3, 13]
+    proposed, saved = [], []
+    for step in range(15):
+        if monitor.observe(pairs([2, 0], [7, 3], step)).save:
+            proposed.append(step)
+            if step < 3:
+                monitor.not_saved()
+            else:
+                saved.append(step)
+    assert (proposed, saved) == ([0, 1, 2, 3, 13], [3, 13])
 
 
 def test_time_is_that_of_the_frames():

@@ -12,7 +12,6 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loose import MOST, Loose, check_published, pairs
-from quests_md.monitor._evaluation import CHUNK
 from watched import frames_of, rows_of, run_of, steps_of
 
 from quests_md import Session
@@ -21,6 +20,7 @@ from quests_md.frame import Frame
 from quests_md.index import Index
 from quests_md.monitor import Band, Monitor
 from quests_md.monitor._flagged import Flagged, is_sampled
+from quests_md.monitor._measure import CHUNK
 
 INF = math.inf
 DOUBLE = {"precision": "double"}

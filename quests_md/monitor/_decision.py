@@ -85,7 +85,7 @@ class Decision:
     mark
         Two numbers that tell configurations apart: `quests_md.monitor.mark_of`.
     evaluation
-        What was measured on this rank, for `Monitor.propose` and `complete`; it needs the frame's memory.
+        What was measured on this rank, for `Monitor.propose` and `complete`, as long as the host's callback lasts.
     lesson
         What a live reference has learned of the frame, while it learns.
     """
@@ -128,10 +128,6 @@ class Decision:
     def key(self) -> Key:
         """What the evaluation is known by."""
         return Key(self.run, self.step, self.repeat)
-
-    def release(self) -> None:
-        """Let go of what was measured, and so of the host's memory: it is needed no longer."""
-        object.__setattr__(self, "evaluation", None)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ _FREE = 10.0  # Å; the unit along directions that are not periodic
 # Marks of the same configuration differ by rounding, of sums and of atoms that were wrapped into the cell; those of
 # configurations in which one atom has moved by 1e-6 of the cell, by more. Times the root of the number of atoms.
 _TOLERANCE = 1e-10
+_NEAR = 0.01  # nats, and share of dH: by how much the largest dH of a frame may differ that is come back to
 
 
 class Key(NamedTuple):
@@ -72,12 +73,12 @@ def mark_of(frame: Frame) -> NDArray[np.float64]:
 def place_of(frame: Frame) -> float:
     """Return what the cell adds to a mark: it is the same on every rank."""
     assert frame.cell is not None
-    total = 0.0
+    cell, total = frame.cell.tolist(), 0.0
     for row, is_periodic in enumerate(
         np.asarray(frame.pbc)
     ):  # along the others the host may draw the cell around the atoms anew
         if is_periodic:
-            x, y, z = frame.cell[row].tolist()
+            x, y, z = cell[row]
             total += (row + 1.0) * (0.7 * x + 0.9 * y + 1.1 * z)
     return total
 
@@ -111,8 +112,9 @@ class Visits:
     """Give every evaluation its key, and find those that have been made before. The same on every rank.
 
     The same configuration at the same step is the same evaluation: the set-up of the next ``run``, a restart. Another
-    configuration at that step is another one. After a resume it is found by its mark among the rows of the file; where
-    the step has one row only, it is that one, though the dynamics has not come back to the same place exactly.
+    configuration at that step is another one. After a resume it is found by its mark among the rows of the file. A
+    dynamics does not come back to the same place to the last digit, so where the step has one row only it is that one,
+    unless the frame is not covered and its largest dH is another one than that of the row: then it was never recorded.
 
     Attributes
     ----------
@@ -125,10 +127,16 @@ class Visits:
     _marks: list[tuple[Mark, int]] = field(default_factory=list)  # of this step: mark and repeat
     _buckets: dict[int, list[int]] = field(default_factory=dict)  # by the first number of the mark: places in _marks
     _blind: list[int] = field(default_factory=list)  # places of rows that are found by counting
+    _maxima: list[float] = field(default_factory=list)  # the largest dH of each row of this step
     _past: Evaluations | None = None
 
-    def visit(self, step: int, mark: Mark, n: int) -> tuple[Key, bool]:
-        """Return the key of the configuration with this mark and n atoms, and whether it was evaluated before."""
+    def visit(
+        self, step: int, mark: Mark, n: int, maximum: float = -math.inf, is_covered: bool = True
+    ) -> tuple[Key, bool]:
+        """Return the key of the configuration with this mark and n atoms, and whether it was evaluated before.
+
+        `maximum` is its largest dH (nats), and `is_covered` says that this is not above `select`.
+        """
         if self._step is None and self._past is not None:
             self.run = self._past.run_of(step, mark, n)
         elif self._step is not None and step < self._step:
@@ -138,13 +146,13 @@ class Visits:
             self._enter(step, n)
         place = self._find(mark, n)
         is_known = place is not None
-        if place is None and self._blind:
+        if place is None and self._blind and (is_covered or _is_near(maximum, self._maxima[self._blind[0]])):
             place, is_known = self._blind[0], True
             self._marks[place] = mark, self._marks[place][1]
             self._remember(mark, place, n)
         if place is None:
             place = len(self._marks)
-            self._marks.append((mark, 1 + max((repeat for _, repeat in self._marks[-1:]), default=-1)))
+            self._marks.append((mark, self._marks[-1][1] + 1 if self._marks else 0))
             self._remember(mark, place, n)
         if place in self._blind:
             self._blind.remove(place)
@@ -162,7 +170,7 @@ class Visits:
         self._blind = []
         if self._past is None:
             return
-        self._marks = self._past.at(self.run, step)
+        self._marks, self._maxima = self._past.at(self.run, step), self._past.maxima_at(self.run, step)
         for place, (mark, _) in enumerate(self._marks):
             if mark[0] == mark[0]:
                 self._remember(mark, place, n)
@@ -192,13 +200,21 @@ class Evaluations:
         (n,) of each, in the order of the file.
     marks
         (n, 2); nan where it is not known.
+    maxima
+        (n,) the largest dH of each, in nats.
     """
 
     def __init__(
-        self, run: NDArray[np.int64], step: NDArray[np.int64], repeat: NDArray[np.int64], marks: NDArray[np.float64]
+        self,
+        run: NDArray[np.int64],
+        step: NDArray[np.int64],
+        repeat: NDArray[np.int64],
+        marks: NDArray[np.float64],
+        maxima: NDArray[np.float64],
     ) -> None:
         order = np.lexsort((repeat, step, run))
         self._run, self._step, self._repeat, self._marks = run[order], step[order], repeat[order], marks[order]
+        self._maxima = maxima[order]
         self.last_run = int(self._run[-1]) if len(order) else 1
 
     def joined(self, keys: Sequence[Key], marks: Sequence[NDArray[np.float64]]) -> Evaluations:
@@ -211,6 +227,7 @@ class Evaluations:
             np.append(self._step, step),
             np.append(self._repeat, repeat),
             np.vstack([self._marks, *marks]),
+            np.append(self._maxima, np.full(len(keys), -np.inf)),
         )
 
     def last(self, n: int) -> list[Key]:
@@ -220,12 +237,22 @@ class Evaluations:
 
     def at(self, run: int, step: int) -> list[tuple[Mark, int]]:
         """Return mark and repeat of the evaluations at a step of a run."""
-        first, last = np.searchsorted(self._run, (run, run + 1))
-        first, last = first + np.searchsorted(self._step[first:last], (step, step + 1))
+        first, last = self._range(run, step)
         return [
             ((mark[0], mark[1]), repeat)
             for mark, repeat in zip(self._marks[first:last].tolist(), self._repeat[first:last].tolist(), strict=True)
         ]
+
+    def maxima_at(self, run: int, step: int) -> list[float]:
+        """Return the largest dH of each of these evaluations."""
+        first, last = self._range(run, step)
+        maxima: list[float] = self._maxima[first:last].tolist()
+        return maxima
+
+    def _range(self, run: int, step: int) -> tuple[int, int]:
+        first, last = np.searchsorted(self._run, (run, run + 1)).tolist()
+        begin, end = np.searchsorted(self._step[first:last], (step, step + 1)).tolist()
+        return first + begin, first + end
 
     def holds(self, key: Key) -> bool:
         """Return whether this evaluation is among them."""
@@ -240,6 +267,10 @@ class Evaluations:
             if any(is_same(known, mark, n) for known, _ in self.at(run, step)):
                 return run
         return self.last_run
+
+
+def _is_near(one: float, other: float) -> bool:
+    return one == other or abs(one - other) <= _NEAR * (1.0 + abs(other))
 
 
 def _bucket(mark: Mark, n: int) -> int:

@@ -62,6 +62,8 @@ class Evaluation:
         The frame; its arrays are needed as long as something is to be computed.
     screen
         Å; whether any atom has a neighbour nearer than this is told by the rows.
+    known
+        `present` of a frame whose elements have been found right.
 
     Attributes
     ----------
@@ -73,14 +75,20 @@ class Evaluation:
         (n,) where dH is exact, in double precision.
     is_crowded
         Whether any environment whose rows have been computed has a neighbour nearer than `screen`.
+    present
+        The elements of the frame, as bytes.
     """
 
-    def __init__(self, index: Reference, frame: Frame, threads: int | None, screen: float = 0.0) -> None:
+    def __init__(
+        self, index: Reference, frame: Frame, threads: int | None, screen: float = 0.0, known: bytes = b""
+    ) -> None:
         if not index.ready:
             raise MonitorError("the reference is not ready yet")
         present = frame.distinct_numbers
-        check_elements(index.elements, present)
-        index.spec.check_elements(set(present.tolist()))
+        if present.tobytes() != known:
+            check_elements(index.elements, present)
+            index.spec.check_elements(set(present.tolist()))
+        self.present = present.tobytes()
         assert frame.ids is not None
         assert frame.n_local is not None
         self.index, self.threads = index, threads
@@ -88,12 +96,12 @@ class Evaluation:
         self.ids = frame.ids[self.environments.centres].astype(np.int64, copy=False)
         self.numbers = frame.numbers[self.environments.centres].astype(np.uint8)  # there are 118 elements
         self.is_crowded, self._screen = False, screen
-        self.dH = np.full(len(self), np.nan)
-        self.is_exact = np.zeros(len(self), dtype=bool)
+        self.dH = np.full(len(self.ids), np.nan)
+        self.is_exact = np.zeros(len(self.ids), dtype=bool)
         self._n_local = frame.n_local
 
     def __len__(self) -> int:
-        return len(self.environments)
+        return len(self.ids)
 
     def rows(self, which: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the descriptors of environments."""

@@ -17,14 +17,11 @@ from ..frame import Frame
 from ..index import Live, Reference
 from ..information import Precision
 from ._decision import Band, Decision, Proposal
-from ._events import Events
 from ._flagged import Flagged
 from ._identity import Key, Visits, mark_of, place_of
 from ._measure import Evaluation, State, Summary, combine, compute_in_single, count, summarise, summarise_nothing
-from ._plausibility import Plausibility
 from ._ranks import fail_together, text_of
-from ._schedule import Schedule
-from ._thresholds import Thresholds
+from ._rules import Events, Plausibility, Schedule, Thresholds
 from ._warm_up import warm_up
 
 __all__ = ["Monitor"]
@@ -126,6 +123,8 @@ class Monitor:
         self._ready = False  # thresholds are numbers, and the share of the sample is settled
         self._lost = 0  # atoms that were lost at the last evaluation
         self._cell: bytes | None = None  # of the last frame
+        self._present = b""  # its elements
+        self._screen: float | None = None  # Å; known when the reference is ready
         self._stop = ""  # why this rank wants the run to stop
 
     @property
@@ -228,7 +227,9 @@ class Monitor:
             fail_together(self.comm, summary.failed[0], step, failure)
         place = float("nan") if frame is None else place_of(frame)
         mark = (summary.mark[0] + place, summary.mark[1] + place)
-        key, again = self.visits.visit(step, mark, summary.n_frame)
+        is_covered = not summary.implausible and (not summary.n_select or self._band(summary) is Band.COVERED)
+        maximum = float("inf") if summary.implausible else summary.maximum
+        key, again = self.visits.visit(step, mark, summary.n_frame, maximum, is_covered)
         named: dict[str, Any] = {"run": key.run, "repeat": key.repeat, "again": again, "mark": mark}
         if self._is_learned(key, again):
             return Decision(step, evaluated=False, **named)
@@ -302,7 +303,10 @@ class Monitor:
             if is_learning:
                 vector = count(self.index.spec, frame, bool(self._stop), mark)
             else:
-                evaluation = Evaluation(self.index, frame, self.threads, self.plausibility.screen)
+                if self._screen is None:
+                    self._screen = self.plausibility.screen
+                evaluation = Evaluation(self.index, frame, self.threads, self._screen, self._present)
+                self._present = evaluation.present
         except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
             error = caught
         if not self._ready and not is_learning:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError, MonitorError
 from ..monitor import Decision, Key
-from .recorder import Moment, Place, Recorder
+from .recorder import ALL_BANDS, Moment, Place, Recorder
 
 __all__ = ["COMMANDS_LOG", "HOOKS", "Commands", "Hook"]
 
@@ -48,6 +48,11 @@ class Commands(Recorder):
     most
         How many commands may run at once; others wait for their turn.
 
+    Attributes
+    ----------
+    is_busy
+        Whether commands run, or wait to.
+
     Raises
     ------
     InputError
@@ -61,14 +66,11 @@ class Commands(Recorder):
         self._hooks = {name: hook for name, hook in given.items() if hook is not None}
         self._running: list[tuple[_Command, subprocess.Popen[bytes]]] = []
         self._waiting: deque[_Command] = deque()
+        self.is_busy = False
+        self.bands = ALL_BANDS if self._hooks else frozenset()
         for name, hook in self._hooks.items():
             if not callable(hook):
                 _check_command(name, hook)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether commands run, or wait to."""
-        return bool(self._running or self._waiting)
 
     def see(self, moment: Moment) -> None:
         """Tell of the frames that have become candidates, each by itself, and of an event that begins or ends."""
@@ -117,6 +119,7 @@ class Commands(Recorder):
         self._running = going
         while self._waiting and len(self._running) < self._most:
             self._start(self._waiting.popleft())
+        self.is_busy = bool(self._running or self._waiting)
 
     def _start(self, command: _Command) -> None:
         """Start a command; where the system has no room for it, it is told of and lost, and the run goes on."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
+from dataclasses import dataclass
 
 __all__ = ["Cost"]
 
 
+@dataclass
 class Cost:
     """The time that a session takes on this rank, from when it began.
 
@@ -15,30 +16,24 @@ class Cost:
     ----------
     seconds
         Time taken.
-    n
-        Evaluations.
+    n, atoms
+        Evaluations, and this rank's atoms in all of them.
+    first, last
+        When the first evaluation began, and when the last one ended, by ``time.perf_counter``.
     """
 
-    def __init__(self) -> None:
-        self.seconds, self.n = 0.0, 0
-        self._atoms = 0
-        self._clock: tuple[float, float] | None = None  # start of the first evaluation, end of the last
-
-    def add(self, started: float, n_atoms: int) -> None:
-        """Count an evaluation of this rank's `n_atoms`, which ends now."""
-        first = started if self._clock is None else self._clock[0]
-        self._clock = (first, time.perf_counter())
-        self.seconds += self._clock[1] - started
-        self._atoms += n_atoms
+    seconds: float = 0.0
+    n: int = 0
+    atoms: int = 0
+    first: float = math.nan
+    last: float = math.nan
 
     @property
     def share(self) -> float:
         """Share of the wall time, from the first evaluation to the last; nan before the second."""
-        if self._clock is None or self.n < 2:
-            return float("nan")
-        return self.seconds / (self._clock[1] - self._clock[0])
+        return self.seconds / (self.last - self.first) if self.n > 1 else math.nan
 
     def in_words(self) -> str:
         """Return the cost as the end of a sentence; empty where there is none."""
-        text = f"; {1e6 * self.seconds / self._atoms:.1f} µs per atom and evaluation" if self._atoms else ""
+        text = f"; {1e6 * self.seconds / self.atoms:.1f} µs per atom and evaluation" if self.atoms else ""
         return text if math.isnan(self.share) else f"{text}, {100 * self.share:.2f} % of the run"

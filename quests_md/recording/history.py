@@ -16,7 +16,7 @@ from ..frame import Frame, merge
 from ..monitor import Band, Decision, Key
 from .frame_file import FrameFile
 from .past import Past
-from .recorder import Moment, Place, Recorder
+from .recorder import ALL_BANDS, Moment, Place, Recorder
 
 __all__ = ["HISTORY", "History"]
 
@@ -34,6 +34,11 @@ class History(Recorder):
     ----------
     length, after
         Evaluated frames before the beginning of an event, and after it, that are written.
+
+    Attributes
+    ----------
+    unwritten
+        Why this rank could not keep a frame on disk: the other ranks hear of it at the next evaluation.
     """
 
     def __init__(self, place: Place, length: int, after: int) -> None:
@@ -43,6 +48,8 @@ class History(Recorder):
         self._place, self._length, self._after = place, length, after
         self.files = (HISTORY, *(_film(rank) for rank in range(place.comm.size)))
         self.sees_calm = bool(length or after)
+        self.bands = ALL_BANDS if self.sees_calm else frozenset()
+        self.unwritten: Exception | None = None
         self._file = FrameFile(place.folder, HISTORY)
         self._moments: deque[Moment] = deque(maxlen=length)
         self._written: set[Key] = set()  # of the frames that may still be written: those the file holds
@@ -53,8 +60,6 @@ class History(Recorder):
 
     def see(self, moment: Moment) -> None:
         """Write the way into an event when one begins, and some frames after that."""
-        if not self.sees_calm:
-            return
         decision, due = moment.decision, list[Moment]()
         if decision.begins:
             due, self._to_come, self._event = [*self._moments, moment], self._after, decision.event
@@ -112,12 +117,7 @@ class History(Recorder):
         """Keep a frame on disk, each rank its part."""
         if self._film is None:
             self._film = _Film(self._place, self._length, self._in_film)
-        self._film.add(moment)
-
-    @property
-    def unwritten(self) -> Exception | None:
-        """Why this rank could not keep a frame on disk, for the other ranks to hear of."""
-        return None if self._film is None else self._film.unwritten
+        self.unwritten = self._film.add(moment)
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -164,7 +164,6 @@ class _Film:
     def __init__(self, place: Place, length: int, n: int) -> None:
         self._length, self._comm = length, place.comm
         self._name, self._n = _film(place.comm.rank), n if place.is_root else 0  # frames in the file that grows
-        self.unwritten: Exception | None = None
         self._folder: HeldFolder | None = place.folder if place.is_root else HeldFolder(place.folder.path)
 
         def hold() -> None:
@@ -182,10 +181,13 @@ class _Film:
             for name in (self._name, f"{self._name}.before"):
                 self._folder.adopt(name)
 
-    def add(self, moment: Moment) -> None:
-        """Add a frame; when there are enough of them, they become those before, and others follow."""
+    def add(self, moment: Moment) -> Exception | None:
+        """Add a frame; when there are enough of them, they become those before, and others follow.
+
+        Return why it cannot be written, where there are other ranks that must hear of it first.
+        """
         if self._folder is None:
-            return
+            return None
         try:
             if self._n > self._length:
                 self._folder.rename(self._name, f"{self._name}.before")
@@ -195,7 +197,8 @@ class _Film:
         except OutputError as error:
             if self._comm.size == 1:
                 raise
-            self.unwritten = error
+            return error
+        return None
 
     def close(self) -> None:
         """Let go of the folder, unless it is rank 0's."""

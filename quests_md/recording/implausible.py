@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..monitor import Band
 from .frame_file import FrameFile
 from .past import Past
 from .recorder import Moment, Place, Recorder
@@ -15,6 +16,7 @@ class Implausible(Recorder):
     """Write broken frames; of those that follow each other the first."""
 
     files = (IMPLAUSIBLE,)
+    bands = frozenset({Band.IMPLAUSIBLE})
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -22,7 +24,7 @@ class Implausible(Recorder):
 
     def see(self, moment: Moment) -> None:
         """Write a broken frame, with its reason."""
-        if moment.is_plausible or moment.follows_broken:
+        if moment.follows_broken:
             return
         whole, reason = moment.whole(self._place.comm), moment.decision.reasons[0]
 

@@ -11,22 +11,24 @@ LAST = "last.extxyz"
 
 
 class Last(Recorder):
-    """Write the last evaluated frame when the run ends, or is told to stop."""
+    """Write the last evaluated frame when the run ends, or is told to stop.
+
+    Attributes
+    ----------
+    moment
+        The last one, if it has not been written yet.
+    """
 
     files = (LAST,)
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._moment: Moment | None = None  # not written yet
-
-    def hold(self, moment: Moment) -> None:
-        """Take the place of the last frame; not collective."""
-        self._moment = moment
+        self.moment: Moment | None = None
 
     def close(self) -> None:
         """Make the last evaluated frame the content of the file, if it is not yet."""
-        if self._moment is not None:
-            moment, self._moment = self._moment, None
+        if self.moment is not None:
+            moment, self.moment = self.moment, None
             write_only_frame(self._place, LAST, moment)
 
 

@@ -65,8 +65,10 @@ class Past:
         The rows whose frames the selection was asked about; `at_rows` are their numbers.
     began, since
         Number of the event that began last, and the rows since then, the one that began it included; 0 without any.
-    is_halt_seen
-        Whether the last row, if it is a halt, has been told to the host.
+    halts
+        Keys of the rows that halted, and of which the host was told.
+    unseen_halt
+        Key of the last row, if it halted and the host was not told; or None.
     base
         The selection after the first `base_rows` rows, where these do not tell of it; or None.
     is_broken
@@ -96,7 +98,8 @@ class Past:
     events_before: int = 0
     began: int = 0
     since: int = 0
-    is_halt_seen: bool = True
+    halts: set[Key] = field(default_factory=set)
+    unseen_halt: Key | None = None
     is_broken: bool = False
     base: Base | None = None
     base_rows: int = 0
@@ -198,7 +201,7 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
         same=not {"index", "select", "halt"} & {other.split()[0] for other in others},
         started=about.started,
         resumed=[*about.resumed, stamp],
-        evaluations=Evaluations(rows["run"], rows["step"], rows["repeat"], _marks(rows["configuration"])),
+        evaluations=Evaluations(rows["run"], rows["step"], rows["repeat"], _marks(rows["configuration"]), rows["max"]),
         open_rows=rows,
         considered=rows[is_considered],
         at_rows=np.flatnonzero(is_considered),
@@ -273,7 +276,11 @@ def _count(past: Past, rows: Table) -> None:
     first = int(calm[-1]) + 1 if len(calm) else 0
     past.open_rows, past.events_before = rows[first:], int(before[first])
     is_old = past.format == 1  # which did not tell
-    past.is_halt_seen = last["band"] != "halt" or past.state.halted == past.last or (is_old and past.status == "halted")
+    is_seen = last["band"] != "halt" or past.state.halted == past.last or (is_old and past.status == "halted")
+    past.unseen_halt = None if is_seen else past.last
+    halts = rows[rows["band"] == "halt"]
+    keys = zip(halts["run"].tolist(), halts["step"].tolist(), halts["repeat"].tolist(), strict=True)
+    past.halts = {Key(*key) for key in keys} - {past.unseen_halt}
 
 
 def _marks(texts: NDArray[np.str_]) -> NDArray[np.float64]:

@@ -16,9 +16,11 @@ from ..frame import Frame, merge
 from ..monitor import Band, Decision, Key, Monitor
 from .past import Past
 
-__all__ = ["Moment", "Place", "Recorder", "Whole"]
+__all__ = ["ALL_BANDS", "Moment", "Place", "Recorder", "Whole"]
 
 _Result = TypeVar("_Result")
+
+ALL_BANDS = frozenset(Band)
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,12 @@ class Moment:
     @property
     def key(self) -> Key:
         """What the evaluation is known by."""
-        return self.decision.key
+        return Key(self.decision.run, int(self.decision.step), self.decision.repeat)
 
     @property
     def is_plausible(self) -> bool:
         """Whether the frame is none of the broken ones."""
         return self.decision.band is not Band.IMPLAUSIBLE
-
-    @property
-    def is_calm(self) -> bool:
-        """Whether the frame is covered and outside of any event: there is nothing to tell of it but its row."""
-        decision = self.decision
-        return decision.band is Band.COVERED and not decision.event and not decision.ends
 
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
@@ -91,7 +87,7 @@ class Moment:
             "time": self.frame.time,
             "dH_max": decision.maximum,
             "dH_max_id": decision.max_id,
-            "band": str(decision.band),
+            "band": decision.band.value,
             "event": decision.event,
             "values": decision.values,
         }
@@ -170,11 +166,14 @@ class Recorder:
     ----------
     files
         Names of the files that are its own, and of no other recorder.
+    bands
+        Of the frames that it must see; by default all.
     sees_calm
         Whether it must see covered frames outside of events, too.
     """
 
     files: tuple[str, ...] = ()
+    bands: frozenset[Band] = ALL_BANDS
     sees_calm = False
 
     def resume(self, past: Past) -> None:

@@ -25,8 +25,7 @@ from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Band, Decision, Key, Monitor
 from ..settings import seconds_of
-from .about import ABOUT, json_value, write_about
-from .beginning import is_overwriting, prepare
+from .about import ABOUT, begin_folder, is_overwriting, json_value, write_about
 from .candidates import Candidates
 from .commands import Commands, Hook
 from .cost import Cost
@@ -154,15 +153,17 @@ class Session:
         self._resumed: list[str] = []
         self._cost = Cost()
         self._ended, self._on_error, self._process = False, on_error, os.getpid()
+        self._every = monitor.every
         self._resolved = monitor.thresholds.resolved is not None
         self._present: Moment | None = None  # the last new evaluation
         self._spare: Frame | None = None  # whose memory the next one may take
         self._plausible: Moment | None = None  # the last one that was not broken
         self._halted: Key | None = None  # the last evaluation that halted
-        self._unseen_halt: Key | None = None  # one that has its row, and of which the host was not told
+        self._passed: set[Key] = set()  # halts of which the host was told
         self._newest: Key | None = None  # of the rows in the file
-        self._newest_event = 0
-        self._settled: object = None  # of what the monitor had settled when run.json was written
+        self._newest_event = 0  # what that row tells
+        self._is_unsettled = True  # what the monitor has settled may not all be in run.json
+        self._settled: tuple[Any, ...] | None = None  # what is
         self._is_broken = False
         self._folder = HeldFolder(self.output)
         place = Place(self._folder, monitor)
@@ -178,10 +179,12 @@ class Session:
         self._recorders: list[Recorder] = [
             Implausible(place), self._candidates, self._history, self._events, self._commands,
         ]  # fmt: skip
-        self._of_calm = [recorder for recorder in self._recorders if recorder.sees_calm]
+        self._of_calm: list[Recorder] = []
+        self._of_band: dict[Band, list[Recorder]] = {}
+        self._sort_recorders()
         self._begin(mode, overwrite)
         monitor.warm_up(self._candidates.warm_up)
-        self._ending = Ending(monitor, limit)
+        self._ending, self._is_limited = Ending(monitor, limit), limit is not None
         atexit.register(self._at_exit)
 
     @classmethod
@@ -219,7 +222,7 @@ class Session:
 
     def __reduce__(self) -> NoReturn:
         raise InputError(
-            "a Session cannot be copied or pickled, for its folder is that of one run: give MonitoredCalculator or "
+            "a Session cannot be pickled or copied, for its folder is that of one run: give MonitoredCalculator or "
             "MonitorObserver a configuration (a RunConfig, or the path of a quests.toml) in place of the session, and "
             "each process opens a session of its own"
         )
@@ -240,7 +243,7 @@ class Session:
             self._live.open()
             past = find_past(self._folder, names, self.monitor.comm, json_value(self._describe()), mode)
         if past is None:
-            self.place.on_root(lambda: prepare(self._folder, names, self._describe(), overwrite))
+            self.place.on_root(lambda: begin_folder(self._folder, names, self._describe(), overwrite))
             return
         try:
             self._resume(past)
@@ -255,7 +258,7 @@ class Session:
         self.n_evaluated, self.n_flagged = past.rows, past.flagged
         self._newest, self._newest_event = past.last, past.last_event
         self._halted = past.state.halted
-        self._unseen_halt = None if past.is_halt_seen else past.last
+        self._passed = past.halts
         self._is_broken = past.is_broken
         self.counter = itertools.count(0 if past.last is None else past.last.step + 1)
         state = {"volume": past.state.volume, "sample": past.state.sample}
@@ -267,7 +270,7 @@ class Session:
             recorder.resume(past)
         self._plausible, newest = self._history.last_plausible(), self._history.held(past.last)
         if newest is not None:
-            self._last.hold(newest)
+            self._last.moment = newest
 
         def begin() -> None:
             for name in self._folder.names():
@@ -283,8 +286,12 @@ class Session:
     def record(self, recorder: Recorder) -> None:
         """Let one more recorder see the evaluations from now on, before their rows are written."""
         self._recorders.append(recorder)
-        if recorder.sees_calm:
-            self._of_calm.append(recorder)
+        self._sort_recorders()
+
+    def _sort_recorders(self) -> None:
+        """Find out who sees which frames: most frames are calm, and most recorders need none of these."""
+        self._of_calm = [recorder for recorder in self._recorders if recorder.sees_calm]
+        self._of_band = {band: [each for each in self._recorders if band in each.bands] for band in Band}
 
     # -- an evaluation -----------------------------------------------------------------------------------------------
 
@@ -322,13 +329,14 @@ class Session:
         step = frame.step if frame is not None else step
         assert step is not None
         self.check_running()
-        if not self.due(step):
+        if step % self._every:
             return Decision(step, evaluated=False)
         if self.given_up:
             return _unwatched(frame, step)
         started = time.perf_counter()
         try:
-            self._ending.look()
+            if self._is_limited:
+                self._ending.look()
             error = error or self._rows.unwritten or self._history.unwritten
             decision = self.monitor.observe(frame, step=step, error=error)
             if not decision.evaluated:  # a live reference has taken the frame
@@ -347,7 +355,6 @@ class Session:
 
     def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
         """Record a new evaluation; return what the host is to do."""
-        monitor = self.monitor
         if decision.save:
             decision = self._candidates.judge(decision)
         if not self._resolved:
@@ -357,23 +364,21 @@ class Session:
         self.n_evaluated += 1
         if decision.band is Band.CANDIDATE or decision.band is Band.HALT:
             self.n_flagged += 1
-        is_first, self._cost.n = not self._cost.n, self._cost.n + 1
-        if is_first or monitor.settled != self._settled:  # before its row: no other file tells
-            self._write_about()
-            self._settled = monitor.settled
-        is_calm = moment.is_calm
-        for recorder in self._of_calm if is_calm else self._recorders:
+        self._cost.n += 1
+        if self._is_unsettled:
+            self._write_settled(decision)
+        is_calm = decision.band is Band.COVERED and not decision.event and not decision.ends
+        recorders = self._of_calm if is_calm else self._of_band[decision.band]
+        for recorder in recorders:
             recorder.see(moment)
         moment.seconds = time.perf_counter() - started
         self._rows.see(moment)
-        self._newest, self._newest_event = decision.key, decision.event
         if not is_calm:
-            self._settle(moment)
+            self._settle(moment, recorders)
         if self._commands.is_busy:
             self._commands.look()
-        self._cost.add(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
-        decision.release()
-        if not moment.is_plausible and monitor.implausible == "stop":
+        self._count(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
+        if decision.band is Band.IMPLAUSIBLE and self.monitor.implausible == "stop":
             raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
         if decision.stop:
             self._halt(moment)
@@ -382,39 +387,52 @@ class Session:
     def _moment(self, frame: Frame, decision: Decision) -> Moment:
         """Return the moment of a new evaluation: a copy of the frame, in memory that nobody needs any more."""
         moment = Moment(frame.local(self._spare), decision)
-        out = self._present
-        if moment.is_plausible:
+        out, is_broken = self._present, decision.band is Band.IMPLAUSIBLE
+        if not is_broken:
             out, self._plausible = self._plausible, moment
         else:
             moment.proposed, moment.follows_broken = self._plausible, self._is_broken
             out = None if out is self._plausible else out
         # What falls out may still be held by a recorder that sees all frames.
         self._spare = None if out is None or self._of_calm else out.frame
-        self._is_broken, self._present = not moment.is_plausible, moment
-        self._last.hold(moment)
+        self._is_broken, self._present, self._last.moment = is_broken, moment, moment
         return moment
 
-    def _settle(self, moment: Moment) -> None:
+    def _count(self, started: float, n_atoms: int) -> None:
+        """Count an evaluation of this rank's `n_atoms`, which ends now."""
+        cost, now = self._cost, time.perf_counter()
+        cost.seconds += now - started
+        cost.atoms += n_atoms
+        cost.first, cost.last = started if cost.n == 1 else cost.first, now
+
+    def _write_settled(self, decision: Decision) -> None:
+        """Write, before its row, what this evaluation may have settled: thresholds, the sample, the volume."""
+        settled = self.monitor.settled
+        if settled != self._settled:
+            self._settled = settled
+            self._write_about()
+        self._is_unsettled = decision.band is Band.IMPLAUSIBLE or not decision.n  # such a one settles not all
+
+    def _settle(self, moment: Moment, recorders: list[Recorder]) -> None:
         """Do what follows the row of an evaluation that is not calm. Collective."""
-        for recorder in self._recorders:
+        for recorder in recorders:
             recorder.settle(moment)
         if moment.decision.begins or moment.decision.ends:
             self._write_about()
 
     def _seen_again(self, frame: Frame, decision: Decision) -> Decision:
         """Return what the host is to do about an evaluation that was made before: it is published, and not recorded."""
-        is_new = decision.key == self._unseen_halt
-        if decision.band is Band.HALT and not is_new:
-            stopping = decision.reasons[1:]  # a signal, or the clock
-            decision = replace(decision, stop=bool(stopping))
-        if decision.key == self._newest:  # its event may be over by now, with it
-            decision = replace(decision, event=self._newest_event)
+        if decision.key in self._passed:  # a signal, or the clock, stops it all the same
+            decision = replace(decision, stop=len(decision.reasons) > 1)
+        last = self._present
+        newest, event = (self._newest, self._newest_event) if last is None else (last.key, last.decision.event)
+        if decision.key == newest:  # its event may be over by now, with it
+            decision = replace(decision, event=event)
         self.decision = decision
         self._cost.n += 1
-        decision.release()
         moment = Moment(frame.local(), decision)
         self._history.see_again(moment)
-        self._last.hold(moment)
+        self._last.moment = moment
         if moment.is_plausible and (self._plausible is None or moment.key >= self._plausible.key):
             self._plausible = moment
         if self._cost.n == 1:
@@ -425,7 +443,6 @@ class Session:
         if not moment.is_plausible and self.monitor.implausible == "stop":
             raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
         if decision.stop:
-            self._unseen_halt = None
             self._halt(moment)
         return decision
 
@@ -434,6 +451,7 @@ class Session:
         self.status, self.reason = "halted", f"step {decision.step}: {'; '.join(decision.reasons)}"
         if decision.band is Band.HALT:
             self._halted = decision.key
+            self._passed.add(decision.key)
         self.flush()
         self._commands.tell_halt(moment)
 

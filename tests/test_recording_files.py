@@ -1,4 +1,4 @@
-"""What the sinks write is read back as it was, and a file that cannot grow stays as it is."""
+"""What is recorded is read back as it was, and a file that cannot grow stays as it is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import math
 import resource
 import threading
+from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -15,11 +16,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from quests_md.sinks import CsvSink, ExtxyzSink, RunFolder, format_frame
+from watched import build_index, frame_of, names_of, session_of
 
-from quests_md import Frame
+from quests_md import Decision, Frame, Monitor
 from quests_md.errors import OutputError
-from quests_md.files import AppendOnly, write_atomically
+from quests_md.files import HeldFolder, write_atomically
+from quests_md.files.extxyz import format_frame, frame_parts
+from quests_md.monitor import Key
+from quests_md.recording import Moment, Place
+from quests_md.recording.reader import read_rows
+from quests_md.recording.rows import COLUMNS, Rows
+
+
+@pytest.fixture(scope="module")
+def index():
+    return build_index()
+
 
 any_float = st.floats(width=64)
 finite = st.floats(-1e6, 1e6)
@@ -34,6 +46,12 @@ def largest_file(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def held(path):
+    folder = HeldFolder(path)
+    folder.claim()
+    return folder
 
 
 def a_frame(n=4, **more):
@@ -104,7 +122,7 @@ def test_every_double_and_every_string_survives(positions, dH, cell, info):
 
 def test_a_frame_is_the_same_in_parts(monkeypatch):
     whole = format_frame(a_frame(), np.arange(4.0), {"n": 1})
-    monkeypatch.setattr("quests_md.extxyz._ATOMS", 3)
+    monkeypatch.setattr("quests_md.files.extxyz._ATOMS", 3)
     assert format_frame(a_frame(), np.arange(4.0), {"n": 1}) == whole
 
 
@@ -114,54 +132,78 @@ def test_strings_stay_strings(text):
 
 
 def test_frames_follow_one_another(tmp_path):
-    sink = ExtxyzSink(tmp_path / "a.extxyz")
+    folder, path = held(tmp_path), tmp_path / "a.extxyz"
     for n in (3, 1, 2):
-        sink.append(a_frame(n), np.zeros(n), {"n": n})
-    assert [(len(a), a.info["n"]) for a in ase.io.read(sink.path, ":")] == [(3, 3), (1, 1), (2, 2)]
-    sink.replace(a_frame(2), np.zeros(2), {})
-    assert len(ase.io.read(sink.path, ":")) == 1
-    assert list(tmp_path.iterdir()) == [sink.path]
+        size = folder.append(path.name, frame_parts(a_frame(n), np.zeros(n), {"n": n}, None))
+    assert [(len(a), a.info["n"]) for a in ase.io.read(path, ":")] == [(3, 3), (1, 1), (2, 2)]
+    assert path.read_bytes()[-size:] == format_frame(a_frame(2), np.zeros(2), {"n": 2})
+    folder.replace(path.name, frame_parts(a_frame(2), np.zeros(2), {}, None))
+    assert len(ase.io.read(path, ":")) == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
-@given(st.lists(any_float, min_size=2, max_size=2))
-def test_csv_numbers_are_read_back(tmp_path_factory, values):
-    path = tmp_path_factory.mktemp("csv") / "t.csv"
-    sink = CsvSink(path, ("a", "b", "flag", "count"))
-    for value in values:
-        sink.write({"a": value, "b": np.float64(value), "flag": np.bool_(True), "count": np.int64(3)})
-    with open(path, newline="") as file:
-        header, *rows = csv.reader(file)
-    assert header == ["a", "b", "flag", "count"]
-    for value, row in zip(values, rows, strict=True):
-        np.testing.assert_array_equal([float(row[0]), float(row[1])], value)
-        assert row[2:] == ["1", "3"]
+@given(values=st.lists(st.tuples(*[any_float] * 8), min_size=2, max_size=2), step=st.integers(-(2**62), 2**62))
+def test_numbers_of_rows_are_read_back(tmp_path_factory, index, values, step):
+    """Whatever a row holds, reading it gives the same double, and the same whole number."""
+    path = tmp_path_factory.mktemp("rows")
+    rows = Rows(Place(held(path), Monitor(index, select=1.0, halt=2.0)))
+    names = ("maximum", "mean", "q50", "q99", "novelty", "force_error", "excess")
+    for time, *numbers in values:
+        decision = Decision(step, evaluated=True, max_id=2**62 + 1, n=np.int64(3), save=np.bool_(True), repeat=4)
+        decision = replace(decision, mark=tuple(numbers[:2]), **dict(zip(names, map(np.float64, numbers), strict=True)))
+        moment = Moment(replace(a_frame(), time=np.float64(time)), decision, dropped=Key(1, 2, 3))
+        rows.see(moment)
+    with open(path / "monitor.csv", newline="") as file:
+        header, *cells = csv.reader(file)
+    assert header == list(COLUMNS)
+    table, damaged = read_rows(path / "monitor.csv")
+    assert damaged == []
+    for (time, *numbers), row, read_row in zip(values, cells, table, strict=True):
+        text = dict(zip(header, row, strict=True))
+        columns = ("time", "max", *names[1:])
+        np.testing.assert_array_equal([float(text[name]) for name in columns], [time, *numbers])
+        np.testing.assert_array_equal([read_row[name] for name in columns], [time, *numbers])
+        np.testing.assert_array_equal([float(half) for half in text["configuration"].split("/")], numbers[:2])
+        wanted = [str(step), str(2**62 + 1), "3", "1", "4", "1:2:3"]
+        assert [text[name] for name in ("step", "max_id", "n", "saved", "repeat", "dropped")] == wanted
+        assert [read_row[name] for name in ("step", "max_id", "n", "saved")] == [step, 2**62 + 1, 3, True]
 
 
 def test_what_does_not_fit_is_cut_off_again(tmp_path):
-    file = AppendOnly(tmp_path / "a")
+    folder, path = held(tmp_path), tmp_path / "a"
     with largest_file(100):
-        file.append([b"x" * 60])
+        assert folder.append("a", [b"x" * 60]) == 60
         with pytest.raises(OutputError, match=r"a: cannot be written: File too large"):
-            file.append([b"y" * 30, b"y" * 30])
-        assert file.path.read_bytes() == b"x" * 60
-        file.append([b"z" * 40])
-        assert file.path.read_bytes() == b"x" * 60 + b"z" * 40
+            folder.append("a", [b"y" * 30, b"y" * 30])
+        assert path.read_bytes() == b"x" * 60
+        folder.append("a", [b"z" * 40])
+        assert path.read_bytes() == b"x" * 60 + b"z" * 40
 
 
 def test_a_first_record_that_does_not_fit_leaves_no_file(tmp_path):
-    rows = CsvSink(tmp_path / "t.csv", ("column",))
-    frames = ExtxyzSink(tmp_path / "f.extxyz")
+    folder = held(tmp_path)
+    frame = frame_parts(a_frame(), np.zeros(4), {}, None)
     with largest_file(10):
         for write in (
-            lambda: rows.write({"column": "too long"}),
-            lambda: frames.append(a_frame(), np.zeros(4), {}),
-            lambda: frames.replace(a_frame(), np.zeros(4), {}),
+            lambda: folder.append("t.csv", [b"too long\n"], b"column\n"),
+            lambda: folder.append("f.extxyz", frame),
+            lambda: folder.replace("f.extxyz", [b"long" * 5]),
         ):
             with pytest.raises(OutputError):
                 write()
     assert list(tmp_path.iterdir()) == []
-    rows.write({"column": 1.0})
-    assert rows.path.read_text() == "column\n1.0\n"
+    folder.append("t.csv", [b"1.0\n"], b"column\n")
+    folder.append("t.csv", [b"2.0\n"], b"column\n")
+    assert (tmp_path / "t.csv").read_text() == "column\n1.0\n2.0\n"
+
+
+def test_a_file_outlives_a_replacement_that_does_not_fit(tmp_path):
+    folder = held(tmp_path)
+    folder.replace("a", [b"old"])
+    with largest_file(10), pytest.raises(OutputError, match=r"a: cannot be written: File too large"):
+        folder.replace("a", [b"n" * 8, b"n" * 8])
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
 def test_an_old_file_outlives_a_failed_replacement(tmp_path):
@@ -177,29 +219,33 @@ def test_an_old_file_outlives_a_failed_replacement(tmp_path):
         assert list(tmp_path.iterdir()) == [path]
 
 
-def test_of_runs_that_begin_at_once_one_gets_the_folder(tmp_path):
+def test_of_runs_that_begin_at_once_one_gets_the_folder(tmp_path, index):
     n = 4
 
-    def begin(path, gate, outcomes):
+    def begin(path, gate, outcomes, begun):
         gate.wait()
         try:
-            RunFolder(path).prepare({"status": "running"}, overwrite=False)
+            begun.append(session_of(index, path))
             outcomes.append("begun")
         except OutputError as error:
             outcomes.append(str(error))
 
     for i in range(50):
-        path, gate, outcomes = tmp_path / str(i), threading.Barrier(n), list[str]()
-        threads = [threading.Thread(target=begin, args=(path, gate, outcomes)) for _ in range(n)]
+        path, gate, outcomes, begun = tmp_path / str(i), threading.Barrier(n), list[str](), list[object]()
+        threads = [threading.Thread(target=begin, args=(path, gate, outcomes, begun)) for _ in range(n)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert outcomes.count("begun") == 1
         assert all(text == "begun" or "choose another output" in text for text in outcomes)
+        begun[0].close()
 
 
-def test_a_folder_that_cannot_be_written_is_not_claimed(tmp_path):
-    with largest_file(3), pytest.raises(OutputError, match=r"run\.json: cannot be written"):
-        RunFolder(tmp_path / "uq").prepare({"status": "running"}, overwrite=False)
-    RunFolder(tmp_path / "uq").prepare({"status": "running"}, overwrite=False)
+def test_a_folder_that_cannot_be_written_is_not_claimed(tmp_path, index):
+    path = tmp_path / "uq"
+    with largest_file(3), pytest.raises(OutputError, match=r"uq: cannot be used as output folder: File too large"):
+        session_of(index, path)
+    assert names_of(path) == []
+    with session_of(index, path) as session:
+        assert session.observe(frame_of(0)).evaluated

@@ -1,0 +1,348 @@
+"""The rules of a run: thresholds, cadences, what is implausible, and what makes an event."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..descriptors import minimum_distances
+from ..elements import SYMBOLS
+from ..errors import InputError
+from ..frame import Frame
+from ..index import Reference, check_threshold, resolve_threshold
+
+__all__ = ["Event", "Events", "Plausibility", "Schedule", "Thresholds"]
+
+_NEVER_SEEN = 0.5  # Å; what atoms of a pair that never came near in the reference must keep
+_EXPLODED = 8.0  # a cell may grow, or shrink, by this factor from the first frame on
+
+
+class Thresholds:
+    """What `select` and `halt` mean for the watched atoms.
+
+    Parameters
+    ----------
+    select, halt
+        What was given: a number of nats, or a dictionary that `resolve_threshold` turns into numbers.
+    min_atoms, min_fraction
+        How many atoms, and what share of the watched ones, must lie above a threshold for the frame to.
+
+    Attributes
+    ----------
+    resolved
+        Nats of every element, by name of the threshold and symbol; None until the watched atoms are known.
+        A number serves for all elements: its only key is "".
+    uniform
+        `select` and `halt` in nats where they are the same for all elements; else None.
+
+    Raises
+    ------
+    InputError
+        A threshold cannot be one, `select` is above `halt`, or a least number of atoms is out of range.
+    """
+
+    def __init__(self, select: Any, halt: Any, min_atoms: int, min_fraction: float) -> None:
+        for name, value in (("select", select), ("halt", halt)):
+            check_threshold(name, value)
+        if isinstance(min_atoms, bool) or not isinstance(min_atoms, int) or min_atoms < 1:
+            raise InputError(f"min_atoms must be a whole number of at least 1, not {min_atoms!r}")
+        if isinstance(min_fraction, bool) or not 0.0 <= min_fraction <= 1.0:
+            raise InputError(f"min_fraction must be between 0 and 1, not {min_fraction!r}")
+        self.given = {"select": select, "halt": halt}
+        self.min_atoms, self.min_fraction = min_atoms, float(min_fraction)
+        self.resolved: dict[str, dict[str, float]] | None = None
+        self.uniform: tuple[float, float] | None = None
+        self._values: dict[str, NDArray[np.float64]] = {}
+        if not any(isinstance(value, Mapping) for value in self.given.values()):
+            self._settle({name: {"": float(value)} for name, value in self.given.items()})
+
+    def resolve(self, index: Reference, counts: Mapping[str, int]) -> None:
+        """Turn what was given into nats, for watched atoms of these numbers per chemical symbol."""
+        resolved = {}
+        for name, value in self.given.items():
+            if not isinstance(value, Mapping):
+                resolved[name] = {"": float(value)}
+                continue
+            # Elements of which there is no atom yet are kept, too.
+            given = {symbol: float(nats) for symbol, nats in value.items() if symbol in SYMBOLS}
+            resolved[name] = given | resolve_threshold(name, value, index, counts)
+        self._settle(resolved)
+
+    def restore(self, resolved: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what `resolved` was in an earlier part of the run, as JSON held it."""
+        self._settle(
+            {
+                name: {symbol: float(value) for symbol, value in by_symbol.items()}
+                for name, by_symbol in resolved.items()
+            }
+        )
+
+    def _settle(self, resolved: dict[str, dict[str, float]]) -> None:
+        for name, by_symbol in resolved.items():
+            # An element whose first atom comes later has the lowest threshold of those that were there.
+            values = np.full(len(SYMBOLS), min(by_symbol.values()))
+            for symbol, value in by_symbol.items():
+                if symbol:
+                    values[SYMBOLS.index(symbol)] = value
+            self._values[name] = values
+        wrong = np.flatnonzero(self._values["select"] > self._values["halt"])
+        if len(wrong):
+            select, halt = (self._values[name][wrong[0]] for name in ("select", "halt"))
+            raise InputError(f"select = {select} lies above halt = {halt}: candidates lie between the two")
+        numbers = [float(values[0]) for values in self._values.values() if bool((values == values[0]).all())]
+        self.uniform = (numbers[0], numbers[1]) if len(numbers) == len(self._values) == 2 else None
+        self.resolved = resolved
+
+    @property
+    def lowest(self) -> float:
+        """The lowest `select` of any element."""
+        assert self.resolved is not None
+        return min(self.resolved["select"].values())
+
+    def of(self, numbers: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return `select` and `halt` (n,) of atoms with these atomic numbers; views of one number if they are equal."""
+        if self.uniform is not None:
+            return np.broadcast_to(self.uniform[0], len(numbers)), np.broadcast_to(self.uniform[1], len(numbers))
+        return self._values["select"][numbers], self._values["halt"][numbers]
+
+    def is_enough(self, count: int, n: int) -> bool:
+        """Return whether so many of n watched atoms above a threshold put the frame above it."""
+        return count >= max(self.min_atoms, math.ceil(self.min_fraction * n))
+
+    def in_words(self) -> str:
+        """Return the numbers as one line."""
+        return ", ".join(
+            f"{name} = {value:.6g}" + (f" ({symbol})" if symbol else "")
+            for name, values in (self.resolved or {}).items()
+            for symbol, value in values.items()
+        )
+
+    def reason(self, name: str, count: int, n: int, maximum: float, max_id: int) -> str:
+        """Say why a frame lies above a threshold."""
+        assert self.resolved is not None
+        values = set(self.resolved[name].values())
+        if len(values) == 1 and self.is_enough(1, n):
+            return f"dH = {maximum:.6g} of atom {max_id} is above {name} = {values.pop():.6g}"
+        limit = " or ".join(f"{value:.6g}" for value in sorted(values))
+        worst = f"the largest dH is {maximum:.6g} of atom {max_id}"
+        return f"{count} of {n} atoms are above {name} = {limit}; {worst}"
+
+
+class Schedule:
+    """When a frame is due, and when a candidate may be saved.
+
+    Parameters
+    ----------
+    every
+        A frame is due when its step is a multiple of this: absolute, whatever step a run starts at.
+    save_every
+        Candidates are saved at least this many steps apart. A frame that halts is always saved.
+    """
+
+    def __init__(self, every: int, save_every: int) -> None:
+        for name, value in (("every", every), ("save_every", save_every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+        self.every = every
+        self.save_every = save_every
+        self._saved: tuple[int, int] | None = None  # run and step of the last saved frame
+        self._before: tuple[int, int] | None = None  # and of the one before it
+
+    def due(self, step: int) -> bool:
+        """Return whether a frame of this step is to be evaluated."""
+        return step % self.every == 0
+
+    def may_save(self, run: int, step: int) -> bool:
+        """Return whether a candidate of this step may be saved; a run that begins with other steps starts anew.
+
+        Without a spacing all may, also several configurations of one step.
+        """
+        if self.save_every == 1 or self._saved is None or self._saved[0] != run:
+            return True
+        return not 0 <= step - self._saved[1] < self.save_every
+
+    def saved(self, run: int, step: int) -> None:
+        """Remember that a frame of this step was saved."""
+        self._before, self._saved = self._saved, (run, step)
+
+    def not_saved(self) -> None:
+        """Take the last word of `saved` back."""
+        self._saved = self._before
+
+
+class Plausibility:
+    """Judge frames by the smallest distances of the reference and by the first frame of the run.
+
+    Parameters
+    ----------
+    index
+        Its `pair_distances` are the smallest distances that the reference holds.
+    fraction
+        Share of these below which two atoms overlap; 0 judges no distance.
+
+    Attributes
+    ----------
+    screen
+        Å; a frame without atoms nearer than this has no overlap.
+    volume
+        Å³, of the first frame; None before it.
+    """
+
+    def __init__(self, index: Reference, fraction: float) -> None:
+        number = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
+        if not (number and 0.0 <= fraction <= 1.0):
+            raise InputError(f"min_distance must be a share between 0 and 1, not {fraction!r}")
+        self._index, self.fraction = index, float(fraction)
+        self._limits: NDArray[np.float64] | None = None
+        self.volume: float | None = None
+
+    @property
+    def limits(self) -> NDArray[np.float64]:
+        """(n_elements, n_elements) distances (Å) that the atoms of each pair must keep."""
+        if self._limits is None:
+            distances = np.asarray(self._index.pair_distances, dtype=np.float64)
+            self._limits = self.fraction * np.where(np.isfinite(distances), distances, _NEVER_SEEN)
+        return self._limits
+
+    @property
+    def screen(self) -> float:
+        return float(self.limits.max(initial=0.0)) if self.fraction else 0.0
+
+    def overlap(self, frame: Frame) -> str:
+        """Return which atoms of a frame are too near each other, in words; empty if none are."""
+        known = np.array([SYMBOLS.index(symbol) for symbol in self._index.elements])
+        kinds = np.searchsorted(known, frame.numbers)
+        nearest = np.full(self.limits.shape, np.inf)
+        minimum_distances(frame, self.screen, kinds, nearest)
+        nearest = np.minimum(nearest, nearest.T)
+        a, b = np.unravel_index(int(np.argmin(nearest - self.limits)), nearest.shape)
+        if not nearest[a, b] < self.limits[a, b]:
+            return ""
+        pair = f"{self._index.elements[a]}-{self._index.elements[b]}"
+        smallest = self._index.pair_distances[a, b]
+        known_as = f"the reference's smallest is {smallest:.3g} Å" if np.isfinite(smallest) else "no reference has it"
+        return f"two atoms {pair} are {nearest[a, b]:.3g} Å apart ({known_as})"
+
+    def explosion(self, frame: Frame) -> str:
+        """Return how the cell has exploded or collapsed since the first frame; empty if it has not."""
+        if not np.all(frame.pbc):
+            return ""
+        volume = abs(float(np.linalg.det(np.asarray(frame.cell))))
+        if self.volume is None:
+            self.volume = volume
+        factor = volume / self.volume
+        return "" if 1 / _EXPLODED <= factor <= _EXPLODED else f"the cell has {factor:.3g} times its first volume"
+
+
+@dataclass
+class Event:
+    """One event: when it began and ended, how bad it was, and whom it concerned.
+
+    Attributes
+    ----------
+    number
+        1, 2, ... in the order of the run; 0 as long as too few frames have lain above `select`.
+    start, start_time
+        Step and time (ps) of the first frame above `select`.
+    end, end_time
+        Of the last one so far.
+    worst, maximum, max_id
+        Step of the largest dH (nats) of the event, that dH, and the id of its atom.
+    n_frames
+        Evaluated frames above `select`.
+    atoms
+        Ids of the atoms that were above `select`, in order: of this rank's, while the event goes on.
+    over
+        Whether it has ended.
+    """
+
+    start: int
+    start_time: float
+    number: int = 0
+    end: int = 0
+    end_time: float = float("nan")
+    worst: int = 0
+    maximum: float = -float("inf")
+    max_id: int = -1
+    n_frames: int = 0
+    atoms: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    over: bool = False
+
+    def see(self, step: int, time: float, maximum: float, max_id: int, atoms: NDArray[np.int64]) -> None:
+        """Count a frame above `select`."""
+        self.end, self.end_time = step, time
+        self.n_frames += 1
+        if maximum > self.maximum:
+            self.worst, self.maximum, self.max_id = step, maximum, max_id
+        self.atoms = np.union1d(self.atoms, atoms)
+
+
+class Events:
+    """Follow the events of a run; every rank follows the same ones.
+
+    Parameters
+    ----------
+    consecutive
+        So many evaluated frames in a row begin an event, and so many end it. A frame that halts begins one at once.
+    release
+        dH (nats) to which the largest one must have fallen for an event to end; None: `select` itself.
+
+    Attributes
+    ----------
+    count
+        Events that have begun.
+    current, ended
+        The one that goes on, and the last one that ended; or None.
+    coming
+        Frames above `select` that are too few to be an event yet, as one without a number; or None.
+    """
+
+    def __init__(self, consecutive: int, release: float | None) -> None:
+        if isinstance(consecutive, bool) or not isinstance(consecutive, int) or consecutive < 1:
+            raise InputError(f"consecutive must be a whole number of at least 1, not {consecutive!r}")
+        if release is not None and (isinstance(release, bool) or not isinstance(release, (int, float))):
+            raise InputError(f"release must be a number of nats, not {release!r}")
+        self.consecutive, self.release = consecutive, release
+        self.count = 0
+        self.current: Event | None = None
+        self.ended: Event | None = None
+        self.coming: Event | None = None
+        self._calm = 0  # evaluated frames in a row that may end the current one
+
+    @property
+    def open(self) -> Event | None:
+        """The event that goes on, or may become one."""
+        return self.current or self.coming
+
+    def above(
+        self, step: int, time: float, maximum: float, max_id: int, atoms: NDArray[np.int64], at_once: bool
+    ) -> bool:
+        """Take in a frame above `select`; return whether an event begins with it."""
+        self._calm = 0
+        event = self.current or self.coming
+        if event is None:
+            event = self.coming = Event(step, time)
+        event.see(step, time, maximum, max_id, atoms)
+        if self.current is not None or not (at_once or event.n_frames >= self.consecutive):
+            return False
+        self.count += 1
+        event.number = self.count
+        self.current, self.coming = event, None
+        return True
+
+    def below(self, maximum: float) -> bool:
+        """Take in a frame that is not above `select`; return whether the current event ends with it."""
+        self.coming = None
+        if self.current is None:
+            return False
+        self._calm = self._calm + 1 if self.release is None or maximum <= self.release else 0
+        if self._calm < self.consecutive:
+            return False
+        self.ended, self.current, self._calm = self.current, None, 0
+        self.ended.over = True
+        return True
