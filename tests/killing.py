@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import ase.io
@@ -18,9 +19,11 @@ from watched import CANDIDATE, build_index, copper, session_of, verlet
 import quests_md.files.extxyz
 from quests_md.hosts.ase import MonitorObserver
 
-SETTINGS = {"select": -2.0, "novelty": False, "history": 2, "after": 1, "consecutive": 2, "halt": 1e9}
+SETTINGS = {"select": 8.0, "halt": 1e9, "consecutive": 2, "history": 2, "after": 1, "novelty": True, "budget": 1}
+CUT = {"radius": 2.0, "most": 2}
 EVERY = 3  # steps between restarts of the dynamics
-SIZES = (2, 40)  # how far the files may grow before a run is killed, in quarters of a frame
+ROWS = (2, 12)  # how many there may be before a run is killed
+STEP = 0.03  # s; about the time of a step: the kill comes anywhere in it
 
 
 def run(folder, steps, name="uq"):
@@ -32,7 +35,7 @@ def run(folder, steps, name="uq"):
         with np.load(path) as state:
             atoms.positions, dyn.nsteps = state["positions"], int(state["step"])
             atoms.set_momenta(state["momenta"])
-    with session_of(INDEX, folder / name, resume=True, **SETTINGS) as session:
+    with session_of(INDEX, folder / name, resume=True, cutout=CUT, **SETTINGS) as session:
         dyn.attach(MonitorObserver(session, dyn))
         dyn.attach(lambda: keep(dyn, path), interval=EVERY)
         dyn.run(steps - dyn.nsteps)
@@ -44,14 +47,14 @@ def keep(dyn, path):
     os.replace(path.with_suffix(".new"), path)
 
 
-def size_of(path):
-    return path.stat().st_size if path.exists() else 0
+def rows_in(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def run_and_kill(folder, growth):
-    """Start a run, and kill it when its files have grown so far."""
-    path = folder / "uq" / "candidates.extxyz"
-    target = size_of(path) + growth
+def run_and_kill(folder, more, seconds):
+    """Start a run, and kill it so many seconds after it has so many rows more."""
+    path = folder / "uq" / "monitor.csv"
+    target = rows_in(path) + more
     child = os.fork()
     if child == 0:
         with open(folder / "said", "ab") as said:
@@ -59,8 +62,9 @@ def run_and_kill(folder, growth):
             os.dup2(said.fileno(), 2)
         run(folder, 10**6)
         os._exit(1)
-    while size_of(path) < target:
+    while rows_in(path) < target:
         assert os.waitpid(child, os.WNOHANG) == (0, 0), (folder / "said").read_text()
+    time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
@@ -75,13 +79,18 @@ def check(folder):
         for line in lines[:-1]:
             assert line.endswith("\n")
             assert line.startswith("run,step,") or len(line.split(",")) == 23 or json.loads(line)["event"]
-    for name in ("candidates.extxyz", "history.extxyz"):
+    for name in ("candidates.extxyz", "history.extxyz", "cutouts.extxyz"):
         lines = (output / name).read_text().splitlines(keepends=True) if (output / name).exists() else []
-        whole = sum(line.endswith("\n") for line in lines) // 34
-        torn += bool("".join(lines[34 * whole :]))
-        (folder / "whole.extxyz").write_text("".join(lines[: 34 * whole]))
-        if whole:
-            assert len(ase.io.read(folder / "whole.extxyz", ":")) == whole
+        end = frames = 0
+        while end < len(lines) and lines[end].endswith("\n"):
+            n = int(lines[end]) + 2
+            if len(lines) < end + n or not lines[end + n - 1].endswith("\n"):
+                break
+            end, frames = end + n, frames + 1
+        torn += end < len(lines)
+        (folder / "whole.extxyz").write_text("".join(lines[:end]))
+        if frames:
+            assert len(ase.io.read(folder / "whole.extxyz", ":")) == frames
     assert torn <= 1
     return torn
 
@@ -90,7 +99,7 @@ def main(folder, rounds, seed):
     rng = np.random.default_rng(seed)
     torn = 0
     for _ in range(rounds):
-        run_and_kill(folder, int(rng.integers(*SIZES) * 1500 + rng.integers(1500)))
+        run_and_kill(folder, int(rng.integers(*ROWS)), rng.uniform(0, STEP))
         torn += check(folder)
     step = int((folder / "uq" / "monitor.csv").read_text().rsplit("\n", 2)[-2].split(",")[1]) + 5
     run(folder, step)

@@ -14,7 +14,9 @@ from ..errors import OutputError
 from ..files import HeldFolder
 from ..monitor import Key
 
-__all__ = ["ABOUT", "FORMAT", "About", "json_value", "read_about_strictly", "write_about"]
+__all__ = [
+    "ABOUT", "FORMAT", "About", "begin_folder", "is_overwriting", "json_value", "read_about_strictly", "write_about",
+]  # fmt: skip
 
 ABOUT = "run.json"
 FORMAT = 2  # of a run's folder; 1 was that of version 0.1.0, which wrote no number
@@ -42,6 +44,49 @@ def write_about(folder: HeldFolder, content: dict[str, Any], is_checked: bool = 
     told[_CHECKS] = {key: _checksum(value) for key, value in told.items()}
     text = json.dumps(told, indent=2, allow_nan=False) + "\n"
     folder.replace(ABOUT, [text.encode()], is_checked)
+
+
+def begin_folder(folder: HeldFolder, names: tuple[str, ...], content: dict[str, Any], overwrite: bool) -> None:
+    """Take a folder for a new run: make it, and run.json in it; remove the files `names` of an earlier run.
+
+    Raises
+    ------
+    OutputError
+        It holds an earlier run and `overwrite` is False, another run has it, or it cannot be written.
+    """
+    folder.claim()
+    try:
+        old = [name for name in (*names, ABOUT) if folder.exists(name)]
+        if old and not overwrite:
+            raise OutputError(
+                f"{folder.path} holds an earlier run ({old[0]}): choose another output, "
+                "set resume = true to go on with it, or set overwrite = true"
+            )
+        others = [n for n in folder.names() if n in names or n.startswith("resume.") or n.endswith(".part")]
+        marked = {**content, "state": {**content["state"], "overwrites": True}}
+        try:  # first: a folder that cannot be written keeps the earlier run
+            write_about(folder, marked if others else content)
+        except OutputError as error:
+            if not isinstance(error.__cause__, OSError):
+                raise
+            raise OutputError(f"{folder.path}: cannot be used as output folder: {error.__cause__.strerror}") from error
+        for name in others:
+            folder.remove(name)
+        if others:  # killed before this, a run does not go on with what is left of the other one: `is_overwriting`
+            write_about(folder, content)
+    except BaseException:
+        folder.release()
+        raise
+
+
+def is_overwriting(folder: HeldFolder) -> bool:
+    """Return whether a run was killed before it had removed the files of an earlier one: there is nothing to resume."""
+    try:
+        with folder.open(ABOUT) as file:
+            content: Any = json.loads(file.read())
+        return bool(content["state"]["overwrites"])
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return False  # there is none, or whoever reads it strictly says what is wrong with it
 
 
 def _checksum(value: Any) -> str:

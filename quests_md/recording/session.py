@@ -25,8 +25,7 @@ from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Band, Decision, Key, Monitor
 from ..settings import seconds_of
-from .about import ABOUT, json_value, write_about
-from .beginning import is_overwriting, prepare
+from .about import ABOUT, begin_folder, is_overwriting, json_value, write_about
 from .candidates import Candidates
 from .commands import Commands, Hook
 from .cost import Cost
@@ -162,8 +161,9 @@ class Session:
         self._halted: Key | None = None  # the last evaluation that halted
         self._passed: set[Key] = set()  # halts of which the host was told
         self._newest: Key | None = None  # of the rows in the file
-        self._newest_event = 0
-        self._settled: object = None  # of what the monitor had settled when run.json was written
+        self._newest_event = 0  # what that row tells
+        self._is_unsettled = True  # what the monitor has settled may not all be in run.json
+        self._settled: tuple[Any, ...] | None = None  # what is
         self._is_broken = False
         self._folder = HeldFolder(self.output)
         place = Place(self._folder, monitor)
@@ -243,7 +243,7 @@ class Session:
             self._live.open()
             past = find_past(self._folder, names, self.monitor.comm, json_value(self._describe()), mode)
         if past is None:
-            self.place.on_root(lambda: prepare(self._folder, names, self._describe(), overwrite))
+            self.place.on_root(lambda: begin_folder(self._folder, names, self._describe(), overwrite))
             return
         try:
             self._resume(past)
@@ -355,7 +355,6 @@ class Session:
 
     def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
         """Record a new evaluation; return what the host is to do."""
-        monitor = self.monitor
         if decision.save:
             decision = self._candidates.judge(decision)
         if not self._resolved:
@@ -366,23 +365,20 @@ class Session:
         if decision.band is Band.CANDIDATE or decision.band is Band.HALT:
             self.n_flagged += 1
         self._cost.n += 1
-        if self._cost.n == 1 or monitor.settled != self._settled:  # before its row: no other file tells
-            self._write_about()
-            self._settled = monitor.settled
+        if self._is_unsettled:
+            self._write_settled(decision)
         is_calm = decision.band is Band.COVERED and not decision.event and not decision.ends
         recorders = self._of_calm if is_calm else self._of_band[decision.band]
         for recorder in recorders:
             recorder.see(moment)
         moment.seconds = time.perf_counter() - started
         self._rows.see(moment)
-        self._newest = Key(decision.run, decision.step, decision.repeat)
-        self._newest_event = decision.event
         if not is_calm:
             self._settle(moment, recorders)
         if self._commands.is_busy:
             self._commands.look()
         self._count(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
-        if decision.band is Band.IMPLAUSIBLE and monitor.implausible == "stop":
+        if decision.band is Band.IMPLAUSIBLE and self.monitor.implausible == "stop":
             raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
         if decision.stop:
             self._halt(moment)
@@ -409,6 +405,14 @@ class Session:
         cost.atoms += n_atoms
         cost.first, cost.last = started if cost.n == 1 else cost.first, now
 
+    def _write_settled(self, decision: Decision) -> None:
+        """Write, before its row, what this evaluation may have settled: thresholds, the sample, the volume."""
+        settled = self.monitor.settled
+        if settled != self._settled:
+            self._settled = settled
+            self._write_about()
+        self._is_unsettled = decision.band is Band.IMPLAUSIBLE or not decision.n  # such a one settles not all
+
     def _settle(self, moment: Moment, recorders: list[Recorder]) -> None:
         """Do what follows the row of an evaluation that is not calm. Collective."""
         for recorder in recorders:
@@ -420,8 +424,10 @@ class Session:
         """Return what the host is to do about an evaluation that was made before: it is published, and not recorded."""
         if decision.key in self._passed:  # a signal, or the clock, stops it all the same
             decision = replace(decision, stop=len(decision.reasons) > 1)
-        if decision.key == self._newest:  # its event may be over by now, with it
-            decision = replace(decision, event=self._newest_event)
+        last = self._present
+        newest, event = (self._newest, self._newest_event) if last is None else (last.key, last.decision.event)
+        if decision.key == newest:  # its event may be over by now, with it
+            decision = replace(decision, event=event)
         self.decision = decision
         self._cost.n += 1
         moment = Moment(frame.local(), decision)
