@@ -119,6 +119,9 @@ class HeldFolder:
             self._lock.release()
             self._lock = None
 
+    def __del__(self) -> None:
+        self.release()
+
     def check(self, every_file: bool = False) -> None:
         """Raise `OutputError` if the folder's name no longer leads here, or, if asked, a file is gone."""
         try:
