@@ -50,10 +50,10 @@ PLAIN = {"novelty": False, "budget": None, "cutout": None, "history": 0, "after"
 # By name: what is shown, ranks, keywords of the monitor, those of the session, and which of the moments are tried by
 # default: every so many.
 RUNS = {
-    "budget": ("budget", 1, {}, {}, 2),
+    "budget": ("budget", 1, {}, {}, 4),
     "plain": ("budget", 1, {}, PLAIN, 5),
     "flagged": ("budget", 1, {"values": "flagged"}, {}, 11),
-    "events": ("events", 1, *EVENTS, 9),
+    "events": ("events", 1, *EVENTS, 13),
     "broken": ("broken", 1, CONTINUES, {}, 9),
     "broken, no history": ("broken", 1, CONTINUES, {"history": 0, "after": 0}, 7),
     "halts": ("halts", 1, {"halt": 30.0}, {}, 7),
