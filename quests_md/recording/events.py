@@ -54,11 +54,10 @@ class EventLines(Recorder):
             atoms = np.unique(np.concatenate(parts or []))
             joined = atoms if is_new else np.setdiff1d(atoms, self._known, assume_unique=True)
             self._known = atoms
-            line = [json.dumps({"key": str(key), "atoms": joined.tolist()}).encode() + b"\n"]
             if is_new:
-                self._place.folder.replace(_ATOMS, line)
+                self._place.folder.replace(_ATOMS, [_told_of(key, joined)])
             elif len(joined):
-                self._place.folder.append(_ATOMS, line)
+                self._place.folder.append(_ATOMS, [_told_of(key, joined)])
 
         self._place.on_root(act)
 
@@ -107,7 +106,9 @@ class EventLines(Recorder):
             return np.empty(0, np.int64)
         found = [np.array(told["atoms"], np.int64) for told in self._told() if _is_of(told, past)]
         if not found:
-            found = [np.array(_atoms_of_format_1(past, event), np.int64)]
+            assert past.last is not None
+            found = [np.unique(np.array(_atoms_of_format_1(past, event), np.int64))]
+            folder.replace(_ATOMS, [_told_of(past.last, found[0])])
         folder.adopt(_ATOMS)
         return np.unique(np.concatenate(found))
 
@@ -129,6 +130,11 @@ class EventLines(Recorder):
                 whole += len(line)
                 yield told
         folder.cut(_ATOMS, whole)
+
+
+def _told_of(key: Key, atoms: NDArray[np.int64]) -> bytes:
+    """Return the line of atoms that have joined an event with an evaluation."""
+    return json.dumps({"key": str(key), "atoms": atoms.tolist()}).encode() + b"\n"
 
 
 def _is_over(line: dict[str, Any], over: int) -> bool:
