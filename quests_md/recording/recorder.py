@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comm import Comm, on_root
-from ..errors import OutputError, QuestsError
+from ..errors import MonitorError, OutputError, QuestsError
 from ..files import HeldFolder
 from ..files.extxyz import frame_parts
 from ..frame import Frame, merge
@@ -19,7 +19,7 @@ from ..monitor import Band, Decision, Key, Monitor
 from .past import Past
 from .reader import iterate_frames
 
-__all__ = ["ALL_BANDS", "FrameFile", "Moment", "Place", "Recorder", "Whole", "key_info", "say_cut"]
+__all__ = ["ALL_BANDS", "FrameFile", "Moment", "Place", "Recorder", "Whole", "as_ours", "key_info", "say_cut"]
 
 _Result = TypeVar("_Result")
 
@@ -158,6 +158,15 @@ class Place:
                 raise OutputError(f"{self.folder.path}: {type(error).__name__}: {error}") from error
 
         return on_root(self.comm, acted)
+
+
+def as_ours(failure: Exception, where: str) -> QuestsError:
+    """Return a failure as an error of ours: memory that is out, say, or a mistake in this program."""
+    if isinstance(failure, QuestsError):
+        return failure
+    error = MonitorError(f"{where}: {type(failure).__name__}: {failure}")
+    error.__cause__ = failure
+    return error
 
 
 class Recorder:

@@ -37,7 +37,7 @@ from .implausible import Implausible
 from .last import Last
 from .live_reference import LiveReference, reference_of
 from .past import Past, find_past, mode_of
-from .recorder import Moment, Place, Recorder
+from .recorder import Moment, Place, Recorder, as_ours
 from .rows import Rows
 
 __all__ = ["Session"]
@@ -139,12 +139,8 @@ class Session:
         self.output = Path(output).absolute()  # the program may change its folder
         self.host = host
         self.settings: dict[str, Any] = {
-            "history": history,
-            "after": after,
-            "novelty": novelty,
-            "budget": budget,
-            "cutout": cutout,
-        }
+            "history": history, "after": after, "novelty": novelty, "budget": budget, "cutout": cutout,
+        }  # fmt: skip
         self.decision: Decision | None = None
         self.n_evaluated = self.n_flagged = 0
         self.status, self.reason, self.given_up = "running", "", False
@@ -171,9 +167,8 @@ class Session:
         self._live = LiveReference(place)
         self._candidates = Candidates(place, novelty, budget, cutout)
         self._history = History(place, history, after)
-        self._commands = Commands(
-            place, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event}, commands_at_once
-        )
+        hooks = {"on_select": on_select, "on_halt": on_halt, "on_event": on_event}
+        self._commands = Commands(place, hooks, commands_at_once)
         self._rows, self._events, self._last = Rows(place), EventLines(place), Last(place)
         # In the order in which they see an evaluation; its row is the last.
         self._recorders: list[Recorder] = [
@@ -350,7 +345,7 @@ class Session:
         except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
             with contextlib.suppress(QuestsError):
                 self._last.close()
-            self._fail_together(_ours(failure, step))
+            self._fail_together(as_ours(failure, f"watching failed at step {step}"))
             return _unwatched(frame, step)
 
     def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
@@ -483,7 +478,7 @@ class Session:
             self._write_about()
             raise_together(self.monitor.comm, self._rows.unwritten or self._history.unwritten)
         except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
-            self._fail_together(_ours(failure, None))
+            self._fail_together(as_ours(failure, "watching failed"))
 
     def close(self) -> None:
         """Write what is left, as `flush` does, and end the session. Collective; may be called again."""
@@ -495,7 +490,7 @@ class Session:
                 if recorder is not self._events:
                     recorder.close()
         except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
-            self._fail_together(_ours(failure, None))
+            self._fail_together(as_ours(failure, "watching failed"))
         if not self._ended:
             self.flush()
         self._end("finished" if self.status == "running" else self.status, self.reason)
@@ -613,16 +608,6 @@ class Session:
                 self.close()
         else:
             self._end("finished" if self.status == "running" else self.status, self.reason)
-
-
-def _ours(failure: Exception, step: int | None) -> QuestsError:
-    """Return a failure as one of ours: memory that is out, say, or a mistake in this program."""
-    if isinstance(failure, QuestsError):
-        return failure
-    where = "" if step is None else f" at step {step}"
-    error = MonitorError(f"watching failed{where}: {type(failure).__name__}: {failure}")
-    error.__cause__ = failure
-    return error
 
 
 def _unwatched(frame: Frame | None, step: int) -> Decision:
