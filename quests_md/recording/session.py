@@ -319,7 +319,7 @@ class Session:
             An earlier frame halted the run and nobody has called `acknowledge`.
         QuestsError
             Measuring failed on any rank, a file cannot be written, or a function of the user raised: on all ranks,
-            and the session is over.
+            and the session is over. What one of several ranks alone has met is raised there as it is.
         """
         step = frame.step if frame is not None else step
         assert step is not None
@@ -342,10 +342,11 @@ class Session:
             if frame is None:  # this rank knows no more of it than that it is broken
                 frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
             return self._seen_again(frame, decision) if decision.again else self._record(frame, decision, started)
-        except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
+        except Exception as caught:  # noqa: BLE001 - it is raised, or told of, as one of ours
+            failure = self._of_all(caught, f"watching failed at step {step}")
             with contextlib.suppress(QuestsError):
                 self._last.close()
-            self._fail_together(as_ours(failure, f"watching failed at step {step}"))
+            self._fail_together(failure)
             return _unwatched(frame, step)
 
     def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
@@ -478,7 +479,7 @@ class Session:
             self._write_about()
             raise_together(self.monitor.comm, self._rows.unwritten or self._history.unwritten)
         except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
-            self._fail_together(as_ours(failure, "watching failed"))
+            self._fail_together(self._of_all(failure, "watching failed"))
 
     def close(self) -> None:
         """Write what is left, as `flush` does, and end the session. Collective; may be called again."""
@@ -490,7 +491,7 @@ class Session:
                 if recorder is not self._events:
                     recorder.close()
         except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
-            self._fail_together(as_ours(failure, "watching failed"))
+            self._fail_together(self._of_all(failure, "watching failed"))
         if not self._ended:
             self.flush()
         self._end("finished" if self.status == "running" else self.status, self.reason)
@@ -565,6 +566,17 @@ class Session:
         }
         ended = {"status": self.status, "reason": self.reason, "host": self.host}
         return describe(self.monitor, ended, self.settings, counts, state, self._live.describe())
+
+    def _of_all(self, failure: Exception, where: str) -> QuestsError:
+        """Return a failure as one of ours; one that the other ranks have not heard of ends the session, and is raised.
+
+        They may be waiting for this rank: whoever runs them must end them, as for any error of one rank.
+        """
+        ours = as_ours(failure, where)
+        if ours is not failure and self.monitor.comm.size > 1:
+            self._end("failed", str(ours))
+            raise failure
+        return ours
 
     def _fail_together(self, failure: QuestsError) -> None:
         """End the session for what all ranks have heard of; raise it, unless the run goes on without."""
