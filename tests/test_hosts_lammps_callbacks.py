@@ -34,6 +34,7 @@ TOGETHER = {
     "new_atoms": ("watch.clear_new_atoms = fail", 4, True),
     "atoms": ("watch._library.n_local = fail", 4, False),
     "due": ("watch.session.due = failing_once(watch.session.due, 1)", 4, True),
+    "always_due": ("watch.session.due = fail", 4, True),
     "fixes": ("watch._library.has_fix = fail", 4, False),
     "read": ("watch._reader.read = fail", 4, True),
     "publish": ("watch._set_values = failing_once(watch._set_values, 1)", 8, True),
@@ -91,7 +92,6 @@ def test_all_ranks_raise_together(folder, ranks):
 
 # Where the ranks may be at different points: the job ends.
 ALONE = {
-    "due": "watch.session.due = fail",
     "observe": "watch.session.observe = fail",
     "trial": "type(watch._library).trying = property(fail)",
     "stop": "watch._library.stop = watch.clear_new_atoms = fail",
@@ -194,11 +194,11 @@ INVOKED = {
     "new_atoms": "watch.clear_new_atoms = fail",
     "box": "watch._reader.note_box = fail",
     "due": "watch.session.due = failing_once(watch.session.due, 2)",
+    "always_due": "watch.session.due = fail",
     "read": "watch._reader.read = fail",
     "publish": "watch._set_dH = fail",
 }
 INVOKED_ALONE = {
-    "always_due": "watch.session.due = fail",
     "step": "type(library).step = property(fail)",
     "capsule": "host.address_of = fail",
     "interrupt": "def fail(*_): raise KeyboardInterrupt\n        watch.clear_new_atoms = fail",
