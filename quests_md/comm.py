@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import MonitorError, QuestsError
+from .errors import MonitorError
 
 __all__ = ["Comm", "Serial", "on_root", "raise_together", "text_of", "together"]
 
@@ -58,8 +58,7 @@ def raise_together(comm: Comm, error: Exception | None, where: str = "") -> None
 
     A rank with an error of its own raises that; the others raise `MonitorError` with the text of the first one.
     So no rank waits in a later collective call for one that has left. With `where`, what the ranks were at, all of them
-    raise the same `MonitorError`. Of several ranks each raises a `QuestsError`, whatever it was: any other error is of
-    one rank alone.
+    raise the same `MonitorError`.
     """
     flags = comm.allgather(np.array([error is not None], dtype=np.float64))[:, 0]
     if not flags.any():
@@ -71,9 +70,7 @@ def raise_together(comm: Comm, error: Exception | None, where: str = "") -> None
         of_ranks = f" on rank {first} of {comm.size}" if comm.size > 1 else ""
         raise MonitorError(f"{where}{of_ranks}: {texts[first]}") from error
     if error is not None:
-        if comm.size == 1 or isinstance(error, QuestsError):
-            raise error
-        raise MonitorError(texts[comm.rank]) from error
+        raise error
     raise MonitorError(f"rank {first} failed: {texts[first]}")
 
 

@@ -334,11 +334,9 @@ def test_raising_together():
         raise_together(comm, OSError("disk full") if comm.rank == 1 else None)
 
     results = ranks.run(3, work)
-    assert [type(result) for result in results] == [MonitorError] * 3  # any other error is of one rank alone
-    assert isinstance(results[1].__cause__, OSError)
-    assert str(results[1]) == "OSError: disk full"
+    assert isinstance(results[1], OSError)
     assert [str(results[r]) for r in (0, 2)] == ["rank 1 failed: OSError: disk full"] * 2
-    assert isinstance(ranks.run(2, lambda comm: raise_together(comm, InputError("no")))[0], InputError)
+    assert all(isinstance(results[r], MonitorError) for r in (0, 2))
     raise_together(Serial(), None)
     with pytest.raises(OSError, match="disk full"):
         raise_together(Serial(), OSError("disk full"))
