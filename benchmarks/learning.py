@@ -24,10 +24,12 @@ from quests_md import Index
 from quests_md.learning import LearnConfig
 from quests_md.learning._exploration import Exploration, explore
 from quests_md.learning._folder import Folder
+from quests_md.learning._labelling import labelled
 from quests_md.learning._progress import Silent
 from quests_md.learning._select import Candidate, select
-from quests_md.learning._stages import Work, _is_dead, _jobs, explored, extended, labelled, prepared, selected, trained
+from quests_md.learning._stages import Work, _jobs, explored, extended, prepared, selected, trained
 from quests_md.learning._state import State, read_json
+from quests_md.learning._workers import is_dead
 from quests_md.oracle import Errors, Queue, label, make_executor, make_trainer
 from quests_md.settings import read_toml
 from quests_md.sources import read_frames, read_labelled
@@ -56,7 +58,7 @@ class Labels:
         """Return the frames with labels, None for one that has failed."""
         ids = [self.queue.add(atoms)[0] for atoms in frames]
         if any(self.queue.entry(number).state not in ("done", "failed", "quarantined") for number in ids):
-            self.queue.release_dead(_is_dead)  # what a benchmark that was ended had under way
+            self.queue.release_dead(is_dead)  # what a benchmark that was ended had under way
             label(self.queue, self._oracle.oracle(), self.executor, workers=self._oracle.workers)
         return [next(self.queue.labelled([number]), None) for number in ids]
 

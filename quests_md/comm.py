@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import MonitorError
 
-__all__ = ["Comm", "Serial", "on_root", "raise_together", "together"]
+__all__ = ["Comm", "Serial", "on_root", "raise_together", "text_of", "together"]
 
 _Result = TypeVar("_Result")
 
@@ -53,26 +53,30 @@ class Serial:
         return item
 
 
-def raise_together(comm: Comm, error: Exception | None) -> None:
+def raise_together(comm: Comm, error: Exception | None, where: str = "") -> None:
     """Raise on all ranks if any rank brings an error; return on all ranks if none does.
 
     A rank with an error of its own raises that; the others raise `MonitorError` with the text of the first one.
-    So no rank waits in a later collective call for one that has left.
+    So no rank waits in a later collective call for one that has left. With `where`, what the ranks were at, all of them
+    raise the same `MonitorError`.
     """
     flags = comm.allgather(np.array([error is not None], dtype=np.float64))[:, 0]
     if not flags.any():
         return
     texts = comm.gather(None if error is None else f"{type(error).__name__}: {error}")
     texts = comm.broadcast(texts)
+    first = int(np.flatnonzero(flags)[0])
+    if where:
+        of_ranks = f" on rank {first} of {comm.size}" if comm.size > 1 else ""
+        raise MonitorError(f"{where}{of_ranks}: {texts[first]}") from error
     if error is not None:
         raise error
-    first = int(np.flatnonzero(flags)[0])
     raise MonitorError(f"rank {first} failed: {texts[first]}")
 
 
-def together(comm: Comm, work: Callable[[], _Result]) -> _Result:
+def together(comm: Comm, work: Callable[[], _Result], where: str = "") -> _Result:
     """Return what `work`, which calls no other rank, gives on this one; raise on all ranks if it fails on any."""
-    if comm.size == 1:
+    if comm.size == 1 and not where:
         return work()
     done: list[_Result] = []
     error: Exception | None = None
@@ -80,10 +84,17 @@ def together(comm: Comm, work: Callable[[], _Result]) -> _Result:
         done.append(work())
     except Exception as failure:  # noqa: BLE001 - the other ranks must hear of it before they wait for this one
         error = failure
-    raise_together(comm, error)
+    raise_together(comm, error, where)
     return done[0]
 
 
 def on_root(comm: Comm, work: Callable[[], _Result]) -> _Result | None:
     """Return what `work` gives on rank 0, None elsewhere; raise on all ranks if it fails."""
     return together(comm, lambda: work() if comm.rank == 0 else None)
+
+
+def text_of(comm: Comm, rank: int, text: str | None) -> str:
+    """Return on every rank what `rank` brings. Collective."""
+    texts = comm.gather(text)
+    told: str = comm.broadcast(None if texts is None else texts[rank])
+    return told

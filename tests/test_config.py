@@ -38,7 +38,7 @@ def test_every_key_is_read(tmp_path):
         "min_atoms": 2, "min_fraction": 0.01, "consecutive": 3, "release": -2.0, "novelty": False, "budget": 7,
         "cutout": {"radius": 4.0, "shape": "cluster"},
         "history": 5, "after": 6, "min_distance": 0.5, "implausible": "continue", "on_select": ("sh", "label.sh"),
-        "on_halt": ("true",), "on_event": ("true",),
+        "on_halt": ("true",), "on_event": ("true",), "commands_at_once": 3,
         "save_every": 100, "output": "uq", "overwrite": True, "values": "flagged", "precision": "single", "threads": 2,
         "elements": ("Si", "NULL"), "check_masses": False, "group": "mobile", "skin": 2.0,
         "length_unit": 3.405, "resume": "anyway", "on_error": "warn", "wall_time": "23:30:00",
@@ -66,6 +66,7 @@ def test_every_key_is_read(tmp_path):
         on_select = ["sh", "label.sh"]
         on_halt = ["true"]
         on_event = ["true"]
+        commands_at_once = 3
         every = 10
         save_every = 100
         output = "uq"

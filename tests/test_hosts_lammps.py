@@ -236,16 +236,10 @@ class TestPythonDriver:
         after += "undump out\nminimize 0 1e-6 4 100\nreset_timestep 0\nrerun out.dump dump x y z\n"
         ok(run_wheel(folder, drive(after)))
         rows = rows_of(folder)
+        # Trial points of a line search are other configurations of its step.
+        rows = [row for row in rows if row["repeat"] == "0"]
         steps = [(row["run"], int(row["step"])) for row in rows]
-        assert steps == [
-            ("1", 0),
-            ("1", 2),
-            ("1", 4),
-            ("1", 6),
-            ("1", 8),
-            ("1", 10),
-            *(("2", s) for s in (0, 2, 4, 6)),
-        ]
+        assert steps == [*(("1", step) for step in (0, 2, 4, 6, 8, 10)), *(("2", step) for step in (0, 2, 4, 6))]
         by = {step: float(row["max"]) for step, row in zip(steps, rows, strict=True)}
         for step in (0, 2, 4, 6):
             assert by["2", step] == pytest.approx(by["1", step], abs=1e-9)

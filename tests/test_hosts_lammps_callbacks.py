@@ -34,6 +34,7 @@ TOGETHER = {
     "new_atoms": ("watch.clear_new_atoms = fail", 4, True),
     "atoms": ("watch._library.n_local = fail", 4, False),
     "due": ("watch.session.due = failing_once(watch.session.due, 1)", 4, True),
+    "always_due": ("watch.session.due = fail", 4, True),
     "fixes": ("watch._library.has_fix = fail", 4, False),
     "read": ("watch._reader.read = fail", 4, True),
     "publish": ("watch._set_values = failing_once(watch._set_values, 1)", 8, True),
@@ -91,7 +92,6 @@ def test_all_ranks_raise_together(folder, ranks):
 
 # Where the ranks may be at different points: the job ends.
 ALONE = {
-    "due": "watch.session.due = fail",
     "observe": "watch.session.observe = fail",
     "trial": "type(watch._library).trying = property(fail)",
     "stop": "watch._library.stop = watch.clear_new_atoms = fail",
@@ -194,11 +194,11 @@ INVOKED = {
     "new_atoms": "watch.clear_new_atoms = fail",
     "box": "watch._reader.note_box = fail",
     "due": "watch.session.due = failing_once(watch.session.due, 2)",
+    "always_due": "watch.session.due = fail",
     "read": "watch._reader.read = fail",
     "publish": "watch._set_dH = fail",
 }
 INVOKED_ALONE = {
-    "always_due": "watch.session.due = fail",
     "step": "type(library).step = property(fail)",
     "capsule": "host.address_of = fail",
     "interrupt": "def fail(*_): raise KeyboardInterrupt\n        watch.clear_new_atoms = fail",
@@ -281,6 +281,40 @@ n = watch.session.n_evaluated - evaluated
 assert n >= 20
 assert {name for name in calls if calls[name] >= n} == {"_lammps_frame.py", "_lammps_library.py", "_lammps_watch.py"}
 assert sum(calls.values()) <= 40 * n, calls
+watch.close()
+"""
+    ok(run_wheel(folder, drive().replace("watch.close()", code)))
+
+
+# Python calls of functions of the package in a step, and the files that they are in: half of what they were when the
+# watch of a run had ten helpers.
+FEW = {"covered": (1e6, 152, 16), "saved": (-1e6, 1070, 22)}
+
+
+@pytest.mark.parametrize("host", [HOSTS[0]])
+@pytest.mark.parametrize("what", FEW)
+def test_a_watched_step_touches_few_files_and_functions(host, folder, what):
+    select, most_calls, most_files = FEW[what]
+    configure(folder, select=select, halt=1e7, novelty=False, consecutive=1)
+    code = f"""
+import collections, pathlib, sys, quests_md
+package = pathlib.Path(quests_md.__file__).parent
+steps = []
+def count(frame, event, argument):
+    path = pathlib.Path(frame.f_code.co_filename)
+    if event == "call" and path.is_relative_to(package):
+        if frame.f_code.co_name == "on_forces":
+            steps.append(collections.Counter())
+        if steps:
+            steps[-1][str(path.relative_to(package))] += 1
+lmp.command("run 5")
+sys.setprofile(count)
+lmp.command("run 10")
+sys.setprofile(None)
+calls = steps[5]  # in the middle: the ends of a run write more
+assert sum(calls.values()) <= {most_calls}, calls
+assert len(calls) <= {most_files}, sorted(calls)
+assert (watch.session.n_saved > 10) == {what == "saved"}
 watch.close()
 """
     ok(run_wheel(folder, drive().replace("watch.close()", code)))

@@ -102,7 +102,11 @@ print("LAMMPS went on")
     assert "RuntimeError: out of the blue" in finished.stderr
     assert "LAMMPS went on" not in finished.stdout
     run = run_json(folder)
-    assert (run["status"], run["reason"]) == ("failed", "RuntimeError: out of the blue")
+    step = run["last_step"] + 1
+    assert (run["status"], run["reason"]) == (
+        "failed",
+        f"watching failed at step {step}: RuntimeError: out of the blue",
+    )
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quests_md import Frame
+from quests_md.kernels.configuration import add_mark
 from quests_md.monitor import Evaluations, Key, Visits
 from quests_md.monitor._identity import is_same, mark_of, place_of
 
@@ -142,6 +143,21 @@ def test_broken_frames_are_alike():
     atoms = atoms_of(1)
     atoms.cell[0] = math.nan
     assert math.isnan(mark(frame_of(atoms))[0])
+
+
+def test_arrays_of_any_kind_are_compiled_for_once():
+    """A run would stand still for seconds."""
+    atoms = atoms_of(0)
+    numbers, ids, cell = atoms.numbers, np.arange(32), np.asarray(atoms.cell)
+    wanted = mark(Frame(atoms.positions, numbers, cell, True, ids=ids))
+    compiled = len(add_mark.signatures)
+    fixed = atoms.positions.copy()
+    fixed.flags.writeable = ids.flags.writeable = False
+    for positions in (fixed, np.asfortranarray(fixed), np.repeat(fixed, 2, axis=0)[::2]):
+        for each in (ids, ids.astype(np.int32), np.repeat(ids, 2)[::2]):
+            for pbc in (True, (True, True, True), np.broadcast_to(True, 3)):
+                assert mark(Frame(positions, numbers.astype(np.uint8), cell.T.copy().T, pbc, ids=each)) == wanted
+    assert len(add_mark.signatures) == compiled
 
 
 def test_a_frame_without_atoms_has_a_mark():

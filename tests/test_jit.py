@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import numba
 import pytest
+import ranks
 from watched import build_index
 
 from quests_md import Monitor
@@ -76,14 +77,16 @@ def test_no_writable_folder_is_not_fatal(copy):
     assert "NUMBA_CACHE_DIR" in said[0]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_only_the_first_rank_announces(rank, monkeypatch):
-    asked = []
-    monkeypatch.setattr("quests_md.monitor._warm_up.announce_compiling", lambda: asked.append(rank))
-    monitor = Monitor(build_index(), select=0.0, halt=1.0)
-    monitor.comm = SimpleNamespace(rank=rank, allgather=lambda vector: vector[None])
-    monitor.warm_up()
-    assert asked == [0][: 1 - rank]
+def test_only_the_first_rank_announces(monkeypatch):
+    asked, index = [], build_index()
+    monkeypatch.setattr("quests_md.monitor._warm_up.announce_compiling", lambda: asked.append(threading.get_ident()))
+
+    def work(comm):
+        Monitor(index, select=0.0, halt=1.0, comm=comm).warm_up()
+        return threading.get_ident()
+
+    first, *_ = ranks.run(3, work)
+    assert asked == [first]
 
 
 def test_kernels_of_others_are_not_announced(capfd):

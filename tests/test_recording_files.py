@@ -150,7 +150,7 @@ def test_numbers_of_rows_are_read_back(tmp_path_factory, index, values, step):
     names = ("maximum", "mean", "q50", "q99", "novelty", "force_error", "excess")
     for time, *numbers in values:
         decision = Decision(step, evaluated=True, max_id=2**62 + 1, n=np.int64(3), save=np.bool_(True), repeat=4)
-        decision = replace(decision, mark=tuple(numbers[:2]), **dict(zip(names, map(np.float64, numbers), strict=True)))
+        decision = replace(decision, mark=tuple(numbers[:2]), **dict(zip(names, numbers, strict=True)))
         moment = Moment(replace(a_frame(), time=np.float64(time)), decision, dropped=Key(1, 2, 3))
         rows.see(moment)
     with open(path / "monitor.csv", newline="") as file:

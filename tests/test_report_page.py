@@ -111,8 +111,9 @@ def test_a_run_in_any_state_has_a_page(index, tmp_path, state):
         with pytest.raises(MonitorError):
             session.observe(broken)
     if state == "broken rows":
+        session.close()
         with open(folder / "monitor.csv", "a") as file:
-            file.write("1,20,0.0,nan,1.0,0,1.0,1.0,1.0,0,0,covered,0,exact,0.0,0,nan,nan\n1,20,0.0")
+            file.write("1,20,0.0,nan,1.0,0,1.0,1.0,1.0,0,0,covered,0,exact,0.0,0,nan,nan,0,1.0/1.0,0,nan,\n1,20,0.0")
         (folder / "last.extxyz").write_text("32\nhalf a frame")
     html = run_page(folder)
     if state in ("one row", "failed"):

@@ -39,7 +39,7 @@ def test_a_run_of_ase_that_is_killed_again_and_again(tmp_path):
         [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()] for folder in (killed, whole)
     ]
     for event, other in zip(*events, strict=True):
-        for name in ("event", "start", "end", "worst", "n_frames", "over"):
+        for name in ("event", "start", "end", "worst", "n_frames", "over", "n_atoms", "atoms"):
             assert event[name] == other[name], name
     assert (run_of(killed)["status"], len(run_of(killed)["resumed"])) == ("finished", KILLS)
     assert f" torn of {KILLS}" in ended.stdout

@@ -40,6 +40,7 @@ class FolderLock:
 
     def __init__(self, path: Path) -> None:
         self._handle: int | None = None
+        self._process = os.getpid()
         if sys.platform == "win32":
             return
         try:
@@ -54,6 +55,8 @@ class FolderLock:
     def release(self) -> None:
         """Let others write; a second call does nothing."""
         if self._handle is not None:
+            if self._process == os.getpid():  # forks have this lock, too: it must not last as long as they do
+                fcntl.flock(self._handle, fcntl.LOCK_UN)
             os.close(self._handle)
             self._handle = None
 
@@ -115,6 +118,9 @@ class HeldFolder:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def __del__(self) -> None:
+        self.release()
 
     def check(self, every_file: bool = False) -> None:
         """Raise `OutputError` if the folder's name no longer leads here, or, if asked, a file is gone."""

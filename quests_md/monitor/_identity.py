@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,12 +62,16 @@ def mark_of(frame: Frame) -> NDArray[np.float64]:
     n, mark = frame.n_local, np.zeros(2)
     assert frame.ids is not None
     assert frame.cell is not None
-    pbc = np.asarray(frame.pbc)
-    inverse = _inverse(frame.cell.tobytes(), pbc.tobytes())
+    inverse, pbc = _axes(frame.cell.tobytes(), np.asarray(frame.pbc).tobytes())
     if n:
-        numbers, ids = (each[:n].astype(np.int64, copy=False) for each in (frame.numbers, frame.ids))
-        add_mark(frame.positions[:n], numbers, ids, inverse, pbc, mark)
+        numbers, ids = (_plain(each[:n].astype(np.int64, copy=False)) for each in (frame.numbers, frame.ids))
+        add_mark(_plain(frame.positions[:n]), numbers, ids, inverse, pbc, mark)
     return mark
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array as those that kernels were compiled for: others would be compiled for while the run waits."""
+    return array if array.flags.carray else np.require(array, requirements=["C", "A", "W"])
 
 
 def place_of(frame: Frame) -> float:
@@ -84,12 +88,16 @@ def place_of(frame: Frame) -> float:
 
 
 @functools.lru_cache(maxsize=4)
-def _inverse(cell_bytes: bytes, pbc_bytes: bytes) -> NDArray[np.float64]:
+def _axes(cell_bytes: bytes, pbc_bytes: bytes) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return what turns positions into coordinates along the cell, and which of its directions are periodic."""
+    pbc = np.frombuffer(pbc_bytes, bool).copy()
+    return _plain(_inverse(np.frombuffer(cell_bytes).reshape(3, 3).copy(), pbc)), pbc
+
+
+def _inverse(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return what turns positions into coordinates along the cell; along its free directions, of a unit of length."""
-    pbc = np.frombuffer(pbc_bytes, bool)
     if not pbc.any():
         return np.eye(3) / _FREE
-    cell = np.frombuffer(cell_bytes).reshape(3, 3).copy()
     if not np.isfinite(cell).all():  # a broken one
         return np.full((3, 3), np.nan)
     # An orthonormal basis of what the periodic vectors leave open; its choice follows from them alone.

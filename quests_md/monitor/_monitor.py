@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, Serial, together
+from ..comm import Comm, Serial, raise_together, text_of, together
 from ..elements import SYMBOLS
 from ..errors import FrameError, InputError
 from ..frame import Frame
@@ -20,7 +20,6 @@ from ._decision import Band, Decision, Proposal
 from ._flagged import Flagged
 from ._identity import Key, Visits, mark_of, place_of
 from ._measure import Evaluation, State, Summary, combine, compute_in_single, count, summarise, summarise_nothing
-from ._ranks import fail_together, text_of
 from ._rules import Events, Plausibility, Schedule, Thresholds
 from ._warm_up import warm_up
 
@@ -194,7 +193,9 @@ class Monitor:
         evaluation.complete()
         return evaluation.of_atoms()
 
-    def observe(self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None) -> Decision:
+    def observe(
+        self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None, whole: bool = True
+    ) -> Decision:
         """Evaluate a frame if it is due, and decide; the same decision on every rank.
 
         A decision to save is a proposal: whoever does not follow it says `not_saved`.
@@ -208,6 +209,9 @@ class Monitor:
         error
             What kept this rank from making the frame. It is a failure of all ranks then; a `FrameError` makes the
             frame implausible.
+        whole
+            Compute every dH exactly of a frame that is to be saved. False for who may not save it, and calls
+            `complete` if so.
 
         Raises
         ------
@@ -224,7 +228,7 @@ class Monitor:
         evaluation, vector, failure = self._measure(frame, error)
         summary = combine(vector[None] if self.comm.size == 1 else self.comm.allgather(vector))
         if summary.failed:
-            fail_together(self.comm, summary.failed[0], step, failure)
+            raise_together(self.comm, failure, f"watching failed at step {step}")
         place = float("nan") if frame is None else place_of(frame)
         mark = (summary.mark[0] + place, summary.mark[1] + place)
         is_covered = not summary.implausible and (not summary.n_select or self._band(summary) is Band.COVERED)
@@ -243,7 +247,8 @@ class Monitor:
             assert evaluation is not None
             assert frame is not None
             named |= self._decide(frame, summary, evaluation, again)
-        return Decision(step, evaluated=True, seconds=time.perf_counter() - started, **named)
+        decision = Decision(step, evaluated=True, seconds=time.perf_counter() - started, **named)
+        return self.complete(decision) if whole and decision.save else decision
 
     def not_saved(self) -> None:
         """Take note that the frame of the last decision was not saved: `save_every` counts from those that were."""
@@ -254,14 +259,15 @@ class Monitor:
 
         Raises
         ------
-        QuestsError
-            Something cannot be computed on any rank: on all of them.
+        MonitorError
+            Something cannot be computed on any rank: on all of them, and the text is that of the first.
         """
         evaluation = decision.evaluation
         assert evaluation is not None
         select = self.thresholds.of(evaluation.numbers)[0]
         above = np.flatnonzero(evaluation.dH > select)
-        together(self.comm, lambda: evaluation.compute(above[~evaluation.is_exact[above]]))
+        where = f"watching failed at step {decision.step}"
+        together(self.comm, lambda: evaluation.compute(above[~evaluation.is_exact[above]]), where)
         return Proposal(
             decision.step,
             evaluation.ids[above],
@@ -278,13 +284,13 @@ class Monitor:
 
         Raises
         ------
-        QuestsError
-            Something cannot be computed on any rank: on all of them.
+        MonitorError
+            Something cannot be computed on any rank: on all of them, and the text is that of the first.
         """
         evaluation = decision.evaluation
         if evaluation is None or (self.values, self.precision) == ("exact", "double"):
             return decision
-        together(self.comm, evaluation.complete)
+        together(self.comm, evaluation.complete, f"watching failed at step {decision.step}")
         bound = self._force_errors(evaluation)
         errors = None if bound is None else evaluation.spread(bound)
         return replace(decision, dH=evaluation.of_atoms(), force_errors=errors, values="exact")

@@ -1,11 +1,18 @@
 """What a run records: rows, events, frames, and how it ended; going on with it; and reading it."""
 
-from .commands import HOOKS
-from .covered import LAST_COVERED, LastCovered
-from .live_reference import reference_of
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .reader import Run, read_run
-from .recorder import Moment, Place, Recorder
-from .session import Session
+
+if TYPE_CHECKING:
+    from .commands import HOOKS
+    from .covered import LAST_COVERED, LastCovered
+    from .live_reference import reference_of
+    from .recorder import Moment, Place, Recorder
+    from .session import Session
 
 __all__ = [
     "HOOKS",
@@ -19,3 +26,21 @@ __all__ = [
     "read_run",
     "reference_of",
 ]
+
+# Who only reads a run waits for nothing else to be loaded.
+_HOME = {
+    "HOOKS": "commands",
+    "LAST_COVERED": "covered",
+    "LastCovered": "covered",
+    "Moment": "recorder",
+    "Place": "recorder",
+    "Recorder": "recorder",
+    "Session": "session",
+    "reference_of": "live_reference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

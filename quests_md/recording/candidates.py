@@ -16,9 +16,8 @@ from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Decision, Key, Proposal
 from ..selection import Kept, Selection, check_cutout, cutouts
-from .frame_file import FrameFile
 from .past import Past
-from .recorder import Moment, Place, Recorder, Whole, key_info
+from .recorder import FrameFile, Moment, Place, Recorder, Whole, as_ours, key_info
 
 __all__ = ["CANDIDATES", "CUTOUTS", "Candidates"]
 
@@ -68,7 +67,10 @@ class Candidates(Recorder):
         monitor = self._place.monitor
         if self._selection is not None:
             proposal = monitor.propose(decision)
-            verdict = self._selection.consider(proposal, must=proposal.must, first=proposal.begins)
+            try:
+                verdict = self._selection.consider(proposal, must=proposal.must, first=proposal.begins)
+            except Exception as error:
+                raise as_ours(error, f"watching failed at step {decision.step}") from error
             decision = replace(
                 decision,
                 save=verdict.keep,

@@ -145,7 +145,10 @@ class Commands(Recorder):
     def close(self) -> None:
         """Start what still waits, and say which commands have failed; those that still run then are left alone."""
         while self._waiting:
-            self.look()
+            try:
+                self.look()
+            except OSError as error:  # a program that is gone by now; the run has ended, and says how
+                _say(f"a command could not be started: {error}")
             if self._waiting and self._running:
                 self._running[0][1].wait()
         self.look()

@@ -13,8 +13,7 @@ from ..errors import OutputError
 from ..monitor import Band, Event, Events, Key
 from .about import json_value
 from .past import Past, Table
-from .recorder import Moment, Place, Recorder
-from .rows import say_cut
+from .recorder import Moment, Place, Recorder, say_cut
 
 __all__ = ["EVENTS", "EventLines", "replay_events"]
 

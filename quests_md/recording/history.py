@@ -14,9 +14,8 @@ from ..errors import InputError, OutputError
 from ..files import HeldFolder, pack, unpack
 from ..frame import Frame, merge
 from ..monitor import Band, Decision, Key
-from .frame_file import FrameFile
 from .past import Past
-from .recorder import ALL_BANDS, Moment, Place, Recorder
+from .recorder import ALL_BANDS, FrameFile, Moment, Place, Recorder
 
 __all__ = ["HISTORY", "History"]
 

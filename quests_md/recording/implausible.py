@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from ..monitor import Band
-from .frame_file import FrameFile
 from .past import Past
-from .recorder import Moment, Place, Recorder
+from .recorder import FrameFile, Moment, Place, Recorder
 
 __all__ = ["IMPLAUSIBLE", "Implausible"]
 

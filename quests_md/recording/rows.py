@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import OutputError
 from .past import Past
-from .recorder import Moment, Place, Recorder
+from .recorder import Moment, Place, Recorder, say_cut
 
 __all__ = ["COLUMNS", "ROWS", "Rows"]
 
@@ -66,9 +66,3 @@ class Rows(Recorder):
         else:
             say_cut(folder.path / ROWS, folder.cut(ROWS, past.rows_end), "a line")
         folder.adopt(ROWS)
-
-
-def say_cut(path: object, size: int, what: str) -> None:
-    """Say that a program that was killed had left something that was not written in full."""
-    if size:
-        print(f"quests_md: {path}: {size} bytes of {what} that was not written in full are cut off")

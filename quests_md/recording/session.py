@@ -37,7 +37,7 @@ from .implausible import Implausible
 from .last import Last
 from .live_reference import LiveReference, reference_of
 from .past import Past, find_past, mode_of
-from .recorder import Moment, Place, Recorder
+from .recorder import Moment, Place, Recorder, as_ours
 from .rows import Rows
 
 __all__ = ["Session"]
@@ -139,12 +139,8 @@ class Session:
         self.output = Path(output).absolute()  # the program may change its folder
         self.host = host
         self.settings: dict[str, Any] = {
-            "history": history,
-            "after": after,
-            "novelty": novelty,
-            "budget": budget,
-            "cutout": cutout,
-        }
+            "history": history, "after": after, "novelty": novelty, "budget": budget, "cutout": cutout,
+        }  # fmt: skip
         self.decision: Decision | None = None
         self.n_evaluated = self.n_flagged = 0
         self.status, self.reason, self.given_up = "running", "", False
@@ -171,9 +167,8 @@ class Session:
         self._live = LiveReference(place)
         self._candidates = Candidates(place, novelty, budget, cutout)
         self._history = History(place, history, after)
-        self._commands = Commands(
-            place, {"on_select": on_select, "on_halt": on_halt, "on_event": on_event}, commands_at_once
-        )
+        hooks = {"on_select": on_select, "on_halt": on_halt, "on_event": on_event}
+        self._commands = Commands(place, hooks, commands_at_once)
         self._rows, self._events, self._last = Rows(place), EventLines(place), Last(place)
         # In the order in which they see an evaluation; its row is the last.
         self._recorders: list[Recorder] = [
@@ -324,7 +319,7 @@ class Session:
             An earlier frame halted the run and nobody has called `acknowledge`.
         QuestsError
             Measuring failed on any rank, a file cannot be written, or a function of the user raised: on all ranks,
-            and the session is over.
+            and the session is over. What one of several ranks alone has met is raised there as it is.
         """
         step = frame.step if frame is not None else step
         assert step is not None
@@ -338,7 +333,7 @@ class Session:
             if self._is_limited:
                 self._ending.look()
             error = error or self._rows.unwritten or self._history.unwritten
-            decision = self.monitor.observe(frame, step=step, error=error)
+            decision = self.monitor.observe(frame, step=step, error=error, whole=False)
             if not decision.evaluated:  # a live reference has taken the frame
                 if self._live.follow(decision):
                     self._write_about()
@@ -347,10 +342,11 @@ class Session:
             if frame is None:  # this rank knows no more of it than that it is broken
                 frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
             return self._seen_again(frame, decision) if decision.again else self._record(frame, decision, started)
-        except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
+        except Exception as caught:  # noqa: BLE001 - it is raised, or told of, as one of ours
+            failure = self._of_all(caught, f"watching failed at step {step}")
             with contextlib.suppress(QuestsError):
                 self._last.close()
-            self._fail_together(_ours(failure, step))
+            self._fail_together(failure)
             return _unwatched(frame, step)
 
     def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
@@ -483,7 +479,7 @@ class Session:
             self._write_about()
             raise_together(self.monitor.comm, self._rows.unwritten or self._history.unwritten)
         except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
-            self._fail_together(_ours(failure, None))
+            self._fail_together(self._of_all(failure, "watching failed"))
 
     def close(self) -> None:
         """Write what is left, as `flush` does, and end the session. Collective; may be called again."""
@@ -495,7 +491,7 @@ class Session:
                 if recorder is not self._events:
                     recorder.close()
         except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
-            self._fail_together(_ours(failure, None))
+            self._fail_together(self._of_all(failure, "watching failed"))
         if not self._ended:
             self.flush()
         self._end("finished" if self.status == "running" else self.status, self.reason)
@@ -571,6 +567,17 @@ class Session:
         ended = {"status": self.status, "reason": self.reason, "host": self.host}
         return describe(self.monitor, ended, self.settings, counts, state, self._live.describe())
 
+    def _of_all(self, failure: Exception, where: str) -> QuestsError:
+        """Return a failure as one of ours; one that the other ranks have not heard of ends the session, and is raised.
+
+        They may be waiting for this rank: whoever runs them must end them, as for any error of one rank.
+        """
+        ours = as_ours(failure, where)
+        if ours is not failure and self.monitor.comm.size > 1:
+            self._end("failed", str(ours))
+            raise failure
+        return ours
+
     def _fail_together(self, failure: QuestsError) -> None:
         """End the session for what all ranks have heard of; raise it, unless the run goes on without."""
         self._end("failed", str(failure))
@@ -613,16 +620,6 @@ class Session:
                 self.close()
         else:
             self._end("finished" if self.status == "running" else self.status, self.reason)
-
-
-def _ours(failure: Exception, step: int | None) -> QuestsError:
-    """Return a failure as one of ours: memory that is out, say, or a mistake in this program."""
-    if isinstance(failure, QuestsError):
-        return failure
-    where = "" if step is None else f" at step {step}"
-    error = MonitorError(f"watching failed{where}: {type(failure).__name__}: {failure}")
-    error.__cause__ = failure
-    return error
 
 
 def _unwatched(frame: Frame | None, step: int) -> Decision:
