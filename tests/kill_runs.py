@@ -20,6 +20,7 @@ from watched import atoms_of
 
 from quests_md import Frame, Index, Monitor, Session
 from quests_md.comm import Serial
+from quests_md.errors import MonitorError
 from quests_md.index import Live
 
 # Rattling (Å) of frames: covered, above select more and more, and above halt.
@@ -84,10 +85,19 @@ class Run:
                 at[comm.rank] = len(self.shown)
 
         with contextlib.redirect_stdout(io.StringIO()):
-            results = ranks.run(self.size, work) if self.size > 1 and comm is None else [work(comm or Serial())]
+            results = ranks.run(self.size, work) if self.size > 1 and comm is None else [_tried(work, comm or Serial())]
         for result in results:
-            if isinstance(result, Exception):
+            # A broken frame ends a run that is not to go on.
+            is_wanted = isinstance(result, MonitorError) and options.get("implausible") == "stop"
+            if isinstance(result, Exception) and not is_wanted:
                 raise result
+
+
+def _tried(work, comm):
+    try:
+        return work(comm)
+    except MonitorError as error:
+        return error
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ SHOWN = {
     "events": [C, L, C, M, X, X, C, L, C, C, C, M, C, M, X, MOST, C, C],
     "broken": [C, X, B, C, M, B, B, C, L, E, C, MOST, C],
     "halts": [C, M, H, C, H, H, C, X],
+    "fails": [C, X, M, B],
     "repeats": [C, X, C, M, MOST, C, X, X, C],
     "back": [C, X, C, M, C, MOST, C, X, C],
 }
@@ -63,6 +64,7 @@ RUNS = {
     "broken": ("broken", 1, CONTINUES, {}, 9),
     "broken, no history": ("broken", 1, CONTINUES, {"history": 0, "after": 0}, 7),
     "halts": ("halts", 1, {"halt": 30.0}, {}, 7),
+    "fails": ("fails", 1, {"implausible": "stop"}, {}, 7),
     "repeats": ("repeats", 1, {}, {}, 11),
     "back": ("back", 1, {"save_every": 2}, {}, 11),
     "live": ("live", 1, LIVE, {}, 23),
@@ -70,6 +72,7 @@ RUNS = {
     "two ranks": ("budget", 2, {}, {}, 13),
     "two ranks, events": ("events", 2, *EVENTS, 41),
     "two ranks, broken": ("broken", 2, CONTINUES, {}, 41),
+    "two ranks, fails": ("fails", 2, {"implausible": "stop"}, {}, 29),
     "two ranks, halts": ("halts", 2, {"halt": 30.0}, {}, 41),
     "two ranks, live": ("live", 2, LIVE, {}, 97),
 }
@@ -182,7 +185,7 @@ def test_killed_twice(index, name, tmp_path):
     assert not wrong, "\n".join([f"{len(wrong)} in {len(found)} moments", *wrong[:20]])
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [name for name in RUNS if "fails" not in name])
 def test_resumed_without_an_evaluation(index, name, tmp_path):
     """Twice: an event that goes on has its line once."""
     run = run_of(name, index)
@@ -235,6 +238,8 @@ def test_ranks_of_mpi_are_killed(index, tmp_path):
     for who, n in (("1", 40), ("0", 170), ("all", 150), ("0", 0)):
         first = max(0, len(rows_of(folder)) - 2) if (folder / "monitor.csv").exists() else 0
         ended = subprocess.run([*program, str(first), who, str(n)], capture_output=True, text=True, timeout=LIMIT)
+        for name in (tmp_path / "shared").read_text().split():
+            Path(name).unlink(missing_ok=True)
         assert (ended.returncode == 0) == (n == 0), ended.stdout + ended.stderr
     assert len(json.loads((folder / "run.json").read_text())["resumed"]) == 3
     assert differences(left_in(folder), left_in(tmp_path / "whole")) == []
