@@ -87,7 +87,13 @@ signal.signal({number:d}, last_words)
 print(flush=True)
 time.sleep(30)
 """
-    process = start(code)
+    before = signal.signal(
+        number, signal.SIG_DFL
+    )  # a job in the background of a shell ignores SIGINT, and so would this
+    try:
+        process = start(code)
+    finally:
+        signal.signal(number, before)
     process.send_signal(number)
     assert end(process)[:2] == (5, "saved\n")
 
