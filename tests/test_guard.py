@@ -89,7 +89,7 @@ time.sleep(30)
 """
     before = signal.signal(
         number, signal.SIG_DFL
-    )  # a job in the background of a shell ignores SIGINT, and so would this
+    )  # a background job of a shell ignores SIGINT
     try:
         process = start(code)
     finally:
