@@ -87,9 +87,7 @@ signal.signal({number:d}, last_words)
 print(flush=True)
 time.sleep(30)
 """
-    before = signal.signal(
-        number, signal.SIG_DFL
-    )  # a background job of a shell ignores SIGINT
+    before = signal.signal(number, signal.SIG_DFL)  # a background job of a shell ignores SIGINT
     try:
         process = start(code)
     finally:
