@@ -138,7 +138,7 @@ def _parts_of(atoms, step, size, is_broken):
         part.time = frame.time
     if is_broken:
         parts[0].positions = parts[0].positions.copy()
-        parts[0].positions[3] = np.nan
+        parts[0].positions[0] = np.nan  # the first atom, on any number of ranks
     return parts
 
 

@@ -57,23 +57,23 @@ PLAIN = {"novelty": False, "budget": None, "cutout": None, "history": 0, "after"
 # By name: what is shown, ranks, keywords of the monitor, those of the session, and which of the moments are tried by
 # default: every so many.
 RUNS = {
-    "budget": ("budget", 1, {}, {}, 4),
-    "plain": ("budget", 1, {}, PLAIN, 5),
-    "flagged": ("budget", 1, {"values": "flagged"}, {}, 11),
-    "events": ("events", 1, *EVENTS, 13),
-    "broken": ("broken", 1, CONTINUES, {}, 9),
-    "broken, no history": ("broken", 1, CONTINUES, {"history": 0, "after": 0}, 7),
-    "halts": ("halts", 1, {"halt": 30.0}, {}, 7),
-    "fails": ("fails", 1, {"implausible": "stop"}, {}, 7),
-    "repeats": ("repeats", 1, {}, {}, 11),
-    "back": ("back", 1, {"save_every": 2}, {}, 11),
-    "live": ("live", 1, LIVE, {}, 23),
-    "live, back": ("live, back", 1, LIVE, {}, 47),
-    "two ranks": ("budget", 2, {}, {}, 13),
-    "two ranks, events": ("events", 2, *EVENTS, 41),
-    "two ranks, broken": ("broken", 2, CONTINUES, {}, 41),
-    "two ranks, fails": ("fails", 2, {"implausible": "stop"}, {}, 29),
-    "two ranks, halts": ("halts", 2, {"halt": 30.0}, {}, 41),
+    "budget": ("budget", 1, {}, {}, 7),
+    "plain": ("budget", 1, {}, PLAIN, 7),
+    "flagged": ("budget", 1, {"values": "flagged"}, {}, 23),
+    "events": ("events", 1, *EVENTS, 19),
+    "broken": ("broken", 1, CONTINUES, {}, 17),
+    "broken, no history": ("broken", 1, CONTINUES, {"history": 0, "after": 0}, 11),
+    "halts": ("halts", 1, {"halt": 30.0}, {}, 13),
+    "fails": ("fails", 1, {"implausible": "stop"}, {}, 11),
+    "repeats": ("repeats", 1, {}, {}, 17),
+    "back": ("back", 1, {"save_every": 2}, {}, 17),
+    "live": ("live", 1, LIVE, {}, 37),
+    "live, back": ("live, back", 1, LIVE, {}, 61),
+    "two ranks": ("budget", 2, {}, {}, 29),
+    "two ranks, events": ("events", 2, *EVENTS, 53),
+    "two ranks, broken": ("broken", 2, CONTINUES, {}, 53),
+    "two ranks, fails": ("fails", 2, {"implausible": "stop"}, {}, 43),
+    "two ranks, halts": ("halts", 2, {"halt": 30.0}, {}, 43),
     "two ranks, live": ("live", 2, LIVE, {}, 97),
 }
 
@@ -169,20 +169,29 @@ def test_killed_anywhere(index, name, tmp_path):
 @pytest.mark.parametrize("name", ["budget", "broken", "two ranks", "live"])
 def test_killed_twice(index, name, tmp_path):
     """The second kill comes while the run is resumed, or after that."""
-    run, every = run_of(name, index), RUNS[name][-1]
-    found, _ = kills_of(run, tmp_path / "whole", tmp_path, 31 * every if name != "budget" else 31)
+    run = run_of(name, index)
+    found, _ = kills_of(run, tmp_path / "whole", tmp_path, 131)
     whole, wrong = left_in(tmp_path / "whole"), []
-    for killed, way in itertools.product(found[:: 1 + 4 * IS_FULL], WAYS[:2]):
+    assert found
+    for killed, way in itertools.product(found[:: 1 + 30 * IS_FULL], WAYS[:2]):
         first, _ = place_in(run, killed, way)
         copies = tmp_path / f"twice from {killed.n} {way}"
         copies.mkdir()
         folder = copied(killed, tmp_path / "resumed")
-        again, _ = kills_of(run, folder, copies, 17, first, resume=True)
+        again, _ = kills_of(run, folder, copies, 29, first, resume=True)
         for other in again:
             there, _ = place_in(run, other, way)
             then = copied(other, tmp_path / "resumed again")
             wrong += [f"{killed}, {other}, {what}" for what in wrong_in(run, then, whole, [], there, [])]
     assert not wrong, "\n".join([f"{len(wrong)} in {len(found)} moments", *wrong[:20]])
+
+
+@pytest.mark.parametrize("name", ["budget", "events", "broken", "halts", "live", "fails"])
+def test_two_ranks_leave_what_one_does(index, name, tmp_path):
+    for of in (name, "two ranks" if name == "budget" else f"two ranks, {name}"):
+        run_of(of, index).watch(tmp_path / of)
+    one, two = (left_in(path) for path in sorted(tmp_path.iterdir()))
+    assert differences(two, one, is_rounded=True) == []
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if "fails" not in name])

@@ -421,7 +421,9 @@ class Monitor:
             "stop": self.implausible == "stop" or bool(asked),
             "event": 0 if self.events.current is None else self.events.current.number,
             "maximum": float("inf"),
-            "n": summary.n,
+            "n": 0
+            if summary.implausible
+            else summary.n,  # some ranks may have measured theirs, and it is not told which
             "dH": np.full(n_local, np.inf),
         }
 

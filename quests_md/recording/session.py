@@ -253,7 +253,7 @@ class Session:
         self.n_evaluated, self.n_flagged = past.rows, past.flagged
         self._newest, self._newest_event = past.last, past.last_event
         self._halted = past.state.halted
-        self._passed = past.halts
+        self._passed = set(past.halts)  # ranks that are threads share what was broadcast
         self._is_broken = past.is_broken
         self.counter = itertools.count(0 if past.last is None else past.last.step + 1)
         state = {"volume": past.state.volume, "sample": past.state.sample}
