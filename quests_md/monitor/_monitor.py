@@ -421,9 +421,7 @@ class Monitor:
             "stop": self.implausible == "stop" or bool(asked),
             "event": 0 if self.events.current is None else self.events.current.number,
             "maximum": float("inf"),
-            "n": 0
-            if summary.implausible
-            else summary.n,  # some ranks may have measured theirs, and it is not told which
+            "n": 0 if summary.implausible else summary.n,  # some ranks may have measured theirs, and others not
             "dH": np.full(n_local, np.inf),
         }
 
