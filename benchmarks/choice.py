@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from quests_md import DescriptorSpec, Index
 from quests_md.index._force_error import is_known
 from quests_md.information import log_kernel_sum
-from quests_md.oracle import Errors, PodTrainer, Trainer, errors
+from quests_md.training import Errors, PodTrainer, Trainer, errors
 
 from .peer import BANDWIDTH
 from .printing import head, spread

@@ -21,18 +21,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quests_md import Index
+from quests_md.labelling import Queue, label, make_executor
 from quests_md.learning import LearnConfig
 from quests_md.learning._exploration import Exploration, explore
-from quests_md.learning._folder import Folder
-from quests_md.learning._labelling import labelled
-from quests_md.learning._progress import Silent
-from quests_md.learning._select import Candidate, select
-from quests_md.learning._stages import Work, _jobs, explored, extended, prepared, selected, trained
-from quests_md.learning._state import State, read_json
-from quests_md.learning._workers import is_dead
-from quests_md.oracle import Errors, Queue, label, make_executor, make_trainer
-from quests_md.settings import read_toml
+from quests_md.learning._stages import (
+    Candidate,
+    Work,
+    _jobs,
+    explored,
+    extended,
+    is_dead,
+    labelled,
+    prepared,
+    select,
+    selected,
+    trained,
+)
+from quests_md.learning._state import Folder, Silent, State, read_json
 from quests_md.sources import read_frames, read_labelled
+from quests_md.toml import read_toml
+from quests_md.training import Errors, make_trainer
 
 from .choice import errors_after
 from .printing import head, spread

@@ -16,7 +16,7 @@ from .errors import InputError
 from .index import check_threshold
 from .information import DEFAULT_BANDWIDTH, check_bandwidth
 from .selection import check_cutout
-from .settings import make_settings, read_toml, seconds_of
+from .toml import make_settings, read_toml, seconds_of
 
 __all__ = ["RunConfig"]
 

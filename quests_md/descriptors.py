@@ -1,14 +1,4 @@
-"""The QUESTS descriptor of environments: what fixes it, and what computes it.
-
-For atom i and its k nearest neighbours j inside the cutoff r_c, with w(r) = (1 − (r/r_c)²)²:
-
-- x1: the values w(r_ij)/r_ij, nearest first, zero-padded to k;
-- x2: sort each row of A_jl = sqrt(w(r_ij) w(r_il))/r_jl (zero on the diagonal), average over the rows, largest first.
-
-One block is [x1, x2] of some of the neighbours; `species` says of which, and how many blocks a row has.
-
-Source: D. Schwalbe-Koda et al., arXiv:2404.12367 (Nat. Commun. 16, 4014, 2025).
-"""
+"""The QUESTS descriptor of environments, and what stands in its place for own descriptors."""
 
 from __future__ import annotations
 
@@ -29,7 +19,43 @@ from .kernels import descriptor_vector as _vector
 from .kernels import neighbors as _neighbors
 from .kernels._jit import over_rows
 
-__all__ = ["DescriptorSpec", "cell_of", "minimum_distances"]
+__all__ = ["DescriptorSpec", "OwnDescriptors", "cell_of", "minimum_distances"]
+
+_LONGEST_NAME = 200
+_MOST_COLUMNS = 1 << 24
+
+
+@dataclass(frozen=True)
+class OwnDescriptors:
+    """What is known of own descriptors: it stands where a `DescriptorSpec` stands, and computes nothing.
+
+    Parameters
+    ----------
+    name
+        What they are, for people: "SOAP, r_cut 5 Å, n_max 6, l_max 4".
+    width
+        Number of columns of a row.
+
+    Raises
+    ------
+    InputError
+        The name is no line of text, or the width no positive whole number.
+    """
+
+    name: str
+    width: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= _LONGEST_NAME):
+            raise InputError(f"the name of own descriptors must be one line of text, not {self.name!r}")
+        if isinstance(self.width, bool) or not isinstance(self.width, int) or not 0 < self.width <= _MOST_COLUMNS:
+            raise InputError(f"the width of own descriptors must be a number of columns, not {self.width!r}")
+
+    @property
+    def by_centre(self) -> bool:
+        """False: every query is compared with all rows, whatever the elements of their centres."""
+        return False
+
 
 _BLOCK = 64  # environments a thread takes at a time
 _SPECIES = (None, "ignore", "full", "centre", "neighbours")

@@ -7,7 +7,7 @@ import os
 from ase.calculators.calculator import all_changes
 from ase.calculators.emt import EMT
 
-from quests_md.oracle import digest
+from quests_md.labelling import digest
 
 
 class Counted(EMT):

@@ -16,7 +16,7 @@ from ase.calculators.calculator import Calculator, FileIOCalculator, all_changes
 from ase.calculators.emt import EMT
 from limits import FOREVER, wait_until
 
-from quests_md.oracle import Oracle, compute
+from quests_md.labelling import Oracle, compute
 
 __all__ = ["compute", "copper", "fill", "oracle", "silicon", "states", "tblite"]
 

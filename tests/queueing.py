@@ -14,7 +14,7 @@ import numpy as np
 from ase.build import bulk
 
 from quests_md.errors import QueueError
-from quests_md.oracle import STATES, Labels, Queue
+from quests_md.labelling import STATES, Labels, Queue
 
 WORKERS = 8
 

@@ -10,7 +10,7 @@ from indexes import silicon_index
 
 from quests_md.cli import main
 from quests_md.config import RunConfig
-from quests_md.settings import tomllib
+from quests_md.toml import tomllib
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from limits import LIMIT
 
 from quests_md import cli, delta_entropy
-from quests_md.cli._results import table
+from quests_md.cli.results import table
 from quests_md.compression import compress
 from quests_md.errors import InputError
 from quests_md.information import information, likelihood_bandwidth

@@ -16,7 +16,7 @@ from limits import LIMIT, wait_until
 from oracles import EMT_PATH, PATH, copper, fill, states
 
 from quests_md.cli import main
-from quests_md.oracle import Queue
+from quests_md.labelling import Queue
 
 pytestmark = pytest.mark.usefixtures("scratch_folders")
 

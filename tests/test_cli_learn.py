@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from quests_md.cli import main
-from quests_md.cli._learning import COLUMNS, Bar
+from quests_md.cli.loop_verbs import COLUMNS, Bar
 from quests_md.config import _toml
-from quests_md.learning import _record
+from quests_md.learning import _loop
 
 
 def written(folder, **changes):
@@ -83,4 +83,4 @@ def test_a_terminal_has_a_bar_for_the_stage():
 def test_the_manual_knows_every_column():
     text = (Path(__file__).parent.parent / "docs" / "learning.md").read_text("utf-8")
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
-    assert [name for name in _record.COLUMNS if not any(f"`{name}`" in row for row in rows)] == []
+    assert [name for name in _loop.COLUMNS if not any(f"`{name}`" in row for row in rows)] == []

@@ -17,7 +17,7 @@ from watched import CANDIDATE, build_index, copper, frames_of, session_of, verle
 from quests_md.cli import main
 from quests_md.files.extxyz import format_atoms
 from quests_md.hosts.ase import MonitorObserver
-from quests_md.oracle import Queue, digest
+from quests_md.labelling import Queue, digest
 
 
 def run(*arguments, code=0):

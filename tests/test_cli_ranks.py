@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from limits import LIMIT
 
-from quests_md.cli import _rows, main
-from quests_md.cli._dataset import open_dataset
-from quests_md.cli._rows import Scratch, rows_of
+from quests_md.cli import main
+from quests_md.cli.datasets import open_dataset
+from quests_md.cli.working import Scratch, rows_of
 from quests_md.descriptors import DescriptorSpec
 from quests_md.errors import InputError, MonitorError, OutputError, SourceError
 from quests_md.frame import Frame
@@ -141,7 +141,7 @@ def test_rows_are_those_of_the_descriptor_however_they_are_shared(tmp_path_facto
             return np.array(rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_rows, "_BATCH", batch)
+        patch.setattr(working, "_BATCH", batch)
         for rows in ranks.run(size, work):
             assert np.array_equal(rows, SPEC.compute(FRAMES))
     assert folder is None or not list(folder.iterdir())
@@ -196,6 +196,6 @@ def test_a_disk_without_space_is_met_before_anything_is_computed(tmp_path):
 
 
 def test_rows_that_do_not_fit_are_refused_with_what_to_do(monkeypatch):
-    monkeypatch.setattr(_rows, "_memory", lambda: 1.9 * 8 * 63 * OFFSETS[-1])
+    monkeypatch.setattr(working, "_memory", lambda: 1.9 * 8 * 63 * OFFSETS[-1])
     with pytest.raises(InputError, match=r"more than half of the .* --scratch FOLDER keeps them"):
         rows_of(FRAMES, "si.xyz", OFFSETS, SPEC, Scratch(), 1)

@@ -11,7 +11,8 @@ from naive import compressed
 from rounding import assert_promised
 
 from quests_md import DescriptorSpec, information
-from quests_md.compression import METHODS, _choices, compress
+from quests_md import compression
+from quests_md.compression import METHODS, compress
 from quests_md.errors import InputError
 from quests_md.kernels import choice
 
@@ -155,7 +156,7 @@ def test_short_sequences_choose_the_same(monkeypatch, method):
     rows = np.random.default_rng(2).normal(0, 0.05, (26, 1, 5))
     frames = [*rows, *rows]  # every other one is at no distance from a chosen one
     expected = compress(*joined(frames), 40, method).selected.tolist()
-    monkeypatch.setattr(_choices, "_SEQUENCES", 0)  # the 17th chosen frame and all after it come in their order
+    monkeypatch.setattr(compression, "_SEQUENCES", 0)  # the 17th chosen frame and all after it come in their order
     assert compress(*joined(frames), 40, method).selected.tolist() == expected
     assert sorted(expected[:26]) == list(range(26))
 

@@ -19,7 +19,7 @@ from limits import LIMIT
 
 from quests_md import Frame
 from quests_md.selection import cutouts
-from quests_md.selection._cutout_radii import COVALENT
+from quests_md.selection._shapes import COVALENT
 
 # -- forces ------------------------------------------------------------------------------------------
 

@@ -195,7 +195,7 @@ def test_more_columns_of_a_file():
 
 
 def test_every_key_and_option_is_documented():
-    from quests_md.cli.cutout import cutout_command
+    from quests_md.cli.frame_verbs import cutout_command
 
     page = (Path(__file__).parent.parent / "docs" / "cutouts.md").read_text(encoding="utf-8")
     _, frame, dH = parents("crystal")

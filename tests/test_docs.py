@@ -10,10 +10,11 @@ import pytest
 
 from quests_md import errors
 from quests_md.config import RunConfig
-from quests_md.index import _store
-from quests_md.oracle import CommandTrainer, Oracle, PodTrainer
+from quests_md.index import _file
+from quests_md.labelling import Oracle
 from quests_md.recording.rows import COLUMNS
-from quests_md.settings import make_settings, tomllib
+from quests_md.toml import make_settings, tomllib
+from quests_md.training import CommandTrainer, PodTrainer
 
 DOCS = Path(__file__).parent.parent / "docs"
 WITH_EXAMPLES = [
@@ -93,7 +94,7 @@ def test_every_key_of_the_trainers_is_documented() -> None:
 
 
 def test_every_section_of_the_index_file_is_documented() -> None:
-    assert [name for name in _store.SECTIONS if f"| `{name}`" not in text("reference_index.md")] == []
+    assert [name for name in _file.SECTIONS if f"| `{name}`" not in text("reference_index.md")] == []
 
 
 def test_every_error_is_documented() -> None:

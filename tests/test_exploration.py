@@ -24,8 +24,8 @@ from limits import LIMIT, wait_until
 from quests_md.errors import ConfigError, Halted, HostError, InputError, OutputError
 from quests_md.index import Index
 from quests_md.learning._exploration import Exploration, Explore, Job, explore
-from quests_md.oracle import Potential
 from quests_md.sources import read_frames
+from quests_md.training import Potential
 
 pytestmark = WHEEL
 COMMANDS = ("pair_style sw", "pair_coeff * * {folder}/Si.sw Si")

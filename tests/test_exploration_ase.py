@@ -21,7 +21,7 @@ from explorations import NEVER, frames_of, one
 from quests_md.errors import Halted, HostError
 from quests_md.index import Index
 from quests_md.learning._exploration import Explore, Job, explore
-from quests_md.oracle import Potential
+from quests_md.training import Potential
 
 TESTS = Path(__file__).parent
 EMT = {"call": "ase.calculators.emt:EMT"}

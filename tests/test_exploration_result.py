@@ -6,8 +6,7 @@ import pytest
 from watched import CANDIDATE, COVERED, HALTING, build_index, frame_of, frames_of, rows_of, session_of
 
 from quests_md.errors import OutputError
-from quests_md.learning._job import Explore, Job
-from quests_md.learning._result import told
+from quests_md.learning._job import Explore, Job, told
 
 OF_JOB = {"potential": "p", "index": "i", "start": "s.xyz", "temperature": 300.0, "pressure": None, "seed": 1}
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from quests_md.oracle._process import guarded
+from quests_md.labelling._process import guarded
 
 LIMIT = 60
 

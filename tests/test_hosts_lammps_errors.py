@@ -144,7 +144,7 @@ def test_isotopes_are_allowed_when_told(host, folder):
 
 BREAK = '''
 python break_it input 1 SELF format p here """
-from quests_md.hosts._lammps_library import Library, address_of
+from quests_md.hosts.lammps._library import Library, address_of
 
 def break_it(capsule):
     library = Library(None, address_of(capsule))

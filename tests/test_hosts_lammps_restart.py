@@ -139,7 +139,7 @@ watch.close()
 TERMINATE_DEBIAN = '''
 python terminate input 1 SELF format p here """
 import os, signal
-from quests_md.hosts._lammps_library import Library, address_of
+from quests_md.hosts.lammps._library import Library, address_of
 
 def terminate(capsule):
     library = Library(None, address_of(capsule))

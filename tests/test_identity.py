@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from quests_md import Frame
 from quests_md.kernels.configuration import add_mark
 from quests_md.monitor import Evaluations, Key, Visits
-from quests_md.monitor._identity import is_same, mark_of, place_of
+from quests_md.monitor._decision import is_same, mark_of, place_of
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -271,10 +271,10 @@ def test_elements_that_are_neighbours_only_are_known(structure, tmp_path):
 def test_a_large_index_is_laid_out_in_turn(index, monkeypatch):
     query = index.rows[::7].astype(float) + index.centre + 0.01
     expected = index.log_kernel_sum(query)
-    monkeypatch.setattr("quests_md.index._asked.LAID_OUT", 40)
+    monkeypatch.setattr("quests_md.index._data.LAID_OUT", 40)
     large = Index(**{field.name: getattr(index, field.name) for field in dataclasses.fields(index)})
     assert len(large) > 2 * 40
     for few in (0, len(query) + 1):  # both ways
-        monkeypatch.setattr("quests_md.index._asked.FEW", few)
+        monkeypatch.setattr("quests_md.index._data.FEW", few)
         assert_promised(large.log_kernel_sum(query), expected)
     assert not large._parts[0]._blocks

@@ -27,7 +27,7 @@ from quests_md.information import (
     sample_entropy,
 )
 from quests_md.information._sums import sums_of_groups
-from quests_md.kernels.order import order_of
+from quests_md.kernels.blocks import order_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 H = 0.015

@@ -16,8 +16,9 @@ from loops import copper, settings
 from quests_md import DescriptorSpec, Frame, Index
 from quests_md.errors import Halted, HostError, InputError, OracleError, OutputError, TrainingError
 from quests_md.index import calibrate
+from quests_md.labelling import Oracle, Queue
 from quests_md.learning import Inline, InlineCalculator, run_lammps
-from quests_md.oracle import Oracle, Potential, Queue, make_trainer
+from quests_md.training import Potential, make_trainer
 
 pytestmark = pytest.mark.lammps
 

@@ -79,7 +79,7 @@ def test_no_writable_folder_is_not_fatal(copy):
 
 def test_only_the_first_rank_announces(monkeypatch):
     asked, index = [], build_index()
-    monkeypatch.setattr("quests_md.monitor._warm_up.announce_compiling", lambda: asked.append(threading.get_ident()))
+    monkeypatch.setattr("quests_md.monitor._monitor.announce_compiling", lambda: asked.append(threading.get_ident()))
 
     def work(comm):
         Monitor(index, select=0.0, halt=1.0, comm=comm).warm_up()

@@ -18,8 +18,7 @@ from quests_md.kernels import _simd_sum, kernel_sum
 from quests_md.kernels._jit import kernel
 from quests_md.kernels._simd import vector_bytes
 from quests_md.kernels._simd_sum import ROWS, lanes, products, squares, sums_exp2
-from quests_md.kernels.blocks import TILE, empty_blocks
-from quests_md.kernels.order import axes_of
+from quests_md.kernels.blocks import TILE, axes_of, empty_blocks
 
 SINGLE, DOUBLE = np.float32, np.float64
 

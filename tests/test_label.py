@@ -15,8 +15,8 @@ from limits import LIMIT
 from oracles import EMT_PATH, copper, fill, oracle, silicon, states, tblite
 
 from quests_md.errors import Halted, InputError, OracleError, QueueError
-from quests_md.oracle import Labels, Queue, check_labels, label, make_executor
-from quests_md.oracle import _label as module
+from quests_md.labelling import Labels, Queue, check_labels, label, make_executor
+from quests_md.labelling import _label as module
 
 pytestmark = pytest.mark.usefixtures("scratch_folders")
 

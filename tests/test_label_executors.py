@@ -13,7 +13,7 @@ from limits import LIMIT
 from oracles import EMT_PATH, PATH, fill, oracle, parent_of, silicon, states, tblite, wait_for, wait_for_end
 
 from quests_md.errors import Halted, MissingExtraError, OracleError
-from quests_md.oracle import Queue, compute, label, make_executor
+from quests_md.labelling import Queue, compute, label, make_executor
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 

@@ -14,7 +14,7 @@ from ase.calculators.emt import EMT
 from limits import wait_until
 from oracles import EMT_PATH, PATH, copper
 
-from quests_md.oracle import Queue
+from quests_md.labelling import Queue
 
 FRAMES = 60
 LEASE = 0.5  # less than it takes to start again

@@ -29,9 +29,10 @@ from quests_md.errors import (
     TrainingError,
 )
 from quests_md.files import FolderLock
+from quests_md.labelling import Labels, Queue, digest
 from quests_md.learning import learn
-from quests_md.learning._record import COLUMNS
-from quests_md.oracle import Labels, Potential, Queue, digest
+from quests_md.learning._loop import COLUMNS
+from quests_md.training import Potential
 
 pytestmark = pytest.mark.lammps
 

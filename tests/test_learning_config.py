@@ -10,7 +10,7 @@ from loops import config, settings, write_frames
 
 from quests_md.errors import ConfigError, OutputError
 from quests_md.learning import LearnConfig
-from quests_md.learning._config import MONITOR, ExploreTable, IndexTable, OracleTable, StopTable
+from quests_md.learning._settings import MONITOR, ExploreTable, IndexTable, OracleTable, StopTable
 from quests_md.learning._state import State
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -18,8 +18,8 @@ from loops import calls
 from test_cli_learn import written
 
 from quests_md import Index
-from quests_md.learning._record import COLUMNS
-from quests_md.oracle import Queue, digest
+from quests_md.labelling import Queue, digest
+from quests_md.learning._loop import COLUMNS
 
 pytestmark = pytest.mark.lammps
 

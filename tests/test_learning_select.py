@@ -7,7 +7,7 @@ import pytest
 from ase.build import bulk
 
 from quests_md import Frame, Index
-from quests_md.learning._select import Candidate, select
+from quests_md.learning._stages import Candidate, select
 
 SELECT = {"Cu": 0.0}
 

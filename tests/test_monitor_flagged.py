@@ -19,8 +19,7 @@ from quests_md.errors import MonitorError
 from quests_md.frame import Frame
 from quests_md.index import Index
 from quests_md.monitor import Band, Monitor
-from quests_md.monitor._flagged import Flagged, is_sampled
-from quests_md.monitor._measure import CHUNK
+from quests_md.monitor._measure import CHUNK, Flagged, is_sampled
 
 INF = math.inf
 DOUBLE = {"precision": "double"}

@@ -17,8 +17,7 @@ from scipy.spatial.transform import Rotation
 from quests_md import Frame
 from quests_md.errors import FrameError, InputError, NucleationError
 from quests_md.nuclei import SPHERE, NucleiSeries, linked_mean, nucleation, nuclei, threshold_between
-from quests_md.nuclei._likelihood import maximise
-from quests_md.nuclei._stationary import correlation_time
+from quests_md.nuclei._fit import correlation_time, maximise
 
 ASKED: dict[str, Any] = {"temperature": 700.0, "density": 0.08}
 DRIVING, GAMMA = 0.06, 180.0  # eV, mJ/m²

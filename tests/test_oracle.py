@@ -20,8 +20,8 @@ from limits import LIMIT
 from oracles import EMT_PATH, copper, oracle, parent_of, silicon, tblite, wait_for, wait_for_end
 
 from quests_md.errors import ConfigError, OracleError
-from quests_md.oracle import Oracle, compute
-from quests_md.oracle._process import kill_children
+from quests_md.labelling import Oracle, compute
+from quests_md.labelling._process import kill_children
 
 pytestmark = pytest.mark.usefixtures("scratch_folders")
 

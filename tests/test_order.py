@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import pytest
 
-from quests_md.kernels.order import LEAF, order_of, select
+from quests_md.kernels.blocks import LEAF, order_of, select
 
 
 def rows_of(n, d=20, seed=0, dtype=np.float64):

@@ -20,7 +20,7 @@ from test_index_files import REUSED, forge, forge_calibration, forge_spec, forge
 
 from quests_md import Frame, Index, Monitor, cli
 from quests_md.errors import CalibrationError, InputError, SourceError
-from quests_md.index import _asked, calibrate, fit_error_bound
+from quests_md.index import _data, calibrate, fit_error_bound
 from quests_md.sources import read_descriptors
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "zuo2020"
@@ -68,8 +68,8 @@ def test_dH_is_right_at_any_width_and_scale(d, scale, seed):
 def test_wide_rows_are_laid_out_in_parts(monkeypatch):
     x, query = clouds(40), clouds(40, 60, seed=5)
     expected = Index.from_descriptors(x, 0.7).delta_entropy(query)
-    assert (_asked.laid_out(63), _asked.laid_out(256), _asked.laid_out(2560)) == (100_000, 100_000, 10_000)
-    monkeypatch.setattr("quests_md.index._asked._VALUES", 40 * 100)
+    assert (_data.laid_out(63), _data.laid_out(256), _data.laid_out(2560)) == (100_000, 100_000, 10_000)
+    monkeypatch.setattr("quests_md.index._data._VALUES", 40 * 100)
     assert_promised(Index.from_descriptors(x, 0.7).delta_entropy(query), expected)
 
 

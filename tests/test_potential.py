@@ -14,7 +14,8 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from quests_md.errors import ElementError, TrainingError
-from quests_md.oracle import Potential, compute, errors
+from quests_md.labelling import compute
+from quests_md.training import Potential, errors
 
 LJ = ("pair_style lj/cut 6.0", "pair_coeff * * 0.5 2.1", "pair_modify shift yes")
 EMT = {"call": "ase.calculators.emt:EMT"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quests_md.processes import inherited
+from quests_md.machine import inherited
 
 
 def test_what_makes_a_rank_is_not_handed_on_and_settings_are(monkeypatch):

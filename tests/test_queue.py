@@ -15,7 +15,7 @@ from ase.constraints import FixAtoms
 from queueing import Clock, frame_of, has_labels, labels_of, same, states_of
 
 from quests_md.errors import FrameError, InputError, QueueError
-from quests_md.oracle import Labels, Queue, digest
+from quests_md.labelling import Labels, Queue, digest
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_what_is_tried_again_can_be_chosen(queue):
 
 
 def test_labelled_frames_come_by_id(queue, monkeypatch):
-    monkeypatch.setattr("quests_md.oracle._queue._FRAMES", 2)
+    monkeypatch.setattr("quests_md.labelling._queue._FRAMES", 2)
     for seed in range(6):
         queue.add(frame_of(seed))
     claims = [queue.claim("worker") for _ in range(6)]
@@ -276,7 +276,7 @@ def test_labels_that_are_none_are_refused(tmp_path, labels):
 
 
 def test_nothing_that_a_worker_does_searches_all_rows(tmp_path, monkeypatch):
-    from quests_md.oracle._sqlite import SQLite
+    from quests_md.labelling._database import SQLite
 
     queue, said, begin = Queue(tmp_path / "queue.db", lease=1e-9), [], SQLite._begin
 

@@ -11,7 +11,7 @@ import pytest
 from queueing import frame_of, labels_of, states_of
 
 from quests_md.errors import InputError, QueueError
-from quests_md.oracle import Queue
+from quests_md.labelling import Queue
 
 
 def test_an_address_that_cannot_be_a_queue_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from queueing import frame_of, labels_of
 from test_queue_states import check_states
 
 from quests_md.errors import MissingExtraError, QueueError
-from quests_md.oracle import Queue
+from quests_md.labelling import Queue
 
 pytestmark = pytest.mark.postgresql
 
@@ -114,6 +114,6 @@ def test_without_the_package_the_line_to_type_is_said(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "ase_db_backends.postgresql", None)
-    monkeypatch.delitem(sys.modules, "quests_md.oracle._postgresql", raising=False)
+    monkeypatch.delitem(sys.modules, "quests_md.labelling._postgresql", raising=False)
     with pytest.raises(MissingExtraError, match=r"pip install 'quests_md\[postgresql\]'"):
         Queue("postgresql://host/db")

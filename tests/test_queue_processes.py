@@ -15,7 +15,7 @@ from limits import LIMIT
 from queueing import WORKERS, frame_of, has_labels, labels_of
 
 from quests_md.errors import QueueError
-from quests_md.oracle import Queue
+from quests_md.labelling import Queue
 
 KILLS = int(os.environ.get("QUESTS_MD_KILLS", "12"))
 
@@ -63,8 +63,8 @@ def test_a_queue_that_is_killed_while_it_is_made(tmp_path):
     """A process dies between any two writes of the file that it makes: what it leaves is made a queue by the next."""
     code = """
 import os, signal, sys
-from quests_md.oracle import Queue
-from quests_md.oracle._database import Transaction
+from quests_md.labelling import Queue
+from quests_md.labelling._database import Transaction
 left = int(sys.argv[2])
 execute = Transaction.execute
 def dying(self, *arguments):

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from queueing import Clock, frame_of, labels_of
 
 from quests_md.errors import QueueError
-from quests_md.oracle import Queue
+from quests_md.labelling import Queue
 
 
 class States(RuleBasedStateMachine):

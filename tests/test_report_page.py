@@ -23,8 +23,8 @@ from quests_md.errors import InputError, MissingExtraError, MonitorError
 from quests_md.index import calibrate
 from quests_md.information import information, overlap
 from quests_md.report import dataset_page, run_page, timeline
-from quests_md.report._html_figures import _thinned
-from quests_md.report._html_scene import scene_of
+from quests_md.report._drawings import _thinned
+from quests_md.report._page import scene_of
 
 HOSTILE = "<script>window.pwned = 1</script><img src=x onerror=alert(1)> $\\frac \"'"
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from rounding import EXP_NEGATIVE, gamma, unit
 
 from quests_md.kernels import search
-from quests_md.kernels._simd_distance import FEWEST, squared_distances_plain
-from quests_md.kernels._simd_sum import exp_negative
-from quests_md.kernels.order import LEAF, order_of
+from quests_md.kernels._simd_sum import FEWEST, exp_negative, squared_distances_plain
+from quests_md.kernels.blocks import LEAF, order_of
 
 H = 0.3
 

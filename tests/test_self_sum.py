@@ -8,13 +8,12 @@ import pytest
 from rounding import EXP_NEGATIVE, assert_promised, gamma, of_exponents
 
 from quests_md.comm import Serial
-from quests_md.information import _pairs, log_kernel_sum, pack
+from quests_md.information import _sums, log_kernel_sum, pack
 from quests_md.kernels import self_sum
 from quests_md.kernels._jit import kernel
-from quests_md.kernels._simd_pairs import add_exp2, add_exp2_plain
-from quests_md.kernels.blocks import TILE, empty_blocks
+from quests_md.kernels._simd_sum import add_exp2, add_exp2_plain
+from quests_md.kernels.blocks import TILE, axes_of, empty_blocks, order_of
 from quests_md.kernels.blocks import pack as fill
-from quests_md.kernels.order import axes_of, order_of
 
 
 @kernel
@@ -33,7 +32,7 @@ def dataset(n, width=63, seed=0):
 
 
 def own(rows, bandwidth, threads=None):
-    (sums,) = _pairs.paired_log_sums(rows, [bandwidth], comm=Serial(), threads=threads)
+    (sums,) = _sums.paired_log_sums(rows, [bandwidth], comm=Serial(), threads=threads)
     return sums
 
 

@@ -12,7 +12,7 @@ from llvmlite import binding, ir
 from numba.core.registry import cpu_target
 from rounding import gamma
 
-from quests_md.kernels import _simd, _simd_distance
+from quests_md.kernels import _simd, _simd_sum
 
 SIZES = (16, 24, 28, 32)  # of the networks
 ELEMENTS = {np.float32: ir.FloatType(), np.float64: ir.DoubleType()}
@@ -59,7 +59,7 @@ def inside_module(width):
 
 def distances_module(width):
     def emit(builder, query, rows, out, d, n):
-        _simd_distance.emit_squared_distances(builder, width, query, d, rows, n, out)
+        _simd_sum.emit_squared_distances(builder, width, query, d, rows, n, out)
 
     single = ir.FloatType().as_pointer()
     return module("distances", [single, single, single, I64, I64], emit)

@@ -20,8 +20,8 @@ from limits import wait_until
 from trainings import GAP, copper, cut_out, python, with_labels
 
 from quests_md.errors import ConfigError, TrainingError
-from quests_md.oracle import Potential, Trainer, errors, make_trainer, train
-from quests_md.settings import read_toml
+from quests_md.toml import read_toml
+from quests_md.training import Potential, Trainer, errors, make_trainer, train
 
 COPY = """
 import os, shutil, sys
@@ -148,7 +148,7 @@ def test_a_program_ends_with_whoever_started_it(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "frame.xyz", copper(0))
     (tmp_path / "settings.json").write_text(json.dumps(python(SPAWN)))
     code = (
-        "import ase.io, json; from pathlib import Path; from quests_md.oracle import make_trainer;"
+        "import ase.io, json; from pathlib import Path; from quests_md.training import make_trainer;"
         "make_trainer(json.loads(Path('settings.json').read_text())).train([ase.io.read('frame.xyz')], Path('out'))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)

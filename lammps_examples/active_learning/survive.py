@@ -27,8 +27,9 @@ import ase.units
 import numpy as np
 from frames import BIG, LATTICE
 
+from quests_md.labelling import Oracle, compute
 from quests_md.learning import LearnConfig
-from quests_md.oracle import Oracle, Potential, compute
+from quests_md.training import Potential
 
 TEMPERATURE = 2025  # K: 1.2 times the melting temperature of silicon
 LOOK = 50  # steps (fs) between looks

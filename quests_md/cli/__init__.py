@@ -1,4 +1,4 @@
-"""The command line ``quests-md``: one file per verb, loaded when it is called."""
+"""The command line ``quests-md``: its verbs, in files that are loaded when one of them is called."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ EXIT_CODES = {"finished": 0, "failed": 1, "halted": 3}
 
 # verb: (module, command in it, what `quests-md --help` says)
 _VERBS = {
-    "bandwidth": ("bandwidth", "bandwidth_command", "Bandwidths for a dataset, by rule and by likelihood."),
-    "compress": ("compress", "compress_command", "Choose few frames that keep the information of a dataset."),
-    "config": ("config", "config_group", "Write and check a quests.toml."),
-    "cutout": ("cutout", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
-    "dh": ("dh", "dh_command", "dH of the environments of frames against a reference."),
-    "diversity": ("entropy", "entropy_command", "The same as entropy."),
-    "entropy": ("entropy", "entropy_command", "Entropy, diversity and efficiency of a dataset."),
-    "index": ("index", "index_group", "Build, show and verify the index of a reference."),
-    "label": ("label", "label_command", "Label the frames of a queue with an oracle."),
-    "learn": ("learn", "learn_command", "Run the active-learning loop: explore, label, train, again."),
-    "learning-curve": ("learning_curve", "learning_curve_command", "Entropy of a growing share of a dataset."),
-    "nuclei": ("nuclei", "nuclei_command", "Find nuclei along a trajectory: linked atoms whose dH is low."),
-    "overlap": ("overlap", "overlap_command", "What share of a dataset another one covers."),
-    "queue": ("queue", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
-    "report": ("report", "report_command", "Write one page about a run, a dataset or an index."),
-    "run": ("run", "run_command", "Run a LAMMPS input script, watched."),
-    "thermo": ("thermo", "thermo_group", "Entropies of states, phase boundaries, thermodynamics."),
-    "watch": ("watch", "watch_command", "Replay a trajectory through the monitor."),
+    "bandwidth": ("dataset_verbs", "bandwidth_command", "Bandwidths for a dataset, by rule and by likelihood."),
+    "compress": ("frame_verbs", "compress_command", "Choose few frames that keep the information of a dataset."),
+    "config": ("live_verbs", "config_group", "Write and check a quests.toml."),
+    "cutout": ("frame_verbs", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
+    "dh": ("environment_verbs", "dh_command", "dH of the environments of frames against a reference."),
+    "diversity": ("dataset_verbs", "entropy_command", "The same as entropy."),
+    "entropy": ("dataset_verbs", "entropy_command", "Entropy, diversity and efficiency of a dataset."),
+    "index": ("index_verbs", "index_group", "Build, show and verify the index of a reference."),
+    "label": ("loop_verbs", "label_command", "Label the frames of a queue with an oracle."),
+    "learn": ("loop_verbs", "learn_command", "Run the active-learning loop: explore, label, train, again."),
+    "learning-curve": ("dataset_verbs", "learning_curve_command", "Entropy of a growing share of a dataset."),
+    "nuclei": ("environment_verbs", "nuclei_command", "Find nuclei along a trajectory: linked atoms whose dH is low."),
+    "overlap": ("dataset_verbs", "overlap_command", "What share of a dataset another one covers."),
+    "queue": ("loop_verbs", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
+    "report": ("report_verb", "report_command", "Write one page about a run, a dataset or an index."),
+    "run": ("live_verbs", "run_command", "Run a LAMMPS input script, watched."),
+    "thermo": ("thermo_verbs", "thermo_group", "Entropies of states, phase boundaries, thermodynamics."),
+    "watch": ("live_verbs", "watch_command", "Replay a trajectory through the monitor."),
 }
 
 

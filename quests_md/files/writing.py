@@ -1,16 +1,21 @@
-"""Writing a file as a whole: there is the old one or the new one, and nothing between."""
+"""Writing: a file as a whole (there is the old one or the new one), and records in a file that grows."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import OutputError
 
-__all__ = ["write_atomically"]
+__all__ = ["pack", "unpack", "write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -42,3 +47,42 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+_KINDS = "biuf"  # of numpy's types: numbers and truth values
+
+
+def pack(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> list[bytes]:
+    """Return a record in parts: `values`, which JSON can hold, and arrays of numbers."""
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    told = [[name, array.dtype.str, list(array.shape)] for name, array in whole.items()]
+    head = json.dumps({"values": values, "arrays": told}).encode()
+    parts = [head, *(array.tobytes() for array in whole.values())]
+    check = 0
+    for part in parts:
+        check = zlib.crc32(part, check)
+    return [f"{len(head)} {sum(map(len, parts))} {check}\n".encode(), *parts]
+
+
+def unpack(file: BinaryIO) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
+    """Yield the records of a file, up to one that was not written in full, or is damaged: that is the end of it."""
+    while line := file.readline(80):
+        try:
+            n_head, n_bytes, check = map(int, line.split())
+        except ValueError:
+            return
+        if not 0 <= n_head <= n_bytes:
+            return
+        body = file.read(n_bytes)
+        if len(body) < n_bytes or zlib.crc32(body) != check:
+            return
+        told = json.loads(body[:n_head])
+        arrays, first = {}, n_head
+        for name, kind, shape in told["arrays"]:
+            dtype = np.dtype(kind)
+            if dtype.kind not in _KINDS:
+                return
+            count = int(np.prod(shape, dtype=np.int64))
+            arrays[name] = np.frombuffer(body, dtype, count, first).reshape(shape).copy()
+            first += count * dtype.itemsize
+        yield told["values"], arrays

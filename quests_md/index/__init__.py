@@ -1,12 +1,11 @@
 """The index: the persisted reference with its descriptor, bandwidth, provenance and calibration."""
 
 from ._build import mean_volume, volume_per_atom
-from ._calibration import Calibration, calibrate
+from ._calibration import Calibration, calibrate, check_threshold, resolve_threshold
+from ._data import Reference
 from ._force_error import ErrorBin, ErrorBound, fit_error_bound
 from ._index import Index
 from ._live import Learned, Lesson, Live
-from ._reference import Reference
-from ._thresholds import check_threshold, resolve_threshold
 
 __all__ = [
     "Calibration",

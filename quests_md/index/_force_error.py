@@ -14,7 +14,7 @@ from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
 from ..frame import Frame
 from ..information import log_kernel_sum
-from ._fingerprint import fingerprint_of
+from ._file import fingerprint_of
 from ._groups import SAME
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from ..elements import SYMBOLS
 from ..errors import IndexFileError, InputError
 from ..frame import as_frames
 from ..information import DEFAULT_BANDWIDTH, check_bandwidth
-from . import _build, _calibration, _extend, _own, _store
-from ._asked import Asked
+from . import _build, _calibration, _file
+from ._data import Asked
 
 __all__ = ["Index"]
 
@@ -159,7 +159,7 @@ class Index(Asked):
             `x` is no such array, is empty or not finite, the offsets do not divide it, or the bandwidth is no number
             between 1e-9 and 1e9.
         """
-        return cls(**_own.built(x, bandwidth, frame_offsets, name, sources, threads))
+        return cls(**_build.build_own(x, bandwidth, frame_offsets, name, sources, threads))
 
     def extend(
         self,
@@ -195,7 +195,7 @@ class Index(Asked):
         ElementError
             A new element, and the blocks of the descriptor are those of others ("full", "neighbours").
         """
-        return type(self)(**_extend.extended(self, frames, frame_offsets, sources, threads))
+        return type(self)(**_build.extend_index(self, frames, frame_offsets, sources, threads))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Index:
@@ -206,8 +206,8 @@ class Index(Asked):
         IndexFileError
             There is no such file, or it is not an index, truncated, damaged, or of a newer format.
         """
-        header, sections = _store.open_file(Path(path))
-        descriptor = _store.descriptor_of(header)
+        header, sections = _file.open_file(Path(path))
+        descriptor = _file.descriptor_of(header)
         if "order" not in sections:
             sections |= _build.arranged(sections.pop("rows"), sections.pop("numbers"), descriptor.by_centre, None)
         return cls(
@@ -240,8 +240,8 @@ class Index(Asked):
             "frame_groups": list(self.frame_groups),
             "calibration": None if self.calibration is None else _calibration.to_json(self.calibration),
         }
-        sections = {name: getattr(self, name) for name in _store.SECTIONS | _store.TREE}
-        self.hash = _store.write_file(Path(path), header, sections)
+        sections = {name: getattr(self, name) for name in _file.SECTIONS | _file.TREE}
+        self.hash = _file.write_file(Path(path), header, sections)
         self.path = Path(path)
 
     @staticmethod
@@ -253,7 +253,7 @@ class Index(Asked):
         IndexFileError
             Something differs; the message names it.
         """
-        _store.verify_file(Path(path))
+        _file.verify_file(Path(path))
         index = Index.open(path)
         trees = [(tree, _build.measured(tree.rows, None)) for _, tree in index._trees()]
         tiny = 1e-4 * index.bandwidth + 1e-6 * float(max(index.rows.max(), -index.rows.min()))

@@ -7,8 +7,18 @@ other elements are at least 1 away, and exp(−1/2h²) is nothing as long as the
 """
 
 from ._bandwidth import BandwidthChoice, bandwidth_from_volume, likelihood_bandwidth
-from ._information import Information, diversity, entropy, information, information_at, overlap
-from ._sampling import LearningCurve, Sampled, learning_curve, sample_entropy
+from ._entropy import (
+    Information,
+    LearningCurve,
+    Sampled,
+    diversity,
+    entropy,
+    information,
+    information_at,
+    learning_curve,
+    overlap,
+    sample_entropy,
+)
 
 # Names with themselves as their alias are for the package: not public, and not hidden from it.
 from ._sums import DEFAULT_BANDWIDTH, delta_entropy, log_kernel_sum

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
-from ._chunks import Report, set_of_rows
-from ._sums import check_bandwidth, check_rows
+from ._sums import Report, check_bandwidth, check_rows, set_of_rows
 
 __all__ = ["BandwidthChoice", "bandwidth_from_volume", "likelihood_bandwidth"]
 

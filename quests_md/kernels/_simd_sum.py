@@ -1,16 +1,4 @@
-"""The inner loops of a kernel sum, as vector code: products of rows with a tile, their distances, and sums of 2^x.
-
-numba leaves them several times slower than the machine allows: it keeps no block of results in registers, and
-it does not vectorise a float-to-exponent trick. So these are written as LLVM vector IR, through `@intrinsic`. The
-IR holds portable operations only (vector loads, `fmuladd`, `rint`, select, shifts), so LLVM compiles it for any
-processor; nothing names an instruction of x86. What differs between processors is `VECTOR_BYTES`.
-
-Each has a plain twin here, in numpy's words, which numba compiles as well: `products_plain` and so on. They
-are the portable path: `VECTOR` says whether the vector path is worth taking, and callers pass the answer on as a
-flag, so that a test can force either in one process.
-
-All arrays are C-contiguous, and all of one call are float32 or all float64.
-"""
+"""The inner loops of kernel sums and of the search, as vector code."""
 
 from __future__ import annotations
 
@@ -20,13 +8,12 @@ from itertools import chain
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ._jit import kernel
-from ._simd import BYTES
+from ._simd import BYTES, Vectors, pointer
 
 Array = NDArray[Any]
 Value = Any  # of llvmlite, which has no types
@@ -351,3 +338,127 @@ def _sum_of_elements(builder: Value, vector: Value) -> Value:
         vector = builder.fadd(low, high)
     total = builder.extract_element(vector, _INT32(0))
     return total if total.type == ir.DoubleType() else builder.fpext(total, ir.DoubleType())
+
+
+_TOGETHER = 4  # rows whose sums are independent of each other, so that none waits for the one before
+_F32, _I64 = ir.FloatType(), ir.IntType(64)
+
+# Fewest columns that vector code takes: one whole vector.
+FEWEST = max(32, BYTES) // 4
+
+
+@kernel
+def squared_distances_plain(query: Array, rows: Array, first: int, n: int, out: Array) -> None:
+    """Write the squared distances of `query` (d,) from ``rows[first:first + n]`` into ``out[:n]``; all float32."""
+    for i in range(n):
+        total = query[0] - query[0]
+        for c in range(len(query)):
+            difference = query[c] - rows[first + i, c]
+            total += difference * difference
+        out[i] = total
+
+
+def emit_squared_distances(builder: Any, width: int, query: Any, d: Any, rows: Any, n: Any, out: Any) -> None:
+    """Write the squared distances of `query` from `n` rows of `d` columns, all float32 and d at least one vector."""
+    v = Vectors(builder, _F32, width)
+    with cgutils.for_range(builder, builder.udiv(n, _I64(_TOGETHER)), intp=_I64) as group:
+        first = builder.mul(group.index, _I64(_TOGETHER))
+        _emit_rows(v, _TOGETHER, query, d, rows, first, out)
+    with cgutils.for_range_slice(
+        builder, builder.sub(n, builder.urem(n, _I64(_TOGETHER))), n, _I64(1), intp=_I64, inc=True
+    ) as (row, _):
+        _emit_rows(v, 1, query, d, rows, row, out)
+
+
+def _emit_rows(v: Vectors, count: int, query: Any, d: Any, rows: Any, first: Any, out: Any) -> None:
+    """Emit the distances of `count` rows. The columns after the last whole vector are the end of one that overlaps."""
+    b, lanes = v.builder, _I64(v.lanes)
+    starts = [b.gep(rows, [b.mul(b.add(first, _I64(r)), d)]) for r in range(count)]
+    sums = [cgutils.alloca_once(b, v.type) for _ in range(count)]
+    for total in sums:
+        b.store(v.constant(0.0), total)
+    with cgutils.for_range(b, b.udiv(d, lanes), intp=_I64) as block:
+        column = b.mul(block.index, lanes)
+        x = v.load(query, column)
+        for start, total in zip(starts, sums, strict=True):
+            difference = b.fsub(x, v.load(start, column))
+            b.store(v.multiply_add(difference, difference, b.load(total)), total)
+    last, rest = b.sub(d, lanes), b.urem(d, lanes)
+    lane = ir.Constant(ir.VectorType(_I64, v.lanes), list(range(v.lanes)))
+    new = b.icmp_signed(">=", lane, v.splat(b.sub(lanes, rest)))
+    x = v.load(query, last)
+    for r, (start, total) in enumerate(zip(starts, sums, strict=True)):
+        difference = b.select(new, b.fsub(x, v.load(start, last)), v.constant(0.0))
+        whole = v.multiply_add(difference, difference, b.load(total))
+        b.store(v.sum_of_elements(whole), b.gep(out, [b.add(first, _I64(r))]))
+
+
+@intrinsic
+def squared_distances(typing: Any, query: Any, rows: Any, first: Any, n: Any, out: Any) -> Any:
+    """``squared_distances(query, rows, first, n, out)``: as `squared_distances_plain`, for d ≥ `FEWEST`."""
+    whole = types.int64
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        shape = context.make_array(signature.args[0])(context, builder, arguments[0]).shape
+        d = cgutils.unpack_tuple(builder, shape)[0]
+        data = {i: pointer(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 4)}
+        start = builder.gep(data[1], [builder.mul(arguments[2], d)])
+        emit_squared_distances(builder, max(32, BYTES), data[0], d, start, arguments[3], data[4])
+        return context.get_dummy_value()
+
+    return types.void(query, rows, whole, whole, out), generate
+
+
+_INT64 = ir.IntType(64)
+
+
+@kernel
+def add_exp2_plain(x: Array, shifts: Array, rows: Array, columns: Array) -> None:
+    """As `add_exp2`, for x_j + shift ≤ 0; terms less than e^-60 are nothing."""
+    for r in range(x.shape[0]):
+        total = 0.0
+        for j in range(x.shape[1]):
+            term = exp_negative((x[r, j] + shifts[r]) * _LN2)
+            total += term
+            columns[j] += term
+        rows[r] += total
+
+
+@intrinsic
+def add_exp2(typing_context: Any, x: Any, shifts: Any, rows: Any, columns: Any) -> Any:
+    """Add 2^(x_rj + shift_r) to ``rows[r]`` and ``columns[j]``, for all r and j; all float64.
+
+    Rows of `x` are a multiple of `lanes` long. A term below the smallest normal number is that number: it is nothing.
+    """
+    if not all(array.layout == "C" and array.dtype == types.float64 for array in (x, shifts, rows, columns)):
+        return None
+    signature = types.void(x, shifts, rows, columns)
+
+    def generate(context: Any, builder: Value, signature: Any, arguments: Any) -> Value:
+        x, shifts, rows, columns = (
+            context.make_array(kind)(context, builder, value)
+            for kind, value in zip(signature.args, arguments, strict=True)
+        )
+        vector = _vector_of(x.data)
+        _, length = cgutils.unpack_tuple(builder, x.shape)
+        moved = [_splat(builder, builder.load(builder.gep(shifts.data, [_INT64(r)])), vector) for r in range(ROWS)]
+        sums = [cgutils.alloca_once(builder, vector) for _ in range(ROWS)]
+        for total in sums:
+            builder.store(_constant(vector, 0.0), total)
+        lane = _INT64(vector.count)
+        with cgutils.for_range(builder, builder.sdiv(length, lane), intp=_INT64) as part:
+            start = builder.mul(part.index, lane)
+            target = builder.gep(columns.data, [start])
+            column = _load(builder, target, 0, vector)
+            for r, (shift, total) in enumerate(zip(moved, sums, strict=True)):
+                place = builder.gep(x.data, [builder.add(start, builder.mul(length, _INT64(r)))])
+                power = _exp2(builder, builder.fadd(_load(builder, place, 0, vector), shift))
+                builder.store(builder.fadd(builder.load(total), power), total)
+                column = builder.fadd(column, power)
+            _store(builder, column, target, 0)
+        for r, total in enumerate(sums):
+            place = builder.gep(rows.data, [_INT64(r)])
+            builder.store(builder.fadd(builder.load(place), _sum_of_elements(builder, builder.load(total))), place)
+        return context.get_dummy_value()
+
+    return signature, generate

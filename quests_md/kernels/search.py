@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 
 from ._jit import inlined, kernel
 from ._simd import BYTES
-from ._simd_distance import FEWEST, squared_distances, squared_distances_plain
-from ._simd_sum import exp_negative
-from .order import LEAF
+from ._simd_sum import FEWEST, exp_negative, squared_distances, squared_distances_plain
+from .blocks import LEAF
 
 Array = NDArray[Any]
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Halted, HostError, InputError, OutputError, QuestsError
-from ..oracle._process import guarded
-from ..processes import inherited
+from ..labelling._process import guarded
+from ..machine import inherited
 from ..recording.reader import last_row
-from ._job import CANNOT_RUN, DONE, JOB, Exploration, Explore, Job
-from ._result import LOG, last_lines, told
+from ._job import CANNOT_RUN, DONE, JOB, LOG, Exploration, Explore, Job, last_lines, told
 
 __all__ = ["Exploration", "Explore", "Job", "explore"]
 

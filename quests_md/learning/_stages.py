@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,35 +14,238 @@ from typing import Any
 
 import ase
 import numpy as np
+from numpy.typing import NDArray
 
-from ..descriptors import DescriptorSpec
+from ..descriptors import DescriptorSpec, Environments
 from ..elements import SYMBOLS
-from ..errors import CalibrationError, ConfigError, IndexFileError, LearningError
+from ..errors import CalibrationError, ConfigError, IndexFileError, LearningError, OracleError, SourceError
 from ..frame import Frame
 from ..index import Index, calibrate, resolve_threshold
-from ..oracle import Queue, make_trainer, train
+from ..labelling import Entry, Labelling, Queue, label
 from ..recording.reader import iterate_frames
-from ..selection import cutouts
+from ..selection import Selection, cutouts
 from ..sources import describe_source, frame_of, read_frames, read_labelled
-from ._config import LearnConfig
+from ..training import make_trainer, train
 from ._exploration import explore
-from ._folder import Folder
 from ._job import Exploration, Job
-from ._progress import Reporter
-from ._select import Candidate, select
-from ._state import State, read_json, write_json
+from ._settings import LearnConfig
+from ._state import Folder, Reporter, State, read_json, write_json
 
 __all__ = [
+    "Candidate",
     "Work",
     "explored",
     "extended",
     "is_covered",
+    "is_dead",
+    "labelled",
     "labels_before",
     "prepared",
+    "select",
     "selected",
+    "start_of",
     "trained",
     "verified",
 ]
+
+
+def start_of(job: Job, elements: tuple[str, ...]) -> Any:
+    """Return the start frame as ``ase.Atoms``, with velocities: its own where it goes on from there, else drawn.
+
+    Raises
+    ------
+    SourceError
+        It cannot be read, or holds an element that the potential does not know.
+    """
+    import ase.io
+
+    path, selection = job.start, "0"
+    if not Path(path).exists() and "@" in path:
+        path, selection = path.rsplit("@", 1)
+    if not Path(path).is_file():
+        raise SourceError(f"{path}: no such file")
+    try:
+        # An index of one frame, so that this is no list.
+        atoms = ase.io.read(path, int(selection), parallel=False, do_not_split_by_at_sign=True)
+    except Exception as error:
+        # What ASE's readers raise is as varied as the readers are.
+        raise SourceError(f"{job.start}: ASE cannot read a frame: {type(error).__name__}: {error}") from error
+    atoms.calc = None
+    atoms.set_constraint()
+    strange = sorted(set(atoms.get_chemical_symbols()) - set(elements))
+    if strange:
+        raise SourceError(f"{job.start} holds {', '.join(strange)}; the potential knows {', '.join(elements)}")
+    if job.pressure is not None and not atoms.pbc.all():
+        raise SourceError(f"{job.start}: a pressure needs a frame that is periodic in three directions")
+    if not job.continues or "momenta" not in atoms.arrays:
+        _draw(atoms, job.temperature, job.seed)
+    return atoms
+
+
+def _draw(atoms: Any, temperature: float, seed: int) -> None:
+    """Give atoms velocities of a temperature (K), without motion of the whole."""
+    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+
+    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=np.random.RandomState(seed))
+    if len(atoms) > 1:  # one atom alone would be left without any
+        Stationary(atoms)
+
+
+def is_dead(worker: str) -> bool:
+    """Return whether the name of a worker, "NODE-PID-TOKEN", is that of a process that this machine no longer has."""
+    node, _, rest = worker.partition(f"{platform.node()}-")
+    pid, _, token = rest.partition("-")
+    if node or not pid.isdigit() or not token:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+_WAIT = 1.0  # seconds between looks at frames that other workers label
+
+
+def labelled(work: Work, generation: int, ids: list[int]) -> None:
+    """Label what was selected. A frame whose labelling fails costs that frame.
+
+    What failed in a generation before and has its labels by now, as somebody let it wait again, counts as one of this.
+
+    Raises
+    ------
+    OracleError
+        More than the share [stop] failed of them have no labels.
+    """
+    path = work.folder.labelled(generation)
+    if path.exists():
+        return
+    started = work.begin(generation, "label", len(ids))
+    entries = _label_all(work, ids)
+    lost = [entry for entry in entries if entry.state != "done"]
+    if len(lost) > work.config.stop.failed * len(ids):
+        reasons = "; ".join(f"frame {entry.id}: {entry.reason}" for entry in lost[:3])
+        raise OracleError(
+            f"{len(lost)} of {len(ids)} frames of generation {generation} have no labels, more than failed = "
+            f"{work.config.stop.failed:g} allows: {reasons}. See: quests-md queue list {work.folder.queue}; "
+            f"when the oracle is right again: quests-md queue retry {work.folder.queue}, and start the loop again"
+        )
+    states = {
+        state: [entry.id for entry in entries if entry.state == state] for state in ("done", "failed", "quarantined")
+    }
+    states["done"] = sorted({*states["done"], *_late(work, generation)})
+    write_json(path, states)
+    work.end(generation, "label", started)
+
+
+def _late(work: Work, generation: int) -> list[int]:
+    """Return the ids of frames of generations before that have got their labels since."""
+    before = [read_json(work.folder.labelled(g)) for g in range(generation)]
+    lost = {number for states in before for state in ("failed", "quarantined") for number in states[state]}
+    known = set(labels_before(work, generation))
+    return [entry.id for entry in work.queue.entries(["done"]) if entry.id in lost - known]
+
+
+def _label_all(work: Work, ids: list[int]) -> list[Entry]:
+    """Label until none of these frames waits; what other workers calculate is waited for."""
+    table, told = work.config.oracle, [(0, "")]
+
+    def report(counts: Labelling) -> None:
+        event = counts.ended, counts.last  # the same may happen to a frame twice
+        text, told[0] = (counts.last if event != told[0] else ""), event
+        work.report.step(counts.done + counts.failed + counts.quarantined, text)
+
+    # With the lock of the folder, claims of a loop that was killed are known to be nobody's.
+    work.queue.release_dead(is_dead)
+    while True:
+        label(work.queue, table.oracle(), work.executor(), workers=table.workers, report=report)
+        entries = [work.queue.entry(number) for number in ids]
+        if all(entry.state not in ("waiting", "running") for entry in entries):
+            return entries
+        time.sleep(_WAIT)  # no database tells when another program has changed it
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A frame that an exploration proposes.
+
+    Attributes
+    ----------
+    name
+        The exploration.
+    frame
+        What it proposes.
+    """
+
+    name: str
+    frame: Frame
+
+
+class _Proposal:
+    """A candidate's environments above `select`, as a `Selection` takes them."""
+
+    def __init__(self, candidate: Candidate, index: Index, select: Mapping[str, float], threads: int | None) -> None:
+        self._environments, self._threads = Environments(index.spec, candidate.frame), threads
+        centres = self._environments.centres
+        numbers, ids = candidate.frame.numbers[centres], candidate.frame.ids
+        every = np.arange(len(centres))
+        dH = index.delta_entropy(self._environments.compute(every, threads), threads)
+        thresholds = np.array([select[SYMBOLS[z]] for z in numbers.tolist()])
+        self._above = np.flatnonzero(dH > thresholds)
+        self.step = candidate.frame.step
+        assert ids is not None
+        self.ids = np.asarray(ids)[centres[self._above]]
+        self.dH, self.select = dH[self._above], thresholds[self._above]
+        self.of_centres = dH
+
+    def rows(self, which: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return descriptors, as `quests_md.selection.Proposal` says."""
+        return self._environments.compute(self._above[which], self._threads)
+
+
+def select(
+    index: Index,
+    candidates: Sequence[Candidate],
+    thresholds: Mapping[str, float],
+    budget: int,
+    threads: int | None = None,
+) -> list[tuple[int, NDArray[np.float64]]]:
+    """Choose the candidates that are labelled.
+
+    They pass the selection of a watched run in the order of their steps, as if one run had made them all: a frame is
+    kept if any of its environments is novel against the index and the frames that are kept, and a full budget lets
+    the one with the fewest novel environments go for one with more.
+
+    Parameters
+    ----------
+    index
+        Of this generation.
+    candidates
+        Of all explorations.
+    thresholds
+        `select` of every element, in nats.
+    budget
+        The most frames.
+    threads
+        Threads to use; None takes all cores.
+
+    Returns
+    -------
+    list of (int, ndarray)
+        Places in `candidates`, in the order of their steps; and the dH (n_env,) of each frame's environments, in nats.
+    """
+    order = sorted(range(len(candidates)), key=lambda i: (candidates[i].frame.step, candidates[i].name))
+    selection, kept = Selection(index, budget=budget, threads=threads), dict[int, tuple[int, NDArray[np.float64]]]()
+    for place in order:
+        proposal = _Proposal(candidates[place], index, thresholds, threads)
+        verdict = selection.consider(proposal, first=True)
+        if verdict.drop is not None:
+            del kept[verdict.drop]
+        if verdict.ordinal is not None:
+            kept[verdict.ordinal] = (place, proposal.of_centres)
+    return list(kept.values())
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""learning.json: what a loop was told, what was settled at its start, and how it ended."""
+"""The folder of a loop: where its files are, and learning.json."""
 
 from __future__ import annotations
 
@@ -6,16 +6,94 @@ import datetime
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import ConfigError, OutputError
 from ..files import write_atomically
+from ..machine import versions
 from ..sources import describe_source
-from ..versions import versions
-from ._config import LearnConfig
+from ._settings import LearnConfig
 
-__all__ = ["State", "read_json", "write_json"]
+__all__ = ["TRAINED", "Folder", "Reporter", "Silent", "State", "read_json", "write_json"]
+
+TRAINED = "training.json"  # the record of a training, in the folder of its potential; written last
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The output folder of a loop. Every stage ends by the file named here, which is written last and atomically.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    """
+
+    path: Path
+
+    @property
+    def queue(self) -> Path:
+        return self.path / "queue.db"
+
+    @property
+    def table(self) -> Path:
+        return self.path / "learning.csv"
+
+    def index(self, generation: int) -> Path:
+        """The index that the explorations of a generation are judged by."""
+        return self.path / f"index-{generation:03d}.qindex"
+
+    def generation(self, generation: int) -> Path:
+        return self.path / f"generation-{generation:03d}"
+
+    def training(self, generation: int) -> Path:
+        """The folder of the potential: it is moved here when training.json is in it."""
+        return self.generation(generation) / "training"
+
+    def trained(self, generation: int) -> Path:
+        return self.training(generation) / TRAINED
+
+    def selected(self, generation: int) -> Path:
+        return self.generation(generation) / "selected.json"
+
+    def labelled(self, generation: int) -> Path:
+        return self.generation(generation) / "labelled.json"
+
+    def record(self, generation: int) -> Path:
+        return self.generation(generation) / "generation.json"
+
+    def relative(self, path: Path) -> str:
+        """Return a path as records hold it: relative to this folder."""
+        return path.relative_to(self.path).as_posix()
+
+
+class Reporter(Protocol):
+    """Who is told what a loop does."""
+
+    def stage(self, generation: int, name: str, total: int | None) -> None:
+        """A stage begins; `total` is how many things (frames, explorations) it has to do, None if unknown."""
+
+    def step(self, done: int, text: str = "") -> None:
+        """So many things of the stage are done; `text` says what was, where there is something to say."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """A generation has ended: its row of learning.csv, which has just been written."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def stage(self, generation: int, name: str, total: int | None) -> None:
+        """Say nothing."""
+
+    def step(self, done: int, text: str = "") -> None:
+        """Say nothing."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Say nothing."""
+
 
 _FORMAT = 1
 # What may be another one when a loop goes on: when it ends, and how it is computed, but not what.

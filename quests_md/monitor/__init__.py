@@ -1,7 +1,6 @@
 """The monitor: one frame in, one decision out. No files, no MPI library, no host."""
 
-from ._decision import Band, Decision, Proposal
-from ._identity import Evaluations, Key, Mark, Visits, mark_of
+from ._decision import Band, Decision, Evaluations, Key, Mark, Proposal, Visits, mark_of
 from ._monitor import Monitor
 from ._rules import Event, Events
 

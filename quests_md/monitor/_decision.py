@@ -1,19 +1,292 @@
-"""What the monitor says about a frame."""
+"""What the monitor says about a frame, and which evaluation it is."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+import functools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..frame import Frame
 from ..index import Lesson
-from ._identity import Key, Mark
+from ..kernels.configuration import add_mark
 from ._measure import Evaluation
 
-__all__ = ["Band", "Decision", "Proposal"]
+__all__ = ["Band", "Decision", "Evaluations", "Key", "Mark", "Proposal", "Visits", "is_same", "mark_of", "place_of"]
+
+Mark = tuple[float, float]
+
+_UNKNOWN: Mark = (math.nan, math.nan)
+_FREE = 10.0  # Å; the unit along directions that are not periodic
+# Marks of the same configuration differ by rounding, of sums and of atoms that were wrapped into the cell; those of
+# configurations in which one atom has moved by 1e-6 of the cell, by more. Times the root of the number of atoms.
+_TOLERANCE = 1e-10
+_NEAR = 0.01  # nats, and share of dH: by how much the largest dH of a frame may differ that is come back to
+
+
+class Key(NamedTuple):
+    """What an evaluation is known by.
+
+    Attributes
+    ----------
+    run
+        1, and one more each time the steps go backwards.
+    step
+        The host's.
+    repeat
+        0 for the first configuration that was evaluated at this step, 1 for another one, and so on.
+    """
+
+    run: int
+    step: int
+    repeat: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.run}:{self.step}:{self.repeat}"
+
+    @classmethod
+    def of(cls, text: str) -> Key:
+        """Return the key that such a text says; `ValueError` if it says none."""
+        run, step, repeat = map(int, text.split(":"))
+        return cls(run, step, repeat)
+
+
+def mark_of(frame: Frame) -> NDArray[np.float64]:
+    """Return what the atoms of this rank add to the mark of their configuration, (2,): no message, no copy.
+
+    The sum over all ranks, and `place_of` the cell, is the mark: the same for the same elements, ids and positions in
+    the same cell, in any order of atoms, on any number of ranks, and with atoms moved by whole vectors of the cell.
+    """
+    n, mark = frame.n_local, np.zeros(2)
+    assert frame.ids is not None
+    assert frame.cell is not None
+    inverse, pbc = _axes(frame.cell.tobytes(), np.asarray(frame.pbc).tobytes())
+    if n:
+        numbers, ids = (_plain(each[:n].astype(np.int64, copy=False)) for each in (frame.numbers, frame.ids))
+        add_mark(_plain(frame.positions[:n]), numbers, ids, inverse, pbc, mark)
+    return mark
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Return an array as those that kernels were compiled for: others would be compiled for while the run waits."""
+    return array if array.flags.carray else np.require(array, requirements=["C", "A", "W"])
+
+
+def place_of(frame: Frame) -> float:
+    """Return what the cell adds to a mark: it is the same on every rank."""
+    assert frame.cell is not None
+    cell, total = frame.cell.tolist(), 0.0
+    for row, is_periodic in enumerate(
+        np.asarray(frame.pbc)
+    ):  # along the others the host may draw the cell around the atoms anew
+        if is_periodic:
+            x, y, z = cell[row]
+            total += (row + 1.0) * (0.7 * x + 0.9 * y + 1.1 * z)
+    return total
+
+
+@functools.lru_cache(maxsize=4)
+def _axes(cell_bytes: bytes, pbc_bytes: bytes) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return what turns positions into coordinates along the cell, and which of its directions are periodic."""
+    pbc = np.frombuffer(pbc_bytes, bool).copy()
+    return _plain(_inverse(np.frombuffer(cell_bytes).reshape(3, 3).copy(), pbc)), pbc
+
+
+def _inverse(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return what turns positions into coordinates along the cell; along its free directions, of a unit of length."""
+    if not pbc.any():
+        return np.eye(3) / _FREE
+    if not np.isfinite(cell).all():  # a broken one
+        return np.full((3, 3), np.nan)
+    # An orthonormal basis of what the periodic vectors leave open; its choice follows from them alone.
+    cell[~pbc] = _FREE * np.linalg.svd(cell[pbc])[2][np.count_nonzero(pbc) :]
+    try:
+        return np.asarray(np.linalg.inv(cell), np.float64)
+    except np.linalg.LinAlgError:
+        return np.full((3, 3), np.nan)
+
+
+def is_same(one: Mark, other: Mark, n: int) -> bool:
+    """Return whether two marks are those of the same configuration of n atoms."""
+    tolerance = _TOLERANCE * math.sqrt(max(n, 1))
+    near = (abs(one[0] - other[0]) <= tolerance, abs(one[1] - other[1]) <= tolerance)
+    return near == (True, True) or (one[0] != one[0] and other[0] != other[0])  # broken frames are alike
+
+
+@dataclass
+class Visits:
+    """Give every evaluation its key, and find those that have been made before. The same on every rank.
+
+    The same configuration at the same step is the same evaluation: the set-up of the next ``run``, a restart. Another
+    configuration at that step is another one. After a resume it is found by its mark among the rows of the file. A
+    dynamics does not come back to the same place to the last digit, so where the step has one row only it is that one,
+    unless the frame is not covered and its largest dH is another one than that of the row: then it was never recorded.
+
+    Attributes
+    ----------
+    run
+        Number of the present run.
+    """
+
+    run: int = 1
+    _step: int | None = None
+    _marks: list[tuple[Mark, int]] = field(default_factory=list)  # of this step: mark and repeat
+    _buckets: dict[int, list[int]] = field(default_factory=dict)  # by the first number of the mark: places in _marks
+    _blind: list[int] = field(default_factory=list)  # places of rows that are found by counting
+    _maxima: list[float] = field(default_factory=list)  # the largest dH of each row of this step
+    _past: Evaluations | None = None
+
+    def visit(
+        self, step: int, mark: Mark, n: int, maximum: float = -math.inf, is_covered: bool = True
+    ) -> tuple[Key, bool]:
+        """Return the key of the configuration with this mark and n atoms, and whether it was evaluated before.
+
+        `maximum` is its largest dH (nats), and `is_covered` says that this is not above `select`.
+        """
+        if self._step is None and self._past is not None:
+            self.run = self._past.run_of(step, mark, n)
+        elif self._step is not None and step < self._step:
+            self.run += 1
+            self._step = None
+        if step != self._step:
+            self._enter(step, n)
+        place = self._find(mark, n)
+        is_known = place is not None
+        if place is None and self._blind and (is_covered or _is_near(maximum, self._maxima[self._blind[0]])):
+            place, is_known = self._blind[0], True
+            self._marks[place] = mark, self._marks[place][1]
+            self._remember(mark, place, n)
+        if place is None:
+            place = len(self._marks)
+            self._marks.append((mark, self._marks[-1][1] + 1 if self._marks else 0))
+            self._remember(mark, place, n)
+        if place in self._blind:
+            self._blind.remove(place)
+        return Key(self.run, step, self._marks[place][1]), is_known
+
+    def resume(self, past: Evaluations) -> None:
+        """Take over the evaluations of an earlier part of the run."""
+        self._past, self.run = past, past.last_run
+
+    def _enter(self, step: int, n: int) -> None:
+        """Begin with the evaluations of another step."""
+        self._step = step
+        self._marks.clear()
+        self._buckets.clear()
+        self._blind = []
+        if self._past is None:
+            return
+        self._marks, self._maxima = self._past.at(self.run, step), self._past.maxima_at(self.run, step)
+        for place, (mark, _) in enumerate(self._marks):
+            if mark[0] == mark[0]:
+                self._remember(mark, place, n)
+        self._blind = [p for p, (mark, _) in enumerate(self._marks) if len(self._marks) == 1 or mark[0] != mark[0]]
+
+    def _remember(self, mark: Mark, place: int, n: int) -> None:
+        self._buckets.setdefault(_bucket(mark, n), []).append(place)
+
+    def _find(self, mark: Mark, n: int) -> int | None:
+        """Return the place of the evaluation with this mark."""
+        if not self._marks:
+            return None
+        bucket = _bucket(mark, n)
+        for near in (bucket, bucket - 1, bucket + 1):
+            for place in self._buckets.get(near, ()):
+                if is_same(self._marks[place][0], mark, n):
+                    return place
+        return None
+
+
+class Evaluations:
+    """The evaluations of an earlier part of a run, by run and step.
+
+    Parameters
+    ----------
+    run, step, repeat
+        (n,) of each, in the order of the file.
+    marks
+        (n, 2); nan where it is not known.
+    maxima
+        (n,) the largest dH of each, in nats.
+    """
+
+    def __init__(
+        self,
+        run: NDArray[np.int64],
+        step: NDArray[np.int64],
+        repeat: NDArray[np.int64],
+        marks: NDArray[np.float64],
+        maxima: NDArray[np.float64],
+    ) -> None:
+        order = np.lexsort((repeat, step, run))
+        self._run, self._step, self._repeat, self._marks = run[order], step[order], repeat[order], marks[order]
+        self._maxima = maxima[order]
+        self.last_run = int(self._run[-1]) if len(order) else 1
+
+    def joined(self, keys: Sequence[Key], marks: Sequence[NDArray[np.float64]]) -> Evaluations:
+        """Return these evaluations and others, which have no row: those that a live reference has learned from."""
+        if not keys:
+            return self
+        run, step, repeat = (np.array(column, np.int64) for column in zip(*keys, strict=True))
+        return Evaluations(
+            np.append(self._run, run),
+            np.append(self._step, step),
+            np.append(self._repeat, repeat),
+            np.vstack([self._marks, *marks]),
+            np.append(self._maxima, np.full(len(keys), -np.inf)),
+        )
+
+    def last(self, n: int) -> list[Key]:
+        """Return the keys of the last n evaluations, in their order."""
+        columns = (column[max(0, len(column) - n) :].tolist() for column in (self._run, self._step, self._repeat))
+        return [Key(*key) for key in zip(*columns, strict=True)]
+
+    def at(self, run: int, step: int) -> list[tuple[Mark, int]]:
+        """Return mark and repeat of the evaluations at a step of a run."""
+        first, last = self._range(run, step)
+        return [
+            ((mark[0], mark[1]), repeat)
+            for mark, repeat in zip(self._marks[first:last].tolist(), self._repeat[first:last].tolist(), strict=True)
+        ]
+
+    def maxima_at(self, run: int, step: int) -> list[float]:
+        """Return the largest dH of each of these evaluations."""
+        first, last = self._range(run, step)
+        maxima: list[float] = self._maxima[first:last].tolist()
+        return maxima
+
+    def _range(self, run: int, step: int) -> tuple[int, int]:
+        first, last = np.searchsorted(self._run, (run, run + 1)).tolist()
+        begin, end = np.searchsorted(self._step[first:last], (step, step + 1)).tolist()
+        return first + begin, first + end
+
+    def holds(self, key: Key) -> bool:
+        """Return whether this evaluation is among them."""
+        return any(repeat == key.repeat for _, repeat in self.at(key.run, key.step))
+
+    def run_of(self, step: int, mark: Mark, n: int) -> int:
+        """Return the run that goes on with this configuration: the last one that knows it, else the last one.
+
+        A script that starts again from its beginning goes through its earlier runs once more.
+        """
+        for run in range(self.last_run, 0, -1):
+            if any(is_same(known, mark, n) for known, _ in self.at(run, step)):
+                return run
+        return self.last_run
+
+
+def _is_near(one: float, other: float) -> bool:
+    return one == other or abs(one - other) <= _NEAR * (1.0 + abs(other))
+
+
+def _bucket(mark: Mark, n: int) -> int:
+    wide = 2.0 * _TOLERANCE * math.sqrt(max(n, 1))
+    return math.floor(mark[0] / wide) if math.isfinite(mark[0]) else 0
 
 
 class Band(str, enum.Enum):

@@ -1,14 +1,4 @@
-"""Classical nucleation theory, fitted to how many nuclei of each size there are before one of them grows.
-
-With the driving force Δμ per atom and the surface s (n/ρ)^{2/3} of a nucleus of n atoms (s = (36π)^{1/3} for a sphere),
-
-    ΔG(n) = −Δμ n + γ s (n/ρ)^{2/3},      N_n ∝ exp(−ΔG(n)/k_BT),      ΔG(n)/k_BT = −ln(N_n/N_1).
-
-Fitted is N_n itself, as counts, by maximum likelihood: a straight line through the logarithms would leave out the
-sizes that were never seen. What multiplies N_n is left free, for the theory says nothing of nuclei of one atom.
-
-Source: D. W. Oxtoby, J. Phys. Condens. Matter 4, 7627 (1992); K. F. Kelton, Solid State Phys. 45, 75 (1991).
-"""
+"""The fit of classical nucleation theory: likelihood of sizes, test for a stationary series, barrier."""
 
 from __future__ import annotations
 
@@ -19,13 +9,198 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.constants import physical_constants
+from scipy.stats import t as student
 
 from ..errors import InputError, NucleationError
-from . import _likelihood as likelihood
 from ._nuclei import NucleiSeries
-from ._stationary import blocks_of, check_stationary
 
-__all__ = ["BOLTZMANN", "SPHERE", "Nucleation", "nucleation"]
+__all__ = [
+    "BOLTZMANN",
+    "SPHERE",
+    "Fit",
+    "Nucleation",
+    "blocks_of",
+    "check_stationary",
+    "correlation_time",
+    "maximise",
+    "nucleation",
+]
+
+_STEPS = 300
+_STRIDE = 10.0  # largest change of an exponent in a step
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The maximum: a = Δμ/k_BT and b = γ s ρ^{−2/3}/k_BT, and ln of what multiplies exp(a n − b n^{2/3}).
+
+    `ridge` is ∂b/∂a of the largest likelihood at a given a.
+    """
+
+    a: float
+    b: float
+    log_factor: float
+    ridge: float
+
+    @property
+    def critical_size(self) -> float:
+        """Where a n − b n^{2/3} is smallest; inf if it falls for ever."""
+        return (2.0 * self.b / (3.0 * self.a)) ** 3 if self.a > 0 else math.inf
+
+    @property
+    def width(self) -> float:
+        """How far beyond the critical size a n − b n^{2/3} has risen by 1 from there: Zeldovich's width."""
+        return 3.0 * self.critical_size ** (2.0 / 3.0) / math.sqrt(self.b) if self.a > 0 else math.inf
+
+    @property
+    def barrier(self) -> float:
+        """b n^{2/3} − a n at the critical size, in k_BT; inf if there is none."""
+        return 4.0 * self.b**3 / (27.0 * self.a**2) if self.a > 0 else math.inf
+
+    def log_expected(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return ln of the expected count of each size."""
+        return self.log_factor + self.a * sizes - self.b * sizes ** (2.0 / 3.0)
+
+
+def maximise(
+    counts: NDArray[np.int64], smallest: int, largest: int, slope: float | None, start: Fit | None = None
+) -> Fit:
+    """Maximise the likelihood of `counts` of nuclei, of sizes from `smallest` on, none of which exceeds `largest`.
+
+    The sizes up to `largest` that were not seen count too. With `slope`, a is that; else it is fitted. The logarithm of
+    the likelihood is concave, so Newton's steps, halved where they overshoot, end at its maximum.
+    """
+    sizes = np.arange(smallest, largest + 1, dtype=np.float64)
+    features = np.stack([sizes, -(sizes ** (2.0 / 3.0))])
+    total = float(counts.sum())
+    seen = features[:, : len(counts)] @ counts / total
+    free = [1] if slope is not None else [0, 1]
+    if start is not None:
+        theta = np.array([start.a, start.b])
+    else:  # falling up to the largest size
+        theta = np.array([slope or 0.0, 1.5 * (slope or 0.0) * largest ** (1.0 / 3.0) + 1.0])
+    value, probability = _log_likelihood(theta, seen, features)
+    for _ in range(_STEPS):
+        mean, covariance = _moments(features, probability)
+        step = np.zeros(2)
+        try:
+            step[free] = np.linalg.solve(covariance[np.ix_(free, free)], (seen - mean)[free])
+        except np.linalg.LinAlgError:
+            break
+        size = float(np.ptp(step @ features))
+        scale = min(1.0, _STRIDE / size) if size > 0 else 1.0
+        new, there = _log_likelihood(theta + scale * step, seen, features)
+        while new < value and scale > 1e-9:
+            scale *= 0.5
+            new, there = _log_likelihood(theta + scale * step, seen, features)
+        if new >= value:
+            theta, value, probability = theta + scale * step, new, there
+        if size < 1e-6 or scale <= 1e-9:  # the last steps change the likelihood by less than a digit
+            _, covariance = _moments(features, probability)
+            log_factor = math.log(total) - _log_sum(theta @ features)
+            return Fit(float(theta[0]), float(theta[1]), log_factor, float(-covariance[0, 1] / covariance[1, 1]))
+    raise NucleationError(
+        "the numbers of nuclei do not fix a surface tension: there are too few sizes, or too few of each"
+    )
+
+
+def _moments(
+    features: NDArray[np.float64], probability: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and covariance of the features."""
+    mean = features @ probability
+    rest = features - mean[:, None]
+    return mean, (rest * probability) @ rest.T
+
+
+def _log_likelihood(
+    theta: NDArray[np.float64], seen: NDArray[np.float64], features: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64]]:
+    """Return ln of the likelihood per nucleus, and the probability of each size."""
+    exponents = theta @ features
+    log_sum = _log_sum(exponents)
+    return float(theta @ seen) - log_sum, np.exp(exponents - log_sum)
+
+
+def _log_sum(exponents: NDArray[np.float64]) -> float:
+    highest = float(exponents.max())
+    return highest + math.log(float(np.sum(np.exp(exponents - highest))))
+
+
+# A trend that is larger than this share of the mean, and than chance would bring so often, is refused.
+_CHANGE, _CHANCE = 0.1, 0.003
+_LENGTHS = 2.0  # correlation times that a block must hold
+
+
+def blocks_of(window: NucleiSeries, n: int) -> list[NucleiSeries]:
+    """Cut a window into n blocks of equal length; frames that are left over are the first ones, and in none.
+
+    Raises
+    ------
+    NucleationError
+        There are fewer than two frames for each.
+    """
+    length = len(window) // n
+    if length < 2:
+        raise NucleationError(f"{len(window)} frames are too few for {n} blocks of time: give at least {2 * n}")
+    ends = range(len(window), len(window) - n * length, -length)
+    return [window.window(int(window.steps[end - length]), int(window.steps[end - 1])) for end in reversed(ends)]
+
+
+def correlation_time(values: NDArray[np.float64]) -> float:
+    """Return 1 + 2 Σ_t ρ(t) of evenly spaced values; the sum ends at five times its own length (Sokal's rule)."""
+    values = values - values.mean()
+    n = len(values)
+    if n < 2 or not np.any(values):
+        return 1.0
+    spectrum = np.fft.rfft(values, 2 * n)
+    correlation = np.fft.irfft(spectrum * spectrum.conj())[:n]
+    times = 2.0 * np.cumsum(correlation / correlation[0]) - 1.0
+    enough = np.flatnonzero(np.arange(n) >= 5.0 * times)
+    return max(1.0, float(times[enough[0] if len(enough) else n - 1]))
+
+
+def check_stationary(window: NucleiSeries, groups: list[NucleiSeries]) -> float:
+    """Return the correlation time, in frames, of the number of environments in nuclei.
+
+    Raises
+    ------
+    NucleationError
+        The means of the blocks rise or fall more than chance would have it, or the blocks are too short to tell.
+    """
+    measures = {
+        "number of environments in nuclei": [part.n_inside for part in groups],
+        "number of nuclei": [part.n_nuclei for part in groups],
+        "size of the largest nucleus": [part.largest for part in groups],
+    }
+    where = f"in the window of steps {window.steps[0]} to {window.steps[-1]}"
+    for name, values in measures.items():
+        means = np.array([part.mean() for part in values])
+        change, chance = _trend(means)
+        if abs(change) > _CHANGE * means.mean() and chance < _CHANCE / len(measures):
+            raise NucleationError(
+                f"not stationary: the {name} goes from {means[0]:.4g} to {means[-1]:.4g} {where} (a trend that chance "
+                f"brings with probability {chance:.1g}). Leave out the time to equilibrate, and the growth"
+            )
+    time = correlation_time(window.n_inside.astype(float))
+    if len(groups[0]) < _LENGTHS * time:
+        raise NucleationError(
+            f"too short: {where} nuclei are correlated over {time:.3g} frames, and a block of time has "
+            f"{len(groups[0])}, fewer than twice that: take a longer window, or fewer blocks"
+        )
+    return time
+
+
+def _trend(means: NDArray[np.float64]) -> tuple[float, float]:
+    """Return how far a line through these values rises, and with which probability it is so steep by chance."""
+    time = np.arange(len(means)) - (len(means) - 1) / 2.0
+    slope = float(time @ means / (time @ time))
+    rest = means - means.mean() - slope * time
+    free = len(means) - 2
+    error = float(np.sqrt(rest @ rest / free / (time @ time)))
+    chance = float(2.0 * student.sf(abs(slope) / error, free)) if error > 0 else 0.0
+    return slope * (len(means) - 1), chance
+
 
 SPHERE = (36.0 * math.pi) ** (1.0 / 3.0)  # surface of a sphere of volume 1
 BOLTZMANN: float = physical_constants["Boltzmann constant in eV/K"][0]
@@ -226,9 +401,7 @@ def _steps(window: NucleiSeries) -> str:
     return f"{len(window)} frames, steps {window.steps[0]} to {window.steps[-1]}"
 
 
-def _fit(
-    window: NucleiSeries, counts: NDArray[np.int64], smallest: int, slope: float | None
-) -> tuple[likelihood.Fit, int]:
+def _fit(window: NucleiSeries, counts: NDArray[np.int64], smallest: int, slope: float | None) -> tuple[Fit, int]:
     """Return the fit, and the largest size it takes into account: the critical one, or far beyond what was seen.
 
     It begins below the first size that is missing, so that a nucleus that has grown does not decide what is critical.
@@ -239,7 +412,7 @@ def _fit(
     largest = smallest - 1 + int(gaps[0]) if len(gaps) else seen
     for _ in range(50):
         _check_enough(total[:largest], smallest, window)
-        fit = likelihood.maximise(total[smallest - 1 : largest], smallest, largest, slope)
+        fit = maximise(total[smallest - 1 : largest], smallest, largest, slope)
         if not fit.b > 0:
             raise NucleationError(
                 f"the numbers of nuclei in {_steps(window)} are not those of a positive surface tension: large ones "
@@ -253,7 +426,7 @@ def _fit(
     return fit, largest
 
 
-def _post_critical(window: NucleiSeries, fit: likelihood.Fit) -> str:
+def _post_critical(window: NucleiSeries, fit: Fit) -> str:
     beyond = int(np.argmax(window.largest > fit.critical_size + fit.width))
     advice = f"end the window before step {window.steps[beyond]}" if beyond else "there is nothing before that"
     return (
@@ -264,15 +437,15 @@ def _post_critical(window: NucleiSeries, fit: likelihood.Fit) -> str:
 
 
 def _draw(
-    counts: NDArray[np.int64], smallest: int, largest: int, slope: float | None, fit: likelihood.Fit, n: int, seed: int
-) -> tuple[list[likelihood.Fit], Array]:
+    counts: NDArray[np.int64], smallest: int, largest: int, slope: float | None, fit: Fit, n: int, seed: int
+) -> tuple[list[Fit], Array]:
     """Return fits of blocks drawn with replacement, and −ln(N_n/N_1) of each draw; nan where there is none."""
     rng = np.random.default_rng(seed)
     fits, energies = [], []
     for _ in range(n):
         total = counts[rng.integers(len(counts), size=len(counts))].sum(axis=0)
         try:
-            fits.append(likelihood.maximise(total[smallest - 1 : largest], smallest, largest, slope, start=fit))
+            fits.append(maximise(total[smallest - 1 : largest], smallest, largest, slope, start=fit))
         except NucleationError:
             continue  # a draw that lacks the few frames with large nuclei
         with np.errstate(divide="ignore"):
@@ -285,17 +458,17 @@ def _draw(
     return fits, np.array(energies)
 
 
-def _by_smallest(total: NDArray[np.int64], largest: int, slope: float | None) -> list[tuple[int, likelihood.Fit]]:
+def _by_smallest(total: NDArray[np.int64], largest: int, slope: float | None) -> list[tuple[int, Fit]]:
     usable = [n for n in _SMALLEST if np.sum(total[n - 1 : largest] >= _SEEN) >= _DISTINCT]
-    return [(n, likelihood.maximise(total[n - 1 : largest], n, largest, slope)) for n in usable]
+    return [(n, maximise(total[n - 1 : largest], n, largest, slope)) for n in usable]
 
 
 def _result(
     window: NucleiSeries,
     groups: list[NucleiSeries],
     counts: NDArray[np.int64],
-    fit: likelihood.Fit,
-    drawn: tuple[list[likelihood.Fit], Array],
+    fit: Fit,
+    drawn: tuple[list[Fit], Array],
     given: bool,
     asked: dict[str, Any],
 ) -> Nucleation:

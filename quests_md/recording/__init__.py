@@ -9,7 +9,7 @@ from .reader import Run, read_run
 
 if TYPE_CHECKING:
     from .commands import HOOKS
-    from .covered import LAST_COVERED, LastCovered
+    from .last import LAST_COVERED, LastCovered
     from .live_reference import reference_of
     from .recorder import Moment, Place, Recorder
     from .session import Session
@@ -30,8 +30,8 @@ __all__ = [
 # Who only reads a run waits for nothing else to be loaded.
 _HOME = {
     "HOOKS": "commands",
-    "LAST_COVERED": "covered",
-    "LastCovered": "covered",
+    "LAST_COVERED": "last",
+    "LastCovered": "last",
     "Moment": "recorder",
     "Place": "recorder",
     "Recorder": "recorder",

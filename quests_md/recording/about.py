@@ -1,7 +1,9 @@
-"""run.json: what ran, how it ended, and the little that resuming needs and no other file holds."""
+"""The content of run.json."""
 
 from __future__ import annotations
 
+import datetime
+import functools
 import json
 import math
 import zlib
@@ -12,11 +14,20 @@ import pydantic
 
 from ..errors import OutputError
 from ..files import HeldFolder
-from ..monitor import Key
+from ..machine import versions
+from ..monitor import Key, Monitor
 
 __all__ = [
-    "ABOUT", "FORMAT", "About", "begin_folder", "is_overwriting", "json_value", "read_about_strictly", "write_about",
-]  # fmt: skip
+    "ABOUT",
+    "FORMAT",
+    "About",
+    "begin_folder",
+    "describe",
+    "is_overwriting",
+    "json_value",
+    "read_about_strictly",
+    "write_about",
+]
 
 ABOUT = "run.json"
 FORMAT = 2  # of a run's folder; 1 was that of version 0.1.0, which wrote no number
@@ -216,3 +227,61 @@ def _verify(path: Any, content: dict[str, Any]) -> None:
                 f"{path}: {key}: {how}: the file was changed, or is damaged; give it back what it was, or choose "
                 "another output"
             )
+
+
+_versions = functools.cache(versions)
+
+
+def describe(
+    monitor: Monitor,
+    ended: dict[str, Any],
+    settings: dict[str, Any],
+    counts: dict[str, Any],
+    state: dict[str, Any],
+    learning: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what run.json holds of a run.
+
+    Parameters
+    ----------
+    monitor
+        What decides.
+    ended
+        How the run has ended, or that it goes on, and its host.
+    settings
+        Of the session.
+    counts
+        Dates and counts.
+    state
+        What resuming needs beside the other files.
+    learning
+        How far a live reference has come; None for an index.
+    """
+    thresholds = monitor.thresholds
+    return {
+        **ended,
+        "reference": "index" if learning is None else "live",
+        "learning": learning,
+        "index": monitor.index.describe(),
+        "select": thresholds.given["select"],
+        "halt": thresholds.given["halt"],
+        "thresholds": thresholds.resolved,
+        "min_atoms": thresholds.min_atoms,
+        "min_fraction": thresholds.min_fraction,
+        "consecutive": monitor.events.consecutive,
+        "release": monitor.events.release,
+        "every": monitor.every,
+        "save_every": monitor.schedule.save_every,
+        "min_distance": monitor.plausibility.fraction,
+        "implausible": monitor.implausible,
+        "values": monitor.values,
+        "precision": monitor.precision,
+        **settings,
+        "ranks": monitor.comm.size,
+        "threads": monitor.threads,
+        "updated": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        **counts,
+        "events": monitor.events.count,
+        "versions": _versions(),
+        "state": state,
+    }

@@ -1,16 +1,50 @@
-"""What ends a run from outside: SIGTERM, and the end of its wall time."""
+"""How a run ends from outside (SIGTERM, the end of its wall time), and what watching it has cost."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
 import time
+from dataclasses import dataclass
 
 from ..monitor import Monitor
 
-__all__ = ["Ending"]
+__all__ = ["Cost", "Ending"]
+
+
+@dataclass
+class Cost:
+    """The time that a session takes on this rank, from when it began.
+
+    Attributes
+    ----------
+    seconds
+        Time taken.
+    n, atoms
+        Evaluations, and this rank's atoms in all of them.
+    first, last
+        When the first evaluation began, and when the last one ended, by ``time.perf_counter``.
+    """
+
+    seconds: float = 0.0
+    n: int = 0
+    atoms: int = 0
+    first: float = math.nan
+    last: float = math.nan
+
+    @property
+    def share(self) -> float:
+        """Share of the wall time, from the first evaluation to the last; nan before the second."""
+        return self.seconds / (self.last - self.first) if self.n > 1 else math.nan
+
+    def in_words(self) -> str:
+        """Return the cost as the end of a sentence; empty where there is none."""
+        text = f"; {1e6 * self.seconds / self.atoms:.1f} µs per atom and evaluation" if self.atoms else ""
+        return text if math.isnan(self.share) else f"{text}, {100 * self.share:.2f} % of the run"
+
 
 # The sessions that a signal concerns, the oldest first: one handler serves them all.
 _listening: list[Ending] = []

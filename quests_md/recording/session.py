@@ -24,17 +24,14 @@ from ..files import HeldFolder
 from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Band, Decision, Key, Monitor
-from ..settings import seconds_of
-from .about import ABOUT, begin_folder, is_overwriting, json_value, write_about
+from ..toml import seconds_of
+from .about import ABOUT, begin_folder, describe, is_overwriting, json_value, write_about
 from .candidates import Candidates
 from .commands import Commands, Hook
-from .cost import Cost
-from .describe import describe
-from .ending import Ending
+from .ending import Cost, Ending
 from .events import EventLines, replay_events
 from .history import History
-from .implausible import Implausible
-from .last import Last
+from .last import Implausible, Last
 from .live_reference import LiveReference, reference_of
 from .past import Past, find_past, mode_of
 from .recorder import Moment, Place, Recorder, as_ours

@@ -1,13 +1,17 @@
 """Pictures of what a run or a loop wrote and of what a dataset holds; and pages of runs and datasets."""
 
-from ._compression import compression
-from ._dataset import entropies, histogram, learning_curve, likelihood
-from ._generations import generations
-from ._html_dataset import dataset_page
-from ._html_run import run_page
-from ._nuclei import nuclei_picture
-from ._thermo import coupling_slopes, entropy_comparison, entropy_states, entropy_windows, heat_entropies, phase_diagram
-from ._timeline import timeline
+from ._dataset_page import dataset_page
+from ._pictures import compression, entropies, histogram, learning_curve, likelihood, nuclei_picture
+from ._run_page import run_page
+from ._thermo_pictures import (
+    coupling_slopes,
+    entropy_comparison,
+    entropy_states,
+    entropy_windows,
+    heat_entropies,
+    phase_diagram,
+)
+from ._timeline import generations, timeline
 
 __all__ = [
     "compression",

@@ -1,7 +1,10 @@
-"""dH of a run against time."""
+"""Pictures of what happened: dH of a run against time, and a loop's generations."""
 
 from __future__ import annotations
 
+import csv
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +14,29 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
 from ..recording.reader import DEFAULTS, Rows, read_run
-from ._figure import BLUE, GREY, ORANGE, RED, SKY, new_figure
-from ._run import levels
+from ._pictures import BLUE, GREY, ORANGE, RED, SKY, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_timeline", "has_times", "timeline"]
+__all__ = ["draw_timeline", "generations", "has_times", "levels", "timeline"]
+
+
+def levels(run: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """Return the finite thresholds of a run, in nats: "select" or "halt", how to call it, and the number.
+
+    One that is the same for all elements is named once.
+    """
+    found = []
+    for name in ("select", "halt"):
+        settled = (run.get("thresholds") or {}).get(name)
+        if settled is None:
+            settled = {"": run[name]} if isinstance(run.get(name), (int, float, str)) else {}
+        values = {symbol: float(value) for symbol, value in settled.items()}
+        if len(set(values.values())) == 1:
+            values = {"": next(iter(values.values()))}
+        found += [(name, f"{name} {symbol}".strip(), v) for symbol, v in values.items() if math.isfinite(v)]
+    return found
 
 
 def timeline(
@@ -125,3 +144,91 @@ def _mark(axes: Any, marks: Mapping[str, float], names: bool) -> None:
                 textcoords="offset points", fontsize=9, va="bottom",
                 ha="center" if when < start + 0.85 * (end - start) else "right",
             )  # fmt: skip
+
+
+_NUMBERS = ("generation", "labels", "force_rmse", "covered_share", "first_halt_ps", "shortest_ps")
+
+
+def generations(folder: str | Path) -> Figure:
+    """Draw what a loop has come to against the generation.
+
+    Four panels: the share of environments that are covered in the exploration where fewest are, the force error on the
+    held-out frames, the number of labels, and the time before the first halt of any exploration.
+
+    Parameters
+    ----------
+    folder
+        The output folder of the loop.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not shown; ``savefig`` writes it.
+
+    Raises
+    ------
+    InputError
+        The folder holds no loop, or one without a finished generation.
+    MissingExtraError
+        matplotlib is not installed.
+    """
+    table, stop = _read_generations(Path(folder))
+    figure = new_figure(5.0)
+    from matplotlib.ticker import MaxNLocator
+
+    axes = figure.subplots(2, 2, sharex=True)
+    (covered, wrong), (labels, halt) = axes
+    number = table["generation"]
+    covered.plot(number, table["covered_share"], "o-", color=BLUE, ms=4)
+    _limit(covered, stop["covered"], "must be covered", below=True)
+    covered.set_ylabel("least covered share")
+    wrong.plot(number, table["force_rmse"], "o-", color=RED, ms=4)
+    _limit(wrong, stop["force_error"], "limit")
+    wrong.set_ylabel("held-out force error (eV/Å)")
+    wrong.set_ylim(0, None)
+    labels.bar(number, table["labels"], color=ORANGE, width=0.6)
+    labels.set_ylabel("labels")
+    labels.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    _draw_halts(halt, table)
+    for below in (labels, halt):
+        below.set_xlabel("generation")
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel in axes.flat:
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _limit(axes: Any, value: float, text: str, below: bool = False) -> None:
+    # The text is on the left, where a loop is far from its limits.
+    axes.axhline(value, color="black", lw=0.9, ls="--")
+    axes.annotate(
+        text, (0.0, value), xycoords=("axes fraction", "data"), xytext=(3, -2 if below else 2),
+        textcoords="offset points", fontsize=8, ha="left", va="top" if below else "bottom",
+    )  # fmt: skip
+
+
+def _draw_halts(axes: Any, table: dict[str, NDArray[np.float64]]) -> None:
+    """Draw the time before the first halt; where there was none, the time that all explorations ran at least."""
+    number, first = table["generation"], table["first_halt_ps"]
+    none = np.isnan(first)
+    if not none.all():
+        axes.plot(number[~none], first[~none], "o", color=BLUE, ms=5, label="first halt")
+    if none.any():
+        shortest = table["shortest_ps"][none]
+        axes.plot(number[none], shortest, "^", color=BLUE, mfc="white", ms=6, label="no halt until here")
+    axes.plot(number, np.where(none, table["shortest_ps"], first), color=GREY, lw=0.9, zorder=0)
+    axes.set_ylabel("MD before the first halt (ps)")
+    axes.set_ylim(0, None)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _read_generations(folder: Path) -> tuple[dict[str, NDArray[np.float64]], dict[str, float]]:
+    try:
+        with open(folder / "learning.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        stop = json.loads((folder / "learning.json").read_text())["stop"]
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such file: {folder} holds no loop with a finished generation") from None
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{folder}/learning.json is not as a loop wrote it: {error!r}") from error
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in _NUMBERS}, stop

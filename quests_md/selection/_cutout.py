@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..frame import Frame
 from ..index import Index
-from ._cutout_cell import cell
-from ._cutout_cluster import cluster
-from ._cutout_parent import Parent, Piece
-from ._cutout_radii import formula_of, smallest_distances
+from ._shapes import Parent, Piece, cell, cluster, formula_of, smallest_distances
 
 __all__ = ["Cutout", "check_cutout", "cutouts"]
 

@@ -6,10 +6,17 @@ are in eV and volumes in Å³, both per atom; pressures are in GPa, temperatures
 """
 
 from ._boundary import Boundary, Phase, phase_boundary
-from ._comparison import Comparison, compare
-from ._entropies import Entropies, EntropyDifference, Windows, entropy_difference, state_entropies, window_entropies
-from ._integral import CouplingEntropy, HeatEntropy, coupling_entropy, heat_entropy
-from ._units import EV_PER_GPA, K_B
+from ._entropies import (
+    EV_PER_GPA,
+    K_B,
+    Entropies,
+    EntropyDifference,
+    Windows,
+    entropy_difference,
+    state_entropies,
+    window_entropies,
+)
+from ._heat import Comparison, CouplingEntropy, HeatEntropy, compare, coupling_entropy, heat_entropy
 
 __all__ = [
     "EV_PER_GPA",

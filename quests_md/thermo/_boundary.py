@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from ..errors import InputError
-from ._units import EV_PER_GPA, K_B, columns, errors_of
+from ._entropies import EV_PER_GPA, K_B, columns, errors_of
 
 __all__ = ["Boundary", "Phase", "phase_boundary"]
 

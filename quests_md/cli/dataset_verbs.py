@@ -1,0 +1,355 @@
+"""quests-md bandwidth, entropy, diversity, overlap and learning-curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ..comm import together
+from ..errors import InputError
+from ..information import (
+    DEFAULT_BANDWIDTH,
+    Information,
+    Sampled,
+    bandwidth_from_volume,
+    information_at,
+    learning_curve,
+    likelihood_bandwidth,
+    sample_entropy,
+)
+from ..machine import versions
+from .datasets import ALL, Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths, volume_of
+from .known import open_reference, reference_options, thresholds_option
+from .results import check_outputs, counter, deliver, result_options, table, write_result
+from .working import Scratch, ranks, scratch_option
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["bandwidth_command", "entropy_command", "learning_curve_command", "overlap_command"]
+
+_SPREAD = 10_000  # rows, at most, that the spread of own descriptors is taken from
+
+
+@click.command("bandwidth")
+@click.argument("sources", metavar="[FILE...]", nargs=-1)
+@click.option("--volume", type=float, help="Volume per atom in Å³, instead of files.")
+@click.option(
+    "--sample",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(2),
+    metavar="SIZE",
+    help="Environments whose likelihood is computed.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@dataset_options
+@result_options
+def bandwidth_command(
+    sources: tuple[str, ...],
+    volume: float | None,
+    sample: int,
+    seed: int,
+    output: Path | None,
+    plot: Path | None,
+    overwrite: bool,
+    threads: int | None,
+    **descriptor: Any,
+) -> None:
+    """Compute bandwidths, in 1/Å: QUESTS's rule from the volume per atom, both forms, and the most likely one.
+
+    The likelihood is that of every environment, given all the others but its copies. FILE is anything that ASE reads,
+    with an optional slice (md.traj@::10); or one index (.qindex), or one array of own descriptors (.npy).
+    """
+    check_outputs(output, plot, overwrite)
+    if (volume is None) == (not sources):
+        raise click.UsageError("give either FILE... or --volume V")
+    if volume is not None:
+        if plot is not None:
+            raise click.UsageError("--plot draws the likelihood, which needs FILE...")
+        rows = _by_volume(volume)
+        click.echo(table(rows))
+        if output is not None:
+            write_result(output, {"volume": volume, "results": rows, "versions": versions()}, rows)
+        return
+    with counter() as progress:
+        data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
+        progress.begin("likelihood")
+        choice = likelihood_bandwidth(data.rows, _tried(data), size=sample, seed=seed, report=progress.share)
+    rows, reason = _rows(data, choice.bandwidth)
+    if reason:
+        click.echo(f"quests-md: warning: no volume rule: {reason}", err=True)
+    if choice.at_edge:
+        click.echo("quests-md: warning: the most likely bandwidth lies beyond those that were tried", err=True)
+    result = {**data.describe(), "results": rows, "likelihood": asdict(choice), "versions": versions()}
+
+    def draw() -> Figure:
+        from ..report import likelihood
+
+        return likelihood(choice, {row["rule"]: row["bandwidth"] for row in rows[:-1]})
+
+    deliver(rows, output, lambda path: write_result(path, result, rows), plot, draw)
+
+
+def _tried(data: Dataset) -> Sequence[float] | None:
+    """Return bandwidths to try: of own descriptors shares of their spread, for their unit is not known."""
+    if data.spec is not None:
+        return None
+    some = np.asarray(data.rows[:: -(-len(data.rows) // _SPREAD)], np.float64)
+    spread = float(np.sqrt(2.0 * some.var(axis=0).sum()))
+    return (np.geomspace(1e-3, 1.0, 41) * spread).tolist() if spread > 0.0 else None
+
+
+def _by_volume(volume: float) -> list[dict[str, Any]]:
+    return [
+        {"rule": "volume, gaussian", "bandwidth": bandwidth_from_volume(volume, "gaussian")},
+        {"rule": "volume, cutoff", "bandwidth": bandwidth_from_volume(volume, "cutoff")},
+    ]
+
+
+def _rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]], str]:
+    """Return a row for each rule, and the reason where the rule by volume cannot be used."""
+    rows: list[dict[str, Any]] = []
+    reason = ""
+    if data.spec is not None:
+        rows.append({"rule": "default", "bandwidth": DEFAULT_BANDWIDTH})
+    if data.bandwidth is not None:
+        rows.append({"rule": "of the index", "bandwidth": data.bandwidth})
+    elif data.spec is not None:
+        try:
+            rows += _by_volume(volume_of(data))
+        except InputError as error:
+            reason = str(error)
+    return [*rows, {"rule": "likelihood", "bandwidth": most_likely}], reason
+
+
+@click.command("entropy")
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+@bandwidth_option(multiple=True)
+@click.option("--group-key", metavar="KEY", help="A row for each group of frames, by this key of their info.")
+@click.option("--sample", type=click.IntRange(2), metavar="SIZE", help="Of random samples of this many environments.")
+@click.option("--runs", default=20, show_default=True, type=click.IntRange(2), help="Number of samples.")
+@click.option("--seed", default=0, show_default=True, help="Of the samples.")
+@click.option("--replace", is_flag=True, help="Sample with replacement, as quests does.")
+@dataset_options
+@scratch_option
+@result_options
+def entropy_command(
+    sources: tuple[str, ...],
+    bandwidths: tuple[float | str, ...],
+    group_key: str | None,
+    sample: int | None,
+    runs: int,
+    seed: int,
+    replace: bool,
+    output: Path | None,
+    plot: Path | None,
+    overwrite: bool,
+    threads: int | None,
+    scratch: Path | None,
+    **descriptor: Any,
+) -> None:
+    """Compute entropy H, diversity D, information gap ln N − H and efficiency H / ln N of a dataset, in nats.
+
+    One pass over all pairs of environments gives all of them: `entropy` and `diversity` are the same verb. FILE is
+    anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of own
+    descriptors (.npy). Under mpiexec the ranks share the work, and every digit is the same.
+    """
+    with ranks() as comm, Scratch(scratch, comm) as room:
+        together(comm, lambda: check_outputs(output, plot, overwrite))
+        with counter() as progress:
+            data = open_dataset(
+                sources, **descriptor, group_key=group_key, threads=threads, progress=progress, scratch=room
+            )
+            h = together(comm, lambda: resolve_bandwidths(data, bandwidths))
+            how: dict[str, Any] = {"threads": threads, "comm": comm, "report": progress.share}
+            results: dict[str, Sequence[Information | Sampled]] = {}
+            parts = {} if group_key is None else dict(data.by_group())
+            for name in (*parts, ALL):
+                progress.begin("entropy" if group_key is None else f"entropy of {name}")
+                rows = data.rows if name == ALL else data.rows[parts[name]]
+                if sample is None:
+                    results[name] = information_at(rows, h, **how)
+                else:
+                    drawn = {"seed": seed, "replace": replace}
+                    results[name] = [_sample(rows, sample, runs, one, {**drawn, **how}) for one in h]
+        of = {**data.describe(), **({"seed": seed, "replace": replace} if sample is not None else {})}
+        together(comm, lambda: _tell(results, of, output, plot) if comm.rank == 0 else None)
+
+
+def _tell(
+    results: dict[str, Sequence[Information | Sampled]], of: dict[str, Any], output: Path | None, plot: Path | None
+) -> None:
+    groups = len(results) > 1
+    found = [{**({"group": name} if groups else {}), **_row(one)} for name, ones in results.items() for one in ones]
+    result = {**of, "results": found, "versions": versions()}
+    deliver(found, output, lambda path: write_result(path, result, found), plot, lambda: _picture(results))
+
+
+def _sample(rows: NDArray[Any], size: int, runs: int, bandwidth: float, how: dict[str, Any]) -> Sampled:
+    if size >= len(rows) and not how["replace"]:  # of a small group all there is, once
+        size, runs = len(rows), 1
+    return sample_entropy(rows, size, runs, bandwidth, **how)
+
+
+def _row(one: Information | Sampled) -> dict[str, Any]:
+    if isinstance(one, Information):
+        return {
+            "bandwidth": one.bandwidth,
+            "n_env": one.n_env,
+            "entropy": one.entropy,
+            "diversity": one.diversity,
+            "information_gap": one.information_gap,
+            "efficiency": one.efficiency,
+        }
+    most = math.log(one.size)
+    return {
+        "bandwidth": one.bandwidth,
+        "n_env": one.n_env,
+        "sample": one.size,
+        "runs": len(one.entropies),
+        "entropy": one.mean,
+        "std": one.std,
+        "error": one.standard_error,
+        "diversity": one.mean_diversity,
+        "diversity_std": one.std_diversity,
+        "information_gap": most - one.mean,
+        "efficiency": one.mean / most if one.size > 1 else 1.0,  # as of `Information`
+    }
+
+
+def _picture(results: dict[str, Sequence[Information | Sampled]]) -> Figure:
+    from ..report import entropies, histogram
+
+    first = results[ALL][0]
+    if len(results) == len(results[ALL]) == 1 and isinstance(first, Information):
+        return histogram(first.delta_entropy, against="the dataset itself")
+    return entropies(results)
+
+
+@click.command("overlap")
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+@reference_options
+@bandwidth_option()
+@thresholds_option("dH (nats) below which an environment is covered. May be repeated.", 1e-5)
+@click.option("--group-key", metavar="KEY", help="A row for each group of frames, by this key of their info.")
+@dataset_options
+@result_options
+def overlap_command(
+    sources: tuple[str, ...],
+    index_file: str | None,
+    references: tuple[str, ...],
+    bandwidth: float | str | None,
+    thresholds: tuple[float, ...],
+    group_key: str | None,
+    output: Path | None,
+    plot: Path | None,
+    overwrite: bool,
+    threads: int | None,
+    **descriptor: Any,
+) -> None:
+    """Compute the fraction of environments whose dH against a reference is below a threshold.
+
+    FILE is anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of
+    own descriptors (.npy); so is what --reference takes.
+    """
+    check_outputs(output, plot, overwrite)
+    with counter() as progress:
+        known = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
+        how = descriptor if known.spec is None else {"spec": known.spec}
+        data = open_dataset(sources, **how, group_key=group_key, threads=threads, progress=progress)
+        progress.begin("dH")
+        dH = known.delta_entropy(data.rows, data.numbers)
+    parts = [({}, dH)] if group_key is None else [({"group": name}, dH[which]) for name, which in data.by_group()]
+    if group_key is not None:
+        parts.append(({"group": ALL}, dH))
+    rows = [
+        {**group, "threshold": threshold, "n_env": len(some), "overlap": float(np.mean(some < threshold))}
+        for group, some in parts
+        for threshold in thresholds
+    ]
+    result = {**data.describe(), "reference": known.describe(), "results": rows, "versions": versions()}
+
+    def draw() -> Figure:
+        from ..report import histogram
+
+        return histogram(dH, thresholds)
+
+    deliver(rows, output, lambda path: write_result(path, result, rows), plot, draw)
+
+
+def _fractions(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"numbers with commas between them, not {value!r}") from None
+
+
+@click.command("learning-curve")
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+@bandwidth_option()
+@click.option(
+    "--fractions",
+    default="0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
+    show_default=True,
+    callback=_fractions,
+    help="Shares of the environments, above 0 and at most 1.",
+)
+@click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Samples of each share.")
+@click.option("--seed", default=0, show_default=True, help="Of the samples.")
+@click.option("--replace", is_flag=True, help="Sample with replacement, as quests does.")
+@dataset_options
+@result_options
+def learning_curve_command(
+    sources: tuple[str, ...],
+    bandwidth: float | str | None,
+    fractions: tuple[float, ...],
+    runs: int,
+    seed: int,
+    replace: bool,
+    output: Path | None,
+    plot: Path | None,
+    overwrite: bool,
+    threads: int | None,
+    **descriptor: Any,
+) -> None:
+    """Compute the entropy of random samples of a growing share of a dataset, in nats.
+
+    Where it no longer grows, more data of the same kind add nothing. FILE is anything that ASE reads, with an
+    optional slice (md.traj@::10); or one index (.qindex), or one array of own descriptors (.npy).
+    """
+    check_outputs(output, plot, overwrite)
+    with counter() as progress:
+        data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
+        (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
+        progress.begin("learning curve")
+        drawn: dict[str, Any] = {"seed": seed, "replace": replace}
+        curve = learning_curve(data.rows, fractions, runs, h, **drawn, threads=threads, report=progress.share)
+    rows = [
+        {
+            "fraction": float(fraction),
+            "sample": some.size,
+            "entropy": some.mean,
+            "std": some.std,
+            "error": some.standard_error,
+            "diversity": some.mean_diversity,
+        }
+        for fraction, some in zip(curve.fractions, curve.samples, strict=True)
+    ]
+    runs_of = [{**row, "entropies": some.entropies} for row, some in zip(rows, curve.samples, strict=True)]
+    head = {**data.describe(), "bandwidth": h, "runs": runs, **drawn}
+    result = {**head, "results": runs_of, "versions": versions()}
+
+    def draw() -> Figure:
+        from ..report import learning_curve as draw_curve
+
+        return draw_curve(curve)
+
+    deliver(rows, output, lambda path: write_result(path, result, rows), plot, draw)

@@ -1,0 +1,414 @@
+"""What the verbs that judge datasets take: files, an index, or an array of own descriptors, opened as one thing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ..comm import together
+from ..descriptors import DescriptorSpec, OwnDescriptors
+from ..errors import InputError, SourceError
+from ..frame import Frame
+from ..index import Index, mean_volume, volume_per_atom
+from ..information import DEFAULT_BANDWIDTH, bandwidth_from_volume, check_rows
+from ..sources import describe_source, read_descriptors, read_frames
+from .results import Counter
+from .working import Scratch, rows_of
+
+__all__ = [
+    "ALL",
+    "NOT_FRAMES",
+    "Dataset",
+    "are_own",
+    "bandwidth_option",
+    "build_own",
+    "dataset_options",
+    "open_dataset",
+    "open_index",
+    "read_own",
+    "refuse_options_for_frames",
+    "resolve_bandwidths",
+    "spec_of",
+    "volume_of",
+]
+
+
+def are_own(sources: Sequence[str]) -> bool:
+    """Return whether sources hold own descriptors; raise `InputError` where some do and others do not."""
+    own = [Path(source).suffix == ".npy" for source in sources]
+    if any(own) and not all(own):
+        frames = sources[own.index(False)]
+        raise InputError(
+            f"{sources[own.index(True)]} holds own descriptors and {frames} frames: one index has one kind"
+        )
+    return all(own)
+
+
+def build_own(
+    sources: Sequence[str],
+    bandwidth: float | str | None,
+    name: str | None,
+    for_frames: Mapping[str, Any],
+    threads: int | None,
+) -> Index:
+    """Build an index of own descriptors; `for_frames` are options that mean nothing for them."""
+    refuse_options_for_frames(sources[0], for_frames)
+    if bandwidth is None or isinstance(bandwidth, str):
+        raise InputError(
+            f"{sources[0]} holds own descriptors, whose unit is not known here: give --bandwidth H in it; "
+            f"quests-md bandwidth {sources[0]} helps to choose"
+        )
+    described = [describe_source(source) for source in sources]
+    x, frame_offsets = read_own(sources)
+    name = Path(sources[0]).name if name is None else name
+    return Index.from_descriptors(
+        x, bandwidth, frame_offsets=frame_offsets, name=name, sources=described, threads=threads
+    )
+
+
+def refuse_options_for_frames(source: str, options: Mapping[str, Any]) -> None:
+    """Raise `InputError` if an option was given that means nothing for own descriptors."""
+    given = [f"--{key}" for key, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"{source} holds own descriptors: {', '.join(given)} is for frames")
+
+
+def read_own(sources: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Read files of own descriptors, each a frame or several; return rows (n, d) and the first row of every frame."""
+    parts = [read_descriptors(source) for source in sources]
+    for source, (rows, _) in zip(sources, parts, strict=True):
+        if rows.shape[1] != parts[0][0].shape[1]:
+            raise InputError(
+                f"{source} has {rows.shape[1]} columns and {sources[0]} has {parts[0][0].shape[1]}: other descriptors"
+            )
+    sizes = [[len(rows)] if offsets is None else np.diff(offsets).tolist() for rows, offsets in parts]
+    x = parts[0][0] if len(parts) == 1 else np.concatenate([rows for rows, _ in parts])
+    return x, np.cumsum([0, *itertools.chain(*sizes)], dtype=np.int64)
+
+
+_CHUNK = 1 << 22  # values that are looked at together: an array may be larger than memory
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+ALL = "(all)"  # as the name of a group
+NOT_FRAMES = (".npy", ".qindex")  # what is a dataset of its own
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset as descriptors.
+
+    Attributes
+    ----------
+    rows
+        (n_env, d) descriptors, in the order of the frames. Those of an index are its single-precision rows.
+    frame_offsets
+        (n_frames + 1,) first row of every frame. Of own descriptors (n, d) every row is a frame of its own.
+    numbers
+        (n_env,) atomic number of every environment; None of own descriptors.
+    spec
+        What the rows were computed with; None of own descriptors.
+    bandwidth
+        That of an index, in 1/Å; None of other sources.
+    groups
+        (n_frames,) names, where they were asked for or the index has them; else empty.
+    volumes
+        (n_frames,) volume per atom in Å³, nan where a frame is not periodic in three directions or holds vacuum;
+        empty of an index and of own descriptors.
+    sources
+        Provenance: a dict for each source.
+    """
+
+    rows: NDArray[Any]
+    frame_offsets: NDArray[np.int64]
+    numbers: NDArray[np.int64] | None
+    spec: DescriptorSpec | None
+    bandwidth: float | None
+    groups: tuple[str, ...]
+    volumes: NDArray[np.float64]
+    sources: tuple[dict[str, Any], ...]
+
+    @property
+    def n_env(self) -> int:
+        return len(self.rows)
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.frame_offsets) - 1
+
+    def by_group(self) -> Iterator[tuple[str, NDArray[np.intp]]]:
+        """Yield every group, in the order in which they come, and the environments in it; nothing without groups."""
+        groups = np.repeat(np.array(self.groups, dtype=object), np.diff(self.frame_offsets)) if self.groups else ()
+        for group in dict.fromkeys(self.groups):
+            yield group, np.flatnonzero(np.asarray(groups) == group)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of the dataset that it is of."""
+        spec = self.spec
+        descriptor = None if spec is None else {"k": spec.k, "cutoff": spec.cutoff, "species": spec.species}
+        return {
+            "sources": list(self.sources),
+            "n_frames": self.n_frames,
+            "n_env": self.n_env,
+            "descriptor": descriptor,
+        }
+
+
+def dataset_options(command: _Command) -> _Command:
+    """Add the options of the descriptor: an index has its own, and refuses others."""
+    options = (
+        click.option("--k", type=click.IntRange(2), help="Number of nearest neighbours.  [default: 32]"),
+        click.option("--cutoff", type=float, help="Radius of an environment, in Å.  [default: 5]"),
+        click.option(
+            "--species",
+            metavar="CHOICE",
+            help="How elements enter: neighbours, full, centre or ignore; must be given for two or more.",
+        ),
+        click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def open_dataset(
+    sources: Sequence[str],
+    *,
+    k: int | None = None,
+    cutoff: float | None = None,
+    species: str | None = None,
+    spec: DescriptorSpec | None = None,
+    group_key: str | None = None,
+    threads: int | None = None,
+    progress: Counter | None = None,
+    scratch: Scratch | None = None,
+) -> Dataset:
+    """Open sources as one dataset. Collective, if `scratch` has several ranks.
+
+    Parameters
+    ----------
+    sources
+        Files that ASE reads, each with an optional slice; or one index; or one ``.npy`` file of own descriptors.
+    k, cutoff, species
+        Of the descriptor; None takes the default, or what an index has.
+    spec
+        The descriptor of a reference that these sources are compared with, in place of `k`, `cutoff` and `species`.
+    group_key
+        Key of the frames' info that names their groups.
+    progress
+        Counts the frames that are read.
+    scratch
+        Ranks that share the descriptors of frames, and where these are kept; default: this one, and in memory.
+
+    Raises
+    ------
+    InputError
+        An index or array among other sources, an index of another descriptor than asked for, two elements and no
+        `species`, or a frame without a descriptor.
+    SourceError, IndexFileError
+        A source cannot be read.
+    """
+    scratch = scratch or Scratch()
+    special = [source for source in sources if Path(source).suffix in NOT_FRAMES]
+    if special and len(sources) > 1:
+        raise InputError(f"{special[0]} is a dataset of its own: give it alone, or files of frames")
+    if not special:
+        return _of_files(sources, spec or spec_of(k, cutoff, species), group_key, threads, progress, scratch)
+    return together(scratch.comm, lambda: _of_one(special[0], k, cutoff, species, spec, group_key))
+
+
+def _of_one(
+    source: str,
+    k: int | None,
+    cutoff: float | None,
+    species: str | None,
+    spec: DescriptorSpec | None,
+    group_key: str | None,
+) -> Dataset:
+    if group_key is not None:
+        raise InputError(f"{source} holds no frames' info: --group-key is for files of frames")
+    if source.endswith(".npy"):
+        if spec is not None:
+            raise InputError(f"{source} holds own descriptors: they are compared with others of their kind only")
+        if (k, cutoff, species) != (None, None, None):
+            raise InputError(f"{source} holds own descriptors: k, cutoff and species are for frames")
+        return _of_array(source)
+    return _of_index(source, k, cutoff, species, spec)
+
+
+def spec_of(k: int | None, cutoff: float | None, species: str | None) -> DescriptorSpec:
+    """Return the descriptor that is asked for; None takes the default."""
+    default = DescriptorSpec()
+    return DescriptorSpec(k if k is not None else default.k, cutoff if cutoff is not None else default.cutoff, species)
+
+
+def _of_files(
+    sources: Sequence[str],
+    spec: DescriptorSpec,
+    group_key: str | None,
+    threads: int | None,
+    progress: Counter | None,
+    scratch: Scratch,
+) -> Dataset:
+    def read() -> Iterator[Frame]:
+        return (frame for frame in _frames(sources, group_key, progress) if len(frame.centres))
+
+    # Frames of a dataset that is larger than memory are read twice.
+    kept = None if scratch.folder is not None else together(scratch.comm, lambda: list(read()))
+    data = together(scratch.comm, lambda: _survey(read() if kept is None else kept, sources, spec))
+    assert data.spec is not None
+    frames, names = read() if kept is None else kept, ", ".join(sources)
+    if len(np.unique(scratch.comm.allgather(np.array([data.n_frames, data.frame_offsets[-1]])), axis=0)) > 1:
+        raise SourceError(f"{names}: the ranks do not read the same frames: is a file still written to?")
+    rows = rows_of(frames, names, data.frame_offsets, data.spec, scratch, threads)
+    return replace(data, rows=rows)
+
+
+def _survey(frames: Iterable[Frame], sources: Sequence[str], spec: DescriptorSpec) -> Dataset:
+    """Return what frames hold, but for their rows."""
+    counts, numbers, volumes, groups = [0], [], [], []
+    elements: set[int] = set()
+    for frame in frames:
+        counts.append(len(frame.centres))
+        numbers.append(frame.numbers[frame.centres])
+        volumes.append(volume_per_atom(frame))
+        groups += [] if frame.group is None else [frame.group]
+        elements.update(frame.distinct_numbers.tolist())
+    if not numbers:
+        raise InputError(f"{', '.join(sources)}: no environments in them: the frames hold no atoms")
+    if ALL in groups:
+        raise InputError(
+            f'a group is named "{ALL}", as the row of all frames is: rename it, or take another --group-key'
+        )
+    spec = spec.for_elements(elements - {0})
+    spec.check_elements(elements)
+    return Dataset(
+        rows=np.empty((0, spec.width)),
+        frame_offsets=np.cumsum(counts, dtype=np.int64),
+        numbers=np.concatenate(numbers).astype(np.int64),
+        spec=spec,
+        bandwidth=None,
+        groups=tuple(groups),
+        volumes=np.array(volumes),
+        sources=tuple(describe_source(source) for source in sources),
+    )
+
+
+def _frames(sources: Sequence[str], group_key: str | None, progress: Counter | None) -> Iterator[Frame]:
+    for source in sources:
+        frames = read_frames(source, group_key)
+        if progress is not None:
+            progress.say(f"reading {source}:")
+            frames = progress.count(frames)
+        yield from frames
+
+
+def _of_array(source: str) -> Dataset:
+    rows, frame_offsets = read_descriptors(source)
+    step = max(1, _CHUNK // rows.shape[1])
+    for first in range(0, len(rows), step):
+        check_rows(f"{source}: the array", rows[first : first + step], None)
+    return Dataset(
+        rows=rows,
+        frame_offsets=np.arange(len(rows) + 1, dtype=np.int64) if frame_offsets is None else frame_offsets,
+        numbers=None,
+        spec=None,
+        bandwidth=None,
+        groups=(),
+        volumes=np.empty(0),
+        sources=(describe_source(source),),
+    )
+
+
+def _of_index(
+    source: str, k: int | None, cutoff: float | None, species: str | None, spec: DescriptorSpec | None
+) -> Dataset:
+    index = open_index(source, k, cutoff, species)
+    if spec is not None and spec != index.spec:
+        raise InputError(f"{source} was built with {index.spec}, but is compared with {spec}")
+    own = isinstance(index.descriptor, OwnDescriptors)
+    places = np.argsort(index.order)
+    rows = (index.rows + index.centre)[places]
+    numbers = index.numbers[places].astype(np.int64)
+    return Dataset(
+        rows=np.column_stack([numbers, rows]) if index.descriptor.by_centre else rows,
+        frame_offsets=np.asarray(index.frame_offsets),
+        numbers=None if own else numbers,
+        spec=None if own else index.spec,
+        bandwidth=index.bandwidth,
+        groups=index.frame_groups,
+        volumes=np.empty(0),
+        sources=({"file": source, "hash": index.hash},),
+    )
+
+
+def open_index(source: str, k: int | None, cutoff: float | None, species: str | None) -> Index:
+    """Open an index; `InputError` if it is of another descriptor than asked for, where something is."""
+    index = Index.open(source)
+    index.require(k=k, cutoff=cutoff)
+    if species is not None and species != index.spec.species:
+        built = f'with species "{index.spec.species}"' if index.spec.species else "without a choice of species"
+        raise InputError(f'{source} was built {built}, but "{species}" is asked for')
+    return index
+
+
+def _convert(value: Any) -> float | str:
+    try:
+        return "auto" if value == "auto" else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
+
+
+def bandwidth_option(multiple: bool = False) -> Callable[[_Command], _Command]:
+    """Add --bandwidth; several times if `multiple`."""
+    return click.option(
+        "--bandwidth",
+        "bandwidths" if multiple else "bandwidth",
+        type=_convert,
+        metavar="H",
+        multiple=multiple,
+        help="h in 1/Å, or auto: by the volume per atom."
+        + (" May be repeated." if multiple else "")
+        + f"  [default: {DEFAULT_BANDWIDTH}; of an index, its own]",
+    )
+
+
+def resolve_bandwidths(data: Dataset, asked: Sequence[float | str]) -> tuple[float, ...]:
+    """Return bandwidths as numbers, in ascending order; without any that of an index, or the default.
+
+    Raises
+    ------
+    InputError
+        "auto", and the volume rule does not hold for this dataset; or nothing, and it holds own descriptors.
+    """
+    if not asked and data.spec is None and data.bandwidth is None:
+        raise InputError(
+            f"{data.sources[0]['file']} holds own descriptors, whose unit is not known here: give --bandwidth H in it; "
+            f"quests-md bandwidth {data.sources[0]['file']} helps to choose"
+        )
+    if not asked:
+        return (DEFAULT_BANDWIDTH if data.bandwidth is None else data.bandwidth,)
+    numbers = {float(h) if h != "auto" else bandwidth_from_volume(volume_of(data)) for h in asked}
+    return tuple(sorted(numbers))
+
+
+def volume_of(data: Dataset) -> float:
+    """Return the mean volume per atom (Å³) of the frames that are bulk.
+
+    Raises
+    ------
+    InputError
+        The dataset is not one of frames, none of them is bulk, or QUESTS's rule does not hold for its descriptor.
+    """
+    if data.spec is None or not len(data.volumes):
+        raise InputError(
+            f"{data.sources[0]['file']} tells no volume per atom, which bandwidth=auto needs: give a number"
+        )
+    return mean_volume(data.volumes, np.diff(data.frame_offsets), data.spec)

@@ -1,0 +1,435 @@
+"""quests-md dh and nuclei: what is asked of every environment of frames."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FrameError, InputError, NucleationError, OutputError
+from ..files import write_atomically
+from ..files.extxyz import format_atoms, format_frame
+from ..frame import Frame
+from ..index import Index
+from ..information import DEFAULT_BANDWIDTH
+from ..machine import versions
+from ..nuclei import SPHERE, Nucleation, Nuclei, NucleiSeries, linked_mean, nucleation, nuclei
+from ..sources import describe_source, frame_of, read_atoms, read_frames
+from .datasets import NOT_FRAMES, bandwidth_option, dataset_options, open_dataset, spec_of
+from .known import Itself, Known, open_reference, reference_options, thresholds_option
+from .results import Counter, check_outputs, counter, deliver, result_options_as, save_picture, table, write_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["dh_command", "nuclei_command"]
+
+_FRAMES = (".xyz", ".extxyz")
+_BATCH = 4096  # environments that are asked about at a time, at least
+_OVERLAP = 1e-5  # nats; the threshold of quests overlap
+
+
+_Place = tuple[str, int, Any, Frame]  # the file, the number in it, and the frame itself: as ase.Atoms, and as Frame
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The dH (n_env,) of one frame, in nats, and what is said of it."""
+
+    row: dict[str, Any]
+    dH: NDArray[np.float64]
+
+
+@click.command("dh")
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+@reference_options
+@click.option("--itself", is_flag=True, help="Instead: each frame against itself.")
+@bandwidth_option()
+@thresholds_option("Report the fraction above this dH (nats). May be repeated.")
+@dataset_options
+@result_options_as(".extxyz, .csv, .json or .npy")
+def dh_command(
+    sources: tuple[str, ...],
+    index_file: str | None,
+    references: tuple[str, ...],
+    itself: bool,
+    bandwidth: float | str | None,
+    thresholds: tuple[float, ...],
+    output: Path | None,
+    plot: Path | None,
+    overwrite: bool,
+    threads: int | None,
+    **descriptor: Any,
+) -> None:
+    """Compute dH of every environment of frames against a reference, in nats.
+
+    FILE is anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of
+    own descriptors (.npy); so is what --reference takes. With -o, the frames with dH of every atom (.extxyz, .xyz), a
+    row for every frame (.csv), a summary and these rows (.json), or the plain values (.npy).
+    """
+    check_outputs(output, plot, overwrite, (*_FRAMES, ".csv", ".json", ".npy"))
+    suffix = None if output is None else output.suffix
+    with counter() as progress:
+        if itself:
+            known: Known | Itself = _itself(sources, index_file, references, bandwidth, descriptor, threads)
+        else:
+            known = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
+        asked = _ask(sources, known, thresholds, descriptor, progress)
+        if output is not None and suffix in _FRAMES:
+            done: list[_Answer] = []
+            write_atomically(output, lambda file: file.writelines(_texts(asked, done, sources)))
+        else:
+            done = [answer for answer, _ in asked]
+    done = _with_environments(done, sources)
+    values = np.concatenate([answer.dH for answer in done])
+    summary = {"n_frames": len(done), **_numbers(values, thresholds), "overlap": float(np.mean(values < _OVERLAP))}
+    of = {"reference": known.describe(), "thresholds": list(thresholds), **summary}
+
+    def draw() -> Figure:
+        from ..report import histogram
+
+        offsets = np.cumsum([0] + [len(answer.dH) for answer in done])
+        return histogram(values, thresholds, frame_offsets=offsets)
+
+    left = None if suffix in _FRAMES else output  # frames are written
+    deliver([summary], left, lambda path: _write(path, sources, of, done, values), plot, draw)
+
+
+def _with_environments(done: Sequence[_Answer], sources: Sequence[str]) -> list[_Answer]:
+    """Return the answers of frames that have environments; `InputError` if there are none."""
+    found = [answer for answer in done if len(answer.dH)]
+    if not found:
+        raise InputError(f"{', '.join(sources)}: no environments in them: the frames hold no atoms")
+    return found
+
+
+def _write(
+    output: Path, sources: Sequence[str], of: dict[str, Any], done: Sequence[_Answer], values: NDArray[np.float64]
+) -> None:
+    if output.suffix == ".npy":
+        write_atomically(output, lambda file: np.save(file, values))
+        return
+    rows = [answer.row for answer in done]
+    described = [describe_source(source) for source in sources]
+    write_result(output, {"sources": described, **of, "frames": rows, "versions": versions()}, rows)
+
+
+def _itself(
+    sources: Sequence[str],
+    index_file: str | None,
+    references: Sequence[str],
+    bandwidth: float | str | None,
+    descriptor: dict[str, Any],
+    threads: int | None,
+) -> Itself:
+    if index_file is not None or references:
+        raise click.UsageError("--itself takes the place of --index and --reference: give one of them")
+    if bandwidth == "auto" or _of_no_frames(sources):
+        raise click.UsageError("--itself is for files of frames, and for a bandwidth that is a number")
+    return Itself(spec_of(**descriptor), DEFAULT_BANDWIDTH if bandwidth is None else float(bandwidth), threads)
+
+
+def _of_no_frames(sources: Sequence[str]) -> bool:
+    return any(Path(source).suffix in NOT_FRAMES for source in sources)
+
+
+def _ask(
+    sources: Sequence[str],
+    known: Known | Itself,
+    thresholds: Sequence[float],
+    descriptor: dict[str, Any],
+    progress: Counter,
+) -> Iterator[tuple[_Answer, Any]]:
+    """Yield the answer for every frame, and the frame as ``ase.Atoms`` with dH in it; None of other sources."""
+    if isinstance(known, Known) and _of_no_frames(sources):
+        how = descriptor if known.spec is None else {"spec": known.spec}
+        data = open_dataset(sources, **how, threads=known.threads, progress=progress)
+        dH = known.delta_entropy(data.rows, data.numbers)
+        # Own descriptors of which it is not known where frames begin: all are one.
+        offsets = [0, len(dH)] if data.spec is None and data.n_frames == len(dH) else data.frame_offsets.tolist()
+        for number, (first, last) in enumerate(itertools.pairwise(offsets)):
+            some = dH[first:last]
+            yield _Answer({"file": sources[0], "frame": number, **_numbers(some, thresholds)}, some), None
+        return
+    if known.spec is None:
+        raise InputError(f"the reference holds own descriptors: {sources[0]} must be an array (.npy) of them, too")
+    for batch in _batches(sources, progress):
+        frames = [frame for *_, frame in batch]
+        for (source, number, atoms, frame), some in zip(batch, _split(_dH(known, batch), frames), strict=True):
+            row = {"file": source, "frame": number, "step": frame.step, "time": frame.time}
+            numbers_ = _numbers(some, thresholds, frame)
+            _put(atoms, frame, some, numbers_)
+            yield _Answer({**row, **numbers_}, some), atoms
+
+
+def _dH(known: Known | Itself, batch: Sequence[_Place]) -> NDArray[np.float64]:
+    """Ask for the dH of some frames; the error of one that has no descriptor names its file."""
+    try:
+        return known.ask([frame for *_, frame in batch])
+    except FrameError:
+        for source, number, _, frame in batch:
+            try:
+                known.ask([frame])
+            except FrameError as error:
+                raise FrameError(f"{source}: frame {number}: {error}") from error
+        raise
+
+
+def _batches(sources: Sequence[str], progress: Counter) -> Iterator[list[_Place]]:
+    """Yield frames, some at a time, with their file and their number in it: the threads need much to do."""
+    batch: list[_Place] = []
+    n_env = 0
+    progress.begin("dH of")
+    for source in sources:
+        for number, atoms in enumerate(progress.count(read_atoms(source))):
+            frame = frame_of(atoms, number)
+            batch.append((source, number, atoms, frame))
+            n_env += len(frame.centres)
+            if n_env >= _BATCH:
+                yield batch
+                batch, n_env = [], 0
+    if batch:
+        yield batch
+
+
+def _split(dH: NDArray[np.float64], frames: Sequence[Frame]) -> list[NDArray[np.float64]]:
+    return np.split(dH, np.cumsum([len(frame.centres) for frame in frames])[:-1])
+
+
+def _numbers(dH: NDArray[np.float64], thresholds: Sequence[float], frame: Frame | None = None) -> dict[str, Any]:
+    """Return what is said of the dH of a frame, or of all."""
+    if not len(dH):
+        return {"n": 0}
+    worst = int(np.argmax(dH))
+    q50, q99 = np.quantile(dH, (0.5, 0.99)).tolist()
+    numbers: dict[str, Any] = {"n": len(dH), "max": float(dH[worst])}
+    if frame is not None:
+        assert frame.ids is not None
+        numbers["max_id"] = int(frame.ids[frame.centres[worst]])
+    numbers |= {"mean": float(dH.mean()), "q50": q50, "q99": q99}
+    return numbers | {f"above_{threshold:g}": float(np.mean(dH > threshold)) for threshold in thresholds}
+
+
+def _put(atoms: Any, frame: Frame, dH: NDArray[np.float64], numbers: dict[str, Any]) -> None:
+    """Put dH into an ``ase.Atoms``: nan where an atom is no environment."""
+    values = np.full(len(atoms), np.nan)
+    values[frame.centres] = dH
+    atoms.arrays["dH"] = values
+    atoms.info |= {f"dH_{key}": value for key, value in numbers.items()}
+
+
+def _texts(asked: Iterable[tuple[_Answer, Any]], done: list[_Answer], sources: Sequence[str]) -> Iterator[bytes]:
+    """Yield the text of every frame, and keep its answer; raise, so that no file is left, if none has environments."""
+    for answer, atoms in asked:
+        if atoms is None:
+            raise OutputError(
+                f"{answer.row['file']} holds no frames to write: give a name that ends with .csv or .json"
+            )
+        done.append(answer)
+        yield format_atoms(atoms, every_result=True)
+    _with_environments(done, sources)
+
+
+_Found = tuple[Frame, Nuclei, dict[str, NDArray[np.float64]]]
+
+_POSITIVE = click.FloatRange(0.0, min_open=True)
+_SHOWN = 12  # rows of the table on a terminal
+
+
+@click.command("nuclei")
+@click.argument("trajectory")
+@click.option("--index", "index_file", required=True, type=click.Path(path_type=Path), help="The index file.")
+@click.option("--threshold", required=True, type=float, help="Nuclei are of atoms with dH (nats) up to this.")
+@click.option("--above", is_flag=True, help="Nuclei are of atoms above the threshold instead.")
+@click.option("--average", is_flag=True, help="Compare dH averaged over each atom and those linked to it.")
+@click.option("--link", required=True, type=float, help="Largest distance of two linked atoms of a nucleus, in Å.")
+@click.option("--temperature", type=_POSITIVE, help="In K: fit classical nucleation theory; with --density.")
+@click.option("--density", type=_POSITIVE, help="Of the nuclei, in atoms per Å³.")
+@click.option("--driving-force", type=_POSITIVE, help="In eV per atom.  [default: fitted, and hardly known then]")
+@click.option(
+    "--shape-factor",
+    type=click.FloatRange(SPHERE * (1 - 1e-9)),
+    help="Surface / volume^(2/3) of a nucleus.  [default: a sphere's, 4.836]",
+)
+@click.option("--from", "first", type=int, help="First step that is fitted.  [default: all]")
+@click.option("--until", "last", type=int, help="Last step that is fitted.  [default: all]")
+@click.option("--smallest", type=click.IntRange(1), default=5, show_default=True, help="Smallest size that is fitted.")
+@click.option("--blocks", type=click.IntRange(5), default=10, show_default=True, help="Blocks of time, for the errors.")
+@click.option(
+    "-o",
+    "--output",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Write .csv (a row per frame), .json (all), .xyz or .extxyz (frames with the nucleus of every atom); several.",
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw it here: .png, .svg or .pdf.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+def nuclei_command(
+    trajectory: str,
+    index_file: Path,
+    threshold: float,
+    above: bool,
+    average: bool,
+    link: float,
+    first: int | None,
+    last: int | None,
+    output: tuple[Path, ...],
+    plot: Path | None,
+    overwrite: bool,
+    threads: int | None,
+    **options: Any,
+) -> None:
+    """Find nuclei along a trajectory: linked atoms whose dH is low.
+
+    TRAJECTORY is anything that ASE reads, with an optional slice: dump.lammpstrj, md.traj@::10. With --temperature
+    and --density classical nucleation theory is fitted to the sizes of the nuclei, if the steps --from to --until are
+    quasi-stationary and no nucleus grows in them; else the reason is said, after the files are written without a fit.
+    """
+    fit = _fit_of(options)
+    if math.isnan(threshold):
+        raise InputError("--threshold must be a number of nats, not nan")
+    check_outputs(None, plot, overwrite)
+    for path in output:
+        check_outputs(path, None, overwrite, (".csv", ".json", *_FRAMES))
+    films = [path for path in output if path.suffix in _FRAMES]
+    if len(films) > 1:
+        raise OutputError(f"{films[0]} and {films[1]} would hold the same frames: give one of them")
+    index = Index.open(index_file)
+    with counter() as progress:
+        progress.say(f"nuclei of {trajectory}:")
+        frames = progress.count(read_frames(trajectory))
+        found = _find(frames, index, threshold, above, average, link, bool(films), threads)
+        series = _series(found, films)
+    nucleation_fit, refusal = None, None
+    if fit is not None:
+        try:
+            nucleation_fit = nucleation(series, first=first, last=last, **fit)
+        except (InputError, NucleationError) as error:  # after the work of finding nuclei: that is kept
+            refusal = error
+    rows = _rows(series)
+    result = {
+        "sources": [describe_source(trajectory)],
+        "index": {"file": str(index_file), "hash": index.hash, "bandwidth": index.bandwidth},
+        "threshold": threshold,
+        "above": above,
+        "average": average,
+        "link": link,
+        "frames": rows,
+        "sizes": [sizes.tolist() for sizes in series.sizes],
+        "nucleation": None if nucleation_fit is None else nucleation_fit.describe(),
+        "refused": None if refusal is None else str(refusal),
+    }
+    for path in output:
+        if path.suffix not in _FRAMES:
+            write_result(path, result, rows)
+    if plot is not None:
+        from ..report import nuclei_picture
+
+        save_picture(nuclei_picture(series, nucleation_fit), plot)
+    _say(rows, nucleation_fit)
+    for path in [*output, *([plot] if plot else [])]:
+        click.echo(f"written: {path}")
+    if refusal is not None:
+        raise refusal
+
+
+def _fit_of(options: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the fit is asked for, or None."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if options["temperature"] is not None and options["density"] is not None:
+        return given
+    asked = sorted(set(given) - {"smallest", "blocks"})
+    if asked:
+        names = " and ".join("--" + name.replace("_", "-") for name in asked)
+        raise InputError(f"{names} alone: a fit of classical nucleation theory needs --temperature and --density")
+    return None
+
+
+def _find(
+    frames: Iterator[Frame],
+    index: Index,
+    threshold: float,
+    above: bool,
+    average: bool,
+    link: float,
+    exact: bool,
+    threads: int | None,
+) -> Iterator[_Found]:
+    """Yield frames, their nuclei, and columns for a file where they are `exact`.
+
+    Where no value is needed, what exceeds the threshold is told without it, and faster.
+    """
+    for frame in frames:
+        columns = {"dH": index.delta_entropy(frame, threads)} if exact or average else {}
+        if average:
+            columns["dH_mean"] = linked_mean(frame, columns["dH"], link)
+        compared = list(columns.values())[-1:]
+        exceeds = compared[0] > threshold if compared else index.exceeds(frame, threshold, threads)
+        yield frame, nuclei(frame, exceeds if above else ~exceeds, link), columns
+
+
+def _series(found: Iterator[_Found], films: Sequence[Path]) -> NucleiSeries:
+    """Take all frames, and write them where they are wanted."""
+    if not films:
+        return NucleiSeries.of((frame, one) for frame, one, _ in found)
+    series: list[NucleiSeries] = []
+
+    def write(file: BinaryIO) -> None:
+        series.append(NucleiSeries.of(_written(found, file.write)))
+
+    write_atomically(films[0], write)
+    return series[0]
+
+
+def _written(found: Iterator[_Found], write: Callable[[bytes], object]) -> Iterator[tuple[Frame, Nuclei]]:
+    for frame, one, columns in found:
+        n, centres = len(frame.positions), frame.centres
+        whole: dict[str, NDArray[Any]] = {name: np.full(n, np.nan) for name in columns}
+        for name, values in columns.items():
+            whole[name][centres] = values
+        whole["nucleus"] = np.zeros(n, np.int64)
+        whole["nucleus"][centres] = one.numbers
+        info: dict[str, Any] = {"step": frame.step, "n_nuclei": len(one.sizes), "largest": one.largest}
+        if np.isfinite(frame.time):
+            info["time"] = frame.time
+        write(format_frame(frame, whole.pop("dH"), info, whole))
+        yield frame, one
+
+
+def _rows(series: NucleiSeries) -> list[dict[str, Any]]:
+    columns = {
+        "step": series.steps, "time": series.times, "n": series.n_env, "n_inside": series.n_inside,
+        "n_nuclei": series.n_nuclei, "largest": series.largest,
+    }  # fmt: skip
+    return [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
+
+
+def _say(rows: list[dict[str, Any]], fit: Nucleation | None) -> None:
+    step = -(-len(rows) // _SHOWN)
+    shown = rows[::step]
+    click.echo(table(shown if shown[-1] is rows[-1] else [*shown, rows[-1]]))
+    if len(shown) < len(rows):
+        click.echo(f"(one of {step} of {len(rows)} frames)")
+    if fit is None:
+        return
+    given = "given" if fit.driving_force_given else f"± {fit.driving_force_error:.2g}, fitted"
+    click.echo(f"fitted to steps {fit.first} to {fit.last}, {fit.n_frames} frames, sizes from {fit.smallest} on")
+    click.echo(f"  surface tension   {fit.gamma:.4g} ± {fit.gamma_error:.2g} mJ/m²  (misfit {fit.misfit:.2g})")
+    click.echo(f"  driving force     {fit.driving_force:.4g} eV per atom ({given})")
+    if not fit.driving_force_given:
+        click.echo(
+            f"  the two are hardly told apart: correlation {fit.correlation_of_gamma:.3f}; "
+            f"{fit.gamma_slope / 100:.4g} mJ/m² more for every 0.01 eV"
+        )
+    click.echo(f"  critical size     {fit.critical_size:.4g} ± {fit.critical_size_error:.2g}")
+    click.echo(f"  barrier           {fit.barrier:.4g} ± {fit.barrier_error:.2g} eV, {fit.barrier / fit.kT:.4g} k_BT")
+    by_smallest = ", ".join(f"{n}: {gamma:.4g}" for n, gamma in fit.gamma_by_smallest.items())
+    click.echo(f"  surface tension by smallest size   {by_smallest}")

@@ -1,0 +1,269 @@
+"""quests-md compress and cutout: fewer frames, and smaller ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from ..compression import METHODS, Compression, compress
+from ..errors import OutputError, SourceError
+from ..files import write_atomically
+from ..files.extxyz import format_atoms, format_frame
+from ..index import Index
+from ..information import entropy as entropy_of
+from ..machine import versions
+from ..selection import Cutout, cutouts
+from ..sources import frame_of, read_atoms, read_frames
+from .datasets import NOT_FRAMES, Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths
+from .known import check_elements
+from .results import Counter, check_outputs, counter, deliver, result_options_as, write_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["compress_command", "cutout_command"]
+
+_FRAMES = (".xyz", ".extxyz")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a frame of a dataset is: the file and the number in it; and the frame, if it is to be written."""
+
+    file: str
+    number: int
+    atoms: Any
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | float | None:
+    """Return a number of frames as an int, a share of them (0.1 or 10%) as a float."""
+    if value is None:
+        return None
+    try:
+        if value.endswith("%"):
+            return float(value[:-1]) / 100
+        return int(value) if value.lstrip("+-").isdigit() else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number of frames nor a share such as 0.1 or 10%") from None
+
+
+@click.command("compress")
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+@click.option("--size", callback=_size, metavar="N", help="Frames to choose: a number, or a share such as 0.1 or 10%.")
+@click.option("--entropy", type=float, metavar="NATS", help="Instead: choose until the frames have this entropy.")
+@click.option(
+    "--keep",
+    type=click.FloatRange(0.0, min_open=True),
+    metavar="SHARE",
+    help="Instead: until they have this share of the entropy of all.",
+)
+@click.option("--method", default="msc", show_default=True, type=click.Choice(METHODS))
+@click.option(
+    "--reference", "references", metavar="FILE", multiple=True, help="What is known already, for msc. May be repeated."
+)
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of random, mean_farthest and kmeans."
+)
+@bandwidth_option()
+@dataset_options
+@result_options_as(".extxyz, .json or .csv")
+def compress_command(
+    sources: tuple[str, ...],
+    size: int | float | None,
+    entropy: float | None,
+    keep: float | None,
+    method: Any,
+    references: tuple[str, ...],
+    seed: int,
+    bandwidth: float | str | None,
+    output: Path | None,
+    plot: Path | None,
+    overwrite: bool,
+    threads: int | None,
+    **descriptor: Any,
+) -> None:
+    """Choose few frames that keep the information of a dataset, by the minimum set cover of QUESTS or otherwise.
+
+    FILE is anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of own
+    descriptors (.npy), whose rows are frames unless it is (frames, atoms, d); so is what --reference takes. With -o,
+    the chosen frames as they were read, in the order of the choice (.extxyz, .xyz), or a row for each with what it and
+    those before it hold (.json, .csv).
+    """
+    check_outputs(output, plot, overwrite, (*_FRAMES, ".json", ".csv"))
+    if sum(value is not None for value in (size, entropy, keep)) != 1:
+        raise click.UsageError("give one of --size, --entropy and --keep")
+    are_frames = not any(Path(source).suffix in NOT_FRAMES for source in sources)
+    if output is not None and output.suffix in _FRAMES and not are_frames:
+        raise OutputError(f"{sources[0]} holds no frames to write: give a name that ends with .json or .csv")
+    with counter() as progress:
+        known = open_dataset(references, **descriptor, threads=threads, progress=progress) if references else None
+        how = descriptor if known is None or known.spec is None else {"spec": known.spec}
+        data = open_dataset(sources, **how, threads=threads, progress=progress)
+        if known is not None:
+            check_elements(data.numbers, known)
+        h = _bandwidth(bandwidth, data, known)
+        if keep is not None:
+            progress.begin("entropy of all frames")
+            entropy = keep * entropy_of(data.rows, h, threads=threads)
+        progress.begin("choosing frames")
+        found = compress(
+            data.rows,
+            data.frame_offsets,
+            size,
+            method,
+            entropy=entropy,
+            bandwidth=h,
+            reference=None if known is None else known.rows,
+            seed=seed,
+            threads=threads,
+            report=lambda n: progress.say(f"choosing frames: {n}"),
+        )
+
+        def write(path: Path) -> None:
+            places = _places(sources, data, found, path.suffix in _FRAMES, progress) if are_frames else {}
+            _write(path, data, known, found, places, seed)
+
+        def draw() -> Figure:
+            from ..report import compression
+
+            return compression(found, data.n_frames)
+
+        deliver([_summary(data, found)], output, write, plot, draw)
+
+
+def _bandwidth(asked: float | str | None, data: Dataset, known: Dataset | None) -> float:
+    """Return h: what is asked for, or that of an index among the two datasets, or the default."""
+    if asked is None and data.bandwidth is None and known is not None and known.bandwidth is not None:
+        return known.bandwidth
+    (h,) = resolve_bandwidths(data, () if asked is None else (asked,))
+    return h
+
+
+def _summary(data: Dataset, found: Compression) -> dict[str, Any]:
+    return {
+        "frames": len(found.selected),
+        "of": data.n_frames,
+        "n_env": found.n_env,
+        "of_env": data.n_env,
+        "entropy": found.entropy,
+        "diversity": found.diversity,
+        "overlap": found.overlap,
+    }
+
+
+def _places(
+    sources: Iterable[str], data: Dataset, found: Compression, with_atoms: bool, progress: Counter
+) -> dict[int, _Place]:
+    """Return where the chosen frames are, by their number in the dataset; the files are read once more.
+
+    Raises
+    ------
+    SourceError
+        They no longer hold the frames that were chosen from.
+    """
+    chosen = set(found.selected.tolist())
+    places: dict[int, _Place] = {}
+    sizes: list[int] = []
+    progress.begin("reading what was chosen:")
+    for source in sources:
+        for number, atoms in enumerate(progress.count(read_atoms(source))):
+            n = len(frame_of(atoms, number).centres)
+            if n and len(sizes) in chosen:
+                places[len(sizes)] = _Place(source, number, atoms if with_atoms else None)
+            sizes += [n] if n else []
+    if sizes != np.diff(data.frame_offsets).tolist():
+        raise SourceError(f"{', '.join(sources)}: changed while frames were chosen from it: choose again")
+    return places
+
+
+def _write(
+    output: Path, data: Dataset, known: Dataset | None, found: Compression, places: dict[int, _Place], seed: int
+) -> None:
+    chosen = found.selected.tolist()
+    if output.suffix in _FRAMES:
+        write_atomically(output, lambda file: file.writelines(_texts(places[frame].atoms for frame in chosen)))
+        return
+    growth = found.growth()
+    rows = [
+        {
+            **({"file": places[frame].file, "frame": places[frame].number} if places else {"frame": frame}),
+            "n_env": int(growth.n_env[i]),
+            "entropy": float(growth.entropy[i]),
+            "diversity": float(growth.diversity[i]),
+            "overlap": float(growth.overlap[i]),
+        }
+        for i, frame in enumerate(chosen)
+    ]
+    how = {"method": found.method, "seed": seed, "bandwidth": found.bandwidth}
+    reference = {} if known is None else {"reference": known.describe()}
+    result = {**data.describe(), **reference, **how, "chosen": _summary(data, found), "frames": rows}
+    write_result(output, {**result, "versions": versions()}, rows)
+
+
+def _texts(frames: Iterable[Any]) -> Iterator[bytes]:
+    for atoms in frames:
+        yield format_atoms(atoms, every_result=True)
+
+
+_COLUMNS = (
+    ("step", "step"), ("centre", "centre"), ("dH", "dH_max"), ("core", "n_core"), ("atoms", "composition"),
+    ("of", "parent_composition"), ("removed", "removed"), ("filled", "filled"), ("dangling", "dangling"),
+)  # fmt: skip
+
+
+@click.command("cutout")
+@click.argument("frames")
+@click.option("--index", "index_file", required=True, type=click.Path(path_type=Path), help="The index file.")
+@click.option("--threshold", required=True, type=float, help="dH (nats) above which an atom is cut out.")
+@click.option("--radius", required=True, type=float, help="Of the core, in Å; 0 is the worst atom alone.")
+@click.option("--margin", type=float, help="Unchanged beyond the core, in Å.  [default: the index's cutoff]")
+@click.option("--potential-range", type=float, help="Cutoff of the potential, in Å: the margin is at least twice that.")
+@click.option("--shape", default="cell", show_default=True, type=click.Choice(["cell", "cluster"]))
+@click.option("--vacuum", default=12.0, show_default=True, help="Between images where nothing is periodic, in Å.")
+@click.option("--passivate", is_flag=True, help="Close the cut bonds of a cluster with hydrogens.")
+@click.option("--most", type=click.IntRange(1), help="Largest number of cut-outs per frame.  [default: no limit]")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The extended XYZ file to write.")
+@click.option("--overwrite", is_flag=True, help="Replace that file if it exists.")
+@click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+def cutout_command(
+    frames: str, index_file: Path, output: Path, overwrite: bool, threads: int | None, **options: Any
+) -> None:
+    """Cut out what surrounds the worst atoms of frames that are too large for an oracle.
+
+    FRAMES is anything that ASE reads, with an optional slice: uq/candidates.extxyz, md.traj@-1. Only the forces
+    on core atoms (column core) are fit to train on.
+    """
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists: choose another name, or give --overwrite")
+    index = Index.open(index_file)
+    with counter() as progress:
+        progress.say(f"cutting {frames}:")
+        found = list(_cut(progress.count(read_frames(frames)), index, threads, options))
+    if not found:
+        click.echo(f"no atom of {frames} is above {options['threshold']:g} nats: nothing to cut out")
+        return
+    texts = [format_frame(cut.frame, cut.dH, cut.info, {"core": cut.core}) for cut in found]
+    write_atomically(output, lambda file: file.writelines(texts))
+    click.echo(_table(found))
+    click.echo(f"{len(found)} cut-outs in {output}")
+
+
+def _cut(frames: Any, index: Index, threads: int | None, options: dict[str, Any]) -> Iterator[Cutout]:
+    for frame in frames:
+        dH = index.delta_entropy(frame, threads)
+        yield from cutouts(frame, dH, index.spec.cutoff, index=index, **options)
+
+
+def _table(found: list[Cutout]) -> str:
+    """Return a row for each cut-out, its stoichiometry beside that of its frame."""
+    rows = [[name for name, _ in _COLUMNS]]
+    for cut in found:
+        cells = [cut.info[key] for _, key in _COLUMNS]
+        rows.append([f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in cells])
+    widths = [max(len(row[c]) for row in rows) for c in range(len(_COLUMNS))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -1,0 +1,342 @@
+"""quests-md index: build, extend, calibrate, info, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..descriptors import DescriptorSpec, OwnDescriptors
+from ..errors import CalibrationError, IndexFileError, InputError, OutputError
+from ..frame import Frame
+from ..index import Calibration, ErrorBound, Index, calibrate, fit_error_bound
+from ..information import DEFAULT_BANDWIDTH
+from ..sources import describe_source, read_force_errors, read_frames
+from .datasets import are_own, build_own, read_own, refuse_options_for_frames
+from .results import Counter, counter
+
+__all__ = ["index_group"]
+
+_RATES = (0.1, 0.01)  # per independent frame; `index info` shows what thresholds they come to
+
+
+@click.group("index")
+def index_group() -> None:
+    """Build, extend, show and verify the index of a reference."""
+
+
+def _bandwidth(value: Any) -> float | str:
+    """Convert the option: a number, or the word auto."""
+    try:
+        return "auto" if value == "auto" else float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
+
+
+@index_group.command("build")
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index file to write.")
+@click.option("--k", type=int, help="Number of nearest neighbours.  [default: 32]")
+@click.option("--cutoff", type=float, help="Radius of an environment, in Å.  [default: 5.0]")
+@click.option(
+    "--species",
+    metavar="CHOICE",
+    help="How elements enter: neighbours, full, centre or ignore; must be given for two or more.",
+)
+@click.option(
+    "--bandwidth",
+    type=_bandwidth,
+    metavar="H",
+    help="h in 1/Å, or auto: by the volume per atom.  [default: 0.015]",
+)
+@click.option("--name", help="What own descriptors are, for people.")
+@click.option("--group-key", metavar="KEY", help="Key of the frames' info that names where each came from.")
+@click.option("--calibrate/--no-calibrate", "calibrated", default=True, help="Make a calibration, too.  [default: yes]")
+@click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+def build(
+    sources: tuple[str, ...],
+    output: Path,
+    k: int | None,
+    cutoff: float | None,
+    species: str | None,
+    bandwidth: float | str | None,
+    name: str | None,
+    group_key: str | None,
+    calibrated: bool,
+    threads: int | None,
+) -> None:
+    """Build an index of the frames of one or more files.
+
+    FILE is anything that ASE reads, with an optional slice: ref.xyz, md.traj@100:, md.traj@0:100:2. Or it holds own
+    descriptors, as numpy.save writes them: features.npy, of one frame (n, d), or of frames with as many atoms each
+    (frames, atoms, d). These need --bandwidth, in their own unit.
+    """
+    started = time.perf_counter()
+    descriptor: dict[str, Any] = {"k": k, "cutoff": cutoff, "species": species}
+    _refuse_other_files(output)
+    with counter() as progress:
+        if are_own(sources):
+            index = build_own(sources, bandwidth, name, {**descriptor, "group-key": group_key}, threads)
+        elif name is None:
+            spec = DescriptorSpec(**{key: value for key, value in descriptor.items() if value is not None})
+            h = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
+            described = [describe_source(source) for source in sources]
+            frames = _read(sources, group_key, progress)
+            index = Index.build(frames, spec, h, sources=described, threads=threads)
+        else:
+            raise InputError(f"--name is for own descriptors (.npy), and {sources[0]} holds frames")
+        if calibrated:
+            progress.say("calibrating with")
+            reason = _calibrate(index, threads)
+    index.save(output)
+    seconds = time.perf_counter() - started
+    click.echo(_show(output, index))
+    if calibrated and reason:
+        click.echo(f"quests-md: warning: no calibration: {reason}", err=True)
+    click.echo(f"  built in           {seconds:.1f} s")
+
+
+def _calibrate(index: Index, threads: int | None) -> str:
+    """Calibrate; return the reason where that cannot be done: the index is of use without."""
+    try:
+        index.calibration = calibrate(index, threads=threads)
+    except CalibrationError as error:
+        return str(error)
+    return ""
+
+
+@index_group.command("extend")
+@click.argument("index_file", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The index file to write.")
+@click.option("--group-key", metavar="KEY", help="Key of the frames' info that names where each came from.")
+@click.option("--calibrate/--no-calibrate", "calibrated", default=True, help="Make a calibration, too.  [default: yes]")
+@click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+def extend(
+    index_file: Path,
+    sources: tuple[str, ...],
+    output: Path,
+    group_key: str | None,
+    calibrated: bool,
+    threads: int | None,
+) -> None:
+    """Write the next generation of INDEX: its reference and the frames of one or more files.
+
+    Descriptor and bandwidth are those of INDEX. FILE is what INDEX was built of: frames, or own descriptors. A
+    calibration is made anew; a bound of the force error is not: `index calibrate --errors` makes it.
+    """
+    old = Index.open(index_file)
+    _refuse_other_files(output)
+    described = [describe_source(source) for source in sources]
+    before, reason = _lines(index_file, old), ""
+    with counter() as progress:
+        if are_own(sources):
+            refuse_options_for_frames(sources[0], {"group-key": group_key})
+            x, frame_offsets = read_own(sources)
+            new = old.extend(x, frame_offsets=frame_offsets, sources=described, threads=threads)
+        else:
+            new = old.extend(_read(sources, group_key, progress), sources=described, threads=threads)
+        if calibrated:
+            progress.say("calibrating with")
+            reason = _calibrate(new, threads)
+    new.save(output)
+    click.echo(_show(output, new, before))
+    if reason:
+        click.echo(f"quests-md: warning: no calibration: {reason}", err=True)
+    if old.calibration is not None and old.calibration.force_error is not None:
+        click.echo(
+            f"quests-md: warning: the bound of the force error was that of generation {old.generation}; make it again: "
+            f"quests-md index calibrate {output} --errors LABELLED",
+            err=True,
+        )
+
+
+@index_group.command("calibrate")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--errors", metavar="LABELLED", help="Frames with forces and model_forces: bound the force error.")
+@click.option("--coverage", default=0.9, show_default=True, help="Share of force errors that must lie below the bound.")
+@click.option("--potential", default="", metavar="NAME", help="The model whose errors these are, for the record.")
+@click.option("--group-key", metavar="KEY", help="Key of LABELLED's info that names the trajectory of each frame.")
+@click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+def calibrate_command(
+    file: Path, errors: str | None, coverage: float, potential: str, group_key: str | None, threads: int | None
+) -> None:
+    """Calibrate an index: what thresholds mean, and with --errors what dH says of the force error.
+
+    Without --errors the dH of the references against the index without their group is computed; `index build` does that
+    by itself. A bound of the force error that the index has is kept.
+    """
+    index = Index.open(file)
+    with counter() as progress:
+        progress.say("calibrating with")
+        if errors is None or index.calibration is None:
+            index.calibration = calibrate(index, threads=threads)
+        if errors is not None:
+            labelled = read_force_errors(errors, group_key)
+            bound = fit_error_bound(index, labelled, coverage=coverage, potential=potential, threads=threads)
+            index.calibration = dataclasses.replace(index.calibration, force_error=bound)
+    index.save(file)
+    click.echo(_show(file, index))
+
+
+@index_group.command("info")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+def info(file: Path, as_json: bool) -> None:
+    """Show what an index was made of."""
+    index = Index.open(file)
+    if as_json:
+        click.echo(json.dumps(_content(file, index), indent=2))
+        return
+    click.echo(_show(file, index))
+    for source in index.provenance.get("sources", []):
+        click.echo(f"  made of            {_source(source)}")
+    for added in index.provenance.get("generations", []):
+        what = f"{added['environments']} environments in {added['frames']} frames, {added['created']}"
+        click.echo(f"  generation {added['generation']:<7} adds {what}")
+        for source in added["sources"]:
+            click.echo(f"    of               {_source(source)}")
+
+
+@index_group.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+def verify(file: Path) -> None:
+    """Read a whole index and compare it with its checksums."""
+    Index.verify(file)
+    click.echo(f"{file}: every section has its checksum")
+
+
+def _read(sources: tuple[str, ...], group_key: str | None, progress: Counter) -> Iterator[Frame]:
+    for source in sources:
+        progress.say(f"reading {source}:")
+        yield from progress.count(read_frames(source, group_key))
+    progress.say("computing descriptors of")
+
+
+def _refuse_other_files(output: Path) -> None:
+    """Raise `OutputError` rather than replace a file that is no index: the reference itself, say."""
+    if output.exists():
+        try:
+            Index.open(output)
+        except IndexFileError as error:
+            raise OutputError(f"{output} exists and is not an index: choose another name, or remove it") from error
+
+
+def _content(file: Path, index: Index) -> dict[str, Any]:
+    from ase.data import atomic_numbers
+
+    counts = {symbol: int((index.numbers == atomic_numbers[symbol]).sum()) for symbol in index.elements}
+    distances = [[round(float(d), 6) if math.isfinite(d) else None for d in row] for row in index.pair_distances]
+    return {
+        **index.describe(),
+        "n_frames": len(index.frame_offsets) - 1,
+        "columns": index.rows.shape[1],
+        "environments": counts,
+        "pair_distances": distances,
+        "bytes": file.stat().st_size,
+        "provenance": index.provenance,
+        "groups": sorted(set(index.frame_groups)),
+        "calibration": None if index.calibration is None else index.calibration.describe(),
+    }
+
+
+def _source(source: dict[str, Any]) -> str:
+    return f"{source['file']}@{source['selection']}  sha256 {source['sha256'][:16]}"
+
+
+def _show(file: Path, index: Index, before: dict[str, str] | None = None) -> str:
+    """Return what an index holds, in lines; under each the line of `before`, where that was another one."""
+    text = [f"{file}: an index"]
+    before = before or {}
+    for name, line in _lines(file, index).items():
+        text.append(f"  {name:<18} {line}")
+        if before.get(name, line) != line:
+            text.append(f"    before           {before[name]}")
+    return "\n".join(text)
+
+
+def _lines(file: Path, index: Index) -> dict[str, str]:
+    content = _content(file, index)
+    elements = ", ".join(f"{symbol} ({n})" for symbol, n in content["environments"].items())
+    rule = {"volume": "by the volume rule", "given": "as given"}.get(index.provenance.get("bandwidth_rule", ""), "")
+    pairs = [
+        f"{a}-{b} {index.pair_distances[i, j]:.3f} Å"
+        for i, a in enumerate(index.elements)
+        for j, b in enumerate(index.elements[i:], i)
+        if math.isfinite(index.pair_distances[i, j])
+    ]
+    environments = f"{len(index)} in {content['n_frames']} frames"
+    if isinstance(index.descriptor, OwnDescriptors):
+        what = {
+            "environments": environments,
+            "descriptor": f"own: {index.descriptor.name}; {content['columns']} columns",
+            "bandwidth": f"{index.bandwidth:.6g} {rule}, in the unit of the descriptor",
+        }
+    else:
+        what = {
+            "environments": environments,
+            "elements": elements,
+            "descriptor": _show_spec(index.descriptor, content["columns"]),
+            "bandwidth": f"{index.bandwidth:.6g} 1/Å {rule}",
+            "smallest distance": ", ".join(pairs) or "no pair inside the cutoff",
+        }
+    return {
+        **what,
+        "generation": str(index.generation),
+        "size": f"{content['bytes'] / 1e6:.2f} MB",
+        "made": f"{index.provenance.get('created', 'at an unknown date')}",
+        "hash": f"{index.hash}",
+        **_show_calibration(index.calibration),
+    }
+
+
+def _show_spec(spec: DescriptorSpec, columns: int) -> str:
+    species = f", species = {spec.species}" if spec.species else ""
+    blocks = f" in blocks of {', '.join(spec.elements)}" if spec.elements else ""
+    return f"k = {spec.k}, cutoff = {spec.cutoff:g} Å{species}; {columns} columns{blocks}"
+
+
+def _show_calibration(calibration: Calibration | None) -> dict[str, str]:
+    if calibration is None:
+        return {"calibration": "none"}
+    sampled = len(calibration.sizes)
+    left_out = "all" if sampled == calibration.frames else f"a sample of {sampled}"
+    lines = {
+        "calibration": f"{left_out} of {calibration.frames} independent frames, left out with their group "
+        f"(of {calibration.groups})",
+        "redundancy": f"{calibration.redundancy:.2f} nats: {calibration.copies} copies, "
+        f"correlation over {calibration.correlation:.3g} frames"
+        if calibration.correlation > 1
+        else f"{calibration.redundancy:.2f} nats: {calibration.copies} copies",
+    }
+    typical = calibration.typical
+    atoms = ", ".join(f"{n} {symbol}" for symbol, n in typical.items()) + " watched atoms"
+    if calibration.symbols == ("X",):  # own descriptors, of whatever
+        atoms = f"{typical['X']} rows a frame"
+    for rate in _RATES:
+        try:
+            (value,) = set(calibration.false_alarm(rate, typical).values())
+            lines[f"false alarm {rate:g}"] = f"dH = {value:.4g} at {atoms}"
+        except CalibrationError:
+            lines[f"false alarm {rate:g}"] = f"not resolved at {atoms}"
+    return lines | _show_bound(calibration.force_error)
+
+
+def _show_bound(bound: ErrorBound | None) -> dict[str, str]:
+    if bound is None:
+        return {}
+    lines = {
+        "force error": f"of {bound.potential or 'a model without a name'}: {100 * bound.coverage:g} % of errors below "
+        f"the bound; held out {100 * bound.covered:.1f} % ({100 * bound.low:.1f} to {100 * bound.high:.1f} %) of "
+        f"{bound.structures} structures"
+    }
+    for symbol, bins in bound.bins.items():
+        steps = ", ".join(f"{b.bound:.3g} up to dH = {b.upper:.4g}" for b in bins)
+        lines[f"  {symbol}"] = f"{steps} (eV/Å)"
+    return lines

@@ -1,0 +1,208 @@
+"""What queries are compared with: an index, or the files of a reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ..descriptors import DescriptorSpec, OwnDescriptors
+from ..elements import SYMBOLS
+from ..errors import ElementError, InputError
+from ..frame import Frame
+from ..index import Index
+from ..information import delta_entropy
+from .datasets import Dataset, open_dataset, open_index, resolve_bandwidths
+from .results import Counter
+
+__all__ = ["Itself", "Known", "check_elements", "open_reference", "reference_options", "thresholds_option"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Known:
+    """A reference that can be asked for dH.
+
+    Attributes
+    ----------
+    data
+        The reference as a dataset; None of an index, which is not read.
+    index
+        The index, or None.
+    bandwidth
+        h, in 1/Å.
+    threads
+        Threads to use; None takes all cores.
+    """
+
+    data: Dataset | None
+    index: Index | None
+    bandwidth: float
+    threads: int | None
+
+    @property
+    def spec(self) -> DescriptorSpec | None:
+        """What the reference's rows were computed with; None of own descriptors."""
+        if self.index is not None:
+            return None if isinstance(self.index.descriptor, OwnDescriptors) else self.index.spec
+        assert self.data is not None
+        return self.data.spec
+
+    def ask(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+        """Compute dH of the environments of frames, in their order; (n,), in nats.
+
+        Raises
+        ------
+        FrameError
+            A frame has no descriptor.
+        ElementError
+            The reference lacks one of the elements.
+        """
+        assert self.spec is not None
+        numbers = np.concatenate([frame.numbers for frame in frames])
+        return self.delta_entropy(self.spec.compute(frames, self.threads), numbers)
+
+    def delta_entropy(self, query: NDArray[Any], numbers: NDArray[np.int64] | None) -> NDArray[np.float64]:
+        """Compute dH of rows (n, d) of centres with these atomic numbers, where they are known; (n,), in nats.
+
+        Raises
+        ------
+        ElementError
+            The reference lacks one of the elements.
+        InputError
+            The rows are those of other descriptors.
+        """
+        if self.spec is None and numbers is not None:
+            raise InputError("the reference holds own descriptors: the queries must be an array (.npy) of them, too")
+        if self.index is not None:
+            if numbers is not None:
+                self.index.check_elements(numbers)
+            return self.index.delta_entropy(np.asarray(query, dtype=np.float64), self.threads)
+        assert self.data is not None
+        check_elements(numbers, self.data)
+        return delta_entropy(query, self.data.rows, self.bandwidth, threads=self.threads)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of its reference."""
+        if self.index is not None:
+            return self.index.describe()
+        assert self.data is not None
+        return {**self.data.describe(), "bandwidth": self.bandwidth}
+
+
+@dataclass(frozen=True)
+class Itself:
+    """What answers for each frame against itself: how its environments repeat each other.
+
+    Attributes
+    ----------
+    spec
+        The descriptor; where it needs elements, each frame has its own.
+    bandwidth, threads
+        As of `Known`.
+    """
+
+    spec: DescriptorSpec
+    bandwidth: float
+    threads: int | None
+
+    def ask(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+        """Compute dH of the environments of frames, in their order; (n,), in nats; `FrameError` as `Known.ask`."""
+        answers = []
+        for frame in frames:
+            rows = self.spec.for_elements(frame.distinct_numbers.tolist()).compute(frame, self.threads)
+            answers.append(delta_entropy(rows, rows, self.bandwidth, threads=self.threads))
+        return np.concatenate(answers)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a result says of its reference."""
+        spec = {"k": self.spec.k, "cutoff": self.spec.cutoff, "species": self.spec.species}
+        return {"itself": True, "descriptor": spec, "bandwidth": self.bandwidth}
+
+
+def check_elements(numbers: NDArray[np.int64] | None, reference: Dataset) -> None:
+    """Raise `ElementError` if elements are told apart, and one of these is the centre of no row of the reference."""
+    if numbers is None or reference.numbers is None or reference.spec is None or reference.spec.species == "ignore":
+        return
+    unknown = sorted(set(np.unique(numbers).tolist()) - {0, *np.unique(reference.numbers).tolist()})
+    if unknown:
+        raise ElementError(
+            f"{', '.join(SYMBOLS[z] for z in unknown)} is the centre of no environment of the reference: "
+            "give one that holds it; or --species ignore, which compares geometry only"
+        )
+
+
+def reference_options(command: _Command) -> _Command:
+    """Add --index and --reference, of which one is to be given, and --bandwidth."""
+    options = (
+        click.option("--index", "index_file", metavar="INDEX", help="The index of the reference."),
+        click.option(
+            "--reference",
+            "references",
+            metavar="FILE",
+            multiple=True,
+            help="Instead: what the reference is made of. May be repeated.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def thresholds_option(text: str, *default: float) -> Callable[[_Command], _Command]:
+    """Add --threshold, which may be given several times."""
+    return click.option(
+        "--threshold",
+        "thresholds",
+        multiple=True,
+        type=float,
+        default=default,
+        show_default=bool(default),
+        callback=_finite,
+        help=text,
+    )
+
+
+def _finite(context: click.Context, parameter: click.Parameter, values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if not math.isfinite(value):
+            raise click.BadParameter(f"a number of nats, not {value}")
+    return values
+
+
+def open_reference(
+    index_file: str | None,
+    references: Sequence[str],
+    bandwidth: float | str | None,
+    descriptor: dict[str, Any],
+    threads: int | None,
+    progress: Counter,
+) -> Known:
+    """Open an index, or make a reference of files.
+
+    Raises
+    ------
+    click.UsageError
+        Both are given, or neither.
+    InputError
+        An index of another descriptor or bandwidth than asked for; and what `open_dataset` raises.
+    """
+    if (index_file is None) == (not references):
+        raise click.UsageError("give a reference: either --index INDEX or --reference FILE")
+    if index_file is None:
+        data = open_dataset(references, **descriptor, threads=threads, progress=progress)
+        (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
+        return Known(data, None, h, threads)
+    index = open_index(index_file, **descriptor)
+    if bandwidth not in (None, index.bandwidth):
+        raise InputError(
+            f"{index_file} was built with a bandwidth of {index.bandwidth:g} 1/Å, but {bandwidth} is asked for: "
+            "build another index, or leave --bandwidth out"
+        )
+    return Known(None, index, index.bandwidth, threads)

@@ -1,0 +1,291 @@
+"""quests-md config, run and watch: a run's configuration, a LAMMPS script and a trajectory, watched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from ..config import RunConfig
+from ..errors import ConfigError, ElementError, OutputError
+from ..files import write_atomically
+from ..hosts.replay import replay
+from ..index import Index, Live, resolve_threshold
+from ..monitor import Band, Decision
+from ..recording import Session
+from ..recording.reader import read_about
+from ..sources import read_frames
+from ..toml import check_keys, read_toml
+from . import EXIT_CODES
+from .results import counter
+
+__all__ = ["config_group", "run_command", "watch_command"]
+
+
+@click.group("config")
+def config_group() -> None:
+    """Write and check a quests.toml."""
+
+
+@config_group.command("init")
+@click.argument("file", default="quests.toml", type=click.Path(path_type=Path))
+def init(file: Path) -> None:
+    """Write a quests.toml with every key, explained.
+
+    FILE is quests.toml by default; one that exists is left alone.
+    """
+    if file.exists():
+        raise OutputError(f"{file} exists: choose another name, or remove it")
+    write_atomically(file, lambda out: out.write(RunConfig.template().encode()))
+    click.echo(f"{file}: set index, select and halt, then: quests-md config check {file}")
+
+
+@config_group.command("check")
+@click.argument("file", default="quests.toml", type=click.Path(path_type=Path))
+@click.option(
+    "--atoms",
+    metavar="N",
+    multiple=True,
+    help="Watched atoms, as N or Si=N for each element: needed to turn a false-alarm rate into nats.",
+)
+def check(file: Path, atoms: tuple[str, ...]) -> None:
+    """Check a quests.toml, and that its index can serve it."""
+    config = RunConfig.read(file)
+    lines = _of_live(config) if config.reference == "live" else _of_index(file, config, atoms)
+    for name in config.model_fields_set - set(lines):
+        lines[name] = str(getattr(config, name))
+    click.echo(f"{file}: right")
+    for name in RunConfig.model_fields:
+        if name in lines:
+            click.echo(f"  {name:<14} {lines[name]}")
+    if (Path(config.output) / "run.json").exists() and not config.overwrite:
+        click.echo(f"quests-md: warning: {config.output} holds an earlier run", err=True)
+
+
+def _of_live(config: RunConfig) -> dict[str, str]:
+    Live(**config.of_live())
+    return {"reference": "live: what the thresholds come to is known when it has learned"}
+
+
+def _of_index(file: Path, config: RunConfig, atoms: tuple[str, ...]) -> dict[str, str]:
+    """Return what there is to say of the index and of the thresholds that are judged by it."""
+    index = Index.open(config.index or "")
+    index.require(k=config.k, cutoff=config.cutoff)
+    _check_elements(file, config, index)
+    counts = _counts(atoms, config, index)
+    lines = {"index": f"{config.index}: {len(index)} environments of {', '.join(index.elements)}"}
+    return lines | {name: _threshold(name, getattr(config, name), index, counts) for name in ("select", "halt")}
+
+
+def _check_elements(file: Path, config: RunConfig, index: Index) -> None:
+    unknown = [symbol for symbol in config.elements or () if symbol not in (*index.elements, "NULL")]
+    if unknown:
+        raise ElementError(f"{file}: elements: {', '.join(unknown)} is not in the index: {', '.join(index.elements)}")
+
+
+def _counts(atoms: tuple[str, ...], config: RunConfig, index: Index) -> dict[str, int]:
+    """Return watched atoms by symbol; a bare number is shared by the elements of the run."""
+    symbols = [s for s in dict.fromkeys(config.elements or index.elements) if s != "NULL"]
+    counts: dict[str, int] = {}
+    for text in atoms:
+        symbol, _, number = text.rpartition("=")
+        if not number.isdigit() or int(number) < 1 or (symbol and symbol not in symbols):
+            raise click.BadParameter(f"{text!r} is neither a number of atoms nor SYMBOL=N of {', '.join(symbols)}")
+        counts.update({symbol: int(number)} if symbol else {s: -(-int(number) // len(symbols)) for s in symbols})
+    return counts
+
+
+def _threshold(name: str, given: Any, index: Index, counts: dict[str, int]) -> str:
+    """Return a threshold in nats, where that is known."""
+    if not isinstance(given, dict):
+        return f"{given:g} nats"
+    if "false_alarm" in given and not counts:
+        if index.calibration is None:
+            raise ConfigError(f"{name}: the index has no calibration; make it: quests-md index calibrate {index.path}")
+        return f"{given}: give --atoms to see it in nats"
+    resolved = resolve_threshold(name, given, index, counts or dict.fromkeys(index.elements, 1))
+    return ", ".join(f"{value:.6g} nats ({symbol})" for symbol, value in resolved.items())
+
+
+@click.command(
+    # No -h, which click would find in LAMMPS's -echo.
+    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
+    epilog="Several ranks: mpiexec -n 4 quests-md run in.lammps --config quests.toml",
+)
+@click.argument("script", type=click.Path(dir_okay=False))
+@click.option("--config", "config_path", required=True, type=click.Path(dir_okay=False), help="The quests.toml.")
+@click.argument("lammps_arguments", nargs=-1, type=click.UNPROCESSED)
+def run_command(script: str, config_path: str, lammps_arguments: tuple[str, ...]) -> None:
+    """Run a LAMMPS input SCRIPT with the lammps package of this Python, watched.
+
+    What follows the script goes to LAMMPS: -var T 300 -log none. Watching begins at a comment `# quests-md: attach`
+    in the script, else before its first run or minimize.
+
+    Exit code: 0 finished, 1 failed, 3 halted: above a threshold, by a broken frame, SIGTERM or wall_time.
+    """
+    from ..config import RunConfig
+    from ..hosts.lammps_script import run_script
+
+    watch = run_script(script, RunConfig.read(config_path), lammps_arguments)
+    raise click.exceptions.Exit(EXIT_CODES[watch.session.status])
+
+
+_REPLAY = "replay"  # the host, in run.json
+
+# With this reference these keys of a quests.toml have no place: they are about the other one.
+_OF_REFERENCE = {"index": ("skip", "span", "species", "bandwidth"), "live": ("index",)}
+
+
+def _threshold_of_text(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    """Return a number of nats, or a mapping of what stands before and after the equals signs."""
+    if value is None:
+        return None
+    try:
+        if "=" not in value:
+            return float(value)
+        return {key.strip(): float(number) for key, _, number in (part.partition("=") for part in value.split(","))}
+    except ValueError:
+        raise click.BadParameter(f"a number of nats, or KEY=NUMBER,..., not {value!r}") from None
+
+
+def _bandwidth(context: click.Context, parameter: click.Parameter, value: str) -> Any:
+    if value == "auto":
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f'a number in 1/Å or "auto", not {value!r}') from None
+
+
+@click.command("watch")
+@click.argument("trajectory")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False),
+    help="A quests.toml, with every key of a live run. Options that are given replace keys of it.",
+)
+@click.option("--index", help="The index file.")
+@click.option(
+    "--reference",
+    default="index",
+    show_default=True,
+    type=click.Choice(["index", "live"]),
+    help="live: learn from the trajectory itself, and then say what in it is new; without --index.",
+)
+@click.option("--skip", default=0, show_default=True, help="With --reference live: steps before learning.")
+@click.option("--span", type=int, help="With --reference live: steps to learn from.")
+@click.option(
+    "--bandwidth",
+    default="0.015",
+    show_default=True,
+    callback=_bandwidth,
+    help='With --reference live: h in 1/Å, or "auto".',
+)
+@click.option("--species", help="With --reference live: how elements enter, as of `quests-md index build`.")
+@click.option(
+    "--select",
+    callback=_threshold_of_text,
+    help="dH (nats) above which a frame is saved; or false_alarm=RATE, per independent frame.",
+)
+@click.option("--halt", callback=_threshold_of_text, help="The same, above which the replay stops.")
+@click.option("--every", default=1, show_default=True, help="Evaluate frames whose step is a multiple of this.")
+@click.option("--save-every", default=1, show_default=True, help="Least number of steps between saved candidates.")
+@click.option("-o", "--output", default="uq", show_default=True, help="Folder for the files of the run.")
+@click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run in that folder.")
+@click.option(
+    "--values",
+    default="exact",
+    show_default=True,
+    type=click.Choice(["exact", "flagged"]),
+    help="flagged: exact dH above select only, upper bounds elsewhere; faster, and decides the same.",
+)
+@click.option(
+    "--precision",
+    default="single",
+    show_default=True,
+    type=click.Choice(["single", "double"]),
+    help="Of exact dH where it decides nothing.",
+)
+@click.option("--threads", default=1, show_default=True, help="Threads to use.")
+@click.pass_context
+def watch_command(context: click.Context, /, trajectory: str, config_path: str | None, **values: Any) -> None:
+    """Replay a trajectory through the monitor, as if it were running now.
+
+    TRAJECTORY is anything that ASE reads, with an optional slice: dump.lammpstrj, md.traj@::10.
+    A line is printed where the band changes; monitor.csv in the output folder has a row per evaluation.
+    --select and --halt are required, here or in the quests.toml. What that says of LAMMPS alone is passed over.
+
+    Exit code: 0 finished, 1 failed, 3 halted.
+    """
+    given = {name: value for name, value in values.items() if _is_given(context, name)}
+    config = _of_options(given) if config_path is None else _of_file(config_path, given)
+    if config_path is not None:
+        _say_ignored(config_path, config, trajectory)
+        if "output" not in given:
+            _spare_live_run(config_path, config)
+    with Session.from_config(config, host=_REPLAY) as session, counter() as progress:
+        progress.say(f"watching {trajectory}:")
+        band = Band.COVERED
+        for decision in replay(session, progress.count(read_frames(trajectory))):
+            if decision.evaluated and decision.band != band:
+                band = decision.band
+                click.echo(_line(decision))
+    if not session.monitor.index.ready:
+        click.echo(f"quests-md: warning: {trajectory} has ended while the reference was learning", err=True)
+    elif session.n_evaluated == 0:
+        click.echo(f"quests-md: warning: no step of {trajectory} is a multiple of {config.every}", err=True)
+    click.echo(f"files in {Path(config.output)}")
+    raise click.exceptions.Exit(EXIT_CODES[session.status])
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _of_options(given: dict[str, Any]) -> RunConfig:
+    """Return what the options alone say; what is not among them has the defaults of a quests.toml."""
+    for name in ("select", "halt"):
+        if name not in given:
+            raise click.UsageError(f"Missing option '--{name}': give it, or a quests.toml with --config.")
+    return RunConfig.make(given, where="the options")
+
+
+def _of_file(path: str, given: dict[str, Any]) -> RunConfig:
+    """Return what a quests.toml says, but for options that are given."""
+    keys = read_toml(path)
+    check_keys(keys, RunConfig.model_fields, path)
+    reference = given.get("reference", keys.get("reference", "index"))
+    if reference != keys.get("reference", "index"):  # else that reference could not be replaced at all
+        keys = {name: value for name, value in keys.items() if name not in _OF_REFERENCE[reference]}
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    return RunConfig.make({**keys, **given}, where=f"{path} with {options}" if options else path)
+
+
+def _say_ignored(path: str, config: RunConfig, trajectory: str) -> None:
+    """Say which keys made the live run another one than its replay can be."""
+    if config.group != "all":
+        said = f"group = {config.group!r}: a trajectory has no groups, so all atoms of {trajectory} are watched"
+        click.echo(f"quests-md: warning: {path}: {said}", err=True)
+    if config.length_unit is not None:
+        said = f"length_unit = {config.length_unit:g} is for LAMMPS: positions in {trajectory} are taken as Å"
+        click.echo(f"quests-md: warning: {path}: {said}", err=True)
+
+
+def _spare_live_run(path: str, config: RunConfig) -> None:
+    """Refuse to write into the folder of the live run whose quests.toml this is, unless that is asked for."""
+    about = Path(config.output) / "run.json"
+    if (config.overwrite or config.resume) and about.exists():
+        host = read_about(about).get("host")
+        if host != _REPLAY:
+            raise OutputError(
+                f"{config.output} holds a live run (host: {host}), and {path} would have its files replaced or gone on "
+                "with: give the replay a folder of its own with -o"
+            )
+
+
+def _line(decision: Decision) -> str:
+    reasons = "; ".join(decision.reasons) or f"the largest dH is {decision.maximum:.6g}"
+    return f"step {decision.step}: {decision.band}: {reasons}"

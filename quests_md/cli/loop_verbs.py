@@ -1,0 +1,507 @@
+"""quests-md queue, label and learn: frames that wait for labels, and the active-learning loop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ..errors import Halted, InputError, MissingExtraError, OutputError, SourceError
+from ..files import write_atomically
+from ..files.extxyz import format_atoms
+from ..labelling import EXECUTORS, STATES, Entry, Labelling, Oracle, Queue, check_labels, digest, label, make_executor
+from ..sources import read_atoms, read_labelled
+from ..toml import make_settings, read_toml, tomllib
+from . import EXIT_CODES
+
+__all__ = ["COLUMNS", "Bar", "Lines", "label_command", "learn_command", "queue_group", "terminal"]
+
+_STATES = click.Choice(STATES)
+_WIDTH = 60  # of a reason in a list
+
+
+@click.group("queue")
+def queue_group() -> None:
+    """Frames that wait for labels, and those that have them.
+
+    QUEUE is a file that ends in .db, or postgresql://user:password@host/database.
+    """
+
+
+@queue_group.command("add")
+@click.argument("queue")
+@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
+def add(queue: str, sources: tuple[str, ...]) -> None:
+    """Add the frames of files; those that are in QUEUE already are passed over.
+
+    FILE is anything that ASE reads, with an optional slice: uq/candidates.extxyz, md.traj@-1. QUEUE is made if there is
+    none.
+    """
+    found = Queue(queue)
+    new, old = set[int](), set[int]()
+    for source in sources:
+        for id, is_new in _add(found, source):
+            (new if is_new else old).add(id)
+    old -= new
+    click.echo(f"{found.name}: {len(new)} frames added" + (f", {len(old)} were there" if old else ""))
+
+
+def _add(queue: Queue, source: str) -> Iterator[tuple[int, bool]]:
+    """Add the frames of a file, which a run may be writing to: its last frame may be half there when it is read."""
+    while True:
+        size = _size(source)
+        try:
+            for count, atoms in enumerate(read_atoms(source)):
+                try:
+                    added = queue.add(atoms, file=source, frame=count)
+                except InputError as error:
+                    raise InputError(f"{source}: frame {count}: {error}; those before it are added") from error
+                yield added
+            return
+        except SourceError:
+            if _size(source) == size:
+                raise
+
+
+def _size(source: str) -> int:
+    path = Path(source)
+    return path.stat().st_size if path.is_file() else 0
+
+
+@queue_group.command("list")
+@click.argument("queue")
+@click.option("--state", "states", multiple=True, type=_STATES, help="Only frames in this state; may be repeated.")
+def list_command(queue: str, states: tuple[str, ...]) -> None:
+    """List frames, a line for each, and count those in each state."""
+    found = Queue(queue, create=False)
+    entries = found.entries(states or None)
+    if entries:
+        click.echo(_table(entries))
+    click.echo(f"{found.name}: " + ", ".join(f"{n} {state}" for state, n in found.counts().items()))
+
+
+@queue_group.command("show")
+@click.argument("queue")
+@click.argument("id", type=int)
+def show(queue: str, id: int) -> None:
+    """Show all that is known of one frame."""
+    entry = Queue(queue, create=False).entry(id)
+    lines = {
+        "state": entry.state,
+        "tries": entry.tries,
+        "worker": entry.worker,
+        "atoms": f"{entry.natoms}, {entry.formula}",
+        "digest": entry.digest,
+        "added": _date(entry.added),
+        "changed": _date(entry.changed),
+        **{f"source: {key}": value for key, value in entry.source.items()},
+        **{f"oracle: {key}": value for key, value in entry.record.items()},
+    }
+    click.echo(f"frame {entry.id}")
+    for name, value in lines.items():
+        click.echo(f"  {name:<18} {value}")
+    for event in entry.history:
+        click.echo(
+            f"  {_date(event['at'])}  {event['what']}, {event['worker'] or 'nobody'}: {event['reason']}".rstrip(": ")
+        )
+
+
+@queue_group.command("retry")
+@click.argument("queue")
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
+@click.option("--all", "everything", is_flag=True, help="All that are failed or quarantined.")
+def retry(queue: str, ids: tuple[int, ...], everything: bool) -> None:
+    """Let failed and quarantined frames wait again, with all their tries."""
+    if bool(ids) == everything:
+        raise click.UsageError("give the ids of frames, or --all")
+    found = Queue(queue, create=False)
+    states = {id: found.entry(id).state for id in ids}
+    click.echo(f"{found.name}: {found.retry(None if everything else ids)} frames wait again")
+    for id, state in states.items():
+        if state not in ("failed", "quarantined"):
+            click.echo(f"  frame {id} is left alone: it is {state}")
+
+
+@queue_group.command("export")
+@click.argument("queue")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The extended XYZ file to write.")
+@click.option(
+    "--state", "states", multiple=True, type=_STATES, help="Of which frames; may be repeated.  [default: done]"
+)
+@click.option("--append", is_flag=True, help="Add to that file what is not in it yet.")
+@click.option("--overwrite", is_flag=True, help="Replace that file if it exists.")
+def export(queue: str, output: Path, states: tuple[str, ...], append: bool, overwrite: bool) -> None:
+    """Write frames to a file, with energy, forces and stress where they are done.
+
+    Floats have 17 significant digits. The file is there as it was or as a whole, whatever ends this program.
+    """
+    if append and overwrite:
+        raise click.UsageError("give --append or --overwrite")
+    if output.exists() and not (append or overwrite):
+        raise OutputError(f"{output} exists: choose another name, or give --append or --overwrite")
+    if output.suffix not in (".xyz", ".extxyz"):
+        raise OutputError(f"{output}: extended XYZ is written: choose a name that ends in .extxyz or .xyz")
+    found = Queue(queue, create=False)
+    ids = [entry.id for entry in found.entries(states or ("done",))]
+    old = output.read_bytes() if append and output.exists() else b""
+    there = {digest(atoms) for atoms in read_atoms(output)} if old else set[str]()
+    texts = list(_texts(found, ids, there))
+    end = b"\n" if old and not old.endswith(b"\n") else b""
+    write_atomically(output, lambda file: file.writelines([old, end, *texts]))
+    click.echo(f"{len(texts)} frames written to {output}" + (f", {len(ids) - len(texts)} were there" if there else ""))
+
+
+def _texts(queue: Queue, ids: Sequence[int], there: set[str]) -> Iterator[bytes]:
+    for id in ids:
+        atoms = queue.atoms(id)
+        if digest(atoms) not in there:
+            yield format_atoms(atoms)
+
+
+def _table(entries: Sequence[Entry]) -> str:
+    """Return a line for each frame; columns that are empty everywhere are left out."""
+    names = ("id", "state", "tries", "worker", "formula", "run", "step", "dH_max", "seconds", "reason")
+    rows = [[_cell(getattr(entry, name, entry.source.get(name))) for name in names] for entry in entries]
+    used = [c for c in range(len(names)) if any(row[c] for row in rows)]
+    table = [[row[c] for c in used] for row in [list(names), *rows]]
+    widths = [max(len(row[c]) for row in table) for c in range(len(used))]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _keyword(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+    """Return NAME=VALUE pairs; a value that is no TOML is a text."""
+    keywords: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name.isidentifier() and equals):
+            raise click.BadParameter(f"NAME=VALUE, not {text!r}")
+        try:
+            keywords[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            keywords[name] = value
+    return keywords
+
+
+@click.command("label")
+@click.argument("queue_address", metavar="QUEUE")
+@click.option("--calculator", required=True,
+              help="A TOML file of an oracle or of a loop, or the import path of an ASE calculator.")  # fmt: skip
+@click.option("--keyword", "keywords", multiple=True, metavar="NAME=VALUE", callback=_keyword,
+              help="Of the calculator; VALUE as in TOML, or a text. May be repeated.")  # fmt: skip
+@click.option("--wall-time", type=float, help="Seconds that a frame may take.  [default: that of the file, or 3600]")
+@click.option("--max-force", type=float, help="In eV/Å; larger is not believed.  [default: that of the file, or 50]")
+@click.option("--executor", "kind", default="local", show_default=True, type=click.Choice(EXECUTORS))
+@click.option("--workers", type=click.IntRange(1), help="Calculations at once.  [default: 1, or all of a cluster]")
+@click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster: tcp://host:8786.")
+@click.option("--limit", type=click.IntRange(1), help="Start no more calculations than this.")
+@click.option("--check", metavar="LABELLED", help="Labelled frames, of which three are labelled again at the start.  "
+              "[default: frames of the queue that this oracle has labelled]")  # fmt: skip
+@click.option("--force", is_flag=True, help="Although the queue has labels of another oracle.")
+@click.option("--tries", default=3, show_default=True, type=click.IntRange(1), help="Before a frame is given up.")
+@click.option("--lease", default=600.0, show_default=True, help="Seconds until the claims of a killed program expire.")
+def label_command(
+    queue_address: str,
+    calculator: str,
+    keywords: dict[str, Any],
+    kind: str,
+    workers: int | None,
+    scheduler: str | None,
+    limit: int | None,
+    check: str | None,
+    force: bool,
+    tries: int,
+    lease: float,
+    **options: float | None,
+) -> None:
+    """Label the frames that wait in QUEUE: energies, forces and stresses by any ASE calculator.
+
+    QUEUE is a database file or an address of ase.db.
+
+    Exit code: 0 nothing waits any more, or the limit is reached; 1 an error, or no frame got a label though some were
+    tried; 3 told to stop, by Ctrl-C or SIGTERM.
+    """
+    oracle = _oracle(calculator, keywords, options)
+    queue = Queue(queue_address, tries=tries, lease=lease, create=False)
+    with _signals() as stop, _progress() as view:
+        try:
+            with make_executor(kind, workers, scheduler) as executor:
+                _check(oracle, executor, queue, check, stop)
+                at_once: int = executor.workers  # type: ignore[attr-defined]  # make_executor promises it
+                label(queue, oracle, executor, workers=at_once, limit=limit, force=force, stop=stop, report=view.show)
+        except Halted as error:
+            view.say(str(error))
+            code = EXIT_CODES["halted"]
+        else:
+            nothing = view.counts.done == 0 < view.counts.ended
+            code = EXIT_CODES["failed" if nothing else "finished"]
+    click.echo(view.summary(queue))
+    raise click.exceptions.Exit(code)
+
+
+def _oracle(calculator: str, keywords: dict[str, Any], options: dict[str, float | None]) -> Oracle:
+    """Return the oracle of its file, the file of a loop or an import path, with what the options say instead."""
+    path = Path(calculator)
+    values: dict[str, Any]
+    values = read_toml(path) if path.suffix == ".toml" or path.is_file() else {"calculator": calculator}
+    if isinstance(values.get("oracle"), dict):  # the file of a loop
+        from ..learning import LearnConfig
+
+        values = LearnConfig.make(values, calculator).oracle.oracle().model_dump()
+    values |= {name: value for name, value in options.items() if value is not None}
+    given = values.get("keywords", {})
+    if keywords and isinstance(given, dict):
+        values["keywords"] = {**given, **keywords}
+    return make_settings(Oracle, values, calculator)
+
+
+def _check(oracle: Oracle, executor: Executor, queue: Queue, file: str | None, stop: Callable[[], bool]) -> None:
+    """Label frames of the file, or of the queue where this oracle has labelled some, again."""
+    if file is not None:
+        frames = list(read_labelled(file))
+    else:
+        own = [entry.id for entry in queue.entries(["done"]) if entry.record.get("settings") == oracle.settings]
+        frames = list(queue.labelled([own[0], own[len(own) // 2], own[-1]] if own else []))
+    if frames:
+        count = check_labels(oracle, executor, frames, stop=stop)
+        click.echo(f"{count} frames that have labels get the same ones again")
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C or SIGTERM be a question's answer; the second one acts as ever."""
+    told = threading.Event()
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: Any) -> None:
+        told.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield told.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _View:
+    """A line on the terminal that changes, a line for each frame that gets no label, and the summary."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("starting", total=None)
+        self._event = (0, "")
+        self.counts = Labelling()
+
+    def say(self, text: str) -> None:
+        """Print a line above the one that changes."""
+        self._progress.console.print(f"quests-md: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, counts: Labelling) -> None:
+        """Show how far it is, and what a frame got instead of labels."""
+        self.counts = counts
+        event = counts.ended, counts.last  # the same may happen to a frame twice
+        if event != self._event and not counts.last.endswith(": done"):
+            self.say(counts.last)
+        self._event = event
+        each, left = counts.seconds_per_frame, counts.seconds_left
+        parts = [f"{counts.done} done", f"{counts.failed + counts.quarantined} failed", f"{counts.running} running"]
+        parts += [f"{counts.waiting} waiting"]
+        if each is not None and left is not None:
+            parts += [f"{each:.3g} s per frame", f"{_clock(left)} left"]
+        self._progress.update(self._task, description=", ".join(parts))
+
+    def summary(self, queue: Queue) -> str:
+        """Return what has been done, and what the queue holds now."""
+        counts = self.counts
+        each = counts.seconds_per_frame
+        speed = "" if each is None else f", {each:.3g} s per frame"
+        states = ", ".join(f"{number} {state}" for state, number in queue.counts().items())
+        return (
+            f"{counts.done} frames labelled, {counts.failed} failed, {counts.quarantined} quarantined, "
+            f"{counts.tries} tried in vain, in {_clock(counts.seconds)}{speed}\n{queue.name}: {states}"
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[_View]:
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield _View(progress)
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+# What is shown of a row: heading, column of learning.csv, format.
+_SHOWN = (
+    ("generation", "generation", "d"), ("frames", "training_frames", "d"), ("labels", "labels", "d"),
+    ("failed", "failed", "d"), ("force error", "force_rmse", ".4f"), ("covered", "covered_share", ".4f"),
+    ("first halt/ps", "first_halt_ps", ".3f"),
+)  # fmt: skip
+COLUMNS = (
+    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"),
+    TimeRemainingColumn(),
+)  # fmt: skip
+# What a stage counts, if not frames.
+_THINGS = {"explore": "explorations", "confirm": "explorations", "select": "candidates"}
+
+
+class Lines:
+    """A reporter that prints a line for each stage, and a table of the generations.
+
+    Parameters
+    ----------
+    echo
+        What prints a line.
+    most
+        The limit of generations.
+    then
+        What is called with each row.
+    """
+
+    def __init__(self, echo: Callable[[str], object], most: int, then: Callable[[dict[str, Any]], object]) -> None:
+        self._echo, self._most, self._then = echo, most, then
+        self._started = time.perf_counter()
+        self._rows = 0
+
+    def stage(self, generation: int, name: str, total: int | None) -> None:
+        """Print what begins."""
+        self._echo(stage_of(generation, name, total))
+
+    def step(self, done: int, text: str = "") -> None:
+        """Print what there is to say."""
+        if text:
+            self._echo(f"  {text}")
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Print the row, and how long the limit of generations is away at most."""
+        if not self._rows:
+            self._echo("  ".join(heading for heading, _, _ in _SHOWN))
+        self._rows += 1
+        self._echo("  ".join(_learning_cell(row[key], form).rjust(len(heading)) for heading, key, form in _SHOWN))
+        left = max(0, self._most - row["generation"] - 1) * (time.perf_counter() - self._started) / self._rows
+        if left:
+            self._echo(f"  {_hours(left)} to the limit of {self._most} generations, if they take as long")
+        self._then(row)
+
+
+class Bar(Lines):
+    """The same with a bar for the stage, and no line for it."""
+
+    def __init__(self, progress: Progress, most: int, then: Callable[[dict[str, Any]], object]) -> None:
+        # Reasons of failures hold brackets, which are no markup.
+        super().__init__(lambda text: progress.console.print(text, markup=False, highlight=False), most, then)
+        self._progress = progress
+        self._task = progress.add_task("starting", total=None)
+
+    def stage(self, generation: int, name: str, total: int | None) -> None:
+        """Show what begins, with an empty bar."""
+        self._progress.reset(self._task, description=stage_of(generation, name, None), total=total)
+
+    def step(self, done: int, text: str = "") -> None:
+        """Move the bar."""
+        super().step(done, text)
+        self._progress.update(self._task, completed=done)
+
+
+def stage_of(generation: int, name: str, total: int | None) -> str:
+    """Return what a stage is called."""
+    things = "" if total is None else f": {total} {_THINGS.get(name, 'frames')}"
+    return f"generation {generation}: {name}{things}"
+
+
+@contextmanager
+def terminal(most: int, then: Callable[[dict[str, Any]], object]) -> Iterator[Lines]:
+    """Give a reporter for the terminal, or for what stands in its place."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Lines(lambda text: click.echo(text, err=True), most, then)
+        return
+    with Progress(*COLUMNS, console=console, transient=True) as progress:
+        yield Bar(progress, most, then)
+
+
+def _learning_cell(value: Any, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _hours(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+_CONVERGED, _NOT_CONVERGED = 0, 3
+
+
+@click.command("learn")
+@click.argument("file", default="learn.toml", type=click.Path(dir_okay=False))
+@click.option("--check", is_flag=True, help="Check the file, and stop.")
+def learn_command(file: str, check: bool) -> None:
+    """Run the loop that FILE (learn.toml by default) describes, or go on with it.
+
+    Explore, select, label, train, extend the index, and again. Killed at any moment and started again, it goes on where
+    it was. Rows of learning.csv are printed as they come; learning.png shows them (pip install 'quests_md[plot]').
+
+    Exit code: 0 converged, 1 failed, 3 ended without: covered, but above the limit of the force error, or at a limit of
+    generations or labels.
+    """
+    from ..learning import LearnConfig, learn
+
+    config = LearnConfig.read(file)
+    if check:
+        click.echo(f"{file}: right")
+        return
+    output = Path(config.output)
+    with terminal(config.stop.generations, lambda row: _draw(output)) as report:
+        result = learn(config, report)
+    click.echo(f"{result.status}: {result.reason}")
+    click.echo(f"  potential          {result.potential}")
+    click.echo(f"  index              {result.index}")
+    click.echo(f"  labels             {result.labels} in {result.generation + 1} generations")
+    click.echo(f"files in {output}" + ("" if _draw(output) else "; no learning.png: pip install 'quests_md[plot]'"))
+    raise click.exceptions.Exit(_CONVERGED if result.status == "converged" else _NOT_CONVERGED)
+
+
+def _draw(output: Path) -> bool:
+    """Draw learning.png; return whether it could be."""
+    from ..report import generations
+
+    try:
+        figure = generations(output)
+    except MissingExtraError:
+        return False
+    write_atomically(output / "learning.png", lambda png: figure.savefig(png, format="png", dpi=150))
+    return True

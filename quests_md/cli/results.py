@@ -1,0 +1,200 @@
+"""What verbs tell: progress on a terminal, results as JSON or CSV, pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..errors import MissingExtraError, OutputError
+from ..files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Counter",
+    "check_outputs",
+    "counter",
+    "deliver",
+    "result_options",
+    "result_options_as",
+    "save_picture",
+    "table",
+    "write_result",
+]
+
+_Frame = TypeVar("_Frame")
+
+
+class Counter:
+    """What `counter` gives: says what goes on, counts frames that pass, or shows how much is done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._frames = 0
+        self._task = progress.add_task("reading:", total=None, done="")
+
+    def say(self, text: str) -> None:
+        """Show another text."""
+        self._progress.update(self._task, description=text)
+
+    def begin(self, text: str) -> None:
+        """Show another text, and count anew."""
+        self._frames = 0
+        self._progress.update(self._task, description=text, done="")
+
+    def count(self, frames: Iterable[_Frame]) -> Iterator[_Frame]:
+        """Pass frames through and count them."""
+        for frame in frames:
+            self._frames += 1
+            self._progress.update(self._task, done=f"{self._frames} frames")
+            yield frame
+
+    def share(self, done: float) -> None:
+        """Show how much of what goes on is done, between 0 and 1."""
+        self._progress.update(self._task, done=f"{100 * done:.0f} %")
+
+
+@contextmanager
+def counter() -> Iterator[Counter]:
+    """Show what goes on while the block runs."""
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[done]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Counter(progress)
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_PICTURES = (".png", ".svg", ".pdf")
+
+
+def result_options(command: _Command) -> _Command:
+    """Add the options of what is written: -o, --plot and --overwrite."""
+    return result_options_as(".json or .csv")(command)
+
+
+def result_options_as(formats: str) -> Callable[[_Command], _Command]:
+    """Return what adds the options of what is written, in these formats."""
+    path = click.Path(path_type=Path)
+    options = (
+        click.option("-o", "--output", type=path, help=f"Write the result here: {formats}."),
+        click.option("--plot", type=path, help="Draw it here: .png, .svg or .pdf (pip install 'quests_md[plot]')."),
+        click.option("--overwrite", is_flag=True, help="Replace files that exist."),
+    )
+
+    def add(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def check_outputs(
+    output: Path | None, plot: Path | None, overwrite: bool, suffixes: Sequence[str] = (".json", ".csv")
+) -> None:
+    """Raise before anything is computed that could not be kept.
+
+    Raises
+    ------
+    OutputError
+        A file exists, or its name tells no known format.
+    MissingExtraError
+        A picture is asked for, and matplotlib is not installed.
+    """
+    for path, known in ((output, suffixes), (plot, _PICTURES)):
+        if path is None:
+            continue
+        if path.suffix not in known:
+            raise OutputError(f"{path}: the name must end with {' or '.join(known)}")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists: choose another name, or give --overwrite")
+    if plot is not None:
+        try:
+            import matplotlib.figure  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("--plot needs matplotlib: pip install 'quests_md[plot]'") from error
+
+
+def write_result(path: Path, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a result: all of it into a .json, its table `rows` into a .csv. Numbers keep all digits.
+
+    In JSON a value that is not finite is null: the format has no other.
+    """
+    if path.suffix == ".json":
+        text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
+    else:
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        text = buffer.getvalue()
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the file's name."""
+    write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150))
+
+
+def deliver(
+    shown: Sequence[Mapping[str, Any]],
+    output: Path | None,
+    write: Callable[[Path], None],
+    plot: Path | None,
+    draw: Callable[[], Figure],
+) -> None:
+    """Write a result where `output` says, draw it where `plot` says, and print `shown` as a table.
+
+    Printed last, but whatever fails: a reader that has gone costs no file, and a full disk no number.
+    """
+    try:
+        if output is not None:
+            write(output)
+        if plot is not None:
+            save_picture(draw(), plot)
+    finally:
+        click.echo(table(shown))
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as aligned text, numbers to six digits."""
+    cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
+    widths = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.6g}"
+    # Names come from files: a line break would tear the table, and what else is not printed may steer a terminal.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

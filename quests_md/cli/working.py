@@ -1,0 +1,263 @@
+"""How verbs work: ranks under ``mpiexec`` that end together, and descriptors of many frames."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ..comm import Comm, Serial, together
+from ..descriptors import DescriptorSpec
+from ..errors import FrameError, InputError, OutputError, SourceError
+from ..frame import Frame
+from ..hosts.mpi import MpiComm, world
+from ..information import information
+from ..kernels._jit import announce_compiling
+
+__all__ = ["Scratch", "ranks", "rows_of", "scratch_option"]
+
+
+@contextmanager
+def ranks() -> Iterator[Comm]:
+    """Give the ranks that ``mpiexec`` has started, or this one.
+
+    An error is told by rank 0, and all end. Whatever may fail on one rank alone is to be done by `comm.together`; where
+    it was not, the job is ended after some seconds.
+    """
+    comm = world()
+    if not isinstance(comm, MpiComm):
+        yield comm
+        return
+    try:
+        together(comm, lambda: _compile() if comm.rank == 0 else None)
+        yield comm
+    except BaseException as error:
+        comm.leave(f"{type(error).__name__}: {error}")
+        if comm.rank == 0:
+            raise
+        raise click.exceptions.Exit(1) from error
+    comm.free()
+
+
+def _compile() -> None:
+    """Compile the kernels, or load them, before all ranks do so at once."""
+    announce_compiling()
+    two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([14, 14]), np.eye(3) * 9.0, True)
+    information(DescriptorSpec().compute(two, 1), threads=1)
+
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_BATCH = 4096  # environments whose descriptors are computed at a time, at least: threads need much to do
+
+
+def scratch_option(command: _Command) -> _Command:
+    """Add --scratch."""
+    return click.option(
+        "--scratch",
+        type=click.Path(path_type=Path, exists=True, file_okay=False, writable=True),
+        metavar="FOLDER",
+        help="Keep the descriptors in a file there and not in memory. Several ranks must all see the folder.",
+    )(command)
+
+
+class Scratch:
+    """A folder for descriptors that do not fit into memory; leaving the block removes what is there. Collective.
+
+    Parameters
+    ----------
+    folder
+        Where, seen by all ranks; None keeps descriptors in memory.
+    comm
+        The ranks that use it.
+    """
+
+    def __init__(self, folder: Path | None = None, comm: Comm | None = None) -> None:
+        self.folder, self.comm = folder, comm or Serial()
+        self._files: list[Path] = []
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def make(self, n_bytes: int) -> Path:
+        """Make a file of so many bytes, which are there: a full disk is met now.
+
+        Raises
+        ------
+        OutputError
+            There is no space for it.
+        """
+        path: Path = self.comm.broadcast(together(self.comm, lambda: self._make(n_bytes)))
+        return path
+
+    def _make(self, n_bytes: int) -> Path | None:
+        if self.comm.rank > 0:
+            return None
+        try:
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix="quests_md-", suffix=".rows")
+            self._files.append(Path(name))
+            try:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(handle, 0, n_bytes)
+                else:
+                    os.truncate(handle, n_bytes)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: no scratch file of {n_bytes / 1e9:.3g} GB can be made there: {error.strerror}"
+            ) from error
+        return Path(name)
+
+    def map(self, path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
+        """Return the rows in a file, mapped on all ranks."""
+        # "c": nobody writes, but what may be written to needs no copy for the kernels.
+        rows = together(self.comm, lambda: np.memmap(path, np.float64, "c", shape=shape))
+        if self.comm.size == 1 and os.name == "posix":
+            self._remove()  # what is mapped stays, and nothing is left by a program that is killed
+        return rows
+
+    def _remove(self) -> None:
+        while self._files:
+            self._files.pop().unlink(missing_ok=True)
+
+
+def rows_of(
+    frames: Iterable[Frame],
+    names: str,
+    offsets: NDArray[np.int64],
+    spec: DescriptorSpec,
+    scratch: Scratch,
+    threads: int | None,
+) -> NDArray[np.float64]:
+    """Compute the descriptors (n_env, width) of frames, all of them on every rank. Collective.
+
+    Parameters
+    ----------
+    frames
+        Frames that have environments, the same on all ranks, each of which computes its share.
+    names
+        What they were read from, for the text of an error.
+    offsets
+        (n_frames + 1,) first row of every frame.
+    spec
+        The descriptor.
+    scratch
+        Where the rows are kept, and the ranks.
+    threads
+        Threads of each rank; None takes all cores, or one where there are several ranks.
+
+    Raises
+    ------
+    InputError
+        The rows would take more than half of the memory, and there is no scratch folder; and what
+        `DescriptorSpec.compute` raises: a `FrameError` names the files.
+    SourceError
+        The frames are others than those that were counted.
+    """
+    comm, shape = scratch.comm, (int(offsets[-1]), spec.width)
+    threads = 1 if threads is None and comm.size > 1 else threads
+    n_bytes = 8 * shape[0] * shape[1]
+
+    def computed() -> Iterator[tuple[int, NDArray[np.float64]]]:
+        try:
+            yield from _computed(frames, offsets, spec, comm, threads)
+        except (FrameError, SourceError) as error:
+            raise type(error)(f"{names}: {error}") from error
+
+    if scratch.folder is not None:
+        path = scratch.make(n_bytes)
+        together(comm, lambda: _write(path, computed()))
+        return scratch.map(path, shape)
+    together(comm, lambda: _refuse_too_many(n_bytes, shape))
+    out = np.empty(shape)
+
+    def fill() -> None:
+        for first, rows in computed():
+            out[first : first + len(rows)] = rows
+
+    together(comm, fill)
+    _share(out, offsets, comm)
+    return out
+
+
+def _batches(offsets: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return first and last frame of every batch; rank 0 has the first one, rank 1 the second, and so on."""
+    out, first = [], 0
+    for frame in range(1, len(offsets)):
+        if offsets[frame] - offsets[first] >= _BATCH or frame == len(offsets) - 1:
+            out.append((first, frame))
+            first = frame
+    return out
+
+
+def _computed(
+    frames: Iterable[Frame], offsets: NDArray[np.int64], spec: DescriptorSpec, comm: Comm, threads: int | None
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Yield (first row, rows) of the batches of this rank."""
+    left = iter(frames)
+    for number, (first, last) in enumerate(_batches(offsets)):
+        some = list(itertools.islice(left, last - first))
+        if [len(frame.centres) for frame in some] != np.diff(offsets[first : last + 1]).tolist():
+            raise SourceError(
+                f"frames {first} to {last - 1} are others than before: a file has changed while it was read"
+            )
+        if number % comm.size == comm.rank:
+            yield int(offsets[first]), spec.compute(some, threads)
+
+
+def _write(path: Path, computed: Iterator[tuple[int, NDArray[np.float64]]]) -> None:
+    try:
+        with open(path, "r+b") as file:
+            for first, rows in computed:
+                file.seek(first * rows.itemsize * rows.shape[1])
+                file.write(rows.data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"{path}: the scratch file cannot be written: {error.strerror or error}") from error
+
+
+def _share(out: NDArray[np.float64], offsets: NDArray[np.int64], comm: Comm) -> None:
+    """Give the rows that each rank has computed to the others, a batch of each at a time."""
+    if comm.size == 1:
+        return
+    ends = [(int(offsets[first]), int(offsets[last])) for first, last in _batches(offsets)]
+    for begin in range(0, len(ends), comm.size):
+        now = ends[begin : begin + comm.size]
+        mine = np.zeros(max(last - first for first, last in now) * out.shape[1])
+        if comm.rank < len(now):
+            rows = out[slice(*now[comm.rank])]
+            mine[: rows.size] = rows.ravel()
+        for (first, last), values in zip(now, comm.allgather(mine), strict=False):
+            out[first:last] = values[: (last - first) * out.shape[1]].reshape(-1, out.shape[1])
+
+
+def _refuse_too_many(n_bytes: int, shape: tuple[int, int]) -> None:
+    memory = _memory()
+    if n_bytes > memory / 2:
+        raise InputError(
+            f"{shape[0]} environments take {n_bytes / 1e9:.3g} GB, more than half of the {memory / 1e9:.3g} GB of this "
+            "machine: --scratch FOLDER keeps them in a file there"
+        )
+
+
+def _memory() -> float:
+    """Return the bytes of memory that this machine has, infinite where it does not say."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return float(os.sysconf("SC_PHYS_PAGES")) * float(os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,188 @@
+"""LAMMPS's arrays as a `Frame`: units, elements, groups, ghosts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ase.units
+import numpy as np
+from ase.data import atomic_masses, atomic_numbers
+
+from ...comm import Comm, raise_together
+from ...config import RunConfig
+from ...errors import ElementError, HostError
+from ...frame import Frame
+from ...index import Index, Live
+from ._library import Library
+
+__all__ = ["FrameReader"]
+
+# Masses of a type may differ from the element's by this share: isotopes do, a neighbouring element mostly does not.
+_MASS_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class _Units:
+    """LAMMPS's units in ASE's; None where they have no fixed size."""
+
+    length: float  # Å
+    time: float  # ps
+    force: float | None  # eV/Å
+    skin: float  # default of `neighbor`, in LAMMPS's own length unit
+
+
+_UNITS = {
+    "metal": _Units(1.0, 1.0, 1.0, 2.0),
+    "real": _Units(1.0, 1e-3, ase.units.kcal / ase.units.mol, 2.0),
+}
+
+
+class FrameReader:
+    """Make a `Frame` of what this rank holds.
+
+    Raises
+    ------
+    HostError, ElementError
+        LAMMPS cannot be watched as it is set up.
+    """
+
+    def __init__(self, library: Library, config: RunConfig, index: Index | Live) -> None:
+        if library.setting("kokkos_active") == 1:
+            raise HostError("KOKKOS is active: its arrays may lie on a device; run without -k on, or -sf kk")
+        self._library = library
+        self._config = config
+        self._cutoff = index.spec.cutoff
+        self._units = _units_of(library.text("units"), config.length_unit)
+        self._numbers = _numbers_of(config.elements, library.setting("ntypes"), index)
+        self._bit = 0  # of the group in the atoms' mask
+        self._checked = False
+        self._noted: tuple[int, bytes] | None = None  # step and box when ghosts were last known to be current
+
+    def prepare(self, comm: Comm) -> None:
+        """Find the group and check the ghosts, before a run. Collective, and errors are raised on all ranks."""
+        self._bit = self._library.group_bit(self._config.group, comm)
+        self._check_ghosts(comm)
+
+    def _check_ghosts(self, comm: Comm) -> None:
+        error: HostError | None = None
+        pbc = self._library.box()[2]
+        lines = (line.partition("=") for line in self._library.info("communication", comm.rank))
+        communication = {key.strip(): value.strip() for key, _, value in lines if value}
+        if comm.rank == 0 and (comm.size > 1 or pbc.any()):
+            skin = self._units.skin if self._config.skin is None else self._config.skin
+            needed = self._cutoff / self._units.length + skin
+            found = float(communication.get("Communication cutoff", 0.0))
+            if communication.get("Communication mode", "single") != "single":
+                error = HostError("comm_modify mode multi: ghosts of some types reach less far; use mode single")
+            elif found < needed * (1 - 1e-12):
+                known = "" if found else ", as far as is known before the first run"
+                error = HostError(
+                    f"ghost atoms reach {found:g}{known}, but the neighbours of an atom reach {self._cutoff:g} Å plus "
+                    f"a skin of {skin:g}: put `comm_modify cutoff {needed:g}` before attaching (if `neighbor` is not "
+                    "at its default, give skin = its value)"
+                )
+        raise_together(comm, error)
+
+    def note_box(self, step: int) -> None:
+        """Remember the box of a step, told when its forces have been computed: then ghosts are current."""
+        self._noted = step, self._library.box_bytes()
+
+    def read(self, step: int, end_of_step: bool) -> Frame:
+        """Return this rank's atoms and ghosts; arrays view LAMMPS's memory where the units allow it.
+
+        Velocities are read at the end of a step only: inside the step they are half a step off.
+        """
+        library, units = self._library, self._units
+        if end_of_step and self._noted is not None and self._noted[0] == step and self._noted[1] != library.box_bytes():
+            raise HostError(
+                "a fix has changed the box since the ghost atoms were placed (deform, press/berendsen): define the "
+                "fix that calls quests_step before it, or give it post_force in place of end_of_step"
+            )
+        if not end_of_step and library.has_number("respa_levels"):
+            raise HostError("run_style respa calls fix external at its first step only: use run_style verlet")
+        n_local = library.n_local()
+        n = n_local + library.n_ghost()
+        if not self._checked:
+            self._check_masses()
+            self._checked = True
+        ids = library.vector("id", n)
+        if n_local and ids[:n_local].min() < 1:
+            raise HostError("atoms have no ids: remove `atom_modify id no`")
+        cell, origin, pbc = library.box()
+        positions = library.matrix("x", n)
+        velocities = forces = None
+        if units.force is not None:
+            forces = library.matrix("f", n_local)
+            forces = forces if units.force == 1.0 else forces * units.force
+            if end_of_step:
+                velocities = library.matrix("v", n_local) * (units.length / (units.time * 1000.0 * ase.units.fs))
+        return Frame(
+            positions if units.length == 1.0 else positions * units.length,
+            self._numbers[library.vector("type", n)],
+            cell * units.length,
+            pbc,
+            ids=ids,
+            step=step,
+            time=self._time(step),
+            n_local=n_local,
+            origin=origin * units.length,
+            watched=(library.vector("mask", n_local) & self._bit) != 0,
+            velocities=velocities,
+            forces=forces,
+            n_expected=library.n_atoms,
+        )
+
+    def _time(self, step: int) -> float:
+        """Return the simulated time in ps; the timestep may have changed on the way."""
+        library = self._library
+        since = step - library.step_number("atimestep")
+        return float((library.number("atime") + since * library.number("dt")) * self._units.time)
+
+    def _check_masses(self) -> None:
+        """Raise `ElementError` if a type's mass is not that of its element; masses are set when a run begins."""
+        library, config = self._library, self._config
+        if not config.check_masses or self._units.force is None or library.has_array("rmass"):
+            return
+        masses = library.vector("mass", len(self._numbers))
+        for kind in range(1, len(self._numbers)):
+            number, mass = self._numbers[kind], masses[kind]
+            if number and abs(mass - atomic_masses[number]) > _MASS_TOLERANCE * atomic_masses[number]:
+                assert config.elements is not None
+                raise ElementError(
+                    f"type {kind} has the mass {mass:g}, but {config.elements[kind - 1]} has "
+                    f"{atomic_masses[number]:.4g}: elements must be in the order of the types "
+                    "(for isotopes, check_masses = false)"
+                )
+
+
+def _units_of(name: str, length_unit: float | None) -> _Units:
+    if name == "lj":
+        if length_unit is None:
+            raise HostError("units lj: give length_unit, the number of Å of one length unit")
+        return _Units(length_unit, float("nan"), None, 0.3)
+    if name not in _UNITS:
+        raise HostError(f"units {name} are not supported: use metal, real or lj")
+    if length_unit is not None:
+        raise HostError(f"length_unit is for units lj; this LAMMPS uses units {name}")
+    return _UNITS[name]
+
+
+def _numbers_of(
+    elements: tuple[str, ...] | None, n_types: int, index: Index | Live
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return the atomic number of every type, entry 0 unused."""
+    if elements is None:
+        raise ElementError(
+            f'elements must be given, one symbol for each of the {n_types} atom types: elements = ["Si"]'
+        )
+    if len(elements) != n_types:
+        raise ElementError(f"elements names {len(elements)} types ({', '.join(elements)}), LAMMPS has {n_types}")
+    numbers = np.zeros(n_types + 1, np.int64)
+    for kind, symbol in enumerate(elements, start=1):
+        if symbol == "NULL":
+            continue
+        if symbol not in atomic_numbers or symbol == "X":
+            raise ElementError(f"elements: {symbol!r} is not a chemical symbol (NULL is for types that are no atoms)")
+        numbers[kind] = atomic_numbers[symbol]
+    index.check_elements(numbers)
+    return numbers

@@ -1,0 +1,474 @@
+"""A watched LAMMPS: what its callbacks do, and how a failure in them becomes the failure of all ranks."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...comm import raise_together
+from ...config import RunConfig
+from ...errors import HostError, QuestsError
+from ...monitor import Decision
+from ...recording import Session
+from ..mpi import MpiComm
+from ._arrays import FrameReader
+from ._library import Library
+
+__all__ = ["FIX", "FIX_ATOM", "Watch", "make_watched", "watch_of"]
+
+_ATTRIBUTE = "_quests_md_watch"
+
+
+def watch_of(lmp: Any) -> Watch | None:
+    """Return the last watch of an instance."""
+    return getattr(lmp, _ATTRIBUTE, None)
+
+
+def make_watched(lmp: Any, watch: Watch) -> None:
+    """Let an instance raise what fails in its runs, and close its watch with itself.
+
+    Its class is replaced, not its methods: these would make a cycle of references, so that ranks would delete it
+    at different times, which LAMMPS's destructor cannot stand.
+    """
+    if watch_of(lmp) is None:
+        base: Any = type(lmp)
+        lmp.__class__ = _watched_class(base)
+    setattr(lmp, _ATTRIBUTE, watch)
+
+
+@functools.cache
+def _watched_class(base: Any) -> type[Any]:
+    def raising(name: str) -> Callable[..., Any]:
+        method = getattr(base, name)
+
+        @functools.wraps(method)
+        def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
+            watch: Watch = getattr(self, _ATTRIBUTE)
+            try:
+                with _interrupt_held(watch):
+                    result = method(self, *arguments, **keywords)
+            except Exception:
+                watch.raise_failure()  # it came first
+                raise
+            watch.after_command()
+            return result
+
+        return call
+
+    def close(self: Any) -> None:
+        """Close the watch, then LAMMPS; while an exception is on its way, without waiting for other ranks."""
+        getattr(self, _ATTRIBUTE).close(sys.exc_info()[1])
+        base.close(self)
+
+    def delete(self: Any) -> None:
+        # Nothing collective: the ranks may collect their garbage at different times.
+        base.close(self)
+
+    methods = {name: raising(name) for name in ("command", "commands_list", "commands_string", "file")}
+    return type(base.__name__, (base,), {**methods, "close": close, "__del__": delete, "__doc__": base.__doc__})
+
+
+@contextlib.contextmanager
+def _interrupt_held(watch: Watch) -> Iterator[None]:
+    """Let Ctrl-C end the run at the next evaluation: its exception would arise inside a callback, and be lost."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: object) -> None:
+        held.append(number)
+        watch.interrupt()
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if held:
+        raise KeyboardInterrupt
+
+
+FIX = "quests"  # global values: f_quests[1..6]
+FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms, and i_quests: the id of the atom that it is of
+_FIX, _FIX_ATOM = FIX.encode(), FIX_ATOM.encode()
+_PRINTABLE = str.maketrans({"µ": "u", "$": "?", '"': "?", "&": "?"})
+
+
+class Watch:
+    """A watched LAMMPS. Made by `attach`.
+
+    Attributes
+    ----------
+    session
+        The watched run: its files, counts and status.
+    failure
+        What ended the watching, or None.
+    """
+
+    def __init__(
+        self, library: Library, session: Session, reader: FrameReader, config: RunConfig, within_step: bool
+    ) -> None:
+        self.session = session
+        self.failure: BaseException | None = None
+        self._library = library
+        self._reader = reader
+        self._comm = session.monitor.comm
+        self._every = session.monitor.every
+        self._within_step = within_step  # evaluate when fix external is called; else `at_step` is called for that
+        self._warns = config.on_error == "warn"
+        self._restart_file, self._restart_due = config.restart_file, False
+        self._error: Exception | None = None  # of this rank alone: the others have not heard of it yet
+        self._raised: BaseException | None = None  # the failure that the program has been told
+        self._step = -1
+        self._called = False  # by LAMMPS, since the last command ended: on all ranks alike
+        self._interrupted = self._closed = self._freed = False
+        self._pending = False  # evaluated since the last flush
+
+    @property
+    def decision(self) -> Decision | None:
+        """The last evaluated decision."""
+        return self.session.decision
+
+    @property
+    def halted(self) -> bool:
+        """Whether a frame above the halt threshold ended the run. ``timer timeout off`` lets LAMMPS run again."""
+        return self.session.status == "halted"
+
+    @property
+    def watching(self) -> bool:
+        """Whether LAMMPS still has the fixes that `attach` defined: ``clear`` and ``unfix`` remove them."""
+        return bool(self._library.has_fix(_FIX) and self._library.has_fix(_FIX_ATOM))
+
+    # -- called by LAMMPS --------------------------------------------------------------------------------------------
+
+    def on_forces(self, _: Any, step: int, n_local: int, ids: Any, x: Any, forces: int | None) -> None:
+        """Do what is to be done within a step, when its forces have been computed: the callback of fix external.
+
+        C code cannot pass an exception on, so there is no way out of here by one: each becomes the watch's failure.
+        """
+        try:
+            self._called, self._step = True, step
+            try:
+                if forces and step % self._every == 0:
+                    self._library.set_to_zero(forces, n_local)
+                self.clear_new_atoms()
+                if not self._within_step and self.session.due(step):
+                    self._reader.note_box(step)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+                self._remember(error)
+            if self._within_step:
+                self.evaluate(step, end_of_step=False)
+        except BaseException as error:  # noqa: BLE001 - an interrupt too: the run ends, and the command raises it
+            self.take(error)
+
+    def at_step(self, end_of_step: bool) -> None:
+        """Evaluate the present step, and raise what has ended the watching: for ``fix python/invoke``."""
+        try:
+            self.evaluate(self._library.step, end_of_step)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            self.take(error)
+        if self.failure is not None:
+            self._raised = self.failure
+            raise self.failure
+
+    def evaluate(self, step: int, end_of_step: bool) -> None:
+        """Evaluate the present configuration and publish it to LAMMPS; stop the run where asked. Collective.
+
+        Raises
+        ------
+        QuestsError
+            Watching failed, on all ranks; dH is published as inf and the run is told to stop.
+        """
+        self._step = step
+        if self.failure is not None:
+            self._library.stop()  # the program runs LAMMPS again
+        elif not self._closed and self._is_due(step, end_of_step):
+            if self.session.given_up:
+                self._go_on_unwatched()
+            else:
+                self._evaluate(step, end_of_step)
+
+    def _is_due(self, step: int, end_of_step: bool) -> bool:
+        try:
+            due = self.session.due(step)
+        except Exception as error:  # noqa: BLE001 - the other ranks may evaluate this step, and must hear of it there
+            self._remember(error)
+            due = step % self._every == 0
+        return due and (end_of_step or not self._library.trying)
+
+    def _evaluate(self, step: int, end_of_step: bool) -> None:
+        frame, error = None, self._error
+        if error is None:
+            try:
+                self._check()
+                frame = self._reader.read(step, end_of_step)
+            except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+                error = caught
+        try:
+            if self.session.status == "halted":
+                self.session.acknowledge()  # LAMMPS runs again, so somebody has reset its timer
+            decision = self.session.observe(frame, step=step, error=error)
+        except QuestsError as failure:  # on all ranks
+            self._fail(failure)
+            raise
+        if self.session.given_up:
+            self._error = None  # all ranks have heard of it
+            self._say(f"WATCHING FAILED, and the run goes on without it: {self.session.reason}")
+            self._go_on_unwatched()
+            return
+        self._pending = True
+        if decision.stop:
+            self._restart_due = True
+            self._library.stop()
+        try:
+            if decision.evaluated:  # else a live reference has taken it
+                self._publish(decision)
+            if decision.stop:
+                self._say(f"halted at step {step}: {'; '.join(decision.reasons)}")
+        except Exception as caught:  # noqa: BLE001 - of this rank alone
+            error = HostError(f"dH cannot be published to LAMMPS: {caught}")
+            error.__cause__ = caught
+            self._remember(error)
+
+    def _check(self) -> None:
+        if self._interrupted:
+            raise HostError("interrupted")
+        if not self.watching:
+            raise HostError(f"fix {FIX} or {FIX_ATOM} is gone: after `clear` or `unfix`, attach again")
+
+    def clear_new_atoms(self) -> None:
+        """Set d_dH of atoms that were made since the last evaluation to 0.
+
+        LAMMPS leaves them what their place in memory held: the dH of an atom that has been there before.
+        """
+        library = self._library
+        if self.failure is not None or not library.has_array("i_quests"):
+            return
+        n = library.n_local()
+        new = library.vector("i_quests", n) != library.vector("id", n).astype(np.int32, copy=False)
+        if new.any():
+            library.vector("d_dH", n)[new] = 0.0
+
+    # -- what fails --------------------------------------------------------------------------------------------------
+
+    def _remember(self, error: Exception) -> None:
+        """Keep an error of this rank alone, the first one, until all ranks hear of it."""
+        if self._error is not None:
+            return
+        self._error = error
+        if self._closed:  # nobody is listening: the next command of this rank raises it
+            self.failure = self.failure or error
+        if self._closed or self.session.given_up:
+            _show(error)
+
+    def _fail(self, failure: BaseException) -> None:
+        """End the watching: LAMMPS stops, and sees inf."""
+        self.failure = failure
+        try:
+            if self._within_step:  # else `at_step` raises, and LAMMPS ends with an error
+                self._library.stop()
+        except BaseException as error:  # noqa: BLE001 - the others stop, and this rank does not
+            _show(error)
+            self._leave(error)
+        self._try(self._publish_failure)
+        self._try(lambda: self._say(f"watching failed: {failure}"))
+
+    def _try(self, act: Callable[[], object]) -> None:
+        """Do what may fail while a failure is on its way: that is what the program will be told."""
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001
+            _show(error)
+
+    def take(self, error: BaseException) -> None:
+        """Make an error of this rank alone the failure, where nobody knows what the other ranks are doing."""
+        if error is self.failure:
+            return
+        if self.failure is not None or self._comm.size > 1:
+            _show(error)
+        if self.failure is None:
+            self._try(lambda: self.session.fail(error))
+            self._fail(error)
+        self._leave(error)
+
+    def _leave(self, error: BaseException) -> None:
+        """End a job of several ranks."""
+        if isinstance(self._comm, MpiComm) and not self._freed:
+            self._comm.leave(type(error).__name__)
+            self._comm.abort(type(error).__name__)  # even together: the ranks may be at different points
+
+    def _agree(self) -> Exception | None:
+        """Return on all ranks that watching failed, if one remembers an error and no evaluation came. Collective."""
+        if self.failure is not None or self.session.given_up:
+            return None
+        error, self._error = self._error, None
+        try:
+            raise_together(self._comm, error)
+        except Exception as failure:  # noqa: BLE001 - that of this rank, or what another one says
+            self._try(self.session.flush)
+            self.session.fail(failure)
+            return failure
+        return None
+
+    def _go_on_unwatched(self) -> None:
+        """Publish inf of a run that is not watched any more, and end it if it was interrupted: nothing else will."""
+        self._publish_failure()
+        if self._interrupted:
+            if self._comm.size > 1:  # no evaluation will tell the other ranks
+                raise KeyboardInterrupt
+            self._library.stop()
+
+    # -- called by the program ---------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Let watching fail at the next evaluation, and the run end there with all its ranks."""
+        self._interrupted = True
+
+    def raise_failure(self) -> None:
+        """Raise what ended the watching, once."""
+        if self.failure is not None and self.failure is not self._raised:
+            self._raised = self.failure
+            raise self.failure
+
+    def after_command(self) -> None:
+        """Raise what ended the watching, once; write the last frame of a run that has ended. Collective."""
+        self.raise_failure()
+        try:
+            if self._pending and self.session.status in ("running", "halted"):
+                self.session.flush()
+                self._do_alone(self.log)
+            self._pending = False
+            if self._restart_due and self._restart_file is not None and self.watching:
+                self._do_alone(lambda: self._library.command(f"write_restart {self._restart_file}"))
+            self._restart_due = False
+            if self._called and not self._closed and not self._warns:  # else the next evaluation, or the end, tells
+                self._called = False
+                failure = self._agree()
+                if failure is not None:
+                    self._fail(failure)
+                    raise failure
+        except BaseException as error:
+            if not isinstance(error, QuestsError):
+                self.take(error)
+            elif error is not self.failure and self.session.status == "failed":
+                self._fail(error)
+            self._raised = error
+            raise
+
+    def _do_alone(self, act: Callable[[], object]) -> None:
+        """Do what no rank waits in: what LAMMPS refuses it refuses on all ranks, but anything else is of this one."""
+        try:
+            act()
+        except HostError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            self._remember(error)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Write what is left and print the summary; a second call does nothing. Collective.
+
+        Later runs are not watched. With an `error` that is about to end the program the session has failed, and
+        nothing is collective: the other ranks may not be here.
+
+        Raises
+        ------
+        QuestsError
+            Something cannot be written. And whatever ended the watching, if no command has raised it.
+        """
+        if self._closed:
+            return
+        atexit.unregister(self.end_with_program)
+        self._closed = True
+        if error is not None:
+            self.session.fail(error)
+            return
+        if self.failure is None:
+            self.failure = failure = self._agree()
+            if failure is not None and self._warns:
+                self._raised = failure
+                _show(failure)
+        self.session.close()
+        if not self._interrupted:  # else the program has been told
+            self.raise_failure()
+        if isinstance(self._comm, MpiComm):
+            self._comm.free()
+            self._freed = True
+
+    def end_with_program(self) -> None:
+        """Close when the program ends; if watching failed and nobody was told, end it with an error. Collective."""
+        try:
+            self.close()
+        except BaseException as error:  # noqa: BLE001 - at this point Python prints what is raised, and goes on
+            _show(error)
+            if isinstance(self._comm, MpiComm):
+                self._comm.leave(type(error).__name__)  # a rank that ends makes the launcher end the others
+            ctypes.CDLL(None).fflush(None)  # LAMMPS's log
+            os._exit(1)
+
+    def detach(self) -> None:
+        """Close, and remove the fixes, so that this LAMMPS can be watched anew. Collective, outside of a run."""
+        self.close()
+        for fix, name in ((_FIX, FIX), (_FIX_ATOM, FIX_ATOM)):
+            if self._library.has_fix(fix):
+                self._library.command(f"unfix {name}")
+
+    def log(self) -> None:
+        """Write what watching cost to LAMMPS's log. Collective, outside of a run."""
+        # LAMMPS replaces variables in what it prints, and takes nothing but ASCII.
+        text = self.session.summary().translate(_PRINTABLE).encode("ascii", "replace").decode()
+        self._library.command(f'print "{text}" screen no')
+
+    # -- what LAMMPS sees --------------------------------------------------------------------------------------------
+
+    def _say(self, text: str) -> None:
+        if self._comm.rank == 0:
+            self._library.say(f"quests_md: {text}")
+
+    def publish_nothing(self) -> None:
+        """Set what LAMMPS sees before the first evaluation: it leaves the values as the memory was."""
+        self._set_values((0.0, 0.0, 0.0, 0.0, -1.0, 0.0))
+        self._set_dH(0.0)  # it is not so after read_restart
+
+    def _publish(self, decision: Decision) -> None:
+        """Write dH to d_dH and the global values to the fix: what LAMMPS sees at this very step."""
+        self._set_dH(decision.dH)
+        mean = 0.0 if np.isnan(decision.mean) else decision.mean  # there are no atoms to take it from
+        values = (decision.maximum, mean, decision.n_select, decision.n_halt, decision.step, self.session.n_saved)
+        self._set_values(values)
+
+    def _publish_failure(self) -> None:
+        # inf, never nan: `fix halt` acts on inf and is blind to nan.
+        if self.watching:
+            self._set_dH(np.inf)
+            self._set_values((np.inf, np.inf, 0, 0, self._step, self.session.n_saved))
+
+    def _set_dH(self, dH: NDArray[np.float64] | float) -> None:
+        library = self._library
+        n = library.n_local()
+        target = library.vector("d_dH", n)
+        target[:] = dH
+        target[np.isnan(target)] = 0.0
+        library.vector("i_quests", n)[:] = library.vector("id", n)
+
+    def _set_values(self, values: Sequence[float]) -> None:
+        for i, value in enumerate(values, start=1):
+            self._library.set_vector(_FIX, i, value)
+
+
+def _show(error: BaseException) -> None:
+    """Print an error that nothing else will tell."""
+    traceback.print_exception(type(error), error, error.__traceback__)

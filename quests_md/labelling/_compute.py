@@ -1,0 +1,392 @@
+"""Calculations: each in a process that may die, in its time; on this machine, by MPI or by Dask."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import Halted, InputError, MissingExtraError, OracleError
+from ..machine import versions
+from ._oracle import Labels, Oracle
+from ._process import Child, Died, TimedOut, child_of_this_thread, kill_children
+
+if TYPE_CHECKING:
+    import ase
+
+__all__ = ["EXECUTORS", "Outcome", "await_outcome", "compute", "make_executor", "outcome_of", "run_task", "task_of"]
+
+# What of a frame a calculation sees, as it is called in arrays and by ase.Atoms. No constraints: they make forces zero.
+_COLUMNS = {
+    "numbers": "numbers", "positions": "positions", "tags": "tags", "initial_charges": "charges",
+    "initial_magmoms": "magmoms",
+}  # fmt: skip
+_TICK = 0.25  # seconds between looks at what may stop a wait
+_WORDS = 600  # characters of what a process has printed that go into a reason
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one calculation.
+
+    Attributes
+    ----------
+    labels
+        None, if there is a problem.
+    problem
+        "" or "failed" (the calculator raised an error, or has not converged), "died" (its process ended), "timeout"
+        (killed after `wall_time`), "insane" (labels that cannot be true).
+    reason
+        The problem in words, with the folder that was kept.
+    seconds
+        How long it took.
+    record
+        The calculator, its code and version, the settings, seconds, host and versions.
+    """
+
+    labels: Labels | None
+    problem: str
+    reason: str
+    seconds: float
+    record: dict[str, Any]
+
+
+def compute(oracle: Oracle, atoms: ase.Atoms, *, folder: str | Path | None = None) -> Outcome:
+    """Calculate the labels of a frame in this thread's child process, which is kept for the next frame.
+
+    Parameters
+    ----------
+    oracle
+        What calculates.
+    atoms
+        The frame. Its constraints play no part.
+    folder
+        Where it is calculated, an existing folder, which is kept. Default: a scratch folder of its own.
+
+    Returns
+    -------
+    Outcome
+        The labels, or why there are none.
+
+    Raises
+    ------
+    OracleError
+        There is no such calculator, or it cannot be made with these keywords.
+    """
+    return outcome_of(run_task(task_of(oracle, atoms, folder)))
+
+
+def task_of(oracle: Oracle, atoms: ase.Atoms | None, folder: str | Path | None = None) -> str:
+    """Return a calculation as text, which every executor can carry; without atoms, the calculator is only made."""
+    given: dict[str, Any] | None = None
+    if atoms is not None:
+        cell, pbc = np.asarray(atoms.cell), np.asarray(atoms.pbc)
+        columns = {name: atoms.arrays[key] for key, name in _COLUMNS.items() if key in atoms.arrays}
+        given = {name: value.tolist() for name, value in {**columns, "cell": cell, "pbc": pbc}.items()}
+    where = None if folder is None else os.path.abspath(folder)
+    return json.dumps({"oracle": oracle.model_dump(), "atoms": given, "folder": where})
+
+
+def outcome_of(answer: str) -> Outcome:
+    """Return what the text from `run_task` says.
+
+    Raises
+    ------
+    OracleError
+        The calculator cannot be made.
+    """
+    said = json.loads(answer)
+    if said["problem"] == "setup":
+        raise OracleError(said["reason"])
+    labels = None
+    if not said["problem"] and said["labels"] is not None:
+        forces, stress = np.array(said["labels"]["forces"], dtype=float), said["labels"]["stress"]
+        labels = Labels(said["labels"]["energy"], forces, None if stress is None else np.array(stress, dtype=float))
+    return Outcome(labels, said["problem"], said["reason"], said["seconds"], said["record"])
+
+
+def await_outcome(future: Future[str], stop: Callable[[], bool] | None) -> Outcome:
+    """Return what a calculation that was handed to an executor comes to; `Halted`, if `stop` says so before."""
+    while not future.done():
+        if stop is not None and stop():
+            raise Halted("told to stop before any frame was claimed")
+        wait([future], timeout=_TICK)
+    try:
+        answer = future.result()
+    except OracleError:
+        raise
+    except Exception as error:
+        raise OracleError(f"the executor cannot calculate: {type(error).__name__}: {error}") from error
+    return outcome_of(answer)
+
+
+def run_task(text: str) -> str:
+    """Do a calculation of `task_of`, wherever an executor has brought it; return its outcome as text."""
+    task = json.loads(text)
+    oracle = Oracle(**task["oracle"])
+    folder = Path(task["folder"] or _scratch(oracle))
+    child = child_of_this_thread(oracle.environment)
+    started = time.perf_counter()
+    answer = _ask(child, oracle, task["atoms"], folder)
+    seconds = time.perf_counter() - started
+    if not answer["problem"] and task["atoms"] is not None:
+        answer["problem"], answer["reason"] = _doubt(oracle, answer, len(task["atoms"]["numbers"]))
+    said = child.said()
+    if answer["problem"]:
+        answer["reason"] = _reason(oracle, answer, said)
+    if task["folder"] is None:
+        answer["reason"] += _clear(folder, said, keep=bool(answer["problem"]) or oracle.keep)
+    record = {
+        "settings": oracle.settings,
+        "seconds": round(seconds, 3),
+        "host": platform.node(),
+        "versions": versions(),
+        **answer["record"],
+    }
+    labels = {key: answer[key] for key in ("energy", "forces", "stress")} if "forces" in answer else None
+    fields = {"problem": answer["problem"], "reason": answer["reason"], "labels": labels}
+    return json.dumps({**fields, "seconds": seconds, "record": record})
+
+
+def _scratch(oracle: Oracle) -> str:
+    try:
+        return os.path.abspath(tempfile.mkdtemp(prefix="quests-md-", dir=oracle.scratch))
+    except OSError as error:
+        raise OracleError(f"scratch: no folder can be made in {oracle.scratch}: {error.strerror}") from error
+
+
+def _ask(child: Child, oracle: Oracle, atoms: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
+    task = {"folder": str(folder), "stress": oracle.stress, "atoms": atoms}
+    nothing = {"problem": "", "reason": "", "record": {}}
+    try:
+        return nothing | child.ask({**oracle.settings, **task}, oracle.wall_time)
+    except TimedOut:
+        return nothing | {"problem": "timeout", "reason": f"killed after {oracle.wall_time:g} s, its wall_time"}
+    except Died as error:
+        return nothing | {"problem": "died", "reason": str(error)}
+
+
+def _doubt(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tuple[str, str]:
+    """Return the problem with labels and what it is; twice "", if they can be believed."""
+    if answer["converged"] is False:
+        return "failed", "the calculator says that it has not converged"
+    forces = np.array(answer["forces"], dtype=float)
+    if forces.shape != (n_atoms, 3):
+        return "insane", f"forces of shape {forces.shape} for {n_atoms} atoms"
+    if not math.isfinite(answer["energy"]):
+        return "insane", f"the energy is {answer['energy']} eV"
+    lengths = np.linalg.norm(forces, axis=1)
+    if not np.isfinite(lengths).all():
+        return "insane", f"the force on atom {int(np.flatnonzero(~np.isfinite(lengths))[0])} is not finite"
+    stress = answer["stress"]
+    if stress is not None and not (np.shape(stress) == (6,) and np.isfinite(stress).all()):
+        return "insane", "the stress is not six finite numbers"
+    worst = int(lengths.argmax())
+    if lengths[worst] > oracle.max_force:
+        return (
+            "insane",
+            f"the force on atom {worst} is {lengths[worst]:.4g} eV/Å, above max_force = {oracle.max_force:g}",
+        )
+    return "", ""
+
+
+def _reason(oracle: Oracle, answer: Mapping[str, Any], said: bytes) -> str:
+    """Return why there are no labels; of a process that ended, or could not start, with the end of what it has said."""
+    reason = str(answer["reason"])
+    if answer["problem"] == "setup":
+        return f"{oracle.calculator} cannot be made: {reason}"
+    words = said.decode(errors="replace").strip()
+    if answer["problem"] == "died" and words:
+        reason += f"; it said: {words[-_WORDS:]}"
+    return reason
+
+
+def _clear(folder: Path, said: bytes, keep: bool) -> str:
+    """Remove a scratch folder, or keep it where there is anything in it, with what was printed; return where it is."""
+    with contextlib.suppress(OSError):  # the calculator, or who tidies up, has removed it; or the disk is full
+        if keep and said:
+            (folder / "output.txt").write_bytes(said)
+        if keep and any(folder.iterdir()):
+            return f"; kept: {folder}"
+    shutil.rmtree(folder, ignore_errors=True)
+    return ""
+
+
+_LOOK = 0.1  # seconds between two attempts to kill
+EXECUTORS = ("local", "mpi", "dask")
+
+
+def make_executor(kind: str, workers: int | None = None, scheduler: str | None = None) -> Executor:
+    """Make what carries calculations to where they are done: a `concurrent.futures.Executor`, to be used in a `with`.
+
+    ``shutdown(cancel_futures=True)`` kills what is being calculated, as far as the executor reaches; a `with` that is
+    left by an exception does that. Wherever a calculation runs, it runs in a process of its own.
+
+    Parameters
+    ----------
+    kind
+        "local": of this machine, `workers` at once, default 1.
+        "mpi": ``mpi4py.futures``; all ranks but the first calculate in a program that was started with
+        ``mpiexec -n N python -m mpi4py.futures``; otherwise `workers` ranks are started, default 1.
+        "dask": the cluster of `scheduler`; without one a cluster of `workers` processes of this machine, default 1.
+    workers
+        How many calculations may run at once. Default with a `scheduler` or ranks: as many as they can.
+    scheduler
+        Address of a Dask scheduler, "tcp://host:8786".
+
+    Returns
+    -------
+    concurrent.futures.Executor
+        With an attribute `workers`.
+
+    Raises
+    ------
+    InputError
+        There is no such executor.
+    MissingExtraError
+        mpi4py or distributed is not installed.
+    OracleError
+        There is no such scheduler, or it has no workers.
+    """
+    if kind not in EXECUTORS:
+        raise InputError(f"executor must be one of {', '.join(EXECUTORS)}, not {kind!r}")
+    if scheduler is not None and kind != "dask":
+        raise InputError(f"a scheduler is for the executor dask, not for {kind}")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers must be at least 1, not {workers}")
+    if kind == "mpi":
+        return _mpi(workers)
+    if kind == "dask":
+        return _Dask(workers, scheduler)
+    return _Local(workers or 1)
+
+
+def _end_all(futures: Iterable[Future[Any]], kill: Callable[[], Any]) -> None:
+    """Kill what is being calculated until nothing is: what has only just begun has no process yet."""
+    left = [future for future in futures if not future.done()]
+    while left:
+        kill()
+        left = list(wait(left, timeout=_LOOK).not_done)
+
+
+class _Local(ThreadPoolExecutor):
+    """A thread for each worker, each with a child process that is replaced when it dies: a pool that cannot break."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers, thread_name_prefix="quests-md-label")
+        self.workers = workers
+        self._sent: list[Future[Any]] = []
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = super().submit(function, *args, **kwargs)
+        self._sent = _open(self._sent, future)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if cancel_futures:
+            _end_all(self._sent, kill_children)
+        super().shutdown(wait=wait)
+
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+        self.shutdown(cancel_futures=kind is not None)
+
+
+def _open(sent: Iterable[Future[Any]], future: Future[Any]) -> list[Future[Any]]:
+    """Return the futures that are still open, with a new one."""
+    return [*(each for each in sent if not each.done()), future]
+
+
+def _mpi(workers: int | None) -> Executor:
+    try:
+        from mpi4py import MPI
+        from mpi4py.futures import MPIPoolExecutor
+    except ImportError as error:
+        raise MissingExtraError("the executor mpi needs mpi4py: pip install 'quests_md[mpi]'") from error
+
+    class Mpi(MPIPoolExecutor):
+        workers = 0
+        _sent: Sequence[Future[Any]] = ()
+
+        def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future: Future[Any] = super().submit(function, *args, **kwargs)
+            self._sent = _open(self._sent, future)
+            return future
+
+        def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+            if kind is not None and not all(future.done() for future in self._sent):
+                # Nothing reaches a rank that calculates but its end, and then that of its processes.
+                sys.stdout.flush()
+                sys.stderr.write(f"quests-md: the ranks are ended: {kind.__name__}: {value}\n")
+                sys.stderr.flush()
+                MPI.COMM_WORLD.Abort(3 if kind is Halted else 1)
+            self.shutdown()
+
+    # With ranks that are there already, their number is that of the job.
+    executor = Mpi(workers or 1, path=sys.path, initializer=_ignore_signals)
+    executor.workers = min(executor.num_workers, workers or executor.num_workers)
+    return executor
+
+
+def _ignore_signals() -> None:
+    """Leave Ctrl-C, which mpiexec hands to all ranks, to the first one."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _Dask(Executor):
+    """A client of a cluster, its executor, and the cluster where it is our own: one thing that is closed once."""
+
+    def __init__(self, workers: int | None, scheduler: str | None) -> None:
+        try:
+            import dask
+            import distributed
+        except ImportError as error:
+            raise MissingExtraError("the executor dask needs distributed: pip install 'quests_md[dask]'") from error
+        self._cluster = None
+        if scheduler is None:
+            # A calculation whose worker died is not tried again behind our back: it is a try of its frame.
+            with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+                self._cluster = distributed.LocalCluster(
+                    n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=":0"
+                )
+        try:
+            self._client = distributed.Client(scheduler or self._cluster)
+        except OSError as error:
+            raise OracleError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+        self._executor = self._client.get_executor(pure=False, retries=0)
+        slots = sum(self._client.nthreads().values())
+        if not slots:
+            self._client.close()
+            raise OracleError(f"the Dask scheduler at {scheduler} has no workers")
+        self.workers = min(slots, workers or slots)
+        self._sent: list[Future[Any]] = []
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = self._executor.submit(function, *args, **kwargs)
+        self._sent = _open(self._sent, future)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if cancel_futures:
+            _end_all(self._sent, lambda: self._client.run(kill_children))
+        self._executor.shutdown(wait=wait)
+        self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+        self.shutdown(cancel_futures=kind is not None)

@@ -1,0 +1,175 @@
+"""A process of our own in which calculators may do what they like."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import OracleError
+from ..machine import inherited
+
+__all__ = ["Child", "Died", "TimedOut", "child_of_this_thread", "ending", "guarded", "kill_children"]
+
+_GUARD = Path(__file__).with_name("_guard.py")
+_LOOK = 0.5  # seconds between looks at whether it lives
+_MOST = 1 << 20  # bytes of what a process has said that are kept
+
+
+def guarded(command: Sequence[str] = ()) -> list[str]:
+    """Return what to start in a session of its own: the guard, with a program, or with the process that calculates."""
+    return [sys.executable, str(_GUARD), *command]
+
+
+class Died(Exception):
+    """The process ended instead of answering; the message says how."""
+
+
+class TimedOut(Exception):
+    """The process was killed, for it took too long."""
+
+
+class Child:
+    """A guard, the process that calculates, and whatever that one starts: one process group, which ends as one.
+
+    Parameters
+    ----------
+    environment
+        Variables set for it, beside those of this process less those of an MPI job.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        if sys.platform == "win32":
+            raise OracleError("labelling needs process groups and pipes of Unix: it does not run on Windows")
+        self.environment = dict(environment)
+        self._last_words = b""
+        try:
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - of the process; its position is shared with it
+            self._process = subprocess.Popen(
+                guarded(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                env={**inherited(), **environment},
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:  # of a name or a value that no environment can hold
+            raise OracleError(f"no process for the calculator can be started: {error}") from error
+        self.kill = weakref.finalize(self, _end, self._process, self._said)
+        _CHILDREN.add(self)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return bool(self.kill.alive) and self._process.poll() is None
+
+    def ask(self, task: Mapping[str, Any], limit: float) -> dict[str, Any]:
+        """Hand it a task and return its answer.
+
+        Raises
+        ------
+        Died, TimedOut
+            No answer; whatever it had started is killed. `limit` is in seconds.
+        """
+        self._said.seek(0)
+        self._said.truncate()
+        try:
+            try:
+                assert self._process.stdin is not None
+                self._process.stdin.write(json.dumps(task).encode() + b"\n")
+                self._process.stdin.flush()
+                answer: dict[str, Any] = json.loads(self._line(limit))
+            except (BrokenPipeError, EOFError):
+                how = ending(self._process.wait())
+                raise Died(f"its process {how}") from None
+        except BaseException:
+            self._last_words = self.said()
+            self.kill()
+            raise
+        return answer
+
+    def stop(self) -> None:
+        """Kill it from another thread: the one that waits for its answer finds it dead."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process.returncode is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def said(self) -> bytes:
+        """Return the end of what it has printed since it was asked."""
+        if not self.kill.alive:
+            return self._last_words
+        size = os.fstat(self._said.fileno()).st_size
+        return os.pread(self._said.fileno(), _MOST, max(size - _MOST, 0))
+
+    def _line(self, limit: float) -> bytes:
+        assert self._process.stdout is not None
+        way, until, parts = self._process.stdout.fileno(), time.monotonic() + limit, [b""]
+        poll = select.poll()
+        poll.register(way, select.POLLIN)
+        while not parts[-1].endswith(b"\n"):
+            ended = self._process.poll() is not None
+            left = until - time.monotonic()
+            if not ended and left <= 0:
+                raise TimedOut
+            # What the process has forked holds the pipe open when it has ended.
+            if not poll.poll(0 if ended else 1000 * min(left, _LOOK)):
+                if ended:
+                    raise EOFError
+                continue
+            parts.append(os.read(way, 1 << 20))
+            if not parts[-1]:
+                raise EOFError
+        return b"".join(parts)
+
+
+_CHILDREN: weakref.WeakSet[Child] = weakref.WeakSet()
+_LOCAL = threading.local()
+
+
+def child_of_this_thread(environment: Mapping[str, str]) -> Child:
+    """Return the process of this thread, which lives as long as the thread, or a new one where that one has ended."""
+    child: Child | None = getattr(_LOCAL, "child", None)
+    if child is None or not child.alive or child.environment != environment:
+        if child is not None:
+            child.kill()
+        child = _LOCAL.child = Child(environment)
+    return child
+
+
+def kill_children() -> None:
+    """Kill what all threads of this process calculate; who waits for an answer is told that it died."""
+    for child in list(_CHILDREN):
+        child.stop()
+
+
+def _end(process: subprocess.Popen[bytes], said: Any) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):  # what could not be written to it any more
+                pipe.close()
+    said.close()
+
+
+def ending(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "a signal of the system's"
+    return f"was killed by signal {-code} ({name})"

@@ -1,0 +1,398 @@
+"""The queue of frames that wait for labels."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ase import Atoms
+
+from ..errors import InputError, QueueError
+from ._database import Transaction, open_database
+from ._oracle import STATES, Claim, Entry, Labels, make_row, pairs_of, plain, restore, searchable, word
+
+__all__ = ["Queue"]
+
+_FRAMES = 100  # that are read at a time
+_IDS = 1 << 63  # no database numbers as many
+
+
+class Queue:
+    """Frames that wait for labels, those that have them, and those that cannot get any, in an ``ase.db`` database.
+
+    Many processes may use it at once: each change is one transaction, and a frame is given to one worker alone, until
+    its claim expires. A program that is killed at any moment leaves every frame in one of `STATES`.
+
+    Parameters
+    ----------
+    address
+        A file that ends in ``.db`` (SQLite), or ``postgresql://user:password@host:port/database``.
+    tries
+        How often a frame is claimed before it is given up.
+    lease
+        Seconds until a claim expires of which nothing is heard; `renew` prolongs it. The clock is that of the worker's
+        machine with SQLite, and that of the server with PostgreSQL.
+    timeout
+        Seconds to wait while the database is locked.
+    create
+        Make the queue if there is none.
+
+    Raises
+    ------
+    InputError
+        A number is out of range.
+    QueueError
+        The database cannot be used, or holds something else.
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str],
+        *,
+        tries: int = 3,
+        lease: float = 600.0,
+        timeout: float = 60.0,
+        create: bool = True,
+    ) -> None:
+        if tries < 1 or not lease > 0 or not 0 <= timeout < 1e6:
+            raise InputError(f"a queue needs tries >= 1, lease > 0 and timeout >= 0, not {tries}, {lease}, {timeout}")
+        self.tries = tries
+        self.lease = lease
+        self._database = open_database(address, timeout)
+        self._database.prepare(create)
+
+    @property
+    def name(self) -> str:
+        """The address, without a password."""
+        return self._database.name
+
+    def __repr__(self) -> str:
+        return f"Queue({self.name!r})"
+
+    # -- frames in -------------------------------------------------------------------------------------------------
+
+    def add(self, atoms: Atoms, **source: str | int | float) -> tuple[int, bool]:
+        """Add a frame that waits for labels, unless it is there, in whatever state.
+
+        Parameters
+        ----------
+        atoms
+            The frame. Its arrays and info are kept, its calculator is not.
+        source
+            Where it comes from, for the record.
+
+        Returns
+        -------
+        id
+            Its number in the queue.
+        is_new
+            False if it was there.
+
+        Raises
+        ------
+        FrameError
+            It has no atoms, or positions that are not finite.
+        InputError
+            Its info holds what a database cannot.
+        QueueError
+            The database cannot be used.
+        """
+        row, data = make_row(atoms)
+        told = pairs_of(atoms) | plain(source, "source")
+        with self._database.transaction() as transaction:
+            self._database.lock_additions(transaction)
+            there = transaction.find(row.unique_id)
+            if there is not None:
+                return there, False
+            now = self._database.now(transaction)
+            data["queue"] = {"source": told, "added": now, "history": [], "record": {}, "worker": "", "token": ""}
+            pairs = {"state": "waiting", "tries": 0, "changed": now, **searchable(told)}
+            row.ctime, row.user = _ase_time(now), os.environ.get("USER")
+            return int(transaction.ase.write(row, pairs, data)), True
+
+    # -- claims ----------------------------------------------------------------------------------------------------
+
+    def claim(self, worker: str) -> Claim | None:
+        """Take the waiting frame of lowest id; if none waits, one whose claim has expired.
+
+        A frame whose claims have expired as often as `tries` allows is put in quarantine: it may be what kills workers.
+
+        Returns
+        -------
+        Claim or None
+            None if there is nothing to do now.
+        """
+        with self._database.transaction() as transaction:
+            now = self._database.now(transaction)
+            id = self._database.next_waiting(transaction)
+            while id is None and (id := self._database.next_expired(transaction, now)) is not None:
+                row = self._row(transaction, id)
+                silent = now - row.changed
+                reason = f"nothing was heard of its worker for too long: its claim expired, {silent:.0f} s old"
+                if row.tries >= self.tries:
+                    self._put(transaction, row, "quarantined", now, "expired", reason)
+                    id = None
+                else:
+                    self._put(transaction, row, "waiting", now, "expired", reason)
+            if id is None:
+                return None
+            row = self._row(transaction, id)
+            claim = Claim(id, worker, secrets.token_hex(8), row.tries + 1, _unlabelled(self._restore(row)))
+            queue = {**row.data["queue"], "worker": plain(worker, "worker"), "token": claim.token}
+            pairs = {"state": "running", "tries": claim.tries, "worker": word(worker), "changed": now}
+            transaction.ase.update(id, data={"queue": queue}, expires=now + self.lease, **pairs)
+            return claim
+
+    def renew(self, claim: Claim) -> None:
+        """Let a claim expire `lease` seconds from now; `QueueError` if it is lost."""
+        with self._claimed(claim) as (transaction, row, now):
+            transaction.ase.update(row.id, expires=now + self.lease)
+
+    def holds(self, claim: Claim) -> bool:
+        """Return whether the frame of a claim is still its worker's, also if the claim has expired since."""
+        with self._database.transaction(write=False) as transaction:
+            return _is_of(self._row(transaction, claim.id, lock=False), claim)
+
+    def done(self, claim: Claim, labels: Labels, record: Mapping[str, Any]) -> None:
+        """Store the labels of a frame.
+
+        Parameters
+        ----------
+        claim
+            That of the frame.
+        labels
+            They become energy, forces and stress of its row.
+        record
+            What made them: code, version, settings, seconds, host. Its `seconds` are shown in lists, and its `code` is
+            the calculator that `ase db` shows.
+
+        Raises
+        ------
+        InputError
+            There is not one force for each atom, or the record holds what a database cannot.
+        QueueError
+            The claim was lost, or the database cannot be used.
+        """
+        if len(labels.forces) != len(claim.atoms):
+            raise InputError(f"{len(labels.forces)} forces for the {len(claim.atoms)} atoms of frame {claim.id}")
+        kept = plain(dict(record), "record")
+        with self._claimed(claim) as (transaction, row, now):
+            fresh, data = make_row(_unlabelled(self._restore(row)), labels, str(kept.get("code", "")).lower())
+            fresh.unique_id, fresh.ctime, fresh.user = row.unique_id, row.ctime, row.user
+            data["queue"] = {**row.data["queue"], "record": kept, "token": ""}
+            pairs = {key: value for key, value in row.key_value_pairs.items() if key not in ("expires", "reason")}
+            pairs |= {"state": "done", "changed": now}
+            if isinstance(kept.get("seconds"), (int, float)):
+                pairs["seconds"] = float(kept["seconds"])
+            transaction.ase.write(fresh, pairs, data, id=row.id)
+
+    def fail(self, claim: Claim, reason: str) -> str:
+        """Say that a try came to nothing. Return the new state: waiting while tries are left, else failed."""
+        with self._claimed(claim) as (transaction, row, now):
+            state = "waiting" if row.tries < self.tries else "failed"
+            self._put(transaction, row, state, now, "failed", reason)
+            return state
+
+    def release(self, claim: Claim) -> None:
+        """Give a frame back as if it had not been claimed."""
+        with self._claimed(claim) as (transaction, row, now):
+            self._put(transaction, row, "waiting", now, tries=row.tries - 1)
+
+    def release_dead(self, is_dead: Callable[[str], bool]) -> int:
+        """Give back the frames of workers that are known to be dead, before their claims expire; no try is counted.
+
+        Parameters
+        ----------
+        is_dead
+            Told the name of a worker; whether it is dead.
+
+        Returns
+        -------
+        int
+            How many wait again.
+        """
+        with self._database.transaction() as transaction:
+            now, count = self._database.now(transaction), 0
+            for id in self._database.in_states(transaction, ["running"]):
+                row = self._row(transaction, id)
+                if row.state == "running" and is_dead(row.data["queue"]["worker"]):
+                    self._put(transaction, row, "waiting", now, tries=row.tries - 1)
+                    count += 1
+            return count
+
+    def quarantine(self, claim: Claim, reason: str) -> None:
+        """Put a frame where nobody trains on it or tries it again, until `retry` says so."""
+        with self._claimed(claim) as (transaction, row, now):
+            self._put(transaction, row, "quarantined", now, "quarantined", reason)
+
+    def retry(self, ids: Iterable[int] | None = None, states: Sequence[str] = ("failed", "quarantined")) -> int:
+        """Let frames wait again, with all their tries; what was said of earlier ones is kept.
+
+        Parameters
+        ----------
+        ids
+            Which; all by default. Those in another state are left as they are.
+        states
+            Of those that are tried again: failed, quarantined or both.
+
+        Returns
+        -------
+        int
+            How many wait again.
+
+        Raises
+        ------
+        QueueError
+            An id is not in the queue, or the database cannot be used.
+        """
+        if not set(states) <= {"failed", "quarantined"}:
+            raise InputError(f"only failed and quarantined frames can be tried again, not {', '.join(states)}")
+        with self._database.transaction() as transaction:
+            now, count = self._database.now(transaction), 0
+            for id in self._database.in_states(transaction, states) if ids is None else sorted(set(ids)):
+                row = self._row(transaction, id)
+                if row.state in states:
+                    self._put(transaction, row, "waiting", now, "tried again", "", tries=0)
+                    count += 1
+            return count
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """Return how many frames there are in each state."""
+        with self._database.transaction(write=False) as transaction:
+            found = transaction.counts()
+        return {state: found.get(state, 0) for state in STATES}
+
+    def entries(self, states: Iterable[str] | None = None) -> list[Entry]:
+        """Return what is known of the frames in these states, all by default, by id."""
+        wanted = STATES if states is None else tuple(states)
+        if not set(wanted) <= set(STATES):
+            raise InputError(f"the states of a frame are {', '.join(STATES)}, not {', '.join(wanted)}")
+        with self._database.transaction(write=False) as transaction:
+            rows = [row for state in set(wanted) for row in transaction.ase.select(state=state)]
+            return [self._entry(row) for row in sorted(rows, key=lambda row: row.id)]
+
+    def entry(self, id: int) -> Entry:
+        """Return what is known of one frame; `QueueError` if it is not there."""
+        with self._database.transaction(write=False) as transaction:
+            return self._entry(self._row(transaction, id, lock=False))
+
+    def atoms(self, id: int) -> Atoms:
+        """Return a frame as it was added; with labels, in a ``SinglePointCalculator``, once it is done."""
+        with self._database.transaction(write=False) as transaction:
+            return self._restore(self._row(transaction, id, lock=False))
+
+    def labelled(self, ids: Iterable[int] | None = None) -> Iterator[Atoms]:
+        """Iterate over the frames that are done, by id; with `ids` over those among them."""
+        with self._database.transaction(write=False) as transaction:
+            done = self._database.in_states(transaction, ["done"])
+        wanted = None if ids is None else set(ids)
+        found = [id for id in done if wanted is None or id in wanted]
+        for first in range(0, len(found), _FRAMES):  # nobody waits while something is done with a frame
+            with self._database.transaction(write=False) as transaction:
+                some = [self._row(transaction, id, lock=False) for id in found[first : first + _FRAMES]]
+            yield from map(self._restore, some)
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def _row(self, transaction: Transaction, id: int, lock: bool = True) -> Any:
+        """Return the row of a frame, and let nobody else change it where it is locked."""
+        if 0 < id < _IDS and (not lock or self._database.lock(transaction, id)):
+            for row in transaction.ase.select([("id", "=", int(id))]):
+                self._entry(row)  # it is one of the queue's
+                return row
+        raise QueueError(f"{self.name}: there is no frame {id}")
+
+    def _entry(self, row: Any) -> Entry:
+        with self._reading(row):
+            return _entry(row)
+
+    def _restore(self, row: Any) -> Atoms:
+        with self._reading(row):
+            return restore(row)
+
+    @contextmanager
+    def _reading(self, row: Any) -> Iterator[None]:
+        """Say which row it is that another program has written, or changed: anything may be missing."""
+        try:
+            yield
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise QueueError(
+                f"{self.name}: row {row.id} is not as the queue wrote it ({what}): remove it with "
+                f"`ase db ... id={row.id} --delete`"
+            ) from error
+
+    @contextmanager
+    def _claimed(self, claim: Claim) -> Iterator[tuple[Transaction, Any, float]]:
+        """Let a block change the row of a claim, unless it was lost."""
+        with self._database.transaction() as transaction:
+            row = self._row(transaction, claim.id)
+            if not _is_of(row, claim):
+                raise QueueError(
+                    f"{self.name}: frame {claim.id} is no longer {claim.worker}'s: the claim expired, and it is "
+                    f"{row.state} now. Renew claims more often than every {self.lease:g} s"
+                )
+            yield transaction, row, self._database.now(transaction)
+
+    def _put(
+        self,
+        transaction: Transaction,
+        row: Any,
+        state: str,
+        now: float,
+        what: str = "",
+        reason: str = "",
+        tries: int | None = None,
+    ) -> None:
+        """Take a frame from its worker into another state; write down what happened, unless nothing did."""
+        queue = {**row.data["queue"], "token": ""}
+        pairs: dict[str, Any] = {"state": state, "changed": now, "tries": row.tries if tries is None else tries}
+        if what:
+            event = {"at": now, "what": what, "worker": queue["worker"], "reason": plain(reason, "reason")}
+            queue["history"] = [*queue["history"], event]
+        if reason:
+            pairs["reason"] = word(reason)
+        transaction.ase.update(row.id, delete_keys=["expires"], data={"queue": queue}, **pairs)
+
+
+def _entry(row: Any) -> Entry:
+    queue = row.data["queue"]
+    history = tuple(dict(event) for event in queue["history"])
+    reasons = [event["reason"] for event in history if event["reason"]]
+    return Entry(
+        id=row.id,
+        state=STATES[STATES.index(row.state)],
+        tries=int(row.tries),
+        worker=queue["worker"],
+        reason=reasons[-1] if reasons and row.state != "done" else "",
+        added=queue["added"],
+        changed=float(row.changed),
+        seconds=row.get("seconds"),
+        formula=row.formula,
+        natoms=row.natoms,
+        digest=row.unique_id,
+        source=dict(queue["source"]),
+        history=history,
+        record=dict(queue["record"]),
+    )
+
+
+def _is_of(row: Any, claim: Claim) -> bool:
+    return bool(row.state == "running" and row.data["queue"]["token"] == claim.token)
+
+
+def _unlabelled(atoms: Atoms) -> Atoms:
+    atoms.calc = None
+    return atoms
+
+
+def _ase_time(seconds: float) -> float:
+    """Return seconds since 1970 as ase.db counts time: years since 2000."""
+    from ase.db.core import T2000, YEAR
+
+    return float((seconds - T2000) / YEAR)

@@ -1,0 +1,186 @@
+"""The pictures of a page, as SVG that takes the colours of the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..recording.reader import Rows
+from ._page import Drawing
+from ._pictures import BLUE, GREY, ORANGE, RED
+from ._timeline import draw_timeline, has_times, levels
+
+__all__ = ["histogram", "survival", "timeline_drawing"]
+
+_POINTS = 600  # rows of a run that are drawn
+_BINS = 60
+_SETTINGS = {
+    "svg.fonttype": "none", "svg.hashsalt": "quests_md", "font.size": 9, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.linewidth": 0.7, "figure.facecolor": "none",
+    "axes.facecolor": "none", "savefig.facecolor": "none",
+}  # fmt: skip
+# Above the axes: nothing is drawn there.
+_LEGEND: dict[str, Any] = {
+    "loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False, "fontsize": 8.5, "borderaxespad": 0.2,
+    "columnspacing": 1.2, "handlelength": 1.4,
+}  # fmt: skip
+_WIDE, _NARROW, _SMALL = (10.4, 3.7), (4.2, 3.2), (4.2, 3.1)  # inches
+
+
+def timeline_drawing(run: dict[str, Any], rows: Rows, events: Sequence[Mapping[str, Any]]) -> Drawing:
+    """Draw dH against time, the events shaded."""
+    few, every = _thinned(rows)
+    timed = has_times(rows)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        columns = 4 if figure.get_figwidth() > 6.0 else 2
+        draw_timeline(axes, run, few, timed)
+        axes.set_xlabel("time (ps)" if timed else "step")
+        for event in events[:200]:
+            ends = [event.get(key) for key in (("start_time", "end_time") if timed else ("start", "end"))]
+            if all(isinstance(end, (int, float)) for end in ends):
+                axes.axvspan(*ends, color=ORANGE, alpha=0.10, lw=0, zorder=0)
+        _stretch(axes, [value for _, _, value in levels(run)], few["max"])
+        axes.legend(**_LEGEND, ncols=columns)
+
+    caption = "dH of every evaluated frame: its maximum, its 99 % quantile and its median"
+    caption += ". Shaded: events." if events else "."
+    if every > 1:
+        caption += f" Of every {every} evaluations in a row the one with the largest dH is drawn."
+    return Drawing(_svg(draw, _WIDE, "wide"), caption, _svg(draw, _NARROW, "narrow"))
+
+
+def _thinned(rows: Rows) -> tuple[Rows, int]:
+    """Return few enough rows to draw, the worst of each stretch, and how long a stretch is."""
+    n = len(rows)
+    every = -(-n // _POINTS)
+    if every == 1:
+        return rows, 1
+    worst = np.where(np.isfinite(rows["max"]), rows["max"], -np.inf)
+    kept = [first + int(np.argmax(worst[first : first + every])) for first in range(0, n, every)]
+    return rows[kept], every
+
+
+def _stretch(axes: Any, marks: Sequence[float], values: NDArray[np.float64]) -> None:
+    """Take a logarithmic scale above the thresholds where a few values would press all others flat."""
+    finite = np.abs(values[np.isfinite(values)])
+    if not len(finite):
+        return
+    usual = max([10.0, float(np.quantile(finite, 0.75)), *map(abs, marks)])
+    if finite.max() > 10.0 * usual:
+        axes.set_yscale("symlog", linthresh=usual, linscale=2.0)
+
+
+def histogram(
+    sets: Mapping[str, NDArray[np.float64]],
+    label: str,
+    caption: str,
+    marks: Sequence[tuple[str, float]] = (),
+    name: str = "histogram",
+) -> Drawing:
+    """Draw histograms of one or more sets of values over each other, each as shares of its set."""
+    finite = {key: values[np.isfinite(values)] for key, values in sets.items()}
+    everything = np.concatenate([*finite.values(), [value for _, value in marks]])
+    low, high = _range(everything)
+    edges = np.linspace(low, high, min(_BINS, 10 + int(np.sqrt(max(map(len, finite.values()))))) + 1)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for (key, values), colour in zip(finite.items(), (BLUE, ORANGE, GREY), strict=False):
+            if len(values):
+                # What lies beyond the last edge is counted there, so that every set adds up to one.
+                weights = np.full(len(values), 1.0 / len(sets[key]))
+                inside = np.clip(values, low, high)
+                axes.hist(inside, edges, weights=weights, color=colour, alpha=0.30, histtype="stepfilled")
+                axes.hist(inside, edges, weights=weights, color=colour, histtype="step", lw=1.3, label=key)
+        for text, value in marks:
+            axes.axvline(value, color="black", lw=0.9, ls="-" if "halt" in text else "--")
+            axes.text(value, 1.0, f" {text}", transform=axes.get_xaxis_transform(), rotation=90, va="top", ha="right",
+                      fontsize=8.5, parse_math=False, in_layout=False)  # fmt: skip
+        axes.set_xlabel(label)
+        axes.set_ylabel("share")
+        axes.set_xlim(low, high)
+        if len(finite) > 1:
+            axes.legend(**_LEGEND)
+
+    return Drawing(_svg(draw, _SMALL, name), caption)
+
+
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return from where to where a histogram goes: not to the last of some far outliers."""
+    if not len(values):
+        return 0.0, 1.0
+    low, high = (float(x) for x in (values.min(), values.max()))
+    far = float(np.quantile(values, 0.99))
+    middle = float(np.quantile(values, 0.5))
+    high = min(high, far + 2.0 * (far - middle)) if far > middle else high
+    pad = 0.03 * (high - low) or 0.5
+    return low - pad, high + pad
+
+
+def survival(
+    dH: NDArray[np.float64], expected: Sequence[tuple[float, float]], marks: Sequence[tuple[str, float]]
+) -> Drawing:
+    """Draw which share of frames lies above every dH, beside what the calibration expects of covered ones.
+
+    Parameters
+    ----------
+    dH
+        Largest dH of every frame.
+    expected
+        Pairs of a threshold and the rate at which the calibration says that a frame of as many atoms passes it.
+    """
+    ordered = np.sort(dH[np.isfinite(dH)])
+    above = 1.0 - np.arange(len(ordered)) / len(ordered)
+    pick = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _POINTS)).astype(int))
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.step(ordered[pick], above[pick], color=BLUE, lw=1.4, where="pre", label="this run")
+        axes.plot(*zip(*expected, strict=True), "o-", color=RED, ms=4, lw=1.0, label="expected if covered")
+        for text, value in marks:
+            axes.axvline(value, color="black", lw=0.9, ls="-" if "halt" in text else "--")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.set_ylim(0.5 * min(above[-1], min(rate for _, rate in expected)), 1.4)
+        axes.set_xlim(*_range(np.concatenate([ordered, [t for t, _ in expected], [value for _, value in marks]])))
+        axes.set_xlabel("t (nats)")
+        axes.set_ylabel("share of frames with dH above t")
+        axes.legend(**_LEGEND)
+
+    caption = (
+        "The share of frames whose largest dH is above t, and the false-alarm rate that the calibration gives for a "
+        "covered frame of as many atoms. Where the run lies far above it, it has left what the reference covers."
+    )
+    return Drawing(_svg(draw, _SMALL, "survival"), caption)
+
+
+def _svg(draw: Callable[[Any], None], size: tuple[float, float], name: str) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        return _inline(figure, name)
+
+
+def _inline(figure: Any, name: str) -> str:
+    """Return SVG that can stand in a page: its ids are its own, and black is the colour of the text around it."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_SETTINGS):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style type=.*?</style>", "", text, flags=re.S)
+    text = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(url\(|xlink:href=")#', rf"\1#{name}-", text)
+    return text.replace("#000000", "currentColor")

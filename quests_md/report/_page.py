@@ -1,0 +1,366 @@
+"""One self-contained page of HTML: its parts, the views of atoms, and how it is put together."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..descriptors import cell_of
+from ..elements import SYMBOLS
+from ..errors import MissingExtraError
+from ..frame import Frame
+from ..kernels.neighbors import pad_images
+from ..machine import versions
+from ..sources import describe_source
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = [
+    "SCALE",
+    "Card",
+    "Cell",
+    "Drawing",
+    "Page",
+    "Scene",
+    "Section",
+    "Table",
+    "cell",
+    "files_table",
+    "render",
+    "require_extra",
+    "scene_of",
+    "sources_table",
+]
+
+# ColorBrewer's RdYlBu, told apart in any colour vision, on white and on black.
+SCALE = ("#4575B4", "#91BFDB", "#FEE090", "#FC8D59", "#D73027")
+_UNKNOWN = "#A0A0A0"  # dH of an atom that is not watched
+_MOST = 300  # atoms of a scene, nearest first
+_BOND = 1.2  # a bond is shorter than this many times the sum of the covalent radii
+_LEAST_SPAN = 1.0  # nats from one end of the colours to the other
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An environment, its worst atom first and in the origin.
+
+    Attributes
+    ----------
+    title
+        Where it is from.
+    facts
+        Pairs of a name and what it is.
+    symbols
+        (n,) chemical symbols.
+    positions
+        (n, 3), in Å, from the worst atom.
+    dH
+        (n,), in nats; nan where it is unknown.
+    ids
+        (n,) the host's ids; periodic images have that of their atom.
+    nearest
+        (n,) whether the atom is among the k nearest, and so in the descriptor; the worst atom itself is.
+    bonds
+        (m, 2) pairs of atoms that are drawn connected.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    symbols: tuple[str, ...]
+    positions: NDArray[np.float64]
+    dH: NDArray[np.float64]
+    ids: NDArray[np.int64]
+    nearest: NDArray[np.bool_]
+    bonds: NDArray[np.int64]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Where the colours begin and end, in nats."""
+        known = self.dH[np.isfinite(self.dH)]
+        high = float(known.max()) if len(known) else 0.0
+        return min(float(known.min()) if len(known) else 0.0, high - _LEAST_SPAN), high
+
+    @property
+    def stops(self) -> str:
+        """The scale as CSS has it."""
+        return ", ".join(SCALE)
+
+    @property
+    def colours(self) -> list[str]:
+        """The colour of every atom."""
+        low, high = self.span
+        return [_colour((value - low) / (high - low)) if np.isfinite(value) else _UNKNOWN for value in self.dH]
+
+    @property
+    def radii(self) -> NDArray[np.float64]:
+        """Radius of every ball, in Å: of the worst atom larger, of those that are not `nearest` smaller."""
+        share = np.where(self.nearest, 0.42, 0.22)
+        share[0] = 0.57
+        return share * _covalent(self.symbols)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the script of the page needs."""
+        atoms = [
+            {
+                "elem": symbol, "x": x, "y": y, "z": z, "color": colour, "radius": radius,
+                "dH": dH if np.isfinite(dH) else None, "id": int(which), "distance": distance,
+            }
+            for symbol, (x, y, z), colour, radius, dH, which, distance in zip(
+                self.symbols, self.positions.round(4).tolist(), self.colours, self.radii.round(3).tolist(),
+                self.dH.round(6).tolist(), self.ids,
+                np.linalg.norm(self.positions, axis=1).round(3).tolist(), strict=True,
+            )
+        ]  # fmt: skip
+        return {"title": self.title, "atoms": atoms, "bonds": self.bonds.tolist()}
+
+    @property
+    def picture(self) -> str:
+        """The same as SVG, seen from one side: numbers and colours only, so that nothing in it needs escaping."""
+        tilt, turn = 0.35, 0.6
+        about_z = np.array([[np.cos(turn), -np.sin(turn), 0.0], [np.sin(turn), np.cos(turn), 0.0], [0.0, 0.0, 1.0]])
+        about_x = np.array([[1.0, 0.0, 0.0], [0.0, np.sin(tilt), np.cos(tilt)], [0.0, -np.cos(tilt), np.sin(tilt)]])
+        at = self.positions @ (about_x @ about_z).T
+        far = float(np.linalg.norm(at, axis=1).max(initial=1.0)) + 1.0
+        parts: list[tuple[float, str]] = []
+        for i, j in self.bonds.tolist():
+            (x1, y1, z1), (x2, y2, z2) = at[i], at[j]
+            line = f'<line x1="{x1:.2f}" y1="{-y1:.2f}" x2="{x2:.2f}" y2="{-y2:.2f}"/>'
+            parts.append((min(z1, z2) - 1e-3, line))
+        for (x, y, z), colour, radius in zip(at, self.colours, self.radii, strict=True):
+            size = radius * (1.0 + 0.12 * z / far)
+            parts.append((z, f'<circle cx="{x:.2f}" cy="{-y:.2f}" r="{size:.2f}" fill="{colour}"/>'))
+        ordered = "".join(part for _, part in sorted(parts, key=lambda part: part[0]))
+        return f'<svg viewBox="{-far:.2f} {-far:.2f} {2 * far:.2f} {2 * far:.2f}" aria-hidden="true">{ordered}</svg>'
+
+
+def scene_of(
+    frame: Frame,
+    dH: NDArray[np.float64],
+    worst: int,
+    cutoff: float,
+    k: int,
+    title: str,
+    facts: tuple[tuple[str, str], ...] = (),
+    *,
+    by_element: bool = False,
+) -> Scene:
+    """Return what surrounds an atom, periodic images included.
+
+    Parameters
+    ----------
+    frame
+        A whole frame, without ghosts.
+    dH
+        (n,), in nats, of all its atoms.
+    worst
+        The row of the atom.
+    cutoff, k
+        Of the descriptor: what is drawn is inside the cutoff (Å), and `nearest` are the first k of it.
+    by_element
+        Whether the descriptor takes the k nearest of each element.
+
+    Raises
+    ------
+    FrameError
+        The frame has no usable cell.
+    """
+    cell, inverse, pbc = cell_of(frame, cutoff)
+    points, owner = pad_images(np.ascontiguousarray(frame.positions), cell, inverse, pbc, cutoff)
+    from_worst = points - points[worst]
+    distance = np.linalg.norm(from_worst, axis=1)
+    inside = np.flatnonzero((distance <= cutoff) & (frame.numbers[owner] != 0))
+    inside = inside[np.argsort(distance[inside], kind="stable")][:_MOST]
+    # Atoms may share a place: the worst one is first all the same.
+    order = np.concatenate([[worst], inside[inside != worst]]).astype(np.int64)
+    rows = owner[order]
+    symbols = tuple(SYMBOLS[z] for z in frame.numbers[rows].tolist())
+    assert frame.ids is not None
+    return Scene(
+        title=title,
+        facts=facts,
+        symbols=symbols,
+        positions=from_worst[order],
+        dH=np.asarray(dH, dtype=np.float64)[rows],
+        ids=np.asarray(frame.ids)[rows],
+        nearest=_nearest(symbols, k, by_element),
+        bonds=_bonds(from_worst[order], _covalent(symbols)),
+    )
+
+
+def _nearest(symbols: tuple[str, ...], k: int, by_element: bool) -> NDArray[np.bool_]:
+    """Return which of the atoms, nearest first, are in the descriptor of the first one."""
+    seen: dict[str, int] = {}
+    nearest = [True]
+    for symbol in symbols[1:]:
+        block = symbol if by_element else ""
+        seen[block] = seen.get(block, 0) + 1
+        nearest.append(seen[block] <= k)
+    return np.array(nearest)
+
+
+def _bonds(positions: NDArray[np.float64], radii: NDArray[np.float64]) -> NDArray[np.int64]:
+    distance = np.linalg.norm(positions[:, None] - positions, axis=-1)
+    return np.argwhere(np.triu(distance < _BOND * (radii[:, None] + radii), 1))
+
+
+def _covalent(symbols: tuple[str, ...]) -> NDArray[np.float64]:
+    from ase.data import covalent_radii
+
+    return np.array([covalent_radii[SYMBOLS.index(symbol)] for symbol in symbols], dtype=np.float64)
+
+
+def _colour(share: float) -> str:
+    """Return the colour at a share between 0 and 1 of the scale, between its stops in proportion."""
+    stops = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in SCALE], dtype=np.float64)
+    at = np.linspace(0.0, 1.0, len(SCALE))
+    return "#" + "".join(f"{round(float(np.interp(share, at, stops[:, c]))):02X}" for c in range(3))
+
+
+@dataclass(frozen=True)
+class Card:
+    """A figure (a number) in large type, with its name and what it means."""
+
+    name: str
+    value: str
+    unit: str = ""
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure (a picture): SVG for wide screens, and for narrow ones where that is another."""
+
+    svg: str
+    caption: str
+    narrow: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: what is shown, and the number that it is sorted by."""
+
+    text: str
+    number: float | None = None
+    band: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that sorts; `note` says what was left out."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page. `facts` are pairs of a name and what it is."""
+
+    title: str
+    text: Sequence[str] = ()
+    drawings: Sequence[Drawing] = ()
+    scenes: Sequence[Scene] = ()
+    tables: Sequence[Table] = ()
+    facts: Sequence[tuple[str, str]] = ()
+
+    @property
+    def anchor(self) -> str:
+        return "".join(c if c.isalnum() else "-" for c in self.title.lower())
+
+
+@dataclass(frozen=True)
+class Page:
+    """All of a page. `status` is one of run.json, or empty; `notes` are what the reader must know first."""
+
+    title: str
+    kind: str
+    lead: str
+    status: str = ""
+    notes: Sequence[str] = ()
+    cards: Sequence[Card] = ()
+    sections: Sequence[Section] = field(default_factory=tuple)
+
+
+def require_extra() -> None:
+    """Raise `MissingExtraError` unless the packages that a page is made with are there."""
+    try:
+        import jinja2  # noqa: F401
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"a report needs matplotlib and jinja2 ({error.name} is missing): pip install 'quests_md[report]'"
+        ) from error
+
+
+def render(page: Page) -> str:
+    """Return the HTML. Nothing in it is loaded from anywhere, which its own policy enforces.
+
+    Text is escaped by the templates. Scripts run only if they are those of this function, by their hashes.
+    """
+    scenes = [scene for section in page.sections for scene in section.scenes]
+    scripts = [_asset("page.js")]
+    if scenes:
+        licence = _vendored("3Dmol-LICENSE.txt").replace("*/", "* /")
+        scripts = [f"/*\n{licence}*/\n{_vendored('3Dmol-min.js')}", _asset("view.js"), *scripts]
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    made = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    data = {"scenes": [scene.data for scene in scenes]}
+    return _templates().get_template("page.html").render(
+        page=page, style=_asset("page.css"), scripts=scripts, hashes=hashes, made=made, versions=versions(),
+        data=json.loads(json.dumps(data, allow_nan=False)),
+    )  # fmt: skip
+
+
+@cache
+def _templates() -> Environment:
+    import jinja2
+
+    loader = jinja2.FunctionLoader(_asset)
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _vendored(name: str) -> str:
+    return files(__package__).joinpath("vendor", name).read_text(encoding="utf-8")
+
+
+def cell(value: float) -> Cell:
+    """Return a cell of a number: a whole one as it is, another with five digits."""
+    return Cell(f"{value + 0.0:.5g}" if isinstance(value, float) else f"{value}", float(value))
+
+
+def files_table(folder: Path) -> Table:
+    """Return the files of a folder, with their sizes and hashes."""
+    found = [describe_source(path) for path in sorted(folder.iterdir()) if path.is_file()]
+    rows = [[Cell(Path(source["file"]).name), *_rest(source)] for source in found]
+    return Table("Files", ["file", "bytes", "modified", "sha256"], rows)
+
+
+def sources_table(sources: Sequence[Mapping[str, Any]]) -> Table:
+    """Return files that frames were read from."""
+    rows = [[Cell(f"{source['file']}"), Cell(f"{source['selection']}"), *_rest(source)] for source in sources]
+    return Table("Files", ["file", "frames", "bytes", "modified", "sha256"], rows)
+
+
+def _rest(source: Mapping[str, Any]) -> list[Cell]:
+    return [cell(source["bytes"]), Cell(f"{source['modified']}"), Cell(f"{source['sha256']}")]

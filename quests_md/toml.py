@@ -1,0 +1,80 @@
+"""TOML files that people write: read, checked by a pydantic model, with errors that name the file and the key."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import pydantic
+
+from .errors import ConfigError, InputError
+
+__all__ = ["Seconds", "check_keys", "make_settings", "read_toml", "seconds_of", "tomllib"]
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_Model = TypeVar("_Model", bound=pydantic.BaseModel)
+
+
+def seconds_of(value: Any, name: str | None = "wall_time") -> float:
+    """Return a time in seconds that is given as such, or as "hh:mm:ss"; `InputError` names it if it is neither."""
+    if isinstance(value, str) and re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", value):
+        hours, minutes, seconds = map(int, value.split(":"))
+        total = 3600.0 * hours + 60.0 * minutes + seconds
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        total = float(value)
+    else:
+        total = math.nan
+    if not 0 < total < math.inf:
+        raise InputError(f'{name} must be a number of seconds or a text such as "23:30:00", not {value!r}')
+    return total
+
+
+def _seconds(value: Any, info: pydantic.ValidationInfo) -> float:
+    return seconds_of(value, info.field_name)
+
+
+Seconds = Annotated[float, pydantic.BeforeValidator(_seconds)]
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Return what a TOML file holds; `ConfigError` if it cannot be read or is no TOML."""
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def make_settings(model: type[_Model], values: dict[str, Any], where: str) -> _Model:
+    """Check values and make a model of them; `ConfigError` names `where` they came from, and the nearest right key."""
+    check_keys(values, model.model_fields, where)
+    try:
+        return model(**values)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        key, text = ".".join(map(str, problem["loc"])), problem["msg"]
+        if problem["type"] == "value_error":  # of a check of our own, which says what it was given
+            raise ConfigError(f"{where}: {problem['ctx']['error']}") from None
+        given = "" if problem["type"] == "missing" else f", not {problem['input']!r}"
+        raise ConfigError(f"{where}: {key}: {text[0].lower()}{text[1:]}{given}") from None
+
+
+def check_keys(values: Iterable[str], keys: Iterable[str], where: str) -> None:
+    """Raise `ConfigError` for a key of `values` that is none of `keys`; it names the nearest one."""
+    known = list(keys)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")

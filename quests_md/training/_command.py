@@ -1,0 +1,210 @@
+"""Training with any program: a template of arguments, files in, files out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import ase
+import pydantic
+
+from ..errors import TrainingError
+from ..labelling._oracle import FOLDER, check_call
+from ..labelling._process import ending, guarded
+from ..machine import inherited
+from ..toml import Seconds
+from ._labelled import elements_of, read_labels, write_training_file
+from ._potential import Potential, check_commands
+
+__all__ = ["CommandTrainer", "run_logged", "tail"]
+
+_TAIL = 15  # lines of the log that an error shows
+_EARLY = 5
+_TELLS = re.compile(r"\b(abort|error|fatal|exception)", re.IGNORECASE)
+
+
+def run_logged(
+    command: Sequence[str], folder: Path, log: Path, *, timeout: float, environment: Mapping[str, str] | None = None
+) -> None:
+    """Run a program in a folder until it ends; what it prints goes to `log`.
+
+    It gets a process group of its own, which is killed when the time is over, and when this program ends, however that
+    happens.
+
+    Raises
+    ------
+    TrainingError
+        It cannot be started, took longer than `timeout` (s), or ended with an exit code other than 0; with the end of
+        its log.
+    """
+    variables = {**inherited(), **(environment or {})}
+    program = shutil.which(command[0], path=variables.get("PATH"))
+    if program is None:
+        raise TrainingError(f"{command[0]}: there is no such program")
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            guarded([os.path.abspath(program), *command[1:]]),
+            cwd=folder,
+            env=variables,
+            stdin=subprocess.PIPE,  # the guard sees by it that this program has ended
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TrainingError(f"{command[0]} took longer than {timeout:g} s and was killed; {tail(log)}") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # also what outlived the program
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
+    if code != 0:
+        raise TrainingError(f"{command[0]} {ending(code)}; {tail(log)}")
+
+
+def tail(log: Path) -> str:
+    """Return the last lines of a log for an error, after lines that tell of one.
+
+    A program that keeps what it prints to itself until it ends has its message of an error before all else.
+    """
+    lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+    if not lines:
+        return f"{log} is empty"
+    early = [line for line in lines[:-_TAIL] if _TELLS.search(line)][:_EARLY]
+    said = f"{log} says:\n" + "\n".join(early) + "\nand " if early else f"{log} "
+    return f"{said}ends with:\n" + "\n".join(lines[-_TAIL:])
+
+
+_LOG = "train.log"
+_Texts = Annotated[tuple[str, ...], pydantic.Strict(False)]
+
+
+def _lammps(commands: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        check_commands(commands)
+    except TrainingError as error:
+        raise ValueError(str(error)) from error
+    return commands
+
+
+class CommandTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
+    """Trains with a program that reads extended XYZ and writes files.
+
+    In the arguments ``{training}`` stands for the file with the labelled frames, ``{folder}`` for the folder of the
+    training, which is the working folder, ``{seed}`` for the seed and ``{elements}`` for the symbols with spaces in
+    between. All other braces stay as they are. There is no shell.
+
+    Attributes
+    ----------
+    command
+        The program and its arguments.
+    files
+        Names of the files in the folder that are the potential; they must be there afterwards.
+    lammps
+        Commands of the potential for LAMMPS; ``{folder}`` and ``{elements}`` as above.
+    calculator
+        Its ASE calculator, as for `Potential`; ``{folder}`` as above.
+    energy_key, forces_column, stress_key
+        Names in the training file. Without a name stresses are left out; they are nine numbers in eV/Å³.
+    mask_column
+        Name of a column of T and F that tells the program which forces to leave out of the fit. Without it cut-outs
+        are refused. Energies and stresses of cut-outs are not written.
+    mask_excludes
+        Whether T marks the forces that are left out (as for gap_fit), or those that are fitted.
+    keys
+        Further keys of the frames that are written to the file: weights, kinds of configurations.
+    environment
+        Variables for the program.
+    timeout
+        Seconds, or "hh:mm:ss", until the program and all that it started are killed.
+    """
+
+    name: ClassVar[str] = "command"
+
+    command: Annotated[_Texts, pydantic.Field(min_length=1)]
+    files: Annotated[_Texts, pydantic.Field(min_length=1)]
+    lammps: Annotated[_Texts, pydantic.AfterValidator(_lammps)] = ()
+    calculator: Annotated[dict[str, Any] | None, pydantic.AfterValidator(check_call)] = None
+    energy_key: str = "energy"
+    forces_column: str = "forces"
+    stress_key: str | None = None
+    mask_column: str | None = None
+    mask_excludes: bool = True
+    keys: _Texts = ()
+    environment: dict[str, str] = {}
+    timeout: Seconds = 86400.0
+
+    @pydantic.model_validator(mode="after")
+    def _usable(self) -> CommandTrainer:
+        if not self.lammps and self.calculator is None:
+            raise ValueError("lammps or calculator must say how the potential is used")
+        if not any("{training}" in argument for argument in self.command):
+            raise ValueError("no argument of command holds {training}, the file with the frames")
+        return self
+
+    @property
+    def masks(self) -> bool:
+        """Whether the program can be told which forces to leave out of the fit."""
+        return self.mask_column is not None
+
+    def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:
+        """Run the program; the folder gets its files, the training file and train.log.
+
+        Raises
+        ------
+        TrainingError
+            A frame has no labels, or is a cut-out and cannot be masked; the program failed or took too long; or a
+            file is missing afterwards.
+        """
+        labelled = read_labels(frames)
+        cut = [i for i, frame in enumerate(labelled) if frame.is_cutout]
+        if cut and not self.masks:
+            raise TrainingError(
+                f"frames {cut[:10]} are cut-outs, of which only core forces are fit to train on: give mask_column, if "
+                f"{self.command[0]} can leave forces out (docs/cutouts.md), or label whole frames"
+            )
+        folder = folder.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        training, elements = folder / "training.xyz", elements_of(labelled)
+        write_training_file(
+            training,
+            labelled,
+            energy=self.energy_key,
+            forces=self.forces_column,
+            stress=self.stress_key,
+            mask=self.mask_column,
+            excluded=self.mask_excludes,
+            keys=self.keys,
+        )
+        values = {
+            "{training}": str(training),
+            FOLDER: str(folder),
+            "{seed}": str(seed),
+            "{elements}": " ".join(elements),
+        }
+        command = [_filled(argument, values) for argument in self.command]
+        log = folder / _LOG
+        run_logged(command, folder, log, timeout=self.timeout, environment=self.environment)
+        missing = [name for name in self.files if not (folder / name).is_file()]
+        if missing:
+            raise TrainingError(f"{command[0]} ended, but did not write {', '.join(missing)}; {tail(log)}")
+        lines = tuple(line.replace("{elements}", values["{elements}"]) for line in self.lammps)
+        potential = Potential(folder, elements, lines, self.calculator, self.files)
+        potential.save()
+        return potential
+
+
+def _filled(argument: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        argument = argument.replace(name, value)
+    return argument
