@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from limits import LIMIT
 
-from quests_md.cli import main
+from quests_md.cli import main, working
 from quests_md.cli.datasets import open_dataset
 from quests_md.cli.working import Scratch, rows_of
 from quests_md.descriptors import DescriptorSpec

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from naive import compressed
 from rounding import assert_promised
 
-from quests_md import DescriptorSpec, information
-from quests_md import compression
+from quests_md import DescriptorSpec, compression, information
 from quests_md.compression import METHODS, compress
 from quests_md.errors import InputError
 from quests_md.kernels import choice
