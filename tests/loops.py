@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import ase.io
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from paths import ROOT, TESTS
 
+from quests_md.config import _toml
 from quests_md.learning import LearnConfig
-
-TESTS = Path(__file__).parent
 
 
 def copper(rattle, seed, strain=1.0):
@@ -44,7 +42,7 @@ def settings(folder, **changes):
         "oracle": {
             "calculator": "counted:Counted",
             "keywords": {"log": str(folder / "calls")},
-            "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
+            "environment": {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{TESTS}:{ROOT}"},
         },
         "trainer": {
             "kind": "pod",
@@ -87,3 +85,15 @@ def calls(folder):
     """Return the digests of the frames that the oracle has calculated."""
     path = folder / "calls"
     return path.read_text().split() if path.exists() else []
+
+
+def written(folder, **changes):
+    """Write learn.toml, and the files that it names; return its path."""
+    write_frames(folder)
+    path, values = folder / "learn.toml", settings(folder, **changes)
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for table, of in values.items():
+        if isinstance(of, dict):
+            lines += [f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in of.items())]
+    path.write_text("\n".join(lines) + "\n")
+    return path

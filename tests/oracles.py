@@ -15,12 +15,13 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, FileIOCalculator, all_changes
 from ase.calculators.emt import EMT
 from limits import FOREVER, wait_until
+from paths import TESTS
 
 from quests_md.labelling import Oracle, compute
 
 __all__ = ["compute", "copper", "fill", "oracle", "silicon", "states", "tblite"]
 
-FOLDER = Path(__file__).parent
+FOLDER = TESTS
 PATH = os.pathsep.join([str(FOLDER), str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 

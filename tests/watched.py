@@ -9,6 +9,7 @@ import math
 
 import ase.io
 import ase.units
+import naive
 import numpy as np
 from ase.build import bulk
 from ase.calculators.emt import EMT
@@ -118,3 +119,20 @@ def has_dH_of(index, atoms):
     """Return whether a saved frame holds the dH that is computed from it: to 1e-10·max(1, |dH|)."""
     wanted = index.delta_entropy(atoms)
     return bool(np.all(np.abs(atoms.arrays["dH"] - wanted) <= 1e-10 * np.maximum(1, np.abs(wanted))))
+
+
+def part_of(step, scale, comm, idle=None):
+    """Return what a rank holds of a frame, in an order of its own: every `size`-th atom and their ghosts."""
+    atoms = atoms_of(scale)
+    working = [rank for rank in range(comm.size) if rank != idle]
+    owners = np.resize(working, len(atoms))
+    mine = np.flatnonzero(owners == comm.rank)[::-1]
+    positions, rows = naive.with_ghosts(atoms, mine, 5.0)
+    velocities, forces = MODEL[:, mine]
+    return Frame(
+        positions, atoms.numbers[rows], np.asarray(atoms.cell), True, ids=rows + 1, step=step,
+        time=0.5 * step, n_local=len(mine), velocities=velocities, forces=forces, energy=-1.5,
+    )  # fmt: skip
+
+
+MODEL = np.random.default_rng(0).normal(size=(2, 32, 3))

@@ -1,0 +1,137 @@
+"""The cache of compiled kernels: found again, never out of date, not needed; and who says that something compiles."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import numba
+import pytest
+import ranks
+from paths import ROOT
+from watched import build_index
+
+from quests_md import Monitor
+from quests_md.kernels._jit import announce_compiling
+
+PACKAGE = ROOT / "quests_md"
+CODE = """
+import numpy as np
+from quests_md.information import log_kernel_sum
+from quests_md.kernels import kernel_sum
+from quests_md.kernels._jit import announce_compiling
+announce_compiling()
+announce_compiling()
+value = log_kernel_sum(np.ones((1, 4)), np.ones((3, 4)), 0.1)
+print(round(float(np.exp(value[0])), 6), sum(kernel_sum.log_kernel_sum.stats.cache_hits.values()))
+"""
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """Return the root of a copy of the package, without anything compiled."""
+    shutil.copytree(PACKAGE, tmp_path / "quests_md", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def run(root, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(root), **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split(), done.stderr.splitlines()
+
+
+def announces(lines, text="compiling once for this machine"):
+    """Return whether all that was said on stderr is one line with this text."""
+    return len(lines) == 1 and lines[0].startswith(f"quests_md: {text}, about ")
+
+
+def test_kernels_are_found_again_and_never_out_of_date(copy):
+    cache = {"NUMBA_CACHE_DIR": str(copy / "cache")}
+    values, said = run(copy, **cache)
+    assert values == ["3.0", "0"]
+    assert announces(said)
+    assert run(copy, **cache) == (["3.0", "1"], [])
+    # A helper in the same file and one in another: numba would notice the first change only.
+    other = copy / "quests_md" / "kernels" / "neighbors.py"
+    other.write_text(other.read_text() + "\n# changed\n")
+    values, said = run(copy, **cache)
+    assert values == ["3.0", "0"]
+    assert announces(said)
+
+
+def test_no_writable_folder_is_not_fatal(copy):
+    """A file where the folder of the cache should be: nobody, not even root, can write there."""
+    (copy / "file").write_text("")
+    pycache = copy / "quests_md" / "kernels" / "__pycache__"
+    pycache.write_text("")
+    where = str(copy / "file")
+    values, said = run(copy, HOME=where, XDG_CACHE_HOME=where, NUMBA_CACHE_DIR="", PYTHONDONTWRITEBYTECODE="1")
+    assert values == ["3.0", "0"]
+    assert announces(said, "compiling")
+    assert "NUMBA_CACHE_DIR" in said[0]
+
+
+def test_only_the_first_rank_announces(monkeypatch):
+    asked, index = [], build_index()
+    monkeypatch.setattr("quests_md.monitor._monitor.announce_compiling", lambda: asked.append(threading.get_ident()))
+
+    def work(comm):
+        Monitor(index, select=0.0, halt=1.0, comm=comm).warm_up()
+        return threading.get_ident()
+
+    first, *_ = ranks.run(3, work)
+    assert asked == [first]
+
+
+def test_kernels_of_others_are_not_announced(capfd):
+    announce_compiling()
+    numba.njit(lambda x: x + 1)(1)
+    assert capfd.readouterr().err == ""
+
+
+WATCHED = """
+import pkgutil
+from importlib import import_module
+
+import numpy as np
+from ase.build import bulk
+from numba.core.dispatcher import Dispatcher
+
+import quests_md.kernels
+from quests_md import Frame, Index, Monitor, Session
+
+
+def compiled():
+    modules = [import_module(f"quests_md.kernels.{m.name}") for m in pkgutil.iter_modules(quests_md.kernels.__path__)]
+    found = {id(thing): thing for module in modules for thing in vars(module).values() if isinstance(thing, Dispatcher)}
+    return {thing.py_func.__qualname__: len(thing.signatures) for thing in found.values()}
+
+
+def frame(step, scale):
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(scale, seed=step)
+    return Frame.from_atoms(atoms, step)
+
+
+index = Index.build([frame(i, 0.02) for i in range(4)], threads=1)
+for values in ("exact", "flagged"):
+    with Session(Monitor(index, select=2.0, halt=1e6, consecutive=1, values=values), values) as session:
+        before = compiled()
+        for step in range(60):
+            session.observe(frame(step, 0.02 + 0.002 * step))
+        assert session.n_saved > 1, session.n_saved
+        assert compiled() == before, (before, compiled())
+assert sum(before.values()) > 5
+"""
+
+
+def test_nothing_is_compiled_once_a_run_has_begun(tmp_path):
+    """A run would stand still for seconds."""
+    done = subprocess.run([sys.executable, "-c", WATCHED], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
