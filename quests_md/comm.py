@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import MonitorError
 
-__all__ = ["Comm", "Serial", "on_root", "raise_together", "text_of", "together"]
+__all__ = ["Comm", "Serial", "on_root", "raise_together", "share_text", "together"]
 
 _Result = TypeVar("_Result")
 
@@ -93,7 +93,7 @@ def on_root(comm: Comm, work: Callable[[], _Result]) -> _Result | None:
     return together(comm, lambda: work() if comm.rank == 0 else None)
 
 
-def text_of(comm: Comm, rank: int, text: str | None) -> str:
+def share_text(comm: Comm, rank: int, text: str | None) -> str:
     """Return on every rank what `rank` brings. Collective."""
     texts = comm.gather(text)
     told: str = comm.broadcast(None if texts is None else texts[rank])

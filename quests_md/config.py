@@ -16,13 +16,13 @@ from .errors import InputError
 from .index import check_threshold
 from .information import DEFAULT_BANDWIDTH, check_bandwidth
 from .selection import check_cutout
-from .toml import make_settings, read_toml, seconds_of
+from .toml import make_settings, read_toml, parse_seconds
 
 __all__ = ["RunConfig"]
 
 
 def _time(value: Any) -> Any:
-    seconds_of(value)
+    parse_seconds(value)
     return value
 
 

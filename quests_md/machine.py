@@ -6,10 +6,10 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["inherited", "versions"]
+__all__ = ["find_versions", "inherit_environment"]
 
 
-def versions() -> dict[str, str]:
+def find_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a number can depend on."""
     found = {"python": platform.python_version()}
     for package in ("quests_md", "numpy", "numba", "ase"):
@@ -28,6 +28,6 @@ _OF_MPI = (
 )  # fmt: skip
 
 
-def inherited() -> dict[str, str]:
+def inherit_environment() -> dict[str, str]:
     """Return the variables of this process, less those of an MPI job that it belongs to."""
     return {key: value for key, value in os.environ.items() if not key.startswith(_OF_MPI)}

@@ -19,7 +19,7 @@ from .frame import Frame
 
 __all__ = [
     "describe_source",
-    "frame_of",
+    "to_frame",
     "read_atoms",
     "read_descriptors",
     "read_force_errors",
@@ -178,7 +178,7 @@ def _read(source: str | os.PathLike[str], group_key: str | None) -> Iterator[tup
             where = f"{path}: frame {count}"
             group = _group_of(atoms, group_key, where)
             try:
-                frame = frame_of(atoms, count, group)
+                frame = to_frame(atoms, count, group)
             except FrameError as error:  # ASE has read it
                 raise SourceError(f"{where}: {error}") from error
             yield frame, atoms
@@ -231,7 +231,7 @@ def _group_of(atoms: Any, key: str | None, where: str) -> str | None:
     return str(atoms.info[key])
 
 
-def frame_of(atoms: Any, count: int = 0, group: str | None = None) -> Frame:
+def to_frame(atoms: Any, count: int = 0, group: str | None = None) -> Frame:
     """Return an ``ase.Atoms`` as `read_frames` gives it; `count` is its step where its info has none."""
     info = atoms.info
     ids = _ids_of(atoms.arrays.get("id", atoms.arrays.get("ids")))

@@ -14,7 +14,7 @@ import pydantic
 
 from .errors import ConfigError, InputError
 
-__all__ = ["Seconds", "check_keys", "make_settings", "read_toml", "seconds_of", "tomllib"]
+__all__ = ["Seconds", "check_keys", "make_settings", "read_toml", "parse_seconds", "tomllib"]
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,7 +24,7 @@ else:
 _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 
-def seconds_of(value: Any, name: str | None = "wall_time") -> float:
+def parse_seconds(value: Any, name: str | None = "wall_time") -> float:
     """Return a time in seconds that is given as such, or as "hh:mm:ss"; `InputError` names it if it is neither."""
     if isinstance(value, str) and re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", value):
         hours, minutes, seconds = map(int, value.split(":"))
@@ -39,7 +39,7 @@ def seconds_of(value: Any, name: str | None = "wall_time") -> float:
 
 
 def _seconds(value: Any, info: pydantic.ValidationInfo) -> float:
-    return seconds_of(value, info.field_name)
+    return parse_seconds(value, info.field_name)
 
 
 Seconds = Annotated[float, pydantic.BeforeValidator(_seconds)]

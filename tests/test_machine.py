@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quests_md.machine import inherited
+from quests_md.machine import inherit_environment
 
 
 def test_what_makes_a_rank_is_not_handed_on_and_settings_are(monkeypatch):
@@ -14,6 +14,6 @@ def test_what_makes_a_rank_is_not_handed_on_and_settings_are(monkeypatch):
     kept = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_MCA_btl": "tcp", "MPIR_CVAR_DEBUG": "1", "OMP_NUM_THREADS": "3"}
     for name, value in (ranks | kept).items():
         monkeypatch.setenv(name, value)
-    told = inherited()
+    told = inherit_environment()
     assert not set(ranks) & set(told)
     assert {name: told[name] for name in kept} == kept

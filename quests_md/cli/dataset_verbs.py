@@ -24,7 +24,7 @@ from ..information import (
     likelihood_bandwidth,
     sample_entropy,
 )
-from ..machine import versions
+from ..machine import find_versions
 from .datasets import ALL, Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths, volume_of
 from .known import open_reference, reference_options, thresholds_option
 from .results import check_outputs, counter, deliver, result_options, table, write_result
@@ -77,7 +77,7 @@ def bandwidth_command(
         rows = _by_volume(volume)
         click.echo(table(rows))
         if output is not None:
-            write_result(output, {"volume": volume, "results": rows, "versions": versions()}, rows)
+            write_result(output, {"volume": volume, "results": rows, "versions": find_versions()}, rows)
         return
     with counter() as progress:
         data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
@@ -88,7 +88,7 @@ def bandwidth_command(
         click.echo(f"quests-md: warning: no volume rule: {reason}", err=True)
     if choice.at_edge:
         click.echo("quests-md: warning: the most likely bandwidth lies beyond those that were tried", err=True)
-    result = {**data.describe(), "results": rows, "likelihood": asdict(choice), "versions": versions()}
+    result = {**data.describe(), "results": rows, "likelihood": asdict(choice), "versions": find_versions()}
 
     def draw() -> Figure:
         from ..report import likelihood
@@ -189,7 +189,7 @@ def _tell(
 ) -> None:
     groups = len(results) > 1
     found = [{**({"group": name} if groups else {}), **_row(one)} for name, ones in results.items() for one in ones]
-    result = {**of, "results": found, "versions": versions()}
+    result = {**of, "results": found, "versions": find_versions()}
     deliver(found, output, lambda path: write_result(path, result, found), plot, lambda: _picture(results))
 
 
@@ -275,7 +275,7 @@ def overlap_command(
         for group, some in parts
         for threshold in thresholds
     ]
-    result = {**data.describe(), "reference": known.describe(), "results": rows, "versions": versions()}
+    result = {**data.describe(), "reference": known.describe(), "results": rows, "versions": find_versions()}
 
     def draw() -> Figure:
         from ..report import histogram
@@ -345,7 +345,7 @@ def learning_curve_command(
     ]
     runs_of = [{**row, "entropies": some.entropies} for row, some in zip(rows, curve.samples, strict=True)]
     head = {**data.describe(), "bandwidth": h, "runs": runs, **drawn}
-    result = {**head, "results": runs_of, "versions": versions()}
+    result = {**head, "results": runs_of, "versions": find_versions()}
 
     def draw() -> Figure:
         from ..report import learning_curve as draw_curve

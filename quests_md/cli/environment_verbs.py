@@ -19,9 +19,9 @@ from ..files.extxyz import format_atoms, format_frame
 from ..frame import Frame
 from ..index import Index
 from ..information import DEFAULT_BANDWIDTH
-from ..machine import versions
+from ..machine import find_versions
 from ..nuclei import SPHERE, Nucleation, Nuclei, NucleiSeries, linked_mean, nucleation, nuclei
-from ..sources import describe_source, frame_of, read_atoms, read_frames
+from ..sources import describe_source, read_atoms, read_frames, to_frame
 from .datasets import NOT_FRAMES, bandwidth_option, dataset_options, open_dataset, spec_of
 from .known import Itself, Known, open_reference, reference_options, thresholds_option
 from .results import Counter, check_outputs, counter, deliver, result_options_as, save_picture, table, write_result
@@ -118,7 +118,7 @@ def _write(
         return
     rows = [answer.row for answer in done]
     described = [describe_source(source) for source in sources]
-    write_result(output, {"sources": described, **of, "frames": rows, "versions": versions()}, rows)
+    write_result(output, {"sources": described, **of, "frames": rows, "versions": find_versions()}, rows)
 
 
 def _itself(
@@ -189,7 +189,7 @@ def _batches(sources: Sequence[str], progress: Counter) -> Iterator[list[_Place]
     progress.begin("dH of")
     for source in sources:
         for number, atoms in enumerate(progress.count(read_atoms(source))):
-            frame = frame_of(atoms, number)
+            frame = to_frame(atoms, number)
             batch.append((source, number, atoms, frame))
             n_env += len(frame.centres)
             if n_env >= _BATCH:

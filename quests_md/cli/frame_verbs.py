@@ -16,9 +16,9 @@ from ..files import write_atomically
 from ..files.extxyz import format_atoms, format_frame
 from ..index import Index
 from ..information import entropy as entropy_of
-from ..machine import versions
+from ..machine import find_versions
 from ..selection import Cutout, cutouts
-from ..sources import frame_of, read_atoms, read_frames
+from ..sources import read_atoms, read_frames, to_frame
 from .datasets import NOT_FRAMES, Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths
 from .known import check_elements
 from .results import Counter, check_outputs, counter, deliver, result_options_as, write_result
@@ -172,7 +172,7 @@ def _places(
     progress.begin("reading what was chosen:")
     for source in sources:
         for number, atoms in enumerate(progress.count(read_atoms(source))):
-            n = len(frame_of(atoms, number).centres)
+            n = len(to_frame(atoms, number).centres)
             if n and len(sizes) in chosen:
                 places[len(sizes)] = _Place(source, number, atoms if with_atoms else None)
             sizes += [n] if n else []
@@ -202,7 +202,7 @@ def _write(
     how = {"method": found.method, "seed": seed, "bandwidth": found.bandwidth}
     reference = {} if known is None else {"reference": known.describe()}
     result = {**data.describe(), **reference, **how, "chosen": _summary(data, found), "frames": rows}
-    write_result(output, {**result, "versions": versions()}, rows)
+    write_result(output, {**result, "versions": find_versions()}, rows)
 
 
 def _texts(frames: Iterable[Any]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, SourceError
-from ..machine import versions
+from ..machine import find_versions
 from ..thermo import (
     Boundary,
     Comparison,
@@ -256,7 +256,7 @@ def finish(result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], output:
     """Print the rows of a result, and write it."""
     click.echo(table(rows))
     if output is not None:
-        write_result(output, {**result, "results": rows, "versions": versions()}, rows)
+        write_result(output, {**result, "results": rows, "versions": find_versions()}, rows)
 
 
 def _open(

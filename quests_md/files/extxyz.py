@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..frame import Frame
 
-__all__ = ["Columns", "format_atoms", "format_frame", "frame_parts", "properties", "text"]
+__all__ = ["Columns", "format_atoms", "format_frame", "format_columns", "format_parts", "format_properties"]
 
 _ATOMS = 10_000  # that are formatted at a time
 # Of a column, by the kind of its values; ASE reads texts as objects.
@@ -31,20 +31,20 @@ Column = tuple[str, NDArray[Any]]
 Columns = dict[str, NDArray[Any]]
 
 
-def properties(columns: Sequence[Column]) -> str:
+def format_properties(columns: Sequence[Column]) -> str:
     """Return the value of the key ``Properties``, which names columns: arrays (n,) or (n, m)."""
     return ":".join(
         f"{name}:{_KINDS[values.dtype.kind]}:{values.shape[1] if values.ndim == 2 else 1}" for name, values in columns
     )
 
 
-def text(columns: Sequence[Column], keys: Mapping[str, Any]) -> Iterator[bytes]:
+def format_columns(columns: Sequence[Column], keys: Mapping[str, Any]) -> Iterator[bytes]:
     """Yield the text of a frame, some atoms at a time: that of a large frame takes much memory.
 
     Parameters
     ----------
     columns
-        Name and values, (n,) or (n, m), in order; `properties` of them must be among the keys.
+        Name and values, (n,) or (n, m), in order; `format_properties` of them must be among the keys.
     keys
         Numbers, truth values, texts, arrays (written flat), and what JSON can hold.
     """
@@ -77,7 +77,7 @@ def format_atoms(atoms: Any, every_result: bool = False) -> bytes:
     if fixed:
         columns.append(("move_mask", ~np.isin(np.arange(len(atoms)), np.concatenate(fixed))))
     keys: dict[str, Any] = {"Lattice": np.asarray(atoms.cell)} if atoms.cell.any() else {}
-    keys |= {"Properties": properties(columns), "pbc": np.asarray(atoms.pbc)}
+    keys |= {"Properties": format_properties(columns), "pbc": np.asarray(atoms.pbc)}
     if "energy" in results:
         keys["energy"] = float(results["energy"])
     if "stress" in results:
@@ -85,7 +85,7 @@ def format_atoms(atoms: Any, every_result: bool = False) -> bytes:
         keys["stress"] = np.array([xx, xy, xz, xy, yy, yz, xz, yz, zz])
     keys |= {name: _as_read(value) for name, value in more.items() if name not in of_atoms}
     keys |= {key: _as_read(value) for key, value in atoms.info.items() if key not in _RESERVED}
-    return b"".join(text(columns, keys))
+    return b"".join(format_columns(columns, keys))
 
 
 def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], columns: Columns | None = None) -> bytes:
@@ -97,10 +97,10 @@ def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], co
     Keys: Lattice unless there is none, Origin if it is not zero, pbc, those of `info` (numbers, truth values, strings)
     and model_energy. ``energy`` and ``forces`` are left to labels of an oracle.
     """
-    return b"".join(frame_parts(frame, dH, info, columns))
+    return b"".join(format_parts(frame, dH, info, columns))
 
 
-def frame_parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], more: Columns | None) -> Iterator[bytes]:
+def format_parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], more: Columns | None) -> Iterator[bytes]:
     """Yield what `format_frame` returns, some atoms at a time: the text of a large frame takes much memory."""
     # ase is imported here, and not at the top, to keep `import quests_md` light.
     from ase.data import atomic_masses, chemical_symbols
@@ -113,13 +113,13 @@ def frame_parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], mor
         columns.append(("model_forces", frame.forces))
     columns += (more or {}).items()
     keys: dict[str, Any] = {"Lattice": frame.cell} if np.any(frame.cell) else {}
-    keys["Properties"] = properties(columns)
+    keys["Properties"] = format_properties(columns)
     if np.any(frame.origin):
         keys["Origin"] = frame.origin
     keys.update(pbc=frame.pbc, **info)
     if frame.energy is not None:
         keys["model_energy"] = frame.energy
-    yield from text(columns, keys)
+    yield from format_columns(columns, keys)
 
 
 def _flat(values: NDArray[Any]) -> NDArray[Any]:

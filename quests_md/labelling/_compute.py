@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Halted, InputError, MissingExtraError, OracleError
-from ..machine import versions
+from ..machine import find_versions
 from ._oracle import Labels, Oracle
 from ._process import Child, Died, TimedOut, child_of_this_thread, kill_children
 
@@ -154,7 +154,7 @@ def run_task(text: str) -> str:
         "settings": oracle.settings,
         "seconds": round(seconds, 3),
         "host": platform.node(),
-        "versions": versions(),
+        "versions": find_versions(),
         **answer["record"],
     }
     labels = {key: answer[key] for key in ("energy", "forces", "stress")} if "forces" in answer else None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OracleError
-from ..machine import inherited
+from ..machine import inherit_environment
 
 __all__ = ["Child", "Died", "TimedOut", "child_of_this_thread", "ending", "guarded", "kill_children"]
 
@@ -61,7 +61,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
-                env={**inherited(), **environment},
+                env={**inherit_environment(), **environment},
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:  # of a name or a value that no environment can hold

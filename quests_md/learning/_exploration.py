@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..errors import Halted, HostError, InputError, OutputError, QuestsError
 from ..labelling._process import guarded
-from ..machine import inherited
-from ..recording.reader import last_row
+from ..machine import inherit_environment
+from ..recording.reader import read_last_row
 from ._job import CANNOT_RUN, DONE, JOB, LOG, Exploration, Explore, Job, last_lines, told
 
 __all__ = ["Exploration", "Explore", "Job", "explore"]
@@ -129,7 +129,7 @@ def _clear(folder: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return inherited() | dict.fromkeys(_ONE_THREAD, "1")
+    return inherit_environment() | dict.fromkeys(_ONE_THREAD, "1")
 
 
 def _ended(one: _Running) -> Exploration:
@@ -177,7 +177,7 @@ def _progress(one: _Running) -> str:
     """Return how far a running exploration is: the last row of monitor.csv says so."""
     row = None
     with contextlib.suppress(QuestsError):  # what is said on the way must not end the others
-        row = last_row(one.job.folder / "monitor.csv")
+        row = read_last_row(one.job.folder / "monitor.csv")
     step = 0 if row is None else int(row["step"])
     return f"{one.job.name}: {step * one.job.settings.timestep / 1000.0:.2f} of {one.job.settings.time:g} ps"
 

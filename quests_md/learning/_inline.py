@@ -21,7 +21,7 @@ from ..labelling import Oracle, Queue, check_labels, label, make_executor
 from ..monitor import Band
 from ..recording import Session
 from ..recording.reader import read_about, read_run
-from ..sources import frame_of
+from ..sources import to_frame
 from ..training import Trainer, train
 from ._stages import is_dead
 from ._state import TRAINED
@@ -149,7 +149,7 @@ class Inline:
         place, new = self._place(generation), known - self._known
         if new:
             group = place.name if index.frame_groups else None
-            index = index.extend([frame_of(atoms, group=group) for atoms in self._queue.labelled(new)])
+            index = index.extend([to_frame(atoms, group=group) for atoms in self._queue.labelled(new)])
         index.save(place / "index.qindex")  # before the record of the training, which says that a generation is whole
         frames = [*self._training, *self._queue.labelled(known)]
         potential, _ = train(self._trainer, frames, [], place / "potential", seed=self._seed + generation)

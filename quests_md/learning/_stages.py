@@ -24,7 +24,7 @@ from ..index import Index, calibrate, resolve_threshold
 from ..labelling import Entry, Labelling, Queue, label
 from ..recording.reader import iterate_frames
 from ..selection import Selection, cutouts
-from ..sources import describe_source, frame_of, read_frames, read_labelled
+from ..sources import describe_source, read_frames, read_labelled, to_frame
 from ..training import make_trainer, train
 from ._exploration import explore
 from ._job import Exploration, Job
@@ -479,7 +479,7 @@ def selected(work: Work, generation: int, explorations: list[Exploration]) -> li
             Candidate(exploration.candidates.parent.relative_to(work.folder.generation(generation)).as_posix(), frame)
             for exploration in explorations
             if exploration.n_candidates
-            for frame in map(frame_of, iterate_frames(exploration.candidates))
+            for frame in map(to_frame, iterate_frames(exploration.candidates))
         ]
         started = work.begin(generation, "select", len(candidates))
         thresholds = work.state.data["thresholds"]["select"]
@@ -542,7 +542,7 @@ def extended(work: Work, generation: int) -> None:
     frames = []
     for number, atoms in zip(sorted(ids), _frames(work, ids), strict=True):
         name = f"generation-{generation:03d}/{work.queue.entry(number).source['exploration']}"
-        frames.append(frame_of(atoms, group=None if work.config.index.group_key is None else name))
+        frames.append(to_frame(atoms, group=None if work.config.index.group_key is None else name))
     source = {"file": "queue.db", "selection": ",".join(map(str, ids))}
     _save(Index.open(work.folder.index(generation)).extend(frames, sources=[source]), path)
     work.end(generation, "extend", started)

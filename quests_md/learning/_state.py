@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError, OutputError
 from ..files import write_atomically
-from ..machine import versions
+from ..machine import find_versions
 from ..sources import describe_source
 from ._settings import LearnConfig
 
@@ -165,7 +165,7 @@ class State:
 
     def save(self, **changes: Any) -> None:
         """Write the state with these values."""
-        self.data |= changes | {"versions": versions()}
+        self.data |= changes | {"versions": find_versions()}
         write_json(self.path, self.data)
 
     def took(self, generation: int, stage: str, seconds: float) -> None:

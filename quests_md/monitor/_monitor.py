@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, Serial, raise_together, text_of, together
+from ..comm import Comm, Serial, raise_together, share_text, together
 from ..elements import SYMBOLS
 from ..errors import FrameError, InputError
 from ..frame import Frame
@@ -436,7 +436,7 @@ class Monitor:
     def _broken(self, step: int, summary: Summary, error: Exception | None, frame: Frame | None) -> str:
         """Return why a frame is implausible, the same on every rank; empty if it is not. Collective where it is."""
         if summary.implausible:
-            text = text_of(self.comm, summary.implausible[0], None if error is None else str(error))
+            text = share_text(self.comm, summary.implausible[0], None if error is None else str(error))
             return text.removeprefix(f"step {step}: ")
         assert frame is not None
         # More are lost than at the last evaluation: a host may go on counting those that were lost before.
@@ -524,7 +524,7 @@ class Monitor:
         return self.events.above(frame.step, frame.time, summary.maximum, summary.max_id, above, at_once), False
 
     def _why_stopping(self, summary: Summary) -> str:
-        return text_of(self.comm, summary.stopping[0], self._stop)
+        return share_text(self.comm, summary.stopping[0], self._stop)
 
 
 def _state_of(error: Exception | None) -> State:

@@ -14,7 +14,7 @@ import pydantic
 
 from ..errors import OutputError
 from ..files import HeldFolder
-from ..machine import versions
+from ..machine import find_versions
 from ..monitor import Key, Monitor
 
 __all__ = [
@@ -229,7 +229,7 @@ def _verify(path: Any, content: dict[str, Any]) -> None:
             )
 
 
-_versions = functools.cache(versions)
+_versions = functools.cache(find_versions)
 
 
 def describe(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files.extxyz import frame_parts
+from ..files.extxyz import format_parts
 from ..monitor import Band
 from .past import Past
 from .recorder import FrameFile, Moment, Place, Recorder
@@ -46,7 +46,7 @@ def write_only_frame(place: Place, name: str, moment: Moment) -> None:
 
     def act() -> None:
         assert whole is not None
-        place.folder.replace(name, frame_parts(whole.frame, whole.dH, moment.info(), whole.columns))
+        place.folder.replace(name, format_parts(whole.frame, whole.dH, moment.info(), whole.columns))
 
     place.on_root(act)
 

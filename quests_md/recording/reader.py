@@ -24,7 +24,7 @@ __all__ = [
     "Run",
     "count_frames",
     "iterate_frames",
-    "last_row",
+    "read_last_row",
     "read_about",
     "read_events",
     "read_rows",
@@ -312,7 +312,7 @@ def read_rows(path: Path) -> tuple[Rows, list[int]]:
     return _joined(parts), damaged
 
 
-def last_row(path: Path) -> np.void | None:
+def read_last_row(path: Path) -> np.void | None:
     """Return the last whole row of a monitor.csv without reading the others; None if there is none, or a damaged one.
 
     Raises

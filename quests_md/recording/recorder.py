@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..comm import Comm, on_root
 from ..errors import MonitorError, OutputError, QuestsError
 from ..files import HeldFolder
-from ..files.extxyz import frame_parts
+from ..files.extxyz import format_parts
 from ..frame import Frame, merge
 from ..monitor import Band, Decision, Key, Monitor
 from .past import Past
@@ -223,7 +223,7 @@ class FrameFile:
 
     def append(self, key: Key, whole: Whole, info: dict[str, Any]) -> None:
         """Add a frame; `OutputError` if it cannot be written."""
-        size = self._folder.append(self.name, frame_parts(whole.frame, whole.dH, info, whole.columns))
+        size = self._folder.append(self.name, format_parts(whole.frame, whole.dH, info, whole.columns))
         self.keys.append(key)
         self._sizes.append(size)
 

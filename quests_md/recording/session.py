@@ -24,7 +24,7 @@ from ..files import HeldFolder
 from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Band, Decision, Key, Monitor
-from ..toml import seconds_of
+from ..toml import parse_seconds
 from .about import ABOUT, begin_folder, describe, is_overwriting, json_value, write_about
 from .candidates import Candidates
 from .commands import Commands, Hook
@@ -129,7 +129,7 @@ class Session:
         wall_time: float | str | None = None,
         host: str = "python",
     ) -> None:
-        mode, limit = mode_of(resume, overwrite), None if wall_time is None else seconds_of(wall_time)
+        mode, limit = mode_of(resume, overwrite), None if wall_time is None else parse_seconds(wall_time)
         if on_error not in ("stop", "warn"):
             raise InputError(f'on_error must be "stop" or "warn", not {on_error!r}')
         self.monitor = monitor

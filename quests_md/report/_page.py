@@ -21,7 +21,7 @@ from ..elements import SYMBOLS
 from ..errors import MissingExtraError
 from ..frame import Frame
 from ..kernels.neighbors import pad_images
-from ..machine import versions
+from ..machine import find_versions
 from ..sources import describe_source
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def render(page: Page) -> str:
     made = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     data = {"scenes": [scene.data for scene in scenes]}
     return _templates().get_template("page.html").render(
-        page=page, style=_asset("page.css"), scripts=scripts, hashes=hashes, made=made, versions=versions(),
+        page=page, style=_asset("page.css"), scripts=scripts, hashes=hashes, made=made, versions=find_versions(),
         data=json.loads(json.dumps(data, allow_nan=False)),
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from ..frame import Frame
 from ..index import Calibration, Index
 from ..recording import Run
 from ..recording.reader import Rows, read_run
-from ..sources import frame_of
+from ..sources import to_frame
 from ._drawings import histogram, survival, timeline_drawing
 from ._page import Card, Cell, Drawing, Page, Scene, Section, Table, cell, files_table, render, require_extra, scene_of
 from ._timeline import levels
@@ -111,7 +111,7 @@ def _found(frames: Iterator[Any], notes: list[str]) -> Iterator[_Found]:
         if dH is None or not np.isfinite(dH).any():
             continue
         dH = np.asarray(dH, dtype=np.float64)
-        yield _Found(frame_of(atoms), dH, int(np.nanargmax(np.where(np.isfinite(dH), dH, -np.inf))), atoms.info)
+        yield _Found(to_frame(atoms), dH, int(np.nanargmax(np.where(np.isfinite(dH), dH, -np.inf))), atoms.info)
 
 
 def _noting(frames: Iterator[Any], notes: list[str]) -> Iterator[Any]:

@@ -18,7 +18,7 @@ import pydantic
 from ..errors import TrainingError
 from ..labelling._oracle import FOLDER, check_call
 from ..labelling._process import ending, guarded
-from ..machine import inherited
+from ..machine import inherit_environment
 from ..toml import Seconds
 from ._labelled import elements_of, read_labels, write_training_file
 from ._potential import Potential, check_commands
@@ -44,7 +44,7 @@ def run_logged(
         It cannot be started, took longer than `timeout` (s), or ended with an exit code other than 0; with the end of
         its log.
     """
-    variables = {**inherited(), **(environment or {})}
+    variables = {**inherit_environment(), **(environment or {})}
     program = shutil.which(command[0], path=variables.get("PATH"))
     if program is None:
         raise TrainingError(f"{command[0]}: there is no such program")

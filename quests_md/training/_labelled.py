@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import TrainingError
 from ..files import write_atomically
-from ..files.extxyz import properties, text
+from ..files.extxyz import format_columns, format_properties
 
 __all__ = ["LabelledFrame", "elements_of", "read_labels", "write_training_file"]
 
@@ -167,10 +167,10 @@ def _block(
     if mask:
         columns.append((mask, frame.core != excluded))
     said: dict[str, Any] = {"Lattice": np.asarray(atoms.cell)} if atoms.cell.any() else {}
-    said |= {"Properties": properties(columns), "pbc": np.asarray(atoms.pbc)}
+    said |= {"Properties": format_properties(columns), "pbc": np.asarray(atoms.pbc)}
     if frame.energy is not None:
         said[energy] = frame.energy
     if stress and frame.stress is not None:
         said[stress] = frame.stress
     said |= {key: atoms.info[key] for key in keys if key in atoms.info}
-    return text(columns, said)
+    return format_columns(columns, said)

@@ -20,7 +20,7 @@ import pydantic
 from ..errors import ConfigError, OracleError, TrainingError
 from ..files import write_atomically
 from ..labelling._compute import compute
-from ..machine import versions
+from ..machine import find_versions
 from ..toml import make_settings
 from ._command import CommandTrainer
 from ._labelled import LabelledFrame, read_labels
@@ -191,7 +191,7 @@ def train(
         "training": of_training.to_json(),
         "held_out": errors(potential, held_out).to_json() if held_out else None,
     }
-    record = {**wanted, "errors": measured, "seconds": round(seconds, 3), "versions": {**versions(), **_tools()}}
+    record = {**wanted, "errors": measured, "seconds": round(seconds, 3), "versions": {**find_versions(), **_tools()}}
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / FILE, lambda file: file.write(text.encode()))
     (folder / _BEGUN).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from watched import CANDIDATE, COVERED, HALTING, SELECT, build_index, frame_of, 
 from quests_md import read_run
 from quests_md.errors import InputError, MissingExtraError, OutputError
 from quests_md.files import write_atomically
-from quests_md.recording.reader import DEFAULTS, count_frames, iterate_frames, last_row, read_events, read_rows
+from quests_md.recording.reader import DEFAULTS, count_frames, iterate_frames, read_events, read_last_row, read_rows
 
 HEAD = "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error"
 ROW = "1,{},0.5,32,2.5,7,0.1,0.2,0.3,4,0,candidate,1,exact,0.01,1,nan,inf"
@@ -150,7 +150,7 @@ def test_a_run_without_rows_has_none(tmp_path, text):
         (tmp_path / "monitor.csv").write_text(text)
     rows, damaged = read_rows(tmp_path / "monitor.csv")
     assert (len(rows), damaged, rows.dtype.names) == (0, [], tuple(DEFAULTS))
-    assert last_row(tmp_path / "monitor.csv") is None
+    assert read_last_row(tmp_path / "monitor.csv") is None
 
 
 def test_many_rows_are_read_in_pieces(tmp_path, monkeypatch):
@@ -163,11 +163,11 @@ def test_many_rows_are_read_in_pieces(tmp_path, monkeypatch):
 
 
 def test_the_last_row_alone(tmp_path, folder, monkeypatch):
-    assert str(last_row(folder / "monitor.csv").item()) == str(read_run(folder).rows[-1].item())  # nan is not nan
+    assert str(read_last_row(folder / "monitor.csv").item()) == str(read_run(folder).rows[-1].item())  # nan is not nan
     monkeypatch.setattr("quests_md.recording.reader._TAIL", 200)
     path = write_rows(tmp_path, *(ROW.format(step) for step in range(100)), end="\n1,100,0.")
-    assert last_row(path)["step"] == 99
-    assert last_row(write_rows(tmp_path, ROW.format(1), "broken")) is None
+    assert read_last_row(path)["step"] == 99
+    assert read_last_row(write_rows(tmp_path, ROW.format(1), "broken")) is None
 
 
 def test_rows_of_pandas(folder, monkeypatch):

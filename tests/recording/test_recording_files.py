@@ -21,7 +21,7 @@ from watched import build_index, frame_of, names_of, session_of
 from quests_md import Decision, Frame, Monitor
 from quests_md.errors import OutputError
 from quests_md.files import HeldFolder, write_atomically
-from quests_md.files.extxyz import format_frame, frame_parts
+from quests_md.files.extxyz import format_frame, format_parts
 from quests_md.monitor import Key
 from quests_md.recording import Moment, Place
 from quests_md.recording.reader import read_rows
@@ -134,10 +134,10 @@ def test_strings_stay_strings(text):
 def test_frames_follow_one_another(tmp_path):
     folder, path = held(tmp_path), tmp_path / "a.extxyz"
     for n in (3, 1, 2):
-        size = folder.append(path.name, frame_parts(a_frame(n), np.zeros(n), {"n": n}, None))
+        size = folder.append(path.name, format_parts(a_frame(n), np.zeros(n), {"n": n}, None))
     assert [(len(a), a.info["n"]) for a in ase.io.read(path, ":")] == [(3, 3), (1, 1), (2, 2)]
     assert path.read_bytes()[-size:] == format_frame(a_frame(2), np.zeros(2), {"n": 2})
-    folder.replace(path.name, frame_parts(a_frame(2), np.zeros(2), {}, None))
+    folder.replace(path.name, format_parts(a_frame(2), np.zeros(2), {}, None))
     assert len(ase.io.read(path, ":")) == 1
     assert list(tmp_path.iterdir()) == [path]
 
@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_cut_off_again(tmp_path):
 
 def test_a_first_record_that_does_not_fit_leaves_no_file(tmp_path):
     folder = held(tmp_path)
-    frame = frame_parts(a_frame(), np.zeros(4), {}, None)
+    frame = format_parts(a_frame(), np.zeros(4), {}, None)
     with largest_file(10):
         for write in (
             lambda: folder.append("t.csv", [b"too long\n"], b"column\n"),
