@@ -20,7 +20,7 @@ from ..information import bandwidth_from_volume, check_bandwidth
 from ..kernels import search
 from ..kernels._jit import over_rows
 from ..kernels.blocks import order_of
-from ..machine import versions
+from ..machine import find_versions
 from ._data import spans
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def provenance(sources: Sequence[dict[str, Any]], automatic: bool) -> dict[str, 
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "bandwidth_rule": "volume" if automatic else "given",
         "sources": list(sources),
-        "versions": versions(),
+        "versions": find_versions(),
     }
 
 
@@ -319,6 +319,6 @@ def _provenance(index: Index, n_frames: int, n_env: int, sources: Sequence[dict[
         "frames": n_frames,
         "environments": n_env,
         "sources": list(sources),
-        "versions": versions(),
+        "versions": find_versions(),
     }
     return {**index.provenance, "generations": [*index.provenance.get("generations", []), entry]}
