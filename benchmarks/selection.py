@@ -63,9 +63,9 @@ class Run:
             ids = np.flatnonzero(dH > select)
             worst = int(dH.argmax())
             if not len(ids):
-                events.below(t, dH[worst])
+                events.see_below(dH[worst])
                 continue
-            begins = events.above(t, float(t), dH[worst], worst, ids, at_once=False)
+            begins = events.see_above(t, float(t), dH[worst], worst, ids, at_once=False)
             if events.current is None:
                 continue
             if selection.consider(Part(t, ids, dH[ids], select, self.rows[t]), first=begins).keep:

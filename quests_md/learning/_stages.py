@@ -22,6 +22,7 @@ from ..errors import CalibrationError, ConfigError, IndexFileError, LearningErro
 from ..frame import Frame
 from ..index import Index, calibrate, resolve_threshold
 from ..labelling import Entry, Labelling, Queue, label
+from ..monitor import Above
 from ..recording.reader import iterate_frames
 from ..selection import Selection, cutouts
 from ..sources import describe_source, read_frames, read_labelled, to_frame
@@ -183,26 +184,21 @@ class Candidate:
     frame: Frame
 
 
-class _Proposal:
-    """A candidate's environments above `select`, as a `Selection` takes them."""
+def _find_above(
+    frame: Frame, index: Index, select: Mapping[str, float], threads: int | None
+) -> tuple[Above, NDArray[np.float64]]:
+    """Return the environments of a frame that lie above `select`, and dH (n_env,) of all its environments, in nats."""
+    environments = Environments(index.spec, frame)
+    centres, ids = environments.centres, frame.ids
+    dH = index.delta_entropy(environments.compute(np.arange(len(centres)), threads), threads)
+    thresholds = np.array([select[SYMBOLS[z]] for z in frame.numbers[centres].tolist()])
+    above = np.flatnonzero(dH > thresholds)
+    assert ids is not None
 
-    def __init__(self, candidate: Candidate, index: Index, select: Mapping[str, float], threads: int | None) -> None:
-        self._environments, self._threads = Environments(index.spec, candidate.frame), threads
-        centres = self._environments.centres
-        numbers, ids = candidate.frame.numbers[centres], candidate.frame.ids
-        every = np.arange(len(centres))
-        dH = index.delta_entropy(self._environments.compute(every, threads), threads)
-        thresholds = np.array([select[SYMBOLS[z]] for z in numbers.tolist()])
-        self._above = np.flatnonzero(dH > thresholds)
-        self.step = candidate.frame.step
-        assert ids is not None
-        self.ids = np.asarray(ids)[centres[self._above]]
-        self.dH, self.select = dH[self._above], thresholds[self._above]
-        self.of_centres = dH
+    def rows(which: NDArray[np.int64]) -> NDArray[np.float64]:
+        return environments.compute(above[which], threads)
 
-    def rows(self, which: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return descriptors, as `quests_md.selection.Proposal` says."""
-        return self._environments.compute(self._above[which], self._threads)
+    return Above(frame.step, np.asarray(ids)[centres[above]], dH[above], thresholds[above], rows), dH
 
 
 def select(
@@ -239,12 +235,12 @@ def select(
     order = sorted(range(len(candidates)), key=lambda i: (candidates[i].frame.step, candidates[i].name))
     selection, kept = Selection(index, budget=budget, threads=threads), dict[int, tuple[int, NDArray[np.float64]]]()
     for place in order:
-        proposal = _Proposal(candidates[place], index, thresholds, threads)
-        verdict = selection.consider(proposal, first=True)
+        above, dH = _find_above(candidates[place].frame, index, thresholds, threads)
+        verdict = selection.consider(above, first=True)
         if verdict.drop is not None:
             del kept[verdict.drop]
         if verdict.ordinal is not None:
-            kept[verdict.ordinal] = (place, proposal.of_centres)
+            kept[verdict.ordinal] = (place, dH)
     return list(kept.values())
 
 

@@ -17,7 +17,7 @@ from ..index import Lesson
 from ..kernels.configuration import add_mark
 from ._measure import Evaluation
 
-__all__ = ["Band", "Decision", "Evaluations", "Key", "Mark", "Proposal", "Visits", "is_same", "mark_of", "place_of"]
+__all__ = ["Above", "Band", "Decision", "Evaluations", "Key", "Visits", "compute_cell_mark", "compute_mark", "is_same"]
 
 Mark = tuple[float, float]
 
@@ -50,34 +50,34 @@ class Key(NamedTuple):
         return f"{self.run}:{self.step}:{self.repeat}"
 
     @classmethod
-    def of(cls, text: str) -> Key:
+    def parse(cls, text: str) -> Key:
         """Return the key that such a text says; `ValueError` if it says none."""
         run, step, repeat = map(int, text.split(":"))
         return cls(run, step, repeat)
 
 
-def mark_of(frame: Frame) -> NDArray[np.float64]:
+def compute_mark(frame: Frame) -> NDArray[np.float64]:
     """Return what the atoms of this rank add to the mark of their configuration, (2,): no message, no copy.
 
-    The sum over all ranks, and `place_of` the cell, is the mark: the same for the same elements, ids and positions in
+    The sum over all ranks, and `compute_cell_mark` the cell, is the mark: the same for the same elements, ids and positions in
     the same cell, in any order of atoms, on any number of ranks, and with atoms moved by whole vectors of the cell.
     """
     n, mark = frame.n_local, np.zeros(2)
     assert frame.ids is not None
     assert frame.cell is not None
-    inverse, pbc = _axes(frame.cell.tobytes(), np.asarray(frame.pbc).tobytes())
+    inverse, pbc = _find_axes(frame.cell.tobytes(), np.asarray(frame.pbc).tobytes())
     if n:
-        numbers, ids = (_plain(each[:n].astype(np.int64, copy=False)) for each in (frame.numbers, frame.ids))
-        add_mark(_plain(frame.positions[:n]), numbers, ids, inverse, pbc, mark)
+        numbers, ids = (_make_plain(each[:n].astype(np.int64, copy=False)) for each in (frame.numbers, frame.ids))
+        add_mark(_make_plain(frame.positions[:n]), numbers, ids, inverse, pbc, mark)
     return mark
 
 
-def _plain(array: NDArray[Any]) -> NDArray[Any]:
+def _make_plain(array: NDArray[Any]) -> NDArray[Any]:
     """Return an array as those that kernels were compiled for: others would be compiled for while the run waits."""
     return array if array.flags.carray else np.require(array, requirements=["C", "A", "W"])
 
 
-def place_of(frame: Frame) -> float:
+def compute_cell_mark(frame: Frame) -> float:
     """Return what the cell adds to a mark: it is the same on every rank."""
     assert frame.cell is not None
     cell, total = frame.cell.tolist(), 0.0
@@ -91,13 +91,13 @@ def place_of(frame: Frame) -> float:
 
 
 @functools.lru_cache(maxsize=4)
-def _axes(cell_bytes: bytes, pbc_bytes: bytes) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _find_axes(cell_bytes: bytes, pbc_bytes: bytes) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return what turns positions into coordinates along the cell, and which of its directions are periodic."""
     pbc = np.frombuffer(pbc_bytes, bool).copy()
-    return _plain(_inverse(np.frombuffer(cell_bytes).reshape(3, 3).copy(), pbc)), pbc
+    return _make_plain(_invert(np.frombuffer(cell_bytes).reshape(3, 3).copy(), pbc)), pbc
 
 
-def _inverse(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _invert(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return what turns positions into coordinates along the cell; along its free directions, of a unit of length."""
     if not pbc.any():
         return np.eye(3) / _FREE
@@ -149,7 +149,7 @@ class Visits:
         `maximum` is its largest dH (nats), and `is_covered` says that this is not above `select`.
         """
         if self._step is None and self._past is not None:
-            self.run = self._past.run_of(step, mark, n)
+            self.run = self._past.find_run(step, mark, n)
         elif self._step is not None and step < self._step:
             self.run += 1
             self._step = None
@@ -181,20 +181,20 @@ class Visits:
         self._blind = []
         if self._past is None:
             return
-        self._marks, self._maxima = self._past.at(self.run, step), self._past.maxima_at(self.run, step)
+        self._marks, self._maxima = self._past.find(self.run, step), self._past.find_maxima(self.run, step)
         for place, (mark, _) in enumerate(self._marks):
             if mark[0] == mark[0]:
                 self._remember(mark, place, n)
         self._blind = [p for p, (mark, _) in enumerate(self._marks) if len(self._marks) == 1 or mark[0] != mark[0]]
 
     def _remember(self, mark: Mark, place: int, n: int) -> None:
-        self._buckets.setdefault(_bucket(mark, n), []).append(place)
+        self._buckets.setdefault(_find_bucket(mark, n), []).append(place)
 
     def _find(self, mark: Mark, n: int) -> int | None:
         """Return the place of the evaluation with this mark."""
         if not self._marks:
             return None
-        bucket = _bucket(mark, n)
+        bucket = _find_bucket(mark, n)
         for near in (bucket, bucket - 1, bucket + 1):
             for place in self._buckets.get(near, ()):
                 if is_same(self._marks[place][0], mark, n):
@@ -228,7 +228,7 @@ class Evaluations:
         self._maxima = maxima[order]
         self.last_run = int(self._run[-1]) if len(order) else 1
 
-    def joined(self, keys: Sequence[Key], marks: Sequence[NDArray[np.float64]]) -> Evaluations:
+    def join(self, keys: Sequence[Key], marks: Sequence[NDArray[np.float64]]) -> Evaluations:
         """Return these evaluations and others, which have no row: those that a live reference has learned from."""
         if not keys:
             return self
@@ -241,12 +241,12 @@ class Evaluations:
             np.append(self._maxima, np.full(len(keys), -np.inf)),
         )
 
-    def last(self, n: int) -> list[Key]:
+    def find_last(self, n: int) -> list[Key]:
         """Return the keys of the last n evaluations, in their order."""
         columns = (column[max(0, len(column) - n) :].tolist() for column in (self._run, self._step, self._repeat))
         return [Key(*key) for key in zip(*columns, strict=True)]
 
-    def at(self, run: int, step: int) -> list[tuple[Mark, int]]:
+    def find(self, run: int, step: int) -> list[tuple[Mark, int]]:
         """Return mark and repeat of the evaluations at a step of a run."""
         first, last = self._range(run, step)
         return [
@@ -254,7 +254,7 @@ class Evaluations:
             for mark, repeat in zip(self._marks[first:last].tolist(), self._repeat[first:last].tolist(), strict=True)
         ]
 
-    def maxima_at(self, run: int, step: int) -> list[float]:
+    def find_maxima(self, run: int, step: int) -> list[float]:
         """Return the largest dH of each of these evaluations."""
         first, last = self._range(run, step)
         maxima: list[float] = self._maxima[first:last].tolist()
@@ -267,15 +267,15 @@ class Evaluations:
 
     def holds(self, key: Key) -> bool:
         """Return whether this evaluation is among them."""
-        return any(repeat == key.repeat for _, repeat in self.at(key.run, key.step))
+        return any(repeat == key.repeat for _, repeat in self.find(key.run, key.step))
 
-    def run_of(self, step: int, mark: Mark, n: int) -> int:
+    def find_run(self, step: int, mark: Mark, n: int) -> int:
         """Return the run that goes on with this configuration: the last one that knows it, else the last one.
 
         A script that starts again from its beginning goes through its earlier runs once more.
         """
         for run in range(self.last_run, 0, -1):
-            if any(is_same(known, mark, n) for known, _ in self.at(run, step)):
+            if any(is_same(known, mark, n) for known, _ in self.find(run, step)):
                 return run
         return self.last_run
 
@@ -284,7 +284,7 @@ def _is_near(one: float, other: float) -> bool:
     return one == other or abs(one - other) <= _NEAR * (1.0 + abs(other))
 
 
-def _bucket(mark: Mark, n: int) -> int:
+def _find_bucket(mark: Mark, n: int) -> int:
     wide = 2.0 * _TOLERANCE * math.sqrt(max(n, 1))
     return math.floor(mark[0] / wide) if math.isfinite(mark[0]) else 0
 
@@ -356,7 +356,7 @@ class Decision:
     seconds
         What the evaluation took on this rank.
     mark
-        Two numbers that tell configurations apart: `quests_md.monitor.mark_of`.
+        Two numbers that tell configurations apart: `quests_md.monitor.compute_mark`.
     evaluation
         What was measured on this rank, for `Monitor.propose` and `complete`, as long as the host's callback lasts.
     lesson
@@ -404,30 +404,24 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A frame that may be saved, for whoever decides whether it is.
+class Above:
+    """This rank's environments of a frame that lie above `select`: a `quests_md.selection.Proposal`.
 
     Attributes
     ----------
     step
-        Of the frame.
+        Step of the frame.
     ids, dH, select
-        (m,) of this rank's environments above `select`: id of the atom, exact dH, and the threshold.
-    n
-        Watched atoms of the whole frame.
+        (m,) of each environment: id of the atom, exact dH (nats), and threshold (nats).
     rows
-        Returns the descriptors (len(which), d) of the environments ``ids[which]``.
+        Function that returns the descriptors (len(which), d) of the environments ``ids[which]``.
     must
-        The frame is saved whatever is decided: it halts.
-    begins
-        An event begins with it.
+        Whether the frame is saved in any case, because it halts the run.
     """
 
     step: int
     ids: NDArray[np.int64]
     dH: NDArray[np.float64]
     select: NDArray[np.float64]
-    n: int
     rows: Callable[[NDArray[np.int64]], NDArray[np.float64]]
-    must: bool
-    begins: bool
+    must: bool = False

@@ -21,11 +21,11 @@ __all__ = [
     "CHUNK",
     "Evaluation",
     "Flagged",
-    "State",
+    "RankState",
     "Summary",
     "combine",
     "compute_in_single",
-    "count",
+    "count_only",
     "is_sampled",
     "summarise",
     "summarise_nothing",
@@ -161,7 +161,7 @@ def compute_in_single(evaluation: Evaluation, thresholds: Sequence[NDArray[np.fl
     evaluation.compute(np.flatnonzero(again))
 
 
-class State(enum.IntEnum):
+class RankState(enum.IntEnum):
     """How measuring went on a rank."""
 
     DONE = 0
@@ -190,7 +190,7 @@ class Summary:
     mark: tuple[float, float]
 
 
-def summarise_nothing(state: State, stop: bool, mark: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+def summarise_nothing(state: RankState, stop: bool, mark: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """Return the vector of a rank that has measured nothing, but perhaps its part of the configuration's `mark`."""
     vector = _NOTHING.copy()
     vector[0], vector[1] = state, stop
@@ -198,10 +198,10 @@ def summarise_nothing(state: State, stop: bool, mark: NDArray[np.float64] | None
     return vector
 
 
-def count(spec: DescriptorSpec, frame: Frame, stop: bool, mark: NDArray[np.float64]) -> NDArray[np.float64]:
+def count_only(spec: DescriptorSpec, frame: Frame, stop: bool, mark: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return this rank's vector of a frame that is only counted; a `FrameError` if it can have no descriptors."""
     spec.check_elements(set(frame.distinct_numbers.tolist()))
-    vector = summarise_nothing(State.DONE, stop, mark)
+    vector = summarise_nothing(RankState.DONE, stop, mark)
     vector[_AT["n"]] = len(Environments(DescriptorSpec(spec.k, spec.cutoff), frame))  # elements are not known yet
     vector[_AT["n_rank"]] = frame.n_local or 0
     vector[_AT["n_expected"]] = -1 if frame.n_expected is None else frame.n_expected
@@ -225,7 +225,7 @@ def summarise(
 
     `n_rank` are this rank's atoms, and `n_expected` those that the host believes the whole frame has.
     """
-    vector = summarise_nothing(State.DONE, stop, mark)
+    vector = summarise_nothing(RankState.DONE, stop, mark)
     vector[_AT["n_rank"]], vector[_AT["n_expected"]] = n_rank, -1 if n_expected is None else n_expected
     if len(dH):
         # Of equal maxima the smallest id: no rank's order of atoms may show.
@@ -252,11 +252,11 @@ def combine(vectors: NDArray[np.float64]) -> Summary:
     maximum = float(maxima.max())
     # A rank without atoms has −inf for a maximum, and so may one that has some.
     worst = vectors[(maxima == maximum) & (counts > 0), _AT["high"] : _AT["low"] + 1].tolist()
-    q50, q99 = _quantiles(total[_SCALARS:], (0.5, 0.99), maximum)
+    q50, q99 = _find_quantiles(total[_SCALARS:], (0.5, 0.99), maximum)
     measured = vectors[counts > 0, _AT["force_error"]]
     return Summary(
-        failed=tuple(np.flatnonzero(states == State.FAILED).tolist()),
-        implausible=tuple(np.flatnonzero(states == State.IMPLAUSIBLE).tolist()),
+        failed=tuple(np.flatnonzero(states == RankState.FAILED).tolist()),
+        implausible=tuple(np.flatnonzero(states == RankState.IMPLAUSIBLE).tolist()),
         stopping=tuple(np.flatnonzero(vectors[:, _AT["stop"]]).tolist()),
         n_frame=int(total[_AT["n_rank"]]),
         n_expected=int(vectors[:, _AT["n_expected"]].max()),
@@ -273,7 +273,7 @@ def combine(vectors: NDArray[np.float64]) -> Summary:
     )
 
 
-def _quantiles(counts: NDArray[np.float64], shares: tuple[float, ...], maximum: float) -> list[float]:
+def _find_quantiles(counts: NDArray[np.float64], shares: tuple[float, ...], maximum: float) -> list[float]:
     """Return quantiles of a histogram, linear within their bins and never above the maximum."""
     below = np.zeros(len(counts) + 1)
     np.cumsum(counts, out=below[1:])
@@ -334,12 +334,12 @@ class Flagged:
 
     def _bound(self, evaluation: Evaluation, rest: NDArray[np.int64], select: float) -> None:
         """Bound dH of the environments `rest` below both `select` and the maximum; compute it where that fails."""
-        slots = self._slots(evaluation.ids[rest])
+        slots = self._find_slots(evaluation.ids[rest])
         waiting: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
-        maximum = _maximum(evaluation)
+        maximum = _find_maximum(evaluation)
         for first in range(0, len(rest), CHUNK):
             part, slot = rest[first : first + CHUNK], slots[first : first + CHUNK]
-            threshold = _below(min(maximum, select))
+            threshold = _step_below(min(maximum, select))
             rows, memory = evaluation.rows(part), self.hints[slot]
             bounds = evaluation.index.upper_bound(rows, threshold, memory, evaluation.threads)
             self.hints[slot] = memory
@@ -350,10 +350,10 @@ class Flagged:
                 waiting.append((part[above], rows[above]))
             if sum(len(which) for which, _ in waiting) >= CHUNK:
                 _compute(evaluation, waiting)
-                maximum = _maximum(evaluation)
+                maximum = _find_maximum(evaluation)
         _compute(evaluation, waiting)
 
-    def _slots(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _find_slots(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the slots of atoms in the table of hints, which grows when it must."""
         if len(ids):
             wanted = max(2 * len(ids), min(int(ids.max()) + 1, _SPARSE * len(ids)))
@@ -368,7 +368,7 @@ class Flagged:
         if len(known) > _SUSPECTS:
             known = known[np.argpartition(evaluation.dH[known], -_SUSPECTS)[-_SUSPECTS:]]
         self._suspects = evaluation.ids[known]
-        threshold = _below(min(_maximum(evaluation), select))
+        threshold = _step_below(min(_find_maximum(evaluation), select))
         self._is_crowded = bool(2 * np.count_nonzero(evaluation.dH > threshold) > len(evaluation))
 
 
@@ -391,11 +391,11 @@ def _compute(evaluation: Evaluation, waiting: list[tuple[NDArray[np.int64], NDAr
         waiting.clear()
 
 
-def _maximum(evaluation: Evaluation) -> float:
+def _find_maximum(evaluation: Evaluation) -> float:
     return float(np.max(evaluation.dH, where=evaluation.is_exact, initial=-np.inf))
 
 
-def _below(value: float) -> float:
+def _step_below(value: float) -> float:
     """Return a number that is surely below `value`, also where that was rounded in another way."""
     if math.isinf(value):
         return float(np.nextafter(value, 0.0)) if value > 0 else value

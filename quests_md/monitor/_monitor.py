@@ -17,15 +17,15 @@ from ..frame import Frame
 from ..index import Live, Reference
 from ..information import Precision
 from ..kernels._jit import announce_compiling
-from ._decision import Band, Decision, Key, Proposal, Visits, mark_of, place_of
+from ._decision import Above, Band, Decision, Key, Visits, compute_cell_mark, compute_mark
 from ._measure import (
     Evaluation,
     Flagged,
-    State,
+    RankState,
     Summary,
     combine,
     compute_in_single,
-    count,
+    count_only,
     summarise,
     summarise_nothing,
 )
@@ -44,17 +44,17 @@ def warm_up(
 
         def ask(is_first: bool = is_first) -> None:
             if (comm.rank == 0) == is_first:
-                _ask_once(index, precision, is_flagged)
+                _ask_all(index, precision, is_flagged)
                 if also is not None:
                     also()
 
         together(comm, ask)
 
 
-def _ask_once(index: Reference, precision: Precision, is_flagged: bool) -> None:
+def _ask_all(index: Reference, precision: Precision, is_flagged: bool) -> None:
     known = SYMBOLS.index(index.centre_elements[0]) if index.ready else 1
     two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
-    mark_of(two)
+    compute_mark(two)
     if not index.ready:
         return
     rows = index.spec.compute(two, 1)
@@ -209,7 +209,7 @@ class Monitor:
             self._flagged is None or self._flagged.share is not None
         )
         if saved is not None:
-            self.schedule.saved(*saved)
+            self.schedule.note_saved(*saved)
 
     def warm_up(self, also: Callable[[], object] | None = None) -> None:
         """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others.
@@ -270,17 +270,17 @@ class Monitor:
         summary = combine(vector[None] if self.comm.size == 1 else self.comm.allgather(vector))
         if summary.failed:
             raise_together(self.comm, failure, f"watching failed at step {step}")
-        place = float("nan") if frame is None else place_of(frame)
+        place = float("nan") if frame is None else compute_cell_mark(frame)
         mark = (summary.mark[0] + place, summary.mark[1] + place)
-        is_covered = not summary.implausible and (not summary.n_select or self._band(summary) is Band.COVERED)
+        is_covered = not summary.implausible and (not summary.n_select or self._find_band(summary) is Band.COVERED)
         maximum = float("inf") if summary.implausible else summary.maximum
         key, again = self.visits.visit(step, mark, summary.n_frame, maximum, is_covered)
         named: dict[str, Any] = {"run": key.run, "repeat": key.repeat, "again": again, "mark": mark}
         if self._is_learned(key, again):
             return Decision(step, evaluated=False, **named)
-        broken = self._broken(step, summary, failure, frame)
+        broken = self._find_damage(step, summary, failure, frame)
         if broken:
-            named |= self._implausible(broken, frame, summary)
+            named |= self._describe_broken(broken, frame, summary)
         elif isinstance(self.index, Live) and not self.index.ready:
             assert frame is not None
             return self._learn(self.index, frame, summary, key, named)
@@ -293,10 +293,10 @@ class Monitor:
 
     def not_saved(self) -> None:
         """Take note that the frame of the last decision was not saved: `save_every` counts from those that were."""
-        self.schedule.not_saved()
+        self.schedule.take_back()
 
-    def propose(self, decision: Decision) -> Proposal:
-        """Return what lies above `select` in an evaluated frame, with exact values in double precision. Collective.
+    def propose(self, decision: Decision) -> Above:
+        """Return the environments above `select` of an evaluated frame, with exact dH in double precision. Collective.
 
         Raises
         ------
@@ -305,19 +305,17 @@ class Monitor:
         """
         evaluation = decision.evaluation
         assert evaluation is not None
-        select = self.thresholds.of(evaluation.numbers)[0]
+        select = self.thresholds.get(evaluation.numbers)[0]
         above = np.flatnonzero(evaluation.dH > select)
         where = f"watching failed at step {decision.step}"
         together(self.comm, lambda: evaluation.compute(above[~evaluation.is_exact[above]]), where)
-        return Proposal(
+        return Above(
             decision.step,
             evaluation.ids[above],
             evaluation.dH[above],
             np.asarray(select)[above],
-            decision.n,
             lambda which: evaluation.rows(above[which]),
             must=decision.band is Band.HALT,
-            begins=decision.begins,
         )
 
     def complete(self, decision: Decision) -> Decision:
@@ -332,7 +330,7 @@ class Monitor:
         if evaluation is None or (self.values, self.precision) == ("exact", "double"):
             return decision
         together(self.comm, evaluation.complete, f"watching failed at step {decision.step}")
-        bound = self._force_errors(evaluation)
+        bound = self._bound_force_errors(evaluation)
         errors = None if bound is None else evaluation.spread(bound)
         return replace(decision, dH=evaluation.of_atoms(), force_errors=errors, values="exact")
 
@@ -346,9 +344,9 @@ class Monitor:
             if error is not None:
                 raise error
             assert frame is not None
-            mark = mark_of(frame)
+            mark = compute_mark(frame)
             if is_learning:
-                vector = count(self.index.spec, frame, bool(self._stop), mark)
+                vector = count_only(self.index.spec, frame, bool(self._stop), mark)
             else:
                 if self._screen is None:
                     self._screen = self.plausibility.screen
@@ -365,7 +363,7 @@ class Monitor:
             except Exception as caught:  # noqa: BLE001 - as above
                 error = caught
         if vector is None:
-            vector = summarise_nothing(_state_of(error), bool(self._stop), mark)
+            vector = summarise_nothing(_find_state(error), bool(self._stop), mark)
         return evaluation, vector, error
 
     def _is_learned(self, key: Key, again: bool) -> bool:
@@ -381,7 +379,7 @@ class Monitor:
         lesson = live.learn(frame, summary.n, self.comm)
         self.learned_until = key
         stop = bool(summary.stopping)
-        reasons = (self._why_stopping(summary),) if stop else ()
+        reasons = (self._say_why_stopping(summary),) if stop else ()
         return Decision(frame.step, evaluated=False, reasons=reasons, stop=stop, lesson=lesson, **named)
 
     def _prepare(self, evaluation: Evaluation | None, error: Exception | None) -> None:
@@ -403,7 +401,7 @@ class Monitor:
     def _summarise(self, evaluation: Evaluation, frame: Frame, mark: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """Compute what must be known of a frame, and return this rank's vector."""
         thresholds = self.thresholds
-        select, halt = thresholds.uniform or thresholds.of(evaluation.numbers)
+        select, halt = thresholds.uniform or thresholds.get(evaluation.numbers)
         sample = None
         if self._flagged is not None:
             sample = self._flagged.compute(evaluation, thresholds.lowest)
@@ -411,10 +409,10 @@ class Monitor:
             compute_in_single(evaluation, (select, halt))
         else:
             evaluation.complete()
-        overlap = self.plausibility.overlap(frame) if evaluation.is_crowded else ""
+        overlap = self.plausibility.find_overlap(frame) if evaluation.is_crowded else ""
         if overlap:
             raise FrameError(overlap)
-        bound = self._force_errors(evaluation)
+        bound = self._bound_force_errors(evaluation)
         return summarise(
             evaluation.dH,
             evaluation.ids,
@@ -428,12 +426,12 @@ class Monitor:
             mark=mark,
         )
 
-    def _force_errors(self, evaluation: Evaluation) -> NDArray[np.float64] | None:
+    def _bound_force_errors(self, evaluation: Evaluation) -> NDArray[np.float64] | None:
         """Return the bound of every environment's force error (eV/Å), if the index is calibrated for one."""
         bound = getattr(getattr(self.index, "calibration", None), "force_error", None)
         return None if bound is None else bound.bound(evaluation.dH, evaluation.numbers)
 
-    def _broken(self, step: int, summary: Summary, error: Exception | None, frame: Frame | None) -> str:
+    def _find_damage(self, step: int, summary: Summary, error: Exception | None, frame: Frame | None) -> str:
         """Return why a frame is implausible, the same on every rank; empty if it is not. Collective where it is."""
         if summary.implausible:
             text = share_text(self.comm, summary.implausible[0], None if error is None else str(error))
@@ -448,14 +446,14 @@ class Monitor:
         cell = frame.cell.tobytes()
         if cell == self._cell:
             return ""
-        exploded = self.plausibility.explosion(frame)
+        exploded = self.plausibility.find_explosion(frame)
         self._cell = None if exploded else cell
         return exploded
 
-    def _implausible(self, why: str, frame: Frame | None, summary: Summary) -> dict[str, Any]:
+    def _describe_broken(self, why: str, frame: Frame | None, summary: Summary) -> dict[str, Any]:
         """Return what the decision on a broken frame holds. Collective where a stop is asked for."""
         n_local = 0 if frame is None else frame.n_local or 0
-        asked = (self._why_stopping(summary),) if summary.stopping else ()
+        asked = (self._say_why_stopping(summary),) if summary.stopping else ()
         return {
             "band": Band.IMPLAUSIBLE,
             "reasons": (why, *asked),
@@ -468,11 +466,11 @@ class Monitor:
 
     def _decide(self, frame: Frame, summary: Summary, evaluation: Evaluation, again: bool) -> dict[str, Any]:
         """Return what the decision on a plausible frame holds. Collective where a stop is asked for."""
-        events, band, reasons = self.events, self._band(summary), list[str]()
+        events, band, reasons = self.events, self._find_band(summary), list[str]()
         if band is not Band.COVERED:
             name = "halt" if band is Band.HALT else "select"
             many = summary.n_halt if band is Band.HALT else summary.n_select
-            reasons.append(self.thresholds.reason(name, many, summary.n, summary.maximum, summary.max_id))
+            reasons.append(self.thresholds.explain(name, many, summary.n, summary.maximum, summary.max_id))
         begins = ends = False
         if not again and (band is not Band.COVERED or events.current is not None or events.coming is not None):
             begins, ends = self._follow(frame, band, summary, evaluation)
@@ -480,10 +478,10 @@ class Monitor:
         save = band is not Band.COVERED and events.current is not None and not again
         save = save and (band is Band.HALT or self.schedule.may_save(self.visits.run, frame.step))
         if save:
-            self.schedule.saved(self.visits.run, frame.step)
+            self.schedule.note_saved(self.visits.run, frame.step)
         if summary.stopping:
-            reasons.append(self._why_stopping(summary))
-        bound = self._force_errors(evaluation)
+            reasons.append(self._say_why_stopping(summary))
+        bound = self._bound_force_errors(evaluation)
         return {
             "band": band,
             "reasons": tuple(reasons),
@@ -507,7 +505,7 @@ class Monitor:
             "evaluation": evaluation,
         }
 
-    def _band(self, summary: Summary) -> Band:
+    def _find_band(self, summary: Summary) -> Band:
         if not summary.n_select:
             return Band.COVERED
         is_enough = self.thresholds.is_enough
@@ -518,16 +516,16 @@ class Monitor:
     def _follow(self, frame: Frame, band: Band, summary: Summary, evaluation: Evaluation) -> tuple[bool, bool]:
         """Follow the events; return whether one begins, and whether one ends."""
         if band is Band.COVERED:
-            return False, self.events.below(summary.maximum)
-        above = evaluation.ids[evaluation.dH > self.thresholds.of(evaluation.numbers)[0]]
+            return False, self.events.see_below(summary.maximum)
+        above = evaluation.ids[evaluation.dH > self.thresholds.get(evaluation.numbers)[0]]
         at_once = band is Band.HALT
-        return self.events.above(frame.step, frame.time, summary.maximum, summary.max_id, above, at_once), False
+        return self.events.see_above(frame.step, frame.time, summary.maximum, summary.max_id, above, at_once), False
 
-    def _why_stopping(self, summary: Summary) -> str:
+    def _say_why_stopping(self, summary: Summary) -> str:
         return share_text(self.comm, summary.stopping[0], self._stop)
 
 
-def _state_of(error: Exception | None) -> State:
+def _find_state(error: Exception | None) -> RankState:
     if error is None:  # another rank has failed before this one could measure
-        return State.DONE
-    return State.IMPLAUSIBLE if isinstance(error, FrameError) else State.FAILED
+        return RankState.DONE
+    return RankState.IMPLAUSIBLE if isinstance(error, FrameError) else RankState.FAILED

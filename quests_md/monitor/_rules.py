@@ -104,7 +104,7 @@ class Thresholds:
         assert self.resolved is not None
         return min(self.resolved["select"].values())
 
-    def of(self, numbers: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def get(self, numbers: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return `select` and `halt` (n,) of atoms with these atomic numbers; views of one number if they are equal."""
         if self.uniform is not None:
             return np.broadcast_to(self.uniform[0], len(numbers)), np.broadcast_to(self.uniform[1], len(numbers))
@@ -122,7 +122,7 @@ class Thresholds:
             for symbol, value in values.items()
         )
 
-    def reason(self, name: str, count: int, n: int, maximum: float, max_id: int) -> str:
+    def explain(self, name: str, count: int, n: int, maximum: float, max_id: int) -> str:
         """Say why a frame lies above a threshold."""
         assert self.resolved is not None
         values = set(self.resolved[name].values())
@@ -166,11 +166,11 @@ class Schedule:
             return True
         return not 0 <= step - self._saved[1] < self.save_every
 
-    def saved(self, run: int, step: int) -> None:
+    def note_saved(self, run: int, step: int) -> None:
         """Remember that a frame of this step was saved."""
         self._before, self._saved = self._saved, (run, step)
 
-    def not_saved(self) -> None:
+    def take_back(self) -> None:
         """Take the last word of `saved` back."""
         self._saved = self._before
 
@@ -213,7 +213,7 @@ class Plausibility:
     def screen(self) -> float:
         return float(self.limits.max(initial=0.0)) if self.fraction else 0.0
 
-    def overlap(self, frame: Frame) -> str:
+    def find_overlap(self, frame: Frame) -> str:
         """Return which atoms of a frame are too near each other, in words; empty if none are."""
         known = np.array([SYMBOLS.index(symbol) for symbol in self._index.elements])
         kinds = np.searchsorted(known, frame.numbers)
@@ -228,7 +228,7 @@ class Plausibility:
         known_as = f"the reference's smallest is {smallest:.3g} Å" if np.isfinite(smallest) else "no reference has it"
         return f"two atoms {pair} are {nearest[a, b]:.3g} Å apart ({known_as})"
 
-    def explosion(self, frame: Frame) -> str:
+    def find_explosion(self, frame: Frame) -> str:
         """Return how the cell has exploded or collapsed since the first frame; empty if it has not."""
         if not np.all(frame.pbc):
             return ""
@@ -319,7 +319,7 @@ class Events:
         """The event that goes on, or may become one."""
         return self.current or self.coming
 
-    def above(
+    def see_above(
         self, step: int, time: float, maximum: float, max_id: int, atoms: NDArray[np.int64], at_once: bool
     ) -> bool:
         """Take in a frame above `select`; return whether an event begins with it."""
@@ -335,7 +335,7 @@ class Events:
         self.current, self.coming = event, None
         return True
 
-    def below(self, maximum: float) -> bool:
+    def see_below(self, maximum: float) -> bool:
         """Take in a frame that is not above `select`; return whether the current event ends with it."""
         self.coming = None
         if self.current is None:

@@ -16,6 +16,7 @@ from ..errors import OutputError
 from ..files import HeldFolder
 from ..machine import find_versions
 from ..monitor import Key, Monitor
+from ..selection import Kept
 
 __all__ = [
     "ABOUT",
@@ -24,7 +25,7 @@ __all__ = [
     "begin_folder",
     "describe",
     "is_overwriting",
-    "json_value",
+    "to_json",
     "read_about_strictly",
     "write_about",
 ]
@@ -34,12 +35,12 @@ FORMAT = 2  # of a run's folder; 1 was that of version 0.1.0, which wrote no num
 _CHECKS = "checks"
 
 
-def json_value(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """Return what JSON can hold of a value: an infinite number is text, and nan is null."""
     if isinstance(value, dict):
-        return {str(key): json_value(item) for key, item in value.items()}
+        return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return str(value) if isinstance(value, Key) else [json_value(item) for item in value]
+        return str(value) if isinstance(value, Key) else [to_json(item) for item in value]
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
@@ -51,8 +52,8 @@ def write_about(folder: HeldFolder, content: dict[str, Any], is_checked: bool = 
 
     The file ends with a checksum of every key: a change by hand, or by a disk, is found, and where it is.
     """
-    told = json_value({"format": FORMAT, **content})
-    told[_CHECKS] = {key: _checksum(value) for key, value in told.items()}
+    told = to_json({"format": FORMAT, **content})
+    told[_CHECKS] = {key: _compute_checksum(value) for key, value in told.items()}
     text = json.dumps(told, indent=2, allow_nan=False) + "\n"
     folder.replace(ABOUT, [text.encode()], is_checked)
 
@@ -100,46 +101,39 @@ def is_overwriting(folder: HeldFolder) -> bool:
         return False  # there is none, or whoever reads it strictly says what is wrong with it
 
 
-def _checksum(value: Any) -> str:
+def _compute_checksum(value: Any) -> str:
     return f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
 
 
-def _key(value: Any) -> Any:
-    return Key.of(value) if isinstance(value, str) else value
+def _parse_key(value: Any) -> Any:
+    return Key.parse(value) if isinstance(value, str) else value
 
 
-_Key = Annotated[Key, pydantic.BeforeValidator(_key)]
+_Key = Annotated[Key, pydantic.BeforeValidator(_parse_key)]
 _Thresholds = dict[str, dict[str, float]]
 
 
-class _Kept(pydantic.BaseModel):
-    ordinal: int
-    step: int
-    information: float
-    must: bool
-
-
-class _Selection(pydantic.BaseModel):
+class _SelectionState(pydantic.BaseModel):
     next: int
     pace: dict[str, float]
-    kept: list[_Kept]
+    kept: list[Kept]
 
 
 class Base(pydantic.BaseModel):
     """What of a run of format 1 its rows do not tell: the selection, after so many rows."""
 
     rows: int
-    selection: _Selection
+    selection: _SelectionState
     candidates: list[tuple[_Key, int | None]]
 
 
-class _Event(pydantic.BaseModel):
+class _OpenEvent(pydantic.BaseModel):
     number: int
     start: int
     atoms: list[int]
 
 
-class State(pydantic.BaseModel):
+class ResumeState(pydantic.BaseModel):
     """The key "state". What follows `base` is of format 1 only.
 
     Attributes
@@ -155,9 +149,9 @@ class State(pydantic.BaseModel):
     learned: _Key | None = None
     base: Base | None = None
     row: tuple[int, int] | None = None
-    event: _Event | None = None
+    event: _OpenEvent | None = None
     candidates: list[tuple[int, int, int | None]] = []
-    selection: _Selection | None = None
+    selection: _SelectionState | None = None
 
 
 class About(pydantic.BaseModel):
@@ -172,7 +166,7 @@ class About(pydantic.BaseModel):
     release: float | None
     started: str
     resumed: list[str]
-    state: State
+    state: ResumeState
 
 
 def read_about_strictly(folder: HeldFolder) -> tuple[About, dict[str, Any]] | None:
@@ -219,7 +213,7 @@ def _verify(path: Any, content: dict[str, Any]) -> None:
         raise OutputError(f"{path}: {_CHECKS}: the checksums are missing: the file was changed, or is damaged")
     told = {key: value for key, value in content.items() if key != _CHECKS}
     for key in [*checks, *(key for key in told if key not in checks)]:
-        if key not in told or checks.get(key) != _checksum(told[key]):
+        if key not in told or checks.get(key) != _compute_checksum(told[key]):
             how = (
                 "is missing" if key not in told else f"is {json.dumps(told[key])[:100]}, which no run has written there"
             )

@@ -14,10 +14,10 @@ from ..descriptors import Environments
 from ..errors import InputError, OutputError
 from ..frame import Frame
 from ..index import Index, Live
-from ..monitor import Decision, Key, Proposal
+from ..monitor import Above, Decision, Key
 from ..selection import Kept, Selection, check_cutout, cutouts
 from .past import Past
-from .recorder import FrameFile, Moment, Place, Recorder, Whole, as_ours, key_info
+from .recorder import FrameFile, Moment, Place, Recorder, Whole, describe_key, to_quests_error
 
 __all__ = ["CANDIDATES", "CUTOUTS", "Candidates"]
 
@@ -66,11 +66,11 @@ class Candidates(Recorder):
         """
         monitor = self._place.monitor
         if self._selection is not None:
-            proposal = monitor.propose(decision)
+            above = monitor.propose(decision)
             try:
-                verdict = self._selection.consider(proposal, must=proposal.must, first=proposal.begins)
+                verdict = self._selection.consider(above, must=above.must, first=decision.begins)
             except Exception as error:
-                raise as_ours(error, f"watching failed at step {decision.step}") from error
+                raise to_quests_error(error, f"watching failed at step {decision.step}") from error
             decision = replace(
                 decision,
                 save=verdict.keep,
@@ -140,19 +140,19 @@ class Candidates(Recorder):
         index = reference if isinstance(reference, Index) else None
         cutoff, threshold = self._place.monitor.index.spec.cutoff, thresholds.lowest
         for cut in cutouts(whole.frame, whole.dH, cutoff, threshold=threshold, index=index, **self._cutout):
-            self._cuts.append(key, Whole(cut.frame, cut.dH, {"core": cut.core}), {**key_info(key), **cut.info})
+            self._cuts.append(key, Whole(cut.frame, cut.dH, {"core": cut.core}), {**describe_key(key), **cut.info})
 
     # -- going on --------------------------------------------------------------------------------------------------
 
     def resume(self, past: Past) -> None:
         """Keep the frames that the rows tell, and let those that were selected join the provisional reference."""
-        kept = self._selected(past) if self._selection is not None else {}
+        kept = self._find_kept(past) if self._selection is not None else {}
         self._ordinals = {one.ordinal: key for key, one in kept.items()}
 
         def mend() -> list[Key]:
             for file in (self._file, self._cuts):
                 file.scan()
-            dropped = {Key.of(str(text)) for text in past.considered["dropped"] if text}
+            dropped = {Key.parse(str(text)) for text in past.considered["dropped"] if text}
             stay = [p for p, key in enumerate(self._file.keys) if past.has_row(key) and key not in dropped]
             self._file.mend(stay)
             self._cuts.mend([p for p, key in enumerate(self._cuts.keys) if key in self._file.keys])
@@ -171,17 +171,17 @@ class Candidates(Recorder):
             self._recall(past, kept)
 
     @staticmethod
-    def _selected(past: Past) -> dict[Key, Kept]:
+    def _find_kept(past: Past) -> dict[Key, Kept]:
         """Return what the selection keeps by the rows."""
         kept: dict[Key, Kept] = {}
         following, base = 0, past.base
         if base is not None:
             following = base.selection.next
-            told = {one.ordinal: Kept(**one.model_dump()) for one in base.selection.kept}
+            told = {one.ordinal: one for one in base.selection.kept}
             kept = {Key(*key): told[n] for key, n in base.candidates if n is not None and n in told}
         for row in past.considered[past.at_rows >= past.base_rows]:
             if row["dropped"]:
-                kept.pop(Key.of(str(row["dropped"])), None)
+                kept.pop(Key.parse(str(row["dropped"])), None)
             if row["saved"]:
                 key = Key(int(row["run"]), int(row["step"]), int(row["repeat"]))
                 n_novel = row["n_novel" if past.format > 1 else "n_select"]  # format 1 did not tell
@@ -202,7 +202,7 @@ class Candidates(Recorder):
             self._cuts.remove(key)
             thresholds = self._place.monitor.thresholds
             if thresholds.resolved is not None and np.any(atoms.arrays["dH"] > thresholds.lowest):
-                self._cut(key, Whole(_frame_of(atoms), atoms.arrays["dH"], {}))
+                self._cut(key, Whole(_make_frame(atoms), atoms.arrays["dH"], {}))
 
     def _recall(self, past: Past, kept: dict[Key, Kept]) -> None:
         """Let the selection go through the rows once more, and take in the frames that it keeps."""
@@ -214,44 +214,42 @@ class Candidates(Recorder):
         if past.thresholds is not None:
             frames = self._file.read() if self._place.is_root else iter(())
             for key in self.keys:
-                proposal = self._proposal(frames, past)
+                above = self._find_above(frames, past)
                 if key in kept:
-                    selection.add(proposal, kept[key])
+                    selection.add(above, kept[key])
         if past.base is not None:
             keys = [[str(key), one.ordinal] for key, one in kept.items() if key in self.keys]
             self._base = {"rows": past.rows, "selection": selection.state(), "candidates": keys}
 
-    def _proposal(self, frames: Any, past: Past) -> Proposal:
-        """Return the next saved frame as it was proposed, all of it on rank 0. Collective."""
+    def _find_above(self, frames: Any, past: Past) -> Above:
+        """Return the environments above `select` of the next saved frame, all of them on rank 0. Collective."""
         place, index = self._place, self._place.monitor.index
         thresholds = copy.copy(place.monitor.thresholds)
-        if thresholds.resolved is None:  # another one than before, which no frame has settled yet
+        if thresholds.resolved is None:  # the thresholds have changed, and no frame has settled the new ones yet
             thresholds.restore(past.thresholds or {"select": {"": np.inf}, "halt": {"": np.inf}})
 
-        def make() -> Proposal:
+        def find() -> Above:
             atoms = next(frames)
-            dH, frame = atoms.arrays["dH"], _frame_of(atoms)
+            dH, frame = atoms.arrays["dH"], _make_frame(atoms)
             environments = Environments(index.spec, frame)
             dH = (dH if past.same else place.monitor.measure(frame))[environments.centres]
-            select = thresholds.of(frame.numbers[environments.centres])[0]
+            select = thresholds.get(frame.numbers[environments.centres])[0]
             above = np.flatnonzero(dH > select)
-            ids, must = frame.ids[environments.centres[above]], atoms.info["band"] == "halt"  # type: ignore[index]
+            ids = frame.ids[environments.centres[above]]  # type: ignore[index]
 
             def rows(which: Any) -> Any:
                 return environments.compute(above[which], place.monitor.threads)
 
-            return Proposal(frame.step, ids, dH[above], np.asarray(select)[above], len(above), rows, must, begins=False)
+            return Above(frame.step, ids, dH[above], np.asarray(select)[above], rows)
 
-        made = place.on_root(make)
-        if made is not None:
-            return made
+        found = place.on_root(find)
+        if found is not None:
+            return found
         nothing, width = np.empty(0), index.spec.width
-        return Proposal(
-            0, np.empty(0, np.int64), nothing, nothing, 0, lambda which: np.empty((0, width)), False, begins=False
-        )
+        return Above(0, np.empty(0, np.int64), nothing, nothing, lambda which: np.empty((0, width)))
 
 
-def _frame_of(atoms: Any) -> Frame:
+def _make_frame(atoms: Any) -> Frame:
     """Return a saved frame as it was evaluated."""
     forces = atoms.arrays.get("model_forces")
     time = float(atoms.info.get("time", math.nan))

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ..errors import OutputError
 from ..monitor import Band, Event, Events, Key
-from .about import json_value
-from .past import Past, Table
+from .about import to_json
+from .past import Past
+from .reader import Rows
 from .recorder import Moment, Place, Recorder, say_cut
 
 __all__ = ["EVENTS", "EventLines", "replay_events"]
@@ -55,9 +56,9 @@ class EventLines(Recorder):
             joined = atoms if is_new else np.setdiff1d(atoms, self._known, assume_unique=True)
             self._known = atoms
             if is_new:
-                self._place.folder.replace(_ATOMS, [_told_of(key, joined)])
+                self._place.folder.replace(_ATOMS, [_format_joined(key, joined)])
             elif len(joined):
-                self._place.folder.append(_ATOMS, [_told_of(key, joined)])
+                self._place.folder.append(_ATOMS, [_format_joined(key, joined)])
 
         self._place.on_root(act)
 
@@ -71,8 +72,8 @@ class EventLines(Recorder):
         parts = self._place.comm.gather(event.atoms)
 
         def act() -> None:
-            line = _line(event, np.unique(np.concatenate(parts or [])), run)
-            self._place.folder.append(EVENTS, [json.dumps(json_value(line), allow_nan=False).encode() + b"\n"])
+            line = _make_line(event, np.unique(np.concatenate(parts or [])), run)
+            self._place.folder.append(EVENTS, [json.dumps(to_json(line), allow_nan=False).encode() + b"\n"])
 
         self._place.on_root(act)
 
@@ -104,15 +105,15 @@ class EventLines(Recorder):
         if event is None:
             folder.remove(_ATOMS)
             return np.empty(0, np.int64)
-        found = [np.array(told["atoms"], np.int64) for told in self._told() if _is_of(told, past)]
+        found = [np.array(told["atoms"], np.int64) for told in self._read_joined() if _is_of_open(told, past)]
         if not found:
             assert past.last is not None
-            found = [np.unique(np.array(_atoms_of_format_1(past, event), np.int64))]
-            folder.replace(_ATOMS, [_told_of(past.last, found[0])])
+            found = [np.unique(np.array(_find_atoms_of_format_1(past, event), np.int64))]
+            folder.replace(_ATOMS, [_format_joined(past.last, found[0])])
         folder.adopt(_ATOMS)
         return np.unique(np.concatenate(found))
 
-    def _told(self) -> Iterator[dict[str, Any]]:
+    def _read_joined(self) -> Iterator[dict[str, Any]]:
         folder = self._place.folder
         if not folder.exists(_ATOMS):
             return
@@ -121,7 +122,7 @@ class EventLines(Recorder):
             for line in file:
                 try:
                     told = json.loads(line)
-                    _ = Key.of(told["key"]), np.array(told["atoms"], np.int64)
+                    _ = Key.parse(told["key"]), np.array(told["atoms"], np.int64)
                 except (ValueError, TypeError, KeyError):
                     if line.endswith(b"\n"):
                         path = folder.path / _ATOMS
@@ -132,7 +133,7 @@ class EventLines(Recorder):
         folder.cut(_ATOMS, whole)
 
 
-def _told_of(key: Key, atoms: NDArray[np.int64]) -> bytes:
+def _format_joined(key: Key, atoms: NDArray[np.int64]) -> bytes:
     """Return the line of atoms that have joined an event with an evaluation."""
     return json.dumps({"key": str(key), "atoms": atoms.tolist()}).encode() + b"\n"
 
@@ -143,14 +144,14 @@ def _is_over(line: dict[str, Any], over: int) -> bool:
     return bool(line.get("over")) and isinstance(number, int) and number <= over
 
 
-def _is_of(told: dict[str, Any], past: Past) -> bool:
+def _is_of_open(told: dict[str, Any], past: Past) -> bool:
     """Return whether atoms joined at an evaluation of the open event that has its row."""
-    key = Key.of(told["key"])
+    key = Key.parse(told["key"])
     rows = past.open_rows
     return bool(np.any((rows["run"] == key.run) & (rows["step"] == key.step) & (rows["repeat"] == key.repeat)))
 
 
-def _atoms_of_format_1(past: Past, event: Event) -> list[int]:
+def _find_atoms_of_format_1(past: Past, event: Event) -> list[int]:
     """Return the atoms of an open event that are known where nothing kept them as they joined it."""
     for line in reversed(past.events):
         if line.get("event") == event.number and event.number:
@@ -161,7 +162,7 @@ def _atoms_of_format_1(past: Past, event: Event) -> list[int]:
     return [*joined, *past.open_rows["max_id"][above].tolist()]
 
 
-def _line(event: Event, atoms: NDArray[np.int64], run: int) -> dict[str, Any]:
+def _make_line(event: Event, atoms: NDArray[np.int64], run: int) -> dict[str, Any]:
     return {
         "event": event.number,
         "run": run,
@@ -179,13 +180,13 @@ def _line(event: Event, atoms: NDArray[np.int64], run: int) -> dict[str, Any]:
     }
 
 
-def replay_events(events: Events, rows: Table, before: int) -> None:
+def replay_events(events: Events, rows: Rows, before: int) -> None:
     """Let events go through rows once more, of which `before` events have begun earlier; atoms are not told again."""
     nothing = np.empty(0, np.int64)
     events.count = before
     for row in rows:
         if row["band"] in ("candidate", "halt"):
             step, time, maximum = int(row["step"]), float(row["time"]), float(row["max"])
-            events.above(step, time, maximum, int(row["max_id"]), nothing, row["band"] == "halt")
+            events.see_above(step, time, maximum, int(row["max_id"]), nothing, row["band"] == "halt")
         elif row["band"] == "covered":
-            events.below(float(row["max"]))
+            events.see_below(float(row["max"]))

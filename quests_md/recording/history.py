@@ -45,7 +45,7 @@ class History(Recorder):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InputError(f"{name} must be a whole number of at least 0, not {value!r}")
         self._place, self._length, self._after = place, length, after
-        self.files = (HISTORY, *(_film(rank) for rank in range(place.comm.size)))
+        self.files = (HISTORY, *(_name_film(rank) for rank in range(place.comm.size)))
         self.sees_calm = bool(length or after)
         self.bands = ALL_BANDS if self.sees_calm else frozenset()
         self.unwritten: Exception | None = None
@@ -86,11 +86,11 @@ class History(Recorder):
             self._moments.extend(moments)
             self._keep(moment)
 
-    def held(self, key: Key | None) -> Moment | None:
+    def find(self, key: Key | None) -> Moment | None:
         """Return the moment of an evaluation, if it is held."""
         return next((moment for moment in self._moments if moment.key == key), None)
 
-    def last_plausible(self) -> Moment | None:
+    def find_last_plausible(self) -> Moment | None:
         """Return the newest plausible frame that is held, or None."""
         return next((moment for moment in reversed(self._moments) if moment.is_plausible), None)
 
@@ -135,10 +135,10 @@ class History(Recorder):
         keys = comm.broadcast(self._place.on_root(mend))
         if past.began:
             self._event, self._to_come = past.began, max(0, self._after - past.since + 1)
-        last = past.evaluations.last(self._length)
+        last = past.evaluations.find_last(self._length)
         held: list[Moment] = comm.broadcast(self._place.on_root(lambda: self._read_films(last)))
         for moment in held:
-            self._moments.append(moment if self._place.is_root else _emptied(moment))
+            self._moments.append(moment if self._place.is_root else _empty(moment))
         self._written = set(keys).intersection(last)
         self._missing = set(last).difference(moment.key for moment in held)
         self._in_film = len(held)
@@ -146,13 +146,13 @@ class History(Recorder):
     def _read_films(self, last: list[Key]) -> list[Moment]:
         """Return the frames of the last evaluations that were held, and keep them as those of rank 0 alone."""
         folder = self._place.folder
-        moments = _held(folder, last)
+        moments = _find_held(folder, last)
         names = [name for name in folder.names() if name.startswith(f"{_FILM}.")]
         if moments:
-            folder.adopt(_film(0))
-            folder.replace(_film(0), [part for moment in moments for part in _packed(moment, 0, 1)])
+            folder.adopt(_name_film(0))
+            folder.replace(_name_film(0), [part for moment in moments for part in _pack(moment, 0, 1)])
         for name in names:
-            if name != _film(0) or not moments:
+            if name != _name_film(0) or not moments:
                 folder.remove(name)
         return moments
 
@@ -162,7 +162,7 @@ class _Film:
 
     def __init__(self, place: Place, length: int, n: int) -> None:
         self._length, self._comm = length, place.comm
-        self._name, self._n = _film(place.comm.rank), n if place.is_root else 0  # frames in the file that grows
+        self._name, self._n = _name_film(place.comm.rank), n if place.is_root else 0  # frames in the file that grows
         self._folder: HeldFolder | None = place.folder if place.is_root else HeldFolder(place.folder.path)
 
         def hold() -> None:
@@ -191,7 +191,7 @@ class _Film:
             if self._n > self._length:
                 self._folder.rename(self._name, f"{self._name}.before")
                 self._n = 0
-            self._folder.append(self._name, _packed(moment, self._comm.rank, self._comm.size))
+            self._folder.append(self._name, _pack(moment, self._comm.rank, self._comm.size))
             self._n += 1
         except OutputError as error:
             if self._comm.size == 1:
@@ -205,11 +205,11 @@ class _Film:
             self._folder.release()
 
 
-def _film(rank: int) -> str:
+def _name_film(rank: int) -> str:
     return f"{_FILM}.{rank}"
 
 
-def _packed(moment: Moment, rank: int, size: int) -> list[bytes]:
+def _pack(moment: Moment, rank: int, size: int) -> list[bytes]:
     """Return a frame as a record: what this rank of so many has of it."""
     frame, decision = moment.frame, moment.decision
     arrays: dict[str, NDArray[Any]] = {"dH": decision.dH}
@@ -227,7 +227,7 @@ def _packed(moment: Moment, rank: int, size: int) -> list[bytes]:
     return pack(values, arrays)
 
 
-def _unpacked(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Moment:
+def _unpack(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Moment:
     of_frame = {name: value for name, value in {**values, **arrays}.items() if name.startswith("frame.")}
     frame = Frame(**{name.removeprefix("frame."): value for name, value in of_frame.items()}, step=values["step"])
     more = {name: values[name] for name in _OF_DECISION}
@@ -243,24 +243,24 @@ def _unpacked(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Moment
     return Moment(frame, decision)
 
 
-def _held(folder: HeldFolder, keys: list[Key]) -> list[Moment]:
+def _find_held(folder: HeldFolder, keys: list[Key]) -> list[Moment]:
     """Return the frames of these evaluations that all ranks held, as those of one rank."""
     parts: dict[tuple[Key, int], dict[int, Moment]] = {}  # of an evaluation on so many ranks, by rank
     for name in [name for name in folder.names() if name.startswith(f"{_FILM}.")]:
         with folder.open(name) as file:
             for values, arrays in unpack(file):
                 try:
-                    moment = _unpacked(values, arrays)
+                    moment = _unpack(values, arrays)
                     rank, size = values["part"]
                 except (KeyError, TypeError, ValueError):  # of another version
                     break
                 if moment.key in keys:
                     parts.setdefault((moment.key, size), {})[rank] = moment
     whole = {key: [each[rank] for rank in sorted(each)] for (key, size), each in parts.items() if len(each) == size}
-    return [_joined(whole[key]) for key in keys if key in whole]
+    return [_join(whole[key]) for key in keys if key in whole]
 
 
-def _joined(parts: list[Moment]) -> Moment:
+def _join(parts: list[Moment]) -> Moment:
     """Return one moment of the parts of all ranks."""
     if len(parts) == 1:
         return parts[0]
@@ -272,7 +272,7 @@ def _joined(parts: list[Moment]) -> Moment:
     return Moment(frame, replace(decision, **columns))
 
 
-def _emptied(moment: Moment) -> Moment:
+def _empty(moment: Moment) -> Moment:
     """Return the moment for a rank that owns none of its atoms: rank 0 has them all."""
     frame, nothing = moment.frame, np.empty(0)
     empty: dict[str, Any] = {

@@ -75,7 +75,7 @@ class LiveReference(Recorder):
         live, monitor, comm = self._live, self._place.monitor, self._place.comm
         if live is None:
             return
-        found: list[tuple[Key, NDArray[np.float64], Lesson]] | None = self._place.on_root(self._lessons)
+        found: list[tuple[Key, NDArray[np.float64], Lesson]] | None = self._place.on_root(self._read_lessons)
         told = comm.broadcast(
             None if found is None else [(k, m, Lesson(s.step, s.time, s.n, None)) for k, m, s in found]
         )
@@ -84,7 +84,7 @@ class LiveReference(Recorder):
         if live.ready and not keys and past.state.learned is not None:  # lessons are gone when run.json tells the last
             keys, marks = [past.state.learned], [np.full(2, np.nan)]
         monitor.learned_until = keys[-1] if keys else None
-        monitor.visits.resume(past.evaluations.joined(keys, marks))
+        monitor.visits.resume(past.evaluations.join(keys, marks))
         if live.ready:  # lessons are needed until run.json says what was learned: `forget`
             return
         for _, _, lesson in lessons:
@@ -93,7 +93,7 @@ class LiveReference(Recorder):
         if live.is_over:
             self._finish(live)
 
-    def _lessons(self) -> list[tuple[Key, NDArray[np.float64], Lesson]]:
+    def _read_lessons(self) -> list[tuple[Key, NDArray[np.float64], Lesson]]:
         """Return what has been learned: key and mark of each evaluation, and the lesson."""
         folder, lessons, whole = self._place.folder, [], 0
         self._place.folder.adopt(_INDEX)
@@ -104,7 +104,7 @@ class LiveReference(Recorder):
                 of_frame: dict[str, Any] = {**arrays, "step": values["step"], "time": values["time"]}
                 frame = Frame(**of_frame) if arrays else None
                 lesson = Lesson(values["step"], values["time"], values["n"], frame)
-                lessons.append((Key.of(values["key"]), np.array(values["mark"]), lesson))
+                lessons.append((Key.parse(values["key"]), np.array(values["mark"]), lesson))
                 whole = file.tell()
         folder.cut(_LESSONS, whole)
         folder.adopt(_LESSONS)

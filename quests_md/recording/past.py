@@ -14,10 +14,10 @@ from ..comm import Comm, on_root
 from ..errors import InputError, OutputError, QuestsError
 from ..files import HeldFolder
 from ..monitor import Evaluations, Key
-from .about import ABOUT, Base, State, read_about_strictly
-from .reader import read_events, read_rows
+from .about import ABOUT, Base, ResumeState, read_about_strictly
+from .reader import Rows, read_events, read_rows
 
-__all__ = ["Past", "find_past", "mode_of"]
+__all__ = ["Past", "find_past", "check_mode"]
 
 # Whose change makes another run of it: of run.json.
 _DECIDING = (
@@ -29,8 +29,6 @@ _COLUMNS_1 = (  # of format 1
 )
 _COLUMNS = f"{_COLUMNS_1},repeat,configuration,n_novel,excess,dropped"
 _PIECE = 1 << 16
-
-Table = NDArray[Any]
 
 
 @dataclass
@@ -80,15 +78,15 @@ class Past:
     """
 
     format: int
-    state: State
+    state: ResumeState
     status: str
     thresholds: dict[str, Any] | None
     same: bool
     started: str
     resumed: list[str]
     evaluations: Evaluations
-    open_rows: Table
-    considered: Table
+    open_rows: Rows
+    considered: Rows
     at_rows: NDArray[np.int64]
     rows: int = 0
     flagged: int = 0
@@ -123,7 +121,7 @@ class Past:
         return f"run {self.last.run} after step {self.last.step}: {self.rows} evaluations, {n_candidates} frames kept"
 
 
-def mode_of(resume: Any, overwrite: bool) -> bool | str:
+def check_mode(resume: Any, overwrite: bool) -> bool | str:
     """Check `resume`; `InputError` if it is none."""
     if resume not in (True, False, "anyway") or not isinstance(resume, (bool, str)):
         raise InputError(f'resume must be true, false or "anyway", not {resume!r}')
@@ -176,13 +174,13 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
             raise OutputError(f"{folder.path}: run.json is missing or damaged: what is there cannot be resumed")
         return None
     about, content = found
-    others = _differences(content, now)
+    others = _find_differences(content, now)
     if others and mode != "anyway":
         raise OutputError(
             f"{folder.path} holds a run that was watched otherwise: {'; '.join(others)}. Choose another output, "
             'or say resume = "anyway"'
         )
-    path, head = folder.path / "monitor.csv", _head_of(folder)
+    path, head = folder.path / "monitor.csv", _read_head(folder)
     if head not in ("", _COLUMNS, _COLUMNS_1):
         raise OutputError(f"{path} has other columns: it is of another version, and cannot be resumed")
     rows, damaged = read_rows(path)
@@ -201,11 +199,13 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
         same=not {"index", "select", "halt"} & {other.split()[0] for other in others},
         started=about.started,
         resumed=[*about.resumed, stamp],
-        evaluations=Evaluations(rows["run"], rows["step"], rows["repeat"], _marks(rows["configuration"]), rows["max"]),
+        evaluations=Evaluations(
+            rows["run"], rows["step"], rows["repeat"], _parse_marks(rows["configuration"]), rows["max"]
+        ),
         open_rows=rows,
         considered=rows[is_considered],
         at_rows=np.flatnonzero(is_considered),
-        rows_end=_end_of_lines(folder, "monitor.csv"),
+        rows_end=_find_end_of_lines(folder, "monitor.csv"),
         lacks_columns=head == _COLUMNS_1,
         events=events,
     )
@@ -214,7 +214,7 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
     return past
 
 
-def _find_base(past: Past, rows: Table) -> None:
+def _find_base(past: Past, rows: Rows) -> None:
     """Find what was selected, as far as a run of format 1 told of it in run.json."""
     state = past.state
     past.base = state.base
@@ -227,7 +227,7 @@ def _find_base(past: Past, rows: Table) -> None:
     past.base_rows = 0 if past.base is None else past.base.rows
 
 
-def _head_of(folder: HeldFolder) -> str:
+def _read_head(folder: HeldFolder) -> str:
     if not folder.exists("monitor.csv"):
         return ""
     with folder.open("monitor.csv") as file:
@@ -242,7 +242,7 @@ def _check_started(path: Path, started: str) -> None:
         raise OutputError(f"{path}: started: {started!r} is no date") from None
 
 
-def _differences(content: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def _find_differences(content: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return what decides and is not as it was, in words that begin with its name."""
     before, index = content["index"], now["index"]
     others = []
@@ -256,7 +256,7 @@ def _differences(content: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-def _count(past: Past, rows: Table) -> None:
+def _count(past: Past, rows: Rows) -> None:
     """Take over what the rows hold."""
     past.rows = len(rows)
     if not len(rows):
@@ -283,7 +283,7 @@ def _count(past: Past, rows: Table) -> None:
     past.halts = {Key(*key) for key in keys} - {past.unseen_halt}
 
 
-def _marks(texts: NDArray[np.str_]) -> NDArray[np.float64]:
+def _parse_marks(texts: NDArray[np.str_]) -> NDArray[np.float64]:
     """Return the marks that a column tells; nan where it tells none."""
     marks = np.full((len(texts), 2), np.nan)
     for place in np.flatnonzero(texts != ""):
@@ -295,7 +295,7 @@ def _marks(texts: NDArray[np.str_]) -> NDArray[np.float64]:
     return marks
 
 
-def _end_of_lines(folder: HeldFolder, name: str) -> int:
+def _find_end_of_lines(folder: HeldFolder, name: str) -> int:
     """Return the size of a file without what follows its last line end; 0 if it is not there."""
     if not folder.exists(name):
         return 0

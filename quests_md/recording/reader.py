@@ -243,7 +243,7 @@ def read_events(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """
     events: list[dict[str, Any]] = []
     damaged: list[int] = []
-    for number, line in enumerate(_whole_lines(path), start=1):
+    for number, line in enumerate(_read_whole_lines(path), start=1):
         try:
             event = json.loads(line)
         except ValueError:
@@ -255,7 +255,7 @@ def read_events(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     return events, damaged
 
 
-def _whole_lines(path: Path) -> list[bytes]:
+def _read_whole_lines(path: Path) -> list[bytes]:
     try:
         return path.read_bytes().split(b"\n")[:-1]
     except (FileNotFoundError, NotADirectoryError):
@@ -296,12 +296,12 @@ def read_rows(path: Path) -> tuple[Rows, list[int]]:
     damaged: list[int] = []
     try:
         with open(path, "rb") as file:
-            columns = _columns(path, file.readline())
+            columns = _parse_head(path, file.readline())
             first, rest = 2, b""
             while columns and (piece := file.read(_PIECE)):
                 whole, end, rest = (rest + piece).rpartition(b"\n")
                 lines = whole.decode(errors="replace").split("\n") if end else []
-                for part, bad in _parsed(lines, columns, first):
+                for part, bad in _parse_lines(lines, columns, first):
                     damaged += bad
                     parts += [part] if len(part) else []
                 first += len(lines)
@@ -309,7 +309,7 @@ def read_rows(path: Path) -> tuple[Rows, list[int]]:
         pass
     except OSError as error:
         raise OutputError(f"{path}: cannot be read: {error.strerror}") from error
-    return _joined(parts), damaged
+    return _join(parts), damaged
 
 
 def read_last_row(path: Path) -> np.void | None:
@@ -322,7 +322,7 @@ def read_last_row(path: Path) -> np.void | None:
     """
     try:
         with open(path, "rb") as file:
-            columns = _columns(path, file.readline())
+            columns = _parse_head(path, file.readline())
             begin = file.tell()
             file.seek(max(begin, file.seek(0, os.SEEK_END) - _TAIL))
             lines = file.read().split(b"\n")[:-1]
@@ -332,11 +332,11 @@ def read_last_row(path: Path) -> np.void | None:
         raise OutputError(f"{path}: cannot be read: {error.strerror}") from error
     if not columns or not lines:
         return None
-    rows = _joined([part for part, _ in _parsed([lines[-1].decode(errors="replace")], columns, 0)])
+    rows = _join([part for part, _ in _parse_lines([lines[-1].decode(errors="replace")], columns, 0)])
     return rows[0] if len(rows) else None
 
 
-def _columns(path: Path, head: bytes) -> list[str]:
+def _parse_head(path: Path, head: bytes) -> list[str]:
     """Return the names of the columns; none where even the first line is not whole. One that is not known has no name.
 
     Raises
@@ -354,30 +354,30 @@ def _columns(path: Path, head: bytes) -> list[str]:
     return names
 
 
-def _parsed(lines: Sequence[str], columns: Sequence[str], first: int) -> Iterator[tuple[Rows, list[int]]]:
+def _parse_lines(lines: Sequence[str], columns: Sequence[str], first: int) -> Iterator[tuple[Rows, list[int]]]:
     """Yield parsed rows and the numbers of damaged lines; `first` is the number of the first line.
 
     numpy tells of many lines that one is damaged. Halves of them are tried until that one is alone.
     """
     if not lines:
         return
-    rows = _parse(lines, columns)
+    rows = _parse_table(lines, columns)
     if rows is not None:
         yield rows, []
     elif len(lines) == 1:
         yield np.empty(0, []), [first]
     else:
         half = len(lines) // 2
-        yield from _parsed(lines[:half], columns, first)
-        yield from _parsed(lines[half:], columns, first + half)
+        yield from _parse_lines(lines[:half], columns, first)
+        yield from _parse_lines(lines[half:], columns, first + half)
 
 
-def _parse(lines: Sequence[str], columns: Sequence[str]) -> Rows | None:
+def _parse_table(lines: Sequence[str], columns: Sequence[str]) -> Rows | None:
     """Return lines as rows; None if one of them is none."""
     width = _WIDTH
     while True:
         # A column that is not known is read as one letter: a row must have it, whatever it is.
-        kinds = [(name or f"_{c}", _kind(name, width) if name else "U1") for c, name in enumerate(columns)]
+        kinds = [(name or f"_{c}", _get_kind(name, width) if name else "U1") for c, name in enumerate(columns)]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # numpy only warns of 1.5 as a whole number
@@ -389,19 +389,19 @@ def _parse(lines: Sequence[str], columns: Sequence[str]) -> Rows | None:
         if "saved" in columns and not np.isin(rows["saved"], (0, 1)).all():
             return None
         texts = [rows[name] for name in columns if isinstance(DEFAULTS.get(name), str)]
-        if all(_longest(text) < width for text in texts):
+        if all(_find_longest(text) < width for text in texts):
             return rows
         width *= 8  # one may have been cut
 
 
-def _longest(texts: NDArray[np.str_]) -> int:
+def _find_longest(texts: NDArray[np.str_]) -> int:
     """Return the length of the longest text; numpy's own way, a text at a time, takes ten times as long."""
     codes = np.ascontiguousarray(texts).view(np.uint32).reshape(len(texts), -1)
     used = np.flatnonzero(codes.any(axis=0))
     return int(used[-1]) + 1 if len(used) else 0
 
 
-def _kind(name: str, width: int) -> str:
+def _get_kind(name: str, width: int) -> str:
     """Return the type of a column as it is parsed."""
     default = DEFAULTS[name]
     if isinstance(default, str):
@@ -409,15 +409,15 @@ def _kind(name: str, width: int) -> str:
     return "f8" if isinstance(default, float) else "i8"  # truth values are 0 and 1
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def _join(parts: list[Rows]) -> Rows:
     """Return one table of all parts, which are emptied on the way: a long run's rows take much memory."""
     kinds: list[tuple[str, str]] = []
     for name, default in DEFAULTS.items():
         if isinstance(default, str):
-            found = [_longest(part[name]) for part in parts if name in (part.dtype.names or ())]
+            found = [_find_longest(part[name]) for part in parts if name in (part.dtype.names or ())]
             kinds.append((name, f"U{max([1, *found])}"))
         else:
-            kinds.append((name, "?" if isinstance(default, bool) else _kind(name, 0)))
+            kinds.append((name, "?" if isinstance(default, bool) else _get_kind(name, 0)))
     rows = np.empty(sum(map(len, parts)), dtype=kinds)
     end = len(rows)
     while parts:
@@ -446,7 +446,7 @@ def iterate_frames(path: Path) -> Iterator[Any]:
     """
     import ase.io
 
-    for number, (first, lines) in enumerate(_blocks(path)):
+    for number, (first, lines) in enumerate(_iterate_blocks(path)):
         text = io.TextIOWrapper(io.BytesIO(b"".join(lines)), encoding="utf-8")
         try:
             # One rank reads: ASE's own way under MPI is collective.
@@ -460,21 +460,21 @@ def iterate_frames(path: Path) -> Iterator[Any]:
 
 def count_frames(path: Path) -> int:
     """Return how many whole frames an extxyz file of a run holds; `OutputError` as `iterate_frames`."""
-    return sum(1 for _ in _blocks(path))
+    return sum(1 for _ in _iterate_blocks(path))
 
 
-def _blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:
+def _iterate_blocks(path: Path) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the first byte and the lines of every whole frame."""
     try:
         with open(path, "rb") as file:
-            yield from _blocks_of(file, path)
+            yield from _iterate_blocks_of(file, path)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise OutputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _blocks_of(file: BinaryIO, path: Path) -> Iterator[tuple[int, list[bytes]]]:
+def _iterate_blocks_of(file: BinaryIO, path: Path) -> Iterator[tuple[int, list[bytes]]]:
     first = 0
     for number in itertools.count():
         count = file.readline()

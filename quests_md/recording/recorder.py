@@ -19,7 +19,17 @@ from ..monitor import Band, Decision, Key, Monitor
 from .past import Past
 from .reader import iterate_frames
 
-__all__ = ["ALL_BANDS", "FrameFile", "Moment", "Place", "Recorder", "Whole", "as_ours", "key_info", "say_cut"]
+__all__ = [
+    "ALL_BANDS",
+    "FrameFile",
+    "Moment",
+    "Place",
+    "Recorder",
+    "Whole",
+    "to_quests_error",
+    "describe_key",
+    "say_cut",
+]
 
 _Result = TypeVar("_Result")
 
@@ -88,7 +98,7 @@ class Moment:
         """Return what a saved frame says of itself."""
         decision, key = self.decision, self.key
         return {
-            **key_info(key),
+            **describe_key(key),
             "time": self.frame.time,
             "dH_max": decision.maximum,
             "dH_max_id": decision.max_id,
@@ -101,7 +111,7 @@ class Moment:
         """Return the frame of all ranks on rank 0, None elsewhere. Collective; gathered once."""
         if not self._whole:
             parts = comm.gather((self.frame, self.decision.dH, self.columns))
-            self._whole.append(on_root(comm, lambda: _assembled(parts or ())))
+            self._whole.append(on_root(comm, lambda: _assemble(parts or ())))
         return self._whole[0]
 
     def forget_whole(self) -> None:
@@ -109,13 +119,13 @@ class Moment:
         self._whole.clear()
 
 
-def key_info(key: Key) -> dict[str, Any]:
+def describe_key(key: Key) -> dict[str, Any]:
     """Return a key as the first entries of a saved frame's info."""
     repeat = {"repeat": key.repeat} if key.repeat else {}
     return {"run": key.run, "step": int(key.step), **repeat}
 
 
-def _assembled(parts: Sequence[tuple[Frame, NDArray[np.float64], dict[str, NDArray[Any]]]]) -> Whole:
+def _assemble(parts: Sequence[tuple[Frame, NDArray[np.float64], dict[str, NDArray[Any]]]]) -> Whole:
     frame, order = merge([part[0] for part in parts])
     more = {name: np.concatenate([part[2][name] for part in parts])[order] for name in parts[0][2]}
     return Whole(frame, np.concatenate([part[1] for part in parts])[order], more)
@@ -160,7 +170,7 @@ class Place:
         return on_root(self.comm, acted)
 
 
-def as_ours(failure: Exception, where: str) -> QuestsError:
+def to_quests_error(failure: Exception, where: str) -> QuestsError:
     """Return a failure as an error of ours: memory that is out, say, or a mistake in this program."""
     if isinstance(failure, QuestsError):
         return failure

@@ -6,7 +6,7 @@ from ..errors import OutputError
 from .past import Past
 from .recorder import Moment, Place, Recorder, say_cut
 
-__all__ = ["COLUMNS", "ROWS", "Rows"]
+__all__ = ["COLUMNS", "ROWS", "RowLines"]
 
 ROWS = "monitor.csv"
 COLUMNS = (
@@ -17,7 +17,7 @@ COLUMNS = (
 _HEAD = (",".join(COLUMNS) + "\n").encode()
 
 
-class Rows(Recorder):
+class RowLines(Recorder):
     """Write the rows; rank 0 does.
 
     Attributes

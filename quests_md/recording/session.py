@@ -25,7 +25,7 @@ from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Band, Decision, Key, Monitor
 from ..toml import parse_seconds
-from .about import ABOUT, begin_folder, describe, is_overwriting, json_value, write_about
+from .about import ABOUT, begin_folder, describe, is_overwriting, to_json, write_about
 from .candidates import Candidates
 from .commands import Commands, Hook
 from .ending import Cost, Ending
@@ -33,9 +33,9 @@ from .events import EventLines, replay_events
 from .history import History
 from .last import Implausible, Last
 from .live_reference import LiveReference, reference_of
-from .past import Past, find_past, mode_of
-from .recorder import Moment, Place, Recorder, as_ours
-from .rows import Rows
+from .past import Past, check_mode, find_past
+from .recorder import Moment, Place, Recorder, to_quests_error
+from .rows import RowLines
 
 __all__ = ["Session"]
 
@@ -129,7 +129,7 @@ class Session:
         wall_time: float | str | None = None,
         host: str = "python",
     ) -> None:
-        mode, limit = mode_of(resume, overwrite), None if wall_time is None else parse_seconds(wall_time)
+        mode, limit = check_mode(resume, overwrite), None if wall_time is None else parse_seconds(wall_time)
         if on_error not in ("stop", "warn"):
             raise InputError(f'on_error must be "stop" or "warn", not {on_error!r}')
         self.monitor = monitor
@@ -166,7 +166,7 @@ class Session:
         self._history = History(place, history, after)
         hooks = {"on_select": on_select, "on_halt": on_halt, "on_event": on_event}
         self._commands = Commands(place, hooks, commands_at_once)
-        self._rows, self._events, self._last = Rows(place), EventLines(place), Last(place)
+        self._rows, self._events, self._last = RowLines(place), EventLines(place), Last(place)
         # In the order in which they see an evaluation; its row is the last.
         self._recorders: list[Recorder] = [
             Implausible(place), self._candidates, self._history, self._events, self._commands,
@@ -222,18 +222,18 @@ class Session:
     # -- the beginning -----------------------------------------------------------------------------------------------
 
     @property
-    def _all(self) -> list[Recorder]:
+    def _every_recorder(self) -> list[Recorder]:
         return [self._rows, *self._recorders, self._last, self._live]
 
     def _begin(self, mode: bool | str, overwrite: bool) -> None:
         """Take the folder for a new run, or go on with the one that is in it. Collective."""
-        names = tuple(name for recorder in self._all for name in recorder.files)
+        names = tuple(name for recorder in self._every_recorder for name in recorder.files)
         past = None
         if mode and self.monitor.comm.broadcast(self.place.on_root(lambda: is_overwriting(self._folder))):
             mode, overwrite = False, True
         if mode:
             self._live.open()
-            past = find_past(self._folder, names, self.monitor.comm, json_value(self._describe()), mode)
+            past = find_past(self._folder, names, self.monitor.comm, to_json(self._describe()), mode)
         if past is None:
             self.place.on_root(lambda: begin_folder(self._folder, names, self._describe(), overwrite))
             return
@@ -258,9 +258,9 @@ class Session:
         monitor.visits.resume(past.evaluations)
         replay_events(monitor.events, past.open_rows, past.events_before)
         self._resolved = monitor.thresholds.resolved is not None
-        for recorder in self._all:
+        for recorder in self._every_recorder:
             recorder.resume(past)
-        self._plausible, newest = self._history.last_plausible(), self._history.held(past.last)
+        self._plausible, newest = self._history.find_last_plausible(), self._history.find(past.last)
         if newest is not None:
             self._last.moment = newest
 
@@ -324,7 +324,7 @@ class Session:
         if step % self._every:
             return Decision(step, evaluated=False)
         if self.given_up:
-            return _unwatched(frame, step)
+            return _make_unwatched(frame, step)
         started = time.perf_counter()
         try:
             if self._is_limited:
@@ -340,11 +340,11 @@ class Session:
                 frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
             return self._seen_again(frame, decision) if decision.again else self._record(frame, decision, started)
         except Exception as caught:  # noqa: BLE001 - it is raised, or told of, as one of ours
-            failure = self._of_all(caught, f"watching failed at step {step}")
+            failure = self._to_shared_error(caught, f"watching failed at step {step}")
             with contextlib.suppress(QuestsError):
                 self._last.close()
             self._fail_together(failure)
-            return _unwatched(frame, step)
+            return _make_unwatched(frame, step)
 
     def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
         """Record a new evaluation; return what the host is to do."""
@@ -352,7 +352,7 @@ class Session:
             decision = self._candidates.judge(decision)
         if not self._resolved:
             self._say_thresholds()
-        moment = self._moment(frame, decision)
+        moment = self._make_moment(frame, decision)
         self.decision = decision
         self.n_evaluated += 1
         if decision.band is Band.CANDIDATE or decision.band is Band.HALT:
@@ -377,7 +377,7 @@ class Session:
             self._halt(moment)
         return decision
 
-    def _moment(self, frame: Frame, decision: Decision) -> Moment:
+    def _make_moment(self, frame: Frame, decision: Decision) -> Moment:
         """Return the moment of a new evaluation: a copy of the frame, in memory that nobody needs any more."""
         moment = Moment(frame.local(self._spare), decision)
         out, is_broken = self._present, decision.band is Band.IMPLAUSIBLE
@@ -476,7 +476,7 @@ class Session:
             self._write_about()
             raise_together(self.monitor.comm, self._rows.unwritten or self._history.unwritten)
         except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
-            self._fail_together(self._of_all(failure, "watching failed"))
+            self._fail_together(self._to_shared_error(failure, "watching failed"))
 
     def close(self) -> None:
         """Write what is left, as `flush` does, and end the session. Collective; may be called again."""
@@ -488,7 +488,7 @@ class Session:
                 if recorder is not self._events:
                     recorder.close()
         except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
-            self._fail_together(self._of_all(failure, "watching failed"))
+            self._fail_together(self._to_shared_error(failure, "watching failed"))
         if not self._ended:
             self.flush()
         self._end("finished" if self.status == "running" else self.status, self.reason)
@@ -549,7 +549,7 @@ class Session:
 
     def _describe(self) -> dict[str, Any]:
         state: dict[str, Any] = {**self.monitor.state(), "halted": self._halted}
-        for recorder in self._all:
+        for recorder in self._every_recorder:
             state |= recorder.state()
         counts = {
             "started": self._began.isoformat(timespec="seconds"),
@@ -564,12 +564,12 @@ class Session:
         ended = {"status": self.status, "reason": self.reason, "host": self.host}
         return describe(self.monitor, ended, self.settings, counts, state, self._live.describe())
 
-    def _of_all(self, failure: Exception, where: str) -> QuestsError:
+    def _to_shared_error(self, failure: Exception, where: str) -> QuestsError:
         """Return a failure as one of ours; one that the other ranks have not heard of ends the session, and is raised.
 
         They may be waiting for this rank: whoever runs them must end them, as for any error of one rank.
         """
-        ours = as_ours(failure, where)
+        ours = to_quests_error(failure, where)
         if ours is not failure and self.monitor.comm.size > 1:
             self._end("failed", str(ours))
             raise failure
@@ -619,7 +619,7 @@ class Session:
             self._end("finished" if self.status == "running" else self.status, self.reason)
 
 
-def _unwatched(frame: Frame | None, step: int) -> Decision:
+def _make_unwatched(frame: Frame | None, step: int) -> Decision:
     """Return what is published of a frame when watching has been given up: inf, for nan stops nobody."""
     n = 0 if frame is None else frame.n_local or 0
     return Decision(step, evaluated=False, maximum=math.inf, mean=math.inf, dH=np.full(n, math.inf))

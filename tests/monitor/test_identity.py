@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from quests_md import Frame
 from quests_md.kernels.configuration import add_mark
 from quests_md.monitor import Evaluations, Key, Visits
-from quests_md.monitor._decision import is_same, mark_of, place_of
+from quests_md.monitor._decision import compute_cell_mark, compute_mark, is_same
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -38,7 +38,7 @@ def frame_of(atoms, order=None, ids=None):
 
 
 def mark(frame):
-    one, other = mark_of(frame) + place_of(frame)
+    one, other = compute_mark(frame) + compute_cell_mark(frame)
     return float(one), float(other)
 
 
@@ -68,7 +68,7 @@ def test_the_mark_is_that_of_the_naive_twin():
     atoms = bulk("Cu", cubic=True) * (2, 1, 3)
     atoms.rattle(0.1, seed=1)
     frame = frame_of(atoms)
-    np.testing.assert_allclose(mark_of(frame), naive_mark(frame), rtol=1e-12)
+    np.testing.assert_allclose(compute_mark(frame), naive_mark(frame), rtol=1e-12)
 
 
 @settings(deadline=None)
@@ -81,7 +81,7 @@ def test_order_ranks_and_whole_cell_vectors_change_nothing(seed, pbc):
     assert is_same(known, mark(frame_of(moved, order)), 32)
     ids = np.arange(32) * 3 + 1
     parts = [order[rank::3] for rank in range(3)]
-    total = sum(mark_of(frame_of(moved, part, ids)) for part in parts) + place_of(frame_of(moved))
+    total = sum(compute_mark(frame_of(moved, part, ids)) for part in parts) + compute_cell_mark(frame_of(moved))
     assert is_same(known, tuple(total.tolist()), 32)
 
 
@@ -161,7 +161,7 @@ def test_arrays_of_any_kind_are_compiled_for_once():
 
 
 def test_a_frame_without_atoms_has_a_mark():
-    assert mark_of(Frame(np.empty((0, 3)), np.empty(0, np.int64))).tolist() == [0.0, 0.0]
+    assert compute_mark(Frame(np.empty((0, 3)), np.empty(0, np.int64))).tolist() == [0.0, 0.0]
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_the_same_visits_find_their_rows_after_a_resume(made, known):
     found = keys_of(after, made)
     if len({key.run for key in rows}) <= 1:  # of several runs with the same configurations it is the last one
         assert [key for key, _ in found] == [key for key, _ in expected]
-        assert [again for _, again in found] == [again or Key.of(key) in rows for key, again in expected]
+        assert [again for _, again in found] == [again or Key.parse(key) in rows for key, again in expected]
 
 
 def past_of(rows):
@@ -260,7 +260,7 @@ def test_every_rank_gives_the_same_keys():
         frames = [frame_of(atoms_of(seed), np.arange(32)[comm.rank :: comm.size]) for seed in (1, 1, 2)]
         found = []
         for frame in frames:
-            total = comm.allgather(mark_of(frame)).sum(axis=0) + place_of(frame)
+            total = comm.allgather(compute_mark(frame)).sum(axis=0) + compute_cell_mark(frame)
             found.append(visits.visit(0, tuple(total.tolist()), 32))
         return found
 

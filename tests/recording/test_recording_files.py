@@ -25,7 +25,7 @@ from quests_md.files.extxyz import format_frame, format_parts
 from quests_md.monitor import Key
 from quests_md.recording import Moment, Place
 from quests_md.recording.reader import read_rows
-from quests_md.recording.rows import COLUMNS, Rows
+from quests_md.recording.rows import COLUMNS, RowLines
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_frames_follow_one_another(tmp_path):
 def test_numbers_of_rows_are_read_back(tmp_path_factory, index, values, step):
     """Whatever a row holds, reading it gives the same double, and the same whole number."""
     path = tmp_path_factory.mktemp("rows")
-    rows = Rows(Place(held(path), Monitor(index, select=1.0, halt=2.0)))
+    rows = RowLines(Place(held(path), Monitor(index, select=1.0, halt=2.0)))
     names = ("maximum", "mean", "q50", "q99", "novelty", "force_error", "excess")
     for time, *numbers in values:
         decision = Decision(step, evaluated=True, max_id=2**62 + 1, n=np.int64(3), save=np.bool_(True), repeat=4)
