@@ -1,4 +1,9 @@
-"""The schema of quests.toml. Its keys are the keyword names of ``attach`` and ``Session``, one for one."""
+"""The keys of quests.toml, each described once: what it means, its type, its range, its default.
+
+They are the keyword names of ``attach`` and ``Session``, one for one. From here come the file that ``quests-md config
+init`` writes, the tables of docs/configuration.md (scripts/write-keys writes them), the options of ``quests-md watch``
+and the keywords in docstrings.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,11 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
+from pydantic.fields import FieldInfo
 
 from .errors import InputError
 from .index import check_threshold
@@ -18,163 +23,179 @@ from .information import DEFAULT_BANDWIDTH, check_bandwidth
 from .selection import check_cutout
 from .toml import make_settings, read_toml, parse_seconds
 
-__all__ = ["RunConfig"]
+__all__ = ["Bandwidth", "RunConfig", "describe_keys", "explain", "group_keys", "write_tables", "write_template"]
+
+_Type = TypeVar("_Type", bound=type)
 
 
-def _time(value: Any) -> Any:
-    parse_seconds(value)
-    return value
+# -- types of keys -----------------------------------------------------------------------------------------------------
 
 
-def _threshold(value: Any, info: pydantic.ValidationInfo) -> Any:
-    check_threshold(str(info.field_name), value)
-    return value
-
-
-def _bandwidth(value: Any) -> Any:
+def _check_bandwidth(value: Any) -> Any:
     if value != "auto":
         check_bandwidth(value)
     return value
 
 
-def _cutout(value: Any) -> Any:
+def _check_threshold(value: Any, info: pydantic.ValidationInfo) -> Any:
+    check_threshold(str(info.field_name), value)
+    return value
+
+
+def _check_cutout(value: Any) -> Any:
     check_cutout(value)
     return value
 
 
-_Threshold = Annotated[Any, pydantic.AfterValidator(_threshold)]
-_Cutout = Annotated[dict[str, Any], pydantic.AfterValidator(_cutout)]
-_Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
-
-
-def _resume(value: Any) -> Any:
+def _check_resume(value: Any) -> Any:
     if not (isinstance(value, bool) or value == "anyway"):
         raise InputError(f'resume must be true, false or "anyway", not {value!r}')
     return value
 
 
-_Resume = Annotated[Any, pydantic.AfterValidator(_resume)]
-_Time = Annotated[Any, pydantic.AfterValidator(_time)]
+def _check_time(value: Any) -> Any:
+    parse_seconds(value)
+    return value
+
+
+Bandwidth = Annotated[Any, pydantic.AfterValidator(_check_bandwidth)]  # a number in 1/Å, or the word "auto"
+_Threshold = Annotated[Any, pydantic.AfterValidator(_check_threshold)]
+_Cutout = Annotated[dict[str, Any], pydantic.AfterValidator(_check_cutout)]
+_Resume = Annotated[Any, pydantic.AfterValidator(_check_resume)]
+_Time = Annotated[Any, pydantic.AfterValidator(_check_time)]  # it stays as it was given: seconds, or "hh:mm:ss"
+_Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
+_Symbols = Annotated[tuple[str, ...], pydantic.Strict(False)]
+
+
+# -- the keys ----------------------------------------------------------------------------------------------------------
+
+# The first key of each group, and the heading of the group.
+_GROUPS = {
+    "reference": "Reference", "select": "Thresholds", "every": "Evaluation", "consecutive": "Events",
+    "save_every": "Saving", "min_distance": "Broken frames", "output": "Files", "on_error": "Stopping",
+    "on_select": "Commands", "elements": "LAMMPS",
+}  # fmt: skip
 
 
 class RunConfig(pydantic.BaseModel):
     """What a watched run is told. Paths are relative to the working folder, as in a LAMMPS input script.
 
-    Attributes
-    ----------
-    reference
-        "index": what `index` names. "live": the run's own frames, of `span` steps after `skip`, and no `index`.
-    index
-        Path of the index file. No default, but with a live reference.
-    k, cutoff
-        What the index must have been built with (`cutoff` in Å); an index of other values is refused.
-        Default: any. Of a live reference: what it is built with, 32 and 5.0 by default.
-    skip, span
-        Live reference: steps from the first frame on that are not learned from, and steps that are.
-    species, bandwidth
-        Live reference: how elements enter the descriptor, and h in 1/Å or "auto".
-    select, halt
-        dH above which a frame is saved, and above which the run stops: nats, nats for each element, or what the
-        calibration of the index turns into nats ({ false_alarm = 0.01 }, { force_error = 0.3 }). No default.
-    min_atoms, min_fraction
-        So many atoms, and such a share of the watched ones, must lie above a threshold for the frame to.
-    consecutive, release
-        So many evaluated frames in a row begin and end an event; dH (nats) to which the largest must fall before it
-        ends, default `select`.
-    every, save_every
-        Steps between evaluations; least number of steps between saved candidates.
-    novelty, budget
-        Save a candidate only if it adds information to the index and to what the run has kept; the most candidates
-        to keep.
-    cutout
-        Cut-outs of the candidates, for frames too large for an oracle: a table with the radius of the core (Å) and, if
-        wanted, margin or potential_range, shape, vacuum, passivate and most.
-    history, after
-        Evaluated frames before the beginning of an event, and after it, that are written to history.extxyz.
-    min_distance, implausible
-        Share of the smallest distances of the reference below which two atoms overlap; what a frame that is
-        implausible does to the run: "stop", with an error, or "continue".
-    output
-        Folder for the files of the run.
-    overwrite
-        Replace the files of an earlier run in that folder; otherwise it is refused.
-    resume
-        Go on with the run in that folder, if there is one; "anyway": though the index, or a setting that decides, is
-        another one.
-    on_error
-        "stop": a failure of watching ends the run. "warn": it goes on without being watched, and dH is inf.
-    wall_time
-        Seconds, or "hh:mm:ss", after which the run is told to stop at its next evaluation.
-    on_select, on_halt, on_event
-        Commands, as lists of arguments, that are started when a candidate has been saved, when the run is told to
-        stop, and when an event begins or ends.
-    commands_at_once
-        How many of these commands may run at once; others wait for their turn.
-    values
-        "exact": every published dH is exact. "flagged", much faster: exact above `select`, for the frame's maximum and
-        in saved frames, certified upper bounds elsewhere; the decisions are the same.
-    precision
-        Of exact values where they decide nothing: "single", or "double", which takes about twice the time.
-    threads
-        Threads per rank.
-    elements
-        LAMMPS: chemical symbol of every atom type, in order; "NULL" for sites that are no atoms.
-    check_masses
-        LAMMPS: refuse elements that do not fit the masses of the types.
-    group
-        LAMMPS: the group whose atoms are watched; neighbours are always all atoms.
-    skin
-        LAMMPS: what ``neighbor`` was set to, in LAMMPS's length unit; default that of the units.
-    length_unit
-        LAMMPS, ``units lj``: how many Å one length unit is.
-    restart_file
-        LAMMPS, driven from Python: the restart file that is written when the run has been told to stop.
+    {keys}
     """
 
-    # Strict: `select = true` and `select = "5"` are mistakes, not 1.0 and 5.0.
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Strict: `select = true` and `select = "5"` are mistakes, not 1.0 and 5.0. The text below a key is its description,
+    # in Markdown: its links are those of docs/configuration.md. A key without a default has an example.
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     reference: Literal["index", "live"] = "index"
-    index: str | None = None
-    k: pydantic.PositiveInt | None = None
-    cutoff: pydantic.PositiveFloat | None = None
+    """What dH is measured against. `"index"`: the file that `index` names. `"live"`: the first frames of the run itself
+    ([a live reference](live_reference.md)), those of `span` steps after `skip`."""
+    index: str | None = pydantic.Field(None, examples=["reference.qindex"])
+    """Path of the index file. Must be given, except with a live reference."""
+    k: pydantic.PositiveInt | None = pydantic.Field(None, examples=[32])
+    """Number of nearest neighbours in the descriptor. An index that was built with another number is refused; not set,
+    any is taken. A live reference is built with it, by default with 32."""
+    cutoff: pydantic.PositiveFloat | None = pydantic.Field(None, examples=[5.0])
+    """Cutoff of the descriptor in Å, checked and used as `k` is. The default of a live reference is 5.0."""
     skip: pydantic.NonNegativeInt = 0
-    span: pydantic.PositiveInt | None = None
-    species: str | None = None
-    bandwidth: Annotated[Any, pydantic.AfterValidator(_bandwidth)] = DEFAULT_BANDWIDTH
-    select: _Threshold
-    halt: _Threshold
+    """Live reference: number of steps, from the first frame on, that it does not learn from."""
+    span: pydantic.PositiveInt | None = pydantic.Field(None, examples=[100_000])
+    """Live reference: number of steps after these that it learns from. Must be given with it; take at least ten
+    correlation times."""
+    species: str | None = pydantic.Field(None, examples=["ignore"])
+    """Live reference: how elements enter its descriptor, `"neighbours"`, `"full"`, `"centre"` or `"ignore"`. Must be
+    given for two elements or more."""
+    bandwidth: Bandwidth = DEFAULT_BANDWIDTH
+    """Live reference: the bandwidth h in 1/Å, or `"auto"`, by the volume per atom."""
+
+    select: _Threshold = pydantic.Field(examples=[5.0])
+    """dH above which a frame is saved. A number of nats, nats for each element (`{ Si = 5.0, C = 8.0 }`), or what the
+    calibration of the index turns into nats: [a false-alarm rate or a force error](thresholds.md) (`{ false_alarm =
+    0.01 }`, `{ force_error = 0.3 }`)."""
+    halt: _Threshold = pydantic.Field(examples=[20.0])
+    """dH above which the run stops, given in the same ways. It must be at least `select`."""
     min_atoms: pydantic.PositiveInt = 1
-    min_fraction: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.0
-    consecutive: pydantic.PositiveInt = 3
-    release: float | None = None
+    """Number of watched atoms that must lie above a threshold before the frame does."""
+    min_fraction: float = pydantic.Field(0.0, ge=0, le=1)
+    """Share of the watched atoms, from 0 to 1, that must lie above it, too."""
+
     every: pydantic.PositiveInt = 1
-    save_every: pydantic.PositiveInt = 1
-    novelty: bool = True
-    budget: pydantic.PositiveInt | None = None
-    cutout: _Cutout | None = None
-    history: pydantic.NonNegativeInt = 0
-    after: pydantic.NonNegativeInt = 0
-    min_distance: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.5
-    implausible: Literal["stop", "continue"] = "stop"
-    output: str = "uq"
-    overwrite: bool = False
-    resume: _Resume = False
-    on_error: Literal["stop", "warn"] = "stop"
-    wall_time: _Time | None = None
-    on_select: _Command | None = None
-    on_halt: _Command | None = None
-    on_event: _Command | None = None
-    commands_at_once: pydantic.PositiveInt = 16
+    """Evaluate frames whose step is a multiple of this."""
     values: Literal["exact", "flagged"] = "exact"
+    """`"exact"`: every published dH is exact. `"flagged"`: dH is exact [where it
+    decides](monitor.md#exact-values-and-flagged-ones) (above `select`, for the frame's maximum and in saved frames),
+    and a certified upper bound elsewhere. The decisions are the same, and it is much faster."""
     precision: Literal["single", "double"] = "single"
+    """Precision of exact dH where it decides nothing. `"single"` errs by less than max(1e-4, 1e-6·abs(dH)) nats,
+    `"double"` by less than 1e-10; it takes about twice the time."""
     threads: pydantic.PositiveInt = 1
-    elements: Annotated[tuple[str, ...] | None, pydantic.Strict(False)] = None
+    """Number of threads that each rank uses."""
+
+    consecutive: pydantic.PositiveInt = 3
+    """How many evaluated frames in a row above `select` [begin an event](monitor.md#events), and how many that are not
+    above it end it. Only frames of an event are saved, and frames that halt the run."""
+    release: float | None = pydantic.Field(None, examples=[3.0])
+    """dH in nats to which the largest dH must fall before an event can end. Not set, it is `select`."""
+    history: pydantic.NonNegativeInt = 0
+    """Number of evaluated frames before an event that are [written to history.extxyz](monitor.md#the-way-into-an-event)
+    when it begins."""
+    after: pydantic.NonNegativeInt = 0
+    """Number of evaluated frames after the beginning of an event that are written there."""
+
+    save_every: pydantic.PositiveInt = 1
+    """Least number of steps between saved candidates."""
+    novelty: bool = True
+    """Save a candidate only if it [adds information](selection.md) to the index and to what this run has kept."""
+    budget: pydantic.PositiveInt | None = pydantic.Field(None, examples=[100])
+    """The most candidates to keep: those that add most information. Needs `novelty`. Not set, there is no limit."""
+    cutout: _Cutout | None = pydantic.Field(None, examples=[{"radius": 4.0, "potential_range": 4.7}])
+    """Cut small cells or clusters around the worst atoms of every candidate ([cut-outs](cutouts.md)). A table with
+    `radius` (of the core, in Å) and, if wanted, `margin` or `potential_range`, `shape`, `vacuum`, `passivate` and
+    `most`."""
+
+    min_distance: float = pydantic.Field(0.5, ge=0, le=1)
+    """Two atoms overlap if they are nearer to each other than this share of the smallest distance of their elements in
+    the reference. Then the frame is [implausible](monitor.md#implausible-frames)."""
+    implausible: Literal["stop", "continue"] = "stop"
+    """What an implausible frame does to the run: `"stop"`, with an error, or `"continue"`."""
+
+    output: str = "uq"
+    """Folder for the [files of the run](monitor.md#the-files-of-a-run)."""
+    overwrite: bool = False
+    """Replace the files of an earlier run in that folder. Otherwise the folder is refused."""
+    resume: _Resume = False
+    """[Go on with the run](restart.md) in that folder, if there is one. It is refused if the index, or a setting that
+    decides, is another one; `"anyway"` goes on all the same."""
+
+    on_error: Literal["stop", "warn"] = "stop"
+    """What a failure of watching does to the run. `"stop"` ends it; `"warn"` lets it go on unwatched, and [dH is
+    inf](restart.md#failure) from then on."""
+    wall_time: _Time | None = pydantic.Field(None, examples=["23:30:00"])
+    """Seconds, or `"hh:mm:ss"`, after which the run is [told to stop](restart.md#sigterm-and-wall-time), at its next
+    evaluation. SIGTERM does the same."""
+
+    on_select: _Command | None = pydantic.Field(None, examples=[["sh", "label.sh", "{output}", "{step}"]])
+    """[Command](monitor.md#being-told), as a list of arguments, that is started when a candidate has been saved."""
+    on_halt: _Command | None = pydantic.Field(None, examples=[["sh", "halted.sh"]])
+    """Command that is started when the run is told to stop."""
+    on_event: _Command | None = pydantic.Field(None, examples=[["sh", "event.sh", "{event}"]])
+    """Command that is started when an event begins, and again when it ends."""
+    commands_at_once: pydantic.PositiveInt = 16
+    """The most of these commands that run at once. Others wait for their turn."""
+
+    elements: _Symbols | None = pydantic.Field(None, examples=[["Si"]])
+    """Chemical symbol of every atom type, in the order of the types. Must be given. `"NULL"` is for types that are no
+    atoms (walls, virtual sites)."""
     check_masses: bool = True
+    """Refuse elements that do not fit the masses of the types."""
     group: str = "all"
-    skin: pydantic.NonNegativeFloat | None = None
-    length_unit: pydantic.PositiveFloat | None = None
-    restart_file: str | None = None
+    """The group whose atoms are watched. All atoms count as neighbours, whatever their group."""
+    skin: pydantic.NonNegativeFloat | None = pydantic.Field(None, examples=[2.0])
+    """What `neighbor` was set to, in LAMMPS's length unit. Not set, it is LAMMPS's default for the units."""
+    length_unit: pydantic.PositiveFloat | None = pydantic.Field(None, examples=[3.405])
+    """The length unit of `units lj` in Å. Must be given with these units."""
+    restart_file: str | None = pydantic.Field(None, examples=["halt.restart"])
+    """LAMMPS driven from Python: the [restart file](restart.md#lammps) to write when the run has been told to stop."""
 
     @pydantic.model_validator(mode="after")
     def _check_reference(self) -> RunConfig:
@@ -201,6 +222,11 @@ class RunConfig(pydantic.BaseModel):
         """
         return cls.make(read_toml(path), where=str(path))
 
+    @classmethod
+    def make(cls, values: dict[str, Any], where: str = "the arguments") -> RunConfig:
+        """Check values and make a configuration; `ConfigError` names `where` they came from."""
+        return make_settings(cls, values, where)
+
     def of_monitor(self) -> dict[str, Any]:
         """Return the keywords of `Monitor`."""
         return {name: getattr(self, name) for name in _MONITOR}
@@ -213,28 +239,8 @@ class RunConfig(pydantic.BaseModel):
         """Return the keywords of `Live`."""
         return {name: getattr(self, name) for name in _LIVE if getattr(self, name) is not None}
 
-    @classmethod
-    def template(cls) -> str:
-        """Return a quests.toml with every key, explained: those that must be given, and the others as comments."""
-        lines = [_HEAD]
-        for names, text in _explained(cls):
-            lines += ["", *textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ")]
-            for name in names:
-                field = cls.model_fields[name]
-                if field.is_required() or name == "index":
-                    lines.append(f"{name} = {_toml(_EXAMPLES[name])}")
-                elif field.default is None:
-                    lines.append(f"# {name} = {_toml(_EXAMPLES[name])}  # an example: it is not set by default")
-                else:
-                    lines.append(f"# {name} = {_toml(field.default)}")
-        return "\n".join(lines) + "\n"
 
-    @classmethod
-    def make(cls, values: dict[str, Any], where: str = "the arguments") -> RunConfig:
-        """Check values and make a configuration; `ConfigError` names `where` they came from."""
-        return make_settings(cls, values, where)
-
-
+# Who takes which keys.
 _LIVE = ("span", "skip", "k", "cutoff", "species", "bandwidth")
 _MONITOR = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
@@ -246,25 +252,79 @@ _SESSION = (
 )  # fmt: skip
 
 
+# -- how keys are shown ------------------------------------------------------------------------------------------------
+
 _HEAD = """\
 # What a watched run is told (quests_md). Lines that begin with # show the defaults.
 # Check it with: quests-md config check FILE"""
-# What the template shows of keys that have no default; `index` has none either, but with a live reference.
-_EXAMPLES: dict[str, Any] = {
-    "index": "reference.qindex", "k": 32, "cutoff": 5.0,
-    "wall_time": "23:30:00", "restart_file": "halt.restart", "span": 100_000, "species": "ignore",
-    "select": 5.0, "halt": 20.0, "release": 3.0, "budget": 100,
-    "cutout": {"radius": 4.0, "potential_range": 4.7},
-    "on_select": ["sh", "label.sh", "{output}", "{step}"], "on_halt": ["sh", "halted.sh"],
-    "on_event": ["sh", "event.sh", "{event}"], "elements": ["Si"], "skin": 2.0, "length_unit": 3.405,
-}  # fmt: skip
 
 
-def _explained(config: type[RunConfig]) -> Iterator[tuple[list[str], str]]:
-    """Yield keys and what the docstring says of them."""
-    section = inspect.cleandoc(config.__doc__ or "").split("Attributes\n----------\n")[1]
-    for names, text in re.findall(r"^(\w.*)\n((?:    .*\n?)+)", section, re.M):
-        yield names.split(", "), " ".join(text.split())
+def group_keys() -> dict[str, dict[str, FieldInfo]]:
+    """Return the keys of each group, by its heading."""
+    groups: dict[str, dict[str, FieldInfo]] = {}
+    for name, field in RunConfig.model_fields.items():
+        if name in _GROUPS:
+            fields = groups[_GROUPS[name]] = {}
+        fields[name] = field
+    return groups
+
+
+def write_template() -> str:
+    """Return a quests.toml with every key, explained: those that must be given, and the others as comments."""
+    lines = [_HEAD]
+    for heading, fields in group_keys().items():
+        lines += ["", "", f"# -- {heading} ".ljust(100, "-")]
+        for name, field in fields.items():
+            lines += ["", *textwrap.wrap(explain(field), 100, initial_indent="# ", subsequent_indent="# ")]
+            example = _toml((field.examples or [field.default])[0])
+            if field.is_required() or name == "index":
+                lines.append(f"{name} = {example}")
+            else:
+                hint = "  # an example: it is not set by default" if field.default is None else ""
+                lines.append(f"# {name} = {example}{hint}")
+    return "\n".join(lines) + "\n"
+
+
+def write_tables() -> str:
+    """Return the part of docs/configuration.md with all keys, a table for each group."""
+    lines = []
+    for heading, fields in group_keys().items():
+        lines += [f"## {heading}", "", "| key | default | meaning |", "| --- | --- | --- |"]
+        for name, field in fields.items():
+            default = "must be given" if field.is_required() else "not set"
+            if not field.is_required() and field.default is not None:
+                default = f"`{_toml(field.default)}`"
+            lines.append(f"| `{name}` | {default} | {_in_one_line(field)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def describe_keys(cls: _Type) -> _Type:
+    """Put what keys mean into the docstring of a class, at ``{keys}``: those that its constructor takes."""
+    taken = inspect.signature(cls).parameters
+    texts = []
+    for heading, fields in group_keys().items():
+        entries = [_entry(name, field) for name, field in fields.items() if name in taken]
+        if entries:
+            texts += ["", f"**{heading}**", "", *entries] if cls is RunConfig else entries
+    cls.__doc__ = inspect.cleandoc(cls.__doc__ or "").replace("{keys}", "\n".join(texts).strip())
+    return cls
+
+
+def _entry(name: str, field: FieldInfo) -> str:
+    """Return what a key means, as an entry of a docstring."""
+    text = re.sub(r"`([^`]+)`", r"``\1``", explain(field))
+    return f"{name}\n{textwrap.fill(text, 116, initial_indent='    ', subsequent_indent='    ')}"
+
+
+def explain(field: FieldInfo) -> str:
+    """Return what a key means, in one line, without links and without the marks of values."""
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", _in_one_line(field))
+    return re.sub(r'`(["{][^`]*)`', r"\1", text)
+
+
+def _in_one_line(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())
 
 
 def _toml(value: Any) -> str:
@@ -272,3 +332,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
     return json.dumps(value)
+
+
+describe_keys(RunConfig)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ..config import RunConfig
+from ..config import RunConfig, write_template
 from ..errors import ConfigError, ElementError, OutputError
 from ..files import write_atomically
 from ..hosts.replay import replay
@@ -38,7 +38,7 @@ def init(file: Path) -> None:
     """
     if file.exists():
         raise OutputError(f"{file} exists: choose another name, or remove it")
-    write_atomically(file, lambda out: out.write(RunConfig.template().encode()))
+    write_atomically(file, lambda out: out.write(write_template().encode()))
     click.echo(f"{file}: set index, select and halt, then: quests-md config check {file}")
 
 
