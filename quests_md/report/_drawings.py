@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..recording.reader import Rows
 from ._page import Drawing
 from ._pictures import BLUE, GREY, ORANGE, RED
-from ._timeline import draw_timeline, has_times, levels
+from ._timeline import has_times, list_thresholds, plot_run
 
 __all__ = ["histogram", "survival", "timeline_drawing"]
 
@@ -40,13 +40,13 @@ def timeline_drawing(run: dict[str, Any], rows: Rows, events: Sequence[Mapping[s
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         columns = 4 if figure.get_figwidth() > 6.0 else 2
-        draw_timeline(axes, run, few, timed)
+        plot_run(axes, run, few, timed)
         axes.set_xlabel("time (ps)" if timed else "step")
         for event in events[:200]:
             ends = [event.get(key) for key in (("start_time", "end_time") if timed else ("start", "end"))]
             if all(isinstance(end, (int, float)) for end in ends):
                 axes.axvspan(*ends, color=ORANGE, alpha=0.10, lw=0, zorder=0)
-        _stretch(axes, [value for _, _, value in levels(run)], few["max"])
+        _stretch(axes, [value for _, _, value in list_thresholds(run)], few["max"])
         axes.legend(**_LEGEND, ncols=columns)
 
     caption = "dH of every evaluated frame: its maximum, its 99 % quantile and its median"

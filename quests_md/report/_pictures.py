@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,26 +19,34 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "BARS",
     "BLUE",
     "GREY",
+    "LEGEND",
     "ORANGE",
     "RED",
     "SKY",
     "compression",
     "entropies",
+    "hide_box",
     "histogram",
     "learning_curve",
     "likelihood",
+    "new_axes",
     "new_figure",
     "nuclei_picture",
 ]
 
-# Okabe and Ito's colours, told apart by readers of any colour vision.
+# -- what all pictures share -------------------------------------------------------------------------------------------
+
+# The colours of Okabe and Ito: readers with any colour vision can tell them apart.
 BLUE, SKY, ORANGE, RED, GREY = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#666666"
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 9}
+BARS: dict[str, Any] = {"ms": 4, "lw": 1.2, "capsize": 2}  # of points with error bars
 
 
 def new_figure(height: float, width: float = 7.2) -> Figure:
-    """Return an empty figure of this size in inches, which no window shows.
+    """Return an empty figure of this size in inches. No window shows it.
 
     Raises
     ------
@@ -52,11 +60,37 @@ def new_figure(height: float, width: float = 7.2) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-_BINS = 60
-_LINEAR = 60.0  # nats; dH beyond it are drawn on an axis that is logarithmic far from 0
-_WIDTH = 5.0  # nats; about here that axis begins to be so
-_MARKERS = ("o", "s", "^", "v")
+def new_axes(height: float) -> tuple[Figure, Any]:
+    """Return an empty figure of this height in inches, and its only axes."""
+    figure = new_figure(height)
+    return figure, figure.subplots()
+
+
+def hide_box(*panels: Any) -> None:
+    """Hide the upper and the right edge of axes."""
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+
+
 _COLOURS = (BLUE, ORANGE, RED, SKY, GREY)
+
+
+def _spread_bandwidths(axes: Any) -> None:
+    """Make the horizontal axis one of bandwidths: logarithmic, with round numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda h, _: f"{h:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("bandwidth h (1/Å)")
+
+
+# -- dH ----------------------------------------------------------------------------------------------------------------
+
+_BINS = 60
+_LINEAR = 60.0  # nats; if dH goes beyond, the axis is logarithmic far from 0
+_WIDTH = 5.0  # nats; below it, such an axis is nearly linear
 
 
 def histogram(
@@ -66,19 +100,19 @@ def histogram(
     frame_offsets: NDArray[np.int64] | None = None,
     against: str = "",
 ) -> Figure:
-    """Draw how dH is distributed over environments, and, of two frames or more, frame by frame.
+    """Draw the distribution of dH over environments. For two frames or more, draw dH frame by frame, too.
 
     Parameters
     ----------
     dH
-        (n_env,), in nats. What is infinite is counted, and has no place.
+        (n_env,), in nats. Infinite values count in the shares but are not drawn.
     thresholds
-        In nats; drawn with the share of environments above each.
+        In nats. Each is drawn with the share of environments above it.
     frame_offsets
-        (n_frames + 1,) first environment of every frame: then a second panel has the maximum, the 99 % quantile and
-        the median of each frame.
+        (n_frames + 1,) the first environment of every frame. With it, a second panel shows the maximum, the 99 %
+        quantile and the median of each frame.
     against
-        What dH is against, for the axis.
+        The name of the reference, for the axis.
 
     Returns
     -------
@@ -145,18 +179,21 @@ def _draw_frames(axes: Any, values: NDArray[Any], thresholds: Sequence[float], o
     axes.set_xlabel("frame")
     axes.set_ylabel("dH (nats)")
     axes.set_xlim(min(number), max(max(number), min(number) + 1))
-    axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
+    axes.legend(**LEGEND, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
+
+
+# -- entropies and bandwidths ------------------------------------------------------------------------------------------
 
 
 def entropies(results: Mapping[str, Sequence[Information | Sampled]]) -> Figure:
-    """Draw entropies: against the bandwidth, or, of one bandwidth, as a bar for each dataset or group.
+    """Draw entropies against the bandwidth; for a single bandwidth, draw a bar for each dataset or group.
 
-    Behind each is what it could be at most, ln N; the diversity is beside it. Samples have their standard deviation.
+    Each has its diversity and its limit, ln N, beside it. The error bar of samples is their standard deviation.
 
     Parameters
     ----------
     results
-        What was computed, in the order of the bandwidths, by the name of what it is of.
+        For the name of each dataset or group its results, one for each bandwidth, in ascending order.
 
     Returns
     -------
@@ -182,40 +219,27 @@ def entropies(results: Mapping[str, Sequence[Information | Sampled]]) -> Figure:
 
 
 def _draw_against_bandwidth(axes: Any, results: Mapping[str, Sequence[Information | Sampled]]) -> None:
-    for style, (name, one) in zip(_styles(), results.items(), strict=False):
+    # A colour and a marker for each; the colours change first.
+    styles = itertools.cycle([{"color": colour, "marker": marker} for marker in "os^v" for colour in _COLOURS])
+    for style, (name, one) in zip(styles, results.items(), strict=False):
         h = [result.bandwidth for result in one]
-        numbers = [_numbers(result) for result in one]
-        entropy, error, diversity, most = (np.array(column) for column in zip(*numbers, strict=True))
+        entropy, error, diversity, most = _numbers(one)
         axes.errorbar(h, entropy, error if error.any() else None, ms=4, lw=1.3, capsize=2, label=name, **style)
         axes.plot(h, diversity, lw=1.0, ls=":", ms=3.5, mfc="white", color=style["color"], marker=style["marker"])
-        # A tick at the right edge, outside.
-        axes.plot(
-            [1.0, 1.015], [most[0]] * 2, transform=axes.get_yaxis_transform(), clip_on=False, color=style["color"]
-        )
+        edge = axes.get_yaxis_transform()
+        axes.plot([1.0, 1.015], [most[0]] * 2, transform=edge, clip_on=False, color=style["color"])  # a tick outside
     axes.plot([], [], "-", color="black", label="entropy H")
     axes.plot([], [], ":", color="black", label="diversity D")
     axes.plot([], [], "_", color="black", label="at the edge: ln N")
     _spread_bandwidths(axes)
     axes.set_ylabel("nats")
     axes.set_ylim(0, None)
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
-
-
-def _spread_bandwidths(axes: Any) -> None:
-    """Let the axis below be logarithmic, with numbers at it that are read easily."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda h, _: f"{h:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("bandwidth h (1/Å)")
+    axes.legend(**LEGEND, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
 
 
 def _draw_bars(axes: Any, results: Mapping[str, Information | Sampled]) -> None:
-    numbers = [_numbers(result) for result in results.values()]
-    entropy, error, diversity, most = (np.array(column) for column in zip(*numbers, strict=True))
-    place = np.arange(len(numbers))
+    entropy, error, diversity, most = _numbers(results.values())
+    place = np.arange(len(results))
     axes.barh(place, most, color=SKY, alpha=0.35, height=0.7, label="ln N: no two alike")
     axes.barh(
         place, entropy, xerr=error if error.any() else None, color=BLUE, height=0.45, label="entropy H",
@@ -228,22 +252,26 @@ def _draw_bars(axes: Any, results: Mapping[str, Information | Sampled]) -> None:
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1)
 
 
-def _numbers(result: Information | Sampled) -> tuple[float, float, float, float]:
-    """Return entropy, its standard deviation, diversity and ln N."""
-    if isinstance(result, Sampled):
-        return result.mean, np.nan_to_num(result.std), result.mean_diversity, math.log(result.size)
-    return result.entropy, 0.0, result.diversity, math.log(result.n_env)
+def _numbers(results: Iterable[Information | Sampled]) -> Iterator[NDArray[np.float64]]:
+    """Return the entropies, their standard deviations, the diversities and ln N, each (n,)."""
+    rows = [
+        (result.mean, np.nan_to_num(result.std), result.mean_diversity, math.log(result.size))
+        if isinstance(result, Sampled)
+        else (result.entropy, 0.0, result.diversity, math.log(result.n_env))
+        for result in results
+    ]
+    return map(np.array, zip(*rows, strict=True))
 
 
 def learning_curve(curve: LearningCurve) -> Figure:
-    """Draw the entropy of samples against their size, with each run, the standard deviation, and ln n.
+    """Draw the entropy of samples against their size: each run, mean and standard deviation, and ln n.
 
-    Where the curve is flat more data of the same kind add nothing new; where it follows ln n every environment does.
+    Where the curve is flat, more data of the same kind add nothing new. Where it follows ln n, every environment is new.
 
     Parameters
     ----------
     curve
-        What `quests_md.information.learning_curve` gives.
+        The result of `quests_md.information.learning_curve`.
 
     Returns
     -------
@@ -255,29 +283,28 @@ def learning_curve(curve: LearningCurve) -> Figure:
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = new_figure(4.0)
-    axes = figure.subplots()
+    figure, axes = new_axes(4.0)
     for sample in curve.samples:
         axes.plot([sample.size] * len(sample.entropies), sample.entropies, ".", color=ORANGE, ms=5, zorder=3)
     sizes, spread = curve.sizes, np.nan_to_num(curve.std)
-    axes.errorbar(sizes, curve.mean, spread, color=BLUE, marker="o", ms=4, lw=1.2, capsize=2, label="entropy H")
+    axes.errorbar(sizes, curve.mean, spread, color=BLUE, marker="o", **BARS, label="entropy H")
     all_sizes = np.linspace(sizes.min(), sizes.max(), 200)
     axes.plot(all_sizes, np.log(all_sizes), color=GREY, lw=0.9, ls="--", label="ln n: no two alike")
     axes.set_xlabel("environments in the sample, n")
     axes.set_ylabel("nats")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(**LEGEND)
     return figure
 
 
 def likelihood(choice: BandwidthChoice, others: Mapping[str, float] | None = None) -> Figure:
-    """Draw the likelihood of bandwidths, each environment left out of its own reference.
+    """Draw the likelihood of bandwidths. No environment is in its own reference.
 
     Parameters
     ----------
     choice
-        What `quests_md.information.likelihood_bandwidth` gives.
+        The result of `quests_md.information.likelihood_bandwidth`.
     others
-        Bandwidths (1/Å) to compare with, by the name of their rule.
+        Other bandwidths (1/Å) to mark: for the name of each rule its bandwidth.
 
     Returns
     -------
@@ -289,8 +316,7 @@ def likelihood(choice: BandwidthChoice, others: Mapping[str, float] | None = Non
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = new_figure(3.8)
-    axes = figure.subplots()
+    figure, axes = new_axes(3.8)
     axes.plot(choice.bandwidths, choice.log_likelihood, "o-", color=BLUE, ms=4, lw=1.2)
     _spread_bandwidths(axes)
     marks = {"likelihood": choice.bandwidth, **(others or {})}
@@ -300,13 +326,11 @@ def likelihood(choice: BandwidthChoice, others: Mapping[str, float] | None = Non
     finite = choice.log_likelihood[np.isfinite(choice.log_likelihood)]
     axes.set_ylim(max(float(finite.min()), best - 60.0), None)
     axes.set_ylabel("log-likelihood per environment (nats)")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(**LEGEND)
     return figure
 
 
-def _styles() -> Iterator[dict[str, str]]:
-    """Yield a colour and a marker for each of many: the colours change first."""
-    return itertools.cycle([{"color": colour, "marker": marker} for marker in _MARKERS for colour in _COLOURS])
+# -- a choice of frames ------------------------------------------------------------------------------------------------
 
 
 def compression(found: Compression, n_frames: int) -> Figure:
@@ -315,9 +339,9 @@ def compression(found: Compression, n_frames: int) -> Figure:
     Parameters
     ----------
     found
-        What `quests_md.compression.compress` returned.
+        The result of `quests_md.compression.compress`.
     n_frames
-        Of the dataset that was chosen from, for the axis.
+        Number of frames in the whole dataset, for the axis.
 
     Returns
     -------
@@ -338,26 +362,28 @@ def compression(found: Compression, n_frames: int) -> Figure:
     above.plot(numbers, growth.diversity, style, color=ORANGE, ms=3, label="diversity $D$")
     above.plot(numbers, growth.entropy, style, color=BLUE, ms=3, label="entropy $H$")
     above.set_ylabel("of the chosen frames (nats)")
-    above.legend(frameon=False, fontsize=9)
+    above.legend(**LEGEND)
     below.plot(numbers, growth.overlap, style, color=RED, ms=3)
     below.set_ylabel("overlap of all with these")
     below.set_ylim(0.0, 1.02)
     below.set_xlabel(f"frames chosen of {n_frames} ({found.method}, $h$ = {found.bandwidth:g} Å$^{{-1}}$)")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in (above, below):
-        axes.spines[["top", "right"]].set_visible(False)
+    hide_box(above, below)
     return figure
 
 
+# -- nuclei ------------------------------------------------------------------------------------------------------------
+
+
 def nuclei_picture(series: NucleiSeries, fit: Nucleation | None = None) -> Figure:
-    """Draw the largest nucleus and all that is in nuclei against time, and how many there are of each size.
+    """Draw the largest nucleus and the environments in all nuclei against time, and the number of nuclei of each size.
 
     Parameters
     ----------
     series
-        The nuclei along a trajectory; drawn against its steps where it has no times.
+        The nuclei along a trajectory. Without times, it is drawn against its steps.
     fit
-        The fit of classical nucleation theory: its window is shaded, and ΔG(n) is drawn in place of the numbers.
+        A fit of classical nucleation theory. Its window is shaded, and ΔG(n) is drawn instead of the numbers.
 
     Returns
     -------
@@ -380,8 +406,7 @@ def nuclei_picture(series: NucleiSeries, fit: Nucleation | None = None) -> Figur
         _draw_numbers(right, series)
     else:
         _draw_energy(right, fit)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
+    hide_box(left, right)
     return figure
 
 
@@ -396,7 +421,7 @@ def _draw_time(axes: Any, series: NucleiSeries, fit: Nucleation | None) -> None:
     axes.set_ylim(0, None if series.n_inside.any() else 1)
     axes.set_xlabel("time (ps)" if has_times else "step")
     axes.set_ylabel("environments")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(**LEGEND)
 
 
 def _draw_numbers(axes: Any, series: NucleiSeries) -> None:
@@ -421,4 +446,4 @@ def _draw_energy(axes: Any, fit: Nucleation) -> None:
     axes.set_title(f"γ = {fit.gamma:.3g} ± {fit.gamma_error:.1g} mJ/m²", fontsize=10)
     axes.set_xlabel("size of nucleus n")
     axes.set_ylabel("ΔG(n) (k$_\\mathrm{B}$T)")
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(**LEGEND, loc="lower right")

@@ -20,7 +20,7 @@ from ..recording.reader import Rows, read_run
 from ..sources import to_frame
 from ._drawings import histogram, survival, timeline_drawing
 from ._page import Card, Cell, Drawing, Page, Scene, Section, Table, cell, files_table, render, require_extra, scene_of
-from ._timeline import levels
+from ._timeline import list_thresholds
 
 __all__ = ["Saved", "read_saved", "run_page"]
 
@@ -298,7 +298,7 @@ def _against_calibration(
 ) -> Section | None:
     if not _drawable(rows):
         return None
-    marks = [(text, value) for _, text, value in levels(run)]
+    marks = [(text, value) for _, text, value in list_thresholds(run)]
     maxima = {"frames of this run": rows["max"]}
     caption = "Largest dH of each evaluated frame."
     drawings: list[Drawing] = []

@@ -11,7 +11,7 @@ from scipy.interpolate import CubicSpline
 
 from ..errors import InputError
 from ..thermo import Boundary, Comparison, Entropies, HeatEntropy, Windows
-from ._pictures import BLUE, GREY, ORANGE, RED, new_figure
+from ._pictures import BARS, BLUE, GREY, LEGEND, ORANGE, RED, new_axes, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,12 +27,12 @@ __all__ = [
 
 
 def entropy_windows(found: Windows) -> Figure:
-    """Draw the entropy of each window of a trajectory, and the most that it can be.
+    """Draw the entropy of each window of a trajectory, and its upper limit.
 
     Parameters
     ----------
     found
-        What `quests_md.thermo.window_entropies` gives.
+        The result of `quests_md.thermo.window_entropies`.
 
     Returns
     -------
@@ -44,23 +44,22 @@ def entropy_windows(found: Windows) -> Figure:
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = new_figure(3.8)
-    axes = figure.subplots()
+    figure, axes = new_axes(3.8)
     middle, half = (found.first + found.last) / 2, (found.last - found.first) / 2
-    _points(axes, middle, found.entropies, half)
+    _draw_entropies(axes, middle, found.entropies, half)
     axes.set_xlabel("frame")
     return figure
 
 
 def entropy_states(found: Entropies, names: Sequence[float] | Sequence[str]) -> Figure:
-    """Draw the entropy of each state, and the most that it can be.
+    """Draw the entropy of each state, and its upper limit.
 
     Parameters
     ----------
     found
-        What `quests_md.thermo.state_entropies` gives.
+        The result of `quests_md.thermo.state_entropies`.
     names
-        Of the states; temperatures (K) if they are numbers.
+        Names of the states. Numbers are temperatures (K).
 
     Returns
     -------
@@ -72,27 +71,26 @@ def entropy_states(found: Entropies, names: Sequence[float] | Sequence[str]) -> 
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = new_figure(3.8)
-    axes = figure.subplots()
+    figure, axes = new_axes(3.8)
     if all(isinstance(name, (int, float)) for name in names):
-        _points(axes, names, found)
+        _draw_entropies(axes, names, found)
         axes.set_xlabel("temperature (K)")
     else:
-        _points(axes, range(len(names)), found)
+        _draw_entropies(axes, range(len(names)), found)
         axes.set_xticks(range(len(names)), [str(name) for name in names], rotation=20, ha="right")
         axes.set_xlim(-0.5, len(names) - 0.5)
     return figure
 
 
 def phase_diagram(found: Boundary, names: tuple[str, str] = ("first", "second")) -> Figure:
-    """Draw the boundary of two phases: temperature against pressure, and the slope that Clapeyron's equation gives.
+    """Draw the boundary of two phases, temperature against pressure, and its slope from Clapeyron's equation.
 
     Parameters
     ----------
     found
-        What `quests_md.thermo.phase_boundary` gives.
+        The result of `quests_md.thermo.phase_boundary`.
     names
-        Of the two phases.
+        Names of the two phases.
 
     Returns
     -------
@@ -102,17 +100,16 @@ def phase_diagram(found: Boundary, names: tuple[str, str] = ("first", "second"))
     Raises
     ------
     InputError
-        The phases cross nowhere.
+        The free energies of the phases cross at no pressure.
     MissingExtraError
         matplotlib is not installed.
     """
     cross = np.isfinite(found.temperature)
     if not cross.any():
         raise InputError("the phases cross at no pressure: there is no boundary to draw")
-    figure = new_figure(4.2)
-    axes = figure.subplots()
+    figure, axes = new_axes(4.2)
     P, T = found.pressure[cross], found.temperature[cross]
-    axes.errorbar(P, T, np.nan_to_num(found.error[cross]), fmt="o", color=BLUE, ms=4, lw=1.2, capsize=2, label="ΔG = 0")
+    axes.errorbar(P, T, np.nan_to_num(found.error[cross]), fmt="o", color=BLUE, **BARS, label="ΔG = 0")
     reach = 0.3 * (np.ptp(P) / max(len(P) - 1, 1) or 1.0)
     for i, slope in enumerate(found.clapeyron[cross]):
         ends = np.array([-reach, reach])
@@ -126,17 +123,17 @@ def phase_diagram(found: Boundary, names: tuple[str, str] = ("first", "second"))
     axes.set_xlabel("pressure (GPa)")
     axes.set_ylabel("temperature (K)")
     axes.margins(0.12, 0.18)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.legend(**LEGEND, loc="lower right")
     return figure
 
 
 def coupling_slopes(coupling: ArrayLike, slope: ArrayLike, error: ArrayLike | None = None) -> Figure:
-    """Draw ⟨∂U/∂λ⟩ against λ, and the spline through the points, the area below which is the free energy.
+    """Draw ⟨∂U/∂λ⟩ against λ, and the spline through the points. The area below it is the free energy.
 
     Parameters
     ----------
     coupling, slope, error
-        As `quests_md.thermo.coupling_entropy` takes them.
+        λ (n,), its slopes (n,) and their standard errors, in eV per atom, as in `quests_md.thermo.coupling_entropy`.
 
     Returns
     -------
@@ -148,14 +145,13 @@ def coupling_slopes(coupling: ArrayLike, slope: ArrayLike, error: ArrayLike | No
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = new_figure(3.8)
-    axes = figure.subplots()
+    figure, axes = new_axes(3.8)
     at, values = np.asarray(coupling, dtype=np.float64), np.asarray(slope, dtype=np.float64)
     fine = np.linspace(0.0, 1.0, 200)
     spline = CubicSpline(at, values)(fine)
     axes.plot(fine, spline, color=BLUE, lw=1.2)
     axes.fill_between(fine, 0.0, spline, color=BLUE, alpha=0.12, lw=0)
-    axes.errorbar(at, values, error, fmt="o", color=BLUE, ms=4, lw=1.2, capsize=2)
+    axes.errorbar(at, values, error, fmt="o", color=BLUE, **BARS)
     axes.axhline(0.0, color=GREY, lw=0.9)
     axes.set_xlabel("λ")
     axes.set_ylabel("⟨∂U/∂λ⟩ (eV per atom)")
@@ -163,12 +159,12 @@ def coupling_slopes(coupling: ArrayLike, slope: ArrayLike, error: ArrayLike | No
 
 
 def heat_entropies(found: HeatEntropy) -> Figure:
-    """Draw the entropy from enthalpies against the temperature, with and without the share of the momenta.
+    """Draw the entropy from enthalpies against the temperature, with and without the part of the momenta.
 
     Parameters
     ----------
     found
-        What `quests_md.thermo.heat_entropy` gives.
+        The result of `quests_md.thermo.heat_entropy`.
 
     Returns
     -------
@@ -180,29 +176,28 @@ def heat_entropies(found: HeatEntropy) -> Figure:
     MissingExtraError
         matplotlib is not installed.
     """
-    figure = new_figure(3.8)
-    axes = figure.subplots()
+    figure, axes = new_axes(3.8)
     T = found.temperature
-    axes.errorbar(T, found.entropy, found.error, fmt="o-", color=RED, ms=4, lw=1.2, capsize=2, label="∫ C$_p$/T dT")
-    axes.errorbar(T, found.configurational, found.error, fmt="s-", color=BLUE, ms=4, lw=1.2, capsize=2,
-                  label="less 3/2 ln(T/T$_0$), the momenta")  # fmt: skip
+    axes.errorbar(T, found.entropy, found.error, fmt="o-", color=RED, **BARS, label="∫ C$_p$/T dT")
+    label = "less 3/2 ln(T/T$_0$), the momenta"
+    axes.errorbar(T, found.configurational, found.error, fmt="s-", color=BLUE, **BARS, label=label)
     axes.set_xlabel("temperature (K)")
     axes.set_ylabel("S − S(T$_0$) (k$_B$ per atom)")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(**LEGEND)
     return figure
 
 
 def entropy_comparison(found: Comparison, temperature: ArrayLike, error: ArrayLike | None = None) -> Figure:
-    """Draw entropies of descriptors against those of thermodynamics, with the line, and what is off it.
+    """Draw entropies of descriptors against those of thermodynamics, the fitted line, and the residuals.
 
     Parameters
     ----------
     found
-        What `quests_md.thermo.compare` gives.
+        The result of `quests_md.thermo.compare`.
     temperature
-        (n,) of the states, in K.
+        (n,) temperatures of the states, in K.
     error
-        (n,) standard errors of the entropies, in nats. Default: none are drawn.
+        (n,) standard errors of the entropies, in nats. Default: no error bars.
 
     Returns
     -------
@@ -218,26 +213,25 @@ def entropy_comparison(found: Comparison, temperature: ArrayLike, error: ArrayLi
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     x, y, off = found.reference, found.entropy, found.residual
     bars = None if error is None else np.asarray(error)
-    above.plot(
-        x, y - off, color=GREY, lw=1.1, label=f"slope {found.slope:.3g} nats per k$_B$, r = {found.correlation:.4f}"
-    )
-    above.errorbar(x, y, bars, fmt="o", color=BLUE, ms=4, lw=1.2, capsize=2)
+    label = f"slope {found.slope:.3g} nats per k$_B$, r = {found.correlation:.4f}"
+    above.plot(x, y - off, color=GREY, lw=1.1, label=label)
+    above.errorbar(x, y, bars, fmt="o", color=BLUE, **BARS)
     for i in (0, len(x) - 1):
         above.annotate(f"{np.asarray(temperature)[i]:g} K", (x[i], y[i]), xytext=(0, -14), textcoords="offset points",
                        fontsize=8, ha="center")  # fmt: skip
     above.margins(0.06, 0.12)
     above.set_ylabel("H of the descriptors (nats)")
-    above.legend(frameon=False, fontsize=9, loc="upper left")
+    above.legend(**LEGEND, loc="upper left")
     below.axhline(0, color=GREY, lw=1.1)
-    below.errorbar(x, off, bars, fmt="o", color=BLUE, ms=4, lw=1.2, capsize=2)
+    below.errorbar(x, off, bars, fmt="o", color=BLUE, **BARS)
     below.set_ylabel("off the line (nats)")
     below.set_xlabel("S of thermodynamics (k$_B$ per atom)")
     return figure
 
 
-def _points(axes: Any, x: Any, found: Entropies, half: Any = None) -> None:
-    """Draw entropies with their errors; the ceiling where they come near it."""
-    axes.errorbar(x, found.entropy, np.nan_to_num(found.error), half, fmt="o", color=BLUE, ms=4, lw=1.2, capsize=2)
+def _draw_entropies(axes: Any, x: Any, found: Entropies, half: Any = None) -> None:
+    """Draw entropies with their errors, and the ceiling where they come near it."""
+    axes.errorbar(x, found.entropy, np.nan_to_num(found.error), half, fmt="o", color=BLUE, **BARS)
     if found.entropy.max() > 0.6 * found.ceiling:
         axes.axhline(found.ceiling, color=GREY, lw=0.9, ls="--")
         axes.annotate(

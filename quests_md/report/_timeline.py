@@ -1,4 +1,4 @@
-"""Pictures of what happened: dH of a run against time, and a loop's generations."""
+"""Pictures of what happened: dH of a run against time, and the generations of a learning loop."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
 from ..recording.reader import DEFAULTS, Rows, read_run
-from ._pictures import BLUE, GREY, ORANGE, RED, SKY, new_figure
+from ._pictures import BLUE, GREY, LEGEND, ORANGE, RED, SKY, hide_box, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_timeline", "generations", "has_times", "levels", "timeline"]
+__all__ = ["generations", "has_times", "list_thresholds", "plot_run", "timeline"]
+
+# -- a run -------------------------------------------------------------------------------------------------------------
 
 
-def levels(run: dict[str, Any]) -> list[tuple[str, str, float]]:
-    """Return the finite thresholds of a run, in nats: "select" or "halt", how to call it, and the number.
+def list_thresholds(run: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """Return the finite thresholds of a run: "select" or "halt", its label, and its value in nats.
 
-    One that is the same for all elements is named once.
+    A threshold that is the same for all elements is listed once.
     """
     found = []
     for name in ("select", "halt"):
@@ -45,7 +47,7 @@ def timeline(
     temperature: tuple[ArrayLike, ArrayLike] | None = None,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Draw the dH of a watched run against time: median, 99 % and maximum, the thresholds and the saved frames.
+    """Draw dH of a watched run against time: median, 99 % quantile and maximum, thresholds, and saved frames.
 
     A run without times (a relaxation, a replayed file) is drawn against its steps.
 
@@ -54,9 +56,9 @@ def timeline(
     folder
         The output folder of the run.
     temperature
-        Times (ps) and temperatures (K), drawn above.
+        Times (ps) and temperatures (K), drawn in a panel above.
     marks
-        Times (ps) to mark, by what happened then.
+        Times (ps) to mark: for the name of what happened its time.
 
     Returns
     -------
@@ -66,11 +68,16 @@ def timeline(
     Raises
     ------
     InputError
-        The folder holds no run, or a run without evaluations.
+        The folder holds no run, or the run has no evaluations.
     MissingExtraError
         matplotlib is not installed.
     """
-    run, table = _read(Path(folder))
+    run = read_run(folder)
+    if not (Path(folder) / "monitor.csv").exists():
+        raise InputError(f"{folder}/monitor.csv: no such file: {folder} holds no run with evaluations")
+    if not len(run.rows):
+        raise InputError(f"{folder}/monitor.csv: no evaluations in it")
+    timed = has_times(run.rows)
     figure = new_figure(5.2 if temperature else 3.8)
     if temperature is None:
         below = figure.subplots()
@@ -78,52 +85,41 @@ def timeline(
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.9))
         above.plot(*(np.asarray(values) for values in temperature), color=RED, lw=1)
         above.set_ylabel("temperature (K)")
-    draw_timeline(below, run, table, has_times(table))
+    plot_run(below, run.about, run.rows, timed)
     if temperature is not None:
         _mark(above, marks or {}, names=True)
     _mark(below, marks or {}, names=temperature is None)
-    below.set_xlabel("time (ps)" if has_times(table) else "step")
+    below.set_xlabel("time (ps)" if timed else "step")
     return figure
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], Rows]:
-    run = read_run(folder)
-    if not (folder / "monitor.csv").exists():
-        raise InputError(f"{folder}/monitor.csv: no such file: {folder} holds no run with evaluations")
-    if not len(run.rows):
-        raise InputError(f"{folder}/monitor.csv: no evaluations in it")
-    return run.about, run.rows
-
-
 def has_times(table: Rows) -> bool:
-    """Return whether a run is drawn against time; else against steps."""
+    """Return whether all rows of a run have a time. If not, the run is drawn against steps."""
     return bool(np.isfinite(table["time"]).all())
 
 
-def draw_timeline(axes: Any, run: dict[str, Any], table: Rows, timed: bool) -> None:
+def plot_run(axes: Any, run: dict[str, Any], table: Rows, timed: bool) -> None:
     """Draw dH of the rows of a run into axes, against time or against steps."""
-    drawn = _broken(table)
+    drawn = _with_gaps(table)
     time, worst = drawn["time" if timed else "step"], drawn["max"]
     single = {"marker": "o", "ms": 4} if len(worst) == 1 else {}  # one row makes no line
     axes.plot(time, worst, color=BLUE, lw=1.1, label="maximum", **single)
     axes.fill_between(time, drawn["q50"], drawn["q99"], color=SKY, alpha=0.35, lw=0, label="median to 99 %")
     axes.plot(time, drawn["q50"], color=GREY, lw=1.1, label="median", **single)
     saved = drawn["saved"] == 1
-    axes.plot(
-        time[saved], worst[saved], "o",
-        ms=3.5, color=ORANGE, mec="white", mew=0.3, label="saved frame", zorder=3,
-    )  # fmt: skip
+    dots = {"ms": 3.5, "color": ORANGE, "mec": "white", "mew": 0.3, "zorder": 3}
+    axes.plot(time[saved], worst[saved], "o", **dots, label="saved frame")
     right = axes.get_yaxis_transform()
-    for name, text, value in levels(run):
+    for name, text, value in list_thresholds(run):
         axes.axhline(value, color="black", lw=0.9, ls="--" if name == "select" else "-")
         axes.text(0.008, value, text, transform=right, va="bottom", fontsize=9, parse_math=False, in_layout=False)
     axes.set_ylabel("dH (nats)")
     axes.set_xlim(np.nanmin(time), None)
-    axes.legend(loc="upper left", bbox_to_anchor=(0.06, 0.92), frameon=False, fontsize=9)
+    axes.legend(**LEGEND, loc="upper left", bbox_to_anchor=(0.06, 0.92))
 
 
-def _broken(table: Rows) -> dict[str, NDArray[np.float64]]:
-    """Return the numbers, what is not finite as nan, with a gap where a new run begins, for its steps go backwards."""
+def _with_gaps(table: Rows) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of numbers, with a row of nan before each new run, whose steps go back, and nan for inf."""
     cuts = np.flatnonzero(np.diff(table["run"])) + 1
     names = [name for name, default in DEFAULTS.items() if not isinstance(default, str)]
     gapped = {name: np.insert(table[name].astype(np.float64), cuts, np.nan) for name in names}
@@ -131,7 +127,7 @@ def _broken(table: Rows) -> dict[str, NDArray[np.float64]]:
 
 
 def _mark(axes: Any, marks: Mapping[str, float], names: bool) -> None:
-    """Draw a line for every mark; their names above the axes, one higher than the last where they come close."""
+    """Draw a line for every mark, and its name above the axes. Names that would overlap stand at different heights."""
     start, end = axes.get_xlim()
     level, before = 0, -np.inf
     for name, when in sorted(marks.items(), key=lambda mark: mark[1]):
@@ -146,14 +142,16 @@ def _mark(axes: Any, marks: Mapping[str, float], names: bool) -> None:
             )  # fmt: skip
 
 
+# -- a learning loop ---------------------------------------------------------------------------------------------------
+
 _NUMBERS = ("generation", "labels", "force_rmse", "covered_share", "first_halt_ps", "shortest_ps")
 
 
 def generations(folder: str | Path) -> Figure:
-    """Draw what a loop has come to against the generation.
+    """Draw the results of a learning loop against the generation.
 
-    Four panels: the share of environments that are covered in the exploration where fewest are, the force error on the
-    held-out frames, the number of labels, and the time before the first halt of any exploration.
+    There are four panels: the smallest share of covered environments in an exploration, the force error on the held-out
+    frames, the number of labels, and the time before the first halt of any exploration.
 
     Parameters
     ----------
@@ -168,7 +166,7 @@ def generations(folder: str | Path) -> Figure:
     Raises
     ------
     InputError
-        The folder holds no loop, or one without a finished generation.
+        The folder holds no loop, or the loop has no finished generation.
     MissingExtraError
         matplotlib is not installed.
     """
@@ -193,13 +191,12 @@ def generations(folder: str | Path) -> Figure:
     for below in (labels, halt):
         below.set_xlabel("generation")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for panel in axes.flat:
-        panel.spines[["top", "right"]].set_visible(False)
+    hide_box(*axes.flat)
     return figure
 
 
 def _limit(axes: Any, value: float, text: str, below: bool = False) -> None:
-    # The text is on the left, where a loop is far from its limits.
+    # The text stands on the left: there the loop is still far from its limits.
     axes.axhline(value, color="black", lw=0.9, ls="--")
     axes.annotate(
         text, (0.0, value), xycoords=("axes fraction", "data"), xytext=(3, -2 if below else 2),
@@ -208,7 +205,7 @@ def _limit(axes: Any, value: float, text: str, below: bool = False) -> None:
 
 
 def _draw_halts(axes: Any, table: dict[str, NDArray[np.float64]]) -> None:
-    """Draw the time before the first halt; where there was none, the time that all explorations ran at least."""
+    """Draw the time before the first halt. Without a halt, draw the time of the shortest exploration."""
     number, first = table["generation"], table["first_halt_ps"]
     none = np.isnan(first)
     if not none.all():
