@@ -21,7 +21,7 @@ from .errors import InputError
 from .index import check_threshold
 from .information import DEFAULT_BANDWIDTH, check_bandwidth
 from .selection import check_cutout
-from .toml import make_settings, read_toml, parse_seconds
+from .toml import make_settings, parse_seconds, read_toml
 
 __all__ = ["Bandwidth", "RunConfig", "describe_keys", "explain", "group_keys", "write_tables", "write_template"]
 

@@ -29,6 +29,7 @@ __all__ = [
     "are_own",
     "bandwidth_option",
     "build_own",
+    "convert_bandwidth",
     "dataset_options",
     "open_dataset",
     "open_index",
@@ -359,7 +360,8 @@ def open_index(source: str, k: int | None, cutoff: float | None, species: str | 
     return index
 
 
-def _convert(value: Any) -> float | str:
+def convert_bandwidth(value: Any) -> float | str:
+    """Convert an option: a number, or the word auto."""
     try:
         return "auto" if value == "auto" else float(value)
     except ValueError:
@@ -371,7 +373,7 @@ def bandwidth_option(multiple: bool = False) -> Callable[[_Command], _Command]:
     return click.option(
         "--bandwidth",
         "bandwidths" if multiple else "bandwidth",
-        type=_convert,
+        type=convert_bandwidth,
         metavar="H",
         multiple=multiple,
         help="h in 1/Å, or auto: by the volume per atom."

@@ -18,7 +18,7 @@ from ..frame import Frame
 from ..index import Calibration, ErrorBound, Index, calibrate, fit_error_bound
 from ..information import DEFAULT_BANDWIDTH
 from ..sources import describe_source, read_force_errors, read_frames
-from .datasets import are_own, build_own, read_own, refuse_options_for_frames
+from .datasets import are_own, build_own, convert_bandwidth, read_own, refuse_options_for_frames
 from .results import Counter, counter
 
 __all__ = ["index_group"]
@@ -29,14 +29,6 @@ _RATES = (0.1, 0.01)  # per independent frame; `index info` shows what threshold
 @click.group("index")
 def index_group() -> None:
     """Build, extend, show and verify the index of a reference."""
-
-
-def _bandwidth(value: Any) -> float | str:
-    """Convert the option: a number, or the word auto."""
-    try:
-        return "auto" if value == "auto" else float(value)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is neither a number nor auto") from None
 
 
 @index_group.command("build")
@@ -51,7 +43,7 @@ def _bandwidth(value: Any) -> float | str:
 )
 @click.option(
     "--bandwidth",
-    type=_bandwidth,
+    type=convert_bandwidth,
     metavar="H",
     help="h in 1/Å, or auto: by the volume per atom.  [default: 0.015]",
 )

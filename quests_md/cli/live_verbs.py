@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
 from click.core import ParameterSource
 
-from ..config import RunConfig, write_template
+from ..config import RunConfig, explain, group_keys, write_template
 from ..errors import ConfigError, ElementError, OutputError
 from ..files import write_atomically
 from ..hosts.replay import replay
@@ -19,6 +19,7 @@ from ..recording.reader import read_about
 from ..sources import read_frames
 from ..toml import check_keys, read_toml
 from . import EXIT_CODES
+from .datasets import convert_bandwidth
 from .results import counter
 
 __all__ = ["config_group", "run_command", "watch_command"]
@@ -125,7 +126,6 @@ def run_command(script: str, config_path: str, lammps_arguments: tuple[str, ...]
 
     Exit code: 0 finished, 1 failed, 3 halted: above a threshold, by a broken frame, SIGTERM or wall_time.
     """
-    from ..config import RunConfig
     from ..hosts.lammps_script import run_script
 
     watch = run_script(script, RunConfig.read(config_path), lammps_arguments)
@@ -137,29 +137,68 @@ _REPLAY = "replay"  # the host, in run.json
 # With this reference these keys of a quests.toml have no place: they are about the other one.
 _OF_REFERENCE = {"index": ("skip", "span", "species", "bandwidth"), "live": ("index",)}
 
+# The keys of a quests.toml that are options, too.
+_OPTIONS = (
+    "reference", "index", "skip", "span", "species", "bandwidth", "select", "halt", "every", "values", "precision",
+    "threads", "save_every", "output", "overwrite",
+)  # fmt: skip
 
-def _threshold_of_text(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
-    """Return a number of nats, or a mapping of what stands before and after the equals signs."""
-    if value is None:
-        return None
+
+def convert_threshold(value: Any) -> Any:
+    """Convert an option: a number of nats, or KEY=NUMBER,... to a mapping."""
     try:
-        if "=" not in value:
+        if isinstance(value, float) or "=" not in value:
             return float(value)
         return {key.strip(): float(number) for key, _, number in (part.partition("=") for part in value.split(","))}
     except ValueError:
         raise click.BadParameter(f"a number of nats, or KEY=NUMBER,..., not {value!r}") from None
 
 
-def _bandwidth(context: click.Context, parameter: click.Parameter, value: str) -> Any:
-    if value == "auto":
-        return value
-    try:
-        return float(value)
-    except ValueError:
-        raise click.BadParameter(f'a number in 1/Å or "auto", not {value!r}') from None
+_CONVERTERS = {"select": convert_threshold, "halt": convert_threshold, "bandwidth": convert_bandwidth}
 
 
-@click.command("watch")
+def add_key_options(command: Any) -> Any:
+    """Add the options that are keys, each with the type, the default and the text of its key."""
+    for name in reversed(_OPTIONS):
+        field = RunConfig.model_fields[name]
+        flags = [f"--{name.replace('_', '-')}", *(["-o"] if name == "output" else [])]
+        how: dict[str, Any] = {"help": explain(field)}
+        if field.annotation is bool:
+            how["is_flag"] = True
+        elif name in _CONVERTERS:
+            how |= {"type": _CONVERTERS[name], "metavar": "TEXT"}
+        else:
+            how["type"] = _type_of(field.annotation)
+        if not (field.is_required() or field.default is None or field.default is False):
+            how |= {"default": field.default, "show_default": True}
+        command = click.option(*flags, **how)(command)
+    return command
+
+
+def _type_of(annotation: Any) -> Any:
+    """Return the type of an option whose key has this type: choices, or what is left without None and ranges."""
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    return (get_args(kinds[0]) or kinds)[0]
+
+
+class _CommandOfKeys(click.Command):
+    """A command whose help shows options that are keys under the headings of their groups."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        headings = {name: heading for heading, fields in group_keys().items() for name in fields}
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx) if isinstance(option, click.Option) else None
+            if record is not None:
+                sections.setdefault(headings.get(option.name or "", "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+@click.command("watch", cls=_CommandOfKeys)
 @click.argument("trajectory")
 @click.option(
     "--config",
@@ -167,56 +206,15 @@ def _bandwidth(context: click.Context, parameter: click.Parameter, value: str) -
     type=click.Path(dir_okay=False),
     help="A quests.toml, with every key of a live run. Options that are given replace keys of it.",
 )
-@click.option("--index", help="The index file.")
-@click.option(
-    "--reference",
-    default="index",
-    show_default=True,
-    type=click.Choice(["index", "live"]),
-    help="live: learn from the trajectory itself, and then say what in it is new; without --index.",
-)
-@click.option("--skip", default=0, show_default=True, help="With --reference live: steps before learning.")
-@click.option("--span", type=int, help="With --reference live: steps to learn from.")
-@click.option(
-    "--bandwidth",
-    default="0.015",
-    show_default=True,
-    callback=_bandwidth,
-    help='With --reference live: h in 1/Å, or "auto".',
-)
-@click.option("--species", help="With --reference live: how elements enter, as of `quests-md index build`.")
-@click.option(
-    "--select",
-    callback=_threshold_of_text,
-    help="dH (nats) above which a frame is saved; or false_alarm=RATE, per independent frame.",
-)
-@click.option("--halt", callback=_threshold_of_text, help="The same, above which the replay stops.")
-@click.option("--every", default=1, show_default=True, help="Evaluate frames whose step is a multiple of this.")
-@click.option("--save-every", default=1, show_default=True, help="Least number of steps between saved candidates.")
-@click.option("-o", "--output", default="uq", show_default=True, help="Folder for the files of the run.")
-@click.option("--overwrite", is_flag=True, help="Replace the files of an earlier run in that folder.")
-@click.option(
-    "--values",
-    default="exact",
-    show_default=True,
-    type=click.Choice(["exact", "flagged"]),
-    help="flagged: exact dH above select only, upper bounds elsewhere; faster, and decides the same.",
-)
-@click.option(
-    "--precision",
-    default="single",
-    show_default=True,
-    type=click.Choice(["single", "double"]),
-    help="Of exact dH where it decides nothing.",
-)
-@click.option("--threads", default=1, show_default=True, help="Threads to use.")
+@add_key_options
 @click.pass_context
 def watch_command(context: click.Context, /, trajectory: str, config_path: str | None, **values: Any) -> None:
     """Replay a trajectory through the monitor, as if it were running now.
 
     TRAJECTORY is anything that ASE reads, with an optional slice: dump.lammpstrj, md.traj@::10.
-    A line is printed where the band changes; monitor.csv in the output folder has a row per evaluation.
-    --select and --halt are required, here or in the quests.toml. What that says of LAMMPS alone is passed over.
+    A line is printed where the band changes; monitor.csv in the output folder has a row for each evaluation.
+    --select and --halt must be given, here or in the quests.toml; as options they are written 5, Si=5,C=8 or
+    false_alarm=0.01. Keys of the quests.toml that are for LAMMPS alone are ignored.
 
     Exit code: 0 finished, 1 failed, 3 halted.
     """

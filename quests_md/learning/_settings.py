@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from ..config import RunConfig
+from ..config import Bandwidth, RunConfig
 from ..errors import ConfigError
-from ..information import DEFAULT_BANDWIDTH, check_bandwidth
+from ..information import DEFAULT_BANDWIDTH
 from ..labelling import Oracle
 from ..toml import check_keys, make_settings, read_toml
 from ..training import make_trainer
@@ -26,12 +26,6 @@ MONITOR = (
 
 _Files = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
 _TABLES = ("index", "oracle", "trainer", "explore", "monitor", "stop")
-
-
-def _bandwidth(value: Any) -> Any:
-    if value != "auto":
-        check_bandwidth(value)
-    return value
 
 
 class _Table(pydantic.BaseModel):
@@ -53,7 +47,7 @@ class IndexTable(_Table):
     k: pydantic.PositiveInt = 32
     cutoff: pydantic.PositiveFloat = 5.0
     species: str | None = None
-    bandwidth: Annotated[Any, pydantic.AfterValidator(_bandwidth)] = DEFAULT_BANDWIDTH
+    bandwidth: Bandwidth = DEFAULT_BANDWIDTH
     group_key: str | None = None
 
 

@@ -59,7 +59,7 @@ def test_watch_says_when_the_trajectory_ends_too_early():
     [
         (("--select", "false_alarm"), "a number of nats, or KEY=NUMBER"),
         (("--halt", "Si=a"), "a number of nats, or KEY=NUMBER"),
-        (("--bandwidth", "wide"), 'a number in 1/Å or "auto"'),
+        (("--bandwidth", "wide"), "'wide' is neither a number nor auto"),
     ],
 )
 def test_what_cannot_be_an_option_is_a_usage_error(option, says):
