@@ -25,8 +25,8 @@ __all__ = [
     "begin_folder",
     "describe",
     "is_overwriting",
-    "to_json",
     "read_about_strictly",
+    "to_json",
     "write_about",
 ]
 

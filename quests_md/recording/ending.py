@@ -1,4 +1,4 @@
-"""How a run ends from outside (SIGTERM, the end of its wall time), and what watching it has cost."""
+"""The end of a run: what stops it from outside (SIGTERM, wall time), and what watching it has cost."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["Cost", "Ending"]
 
 @dataclass
 class Cost:
-    """The time that a session takes on this rank, from when it began.
+    """The time that watching takes on this rank, since the session began.
 
     Attributes
     ----------
     seconds
-        Time taken.
+        Time that was taken.
     n, atoms
-        Evaluations, and this rank's atoms in all of them.
+        Number of evaluations, and of this rank's atoms in all of them together.
     first, last
-        When the first evaluation began, and when the last one ended, by ``time.perf_counter``.
+        When the first evaluation began and the last one ended, by ``time.perf_counter``.
     """
 
     seconds: float = 0.0
@@ -37,31 +37,38 @@ class Cost:
 
     @property
     def share(self) -> float:
-        """Share of the wall time, from the first evaluation to the last; nan before the second."""
+        """Share of the wall time between the first and the last evaluation; nan before the second."""
         return self.seconds / (self.last - self.first) if self.n > 1 else math.nan
 
+    def add(self, started: float, n_atoms: int) -> None:
+        """Add the time of an evaluation of `n_atoms` that ends now; `n` counts it already."""
+        now = time.perf_counter()
+        self.seconds += now - started
+        self.atoms += n_atoms
+        self.first, self.last = started if self.n == 1 else self.first, now
+
     def in_words(self) -> str:
-        """Return the cost as the end of a sentence; empty where there is none."""
+        """Return the cost as the end of a sentence; empty before the first evaluation."""
         text = f"; {1e6 * self.seconds / self.atoms:.1f} µs per atom and evaluation" if self.atoms else ""
         return text if math.isnan(self.share) else f"{text}, {100 * self.share:.2f} % of the run"
 
 
-# The sessions that a signal concerns, the oldest first: one handler serves them all.
+# The endings that a signal concerns, the oldest first. One handler serves them all.
 _listening: list[Ending] = []
 
 
 class Ending:
-    """Lets a run stop at its next evaluation, on all ranks, when it is asked to end or its time is over.
+    """Stops a run at its next evaluation, on all ranks, after SIGTERM or when its wall time is over.
 
-    SIGTERM is listened to where nobody else does, from the main thread. A second one ends the program as if
-    nobody listened; so does `close` for one that came when no evaluation was left to stop at.
+    A session of the main thread handles SIGTERM, unless the program has a handler of its own. A second SIGTERM ends the
+    program as usual. So does `close`, if a SIGTERM came after the last evaluation.
 
     Parameters
     ----------
     monitor
-        It is told to stop.
+        The monitor that is asked for the stop.
     wall_time
-        Seconds from now on; None is no limit.
+        Seconds from now on; None: no limit.
     """
 
     def __init__(self, monitor: Monitor, wall_time: float | None) -> None:
@@ -75,18 +82,18 @@ class Ending:
             _listening.append(self)
 
     def look(self) -> None:
-        """Ask for a stop, once, if the time is over."""
+        """Ask for a stop, once, if the wall time is over."""
         if self._end is not None and time.monotonic() > self._end:
             self._end = None
             self._monitor.request_stop(f"the wall time of {self._seconds:g} s is over")
 
     def forget(self) -> None:
-        """Take a stop back: somebody wants the run to go on."""
+        """Take the request back, because the run is to go on."""
         self._told = False
         self._monitor.request_stop("")
 
     def close(self, halted: bool) -> None:
-        """Listen no more; a signal that nobody acted on has its usual effect."""
+        """Stop handling SIGTERM. A signal that has not stopped the run ends the program now."""
         if self not in _listening:
             return
         _listening.remove(self)
@@ -98,14 +105,14 @@ class Ending:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def tell(self) -> bool:
-        """Ask for a stop because of a signal; return whether that had been done before."""
+        """Ask for a stop because of a signal; return whether this was done before."""
         before, self._told = self._told, True
         self._monitor.request_stop("SIGTERM")
         return before
 
 
 def _forget() -> None:
-    """Listen no more, in a fork: the runs are those of the parent."""
+    """Stop handling SIGTERM in a fork: the runs belong to the parent."""
     if _listening and signal.getsignal(signal.SIGTERM) is _on_signal:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _listening.clear()
@@ -116,6 +123,6 @@ if hasattr(os, "register_at_fork"):
 
 
 def _on_signal(number: int, frame: object) -> None:
-    if all([ending.tell() for ending in _listening]):  # noqa: C419 - all are told
+    if all([ending.tell() for ending in _listening]):  # noqa: C419 - all must be told
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Files of one frame and of broken ones: last.extxyz, last_covered.extxyz, implausible.extxyz."""
+"""The last frames of a run, and broken ones: last.extxyz, last_covered.extxyz, implausible.extxyz."""
 
 from __future__ import annotations
 
@@ -9,13 +9,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files.extxyz import format_parts
-from ..monitor import Band
+from ..frame import Frame
+from ..monitor import Band, Decision
 from .past import Past
 from .recorder import FrameFile, Moment, Place, Recorder
 
-__all__ = ["IMPLAUSIBLE", "LAST", "LAST_COVERED", "Implausible", "Last", "LastCovered", "write_only_frame"]
+__all__ = ["LAST_COVERED", "Implausible", "Last", "LastCovered", "Recent"]
 
-LAST = "last.extxyz"
+LAST, LAST_COVERED, IMPLAUSIBLE = "last.extxyz", "last_covered.extxyz", "implausible.extxyz"
+
+
+class Recent:
+    """The last moments of a run, in memory that is used again.
+
+    Attributes
+    ----------
+    present
+        The last new evaluation, or None.
+    plausible
+        The last evaluation of a plausible frame, or None.
+    is_broken
+        Whether the frame of the last new evaluation was implausible.
+    """
+
+    def __init__(self) -> None:
+        self.present: Moment | None = None
+        self.plausible: Moment | None = None
+        self.is_broken = False
+        self._spare: Frame | None = None  # its memory is free for the next frame
+
+    def take(self, frame: Frame, decision: Decision, may_reuse: bool) -> Moment:
+        """Return the moment of a new evaluation, with a copy of its frame.
+
+        If it `may_reuse` them, the arrays of the moment that is replaced serve for the next copy.
+        """
+        moment = Moment(frame.local(self._spare), decision)
+        replaced, is_broken = self.present, decision.band is Band.IMPLAUSIBLE
+        if not is_broken:
+            replaced, self.plausible = self.plausible, moment
+        else:
+            moment.proposed, moment.follows_broken = self.plausible, self.is_broken
+            replaced = None if replaced is self.plausible else replaced
+        self._spare = replaced.frame if replaced is not None and may_reuse else None
+        self.is_broken, self.present = is_broken, moment
+        return moment
+
+    def take_again(self, moment: Moment) -> None:
+        """Take note of an evaluation that was made before."""
+        if moment.is_plausible and (self.plausible is None or moment.key >= self.plausible.key):
+            self.plausible = moment
 
 
 class Last(Recorder):
@@ -24,7 +66,7 @@ class Last(Recorder):
     Attributes
     ----------
     moment
-        The last one, if it has not been written yet.
+        The last evaluation, until it is written; then None.
     """
 
     files = (LAST,)
@@ -34,60 +76,10 @@ class Last(Recorder):
         self.moment: Moment | None = None
 
     def close(self) -> None:
-        """Make the last evaluated frame the content of the file, if it is not yet."""
+        """Replace the content of the file by the last evaluated frame, unless that is written already."""
         if self.moment is not None:
             moment, self.moment = self.moment, None
-            write_only_frame(self._place, LAST, moment)
-
-
-def write_only_frame(place: Place, name: str, moment: Moment) -> None:
-    """Make a frame the only one of a file, atomically. Collective."""
-    whole = moment.whole(place.comm)
-
-    def act() -> None:
-        assert whole is not None
-        place.folder.replace(name, format_parts(whole.frame, whole.dH, moment.info(), whole.columns))
-
-    place.on_root(act)
-
-
-IMPLAUSIBLE = "implausible.extxyz"
-
-
-class Implausible(Recorder):
-    """Write broken frames; of those that follow each other the first."""
-
-    files = (IMPLAUSIBLE,)
-    bands = frozenset({Band.IMPLAUSIBLE})
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._file = FrameFile(place.folder, IMPLAUSIBLE)
-
-    def see(self, moment: Moment) -> None:
-        """Write a broken frame, with its reason."""
-        if moment.follows_broken:
-            return
-        whole, reason = moment.whole(self._place.comm), moment.decision.reasons[0]
-
-        def act() -> None:
-            assert whole is not None
-            self._file.append(moment.key, whole, {**moment.info(), "reason": reason})
-
-        self._place.on_root(act)
-
-    def resume(self, past: Past) -> None:
-        """Take back frames of evaluations without a row."""
-
-        def mend() -> None:
-            self._file.scan()
-            self._file.mend([place for place, key in enumerate(self._file.keys) if past.has_row(key)])
-
-        self._place.on_root(mend)
-
-
-LAST_COVERED = "last_covered.extxyz"
-_REST = 20.0  # the file is written anew after so many times the time that writing it took: a crash finds it there
+            _write_only_frame(self._place, LAST, moment)
 
 
 class LastCovered(Recorder):
@@ -96,12 +88,14 @@ class LastCovered(Recorder):
     Parameters
     ----------
     velocities
-        Returns the velocities of this rank's atoms at the present step, in ASE's units, where the host's frames have
-        none.
+        Function that returns the velocities of this rank's atoms at the present step, in ASE's units, for a host whose
+        frames have none.
     """
 
     files = (LAST_COVERED,)
     sees_calm = True
+    # The file is written again after this many times the time that writing took. So a crash finds a recent frame in it.
+    _REST = 20.0
 
     def __init__(self, place: Place, velocities: Callable[[], NDArray[np.float64]] | None = None) -> None:
         self._place, self._velocities = place, velocities
@@ -110,7 +104,7 @@ class LastCovered(Recorder):
         self._due = 0.0
 
     def see(self, moment: Moment) -> None:
-        """Take a covered frame for the last one; the first one that is not ends that."""
+        """Take note of a covered frame, until the first frame that is not covered."""
         decision = moment.decision
         if decision.event or decision.save or decision.band in (Band.HALT, Band.IMPLAUSIBLE):
             self._is_over = True
@@ -123,9 +117,52 @@ class LastCovered(Recorder):
                 self.close()
 
     def close(self) -> None:
-        """Bring the file up to date."""
+        """Write the last covered frame, unless it is written already."""
         if self._covered is not None and not self._is_written:
             started = time.perf_counter()
-            write_only_frame(self._place, LAST_COVERED, self._covered)
+            _write_only_frame(self._place, LAST_COVERED, self._covered)
             now = time.perf_counter()
-            self._is_written, self._due = True, now + _REST * (now - started)
+            self._is_written, self._due = True, now + self._REST * (now - started)
+
+
+def _write_only_frame(place: Place, name: str, moment: Moment) -> None:
+    """Make a frame the only one of a file, atomically. Collective."""
+    whole = moment.whole(place.comm)
+
+    def act() -> None:
+        assert whole is not None
+        place.folder.replace(name, format_parts(whole.frame, whole.dH, moment.info(), whole.columns))
+
+    place.on_root(act)
+
+
+class Implausible(Recorder):
+    """Write broken frames; if several follow each other, only the first."""
+
+    files = (IMPLAUSIBLE,)
+    bands = frozenset({Band.IMPLAUSIBLE})
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._file = FrameFile(place.folder, IMPLAUSIBLE)
+
+    def see(self, moment: Moment) -> None:
+        """Write a broken frame with its reason."""
+        if moment.follows_broken:
+            return
+        whole, reason = moment.whole(self._place.comm), moment.decision.reasons[0]
+
+        def act() -> None:
+            assert whole is not None
+            self._file.append(moment.key, whole, {**moment.info(), "reason": reason})
+
+        self._place.on_root(act)
+
+    def resume(self, past: Past) -> None:
+        """Remove frames of evaluations without a row."""
+
+        def mend() -> None:
+            self._file.scan()
+            self._file.mend([place for place, key in enumerate(self._file.keys) if past.has_row(key)])
+
+        self._place.on_root(mend)

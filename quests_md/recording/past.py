@@ -17,7 +17,7 @@ from ..monitor import Evaluations, Key
 from .about import ABOUT, Base, ResumeState, read_about_strictly
 from .reader import Rows, read_events, read_rows
 
-__all__ = ["Past", "find_past", "check_mode"]
+__all__ = ["Past", "check_mode", "find_past"]
 
 # Whose change makes another run of it: of run.json.
 _DECIDING = (

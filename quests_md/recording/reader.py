@@ -24,9 +24,9 @@ __all__ = [
     "Run",
     "count_frames",
     "iterate_frames",
-    "read_last_row",
     "read_about",
     "read_events",
+    "read_last_row",
     "read_rows",
     "read_run",
 ]

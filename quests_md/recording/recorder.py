@@ -26,9 +26,9 @@ __all__ = [
     "Place",
     "Recorder",
     "Whole",
-    "to_quests_error",
     "describe_key",
     "say_cut",
+    "to_quests_error",
 ]
 
 _Result = TypeVar("_Result")

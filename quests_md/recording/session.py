@@ -1,4 +1,4 @@
-"""A watched run and its files: what is wired to what."""
+"""A session: a watched run and its files. It wires the monitor to the recorders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .commands import Commands, Hook
 from .ending import Cost, Ending
 from .events import EventLines, replay_events
 from .history import History
-from .last import Implausible, Last
+from .last import Implausible, Last, Recent
 from .live_reference import LiveReference, reference_of
 from .past import Past, check_mode, find_past
 from .recorder import Moment, Place, Recorder, to_quests_error
@@ -41,70 +41,68 @@ __all__ = ["Session"]
 
 
 class Session:
-    """Watch a run and keep its files.
+    """Watch a run and write its files.
 
-    They are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz; and
-    live.qindex, if the monitor's reference is a live one. Files whose names begin with "resume." are needed by a run
-    that goes on after it was killed.
+    The files are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz;
+    with a live reference also live.qindex. Files named "resume.*" are needed to resume a run that was killed.
 
     Parameters
     ----------
     monitor
-        What decides.
+        The monitor that decides.
     output
-        Folder of the files; made if it is not there. From then on it is the session's: renamed, removed or emptied, it
-        ends the watching.
+        Folder of the files; it is made if it does not exist. It belongs to the session from then on: if somebody
+        renames, removes or empties it, the watching ends.
     overwrite
         Replace the files of an earlier run in that folder.
     resume
-        Go on with the run in that folder, if it holds one: counters, events, what was kept, the budget. An evaluation
-        that has its row is made again, but neither written nor counted again. Another index or other settings that
-        decide are refused, unless this is "anyway".
+        Go on with the run in that folder, if there is one, with its counters, events, kept frames and budget. An
+        evaluation that has a row is made again, but neither written nor counted again. A different index, or a
+        different setting that decides, is an error unless this is "anyway".
     history, after
-        When an event begins, so many evaluated frames before it are written to history.extxyz, and so many after it.
+        How many evaluated frames before and after the beginning of an event are written to history.extxyz.
     novelty
-        Save a candidate only if it adds information to the index and to what this run has kept.
+        Save a candidate only if it adds information to the index and to the frames that this run has kept.
     budget
-        Most candidates to keep, the most informative ones; None: no limit. Needs `novelty`.
+        Largest number of candidates; the most informative ones are kept. None: no limit. Needs `novelty`.
     cutout
         Cut small cells or clusters around the worst atoms of every candidate, to cutouts.extxyz: `radius` and, if
         wanted, `margin` or `potential_range`, `shape`, `vacuum`, `passivate` and `most` of `selection.cutouts`.
     on_select, on_halt
-        Function of the whole frame and the decision on it, called on rank 0 when a candidate has been saved and when
-        the run is told to stop; or a command as a list of arguments, with the fields {output}, {run}, {step}, {event}
-        and {max}. What a function raises ends the watching.
+        Function of the whole frame and its decision. Rank 0 calls it when a candidate has been saved, or when the run
+        is told to stop. Or a command, as a list of arguments with the fields {output}, {run}, {step}, {event} and
+        {max}. An exception of the function ends the watching.
     on_event
-        The same when an event begins and when it ends: function of the `Event`.
+        The same for the beginning and the end of an event: a function of the `Event`, or a command.
     commands_at_once
-        How many such commands may run at once; others wait for their turn.
+        How many commands may run at the same time; the others wait.
     on_error
-        "stop": what fails ends the run. "warn": the run goes on without being watched, and dH is inf from then on.
+        "stop": a failure ends the run. "warn": the run goes on without being watched, and dH is inf from then on.
     wall_time
-        The run is told to stop at the first evaluation after so many seconds, or after that time as "hh:mm:ss".
-        SIGTERM does the same.
+        Time in seconds, or as "hh:mm:ss". The first evaluation after it tells the run to stop, as SIGTERM does.
     host
         Name of the program that moves the atoms, for run.json.
 
     Attributes
     ----------
     decision
-        The last evaluated one, or None.
+        The last decision on an evaluated frame, or None.
     n_evaluated, n_flagged
-        Frames evaluated so far, and those above `select` among them.
+        Number of evaluated frames, and how many of them are above `select`.
     status
         "running", "finished", "halted" or "failed".
     reason
-        Why it was halted or has failed, in words.
+        Why the run was halted or has failed, in words.
     given_up
         Whether watching has failed and the run goes on without it.
     counter
-        Counts 0, 1, 2, ... for hosts that know no step: whoever shares the session takes the next one.
+        Counts 0, 1, 2, ... for hosts that know no step. All that share the session take the next number from it.
 
     Raises
     ------
     OutputError
-        The folder holds an earlier run and neither `overwrite` nor `resume` says what to do with it, another run is
-        writing to it, or it cannot be written. On all ranks.
+        The folder holds an earlier run and neither `overwrite` nor `resume` is given, another run writes to it, or it
+        cannot be written. On all ranks.
     InputError
         A value is out of range.
     """
@@ -148,16 +146,13 @@ class Session:
         self._ended, self._on_error, self._process = False, on_error, os.getpid()
         self._every = monitor.every
         self._resolved = monitor.thresholds.resolved is not None
-        self._present: Moment | None = None  # the last new evaluation
-        self._spare: Frame | None = None  # whose memory the next one may take
-        self._plausible: Moment | None = None  # the last one that was not broken
+        self._recent = Recent()
         self._halted: Key | None = None  # the last evaluation that halted
-        self._passed: set[Key] = set()  # halts of which the host was told
-        self._newest: Key | None = None  # of the rows in the file
-        self._newest_event = 0  # what that row tells
-        self._is_unsettled = True  # what the monitor has settled may not all be in run.json
-        self._settled: tuple[Any, ...] | None = None  # what is
-        self._is_broken = False
+        self._passed: set[Key] = set()  # halts that the host knows of
+        self._newest: Key | None = None  # key and event of the last row when the run was resumed
+        self._newest_event = 0
+        self._is_unsettled = True  # whether the monitor may have settled more than run.json says
+        self._settled: tuple[Any, ...] | None = None  # what run.json says
         self._folder = HeldFolder(self.output)
         place = Place(self._folder, monitor)
         self.place = place
@@ -167,7 +162,7 @@ class Session:
         hooks = {"on_select": on_select, "on_halt": on_halt, "on_event": on_event}
         self._commands = Commands(place, hooks, commands_at_once)
         self._rows, self._events, self._last = RowLines(place), EventLines(place), Last(place)
-        # In the order in which they see an evaluation; its row is the last.
+        # They see an evaluation in this order; its row is written last.
         self._recorders: list[Recorder] = [
             Implausible(place), self._candidates, self._history, self._events, self._commands,
         ]  # fmt: skip
@@ -188,13 +183,13 @@ class Session:
         host: str = "python",
         **more: Any,
     ) -> Session:
-        """Wire a session as a configuration says; `index` replaces the one that it names. Collective.
+        """Make a session from a configuration; `index` replaces the one that the configuration names. Collective.
 
-        `more` are keywords of `Session` that no configuration can hold: functions for `on_select` and the like.
+        `more` are keywords of `Session` that a configuration cannot hold, such as functions for `on_select`.
         """
         comm = Serial() if comm is None else comm
 
-        def make() -> Monitor:  # from a file that only one rank cannot read, say
+        def make() -> Monitor:  # it may fail on one rank only
             reference = reference_of(config) if index is None else index
             if isinstance(reference, Index):
                 reference.require(k=config.k, cutoff=config.cutoff)
@@ -214,7 +209,7 @@ class Session:
 
     def __reduce__(self) -> NoReturn:
         raise InputError(
-            "a Session cannot be pickled or copied, for its folder is that of one run: give MonitoredCalculator or "
+            "a Session cannot be pickled or copied, because its folder belongs to one run: give MonitoredCalculator or "
             "MonitorObserver a configuration (a RunConfig, or the path of a quests.toml) in place of the session, and "
             "each process opens a session of its own"
         )
@@ -226,7 +221,7 @@ class Session:
         return [self._rows, *self._recorders, self._last, self._live]
 
     def _begin(self, mode: bool | str, overwrite: bool) -> None:
-        """Take the folder for a new run, or go on with the one that is in it. Collective."""
+        """Begin a new run in the folder, or resume the one that it holds. Collective."""
         names = tuple(name for recorder in self._every_recorder for name in recorder.files)
         past = None
         if mode and self.monitor.comm.broadcast(self.place.on_root(lambda: is_overwriting(self._folder))):
@@ -244,14 +239,14 @@ class Session:
             raise
 
     def _resume(self, past: Past) -> None:
-        """Go on where the rows end. Collective."""
+        """Go on after the last row. Collective."""
         monitor = self.monitor
         self._began, self._resumed = past.began_at, past.resumed
         self.n_evaluated, self.n_flagged = past.rows, past.flagged
         self._newest, self._newest_event = past.last, past.last_event
         self._halted = past.state.halted
-        self._passed = set(past.halts)  # ranks that are threads share what was broadcast
-        self._is_broken = past.is_broken
+        self._passed = set(past.halts)  # a copy: ranks that are threads share what was broadcast
+        self._recent.is_broken = past.is_broken
         self.counter = itertools.count(0 if past.last is None else past.last.step + 1)
         state = {"volume": past.state.volume, "sample": past.state.sample}
         monitor.restore(state, past.thresholds if past.same else None, past.saved)
@@ -260,9 +255,8 @@ class Session:
         self._resolved = monitor.thresholds.resolved is not None
         for recorder in self._every_recorder:
             recorder.resume(past)
-        self._plausible, newest = self._history.find_last_plausible(), self._history.find(past.last)
-        if newest is not None:
-            self._last.moment = newest
+        self._recent.plausible = self._history.find_last_plausible()
+        self._last.moment = self._history.find(past.last)
 
         def begin() -> None:
             for name in self._folder.names():
@@ -276,12 +270,12 @@ class Session:
         self._live.forget()
 
     def record(self, recorder: Recorder) -> None:
-        """Let one more recorder see the evaluations from now on, before their rows are written."""
+        """Add a recorder: from now on it sees every evaluation before its row is written."""
         self._recorders.append(recorder)
         self._sort_recorders()
 
     def _sort_recorders(self) -> None:
-        """Find out who sees which frames: most frames are calm, and most recorders need none of these."""
+        """Note which recorders see which frames: most frames are calm, and most recorders do not need them."""
         self._of_calm = [recorder for recorder in self._recorders if recorder.sees_calm]
         self._of_band = {band: [each for each in self._recorders if band in each.bands] for band in Band}
 
@@ -292,11 +286,9 @@ class Session:
         return self.monitor.due(step)
 
     def check_running(self) -> None:
-        """Raise what `observe` would for any frame: `Halted`, or `MonitorError` after the end."""
+        """Raise what `observe` would raise for any frame: `Halted`, or `MonitorError` after the end."""
         if self._process != os.getpid():
-            raise MonitorError(
-                f"this session is that of process {self._process}, of which this one is a fork: make one of its own"
-            )
+            raise MonitorError(f"this session belongs to process {self._process}, not to its fork: make a new one here")
         if self._ended and not self.given_up:
             raise MonitorError(f"this session has ended ({self.status}): make a new one")
         if self.status == "halted":
@@ -339,7 +331,7 @@ class Session:
             if frame is None:  # this rank knows no more of it than that it is broken
                 frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
             return self._seen_again(frame, decision) if decision.again else self._record(frame, decision, started)
-        except Exception as caught:  # noqa: BLE001 - it is raised, or told of, as one of ours
+        except Exception as caught:  # noqa: BLE001 - it is raised, or printed, as one of our errors
             failure = self._to_shared_error(caught, f"watching failed at step {step}")
             with contextlib.suppress(QuestsError):
                 self._last.close()
@@ -347,13 +339,14 @@ class Session:
             return _make_unwatched(frame, step)
 
     def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
-        """Record a new evaluation; return what the host is to do."""
+        """Record a new evaluation; return the decision for the host."""
         if decision.save:
             decision = self._candidates.judge(decision)
         if not self._resolved:
             self._say_thresholds()
-        moment = self._make_moment(frame, decision)
-        self.decision = decision
+        # Where recorders see all frames, one of them may hold an old moment: its memory is not free then.
+        moment = self._recent.take(frame, decision, may_reuse=not self._of_calm)
+        self.decision, self._last.moment = decision, moment
         self.n_evaluated += 1
         if decision.band is Band.CANDIDATE or decision.band is Band.HALT:
             self.n_flagged += 1
@@ -370,64 +363,43 @@ class Session:
             self._settle(moment, recorders)
         if self._commands.is_busy:
             self._commands.look()
-        self._count(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
+        self._cost.add(started, 0 if decision.evaluation is None else len(decision.evaluation.ids))
         if decision.band is Band.IMPLAUSIBLE and self.monitor.implausible == "stop":
             raise MonitorError(f"watching failed at step {decision.step}: {decision.reasons[0]}")
         if decision.stop:
             self._halt(moment)
         return decision
 
-    def _make_moment(self, frame: Frame, decision: Decision) -> Moment:
-        """Return the moment of a new evaluation: a copy of the frame, in memory that nobody needs any more."""
-        moment = Moment(frame.local(self._spare), decision)
-        out, is_broken = self._present, decision.band is Band.IMPLAUSIBLE
-        if not is_broken:
-            out, self._plausible = self._plausible, moment
-        else:
-            moment.proposed, moment.follows_broken = self._plausible, self._is_broken
-            out = None if out is self._plausible else out
-        # What falls out may still be held by a recorder that sees all frames.
-        self._spare = None if out is None or self._of_calm else out.frame
-        self._is_broken, self._present, self._last.moment = is_broken, moment, moment
-        return moment
-
-    def _count(self, started: float, n_atoms: int) -> None:
-        """Count an evaluation of this rank's `n_atoms`, which ends now."""
-        cost, now = self._cost, time.perf_counter()
-        cost.seconds += now - started
-        cost.atoms += n_atoms
-        cost.first, cost.last = started if cost.n == 1 else cost.first, now
-
     def _write_settled(self, decision: Decision) -> None:
-        """Write, before its row, what this evaluation may have settled: thresholds, the sample, the volume."""
+        """Write to run.json, before the row, what this evaluation may have settled: thresholds, sample, volume."""
         settled = self.monitor.settled
         if settled != self._settled:
             self._settled = settled
             self._write_about()
-        self._is_unsettled = decision.band is Band.IMPLAUSIBLE or not decision.n  # such a one settles not all
+        # A broken frame, or one without watched atoms, does not settle everything.
+        self._is_unsettled = decision.band is Band.IMPLAUSIBLE or not decision.n
 
     def _settle(self, moment: Moment, recorders: list[Recorder]) -> None:
-        """Do what follows the row of an evaluation that is not calm. Collective."""
+        """Let recorders finish an evaluation that is not calm, after its row was written. Collective."""
         for recorder in recorders:
             recorder.settle(moment)
         if moment.decision.begins or moment.decision.ends:
             self._write_about()
 
     def _seen_again(self, frame: Frame, decision: Decision) -> Decision:
-        """Return what the host is to do about an evaluation that was made before: it is published, and not recorded."""
-        if decision.key in self._passed:  # a signal, or the clock, stops it all the same
+        """Return the decision for the host on a frame that was evaluated before. It is published, but not recorded."""
+        if decision.key in self._passed:  # its halt is known to the host; another reason (signal, time) still stops
             decision = replace(decision, stop=len(decision.reasons) > 1)
-        last = self._present
+        last = self._recent.present
         newest, event = (self._newest, self._newest_event) if last is None else (last.key, last.decision.event)
-        if decision.key == newest:  # its event may be over by now, with it
+        if decision.key == newest:  # this frame may have ended its event
             decision = replace(decision, event=event)
         self.decision = decision
         self._cost.n += 1
         moment = Moment(frame.local(), decision)
         self._history.see_again(moment)
         self._last.moment = moment
-        if moment.is_plausible and (self._plausible is None or moment.key >= self._plausible.key):
-            self._plausible = moment
+        self._recent.take_again(moment)
         if self._cost.n == 1:
             self._say_again(decision.step)
             self._write_about()
@@ -449,37 +421,37 @@ class Session:
         self._commands.tell_halt(moment)
 
     def acknowledge(self) -> None:
-        """Let a halted session go on. Collective."""
+        """Let a halted run go on. Collective."""
         if self.status == "halted" and not self._ended:
             self.status, self.reason = "running", ""
             self._ending.forget()
             self._write_about()
 
     def propose(self, reason: str) -> None:
-        """Make the last plausible frame a candidate, unless it is one: the host has crashed after it. Collective."""
-        if self._plausible is not None and not self._ended:
-            self._candidates.add(self._plausible, reason=f"the last before {reason}")
+        """Make the last plausible frame a candidate, because the host crashed after it. Collective."""
+        if self._recent.plausible is not None and not self._ended:
+            self._candidates.add(self._recent.plausible, reason=f"the last before {reason}")
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write the last evaluated frame to last.extxyz, and run.json. Collective; for the end of a run.
+        """Write the last evaluated frame to last.extxyz, and write run.json. Collective; for the end of a run.
 
         Raises
         ------
         OutputError, MonitorError
-            Something cannot be written, or could not be, or a file is gone: on all ranks, and the session has failed.
+            A file is gone, or cannot be written now, or could not be before. On all ranks; the session has failed.
         """
         try:
             self._last.close()
             self.place.on_root(lambda: self._folder.check(every_file=True))
             self._write_about()
             raise_together(self.monitor.comm, self._rows.unwritten or self._history.unwritten)
-        except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
+        except Exception as failure:  # noqa: BLE001 - it is raised, or printed, as one of our errors
             self._fail_together(self._to_shared_error(failure, "watching failed"))
 
     def close(self) -> None:
-        """Write what is left, as `flush` does, and end the session. Collective; may be called again."""
+        """Write what is left, as `flush` does, and end the session. Collective; a second call does nothing."""
         if self._ended or self._process != os.getpid():
             return
         try:
@@ -487,14 +459,14 @@ class Session:
             for recorder in self._recorders:
                 if recorder is not self._events:
                     recorder.close()
-        except Exception as failure:  # noqa: BLE001 - it is raised, or told of, as one of ours
+        except Exception as failure:  # noqa: BLE001 - it is raised, or printed, as one of our errors
             self._fail_together(self._to_shared_error(failure, "watching failed"))
         if not self._ended:
             self.flush()
         self._end("finished" if self.status == "running" else self.status, self.reason)
 
     def fail(self, error: BaseException) -> None:
-        """End the session for an error that ends its program; after a halt it stays halted. Not collective."""
+        """End the session because of an error that ends the program; a halted run stays halted. Not collective."""
         if self._process != os.getpid():
             return
         if self.monitor.comm.size == 1:
@@ -505,7 +477,7 @@ class Session:
 
     @property
     def n_saved(self) -> int:
-        """Candidates that are kept."""
+        """Number of candidates that are kept."""
         return len(self._candidates.keys)
 
     @property
@@ -517,29 +489,29 @@ class Session:
 
     @property
     def share(self) -> float:
-        """Share of the wall time that watching took on this rank, from the first evaluation to the last."""
+        """Share of the wall time between the first and the last evaluation that watching took on this rank."""
         return self._cost.share
 
     @property
     def seconds(self) -> float:
-        """Time that watching has taken on this rank since this session began."""
+        """Time (s) that watching has taken on this rank since the session began."""
         return self._cost.seconds
 
     def summary(self) -> str:
-        """Return the line that a run ends with."""
+        """Return the last line that a run prints."""
         text = f"quests_md: {self.status}; {self.n_evaluated} evaluations"
         if self.decision is not None and self.decision.n:
             text += f" of {self.decision.n} atoms"
         return f"{text}, {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}{self._cost.in_words()}"
 
     def _say_thresholds(self) -> None:
-        """Print what thresholds that were no numbers have become, once."""
+        """Print, once, the numbers that came out for thresholds that were not given as numbers."""
         if self.monitor.thresholds.resolved is not None:
             self._resolved = True
             self.place.on_root(lambda: print(f"quests_md: {self.monitor.thresholds.in_words()}", flush=True))
 
     def _say_again(self, step: int) -> None:
-        """Say that rows are there already, once: whoever has forgotten to give the host its step sees it."""
+        """Print, once, that this step has a row already: the user may have forgotten to give the host its step."""
         if self._newest is not None and step < self._newest.step and self.place.is_root:
             newest = self._newest.step
             print(f"quests_md: goes on at step {step}; steps that have their row, up to {newest}, get no second")
@@ -565,9 +537,10 @@ class Session:
         return describe(self.monitor, ended, self.settings, counts, state, self._live.describe())
 
     def _to_shared_error(self, failure: Exception, where: str) -> QuestsError:
-        """Return a failure as one of ours; one that the other ranks have not heard of ends the session, and is raised.
+        """Return a failure, known to all ranks, as a `QuestsError`.
 
-        They may be waiting for this rank: whoever runs them must end them, as for any error of one rank.
+        A failure that only this rank knows ends the session, and is raised as it is. The other ranks may wait for this
+        one: the program that runs them must end them, as after any error of a single rank.
         """
         ours = to_quests_error(failure, where)
         if ours is not failure and self.monitor.comm.size > 1:
@@ -576,7 +549,7 @@ class Session:
         return ours
 
     def _fail_together(self, failure: QuestsError) -> None:
-        """End the session for what all ranks have heard of; raise it, unless the run goes on without."""
+        """End the session because of a failure that all ranks know; raise it, unless the run goes on unwatched."""
         self._end("failed", str(failure))
         if self._on_error == "stop":
             raise failure
@@ -586,7 +559,7 @@ class Session:
         self.given_up = True
 
     def _end(self, status: str, reason: str) -> None:
-        """End the session, without a collective call: the other ranks may be gone."""
+        """End the session without a collective call: the other ranks may be gone."""
         if self._ended:
             return
         self._ended = True
@@ -605,21 +578,21 @@ class Session:
         self._ending.close(self.status == "halted")
 
     def _at_exit(self) -> None:
-        """End a session that nobody closed. An exception that ended the program is a failure."""
+        """End a session that nobody closed. If an exception ended the program, the session has failed."""
         if self._process != os.getpid():
             return
         error = getattr(sys, "last_value", None)
-        # At a prompt an exception ends nothing, and may be any number of lines old.
+        # At a prompt an exception does not end the program, and may be long ago.
         if error is not None and not hasattr(sys, "ps1"):
             self.fail(error)
         elif self.monitor.comm.size == 1:
-            with contextlib.suppress(QuestsError):  # the session has printed that it failed
+            with contextlib.suppress(QuestsError):  # the session has printed its failure
                 self.close()
         else:
             self._end("finished" if self.status == "running" else self.status, self.reason)
 
 
 def _make_unwatched(frame: Frame | None, step: int) -> Decision:
-    """Return what is published of a frame when watching has been given up: inf, for nan stops nobody."""
+    """Return the decision on a frame of a run that is no longer watched. dH is inf: a host would not stop at nan."""
     n = 0 if frame is None else frame.n_local or 0
     return Decision(step, evaluated=False, maximum=math.inf, mean=math.inf, dH=np.full(n, math.inf))

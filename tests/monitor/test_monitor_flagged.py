@@ -167,16 +167,16 @@ def test_hints_are_found_again_when_the_table_has_grown():
     kept = Flagged()
     rng = np.random.default_rng(1)
     ids = rng.choice(10**5, 10, replace=False)
-    slots = kept._slots(ids)
+    slots = kept._find_slots(ids)
     kept.hints[slots] = np.arange(10)
-    before = kept.hints[kept._slots(ids)]
+    before = kept.hints[kept._find_slots(ids)]
     more = np.concatenate([ids, 10**5 + np.arange(50_000)])
-    slots = kept._slots(more)
+    slots = kept._find_slots(more)
     np.testing.assert_array_equal(kept.hints[slots[:10]], before)
     assert 2 * len(more) <= len(kept.hints) <= 32 * len(more)
     dense = Flagged()
-    assert len(np.unique(dense._slots(np.arange(1000) * 9))) == 1000  # as of one rank of nine
-    assert dense._slots(np.array([2**63 - 1, -1, 0])).max() < len(dense.hints) <= 2**14
+    assert len(np.unique(dense._find_slots(np.arange(1000) * 9))) == 1000  # as of one rank of nine
+    assert dense._find_slots(np.array([2**63 - 1, -1, 0])).max() < len(dense.hints) <= 2**14
 
 
 def test_a_frame_may_lose_and_gain_atoms(many):
