@@ -1,4 +1,4 @@
-"""The process that calculates: tasks come as lines of JSON, answers go back as lines of JSON on a way of their own."""
+"""The process that calculates. It reads tasks as lines of JSON, and writes its answers as lines of JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._oracle import FOLDER, built, filled, load
+from ._oracle import FOLDER, call_tables, fill_folder, load
 
 __all__ = ["serve"]
 
@@ -20,7 +20,7 @@ __all__ = ["serve"]
 def serve() -> None:
     """Answer tasks until there are no more.
 
-    What a calculator prints goes to descriptor 2, for it may print anything at any time; it reads from nowhere.
+    Calculators may print anything at any time: that goes to descriptor 2. They read from an empty file.
     """
     tasks, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     nowhere = os.open(os.devnull, os.O_RDONLY)
@@ -36,7 +36,7 @@ def serve() -> None:
 
 
 class _Desk:
-    """Keeps the calculator from one task to the next, where that is of use."""
+    """Answers tasks, and keeps the calculator from one task to the next if that saves time."""
 
     def __init__(self) -> None:
         self._home = os.getcwd()
@@ -46,7 +46,7 @@ class _Desk:
         self._atoms: Any = None
 
     def answer(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Return labels, or a problem with its reason: "setup" (there is no calculator) or "failed"."""
+        """Return labels; or a problem, "setup" (the calculator cannot be made) or "failed", and its reason."""
         problem = "setup"
         try:
             self._prepare(task)
@@ -55,7 +55,7 @@ class _Desk:
             problem = "failed"
             os.chdir(task["folder"])
             answer = _calculate(self._calculator, task) | {"record": self._record}
-        # Whatever a calculator raises is its answer, SystemExit too: this process goes on.
+        # Whatever a calculator raises, SystemExit too, becomes the answer: this process goes on.
         except (Exception, SystemExit) as error:  # noqa: BLE001
             self._calculator = None
             traceback.print_exc()
@@ -63,7 +63,7 @@ class _Desk:
             return {"problem": problem, "reason": f"{type(error).__name__}: {text}", "record": self._record}
         finally:
             os.chdir(self._home)
-        program = _program_version(self._calculator)
+        program = _find_version(self._calculator)
         if program:
             answer["record"] = self._record | {"program_version": program}
         if _writes_files(self._calculator) or answer["converged"] is False:
@@ -71,20 +71,20 @@ class _Desk:
         return answer
 
     def _prepare(self, task: dict[str, Any]) -> None:
-        """Make the calculator, unless it is there: GPAW and others start from what they have of the frame before."""
+        """Make the calculator, or keep the one there is: GPAW and others then start from the frame before."""
         text = json.dumps([task["calculator"], task["keywords"]])
-        again = task["atoms"] == self._atoms  # it would answer from memory, where somebody wants to know
+        again = task["atoms"] == self._atoms  # a calculator that was kept would answer from memory, and not calculate
         self._atoms = task["atoms"]
         if self._calculator is None or text != self._key or FOLDER in text or again:
-            self._calculator = None  # the old one ends first: there may be place for one only
+            self._calculator = None  # the old one ends first: there may be no room for two
             make = load(task["calculator"])
-            self._record = {"calculator": task["calculator"], **_code(task["calculator"])}
-            self._calculator = make(**built(filled(task["keywords"], task["folder"])))
+            self._record = {"calculator": task["calculator"], **_find_code(task["calculator"])}
+            self._calculator = make(**call_tables(fill_folder(task["keywords"], task["folder"])))
             self._key = text
 
 
-def _code(path: str) -> dict[str, str]:
-    """Return the distribution that a calculator comes from, and its version."""
+def _find_code(path: str) -> dict[str, str]:
+    """Return the package that a calculator comes from, and its version."""
     package = path.partition(":")[0].partition(".")[0]
     name = packages_distributions().get(package, [package])[0]
     try:
@@ -94,7 +94,7 @@ def _code(path: str) -> dict[str, str]:
 
 
 def _writes_files(calculator: Any) -> bool:
-    """Tell whether a calculator drives a program by files: it keeps nothing of use, and may read old ones."""
+    """Return whether a calculator drives a program by files. To keep it is of no use, and it may read old files."""
     from ase.calculators.calculator import FileIOCalculator
     from ase.calculators.genericfileio import GenericFileIOCalculator
 
@@ -102,7 +102,7 @@ def _writes_files(calculator: Any) -> bool:
 
 
 def _calculate(calculator: Any, task: dict[str, Any]) -> dict[str, Any]:
-    """Return energy (eV), forces (eV/Å), stress (eV/Å³, Voigt order; or None) and what is said of convergence."""
+    """Return energy (eV), forces (eV/Å), stress (eV/Å³, Voigt's order; or None), and whether it has converged."""
     from ase import Atoms
     from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
@@ -112,24 +112,24 @@ def _calculate(calculator: Any, task: dict[str, Any]) -> dict[str, Any]:
     if task["stress"] and atoms.pbc.all() and "stress" in getattr(calculator, "implemented_properties", ()):
         wanted.append("stress")
     if _writes_files(calculator):
-        calculator.calculate(atoms, wanted, all_changes)  # all at once: one by one would start the program three times
+        calculator.calculate(atoms, wanted, all_changes)  # all at once: else the program would be started three times
     forces = np.asarray(atoms.get_forces(), dtype=float)
     stress: Any = None
     if "stress" in wanted:
         try:
             stress = np.asarray(atoms.get_stress(voigt=True), dtype=float).tolist()
-        except PropertyNotImplementedError:  # promised by the class, but not for these keywords
+        except PropertyNotImplementedError:  # the class has it, but not with these keywords
             stress = None
     return {
         "energy": float(atoms.get_potential_energy()),
         "forces": forces.tolist(),
         "stress": stress,
-        "converged": _converged(calculator),
+        "converged": _has_converged(calculator),
     }
 
 
-def _converged(calculator: Any) -> bool | None:
-    """Return what a calculator says of its convergence where it says so without raising; None: nothing."""
+def _has_converged(calculator: Any) -> bool | None:
+    """Return whether a calculator says that it has converged; None if it says nothing."""
     places = (
         getattr(calculator, "results", {}).get("converged"),
         getattr(calculator, "converged", None),
@@ -139,8 +139,8 @@ def _converged(calculator: Any) -> bool | None:
     return all(said) if said else None
 
 
-def _program_version(calculator: Any) -> str:
-    """Return the version of the program behind a calculator, if it knows it after a calculation."""
+def _find_version(calculator: Any) -> str:
+    """Return the version of the program that a calculator drives; empty if the calculator does not know it."""
     version = getattr(calculator, "version", None)
     if isinstance(version, (str, int, float)):
         return str(version)
@@ -148,6 +148,6 @@ def _program_version(calculator: Any) -> str:
     if callable(ask):
         try:
             return str(ask())
-        except Exception:  # noqa: BLE001 - it starts the program once more, and labels do not depend on what it says
+        except Exception:  # noqa: BLE001 - it starts the program, which may fail; the labels do not depend on it
             return ""
     return ""

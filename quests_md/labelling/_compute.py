@@ -1,4 +1,4 @@
-"""Calculations: each in a process that may die, in its time; on this machine, by MPI or by Dask."""
+"""Calculations, each in a process that may die and within its time; and executors that bring them to other machines."""
 
 from __future__ import annotations
 
@@ -23,39 +23,42 @@ import numpy as np
 from ..errors import Halted, InputError, MissingExtraError, OracleError
 from ..machine import find_versions
 from ._oracle import Labels, Oracle
-from ._process import Child, Died, TimedOut, child_of_this_thread, kill_children
+from ._process import Child, Died, TimedOut, get_child, kill_children
 
 if TYPE_CHECKING:
     import ase
 
-__all__ = ["EXECUTORS", "Outcome", "await_outcome", "compute", "make_executor", "outcome_of", "run_task", "task_of"]
+__all__ = ["EXECUTORS", "Outcome", "await_outcome", "compute", "make_executor", "make_task", "read_outcome", "run_task"]
 
-# What of a frame a calculation sees, as it is called in arrays and by ase.Atoms. No constraints: they make forces zero.
+# -- calculations ------------------------------------------------------------------------------------------------------
+
+# The arrays of a frame that a calculation sees, and their names as keywords of ase.Atoms. Constraints are left out:
+# they would make forces zero.
 _COLUMNS = {
     "numbers": "numbers", "positions": "positions", "tags": "tags", "initial_charges": "charges",
     "initial_magmoms": "magmoms",
 }  # fmt: skip
-_TICK = 0.25  # seconds between looks at what may stop a wait
-_WORDS = 600  # characters of what a process has printed that go into a reason
+_TICK = 0.25  # seconds between two questions whether to stop waiting
+_WORDS = 600  # characters of the output of a process that go into a reason
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one calculation.
+    """The result of one calculation.
 
     Attributes
     ----------
     labels
-        None, if there is a problem.
+        None if there is a problem.
     problem
         "" or "failed" (the calculator raised an error, or has not converged), "died" (its process ended), "timeout"
-        (killed after `wall_time`), "insane" (labels that cannot be true).
+        (it was killed after `wall_time`), "insane" (its labels cannot be true).
     reason
         The problem in words, with the folder that was kept.
     seconds
         How long it took.
     record
-        The calculator, its code and version, the settings, seconds, host and versions.
+        How it was made: the calculator, its code and version, the settings, seconds, host and versions.
     """
 
     labels: Labels | None
@@ -66,16 +69,16 @@ class Outcome:
 
 
 def compute(oracle: Oracle, atoms: ase.Atoms, *, folder: str | Path | None = None) -> Outcome:
-    """Calculate the labels of a frame in this thread's child process, which is kept for the next frame.
+    """Calculate the labels of a frame in a child process of this thread, which is kept for the next frame.
 
     Parameters
     ----------
     oracle
         What calculates.
     atoms
-        The frame. Its constraints play no part.
+        The frame. Its constraints are ignored.
     folder
-        Where it is calculated, an existing folder, which is kept. Default: a scratch folder of its own.
+        An existing folder to calculate in, which is kept. Default: a scratch folder of its own.
 
     Returns
     -------
@@ -85,13 +88,13 @@ def compute(oracle: Oracle, atoms: ase.Atoms, *, folder: str | Path | None = Non
     Raises
     ------
     OracleError
-        There is no such calculator, or it cannot be made with these keywords.
+        The calculator cannot be imported, or cannot be made with these keywords.
     """
-    return outcome_of(run_task(task_of(oracle, atoms, folder)))
+    return read_outcome(run_task(make_task(oracle, atoms, folder)))
 
 
-def task_of(oracle: Oracle, atoms: ase.Atoms | None, folder: str | Path | None = None) -> str:
-    """Return a calculation as text, which every executor can carry; without atoms, the calculator is only made."""
+def make_task(oracle: Oracle, atoms: ase.Atoms | None, folder: str | Path | None = None) -> str:
+    """Return a calculation as text, which every executor can send. Without atoms the calculator is only made."""
     given: dict[str, Any] | None = None
     if atoms is not None:
         cell, pbc = np.asarray(atoms.cell), np.asarray(atoms.pbc)
@@ -101,8 +104,8 @@ def task_of(oracle: Oracle, atoms: ase.Atoms | None, folder: str | Path | None =
     return json.dumps({"oracle": oracle.model_dump(), "atoms": given, "folder": where})
 
 
-def outcome_of(answer: str) -> Outcome:
-    """Return what the text from `run_task` says.
+def read_outcome(answer: str) -> Outcome:
+    """Return the outcome that `run_task` returned as text.
 
     Raises
     ------
@@ -120,7 +123,7 @@ def outcome_of(answer: str) -> Outcome:
 
 
 def await_outcome(future: Future[str], stop: Callable[[], bool] | None) -> Outcome:
-    """Return what a calculation that was handed to an executor comes to; `Halted`, if `stop` says so before."""
+    """Wait for a calculation and return its outcome; `Halted` if `stop` returns True before that."""
     while not future.done():
         if stop is not None and stop():
             raise Halted("told to stop before any frame was claimed")
@@ -131,23 +134,23 @@ def await_outcome(future: Future[str], stop: Callable[[], bool] | None) -> Outco
         raise
     except Exception as error:
         raise OracleError(f"the executor cannot calculate: {type(error).__name__}: {error}") from error
-    return outcome_of(answer)
+    return read_outcome(answer)
 
 
 def run_task(text: str) -> str:
-    """Do a calculation of `task_of`, wherever an executor has brought it; return its outcome as text."""
+    """Do a calculation that `make_task` described, on whatever machine this is; return its outcome as text."""
     task = json.loads(text)
     oracle = Oracle(**task["oracle"])
-    folder = Path(task["folder"] or _scratch(oracle))
-    child = child_of_this_thread(oracle.environment)
+    folder = Path(task["folder"] or _make_scratch(oracle))
+    child = get_child(oracle.environment)
     started = time.perf_counter()
     answer = _ask(child, oracle, task["atoms"], folder)
     seconds = time.perf_counter() - started
     if not answer["problem"] and task["atoms"] is not None:
-        answer["problem"], answer["reason"] = _doubt(oracle, answer, len(task["atoms"]["numbers"]))
+        answer["problem"], answer["reason"] = _find_problem(oracle, answer, len(task["atoms"]["numbers"]))
     said = child.said()
     if answer["problem"]:
-        answer["reason"] = _reason(oracle, answer, said)
+        answer["reason"] = _explain(oracle, answer, said)
     if task["folder"] is None:
         answer["reason"] += _clear(folder, said, keep=bool(answer["problem"]) or oracle.keep)
     record = {
@@ -162,7 +165,7 @@ def run_task(text: str) -> str:
     return json.dumps({**fields, "seconds": seconds, "record": record})
 
 
-def _scratch(oracle: Oracle) -> str:
+def _make_scratch(oracle: Oracle) -> str:
     try:
         return os.path.abspath(tempfile.mkdtemp(prefix="quests-md-", dir=oracle.scratch))
     except OSError as error:
@@ -180,8 +183,8 @@ def _ask(child: Child, oracle: Oracle, atoms: Mapping[str, Any] | None, folder: 
         return nothing | {"problem": "died", "reason": str(error)}
 
 
-def _doubt(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tuple[str, str]:
-    """Return the problem with labels and what it is; twice "", if they can be believed."""
+def _find_problem(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tuple[str, str]:
+    """Return the problem with labels and its reason; "" and "" if there is none."""
     if answer["converged"] is False:
         return "failed", "the calculator says that it has not converged"
     forces = np.array(answer["forces"], dtype=float)
@@ -204,8 +207,8 @@ def _doubt(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tuple[str
     return "", ""
 
 
-def _reason(oracle: Oracle, answer: Mapping[str, Any], said: bytes) -> str:
-    """Return why there are no labels; of a process that ended, or could not start, with the end of what it has said."""
+def _explain(oracle: Oracle, answer: Mapping[str, Any], said: bytes) -> str:
+    """Return why there are no labels; if the process died, with the end of its output."""
     reason = str(answer["reason"])
     if answer["problem"] == "setup":
         return f"{oracle.calculator} cannot be made: {reason}"
@@ -216,8 +219,8 @@ def _reason(oracle: Oracle, answer: Mapping[str, Any], said: bytes) -> str:
 
 
 def _clear(folder: Path, said: bytes, keep: bool) -> str:
-    """Remove a scratch folder, or keep it where there is anything in it, with what was printed; return where it is."""
-    with contextlib.suppress(OSError):  # the calculator, or who tidies up, has removed it; or the disk is full
+    """Remove a scratch folder; or keep it, with the output, if it is not empty, and say in words where it is."""
+    with contextlib.suppress(OSError):  # something else has removed it, or the disk is full
         if keep and said:
             (folder / "output.txt").write_bytes(said)
         if keep and any(folder.iterdir()):
@@ -226,32 +229,34 @@ def _clear(folder: Path, said: bytes, keep: bool) -> str:
     return ""
 
 
-_LOOK = 0.1  # seconds between two attempts to kill
+# -- executors ---------------------------------------------------------------------------------------------------------
+
 EXECUTORS = ("local", "mpi", "dask")
+_LOOK = 0.1  # seconds between two attempts to kill
 
 
 def make_executor(kind: str, workers: int | None = None, scheduler: str | None = None) -> Executor:
-    """Make what carries calculations to where they are done: a `concurrent.futures.Executor`, to be used in a `with`.
+    """Make a `concurrent.futures.Executor` that does calculations here or on other machines; use it in a `with`.
 
-    ``shutdown(cancel_futures=True)`` kills what is being calculated, as far as the executor reaches; a `with` that is
-    left by an exception does that. Wherever a calculation runs, it runs in a process of its own.
+    Each calculation runs in a process of its own, on whatever machine. ``shutdown(cancel_futures=True)`` kills the
+    calculations that run, as far as the executor can; an exception that leaves the `with` does the same.
 
     Parameters
     ----------
     kind
-        "local": of this machine, `workers` at once, default 1.
-        "mpi": ``mpi4py.futures``; all ranks but the first calculate in a program that was started with
-        ``mpiexec -n N python -m mpi4py.futures``; otherwise `workers` ranks are started, default 1.
-        "dask": the cluster of `scheduler`; without one a cluster of `workers` processes of this machine, default 1.
+        "local": processes of this machine, `workers` at once (default 1).
+        "mpi": ``mpi4py.futures``. In a program that was started with ``mpiexec -n N python -m mpi4py.futures``, all
+        ranks but the first calculate; otherwise `workers` ranks are started (default 1).
+        "dask": the cluster of `scheduler`; without one, a cluster of `workers` processes of this machine (default 1).
     workers
-        How many calculations may run at once. Default with a `scheduler` or ranks: as many as they can.
+        How many calculations run at once at most. Default with a `scheduler` or ranks: as many as there is room for.
     scheduler
         Address of a Dask scheduler, "tcp://host:8786".
 
     Returns
     -------
     concurrent.futures.Executor
-        With an attribute `workers`.
+        It has an attribute `workers`: how many calculations can run at once.
 
     Raises
     ------
@@ -260,7 +265,7 @@ def make_executor(kind: str, workers: int | None = None, scheduler: str | None =
     MissingExtraError
         mpi4py or distributed is not installed.
     OracleError
-        There is no such scheduler, or it has no workers.
+        No scheduler answers at this address, or it has no workers.
     """
     if kind not in EXECUTORS:
         raise InputError(f"executor must be one of {', '.join(EXECUTORS)}, not {kind!r}")
@@ -269,14 +274,14 @@ def make_executor(kind: str, workers: int | None = None, scheduler: str | None =
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, not {workers}")
     if kind == "mpi":
-        return _mpi(workers)
+        return _make_mpi(workers)
     if kind == "dask":
         return _Dask(workers, scheduler)
     return _Local(workers or 1)
 
 
 def _end_all(futures: Iterable[Future[Any]], kill: Callable[[], Any]) -> None:
-    """Kill what is being calculated until nothing is: what has only just begun has no process yet."""
+    """Kill calculations again and again until none runs: one that has just begun has no process yet."""
     left = [future for future in futures if not future.done()]
     while left:
         kill()
@@ -284,7 +289,7 @@ def _end_all(futures: Iterable[Future[Any]], kill: Callable[[], Any]) -> None:
 
 
 class _Local(ThreadPoolExecutor):
-    """A thread for each worker, each with a child process that is replaced when it dies: a pool that cannot break."""
+    """A thread for each worker. Each has a child process, which is replaced when it dies: so the pool cannot break."""
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers, thread_name_prefix="quests-md-label")
@@ -293,7 +298,7 @@ class _Local(ThreadPoolExecutor):
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = super().submit(function, *args, **kwargs)
-        self._sent = _open(self._sent, future)
+        self._sent = _keep_open(self._sent, future)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -305,12 +310,12 @@ class _Local(ThreadPoolExecutor):
         self.shutdown(cancel_futures=kind is not None)
 
 
-def _open(sent: Iterable[Future[Any]], future: Future[Any]) -> list[Future[Any]]:
-    """Return the futures that are still open, with a new one."""
+def _keep_open(sent: Iterable[Future[Any]], future: Future[Any]) -> list[Future[Any]]:
+    """Return the futures that are not done, and a new one."""
     return [*(each for each in sent if not each.done()), future]
 
 
-def _mpi(workers: int | None) -> Executor:
+def _make_mpi(workers: int | None) -> Executor:
     try:
         from mpi4py import MPI
         from mpi4py.futures import MPIPoolExecutor
@@ -323,32 +328,32 @@ def _mpi(workers: int | None) -> Executor:
 
         def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
             future: Future[Any] = super().submit(function, *args, **kwargs)
-            self._sent = _open(self._sent, future)
+            self._sent = _keep_open(self._sent, future)
             return future
 
         def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
             if kind is not None and not all(future.done() for future in self._sent):
-                # Nothing reaches a rank that calculates but its end, and then that of its processes.
+                # A rank that calculates listens to nothing. Only the end of the job ends it, and its processes with it.
                 sys.stdout.flush()
                 sys.stderr.write(f"quests-md: the ranks are ended: {kind.__name__}: {value}\n")
                 sys.stderr.flush()
                 MPI.COMM_WORLD.Abort(3 if kind is Halted else 1)
             self.shutdown()
 
-    # With ranks that are there already, their number is that of the job.
+    # If the job has ranks already, num_workers says how many; else `workers` are started.
     executor = Mpi(workers or 1, path=sys.path, initializer=_ignore_signals)
     executor.workers = min(executor.num_workers, workers or executor.num_workers)
     return executor
 
 
 def _ignore_signals() -> None:
-    """Leave Ctrl-C, which mpiexec hands to all ranks, to the first one."""
+    """Ignore Ctrl-C, which mpiexec sends to all ranks: the first rank handles it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 class _Dask(Executor):
-    """A client of a cluster, its executor, and the cluster where it is our own: one thing that is closed once."""
+    """A client of a cluster and its executor; and the cluster, if it was started here. They are closed together."""
 
     def __init__(self, workers: int | None, scheduler: str | None) -> None:
         try:
@@ -358,7 +363,7 @@ class _Dask(Executor):
             raise MissingExtraError("the executor dask needs distributed: pip install 'quests_md[dask]'") from error
         self._cluster = None
         if scheduler is None:
-            # A calculation whose worker died is not tried again behind our back: it is a try of its frame.
+            # Dask must not repeat a calculation whose worker died: that counts as one try of the frame.
             with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
                 self._cluster = distributed.LocalCluster(
                     n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=":0"
@@ -377,7 +382,7 @@ class _Dask(Executor):
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = self._executor.submit(function, *args, **kwargs)
-        self._sent = _open(self._sent, future)
+        self._sent = _keep_open(self._sent, future)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

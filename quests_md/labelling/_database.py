@@ -1,9 +1,13 @@
-"""Transactions around an ``ase.db``, which has none of its own; and a queue in a file of SQLite."""
+"""The database of a queue: transactions around an ``ase.db``, which has none of its own; and the kind that is a file.
+
+All that is used of the insides of ase.db is here and in ``_postgresql``: the attributes `connection` and
+`change_count` of its databases; the tables `systems` (its columns `id` and `unique_id`), `text_key_values`,
+`number_key_values`, `keys`, `species` and `information`; in PostgreSQL also the column `key_value_pairs` of `systems`.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
 import time
@@ -17,12 +21,12 @@ import ase.db
 
 from ..errors import QueueError
 
-__all__ = ["Database", "SQLite", "Transaction", "open_database"]
+__all__ = ["Database", "SQLite", "Transaction", "hide_password"]
 
-_KEY = "quests_md_queue"  # of the metadata: the number of the format
+_KEY = "quests_md_queue"  # in the metadata of the database; its value is the number of the format
 _FORMAT = 1
 
-# ase.db deletes by id and has no index for it; what is claimed next must not be searched among all rows.
+# ase.db deletes by id, but has no index for that. The last index finds the next frame without a search of all rows.
 _INDICES = (
     *(f"CREATE INDEX quests_md_{table} ON {table} (id)" for table in ("keys", "text_key_values", "number_key_values")),
     "CREATE INDEX quests_md_species ON species (id)",
@@ -30,35 +34,14 @@ _INDICES = (
 )
 
 
-def open_database(address: str | os.PathLike[str], timeout: float) -> Database:
-    """Return the database of an address; nothing is opened yet.
-
-    Raises
-    ------
-    QueueError
-        It is of a kind in which no frame can be claimed by one worker alone.
-    """
-    text = os.fspath(address)
-    if re.match(r"postgres(ql)?://", text):
-        from ._postgresql import PostgreSQL
-
-        return PostgreSQL(text, timeout)
-    if "://" not in text and Path(text).suffix == ".db":
-        return SQLite(text, timeout)
-    raise QueueError(
-        f"{hide_password(text)}: a queue is a file that ends in .db (SQLite), or postgresql://user@host/database: "
-        "in other databases of ASE two workers could claim the same frame"
-    )
-
-
 def hide_password(address: str) -> str:
-    """Return an address as it may be printed."""
+    """Return an address without its password, so that it can be printed."""
     address = re.sub(r"(://[^:@/?]*):.*@", r"\1:***@", address)
     return re.sub(r"(password=)[^&]*", r"\1***", address)
 
 
 class Transaction:
-    """What is read and written together.
+    """An open transaction, and the statements that a queue runs in it.
 
     Parameters
     ----------
@@ -73,7 +56,7 @@ class Transaction:
         self._connection = connection
 
     def rows(self, sql: str, *values: Any) -> list[Any]:
-        """Return the rows that a statement gives; ? stands for a value."""
+        """Run a statement and return the rows that it gives; each ? stands for one of the values."""
         cursor = self._connection.cursor()
         cursor.execute(sql, values)
         return list(cursor.fetchall())
@@ -88,11 +71,11 @@ class Transaction:
         return int(found[0][0]) if found else None
 
     def counts(self) -> dict[str, int]:
-        """Return how many rows there are of each state."""
+        """Return the number of rows in each state."""
         return dict(self.rows("SELECT value, COUNT(*) FROM text_key_values WHERE key = 'state' GROUP BY value"))
 
     def metadata(self) -> dict[str, Any]:
-        """Return what the database says of itself."""
+        """Return the metadata of the database."""
         found = self.rows("SELECT value FROM information WHERE name = 'metadata'")
         metadata = json.loads(found[0][0]) if found else {}
         return metadata if isinstance(metadata, dict) else {}
@@ -104,9 +87,9 @@ class Database(ABC):
     Parameters
     ----------
     address
-        Where it is.
+        A file, or the address of a server.
     timeout
-        Seconds to wait for it while it is locked.
+        Seconds to wait while the database is locked.
     """
 
     def __init__(self, address: str, timeout: float) -> None:
@@ -114,11 +97,11 @@ class Database(ABC):
         self.timeout = timeout
         self.name = hide_password(address)
 
-    # -- what the kinds differ in ----------------------------------------------------------------------------------
+    # -- what each kind does in its own way --------------------------------------------------------------------------
 
     @abstractmethod
     def errors(self) -> Any:
-        """Return a context in which what goes wrong becomes a `QueueError`."""
+        """Return a context that turns errors of the database into `QueueError`."""
 
     @abstractmethod
     def _begin(self, write: bool) -> Transaction:
@@ -126,31 +109,31 @@ class Database(ABC):
 
     @abstractmethod
     def _end(self, transaction: Transaction, keep: bool) -> None:
-        """End it, whatever it has come to, and the connection."""
+        """End a transaction and its connection; `keep` says whether its changes are kept."""
 
     @abstractmethod
     def tables(self, transaction: Transaction) -> set[str]:
-        """Return the names of the tables there are."""
+        """Return the names of all tables."""
 
     @abstractmethod
     def now(self, transaction: Transaction) -> float:
-        """Return seconds since 1970, by the clock that all workers go by."""
+        """Return seconds since 1970, by the clock that all workers use."""
 
     @abstractmethod
     def lock_additions(self, transaction: Transaction) -> None:
-        """Let others add nothing until the transaction ends."""
+        """Let nobody else add a frame until the transaction ends."""
 
     @abstractmethod
     def lock(self, transaction: Transaction, id: int) -> bool:
-        """Let others leave that row alone until the transaction ends. Return whether it is there."""
+        """Let nobody else change a row until the transaction ends; return whether there is such a row."""
 
     @abstractmethod
     def next_waiting(self, transaction: Transaction) -> int | None:
-        """Return the lowest id of a frame that waits and that nobody else has locked; lock it."""
+        """Lock the waiting frame of lowest id that nobody else has locked; return its id."""
 
     @abstractmethod
     def next_expired(self, transaction: Transaction, now: float) -> int | None:
-        """Return the id of a running frame whose claim has expired and that nobody else has locked; lock it."""
+        """Lock a running frame whose claim has expired and that nobody else has locked; return its id."""
 
     @abstractmethod
     def in_states(self, transaction: Transaction, states: Sequence[str]) -> list[int]:
@@ -160,12 +143,12 @@ class Database(ABC):
 
     @contextmanager
     def transaction(self, write: bool = True) -> Iterator[Transaction]:
-        """Let a block read and write, all of it or nothing.
+        """Run a block in a transaction: all that it writes is kept, or nothing of it.
 
         Raises
         ------
         QueueError
-            The database cannot be used, or was locked for too long.
+            The database cannot be used, or is locked for too long.
         """
         with self.errors():
             transaction, done = self._begin(write), False
@@ -176,12 +159,12 @@ class Database(ABC):
                 self._end(transaction, done)
 
     def prepare(self, create: bool) -> None:
-        """Check that this is a queue, or make it one if it is empty.
+        """Check that the database is a queue; with `create`, make an empty database a queue.
 
         Raises
         ------
         QueueError
-            It is something else, of a newer version, or absent and not to be made.
+            The database holds something else, or a queue of a newer version; or there is none and `create` is False.
         """
         with self.transaction(write=False) as transaction:
             if self.tables(transaction):
@@ -203,9 +186,9 @@ class Database(ABC):
         return _INDICES
 
     def check(self, transaction: Transaction) -> None:
-        """Raise `QueueError` if this is something else than a queue of a known format."""
+        """Raise `QueueError` if the database is not a queue of a known format."""
         if not {"systems", "information"} <= self.tables(transaction):
-            raise QueueError(f"{self.name}: there are tables in it, and they are not those of an ase.db")
+            raise QueueError(f"{self.name}: its tables are not those of an ase.db")
         version = transaction.metadata().get(_KEY)
         if version is None:
             raise QueueError(
@@ -220,11 +203,11 @@ class Database(ABC):
 
 class _Connection(sqlite3.Connection):
     def commit(self) -> None:
-        """Do nothing: ase.db commits when it has made its tables, and now and then; the transaction is ours."""
+        """Do nothing. ase.db commits in the midst of its work, but only `Database.transaction` may do so."""
 
 
 class SQLite(Database):
-    """A file. A transaction that writes has all of it to itself, from its beginning (BEGIN IMMEDIATE)."""
+    """A file of SQLite. A transaction that writes locks all of it, from its beginning (BEGIN IMMEDIATE)."""
 
     def prepare(self, create: bool) -> None:
         path = Path(self.address)
@@ -232,7 +215,7 @@ class SQLite(Database):
             raise QueueError(f"{self.name}: no such file")
         if create:
             with self.errors():
-                # Not left to the first transaction: a file that is removed later must not be made anew by the next.
+                # Transactions do not create the file: if somebody removes it later, the next one must fail.
                 sqlite3.connect(f"{path.absolute().as_uri()}?mode=rwc", uri=True).close()
         super().prepare(create)
 
@@ -247,7 +230,7 @@ class SQLite(Database):
             elif "unable to open" in said:
                 said += ": is the folder there, and may it be written to?"
             raise QueueError(f"{self.name}: {said}") from error
-        except OSError as error:  # ase.db's own word for a newer format
+        except OSError as error:  # ase.db raises it for a newer format
             raise QueueError(f"{self.name}: {error}") from error
 
     def _begin(self, write: bool) -> Transaction:
@@ -257,7 +240,7 @@ class SQLite(Database):
         )
         try:
             connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-            # serial: else its methods are collective over the ranks of MPI.
+            # serial=True: otherwise its methods are collective over the ranks of MPI.
             database = ase.db.connect(str(path), type="db", use_lock_file=False, serial=True)
             database.connection, database.change_count = connection, 0
         except BaseException:
@@ -271,11 +254,11 @@ class SQLite(Database):
             if keep:
                 connection.execute("COMMIT")
         finally:
-            connection.close()  # and what was not committed is gone
+            connection.close()  # what was not committed is dropped
 
     def check(self, transaction: Transaction) -> None:
         super().check(transaction)
-        # SQLite reads zeros where a page is missing in part. Nobody writes while the transaction has read something.
+        # SQLite reads zeros where a part of a page is missing. Nobody else writes while this transaction reads.
         pages, size = (transaction.rows(f"PRAGMA page_{what}")[0][0] for what in ("count", "size"))
         found = Path(self.address).stat().st_size
         if found < pages * size:
@@ -288,7 +271,7 @@ class SQLite(Database):
         return time.time()
 
     def lock_additions(self, transaction: Transaction) -> None:
-        """Do nothing: the transaction has the whole file."""
+        """Do nothing: the transaction has locked the whole file."""
 
     def lock(self, transaction: Transaction, id: int) -> bool:
         return bool(transaction.rows("SELECT id FROM text_key_values WHERE id = ? AND key = 'state'", id))

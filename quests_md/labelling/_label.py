@@ -1,4 +1,4 @@
-"""From frames that wait to labels: claims, calculates, renews and writes until nothing waits."""
+"""Labelling: claim the frames that wait, calculate their labels, and write these to the queue."""
 
 from __future__ import annotations
 
@@ -15,98 +15,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Halted, InputError, OracleError, QueueError
-from ._compute import Outcome, await_outcome, outcome_of, run_task, task_of
-from ._oracle import Claim, Oracle
+from ._compute import Outcome, await_outcome, make_task, read_outcome, run_task
+from ._oracle import Oracle
 from ._queue import Queue
+from ._rows import Claim
 
 if TYPE_CHECKING:
     import ase
 
-__all__ = ["Labelling", "check_labels", "label"]
+__all__ = ["Labelling", "check_labels", "is_dead", "label"]
 
 
-def check_labels(
-    oracle: Oracle,
-    executor: Executor,
-    frames: Sequence[ase.Atoms],
-    most: int = 3,
-    *,
-    stop: Callable[[], bool] | None = None,
-) -> int:
-    """Label frames again that have labels, and compare.
-
-    Parameters
-    ----------
-    oracle
-        Its tolerances count: `energy_tolerance` per atom, `force_tolerance` for each component.
-    executor
-        Where it is calculated.
-    frames
-        Frames with energy and forces; of more than `most`, the first, the last and what lies evenly between.
-    most
-        How many are labelled again.
-    stop
-        As of `label`.
-
-    Returns
-    -------
-    int
-        How many were.
-
-    Raises
-    ------
-    OracleError
-        A label is another one now, or there is none; the message has both, and the tolerance.
-    InputError
-        A frame has no energy or no forces.
-    Halted
-        `stop` said so.
-    """
-    chosen = sorted({round(i) for i in np.linspace(0, len(frames) - 1, min(most, len(frames)))})
-    for i in chosen:
-        if frames[i].calc is None or not {"energy", "forces"} <= set(frames[i].calc.results):
-            raise InputError(f"frame {i} of those to check the oracle with has no energy and forces")
-    answers = {i: executor.submit(run_task, task_of(oracle, frames[i])) for i in chosen}
-    for i, answer in answers.items():
-        outcome = await_outcome(answer, stop)
-        if outcome.labels is None:
-            raise OracleError(f"frame {i} has labels, but gets none now: {outcome.problem}: {outcome.reason}")
-        stored = frames[i].calc.results
-        was, now = stored["energy"] / len(frames[i]), outcome.labels.energy / len(frames[i])
-        _compare(i, "energy per atom", "eV", was, now, oracle.energy_tolerance)
-        old, new = np.asarray(stored["forces"], dtype=float), outcome.labels.forces
-        atom, axis = divmod(int(np.abs(new - old).argmax()), 3)
-        what = f"component {'xyz'[axis]} of the force on atom {atom}"
-        _compare(i, what, "eV/Å", float(old[atom, axis]), float(new[atom, axis]), oracle.force_tolerance)
-    return len(chosen)
-
-
-def _compare(frame: int, what: str, unit: str, stored: float, new: float, tolerance: float) -> None:
-    if not abs(new - stored) <= tolerance:  # nan differs, too
-        raise OracleError(
-            f"the oracle no longer gives the labels that it gave: frame {frame}, {what}: stored {stored:.6f}, "
-            f"new {new:.6f} {unit}, tolerance {tolerance:g}. Is it the same code, version and settings?"
-        )
-
-
-# Seconds beyond wall_time after which a calculation that has not answered is given up: its worker is lost.
-_GRACE = 120.0
+_GRACE = 120.0  # seconds beyond wall_time after which a worker that has not answered counts as lost
 
 
 @dataclass
 class Labelling:
-    """What a labelling has come to so far.
+    """The progress of a labelling.
 
     Attributes
     ----------
     done, failed, quarantined
-        Frames that got labels, that are given up, and whose labels cannot be true or that kill their process.
+        Frames that got labels; that are given up; and whose labels cannot be true, or that kill their process.
     tries
-        Calculations that came to nothing, but whose frames wait to be tried again.
+        Calculations that failed, and whose frames wait again.
     waiting, running
-        Frames that wait, and that are calculated for this labelling now.
+        Frames that wait; and frames that this labelling calculates now.
     seconds
-        Since the start.
+        Seconds since the start.
     last
         What happened last, in words.
     """
@@ -122,7 +58,7 @@ class Labelling:
 
     @property
     def ended(self) -> int:
-        """Calculations that have ended, in whatever way."""
+        """Calculations that have ended, with labels or without."""
         return self.done + self.failed + self.quarantined + self.tries
 
     @property
@@ -132,7 +68,7 @@ class Labelling:
 
     @property
     def seconds_left(self) -> float | None:
-        """What the frames that wait or run will take, as it goes."""
+        """Estimate of the seconds that the frames will take that wait or run; None before the first has ended."""
         each = self.seconds_per_frame
         return None if each is None else each * (self.waiting + self.running)
 
@@ -150,26 +86,26 @@ def label(
 ) -> Labelling:
     """Label the frames of a queue until none waits.
 
-    Several labellings may share a queue. One that ends early, by `stop` or an exception, gives its frames back; one
-    that is killed leaves claims that expire. What a calculation does to its process costs that try only.
+    Several labellings may share a queue. If a labelling ends early, by `stop` or an exception, its frames wait again;
+    if it is killed, they wait again when their claims expire. A calculation that crashes costs one try of its frame.
 
     Parameters
     ----------
     queue
-        Where frames come from and labels go to.
+        The frames; their labels are written to it.
     oracle
         What calculates.
     executor
-        Where: any executor of processes or threads that can call functions of this package.
+        Where calculations run: any executor of processes or threads that can call functions of this package.
     workers
-        How many calculations may run at once.
+        How many calculations run at once at most.
     limit
         How many calculations are started at most.
     force
-        Label although the queue has labels of another oracle.
+        Label even if the queue has labels of another oracle.
     stop
-        Asked several times a second whether to stop. An exception at any moment, as that of Ctrl-C, may come between
-        the claim of a frame and its record, and then the frame waits until its claim expires.
+        Called several times a second; the labelling stops when it returns True. Prefer it to an exception, such as
+        Ctrl-C: that may come just after a frame was claimed, and then the frame waits until its claim expires.
     report
         Called after every change, and several times a second.
 
@@ -185,7 +121,7 @@ def label(
     QueueError
         The database cannot be used.
     Halted
-        `stop` said so. What is still being calculated is killed by the end of the `with` of its executor.
+        `stop` returned True. The `with` of the executor kills the calculations that still run.
     """
     identity = _identify(oracle, executor, stop)
     if not force:
@@ -199,8 +135,8 @@ def label(
 
 
 def _identify(oracle: Oracle, executor: Executor, stop: Callable[[], bool] | None) -> dict[str, Any]:
-    """Return what the calculator says of itself where it will run; `OracleError` if it cannot be made there."""
-    outcome = await_outcome(executor.submit(run_task, task_of(oracle, None)), stop)
+    """Make the calculator where it will run, and return its record; `OracleError` if it cannot be made there."""
+    outcome = await_outcome(executor.submit(run_task, make_task(oracle, None)), stop)
     if outcome.problem:
         raise OracleError(f"{oracle.calculator} cannot be made: {outcome.reason}")
     return outcome.record
@@ -211,7 +147,7 @@ def _refuse_mixture(queue: Queue, oracle: Oracle, identity: dict[str, Any]) -> N
     mine = {"settings": oracle.settings} | {key: identity.get(key) for key in ("code", "version")}
     for entry in queue.entries(["done"]):
         theirs = {key: entry.record.get(key) for key in mine}
-        if theirs["settings"] is None:  # stored by something else, which told nothing
+        if theirs["settings"] is None:  # written by another program, without settings
             continue
         for key, value in mine.items():
             if theirs[key] != value:
@@ -222,7 +158,7 @@ def _refuse_mixture(queue: Queue, oracle: Oracle, identity: dict[str, Any]) -> N
 
 
 class _Work:
-    """The calculations that are under way, and what is done with each."""
+    """The calculations of a labelling that are under way."""
 
     def __init__(
         self,
@@ -235,7 +171,7 @@ class _Work:
     ) -> None:
         self._queue, self._oracle, self._executor, self._report = queue, oracle, executor, report
         self._slots, self._left = workers, limit
-        self._name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"  # as `is_dead` reads it
         self._under_way: dict[Future[str], tuple[Claim, float]] = {}
         self._started, self._renewed = time.monotonic(), time.monotonic()
         self.counts = Labelling()
@@ -251,15 +187,15 @@ class _Work:
                 claim, _ = self._under_way[future]
                 self._settle(claim, future)
                 del self._under_way[future]
-                self._tell()
+                self._tell_counts()
             self._give_up_silent()
             self._renew()
-            self._tell()  # how the time goes by
+            self._tell_counts()  # how the time goes by
 
     def give_back(self) -> None:
-        """Let the frames that are under way wait again, as if they had not been claimed."""
+        """Give back the frames that are under way, as if they had not been claimed."""
         for claim, _ in self._under_way.values():
-            with contextlib.suppress(QueueError):  # it was lost, or expires
+            with contextlib.suppress(QueueError):  # the claim was lost, or will expire
                 self._queue.release(claim)
         self._under_way.clear()
 
@@ -271,25 +207,25 @@ class _Work:
             except QueueError:
                 if not self._under_way:
                     raise
-                break  # what is being calculated is not given up as the database does not answer
+                break  # the calculations go on while the database does not answer
             if claim is None:
                 break
             if self._left is not None:
                 self._left -= 1
-            future = self._executor.submit(run_task, task_of(self._oracle, claim.atoms))
+            future = self._executor.submit(run_task, make_task(self._oracle, claim.atoms))
             self._under_way[future] = claim, time.monotonic()
-            self._tell()
+            self._tell_counts()
         if not self._slots and self._under_way == {}:
             raise OracleError(f"no worker answers: each was silent {_GRACE:g} s longer than wall_time")
         return bool(self._under_way)
 
     def _settle(self, claim: Claim, future: Future[str]) -> None:
-        """Write what a calculation has come to."""
+        """Write the outcome of a calculation that has ended."""
         try:
-            outcome = outcome_of(future.result())
+            outcome = read_outcome(future.result())
         except OracleError:
             raise
-        except Exception as error:  # noqa: BLE001 - of an executor whose worker died, each has its own
+        except Exception as error:  # noqa: BLE001 - each executor raises its own when a worker dies
             reason = f"its worker was lost: {type(error).__name__}: {error}"
             outcome = Outcome(None, "died", reason, 0.0, {})
         self._write(claim, outcome)
@@ -310,7 +246,7 @@ class _Work:
         counts.last = f"frame {claim.id}: {state}" + (f": {reason}" if labels is None else "")
 
     def _always_dies(self, claim: Claim) -> bool:
-        """Tell whether this is the last try of a frame that has killed its process at each one before."""
+        """Return whether this is the last try of a frame, and each try before has killed its process."""
         if claim.tries < self._queue.tries:
             return False
         history = self._queue.entry(claim.id).history
@@ -318,10 +254,10 @@ class _Work:
         return all(event["what"] == "expired" or event["reason"].startswith("died") for event in before)
 
     def _store(self, claim: Claim, write: Callable[[], str | None], state: str = "") -> str:
-        """Write to the queue and return the state of the frame; "lost" if somebody else has it now.
+        """Write to the queue and return the state of the frame; "lost" if another worker has it now.
 
-        A label may have cost hours, so a database that does not answer, or has a full disk, is asked again until the
-        claim has expired; whoever listens is told.
+        A label may have cost hours. So if the database does not answer, or its disk is full, this tries again until the
+        claim has expired, and reports it.
         """
         until = time.monotonic() + self._queue.lease
         while True:
@@ -334,17 +270,17 @@ class _Work:
                     raise
                 self.counts.last = f"frame {claim.id}: what came out waits for the queue: {error}"
                 self._report(self.counts)
-            time.sleep(0.5)  # no database tells when it answers again
+            time.sleep(0.5)  # databases do not say when they answer again
 
     def _lost(self, claim: Claim) -> bool:
-        """Tell whether somebody else has the frame; no, as long as the database does not answer."""
+        """Return whether another worker has the frame; False while the database does not answer."""
         try:
             return not self._queue.holds(claim)
         except QueueError:
             return False
 
     def _renew(self) -> None:
-        """Prolong the claims; forget what was lost, as whoever has it now will write its labels."""
+        """Prolong the claims. Forget the frames that were lost: the workers that have them now write their labels."""
         if time.monotonic() < self._renewed + self._queue.lease / 4:
             return
         answered = True
@@ -356,11 +292,11 @@ class _Work:
                     del self._under_way[future]
                 else:
                     answered = False
-        if answered:  # else at once again: a claim that expires could be taken, by this very labelling too
+        if answered:  # else try again at once: any worker could claim a frame whose claim expires
             self._renewed = time.monotonic()
 
     def _give_up_silent(self) -> None:
-        """Fail the frames of workers that are silent for longer than any calculation may take, and do without these."""
+        """Fail the frames of workers that are silent for longer than a calculation may take, and use these no more."""
         now = time.monotonic()
         for future, (claim, since) in list(self._under_way.items()):
             if now > since + self._oracle.wall_time + _GRACE:
@@ -368,11 +304,93 @@ class _Work:
                 reason = f"its worker is silent, {_GRACE:g} s longer than wall_time"
                 self._write(claim, Outcome(None, "died", reason, now - since, {}))
                 del self._under_way[future]
-                self._tell()
+                self._tell_counts()
 
-    def _tell(self) -> None:
-        with contextlib.suppress(QueueError):  # it is claims and labels that need an answer
+    def _tell_counts(self) -> None:
+        with contextlib.suppress(QueueError):  # only claims and labels need an answer
             self.counts.waiting = self._queue.counts()["waiting"]
         self.counts.running = len(self._under_way)
         self.counts.seconds = time.monotonic() - self._started
         self._report(self.counts)
+
+
+def is_dead(worker: str) -> bool:
+    """Return whether the name of a worker, "NODE-PID-TOKEN", is that of a process of this machine that has ended."""
+    node, _, rest = worker.partition(f"{platform.node()}-")
+    pid, _, token = rest.partition("-")
+    if node or not pid.isdigit() or not token:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # there is such a process, of another user
+        pass
+    return False
+
+
+# -- frames that have labels already -----------------------------------------------------------------------------------
+
+
+def check_labels(
+    oracle: Oracle,
+    executor: Executor,
+    frames: Sequence[ase.Atoms],
+    most: int = 3,
+    *,
+    stop: Callable[[], bool] | None = None,
+) -> int:
+    """Label some frames again that have labels, and compare.
+
+    Parameters
+    ----------
+    oracle
+        What calculates. `energy_tolerance` applies per atom, `force_tolerance` to each component.
+    executor
+        Where the calculations run.
+    frames
+        Frames with energy and forces. If there are more than `most`: the first, the last, and others evenly between.
+    most
+        How many frames are labelled again.
+    stop
+        As in `label`.
+
+    Returns
+    -------
+    int
+        How many frames were labelled again.
+
+    Raises
+    ------
+    OracleError
+        A label differs from the stored one, or a frame gets none; the message has both values and the tolerance.
+    InputError
+        A frame has no energy or no forces.
+    Halted
+        `stop` returned True.
+    """
+    chosen = sorted({round(i) for i in np.linspace(0, len(frames) - 1, min(most, len(frames)))})
+    for i in chosen:
+        if frames[i].calc is None or not {"energy", "forces"} <= set(frames[i].calc.results):
+            raise InputError(f"frame {i} of those to check the oracle with has no energy and forces")
+    answers = {i: executor.submit(run_task, make_task(oracle, frames[i])) for i in chosen}
+    for i, answer in answers.items():
+        outcome = await_outcome(answer, stop)
+        if outcome.labels is None:
+            raise OracleError(f"frame {i} has labels, but gets none now: {outcome.problem}: {outcome.reason}")
+        stored = frames[i].calc.results
+        was, now = stored["energy"] / len(frames[i]), outcome.labels.energy / len(frames[i])
+        _compare(i, "energy per atom", "eV", was, now, oracle.energy_tolerance)
+        old, new = np.asarray(stored["forces"], dtype=float), outcome.labels.forces
+        atom, axis = divmod(int(np.abs(new - old).argmax()), 3)
+        what = f"component {'xyz'[axis]} of the force on atom {atom}"
+        _compare(i, what, "eV/Å", float(old[atom, axis]), float(new[atom, axis]), oracle.force_tolerance)
+    return len(chosen)
+
+
+def _compare(frame: int, what: str, unit: str, stored: float, new: float, tolerance: float) -> None:
+    if not abs(new - stored) <= tolerance:  # true for nan, too
+        raise OracleError(
+            f"the oracle no longer gives the labels that it gave: frame {frame}, {what}: stored {stored:.6f}, "
+            f"new {new:.6f} {unit}, tolerance {tolerance:g}. Is it the same code, version and settings?"
+        )

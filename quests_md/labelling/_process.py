@@ -1,4 +1,4 @@
-"""A process of our own in which calculators may do what they like."""
+"""The process that calculates, seen from the program that wants labels: it may crash, hang, or start others."""
 
 from __future__ import annotations
 
@@ -20,33 +20,36 @@ from typing import Any
 from ..errors import OracleError
 from ..machine import inherit_environment
 
-__all__ = ["Child", "Died", "TimedOut", "child_of_this_thread", "ending", "guarded", "kill_children"]
+__all__ = ["Child", "Died", "TimedOut", "describe_end", "get_child", "guard_command", "kill_children"]
 
 _GUARD = Path(__file__).with_name("_guard.py")
-_LOOK = 0.5  # seconds between looks at whether it lives
-_MOST = 1 << 20  # bytes of what a process has said that are kept
+_LOOK = 0.5  # seconds between two looks whether the process lives
+_MOST = 1 << 20  # bytes of the output of a process that are kept
 
 
-def guarded(command: Sequence[str] = ()) -> list[str]:
-    """Return what to start in a session of its own: the guard, with a program, or with the process that calculates."""
+def guard_command(command: Sequence[str] = ()) -> list[str]:
+    """Return a command that runs a program under the guard; without a program, the process that calculates.
+
+    Start it in a session of its own.
+    """
     return [sys.executable, str(_GUARD), *command]
 
 
 class Died(Exception):
-    """The process ended instead of answering; the message says how."""
+    """The process ended before it answered; the message says how."""
 
 
 class TimedOut(Exception):
-    """The process was killed, for it took too long."""
+    """The process was killed, because it took too long."""
 
 
 class Child:
-    """A guard, the process that calculates, and whatever that one starts: one process group, which ends as one.
+    """One process group: the guard, the process that calculates, and all that this one starts. They end together.
 
     Parameters
     ----------
     environment
-        Variables set for it, beside those of this process less those of an MPI job.
+        Variables for it, added to those of this process. Variables of an MPI job are left out.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -55,32 +58,32 @@ class Child:
         self.environment = dict(environment)
         self._last_words = b""
         try:
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - of the process; its position is shared with it
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - the output of the process, which shares its position
             self._process = subprocess.Popen(
-                guarded(),
+                guard_command(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
                 env={**inherit_environment(), **environment},
                 start_new_session=True,
             )
-        except (OSError, ValueError) as error:  # of a name or a value that no environment can hold
+        except (OSError, ValueError) as error:  # ValueError: a name or a value that no environment can hold
             raise OracleError(f"no process for the calculator can be started: {error}") from error
         self.kill = weakref.finalize(self, _end, self._process, self._said)
         _CHILDREN.add(self)
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the process can answer."""
         return bool(self.kill.alive) and self._process.poll() is None
 
     def ask(self, task: Mapping[str, Any], limit: float) -> dict[str, Any]:
-        """Hand it a task and return its answer.
+        """Send a task to the process and return its answer.
 
         Raises
         ------
         Died, TimedOut
-            No answer; whatever it had started is killed. `limit` is in seconds.
+            It ended, or did not answer within `limit` (s). The whole group is killed.
         """
         self._said.seek(0)
         self._said.truncate()
@@ -91,7 +94,7 @@ class Child:
                 self._process.stdin.flush()
                 answer: dict[str, Any] = json.loads(self._line(limit))
             except (BrokenPipeError, EOFError):
-                how = ending(self._process.wait())
+                how = describe_end(self._process.wait())
                 raise Died(f"its process {how}") from None
         except BaseException:
             self._last_words = self.said()
@@ -100,13 +103,13 @@ class Child:
         return answer
 
     def stop(self) -> None:
-        """Kill it from another thread: the one that waits for its answer finds it dead."""
+        """Kill the group. A thread that waits for an answer gets `Died`."""
         with contextlib.suppress(ProcessLookupError):
             if self._process.returncode is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def said(self) -> bytes:
-        """Return the end of what it has printed since it was asked."""
+        """Return the end of what the process has printed since the last task."""
         if not self.kill.alive:
             return self._last_words
         size = os.fstat(self._said.fileno()).st_size
@@ -122,7 +125,7 @@ class Child:
             left = until - time.monotonic()
             if not ended and left <= 0:
                 raise TimedOut
-            # What the process has forked holds the pipe open when it has ended.
+            # Processes that it has forked hold the pipe open after its end.
             if not poll.poll(0 if ended else 1000 * min(left, _LOOK)):
                 if ended:
                     raise EOFError
@@ -137,8 +140,8 @@ _CHILDREN: weakref.WeakSet[Child] = weakref.WeakSet()
 _LOCAL = threading.local()
 
 
-def child_of_this_thread(environment: Mapping[str, str]) -> Child:
-    """Return the process of this thread, which lives as long as the thread, or a new one where that one has ended."""
+def get_child(environment: Mapping[str, str]) -> Child:
+    """Return the process of this thread, which lives as long as the thread; a new one if it has ended."""
     child: Child | None = getattr(_LOCAL, "child", None)
     if child is None or not child.alive or child.environment != environment:
         if child is not None:
@@ -148,7 +151,7 @@ def child_of_this_thread(environment: Mapping[str, str]) -> Child:
 
 
 def kill_children() -> None:
-    """Kill what all threads of this process calculate; who waits for an answer is told that it died."""
+    """Kill the processes of all threads. Those who wait for an answer get `Died`."""
     for child in list(_CHILDREN):
         child.stop()
 
@@ -159,13 +162,13 @@ def _end(process: subprocess.Popen[bytes], said: Any) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):  # what could not be written to it any more
+            with contextlib.suppress(BrokenPipeError):  # something could not be written to it any more
                 pipe.close()
     said.close()
 
 
-def ending(code: int) -> str:
-    """Say how a process ended."""
+def describe_end(code: int) -> str:
+    """Return in words how a process ended."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:

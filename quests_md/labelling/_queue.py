@@ -3,28 +3,64 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ase import Atoms
+from ase.db.core import T2000, YEAR
 
 from ..errors import InputError, QueueError
-from ._database import Transaction, open_database
-from ._oracle import STATES, Claim, Entry, Labels, make_row, pairs_of, plain, restore, searchable, word
+from ._database import Database, SQLite, Transaction, hide_password
+from ._oracle import Labels
+from ._rows import (
+    STATES,
+    Claim,
+    Entry,
+    make_row,
+    pick_searchable,
+    read_entry,
+    read_source,
+    restore,
+    to_line,
+    to_plain,
+)
 
 __all__ = ["Queue"]
 
-_FRAMES = 100  # that are read at a time
-_IDS = 1 << 63  # no database numbers as many
+_FRAMES = 100  # frames that are read at a time
+_IDS = 1 << 63  # above the ids of every database
+
+
+def _open_database(address: str | os.PathLike[str], timeout: float) -> Database:
+    """Return the database of an address, which is not opened yet.
+
+    Raises
+    ------
+    QueueError
+        It is a database of another kind, in which two workers could claim the same frame.
+    """
+    text = os.fspath(address)
+    if re.match(r"postgres(ql)?://", text):
+        from ._postgresql import PostgreSQL  # it needs an optional package
+
+        return PostgreSQL(text, timeout)
+    if "://" not in text and Path(text).suffix == ".db":
+        return SQLite(text, timeout)
+    raise QueueError(
+        f"{hide_password(text)}: a queue is a file that ends in .db (SQLite), or postgresql://user@host/database: "
+        "in other databases of ASE two workers could claim the same frame"
+    )
 
 
 class Queue:
-    """Frames that wait for labels, those that have them, and those that cannot get any, in an ``ase.db`` database.
+    """Frames that wait for labels, that have them, or that cannot get any, in an ``ase.db`` database.
 
-    Many processes may use it at once: each change is one transaction, and a frame is given to one worker alone, until
-    its claim expires. A program that is killed at any moment leaves every frame in one of `STATES`.
+    Many processes may use it at once. Each change is one transaction. A frame belongs to one worker alone, until its
+    claim expires. A program that is killed at any moment leaves every frame in one of `STATES`.
 
     Parameters
     ----------
@@ -33,19 +69,19 @@ class Queue:
     tries
         How often a frame is claimed before it is given up.
     lease
-        Seconds until a claim expires of which nothing is heard; `renew` prolongs it. The clock is that of the worker's
-        machine with SQLite, and that of the server with PostgreSQL.
+        A claim expires after this number of seconds, unless `renew` prolongs it. SQLite goes by the clock of the
+        worker's machine, PostgreSQL by that of the server.
     timeout
         Seconds to wait while the database is locked.
     create
-        Make the queue if there is none.
+        Make a new queue if there is none.
 
     Raises
     ------
     InputError
         A number is out of range.
     QueueError
-        The database cannot be used, or holds something else.
+        The database cannot be used, or holds something else than a queue.
     """
 
     def __init__(
@@ -61,7 +97,7 @@ class Queue:
             raise InputError(f"a queue needs tries >= 1, lease > 0 and timeout >= 0, not {tries}, {lease}, {timeout}")
         self.tries = tries
         self.lease = lease
-        self._database = open_database(address, timeout)
+        self._database = _open_database(address, timeout)
         self._database.prepare(create)
 
     @property
@@ -75,55 +111,56 @@ class Queue:
     # -- frames in -------------------------------------------------------------------------------------------------
 
     def add(self, atoms: Atoms, **source: str | int | float) -> tuple[int, bool]:
-        """Add a frame that waits for labels, unless it is there, in whatever state.
+        """Add a frame, which waits for labels then. A frame that is in the queue, in any state, is not added again.
 
         Parameters
         ----------
         atoms
             The frame. Its arrays and info are kept, its calculator is not.
         source
-            Where it comes from, for the record.
+            Where the frame comes from; kept for the record.
 
         Returns
         -------
         id
             Its number in the queue.
         is_new
-            False if it was there.
+            False if it was there already.
 
         Raises
         ------
         FrameError
             It has no atoms, or positions that are not finite.
         InputError
-            Its info holds what a database cannot.
+            Its info holds something that a database cannot hold.
         QueueError
             The database cannot be used.
         """
         row, data = make_row(atoms)
-        told = pairs_of(atoms) | plain(source, "source")
+        origin = read_source(atoms) | to_plain(source, "source")
         with self._database.transaction() as transaction:
             self._database.lock_additions(transaction)
             there = transaction.find(row.unique_id)
             if there is not None:
                 return there, False
             now = self._database.now(transaction)
-            data["queue"] = {"source": told, "added": now, "history": [], "record": {}, "worker": "", "token": ""}
-            pairs = {"state": "waiting", "tries": 0, "changed": now, **searchable(told)}
-            row.ctime, row.user = _ase_time(now), os.environ.get("USER")
+            data["queue"] = {"source": origin, "added": now, "history": [], "record": {}, "worker": "", "token": ""}
+            pairs = {"state": "waiting", "tries": 0, "changed": now, **pick_searchable(origin)}
+            row.ctime, row.user = _to_ase_time(now), os.environ.get("USER")
             return int(transaction.ase.write(row, pairs, data)), True
 
     # -- claims ----------------------------------------------------------------------------------------------------
 
     def claim(self, worker: str) -> Claim | None:
-        """Take the waiting frame of lowest id; if none waits, one whose claim has expired.
+        """Claim the waiting frame of lowest id; if none waits, one whose claim has expired.
 
-        A frame whose claims have expired as often as `tries` allows is put in quarantine: it may be what kills workers.
+        If the claims of a frame have expired as often as `tries` allows, it is put in quarantine instead: the frame
+        itself may kill the workers.
 
         Returns
         -------
         Claim or None
-            None if there is nothing to do now.
+            None if there is no such frame.
         """
         with self._database.transaction() as transaction:
             now = self._database.now(transaction)
@@ -140,19 +177,19 @@ class Queue:
             if id is None:
                 return None
             row = self._row(transaction, id)
-            claim = Claim(id, worker, secrets.token_hex(8), row.tries + 1, _unlabelled(self._restore(row)))
-            queue = {**row.data["queue"], "worker": plain(worker, "worker"), "token": claim.token}
-            pairs = {"state": "running", "tries": claim.tries, "worker": word(worker), "changed": now}
+            claim = Claim(id, worker, secrets.token_hex(8), row.tries + 1, _drop_labels(self._restore(row)))
+            queue = {**row.data["queue"], "worker": to_plain(worker, "worker"), "token": claim.token}
+            pairs = {"state": "running", "tries": claim.tries, "worker": to_line(worker), "changed": now}
             transaction.ase.update(id, data={"queue": queue}, expires=now + self.lease, **pairs)
             return claim
 
     def renew(self, claim: Claim) -> None:
-        """Let a claim expire `lease` seconds from now; `QueueError` if it is lost."""
+        """Prolong a claim until `lease` seconds from now; `QueueError` if it is lost."""
         with self._claimed(claim) as (transaction, row, now):
             transaction.ase.update(row.id, expires=now + self.lease)
 
     def holds(self, claim: Claim) -> bool:
-        """Return whether the frame of a claim is still its worker's, also if the claim has expired since."""
+        """Return whether a claim still holds. An expired one does until another worker claims the frame."""
         with self._database.transaction(write=False) as transaction:
             return _is_of(self._row(transaction, claim.id, lock=False), claim)
 
@@ -162,25 +199,25 @@ class Queue:
         Parameters
         ----------
         claim
-            That of the frame.
+            The claim of the frame.
         labels
             They become energy, forces and stress of its row.
         record
-            What made them: code, version, settings, seconds, host. Its `seconds` are shown in lists, and its `code` is
-            the calculator that `ase db` shows.
+            How they were made: code, version, settings, seconds, host. Lists show its `seconds`; `ase db` shows its
+            `code` as the calculator.
 
         Raises
         ------
         InputError
-            There is not one force for each atom, or the record holds what a database cannot.
+            The number of forces is not that of the atoms, or the record holds something that a database cannot hold.
         QueueError
             The claim was lost, or the database cannot be used.
         """
         if len(labels.forces) != len(claim.atoms):
             raise InputError(f"{len(labels.forces)} forces for the {len(claim.atoms)} atoms of frame {claim.id}")
-        kept = plain(dict(record), "record")
+        kept = to_plain(dict(record), "record")
         with self._claimed(claim) as (transaction, row, now):
-            fresh, data = make_row(_unlabelled(self._restore(row)), labels, str(kept.get("code", "")).lower())
+            fresh, data = make_row(_drop_labels(self._restore(row)), labels, str(kept.get("code", "")).lower())
             fresh.unique_id, fresh.ctime, fresh.user = row.unique_id, row.ctime, row.user
             data["queue"] = {**row.data["queue"], "record": kept, "token": ""}
             pairs = {key: value for key, value in row.key_value_pairs.items() if key not in ("expires", "reason")}
@@ -190,29 +227,29 @@ class Queue:
             transaction.ase.write(fresh, pairs, data, id=row.id)
 
     def fail(self, claim: Claim, reason: str) -> str:
-        """Say that a try came to nothing. Return the new state: waiting while tries are left, else failed."""
+        """Record a try that failed, and return the new state: waiting while tries are left, then failed."""
         with self._claimed(claim) as (transaction, row, now):
             state = "waiting" if row.tries < self.tries else "failed"
             self._put(transaction, row, state, now, "failed", reason)
             return state
 
     def release(self, claim: Claim) -> None:
-        """Give a frame back as if it had not been claimed."""
+        """Give a frame back, as if it had not been claimed."""
         with self._claimed(claim) as (transaction, row, now):
             self._put(transaction, row, "waiting", now, tries=row.tries - 1)
 
     def release_dead(self, is_dead: Callable[[str], bool]) -> int:
-        """Give back the frames of workers that are known to be dead, before their claims expire; no try is counted.
+        """Give back the frames of dead workers, before their claims expire; no try is counted.
 
         Parameters
         ----------
         is_dead
-            Told the name of a worker; whether it is dead.
+            Takes the name of a worker, and returns whether it is dead.
 
         Returns
         -------
         int
-            How many wait again.
+            How many frames wait again.
         """
         with self._database.transaction() as transaction:
             now, count = self._database.now(transaction), 0
@@ -224,24 +261,24 @@ class Queue:
             return count
 
     def quarantine(self, claim: Claim, reason: str) -> None:
-        """Put a frame where nobody trains on it or tries it again, until `retry` says so."""
+        """Put a frame in quarantine: nobody trains on it or tries it again, until `retry` is called."""
         with self._claimed(claim) as (transaction, row, now):
             self._put(transaction, row, "quarantined", now, "quarantined", reason)
 
     def retry(self, ids: Iterable[int] | None = None, states: Sequence[str] = ("failed", "quarantined")) -> int:
-        """Let frames wait again, with all their tries; what was said of earlier ones is kept.
+        """Let frames wait again, with all their tries. The history of earlier tries is kept.
 
         Parameters
         ----------
         ids
-            Which; all by default. Those in another state are left as they are.
+            The frames; all by default. Those in other states than `states` stay as they are.
         states
-            Of those that are tried again: failed, quarantined or both.
+            "failed", "quarantined" or both.
 
         Returns
         -------
         int
-            How many wait again.
+            How many frames wait again.
 
         Raises
         ------
@@ -262,13 +299,13 @@ class Queue:
     # -- looking ---------------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
-        """Return how many frames there are in each state."""
+        """Return the number of frames in each state."""
         with self._database.transaction(write=False) as transaction:
             found = transaction.counts()
         return {state: found.get(state, 0) for state in STATES}
 
     def entries(self, states: Iterable[str] | None = None) -> list[Entry]:
-        """Return what is known of the frames in these states, all by default, by id."""
+        """Return what is known of the frames in these states (default: all), ordered by id."""
         wanted = STATES if states is None else tuple(states)
         if not set(wanted) <= set(STATES):
             raise InputError(f"the states of a frame are {', '.join(STATES)}, not {', '.join(wanted)}")
@@ -277,22 +314,22 @@ class Queue:
             return [self._entry(row) for row in sorted(rows, key=lambda row: row.id)]
 
     def entry(self, id: int) -> Entry:
-        """Return what is known of one frame; `QueueError` if it is not there."""
+        """Return what is known of one frame; `QueueError` if there is no such frame."""
         with self._database.transaction(write=False) as transaction:
             return self._entry(self._row(transaction, id, lock=False))
 
     def atoms(self, id: int) -> Atoms:
-        """Return a frame as it was added; with labels, in a ``SinglePointCalculator``, once it is done."""
+        """Return a frame as it was added. Once it is done, it has its labels, in a ``SinglePointCalculator``."""
         with self._database.transaction(write=False) as transaction:
             return self._restore(self._row(transaction, id, lock=False))
 
     def labelled(self, ids: Iterable[int] | None = None) -> Iterator[Atoms]:
-        """Iterate over the frames that are done, by id; with `ids` over those among them."""
+        """Iterate over the frames that are done, ordered by id; with `ids`, only over those among them."""
         with self._database.transaction(write=False) as transaction:
             done = self._database.in_states(transaction, ["done"])
         wanted = None if ids is None else set(ids)
         found = [id for id in done if wanted is None or id in wanted]
-        for first in range(0, len(found), _FRAMES):  # nobody waits while something is done with a frame
+        for first in range(0, len(found), _FRAMES):  # no transaction is open while the caller works with a frame
             with self._database.transaction(write=False) as transaction:
                 some = [self._row(transaction, id, lock=False) for id in found[first : first + _FRAMES]]
             yield from map(self._restore, some)
@@ -300,16 +337,16 @@ class Queue:
     # -- rows ------------------------------------------------------------------------------------------------------
 
     def _row(self, transaction: Transaction, id: int, lock: bool = True) -> Any:
-        """Return the row of a frame, and let nobody else change it where it is locked."""
+        """Return the row of a frame; with `lock`, nobody else can change it until the transaction ends."""
         if 0 < id < _IDS and (not lock or self._database.lock(transaction, id)):
             for row in transaction.ase.select([("id", "=", int(id))]):
-                self._entry(row)  # it is one of the queue's
+                self._entry(row)  # raises if the row is not one of the queue's
                 return row
         raise QueueError(f"{self.name}: there is no frame {id}")
 
     def _entry(self, row: Any) -> Entry:
         with self._reading(row):
-            return _entry(row)
+            return read_entry(row)
 
     def _restore(self, row: Any) -> Atoms:
         with self._reading(row):
@@ -317,7 +354,7 @@ class Queue:
 
     @contextmanager
     def _reading(self, row: Any) -> Iterator[None]:
-        """Say which row it is that another program has written, or changed: anything may be missing."""
+        """Name the row in an error. Another program may have written or changed it, so anything may be missing."""
         try:
             yield
         except Exception as error:
@@ -329,7 +366,7 @@ class Queue:
 
     @contextmanager
     def _claimed(self, claim: Claim) -> Iterator[tuple[Transaction, Any, float]]:
-        """Let a block change the row of a claim, unless it was lost."""
+        """Run a block that changes the row of a claim; `QueueError` if the claim was lost."""
         with self._database.transaction() as transaction:
             row = self._row(transaction, claim.id)
             if not _is_of(row, claim):
@@ -349,50 +386,26 @@ class Queue:
         reason: str = "",
         tries: int | None = None,
     ) -> None:
-        """Take a frame from its worker into another state; write down what happened, unless nothing did."""
+        """Take a frame from its worker, into another state; write `what` happened, if anything did, to its history."""
         queue = {**row.data["queue"], "token": ""}
         pairs: dict[str, Any] = {"state": state, "changed": now, "tries": row.tries if tries is None else tries}
         if what:
-            event = {"at": now, "what": what, "worker": queue["worker"], "reason": plain(reason, "reason")}
+            event = {"at": now, "what": what, "worker": queue["worker"], "reason": to_plain(reason, "reason")}
             queue["history"] = [*queue["history"], event]
         if reason:
-            pairs["reason"] = word(reason)
+            pairs["reason"] = to_line(reason)
         transaction.ase.update(row.id, delete_keys=["expires"], data={"queue": queue}, **pairs)
-
-
-def _entry(row: Any) -> Entry:
-    queue = row.data["queue"]
-    history = tuple(dict(event) for event in queue["history"])
-    reasons = [event["reason"] for event in history if event["reason"]]
-    return Entry(
-        id=row.id,
-        state=STATES[STATES.index(row.state)],
-        tries=int(row.tries),
-        worker=queue["worker"],
-        reason=reasons[-1] if reasons and row.state != "done" else "",
-        added=queue["added"],
-        changed=float(row.changed),
-        seconds=row.get("seconds"),
-        formula=row.formula,
-        natoms=row.natoms,
-        digest=row.unique_id,
-        source=dict(queue["source"]),
-        history=history,
-        record=dict(queue["record"]),
-    )
 
 
 def _is_of(row: Any, claim: Claim) -> bool:
     return bool(row.state == "running" and row.data["queue"]["token"] == claim.token)
 
 
-def _unlabelled(atoms: Atoms) -> Atoms:
+def _drop_labels(atoms: Atoms) -> Atoms:
     atoms.calc = None
     return atoms
 
 
-def _ase_time(seconds: float) -> float:
-    """Return seconds since 1970 as ase.db counts time: years since 2000."""
-    from ase.db.core import T2000, YEAR
-
+def _to_ase_time(seconds: float) -> float:
+    """Return a time, in seconds since 1970, as ase.db counts it: in years since 2000."""
     return float((seconds - T2000) / YEAR)

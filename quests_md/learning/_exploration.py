@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Halted, HostError, InputError, OutputError, QuestsError
-from ..labelling._process import guarded
+from ..labelling._process import guard_command
 from ..machine import inherit_environment
 from ..recording.reader import read_last_row
 from ._job import CANNOT_RUN, DONE, JOB, LOG, Exploration, Explore, Job, last_lines, told
@@ -104,7 +104,7 @@ def _start(job: Job) -> _Running:
         path = job.write()
         with open(folder / LOG, "wb") as log:
             process = subprocess.Popen(
-                guarded([sys.executable, "-m", "quests_md.learning._explorer", str(path)]),
+                guard_command([sys.executable, "-m", "quests_md.learning._explorer", str(path)]),
                 env=_environment(),
                 stdin=subprocess.PIPE,  # the guard sees by it that this process has ended
                 stdout=log,

@@ -1,4 +1,4 @@
-"""Training with any program: a template of arguments, files in, files out."""
+"""Training with any program, which is told the names of files in its arguments."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ import pydantic
 
 from ..errors import TrainingError
 from ..labelling._oracle import FOLDER, check_call
-from ..labelling._process import ending, guarded
+from ..labelling._process import describe_end, guard_command
 from ..machine import inherit_environment
 from ..toml import Seconds
-from ._labelled import elements_of, read_labels, write_training_file
+from ._labelled import list_elements, read_labels, write_training_file
 from ._potential import Potential, check_commands
 
-__all__ = ["CommandTrainer", "run_logged", "tail"]
+__all__ = ["CommandTrainer", "read_tail", "run_logged"]
 
-_TAIL = 15  # lines of the log that an error shows
-_EARLY = 5
+# -- programs and their logs -------------------------------------------------------------------------------------------
+
+_TAIL = 15  # last lines of the log that an error shows
+_EARLY = 5  # earlier lines that it shows, if they tell of an error
 _TELLS = re.compile(r"\b(abort|error|fatal|exception)", re.IGNORECASE)
 
 
 def run_logged(
     command: Sequence[str], folder: Path, log: Path, *, timeout: float, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Run a program in a folder until it ends; what it prints goes to `log`.
+    """Run a program in a folder until it ends; its output goes to `log`.
 
-    It gets a process group of its own, which is killed when the time is over, and when this program ends, however that
-    happens.
+    It has a process group of its own. The group is killed after `timeout`, and when this program ends in any way.
 
     Raises
     ------
     TrainingError
-        It cannot be started, took longer than `timeout` (s), or ended with an exit code other than 0; with the end of
-        its log.
+        It cannot be started, takes longer than `timeout` (s), or ends with an exit code other than 0. The message has
+        the end of its log.
     """
     variables = {**inherit_environment(), **(environment or {})}
     program = shutil.which(command[0], path=variables.get("PATH"))
@@ -50,10 +51,10 @@ def run_logged(
         raise TrainingError(f"{command[0]}: there is no such program")
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            guarded([os.path.abspath(program), *command[1:]]),
+            guard_command([os.path.abspath(program), *command[1:]]),
             cwd=folder,
             env=variables,
-            stdin=subprocess.PIPE,  # the guard sees by it that this program has ended
+            stdin=subprocess.PIPE,  # it closes when this program ends, and the guard sees that
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -61,21 +62,22 @@ def run_logged(
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise TrainingError(f"{command[0]} took longer than {timeout:g} s and was killed; {tail(log)}") from None
+            what = f"took longer than {timeout:g} s and was killed"
+            raise TrainingError(f"{command[0]} {what}; {read_tail(log)}") from None
         finally:
-            with contextlib.suppress(ProcessLookupError):  # also what outlived the program
+            with contextlib.suppress(ProcessLookupError):  # processes that the program has left
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             assert process.stdin is not None
             process.stdin.close()
     if code != 0:
-        raise TrainingError(f"{command[0]} {ending(code)}; {tail(log)}")
+        raise TrainingError(f"{command[0]} {describe_end(code)}; {read_tail(log)}")
 
 
-def tail(log: Path) -> str:
-    """Return the last lines of a log for an error, after lines that tell of one.
+def read_tail(log: Path) -> str:
+    """Return the last lines of a log, for an error message; before them, earlier lines that tell of an error.
 
-    A program that keeps what it prints to itself until it ends has its message of an error before all else.
+    Some programs print their buffered output only when they end: then the error stands before all of it.
     """
     lines = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
     if not lines:
@@ -85,11 +87,13 @@ def tail(log: Path) -> str:
     return f"{said}ends with:\n" + "\n".join(lines[-_TAIL:])
 
 
+# -- the trainer -------------------------------------------------------------------------------------------------------
+
 _LOG = "train.log"
 _Texts = Annotated[tuple[str, ...], pydantic.Strict(False)]
 
 
-def _lammps(commands: tuple[str, ...]) -> tuple[str, ...]:
+def _check_lammps(commands: tuple[str, ...]) -> tuple[str, ...]:
     try:
         check_commands(commands)
     except TrainingError as error:
@@ -100,40 +104,40 @@ def _lammps(commands: tuple[str, ...]) -> tuple[str, ...]:
 class CommandTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
     """Trains with a program that reads extended XYZ and writes files.
 
-    In the arguments ``{training}`` stands for the file with the labelled frames, ``{folder}`` for the folder of the
-    training, which is the working folder, ``{seed}`` for the seed and ``{elements}`` for the symbols with spaces in
-    between. All other braces stay as they are. There is no shell.
+    In the arguments ``{training}`` stands for the file of the labelled frames; ``{folder}`` for the folder of the
+    training, which is the working folder; ``{seed}`` for the seed; ``{elements}`` for the symbols, separated by spaces.
+    All other braces stay as they are. No shell is used.
 
     Attributes
     ----------
     command
         The program and its arguments.
     files
-        Names of the files in the folder that are the potential; they must be there afterwards.
+        Names of the files in the folder that are the potential. The program must have written them.
     lammps
         Commands of the potential for LAMMPS; ``{folder}`` and ``{elements}`` as above.
     calculator
-        Its ASE calculator, as for `Potential`; ``{folder}`` as above.
+        The ASE calculator of the potential, as for `Potential`; ``{folder}`` as above.
     energy_key, forces_column, stress_key
-        Names in the training file. Without a name stresses are left out; they are nine numbers in eV/Å³.
+        Names in the training file. A stress is nine numbers in eV/Å³; it is written only if it has a name.
     mask_column
         Name of a column of T and F that tells the program which forces to leave out of the fit. Without it cut-outs
         are refused. Energies and stresses of cut-outs are not written.
     mask_excludes
-        Whether T marks the forces that are left out (as for gap_fit), or those that are fitted.
+        True: T marks the forces that are left out, as for gap_fit. False: T marks those that are fitted.
     keys
-        Further keys of the frames that are written to the file: weights, kinds of configurations.
+        Other keys of the frames to write to the file: weights, types of configurations.
     environment
-        Variables for the program.
+        Variables of the program.
     timeout
-        Seconds, or "hh:mm:ss", until the program and all that it started are killed.
+        Seconds, or "hh:mm:ss", after which the program and all that it started are killed.
     """
 
     name: ClassVar[str] = "command"
 
     command: Annotated[_Texts, pydantic.Field(min_length=1)]
     files: Annotated[_Texts, pydantic.Field(min_length=1)]
-    lammps: Annotated[_Texts, pydantic.AfterValidator(_lammps)] = ()
+    lammps: Annotated[_Texts, pydantic.AfterValidator(_check_lammps)] = ()
     calculator: Annotated[dict[str, Any] | None, pydantic.AfterValidator(check_call)] = None
     energy_key: str = "energy"
     forces_column: str = "forces"
@@ -145,26 +149,26 @@ class CommandTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=Tru
     timeout: Seconds = 86400.0
 
     @pydantic.model_validator(mode="after")
-    def _usable(self) -> CommandTrainer:
+    def _check(self) -> CommandTrainer:
         if not self.lammps and self.calculator is None:
-            raise ValueError("lammps or calculator must say how the potential is used")
+            raise ValueError("lammps or calculator must say how to use the potential")
         if not any("{training}" in argument for argument in self.command):
             raise ValueError("no argument of command holds {training}, the file with the frames")
         return self
 
     @property
     def masks(self) -> bool:
-        """Whether the program can be told which forces to leave out of the fit."""
+        """Whether the program can leave forces out of the fit."""
         return self.mask_column is not None
 
     def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:
-        """Run the program; the folder gets its files, the training file and train.log.
+        """Run the program. The folder gets its files, the training file and train.log.
 
         Raises
         ------
         TrainingError
-            A frame has no labels, or is a cut-out and cannot be masked; the program failed or took too long; or a
-            file is missing afterwards.
+            A frame has no labels, or is a cut-out and cannot be masked; the program failed or took too long; or it did
+            not write one of `files`.
         """
         labelled = read_labels(frames)
         cut = [i for i, frame in enumerate(labelled) if frame.is_cutout]
@@ -175,7 +179,7 @@ class CommandTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=Tru
             )
         folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        training, elements = folder / "training.xyz", elements_of(labelled)
+        training, elements = folder / "training.xyz", list_elements(labelled)
         write_training_file(
             training,
             labelled,
@@ -192,19 +196,19 @@ class CommandTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=Tru
             "{seed}": str(seed),
             "{elements}": " ".join(elements),
         }
-        command = [_filled(argument, values) for argument in self.command]
+        command = [_fill(argument, values) for argument in self.command]
         log = folder / _LOG
         run_logged(command, folder, log, timeout=self.timeout, environment=self.environment)
         missing = [name for name in self.files if not (folder / name).is_file()]
         if missing:
-            raise TrainingError(f"{command[0]} ended, but did not write {', '.join(missing)}; {tail(log)}")
+            raise TrainingError(f"{command[0]} ended, but did not write {', '.join(missing)}; {read_tail(log)}")
         lines = tuple(line.replace("{elements}", values["{elements}"]) for line in self.lammps)
         potential = Potential(folder, elements, lines, self.calculator, self.files)
         potential.save()
         return potential
 
 
-def _filled(argument: str, values: dict[str, str]) -> str:
+def _fill(argument: str, values: dict[str, str]) -> str:
     for name, value in values.items():
         argument = argument.replace(name, value)
     return argument

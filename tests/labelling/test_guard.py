@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from quests_md.labelling._process import guarded
+from quests_md.labelling._process import guard_command
 
 LIMIT = 60
 
@@ -23,7 +23,7 @@ def start(code):
 
 def started(program):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(guarded(program), start_new_session=True, text=True, **pipes)
+    return subprocess.Popen(guard_command(program), start_new_session=True, text=True, **pipes)
 
 
 def end(process):
