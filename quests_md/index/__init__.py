@@ -1,11 +1,12 @@
 """The index: the persisted reference with its descriptor, bandwidth, provenance and calibration."""
 
 from ._build import mean_volume, volume_per_atom
-from ._calibration import Calibration, calibrate, check_threshold, resolve_threshold
+from ._calibration import calibrate
 from ._data import Reference
-from ._force_error import ErrorBin, ErrorBound, fit_error_bound
+from ._force_error import fit_error_bound
 from ._index import Index
 from ._live import Learned, Lesson, Live
+from ._thresholds import Calibration, ErrorBin, ErrorBound, check_threshold, resolve_threshold
 
 __all__ = [
     "Calibration",

@@ -1,12 +1,13 @@
-"""Building and extending an index, of frames or of own descriptors."""
+"""Building and extending an index, from frames or from own descriptors."""
 
 from __future__ import annotations
 
 import datetime
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,66 +22,125 @@ from ..kernels import search
 from ..kernels._jit import over_rows
 from ..kernels.blocks import order_of
 from ..machine import find_versions
-from ._data import spans
+from ._data import IndexData, find_parts
 
-if TYPE_CHECKING:
-    from ._index import Index
+__all__ = [
+    "arrange",
+    "build_index",
+    "build_own_index",
+    "extend_index",
+    "mean_volume",
+    "measure_tree",
+    "volume_per_atom",
+]
 
-__all__ = ["build_own", "extend_index", "extend_own"]
+T = TypeVar("T", bound=IndexData)
 
-# A gap between layers of atoms wider than this (Å) is vacuum: no bulk phase has one.
-_VACUUM_GAP = 5.0
+# -- the search tree ---------------------------------------------------------------------------------------------------
 
 
-def measured(rows: NDArray[np.float32], threads: int | None) -> search.Tree:
-    """Return the tree over rows that are in its order."""
+class Arrangement(NamedTuple):
+    """Rows in the order of their search trees, and the nodes of these: fields of an index."""
+
+    rows: NDArray[np.float32]
+    numbers: NDArray[np.int16]
+    order: NDArray[np.int32]
+    node_centres: NDArray[np.float32]
+    node_radius: NDArray[np.float32]
+    node_spread: NDArray[np.float32]
+
+
+def arrange(rows: NDArray[np.float32], numbers: NDArray[np.int16], by_centre: bool, threads: int | None) -> Arrangement:
+    """Put rows into the order of a search tree; with `by_centre`, of one tree for each element."""
+    order = np.argsort(numbers, kind="stable") if by_centre else np.arange(len(rows))
+    out, trees = np.empty_like(rows), []
+    for first, last in find_parts(numbers, by_centre).values():
+        some = rows[order[first:last]] if by_centre else rows
+        places = order_of(some)
+        np.take(some, places, axis=0, out=out[first:last])
+        order[first:last] = order[first:last][places]
+        trees.append(measure_tree(out[first:last], threads))
+    return Arrangement(
+        rows=out,
+        numbers=numbers[order],
+        order=order.astype(np.int32),
+        node_centres=np.concatenate([tree.centres for tree in trees]),
+        node_radius=np.concatenate([tree.radius for tree in trees]),
+        node_spread=np.concatenate([tree.spread for tree in trees]),
+    )
+
+
+def measure_tree(rows: NDArray[np.float32], threads: int | None) -> search.Tree:
+    """Compute the nodes of the tree over rows that are in its order."""
     tree = search.empty_tree(rows)
     for level, nodes in enumerate(np.diff(tree.first).tolist()):
         over_rows(partial(search.measure_nodes, tree, level), nodes, threads, 1)
     return tree
 
 
-def arranged(
-    rows: NDArray[np.float32], numbers: NDArray[np.int16], by_centre: bool, threads: int | None
-) -> dict[str, NDArray[Any]]:
-    """Put rows into the order of a search tree, of one for each element with `by_centre`.
-
-    Returns the fields of an `Index` that follow from it.
-    """
-    order = np.argsort(numbers, kind="stable") if by_centre else np.arange(len(rows))
-    out, trees = np.empty_like(rows), []
-    for first, last in spans(numbers, by_centre).values():
-        some = rows[order[first:last]] if by_centre else rows
-        places = order_of(some)
-        np.take(some, places, axis=0, out=out[first:last])
-        order[first:last] = order[first:last][places]
-        trees.append(measured(out[first:last], threads))
-    return {
-        "rows": out,
-        "numbers": numbers[order],
-        "order": order.astype(np.int32),
-        "node_centres": np.concatenate([tree.centres for tree in trees]),
-        "node_radius": np.concatenate([tree.radius for tree in trees]),
-        "node_spread": np.concatenate([tree.spread for tree in trees]),
-    }
+# -- an index of frames ------------------------------------------------------------------------------------------------
 
 
-def bandwidth_of(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
+def build_index(
+    kind: type[T],
+    frames: Any,
+    spec: DescriptorSpec | None,
+    bandwidth: float | str,
+    sources: Sequence[dict[str, Any]],
+    threads: int | None,
+) -> T:
+    """Build an index of frames, as `Index.build` says."""
+    spec = DescriptorSpec() if spec is None else spec
+    if bandwidth != "auto":
+        check_bandwidth(bandwidth)
+    kept = [frame for frame in as_frames(frames) if len(frame.centres)]
+    if not kept:
+        raise InputError("the reference is empty: no frames, or no atoms in them")
+    numbers = np.concatenate([f.numbers[f.centres] for f in kept]).astype(np.int16)
+    present = set(np.concatenate([f.numbers for f in kept]).tolist()) - {0}
+    spec = spec.for_elements(present)
+    spec.check_elements(present)
+    described = [spec.compute(frame, threads)[:, int(spec.by_centre) :] for frame in kept]
+    h = _choose_bandwidth(kept, spec) if bandwidth == "auto" else float(bandwidth)
+    offsets = np.cumsum([0] + [len(x) for x in described], dtype=np.int64)
+    centre = np.sum([x.sum(axis=0) for x in described], axis=0) / offsets[-1]
+    rows = np.empty((offsets[-1], len(centre)), np.float32)
+    for first, last in itertools.pairwise(offsets):
+        np.subtract(described.pop(0), centre, out=rows[first:last], casting="same_kind")  # one copy, not three
+    return kind(
+        descriptor=spec,
+        bandwidth=h,
+        centre=centre,
+        frame_offsets=offsets,
+        elements=_symbols_of(present),
+        pair_distances=_measure_pair_distances(kept, spec.cutoff),
+        provenance=_make_provenance(sources, bandwidth == "auto"),
+        frame_groups=_read_groups(kept),
+        **arrange(rows, numbers, spec.by_centre, threads)._asdict(),
+    )
+
+
+def _symbols_of(numbers: set[int]) -> tuple[str, ...]:
+    """Return the chemical symbols of atomic numbers, in ascending order of these."""
+    return tuple(SYMBOLS[z] for z in sorted(numbers))
+
+
+def _choose_bandwidth(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
     volumes = np.array([volume_per_atom(frame) for frame in frames])
     return bandwidth_from_volume(mean_volume(volumes, np.array([np.count_nonzero(f.numbers) for f in frames]), spec))
 
 
 def mean_volume(volumes: NDArray[np.float64], weights: NDArray[np.int64], spec: DescriptorSpec) -> float:
-    """Return the mean volume per atom (Å³) of the frames that are bulk, for QUESTS's rule of the bandwidth.
+    """Return the mean volume per atom (Å³) of the bulk frames, for QUESTS's rule of the bandwidth.
 
     Parameters
     ----------
     volumes
-        (n_frames,) what `volume_per_atom` gives of every frame.
+        (n_frames,) what `volume_per_atom` returns for every frame.
     weights
         (n_frames,) number of atoms.
     spec
-        The descriptor: the rule was fitted for k = 32, a cutoff of 5 Å and one block.
+        The descriptor. The rule was fitted for k = 32, a cutoff of 5 Å and one block.
 
     Raises
     ------
@@ -102,8 +162,12 @@ def mean_volume(volumes: NDArray[np.float64], weights: NDArray[np.int64], spec: 
     return float(np.average(volumes[bulk], weights=weights[bulk]))
 
 
+# A gap between layers of atoms that is wider than this (Å) is vacuum: no bulk phase has one.
+_VACUUM_GAP = 5.0
+
+
 def volume_per_atom(frame: Frame) -> float:
-    """Return the volume per atom in Å³; nan of a frame that is not periodic in three directions, or holds vacuum."""
+    """Return the volume per atom in Å³; nan if the frame is not periodic in three directions, or holds vacuum."""
     n = np.count_nonzero(frame.numbers)
     if not n or not np.all(frame.pbc) or frame.has_ghosts:
         return float("nan")
@@ -118,8 +182,8 @@ def _has_vacuum(frame: Frame) -> bool:
     return bool((gaps / np.linalg.norm(inverse, axis=0) > _VACUUM_GAP).any())
 
 
-def pair_distances(frames: Sequence[Frame], cutoff: float) -> NDArray[np.float32]:
-    """Return the smallest distance (Å) between atoms of each pair of elements, inf where none came near."""
+def _measure_pair_distances(frames: Sequence[Frame], cutoff: float) -> NDArray[np.float32]:
+    """Return the smallest distance (Å) between atoms of each pair of elements; inf if none is within the cutoff."""
     known = np.unique(np.concatenate([f.numbers for f in frames]))
     known = known[known != 0]
     out = np.full((len(known), len(known)), np.inf)
@@ -130,72 +194,62 @@ def pair_distances(frames: Sequence[Frame], cutoff: float) -> NDArray[np.float32
     return symmetric
 
 
-def groups_of(frames: Sequence[Frame]) -> tuple[str, ...]:
-    """Return the group of every frame; nothing where none has one."""
+def _read_groups(frames: Sequence[Frame]) -> tuple[str, ...]:
+    """Return the group of every frame, or nothing if no frame has one."""
     groups = [frame.group for frame in frames if frame.group is not None]
     if len(groups) not in (0, len(frames)):
         raise InputError(f"{len(groups)} of {len(frames)} frames have a group: give one to all of them, or to none")
     return tuple(groups)
 
 
-def provenance(sources: Sequence[dict[str, Any]], automatic: bool) -> dict[str, Any]:
+def _make_provenance(sources: Sequence[dict[str, Any]], automatic: bool) -> dict[str, Any]:
     return {
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": _now(),
         "bandwidth_rule": "volume" if automatic else "given",
         "sources": list(sources),
         "versions": find_versions(),
     }
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+# -- an index of own descriptors ---------------------------------------------------------------------------------------
+
 _CHUNK = 1 << 22  # values that are converted at a time: rows may be mapped, and larger than memory
-# Single precision squares distances up to 1e19 and down to 1e-19; here is room for what is summed and scaled.
+# Single precision squares distances between 1e-19 and 1e19. This leaves room for sums and scaling.
 _LONGEST = 1e15
 
 
-def build_own(
+def build_own_index(
+    kind: type[T],
     x: NDArray[Any],
     bandwidth: Any,
     frame_offsets: ArrayLike | None,
     name: str,
     sources: Sequence[dict[str, Any]],
     threads: int | None,
-) -> dict[str, Any]:
-    """Return the fields of the index that `Index.from_descriptors` makes."""
+) -> T:
+    """Build an index of own descriptors, as `Index.from_descriptors` says."""
     if isinstance(bandwidth, str):
         raise InputError(f"bandwidth={bandwidth!r} is a rule for frames: of own descriptors give a number")
     check_bandwidth(bandwidth)
     _check_array(x)
-    offsets = _offsets(frame_offsets, len(x))
+    offsets = _check_offsets(frame_offsets, len(x))
     centre = np.zeros(x.shape[1])
-    for _, part in _parts(x):
+    for _, part in _read_in_parts(x):
         centre += part.sum(axis=0) / len(x)
-    rows = _centred(x, centre)
-    made: dict[str, Any] = arranged(rows, np.zeros(len(x), np.int16), False, threads)
-    return {
-        "descriptor": OwnDescriptors(name, x.shape[1]),
-        "bandwidth": float(bandwidth),
-        "centre": centre,
-        "frame_offsets": offsets,
-        **made,
-        "elements": (),
-        "pair_distances": np.empty((0, 0), np.float32),
-        "provenance": provenance(sources, False),
-    }
-
-
-def extend_own(index: Index, x: Any, frame_offsets: ArrayLike | None, threads: int | None) -> dict[str, Any]:
-    """Return the fields that change when own descriptors are added to an index of such."""
-    if not isinstance(x, np.ndarray):
-        _ = index.spec  # frames, it seems: the error says what this index is
-    _check_array(x)
-    if x.shape[1] != index.descriptor.width:
-        raise InputError(f"the index has {index.descriptor.width} columns, the array {x.shape[1]}: other descriptors")
-    offsets = _offsets(frame_offsets, len(x))
-    n = len(index)
-    rows = np.empty((n + len(x), len(index.centre)), np.float32)
-    rows[index.order], rows[n:] = index.rows, _centred(x, index.centre)
-    made: dict[str, Any] = arranged(rows, np.zeros(len(rows), np.int16), False, threads)
-    return {"frame_offsets": np.concatenate([index.frame_offsets, n + offsets[1:]]), **made}
+    return kind(
+        descriptor=OwnDescriptors(name, x.shape[1]),
+        bandwidth=float(bandwidth),
+        centre=centre,
+        frame_offsets=offsets,
+        elements=(),
+        pair_distances=np.empty((0, 0), np.float32),
+        provenance=_make_provenance(sources, False),
+        **arrange(_subtract_centre(x, centre), np.zeros(len(x), np.int16), False, threads)._asdict(),
+    )
 
 
 def _check_array(x: Any) -> None:
@@ -205,7 +259,7 @@ def _check_array(x: Any) -> None:
         raise InputError(f"own descriptors are an array of numbers (n, d) with a row at least, not {what}")
 
 
-def _offsets(given: ArrayLike | None, n: int) -> NDArray[np.int64]:
+def _check_offsets(given: ArrayLike | None, n: int) -> NDArray[np.int64]:
     if given is None:
         return np.array([0, n], np.int64)
     offsets = np.asarray(given)
@@ -215,8 +269,8 @@ def _offsets(given: ArrayLike | None, n: int) -> NDArray[np.int64]:
     return offsets.astype(np.int64)
 
 
-def _parts(x: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Yield rows in double precision, some at a time; raise `InputError` where they are not finite, or too long."""
+def _read_in_parts(x: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield some rows at a time, in double precision; `InputError` for rows that are not finite, or too long."""
     step = max(1, _CHUNK // x.shape[1])
     for first, last in itertools.pairwise([*range(0, len(x), step), len(x)]):
         part = np.asarray(x[first:last], np.float64)
@@ -226,71 +280,101 @@ def _parts(x: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         yield slice(first, last), part
 
 
-def _centred(x: NDArray[Any], centre: NDArray[np.float64]) -> NDArray[np.float32]:
+def _subtract_centre(x: NDArray[Any], centre: NDArray[np.float64]) -> NDArray[np.float32]:
     rows = np.empty(x.shape, np.float32)
-    for where, part in _parts(x):
+    for where, part in _read_in_parts(x):
         np.subtract(part, centre, out=rows[where], casting="same_kind")
     return rows
 
 
+# -- the next generation -----------------------------------------------------------------------------------------------
+
+
 def extend_index(
-    index: Index, frames: Any, frame_offsets: Any, sources: Sequence[dict[str, Any]], threads: int | None
-) -> dict[str, Any]:
-    """Return the fields of the index that `Index.extend` makes."""
+    index: T, frames: Any, frame_offsets: Any, sources: Sequence[dict[str, Any]], threads: int | None
+) -> T:
+    """Return the next generation of an index, as `Index.extend` says."""
     if isinstance(index.descriptor, OwnDescriptors):
-        changed = extend_own(index, frames, frame_offsets, threads)
-    elif frame_offsets is None:
-        changed = _with_frames(index, frames, threads)
-    else:
+        return _add_own(index, frames, frame_offsets, sources, threads)
+    if frame_offsets is not None:
         raise InputError("frame_offsets are those of own descriptors: frames need none")
-    n_frames, n_env = len(changed["frame_offsets"]) - len(index.frame_offsets), len(changed["rows"]) - len(index)
-    return {
-        "descriptor": index.descriptor,
-        "bandwidth": index.bandwidth,
-        "centre": index.centre,
-        "elements": index.elements,
-        "pair_distances": index.pair_distances,
-        **changed,
-        "generation": index.generation + 1,
-        "provenance": _provenance(index, n_frames, n_env, sources),
-    }
+    return _add_frames(index, frames, sources, threads)
 
 
-def _with_frames(index: Index, frames: Any, threads: int | None) -> dict[str, Any]:
-    """Return the fields that change when frames are added."""
+def _add_own(
+    index: T, x: Any, frame_offsets: ArrayLike | None, sources: Sequence[dict[str, Any]], threads: int | None
+) -> T:
+    if not isinstance(x, np.ndarray):
+        _ = index.spec  # these seem to be frames: the error says what this index is
+    _check_array(x)
+    if x.shape[1] != index.descriptor.width:
+        raise InputError(f"the index has {index.descriptor.width} columns, the array {x.shape[1]}: other descriptors")
+    sizes = np.diff(_check_offsets(frame_offsets, len(x)))
+    rows, numbers = _subtract_centre(x, index.centre), np.zeros(len(x), np.int16)
+    return _add_rows(index, rows, numbers, sizes, sources, threads)
+
+
+def _add_frames(index: T, frames: Any, sources: Sequence[dict[str, Any]], threads: int | None) -> T:
     added = [frame for frame in as_frames(frames) if len(frame.centres)]
     if not added:
         raise InputError("nothing to extend the index with: no frames, or no atoms in them")
     present = {int(z) for frame in added for z in frame.distinct_numbers}
-    elements = tuple(SYMBOLS[z] for z in sorted(present | {SYMBOLS.index(symbol) for symbol in index.elements}))
-    index.spec.check_elements({SYMBOLS.index(symbol) for symbol in elements})
-    groups = _groups(index, groups_of(added), len(added))
+    known = {SYMBOLS.index(symbol) for symbol in index.elements}
+    index.spec.check_elements(present | known)
+    groups = _join_groups(index, _read_groups(added), len(added))
     described = [index.spec.compute(frame, threads)[:, int(index.spec.by_centre) :] for frame in added]
-    sizes = [len(x) for x in described]
-    n, more = len(index), sum(sizes)
-    # The centre stays. So the rows that are there already are not rounded a second time, and no dH can rise.
-    rows = np.empty((n + more, len(index.centre)), np.float32)
-    numbers = np.empty(n + more, np.int16)
-    rows[index.order], numbers[index.order] = index.rows, index.numbers  # in the order of the frames again
-    np.subtract(np.concatenate(described), index.centre, out=rows[n:], casting="same_kind")
-    numbers[n:] = np.concatenate([frame.numbers[frame.centres] for frame in added])
-    made: dict[str, Any] = arranged(rows, numbers, index.spec.by_centre, threads)
-    nearest = pair_distances(added, index.spec.cutoff)
-    return {
-        "frame_offsets": np.concatenate([index.frame_offsets, n + np.cumsum(sizes, dtype=np.int64)]),
-        **made,
-        "elements": elements,
-        "pair_distances": _smaller(
-            elements,
-            (index.elements, index.pair_distances),
-            (tuple(SYMBOLS[z] for z in sorted(present)), nearest),
-        ),
-        "frame_groups": groups,
+    sizes = np.array([len(x) for x in described], np.int64)
+    rows = (np.concatenate(described) - index.centre).astype(np.float32)
+    numbers = np.concatenate([frame.numbers[frame.centres] for frame in added]).astype(np.int16)
+    larger = _add_rows(index, rows, numbers, sizes, sources, threads)
+    larger.elements, larger.frame_groups = _symbols_of(present | known), groups
+    larger.pair_distances = _join_distances(
+        larger.elements,
+        (index.elements, index.pair_distances),
+        (_symbols_of(present), _measure_pair_distances(added, index.spec.cutoff)),
+    )
+    return larger
+
+
+def _add_rows(
+    index: T,
+    rows: NDArray[np.float32],
+    numbers: NDArray[np.int16],
+    sizes: NDArray[np.int64],
+    sources: Sequence[dict[str, Any]],
+    threads: int | None,
+) -> T:
+    """Return the next generation: the index with more rows (n, d), less its centre, in frames of these sizes."""
+    n = len(index)
+    # The centre stays. So the old rows are not rounded a second time, and no dH can rise.
+    all_rows = np.empty((n + len(rows), len(index.centre)), np.float32)
+    all_numbers = np.empty(n + len(rows), np.int16)
+    all_rows[index.order], all_numbers[index.order] = index.rows, index.numbers  # in the order of the frames again
+    all_rows[n:], all_numbers[n:] = rows, numbers
+    entry = {
+        "generation": index.generation + 1,
+        "parent": index.hash,
+        "created": _now(),
+        "frames": len(sizes),
+        "environments": len(rows),
+        "sources": list(sources),
+        "versions": find_versions(),
     }
+    return replace(
+        index,
+        frame_offsets=np.concatenate([index.frame_offsets, n + np.cumsum(sizes)]),
+        generation=index.generation + 1,
+        # That of generation 0, and an entry for each later one.
+        provenance={**index.provenance, "generations": [*index.provenance.get("generations", []), entry]},
+        calibration=None,
+        path=None,
+        hash=None,
+        **arrange(all_rows, all_numbers, index.descriptor.by_centre, threads)._asdict(),
+    )
 
 
-def _groups(index: Index, added: tuple[str, ...], n_added: int) -> tuple[str, ...]:
-    """Return the group of every frame; all have one, or none."""
+def _join_groups(index: IndexData, added: tuple[str, ...], n_added: int) -> tuple[str, ...]:
+    """Return the group of every frame; all frames have one, or none has."""
     if bool(index.frame_groups) == bool(added):
         return index.frame_groups + added
     n = len(index.frame_offsets) - 1
@@ -301,24 +385,12 @@ def _groups(index: Index, added: tuple[str, ...], n_added: int) -> tuple[str, ..
     )
 
 
-def _smaller(elements: tuple[str, ...], *known: tuple[tuple[str, ...], NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return the smallest distances of all pairs of `elements`, of tables for some of them."""
+def _join_distances(
+    elements: tuple[str, ...], *tables: tuple[tuple[str, ...], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return the smallest distances of all pairs of `elements`, from tables for some of the elements each."""
     out = np.full((len(elements), len(elements)), np.inf, np.float32)
-    for some, distances in known:
+    for some, distances in tables:
         at = np.ix_(*[[elements.index(symbol) for symbol in some]] * 2)
         out[at] = np.minimum(out[at], distances)
     return out
-
-
-def _provenance(index: Index, n_frames: int, n_env: int, sources: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the provenance of generation 0, and what each generation after it has added."""
-    entry = {
-        "generation": index.generation + 1,
-        "parent": index.hash,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "frames": n_frames,
-        "environments": n_env,
-        "sources": list(sources),
-        "versions": find_versions(),
-    }
-    return {**index.provenance, "generations": [*index.provenance.get("generations", []), entry]}

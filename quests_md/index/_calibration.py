@@ -1,193 +1,50 @@
-"""What dH the reference itself has where it is left out, and the thresholds that follow from it."""
+"""The calibration of an index: dH of its own frames against the groups that they do not belong to."""
 
 from __future__ import annotations
 
-import difflib
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from ..elements import SYMBOLS
-from ..errors import CalibrationError, InputError
-from ._force_error import ErrorBound
-from ._groups import Partition, Rows, left_out_log_sums, partition
+from ..errors import CalibrationError
+from ..information import log_kernel_sum, pack
+from ._data import IndexData, limit_layout
+from ._thresholds import Calibration
 
-if TYPE_CHECKING:
-    from ._index import Index
+__all__ = ["INDEPENDENT", "SAME", "Rows", "calibrate", "integrated_time", "partition"]
 
-__all__ = ["Calibration", "calibrate", "check_threshold", "resolve_threshold"]
-
-# Pairs of a query and a reference that a calibration may sum: 16 s on one core that sums 1.6 of them in a ns, and
-# under a minute on a slow one. Rows that are wider than so many columns take longer: fewer pairs of them.
+# Pairs of a query and a reference that a calibration may sum. A core that sums 1.6 pairs in a ns takes 16 s for them,
+# a slow core under a minute. Rows with more columns than this take longer: then it sums fewer pairs.
 MOST_PAIRS = 25_000_000_000
 _COLUMNS = 256
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """The largest dH of frames of the reference against the index without their group.
-
-    Attributes
-    ----------
-    symbols
-        Chemical symbols of the columns of `sizes` and `maxima`; "X" for own descriptors, which have no elements.
-    sizes
-        (m, n_elements) environments of each element in each frame.
-    maxima
-        (m, n_elements) largest left-out dH of each element in each frame, in nats; −inf where there is none.
-    frames
-        Frames of the reference that count: without copies, and one per correlation length. `maxima` has all of them
-        or, of a large reference, an even sample.
-    groups
-        Number of groups.
-    copies
-        Frames of the reference that are copies of others.
-    correlation
-        Longest correlation length found, in frames.
-    redundancy
-        ln(rows of the reference / rows that count), in nats: about how much lower dH is in a run than in the
-        calibration, where the reference is dense.
-    force_error
-        The bound of the force error, where one was fitted.
-    """
-
-    symbols: tuple[str, ...]
-    sizes: NDArray[np.int64]
-    maxima: NDArray[np.float64]
-    frames: int
-    groups: int
-    copies: int
-    correlation: float
-    redundancy: float
-    force_error: ErrorBound | None = None
-
-    @property
-    def typical(self) -> dict[str, int]:
-        """Mean number of atoms of each element in the frames, at least one."""
-        means = np.maximum(1, np.rint(self.sizes.mean(axis=0))).astype(int)
-        return dict(zip(self.symbols, means.tolist(), strict=True))
-
-    def describe(self) -> dict[str, Any]:
-        """Return what a log must hold of it: all but the values of single frames."""
-        return {key: value for key, value in to_json(self).items() if key not in ("sizes", "maxima")} | {
-            "left_out": len(self.sizes)
-        }
-
-    def false_alarm(self, rate: float, counts: Mapping[str, int], *, per_element: bool = False) -> dict[str, float]:
-        """Return thresholds (nats) by symbol that an independent frame of `counts` atoms passes at this rate.
-
-        An atom of element e lies below t with probability G_e(t), so a frame of n_e atoms does with G_e(t)^n_e. G_e is
-        estimated at every t by maximum likelihood from frames of any sizes, and one more frame that lies above
-        everything: then no threshold is lower than a new frame of the same size would need (the rule of conformal
-        prediction). One threshold for all elements, or with `per_element` one for each, the rate shared evenly.
-
-        Raises
-        ------
-        CalibrationError
-            The frames are too few to resolve the rate, or an element is not among them.
-        """
-        hazard = -math.log1p(-rate)  # Σ n_e·(−ln G_e) may be this
-        watched = {symbol: n for symbol, n in counts.items() if n > 0}
-        tails = {symbol: self._tail(symbol) for symbol in watched}
-        if per_element:
-            shares = {symbol: {symbol: watched[symbol]} for symbol in watched}
-            found = {s: _threshold(tails, share, hazard / len(watched)) for s, share in shares.items()}
-        else:
-            shares = dict.fromkeys(watched, watched)
-            found = dict.fromkeys(watched, _threshold(tails, watched, hazard))
-        for symbol, value in found.items():
-            if value is None:
-                part = hazard / len(watched) if per_element else hazard
-                raise CalibrationError(self._too_few(rate, shares[symbol], tails, part))
-            if math.isinf(value):
-                raise CalibrationError(
-                    f"a false-alarm rate of {rate:g} has no finite threshold for {symbol}: where their group is left "
-                    "out, its atoms have nothing to be compared with: the reference needs it in more than one group"
-                )
-        return {symbol: float(value) for symbol, value in found.items() if value is not None}
-
-    def _tail(self, symbol: str) -> _Tail:
-        column = self.symbols.index(symbol) if symbol in self.symbols else -1
-        has = self.sizes[:, column] > 0
-        if column < 0 or not has.any():
-            raise CalibrationError(
-                f"{symbol} is not in the calibration of the index, which has {', '.join(self.symbols)}: "
-                "give a number of nats, or build the index of a reference with it"
-            )
-        return _Tail(self.maxima[has, column], self.sizes[has, column])
-
-    def _too_few(self, rate: float, share: Mapping[str, int], tails: Mapping[str, _Tail], hazard: float) -> str:
-        atoms = ", ".join(f"{n} {symbol}" for symbol, n in share.items())
-        most = sum(n * tails[s].hazard(math.inf) for s, n in share.items())
-        resolved = -math.expm1(-most * -math.log1p(-rate) / hazard)
-        frames = max(len(tails[s].maxima) for s in share)
-        return (
-            f"a false-alarm rate of {rate:g} at {atoms} watched atoms is not resolved by {frames} independent "
-            f"left-out frames: the lowest rate is {resolved:.2g}; about {math.ceil(frames * most / hazard)} frames of "
-            "that kind would do, or watch fewer atoms, ask for a higher rate, or give a number of nats"
-        )
-
-
-class _Tail:
-    """What frames tell of how likely an atom of one element lies above t."""
-
-    def __init__(self, maxima: NDArray[np.float64], sizes: NDArray[np.int64]) -> None:
-        order = np.argsort(maxima)
-        self.maxima, self.sizes = maxima[order], sizes[order].astype(np.float64)
-        # One more frame, above everything; it is as large as the others are on average.
-        self.unseen = float(self.sizes.mean())
-
-    def hazard(self, t: float) -> float:
-        """Return −ln G(t), of maximum likelihood: the root of Σ_above n/(e^{γn} − 1) = Σ_below n."""
-        k = int(np.searchsorted(self.maxima, t, side="right"))
-        above, below = np.append(self.sizes[k:], self.unseen), float(self.sizes[:k].sum())
-        if below == 0.0:
-            return math.inf
-        low, high = 0.0, len(above) / below  # n/(e^{γn} − 1) < 1/γ
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            with np.errstate(over="ignore"):
-                enough = float((above / np.expm1(middle * above)).sum()) <= below
-            low, high = (low, middle) if enough else (middle, high)
-        return high
-
-
-def _threshold(tails: Mapping[str, _Tail], counts: Mapping[str, int], hazard: float) -> float | None:
-    """Return the lowest of the maxima at which Σ n_e·hazard_e is at most `hazard`; None where none is."""
-    candidates = np.unique(np.concatenate([tails[s].maxima for s in counts]))
-    low, high = 0, len(candidates)
-    while low < high:  # the sum falls with t
-        middle = (low + high) // 2
-        if sum(n * tails[s].hazard(candidates[middle]) for s, n in counts.items()) <= hazard * (1.0 + 1e-12):
-            high = middle
-        else:
-            low = middle + 1
-    return float(candidates[low]) if low < len(candidates) else None
-
-
-def calibrate(index: Index, *, threads: int | None = None) -> Calibration:
+def calibrate(index: IndexData, *, threads: int | None = None) -> Calibration:
     """Compute dH of the references against the index without their group.
 
-    Groups are those that the frames were given (`Index.frame_groups`), or contiguous blocks of four independent
-    frames (fewer where there would be less than ten blocks). Copies and frames that follow each other within the
-    correlation length are dropped first, so a redundant reference has the thresholds of a thinned one. Of a large
-    reference an even sample of frames is asked about, so that it takes less than a minute.
+    The groups are those that the frames were given (`Index.frame_groups`), or contiguous blocks of four independent
+    frames (fewer frames if there would be less than ten blocks). First it drops copies, and frames that follow each
+    other within the correlation length. So a redundant reference has the thresholds of a thinned one. For a large
+    reference it computes dH of an even sample of frames, so that it takes less than a minute.
 
     Parameters
     ----------
     index
-        The index; it is not changed.
+        The index; it does not change.
     threads
         Threads to use; None takes all cores.
 
     Returns
     -------
     Calibration
-        With the force-error bound that the index has already.
+        It takes over the force-error bound of the index.
 
     Raises
     ------
@@ -209,7 +66,7 @@ def calibrate(index: Index, *, threads: int | None = None) -> Calibration:
     counted = int((groups >= 0).sum())
     most = MOST_PAIRS * min(1.0, _COLUMNS / index.rows.shape[1])
     asked = _sample(parts, np.diff(index.frame_offsets)[parts.frames], counted, most)
-    dH = _left_out(index, rows, groups, np.isin(rows.owner, asked), threads)
+    dH = _compute_left_out(index, rows, groups, np.isin(rows.owner, asked), threads)
     symbols: list[int] = np.unique(index.numbers).tolist()
     sizes = np.zeros((len(asked), len(symbols)), np.int64)
     maxima = np.full(sizes.shape, -np.inf)
@@ -231,7 +88,7 @@ def calibrate(index: Index, *, threads: int | None = None) -> Calibration:
 
 
 def _sample(parts: Partition, sizes: NDArray[np.int64], counted: int, most: float) -> NDArray[np.int64]:
-    """Return the frames to ask about: all that count or, where these are too many pairs, some spread evenly."""
+    """Return the frames to ask about: all that count or, if these have too many pairs, an even sample of them."""
     share = most / (counted * float(sizes.sum()))
     if share >= 1.0:
         return parts.frames
@@ -239,10 +96,10 @@ def _sample(parts: Partition, sizes: NDArray[np.int64], counted: int, most: floa
     return parts.frames[np.unique(np.linspace(0, len(parts.frames) - 1, n).astype(np.int64))]
 
 
-def _left_out(
-    index: Index, rows: Rows, groups: NDArray[np.int64], is_asked: NDArray[np.bool_], threads: int | None
+def _compute_left_out(
+    index: IndexData, rows: Rows, groups: NDArray[np.int64], is_asked: NDArray[np.bool_], threads: int | None
 ) -> NDArray[np.float64]:
-    """Return left-out dH (n,) of the rows that are asked about, nan for others."""
+    """Return left-out dH (n,) of the rows that are asked about, and nan for the others."""
     dH = np.full(len(groups), np.nan)
     for z in np.unique(rows.numbers) if index.descriptor.by_centre else [None]:
         which = np.flatnonzero((groups >= 0) if z is None else (groups >= 0) & (rows.numbers == z))
@@ -253,149 +110,280 @@ def _left_out(
     return dH
 
 
-def to_json(calibration: Calibration) -> dict[str, Any]:
-    """Return a calibration as data of a header."""
-    return {
-        "symbols": list(calibration.symbols),
-        "sizes": calibration.sizes.tolist(),
-        "maxima": [[m if math.isfinite(m) else None for m in row] for row in calibration.maxima.tolist()],
-        **{name: getattr(calibration, name) for name in ("frames", "groups", "copies", "correlation", "redundancy")},
-        "force_error": None if calibration.force_error is None else calibration.force_error.to_json(),
-    }
+# -- frames that count, and their groups -------------------------------------------------------------------------------
+
+SAME = 0.05  # of h: rows that are nearer to each other than this are the same environment
+INDEPENDENT = 0.2  # two frames are independent if the correlation between the rows of an atom in them is below this
+BLOCK = 4  # independent frames in a block
+FEWEST_GROUPS = 10  # blocks become shorter before there are fewer than this
+_ATOMS = 5000  # the correlation at one lag is that of pairs of frames with so many atoms; of at least 16 pairs
+_CHUNK = 512
 
 
-def from_json(data: Any, known: Sequence[str]) -> Calibration:
-    """Return the calibration of a header; `ValueError`, `KeyError` or `TypeError` for what cannot be one.
+class Rows:
+    """The rows of an index by frame, atoms in order. The index itself keeps them in the order of its tree."""
 
-    `known` are the symbols that it may have.
+    def __init__(
+        self,
+        rows: NDArray[np.float32],
+        numbers: NDArray[np.int16],
+        order: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+    ) -> None:
+        self.rows, self.numbers, self.offsets = rows, numbers, offsets
+        self.places = np.empty(len(order), np.int64)  # where the row of every environment is
+        self.places[order] = np.arange(len(order))
+        self.owner = np.searchsorted(offsets, order, side="right") - 1  # (n,) the frame of every row
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def of(self, frame: int) -> NDArray[np.float64]:
+        """Return the rows (n, d) of a frame."""
+        return self.rows[self._where(frame)].astype(np.float64)
+
+    def elements(self, frame: int) -> NDArray[np.int16]:
+        """Return the atomic numbers (n,) of a frame."""
+        return self.numbers[self._where(frame)]
+
+    def _where(self, frame: int) -> NDArray[np.int64]:
+        return self.places[self.offsets[frame] : self.offsets[frame + 1]]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The frames that count, and their groups, as `partition` finds them.
+
+    Attributes
+    ----------
+    frames
+        (m,) frames that count, ascending: one of each set of copies, and one per correlation length.
+    groups
+        (m,) number of the group of each of these frames, from 0.
+    copies
+        Number of frames that are copies of others.
+    correlation
+        The longest correlation length, in frames of the reference without copies; 1 if all frames are independent.
     """
-    if not isinstance(data, dict):
-        raise TypeError("calibration")
-    symbols = tuple(data["symbols"])
-    if not symbols or not all(isinstance(s, str) and s in known for s in symbols):
-        raise ValueError("calibration: symbols")
-    counts = {name: data[name] for name in ("frames", "groups", "copies")}
-    if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in counts.values()):
-        raise ValueError("calibration: counts")
-    measured = {name: data[name] for name in ("correlation", "redundancy")}
-    if not all(isinstance(x, float) and 0.0 <= x < math.inf for x in measured.values()):
-        raise ValueError("calibration: correlation or redundancy")
-    sizes, maxima = data["sizes"], data["maxima"]
-    if not (isinstance(sizes, list) and isinstance(maxima, list) and len(sizes) == len(maxima) > 0):
-        raise ValueError("calibration: frames")
-    for row, values in zip(sizes, maxima, strict=True):
-        if len(row) != len(symbols) or len(values) != len(symbols):
-            raise ValueError("calibration: columns")
-        if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 48 for n in row):
-            raise ValueError("calibration: sizes")
-        if not all(m is None or (isinstance(m, float) and math.isfinite(m)) for m in values):
-            raise ValueError("calibration: maxima")
-    n = np.array(sizes, np.int64)
-    # What has no finite maximum has no atoms, or nothing to be compared with.
-    unknown = np.array([[m is None for m in row] for row in maxima])
-    values = np.array([[0.0 if m is None else m for m in row] for row in maxima])
-    values[unknown] = np.where(n[unknown] > 0, np.inf, -np.inf)
-    bound = None if data["force_error"] is None else ErrorBound.from_json(data["force_error"])
-    return Calibration(symbols, n, values, **counts, **measured, force_error=bound)
+
+    frames: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    copies: int
+    correlation: float
 
 
-_KEYS = ("false_alarm", "per_element", "force_error")
-
-
-def check_threshold(name: str, given: Any) -> None:
-    """Raise `InputError` unless `given` can be a threshold, whatever the index: a number of nats or a mapping.
+def partition(rows: Rows, labels: Sequence[str], bandwidth: float) -> Partition:
+    """Find the frames that count and their groups.
 
     Parameters
     ----------
-    name
-        What it is called, for the message: "select", say.
-    given
-        Nats; or a mapping of chemical symbols to nats, ``{"false_alarm": rate}`` (0 < rate < 1, per independent
-        frame), the same with ``"per_element": True``, or ``{"force_error": x}`` (eV/Å).
+    rows
+        The reference.
+    labels
+        (n_frames,) the group of each frame. If there are none, contiguous blocks are the groups.
+    bandwidth
+        h, in 1/Å.
     """
-    if not isinstance(given, Mapping):
-        if not _is_number(given) or math.isnan(given):
-            raise InputError(
-                f"{name} must be a number of nats, nats by chemical symbol, a false_alarm rate or a force_error, "
-                f"not {given!r}"
-            )
-        return
-    for key in given:
-        if key not in _KEYS and key not in SYMBOLS[1:]:
-            symbol = str(key).capitalize()
-            near = [symbol] if symbol in SYMBOLS[1:] else difflib.get_close_matches(str(key), _KEYS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(_KEYS)}, or chemical symbols"
-            raise InputError(f"{name}: unknown key {key!r}; {hint}")
-    words = [key for key in given if key in _KEYS]
-    if words:
-        _check_words(name, given)
-    elif not given:
-        raise InputError(f"{name} holds nothing: give nats by chemical symbol, a false_alarm rate or a force_error")
-    for key in given:
-        if key not in _KEYS and (not _is_number(given[key]) or math.isnan(given[key])):
-            raise InputError(f"{name}: {key} must be a number of nats, not {given[key]!r}")
+    first = _first_of_copies(rows, SAME * bandwidth)
+    unique = np.flatnonzero(first == np.arange(len(rows)))
+    kept: list[list[int]] = []
+    longest = 1.0
+    for run in _split_runs(rows, unique, labels):
+        length = correlation_length(rows, run)
+        longest = max(longest, length)
+        # Not every ceil(length)-th frame: for a length just above 1 this would drop half of them.
+        kept.append([run[place] for place in np.arange(0.0, len(run) - 1e-9, length).astype(int).tolist()])
+    frames = np.array(sorted(itertools.chain(*kept)), np.int64)
+    if labels:
+        groups = _join_copies(np.unique(np.asarray(labels), return_inverse=True)[1], first)[frames]
+    else:
+        # The frames are in the order of the file: a block may go from one trajectory to the next.
+        groups = np.arange(len(frames)) // int(np.clip(len(frames) // FEWEST_GROUPS, 1, BLOCK))
+    groups = np.unique(groups, return_inverse=True)[1]
+    return Partition(frames, groups, len(rows) - len(unique), longest)
 
 
-def _check_words(name: str, given: Mapping[str, Any]) -> None:
-    if set(given) not in ({"false_alarm"}, {"false_alarm", "per_element"}, {"force_error"}):
-        raise InputError(
-            f"{name}: {', '.join(map(str, given))} do not go together: give a false_alarm rate (and per_element), "
-            "or a force_error, or nats by chemical symbol"
-        )
-    rate, error, per_element = given.get("false_alarm", 0.5), given.get("force_error", 1.0), given.get("per_element")
-    if not _is_number(rate) or not 0.0 < rate < 1.0:
-        raise InputError(f"{name}: false_alarm must lie between 0 and 1, a rate per independent frame, not {rate!r}")
-    if not (per_element is None or isinstance(per_element, bool)):
-        raise InputError(f"{name}: per_element must be true or false, not {per_element!r}")
-    if not _is_number(error) or not 0.0 < error < math.inf:
-        raise InputError(f"{name}: force_error must be a positive number of eV/Å, not {error!r}")
+def _first_of_copies(rows: Rows, tolerance: float) -> NDArray[np.int64]:
+    """Return for every frame the first that is the same: each row of one has a row of the other within `tolerance`."""
+    n = len(rows)
+    means = np.array([rows.of(frame).mean(axis=0) for frame in range(n)])
+    key = means[:, np.argmax(means.var(axis=0))]
+    order = np.argsort(key, kind="stable")
+    ascending = key[order]
+    first = np.arange(n)
+    for frame in range(n):
+        if first[frame] != frame:
+            continue
+        window = np.searchsorted(ascending, [key[frame] - tolerance, key[frame] + tolerance])
+        near = order[window[0] : window[1]]
+        near = near[(near > frame) & (first[near] == near)]
+        near = near[np.linalg.norm(means[near] - means[frame], axis=1) <= tolerance]
+        for other in near.tolist():
+            if _are_copies(rows, frame, other, tolerance):
+                first[other] = frame
+    return first
 
 
-def resolve_threshold(name: str, given: Any, index: Any, counts: Mapping[str, int]) -> dict[str, float]:
-    """Return the threshold of every watched element, in nats.
+def _are_copies(rows: Rows, a: int, b: int, tolerance: float) -> bool:
+    # The element is one more column: so rows of different elements are far from each other.
+    x, y = (np.column_stack([rows.of(f), rows.elements(f)]) for f in (a, b))
+    if x.shape == y.shape and np.linalg.norm(x - y, axis=1).max() <= tolerance:
+        return True
+    nearest = np.full(len(y), np.inf)
+    for start in range(0, len(x), _CHUNK):
+        distances = cdist(x[start : start + _CHUNK], y)
+        if distances.min(axis=1).max() > tolerance:
+            return False
+        np.minimum(nearest, distances.min(axis=0), out=nearest)
+    return bool(nearest.max() <= tolerance)
+
+
+def _join_copies(groups: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return groups (n_frames,) in which copies are together, whatever the names of their groups."""
+    groups = groups.astype(np.int64)
+    for frame in np.flatnonzero(first != np.arange(len(first))):
+        groups[groups == groups[frame]] = groups[first[frame]]
+    return groups
+
+
+def _split_runs(rows: Rows, frames: NDArray[np.int64], labels: Sequence[str]) -> list[list[int]]:
+    """Return runs of frames with the same label and the same atoms, in the order of the file."""
+    runs: list[list[int]] = []
+    of_label: dict[str, list[int]] = {}
+    for frame in frames.tolist():
+        of_label.setdefault(labels[frame] if labels else "", []).append(frame)
+    for some in of_label.values():
+        runs += [list(run) for _, run in itertools.groupby(some, lambda f: rows.elements(f).tobytes())]
+    return runs
+
+
+# -- correlation in time -----------------------------------------------------------------------------------------------
+
+
+def correlation_length(rows: Rows, run: Sequence[int]) -> float:
+    """Return how many frames of a run are worth one independent frame; 1 if each is independent of the next.
+
+    The correlation at a lag is 1 − S/R. S is the mean square distance between the rows of the same atom in two frames
+    at this lag. R is what S would be without memory, the smaller of two: the mean square distance between rows of two
+    atoms of one element in these two frames; and that of the same atom at a lag of three quarters of the run. The
+    first does not see a trend that all atoms share, the second does not see that the sites of atoms differ.
+    """
+    n = len(run)
+    if n == 1:
+        return 1.0
+    without = _compare_at_lag(rows, run, 3 * n // 4)[0] if n >= 4 else np.inf
+    before, correlated = 0, 1.0
+    for lag in _choose_lags(n):
+        same, other = _compare_at_lag(rows, run, lag)
+        known = min(other, without)
+        correlation = 1.0 - same / known if known > 0.0 else 0.0
+        if correlation <= INDEPENDENT:  # the length is between this lag and the one before
+            share = (correlated - INDEPENDENT) / (correlated - correlation)
+            return max(1.0, before + share * (lag - before))
+        before, correlated = lag, correlation
+    return float(n)
+
+
+def _choose_lags(n: int) -> list[int]:
+    """Return the lags to try; each is a fifth larger than the one before."""
+    most = max(1, n // 2)
+    return sorted({round(lag) for lag in 1.2 ** np.arange(np.log(most) / np.log(1.2) + 1.0) if round(lag) <= most})
+
+
+def _compare_at_lag(rows: Rows, run: Sequence[int], lag: int) -> tuple[float, float]:
+    """Return square distances at a lag, means over frames: between rows of the same atom, and of different atoms."""
+    same = other = 0.0
+    pairs = max(16, _ATOMS // len(rows.elements(run[0])))
+    starts = np.unique(np.linspace(0, len(run) - 1 - lag, pairs).astype(int)).tolist()
+    for start in starts:
+        numbers = rows.elements(run[start])
+        a, b = rows.of(run[start]), rows.of(run[start + lag])
+        for z in np.unique(numbers):
+            x, y = a[numbers == z], b[numbers == z]
+            equal = ((x - y) ** 2).sum()
+            every = len(x) * ((x**2).sum() + (y**2).sum()) - 2.0 * x.sum(axis=0) @ y.sum(axis=0)
+            same += equal
+            # Scaled to as many terms as `same` has. If an atom is the only one of its element, there is no other.
+            other += (every - equal) / (len(x) - 1) if len(x) > 1 else np.inf
+    return float(same) / len(starts), float(other) / len(starts)
+
+
+def integrated_time(series: NDArray[np.float64]) -> float:
+    """Return the integrated autocorrelation time 1/2 + Σ C(lag) of a series (n, d), in its own steps.
+
+    The sum ends before the first lag whose correlation is not positive, because noise follows (C. J. Geyer, Statist.
+    Sci. 7, 473, 1992, justifies such a window). For a series that never changes it is n.
+    """
+    n = len(series)
+    series = series - series.mean(axis=0)
+    variance = float((series**2).sum()) / n
+    if variance <= 0.0:
+        return float(n)
+    total = 0.5
+    for lag in range(1, n):
+        correlation = float((series[:-lag] * series[lag:]).sum()) / (n * variance)
+        if correlation <= 0.0:
+            break
+        total += correlation
+    return total
+
+
+# -- sums over the other groups ----------------------------------------------------------------------------------------
+
+
+def left_out_log_sums(
+    rows: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    asked: NDArray[np.int64],
+    bandwidth: float,
+    threads: int | None = None,
+) -> NDArray[np.float64]:
+    """Compute ln K of the rows `asked` over all rows of other groups.
+
+    The sum of the own group is never subtracted from a whole sum: if it is nearly all of it, the difference has no
+    digits. Instead the groups are put into folds. One part of a sum is over the other folds, which are laid out once
+    for all groups of a fold. The other part is over the other groups of the own fold.
 
     Parameters
     ----------
-    name, given
-        As in `check_threshold`.
-    index
-        The reference: its `calibration` is asked for rates and force errors.
-    counts
-        Watched atoms by chemical symbol.
+    rows
+        (n, d) in the order of a search tree.
+    groups
+        (n,) the group of every row.
+    asked
+        (m,) the rows whose sums are computed.
+    bandwidth
+        h, in 1/Å.
 
-    Raises
-    ------
-    InputError
-        As in `check_threshold`; or a watched element has no value.
-    CalibrationError
-        The index has no calibration, or it cannot answer; the message has the reason and what would help.
+    Returns
+    -------
+    ndarray
+        (m,), as exact as single precision allows (max(1e-4, 1e-6·|ln K|)); −inf if there is no other group.
     """
-    check_threshold(name, given)
-    watched = {symbol: n for symbol, n in counts.items() if n > 0}
-    if not isinstance(given, Mapping):
-        return dict.fromkeys(watched, float(given))
-    if "false_alarm" in given or "force_error" in given:
-        calibration: Calibration | None = getattr(index, "calibration", None)
-        path = getattr(index, "path", None) or "FILE"
-        if calibration is None:
-            raise CalibrationError(f"{name}: the index has no calibration; make it: quests-md index calibrate {path}")
-        try:
-            if "false_alarm" in given:
-                per_element = bool(given.get("per_element", False))
-                return calibration.false_alarm(given["false_alarm"], watched, per_element=per_element)
-            if calibration.force_error is None:
-                raise CalibrationError(
-                    f"the index has no bound of the force error; make it: quests-md index calibrate {path} "
-                    "--errors LABELLED"
-                )
-            return {symbol: calibration.force_error.threshold(given["force_error"], symbol) for symbol in watched}
-        except CalibrationError as error:
-            raise CalibrationError(f"{name}: {error}") from None
-    missing = [symbol for symbol in watched if symbol not in given]
-    if missing:
-        raise InputError(f"{name} has no value for {', '.join(missing)}, which is watched: it has {', '.join(given)}")
-    return {symbol: float(given[symbol]) for symbol in watched}
+    _, groups = np.unique(groups, return_inverse=True)
+    n_groups = int(groups.max()) + 1
+    # With so many folds the layouts of other folds cost as much as the layouts of other groups of the own fold.
+    folds = groups % min(n_groups, max(2, math.isqrt(len(np.unique(groups[asked])))))
+    out = np.full(len(asked), -np.inf)
+    for fold in np.unique(folds[asked]):
+        mine = np.flatnonzero(folds[asked] == fold)
+        out[mine] = _sum_over(rows[asked[mine]], rows[folds != fold], bandwidth, threads)
+        inside = np.flatnonzero(folds == fold)
+        for group in np.unique(groups[asked[mine]]):
+            some = mine[groups[asked[mine]] == group]
+            others = rows[inside[groups[inside] != group]]
+            out[some] = np.logaddexp(out[some], _sum_over(rows[asked[some]], others, bandwidth, threads))
+    return out
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _sum_over(
+    query: NDArray[Any], rows: NDArray[np.float32], bandwidth: float, threads: int | None
+) -> NDArray[np.float64]:
+    total = np.full(len(query), -np.inf)
+    step = limit_layout(rows.shape[1])
+    for first in range(0, len(rows), step):
+        part = np.ascontiguousarray(rows[first : first + step])
+        blocks = pack(part, bandwidth, "single", order=np.arange(len(part)), threads=threads)
+        sums = log_kernel_sum(query, part, bandwidth, checked=True, blocks=blocks, precision="single", threads=threads)
+        total = np.logaddexp(total, sums)
+    return total

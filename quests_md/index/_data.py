@@ -1,13 +1,15 @@
-"""What an index holds, and what it answers: kernel sums, dH and bounds of it."""
+"""What an index holds, and the questions it answers: kernel sums, dH, and bounds of dH."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +21,18 @@ from ..frame import as_frames
 from ..information import Blocks, Precision, log_kernel_sum, log_kernel_sum_of_few, pack
 from ..kernels import kernel_sum, search
 from ..kernels._jit import over_rows
+from ._thresholds import Calibration
 
-if TYPE_CHECKING:
-    from ._calibration import Calibration
-
-__all__ = ["Asked", "Part", "Reference", "laid_out", "spans"]
+__all__ = [
+    "HASHED",
+    "IndexData",
+    "Part",
+    "Reference",
+    "find_parts",
+    "fingerprint",
+    "fingerprint_index",
+    "limit_layout",
+]
 
 
 class Reference(Protocol):
@@ -31,7 +40,7 @@ class Reference(Protocol):
 
     @property
     def spec(self) -> DescriptorSpec:
-        """What its rows are, and those of a query must be."""
+        """The descriptor of its rows, and of the rows of a query."""
         ...
 
     @property
@@ -46,23 +55,23 @@ class Reference(Protocol):
 
     @property
     def pair_distances(self) -> NDArray[np.float32]:
-        """(n_elements, n_elements) smallest distances (Å) that it holds."""
+        """(n_elements, n_elements) smallest distances (Å) in the reference."""
         ...
 
     @property
     def centre_elements(self) -> tuple[str, ...]:
-        """Chemical symbols of the centres that it knows: with ``spec.by_centre`` no others can be asked about."""
+        """Chemical symbols of the centres that it knows. With ``spec.by_centre`` a query may hold no others."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Whether it can be asked yet."""
+        """Whether it can answer yet."""
         ...
 
     def log_kernel_sum(
         self, query: NDArray[np.float64], threads: int | None = None, *, precision: Precision = "double"
     ) -> NDArray[np.float64]:
-        """Return ln K(q) of descriptor rows (n, d), exactly, to what the precision allows."""
+        """Return ln K(q) of descriptor rows (n, d), as exact as the precision allows."""
         ...
 
     def upper_bound(
@@ -72,15 +81,15 @@ class Reference(Protocol):
         memory: NDArray[np.int32] | None = None,
         threads: int | None = None,
     ) -> NDArray[np.float64]:
-        """Return certified upper bounds of dH(q): at most `threshold` exactly where dH(q) ≤ threshold, else above it.
+        """Return certified upper bounds of dH(q). A bound is at most `threshold` exactly where dH(q) ≤ threshold.
 
-        `memory` (n,) holds for every query what certified it last, −1 at first, and is updated: any value is right, a
-        good one is fast.
+        `memory` (n,) tells for every query what certified it last, and is updated; it is −1 at first. Any value gives
+        the right answer; a good value gives it fast.
         """
         ...
 
     def exceeds(self, query: NDArray[np.float64], threshold: float, threads: int | None = None) -> NDArray[np.bool_]:
-        """Return whether dH(q) > threshold, always right."""
+        """Return whether dH(q) > threshold. The answer is always right."""
         ...
 
     def describe(self) -> dict[str, object]:
@@ -88,26 +97,28 @@ class Reference(Protocol):
         ...
 
 
+# -- parts: the rows that a query is compared with ---------------------------------------------------------------------
+
 _LARGEST_THRESHOLD = 1e6  # nats; beyond it the bounds are not worth their rounding
 # Rows of an index that are laid out for kernel sums at a time (51 MB in double precision). Each rank has its own
-# layout, while the mapped rows are shared by the ranks of a node; so a large index must not be laid out as a whole.
+# layout, while all ranks of a node share the mapped rows. So a large index must not be laid out as a whole.
 LAID_OUT = 100_000
-# Fewer of them where they are wide, as own descriptors can be: so many values (200 MB).
+# The most values of such a layout (200 MB). Own descriptors can be wide: then it has fewer rows.
 _VALUES = 256 * LAID_OUT
-# Fewer queries than this are summed straight from the rows of a larger index: to lay out a million takes 0.15 s, to
-# sum them straight 0.01 s and 0.005 s per query.
+# Fewer queries than this are summed straight from the rows of a large index. A layout of a million rows takes 0.15 s;
+# the sums without a layout take 0.01 s, and 0.005 s per query.
 FEW = 48
 
 _SEARCHED = 256  # queries that a thread takes at a time when it searches
 
 
-def laid_out(width: int) -> int:
+def limit_layout(width: int) -> int:
     """Return how many rows of `width` columns are laid out at a time."""
     return min(LAID_OUT, -(-_VALUES // width))
 
 
-def spans(numbers: NDArray[np.int16], by_centre: bool) -> dict[int, tuple[int, int]]:
-    """Return first and last row of every part: by atomic number, which ascends; or all rows, under 0."""
+def find_parts(numbers: NDArray[np.int16], by_centre: bool) -> dict[int, tuple[int, int]]:
+    """Return the first and the last row of every part, by atomic number (ascending); or of all rows, under 0."""
     if not by_centre:
         return {0: (0, len(numbers))}
     known, counts = np.unique(numbers, return_counts=True)
@@ -116,19 +127,19 @@ def spans(numbers: NDArray[np.int16], by_centre: bool) -> dict[int, tuple[int, i
 
 
 class Part:
-    """Rows of an index that a query is compared with, in the order of one search tree: all, or those of one element.
+    """Rows of an index in the order of one search tree: all rows, or those of one element.
 
-    It is asked at every evaluation of a run, by rows that `Asked` has checked. So it calls the kernels itself, and on
-    one thread straight.
+    A run asks it at every evaluation, with rows that `IndexData` has checked. So it calls the kernels itself, and
+    without a pool if there is one thread.
 
     Parameters
     ----------
     tree
-        The rows, less `centre`, and what is known of the nodes.
+        The rows less `centre`, and the nodes of the tree.
     centre, bandwidth
         Those of the index.
     is_small
-        Whether the index is small enough for a layout that is kept.
+        Whether the index is small enough to keep a layout of it.
     """
 
     def __init__(self, tree: search.Tree, centre: NDArray[np.float64], bandwidth: float, is_small: bool) -> None:
@@ -139,7 +150,7 @@ class Part:
     def log_kernel_sum(
         self, query: NDArray[np.float64], threads: int | None, precision: Precision
     ) -> NDArray[np.float64]:
-        """Compute ln K(q), as `Index.log_kernel_sum`, of finite and contiguous rows as wide as those here."""
+        """Compute ln K(q) as `Index.log_kernel_sum` does. The queries are finite, contiguous, and of the same width."""
         if not self._is_small:
             return self._sum_in_turn(query, threads, precision)
         blocks = self._blocks.get(precision)
@@ -154,17 +165,17 @@ class Part:
         return out
 
     def _lay_out(self, rows: NDArray[np.float32], threads: int | None, precision: Precision) -> Blocks:
-        order = np.arange(len(rows))  # they are in that of the tree
+        order = np.arange(len(rows))  # the rows are in the order of the tree already
         return pack(rows, self._bandwidth, precision, order=order, threads=threads)
 
     def _sum_in_turn(
         self, query: NDArray[np.float64], threads: int | None, precision: Precision
     ) -> NDArray[np.float64]:
-        """Compute ln K(q) of a large index: some rows at a time, of which nothing is kept."""
+        """Compute ln K(q) of a large index: lay out some rows at a time, and keep no layout."""
         rows, h, centre = self._tree.rows, self._bandwidth, self._centre
         if len(query) < FEW:
             return log_kernel_sum_of_few(query, rows, h, centre=centre, threads=threads)
-        total, step = np.full(len(query), -np.inf), laid_out(rows.shape[1])
+        total, step = np.full(len(query), -np.inf), limit_layout(rows.shape[1])
         for first in range(0, len(rows), step):
             some = rows[first : first + step]
             blocks = self._lay_out(some, threads, precision)
@@ -175,8 +186,8 @@ class Part:
     def upper_bound(
         self, query: NDArray[np.float64], threshold: float, memory: NDArray[np.int32], threads: int | None
     ) -> NDArray[np.float64]:
-        """Return upper bounds of dH as `search.upper_bounds` does: nan where they could not decide."""
-        if self._question is None:  # all of it but the threshold is that of the tree
+        """Return upper bounds of dH as `search.upper_bounds` does: nan where the search could not decide."""
+        if self._question is None:  # all but the threshold follows from the tree
             self._question = search.question(self._centre, self._tree, 0.0, self._bandwidth)
         ask, out = self._question._replace(threshold=float(threshold)), np.empty(len(query))
         task = partial(search.upper_bounds, query, self._tree, ask, memory, out=out)
@@ -187,9 +198,12 @@ class Part:
         return out
 
 
+# -- the index ---------------------------------------------------------------------------------------------------------
+
+
 @dataclass(eq=False)
-class Asked:
-    """What an index holds, and what it answers; `Index` says what the fields are, and makes them."""
+class IndexData:
+    """What an index holds and answers. `Index` documents the fields, and is what users make and open."""
 
     descriptor: DescriptorSpec | OwnDescriptors
     bandwidth: float
@@ -210,24 +224,21 @@ class Asked:
     path: Path | None = None
     hash: str | None = None
 
-    ready = True  # an index can be asked at once
+    ready = True  # an index can always answer
 
     def __post_init__(self) -> None:
-        """Start without a layout of the rows for kernel sums; the first question makes it."""
-        is_small = len(self) <= laid_out(self.rows.shape[1])
-        self._parts = {number: Part(tree, self.centre, self.bandwidth, is_small) for number, tree in self._trees()}
+        """Make the parts. The first question lays out their rows for kernel sums."""
+        is_small = len(self) <= limit_layout(self.rows.shape[1])
+        self._parts = {number: Part(tree, self.centre, self.bandwidth, is_small) for number, tree in self.trees()}
 
-    def _trees(self) -> Iterator[tuple[int, search.Tree]]:
-        """Yield the tree of each part: their nodes follow each other."""
+    def trees(self) -> Iterator[tuple[int, search.Tree]]:
+        """Yield the atomic number and the search tree of each part. The nodes of the trees follow each other."""
         first_node = 0
-        for number, (first, last) in spans(self.numbers, self.descriptor.by_centre).items():
+        for number, (first, last) in find_parts(self.numbers, self.descriptor.by_centre).items():
             last_node = first_node + int(search.levels(last - first)[-1])
-            nodes = slice(first_node, last_node)
-            rows = self.rows[first:last]
-            yield (
-                number,
-                search.tree_of(rows, self.node_centres[nodes], self.node_radius[nodes], self.node_spread[nodes]),
-            )
+            nodes, rows = slice(first_node, last_node), self.rows[first:last]
+            made = search.tree_of(rows, self.node_centres[nodes], self.node_radius[nodes], self.node_spread[nodes])
+            yield number, made
             first_node = last_node
 
     def __len__(self) -> int:
@@ -235,7 +246,7 @@ class Asked:
 
     @cached_property
     def spec(self) -> DescriptorSpec:
-        """The descriptor of frames. `InputError` where there is none: the rows are own descriptors."""
+        """The descriptor of frames. `InputError` if there is none because the rows are own descriptors."""
         if isinstance(self.descriptor, OwnDescriptors):
             raise InputError(
                 f"{self.path or 'the index'} holds own descriptors ({self.descriptor.name}), which are not computed "
@@ -266,16 +277,16 @@ class Asked:
     ) -> NDArray[np.float64]:
         """Compute ln K(q) against the index, exactly; `query` and `threads` as in `delta_entropy`.
 
-        `precision` is that of `quests_md.information.log_kernel_sum`. The first call lays out the rows for all later
-        ones, in memory: 512 bytes per environment in double precision (k = 32), 256 in single. Of an index of more
-        than 100,000 environments nothing is kept: its rows are laid out in turn, at every call; or, for fewer than 48
-        queries, read as they are, in double precision. The two agree to 1e-12·max(1, |dH|).
+        `precision` is that of `quests_md.information.log_kernel_sum`. The first call lays out the rows in memory for
+        all later calls: 512 bytes per environment in double precision (k = 32), 256 in single. An index of more than
+        100,000 environments keeps no layout. Each call lays out its rows in turn or, for fewer than 48 queries, reads
+        them as they are, in double precision. The two ways agree to 1e-12·max(1, |dH|).
         """
-        rows = self._rows_of(query, threads)
+        rows = self._read_query(query, threads)
         if not self.descriptor.by_centre:
             return self._parts[0].log_kernel_sum(rows, threads, precision)
         out = np.empty(len(rows))
-        for part, which, own in self._of_parts(rows):
+        for part, which, own in self._split_query(rows):
             out[which] = part.log_kernel_sum(own, threads, precision)
         return out
 
@@ -292,27 +303,27 @@ class Asked:
         Returns
         -------
         ndarray
-            (n,), in nats, atoms in order. Rows are kept in single precision, which moves dH by less than
-            6e-8·s·√(2(dH + ln N))/h, where s is the norm of the longest of the N rows: for one phase of one element
-            at h = 0.015 below max(1e-5, 1e-6·dH).
+            (n,), in nats, atoms in order. The index keeps its N rows in single precision. This changes dH by less than
+            6e-8·s·√(2(dH + ln N))/h, where s is the norm of the longest row: for one phase of one element at h = 0.015
+            by less than max(1e-5, 1e-6·dH).
 
         Raises
         ------
         ElementError
-            A frame holds an element that the index lacks; or, with ``spec.by_centre``, lacks as a centre.
+            A frame holds an element that the index does not know or, with ``spec.by_centre``, not as a centre.
         InputError
-            Descriptors of another width, or a frame without a descriptor.
+            The descriptors have another width, or a frame has no descriptor.
         """
         return 0.0 - self.log_kernel_sum(query, threads)  # and not −0
 
     def exceeds(self, query: Any, threshold: float, threads: int | None = None) -> NDArray[np.bool_]:
-        """Return for every query whether dH > `threshold`. Always right."""
+        """Return for every query whether dH > `threshold`. The answer is always right."""
         return self.upper_bound(query, threshold, threads=threads) > threshold
 
     def upper_bound(
         self, query: Any, threshold: float, memory: NDArray[np.int32] | None = None, threads: int | None = None
     ) -> NDArray[np.float64]:
-        """Return certified upper bounds of dH: at most `threshold` exactly where dH ≤ threshold, else above it.
+        """Return certified upper bounds of dH. A bound is at most `threshold` exactly where dH ≤ threshold.
 
         Parameters
         ----------
@@ -321,21 +332,21 @@ class Asked:
         threshold
             In nats.
         memory
-            (n_query,) int32, what certified every query the last time: −1 at first, and updated. Any value is right;
-            that of the same atom some steps ago is fast.
+            (n_query,) int32, what certified every query the last time. It is −1 at first, and is updated. Any value
+            gives the right answer; that of the same atom some steps ago gives it fast.
 
         Returns
         -------
         ndarray
-            (n_query,), in nats: dH itself where the bounds of the search could not decide, inf where they found it
-            above the threshold.
+            (n_query,), in nats: inf where the search found that dH is above the threshold, and dH itself where the
+            search could not decide.
 
         Raises
         ------
         ElementError, InputError
-            As in `delta_entropy`; and for a `memory` of another shape or type.
+            As in `delta_entropy`; also for a `memory` of another shape or type.
         """
-        rows = self._rows_of(query, threads)
+        rows = self._read_query(query, threads)
         if not abs(threshold) <= _LARGEST_THRESHOLD:
             return self.delta_entropy(rows, threads)
         if memory is None:
@@ -346,7 +357,7 @@ class Asked:
             out = self._parts[0].upper_bound(rows, threshold, memory, threads)
         else:
             out = np.empty(len(rows))
-            for part, which, own in self._of_parts(rows):
+            for part, which, own in self._split_query(rows):
                 hints = memory[which]
                 out[which] = part.upper_bound(own, threshold, hints, threads)
                 memory[which] = hints
@@ -356,7 +367,7 @@ class Asked:
         return out
 
     def require(self, *, k: int | None = None, cutoff: float | None = None) -> None:
-        """Raise `InputError` unless the index was built with these; None asks nothing."""
+        """Raise `InputError` unless the index was built with this `k` and `cutoff`; None accepts any."""
         for name, asked, unit in (("k", k, ""), ("cutoff", cutoff, " Å")):
             if asked is not None and asked != (built := getattr(self.spec, name)):
                 raise InputError(
@@ -365,11 +376,11 @@ class Asked:
                 )
 
     def check_elements(self, numbers: NDArray[Any]) -> None:
-        """Raise `ElementError` if `numbers` holds an atomic number that the index lacks; 0 is no atom."""
+        """Raise `ElementError` if `numbers` holds an atomic number that the index does not know; 0 is no atom."""
         check_elements(self.elements, np.unique(numbers))
 
-    def _rows_of(self, query: Any, threads: int | None) -> NDArray[np.float64]:
-        """Return the descriptors of a query of frames; or the array that it is, contiguous, once it is checked."""
+    def _read_query(self, query: Any, threads: int | None) -> NDArray[np.float64]:
+        """Return the descriptors of a query of frames; or check the array that the query is, and make it contiguous."""
         if not isinstance(query, np.ndarray):
             spec, frames = self.spec, list(as_frames(query))
             for frame in frames:
@@ -378,13 +389,13 @@ class Asked:
         rows, width = np.ascontiguousarray(query, np.float64), self.descriptor.width
         if rows.ndim != 2 or rows.shape[1] != width:
             raise InputError(f"query must have shape (n, {width}), not {rows.shape}: other descriptors")
-        # What is not a number is both the largest and the smallest. Unlike a sum, these two cannot overflow.
+        # nan is both the largest and the smallest value. Unlike a sum, these two cannot overflow.
         if not (math.isfinite(rows.max(initial=0.0)) and math.isfinite(rows.min(initial=0.0))):
             raise InputError("query holds values that are not finite")
         return rows
 
-    def _of_parts(self, query: NDArray[np.float64]) -> Iterator[tuple[Part, Any, NDArray[np.float64]]]:
-        """Yield every part that is asked by centre, which queries it is asked, and their rows as it has them."""
+    def _split_query(self, query: NDArray[np.float64]) -> Iterator[tuple[Part, Any, NDArray[np.float64]]]:
+        """Yield every part that the query asks, which queries ask it, and their rows without the atomic number."""
         numbers = query[:, 0]
         asked = np.unique(numbers).tolist()
         unknown = [name_of(z) for z in asked if z not in self._parts]
@@ -396,3 +407,23 @@ class Asked:
         for z in asked:
             which = np.flatnonzero(numbers == z)
             yield self._parts[z], which, np.ascontiguousarray(query[which, 1:])
+
+
+# -- fingerprints ------------------------------------------------------------------------------------------------------
+
+HASHED = {"rows": "<f4", "centre": "<f8", "numbers": "<i2"}  # the arrays that dH depends on, and their types in a file
+
+
+def fingerprint(
+    descriptor: DescriptorSpec | OwnDescriptors, bandwidth: float, generation: int, digests: Mapping[str, str]
+) -> str:
+    """Return a hash of the generation and all that dH depends on; `digests` are the hashes of the `HASHED` arrays."""
+    values = [asdict(descriptor), bandwidth, generation, {name: digests[name] for name in HASHED}]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint_index(index: IndexData) -> str:
+    """Return the fingerprint of an index. This reads all its rows."""
+    arrays = {name: np.ascontiguousarray(getattr(index, name), dtype) for name, dtype in HASHED.items()}
+    digests = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}
+    return fingerprint(index.descriptor, index.bandwidth, index.generation, digests)

@@ -5,9 +5,9 @@
     magic (8 bytes) | length of the header (8, little-endian) | SHA-256 of the header (32)
     | header (JSON, UTF-8) | sections, each on a multiple of 64 bytes
 
-The header lists the sections (type, shape, offset, SHA-256) and the size of the file. Opening checks the header's
-hash, every number in it, and the size; `verify_file` hashes the sections too. Older formats will be read by stepwise
-migrations; newer ones are refused.
+The header lists the sections (type, shape, offset, SHA-256) and the size of the file. `open_index` checks the header's
+hash, every number in it, and the size; `verify_index` also hashes the sections. Stepwise migrations will read older
+formats; newer formats are refused.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,37 +28,19 @@ from ..elements import SYMBOLS
 from ..errors import IndexFileError, InputError
 from ..files import write_atomically
 from ..kernels.search import levels
-from . import _calibration
-from ._data import spans
+from ._build import arrange, measure_tree
+from ._data import HASHED, IndexData, find_parts, fingerprint
+from ._thresholds import Calibration, is_count
 
-if TYPE_CHECKING:
-    from ._index import Index
+__all__ = ["open_index", "save_index", "verify_index"]
 
-__all__ = ["COMPARED", "fingerprint", "fingerprint_of"]
-
-COMPARED = {"rows": "<f4", "centre": "<f8", "numbers": "<i2"}  # the sections that dH depends on
-
-
-def fingerprint(
-    descriptor: DescriptorSpec | OwnDescriptors, bandwidth: float, generation: int, digests: Mapping[str, str]
-) -> str:
-    """Return the hash of all that dH depends on, and of the generation; `digests` are those of `COMPARED`."""
-    values = [asdict(descriptor), bandwidth, generation, {name: digests[name] for name in COMPARED}]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def fingerprint_of(index: Index) -> str:
-    """Return the fingerprint of an index; all its rows are read."""
-    arrays = {name: np.ascontiguousarray(getattr(index, name), dtype) for name, dtype in COMPARED.items()}
-    digests = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}
-    return fingerprint(index.descriptor, index.bandwidth, index.generation, digests)
-
+T = TypeVar("T", bound=IndexData)
 
 FORMAT = 1
 MAGIC = b"QUESTSMD"
 _ALIGN = 64
 _PREFIX = len(MAGIC) + 8 + 32
-_MOST_HEADER = 1 << 28  # bytes; a header longer than this is no header
+_MOST_HEADER = 1 << 28  # bytes; nothing longer than this is a header
 
 # name: (dtype, number of dimensions)
 SECTIONS: dict[str, tuple[str, int]] = {
@@ -69,7 +50,7 @@ SECTIONS: dict[str, tuple[str, int]] = {
     "numbers": ("<i2", 1),
     "pair_distances": ("<f4", 2),
 }
-# The search tree: all of them or, in a file of an early version, none; then the rows are in the order of the frames.
+# The search tree. A file of an early version has none of these, and its rows are in the order of the frames.
 TREE: dict[str, tuple[str, int]] = {
     "order": ("<i4", 1),
     "node_centres": ("<f4", 2),
@@ -79,9 +60,21 @@ TREE: dict[str, tuple[str, int]] = {
 _KNOWN = SECTIONS | TREE
 
 
-def write_file(path: Path, header: dict[str, Any], sections: dict[str, NDArray[Any]]) -> str:
-    """Write an index file atomically; return the hash of its header, which names its content."""
-    arrays = {name: np.ascontiguousarray(sections[name], dtype=dtype) for name, (dtype, _) in _KNOWN.items()}
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def save_index(index: IndexData, path: Path) -> None:
+    """Write an index to a file, atomically; its `path` and `hash` are then those of the file."""
+    header = {
+        "spec": {k: value for k, value in asdict(index.descriptor).items() if (k, value) != ("elements", None)},
+        "bandwidth": index.bandwidth,
+        "elements": list(index.elements),
+        "generation": index.generation,
+        "provenance": index.provenance,
+        "frame_groups": list(index.frame_groups),
+        "calibration": None if index.calibration is None else index.calibration.to_json(),
+    }
+    arrays = {name: np.ascontiguousarray(getattr(index, name), dtype=dtype) for name, (dtype, _) in _KNOWN.items()}
     table, offset = {}, 0
     for name, array in arrays.items():
         table[name] = {
@@ -102,10 +95,33 @@ def write_file(path: Path, header: dict[str, Any], sections: dict[str, NDArray[A
             file.write(b"\0" * (-array.nbytes % _ALIGN))
 
     write_atomically(path, write)
-    return digest.hexdigest()
+    index.path, index.hash = path, digest.hexdigest()
 
 
-def open_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def open_index(kind: type[T], path: Path) -> T:
+    """Open an index file, as `Index.open` says."""
+    header, sections = _open_file(path)
+    descriptor = _read_descriptor(header)
+    if "order" not in sections:
+        sections |= arrange(sections["rows"], sections["numbers"], descriptor.by_centre, None)._asdict()
+    return kind(
+        descriptor=descriptor,
+        bandwidth=header["bandwidth"],
+        elements=tuple(header["elements"]),
+        generation=header["generation"],
+        provenance=header["provenance"],
+        path=path,
+        hash=header["hash"],
+        frame_groups=tuple(header.get("frame_groups", ())),
+        calibration=header.get("calibration"),
+        **sections,
+    )
+
+
+def _open_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return the checked header, with its "hash", and read-only maps of the sections."""
     header, start = _read_header(path)
     sections: dict[str, NDArray[Any]] = {}
@@ -118,14 +134,14 @@ def open_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             raise IndexFileError(f"{path}: section {name} is empty: an index needs at least one environment")
         sections[name] = np.memmap(path, entry["dtype"], "r", start + entry["offset"], shape).view(np.ndarray)
     for name in sections.keys() - {"rows", "order"}:
-        sections[name] = np.array(sections[name])  # small, or read in whole anyway
+        sections[name] = np.array(sections[name])  # small, or read as a whole anyway
     _check_content(path, header, sections)
     return header, sections
 
 
-def verify_file(path: Path) -> None:
+def verify_index(path: Path) -> None:
     """Raise `IndexFileError` unless every section has its checksum and holds what it must."""
-    header, sections = open_file(path)
+    header, sections = _open_file(path)
     for name, entry in header["sections"].items():
         if hashlib.sha256(sections[name].data).hexdigest() != entry["sha256"]:
             raise IndexFileError(f"{path}: section {name} is damaged (its checksum differs): copy or build it again")
@@ -133,6 +149,12 @@ def verify_file(path: Path) -> None:
         raise IndexFileError(f"{path}: section order does not name every row once: build it again")
     if not np.isfinite(sections["rows"]).all():
         raise IndexFileError(f"{path}: section rows holds values that are not finite: build it again")
+    index = open_index(IndexData, path)
+    trees = [(tree, measure_tree(tree.rows, None)) for _, tree in index.trees()]
+    tiny = 1e-4 * index.bandwidth + 1e-6 * float(max(index.rows.max(), -index.rows.min()))
+    for name, slack in (("centres", tiny), ("radius", tiny), ("spread", tiny**2)):
+        if not all(np.allclose(getattr(kept, name), getattr(new, name), 1e-4, slack) for kept, new in trees):
+            raise IndexFileError(f"{path}: section node_{name} is not that of the rows: build it again")
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -157,7 +179,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     try:
         header = json.loads(text)
         number = header["format"]
-        if not _is_whole(number) or number < 1:
+        if not is_count(number) or number < 1:
             raise ValueError(f"format {number!r}")
         if number > FORMAT:
             raise IndexFileError(f"{path}: format {number} is newer than format {FORMAT}: upgrade quests_md to read it")
@@ -173,12 +195,12 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _check_header(header: dict[str, Any]) -> None:
-    """Raise `ValueError` or `KeyError` for a header that a file of ours cannot have: files may be hostile."""
-    descriptor = descriptor_of(header)
+    """Raise `ValueError`, `KeyError` or `TypeError` for a header that is not ours. Files may be hostile."""
+    descriptor = _read_descriptor(header)
     h = header["bandwidth"]
     if not (isinstance(h, float) and math.isfinite(h) and h > 0):
         raise ValueError(f"bandwidth {h!r}")
-    if not (_is_whole(header["generation"]) and isinstance(header["provenance"], dict)):
+    if not (is_count(header["generation"]) and isinstance(header["provenance"], dict)):
         raise ValueError("generation or provenance")
     if not isinstance(header["elements"], list) or not all(isinstance(e, str) for e in header["elements"]):
         raise ValueError(f"elements {header['elements']!r}")
@@ -189,13 +211,13 @@ def _check_header(header: dict[str, Any]) -> None:
         raise ValueError("frame_groups")
     if header.get("calibration") is not None:
         symbols = SYMBOLS[:1] if isinstance(descriptor, OwnDescriptors) else SYMBOLS[1:]
-        header["calibration"] = _calibration.from_json(header["calibration"], symbols)
-    if not _is_whole(header["data_bytes"]):
+        header["calibration"] = Calibration.from_json(header["calibration"], symbols)
+    if not is_count(header["data_bytes"]):
         raise ValueError(f"data_bytes {header['data_bytes']!r}")
     for name, entry in header["sections"].items():
         dtype, dimensions = _KNOWN[name]
         shape, offset = entry["shape"], entry["offset"]
-        whole = all(_is_whole(n) for n in [*shape, offset]) and isinstance(entry["sha256"], str)
+        whole = all(is_count(n) for n in [*shape, offset]) and isinstance(entry["sha256"], str)
         if entry["dtype"] != dtype or len(shape) != dimensions or not whole or offset % _ALIGN:
             raise ValueError(f"section {name}")
         if offset + math.prod(shape) * np.dtype(dtype).itemsize > header["data_bytes"]:
@@ -203,12 +225,12 @@ def _check_header(header: dict[str, Any]) -> None:
 
 
 def _check_bound(path: Path, header: dict[str, Any]) -> None:
-    """Raise `IndexFileError` if the bound of the force error was fitted to other references than these."""
+    """Raise `IndexFileError` if the bound of the force error was fitted to other references."""
     bound = header["calibration"].force_error if header.get("calibration") else None
     if bound is None:
         return
-    digests = {name: header["sections"][name]["sha256"] for name in COMPARED}
-    descriptor = descriptor_of(header)
+    digests = {name: header["sections"][name]["sha256"] for name in HASHED}
+    descriptor = _read_descriptor(header)
     if bound.reference != fingerprint(descriptor, header["bandwidth"], header["generation"], digests):
         raise IndexFileError(
             f"{path}: its bound of the force error was fitted to other references or another generation: "
@@ -216,23 +238,18 @@ def _check_bound(path: Path, header: dict[str, Any]) -> None:
         )
 
 
-def descriptor_of(header: dict[str, Any]) -> DescriptorSpec | OwnDescriptors:
-    """Return the descriptor of a header: own ones have a name and a width."""
+def _read_descriptor(header: dict[str, Any]) -> DescriptorSpec | OwnDescriptors:
+    """Return the descriptor of a header. Own descriptors have a name and a width."""
     spec = header["spec"]
     return OwnDescriptors(**spec) if "name" in spec else DescriptorSpec(**spec)
 
 
-def _is_whole(value: Any) -> bool:
-    """Return whether a number of a header can be a size or a count."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
-
-
 def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArray[Any]]) -> None:
-    """Raise `IndexFileError` unless the small sections fit each other and the rows."""
+    """Raise `IndexFileError` unless the small sections fit the rows and each other."""
     n, width = sections["rows"].shape
     offsets, numbers = sections["frame_offsets"], sections["numbers"]
     try:
-        descriptor = descriptor_of(header)
+        descriptor = _read_descriptor(header)
         if width != descriptor.width - descriptor.by_centre or sections["centre"].shape != (width,):
             raise InputError("the width of the rows is not that of the descriptor")
         if not np.isfinite(sections["centre"]).all():
@@ -254,7 +271,7 @@ def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArr
 def _check_elements(
     descriptor: DescriptorSpec | OwnDescriptors, elements: list[str], numbers: NDArray[np.int16], n: int
 ) -> None:
-    """Raise `InputError` unless elements are those of the descriptor and of the `n` rows."""
+    """Raise `InputError` unless the elements fit the descriptor and the `n` rows."""
     if isinstance(descriptor, OwnDescriptors):
         if elements or numbers.shape != (n,) or numbers.any():
             raise InputError("own descriptors have no elements")
@@ -268,11 +285,11 @@ def _check_elements(
 
 
 def _check_tree(by_centre: bool, sections: dict[str, NDArray[Any]]) -> None:
-    """Raise `InputError` unless the search trees can be those over the rows."""
+    """Raise `InputError` unless the search trees fit the rows."""
     n, width = sections["rows"].shape
     if by_centre and (np.diff(sections["numbers"]) < 0).any():
         raise InputError("the rows are not in the order of their elements")
-    parts = spans(sections["numbers"], by_centre).values()
+    parts = find_parts(sections["numbers"], by_centre).values()
     nodes = sum(int(levels(last - first)[-1]) for first, last in parts)
     shapes = {"order": (n,), "node_centres": (nodes, width), "node_radius": (nodes,), "node_spread": (nodes,)}
     if any(sections[name].shape != shape for name, shape in shapes.items()):

@@ -1,169 +1,31 @@
-"""A conformal bound of a model's force error, by dH and element."""
+"""Fitting a conformal bound of a model's force error to dH, by element."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
 from ..frame import Frame
 from ..information import log_kernel_sum
-from ._file import fingerprint_of
-from ._groups import SAME
+from ._calibration import SAME
+from ._data import IndexData, fingerprint_index
+from ._thresholds import ErrorBin, ErrorBound
 
-if TYPE_CHECKING:
-    from ._index import Index
-
-__all__ = ["ErrorBin", "ErrorBound", "fit_error_bound"]
+__all__ = ["fit_error_bound"]
 
 _MOST_BINS = 12
 _FOLDS = 20
-_RESAMPLED = 2000
+_RESAMPLED = 2000  # samples of the bootstrap
 _PART = 100_000  # rows that are laid out at a time
 
 
-@dataclass(frozen=True)
-class ErrorBin:
-    """A range of dH of one element.
-
-    Attributes
-    ----------
-    upper
-        Largest dH in it, in nats; its lower end is the upper one of the bin before, or −inf.
-    bound
-        The bound of the force error, in eV/Å.
-    structures, environments
-        What it was fitted to.
-    covered, low, high
-        Share of held-out environments below the bound, mean over structures, and its 95 % interval.
-    """
-
-    upper: float
-    bound: float
-    structures: int
-    environments: int
-    covered: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class ErrorBound:
-    """How large the force error of one model is at most, with a given probability, where dH is known.
-
-    For a new structure of the kind of those it was fitted to, a random atom of an element in a bin has an error
-    below the bound of the bin with probability `coverage`. Under shift nothing is guaranteed.
-
-    Attributes
-    ----------
-    bins
-        By chemical symbol, dH ascending; bounds never fall.
-    coverage
-        The probability that was asked for.
-    covered, low, high
-        The share found on held-out structures (mean over them), and its 95 % interval by bootstrap over structures.
-    structures, environments
-        Of the labelled frames.
-    potential
-        The name of the model.
-    reference
-        Hash of the references and of how they are compared: the bound holds for no others.
-    """
-
-    bins: dict[str, tuple[ErrorBin, ...]]
-    coverage: float
-    covered: float
-    low: float
-    high: float
-    structures: int
-    environments: int
-    potential: str
-    reference: str
-
-    def bound(self, dH: ArrayLike, numbers: ArrayLike) -> NDArray[np.float64]:
-        """Return the bound (n,) of the force error in eV/Å, inf beyond the largest dH that it was fitted to.
-
-        Parameters
-        ----------
-        dH
-            (n,) in nats.
-        numbers
-            (n,) atomic numbers.
-        """
-        dH, numbers = np.asarray(dH, np.float64), np.asarray(numbers)
-        if dH.ndim != 1 or numbers.shape != dH.shape:
-            raise InputError(f"dH and numbers must be of one length, not {dH.shape} and {numbers.shape}")
-        out = np.full(len(dH), np.inf)
-        for symbol, bins in self.bins.items():
-            mine = numbers == SYMBOLS.index(symbol)
-            bounds = np.array([b.bound for b in bins] + [np.inf])
-            out[mine] = bounds[np.searchsorted([b.upper for b in bins], dH[mine])]  # nan: beyond all
-        return out
-
-    def threshold(self, error: float, symbol: str) -> float:
-        """Return the largest dH (nats) up to which the bound is at most `error` (eV/Å).
-
-        Raises
-        ------
-        CalibrationError
-            There is none, or the bound knows no such element.
-        """
-        if symbol not in self.bins:
-            raise CalibrationError(
-                f"the bound of the force error knows {', '.join(self.bins)}, not {symbol}: label structures with it"
-            )
-        fit = [b.upper for b in self.bins[symbol] if b.bound <= error]
-        if not fit:
-            least = self.bins[symbol][0]
-            raise CalibrationError(
-                f"no dH of {symbol} has a force error of at most {error:g} eV/Å at a coverage of {self.coverage:g}: "
-                f"the bound is {least.bound:.3g} eV/Å up to dH = {least.upper:.3g} already"
-            )
-        return fit[-1]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Any) -> ErrorBound:
-        """Return it from data; `ValueError`, `KeyError` or `TypeError` for what cannot be one: files may be hostile."""
-        if not isinstance(data, dict) or not isinstance(data["bins"], dict):
-            raise TypeError("force_error")
-        bins = {symbol: tuple(ErrorBin(**entry) for entry in entries) for symbol, entries in data["bins"].items()}
-        made = cls(**{**data, "bins": bins})
-        if not bins or not set(bins) <= set(SYMBOLS[1:]) or not all(bins.values()):
-            raise ValueError("force_error: elements")
-        if not (isinstance(made.potential, str) and isinstance(made.reference, str)):
-            raise ValueError("force_error: potential or reference")
-        _check_shares(made)
-        for entries in bins.values():
-            for entry in entries:
-                _check_shares(entry)
-            for ends in ([b.upper for b in entries], [b.bound for b in entries]):
-                if not all(isinstance(x, float) and math.isfinite(x) for x in ends) or ends != sorted(ends):
-                    raise ValueError("force_error: bins")
-            if entries[0].bound < 0.0:
-                raise ValueError("force_error: bins")
-        return made
-
-
-def _check_shares(made: ErrorBound | ErrorBin) -> None:
-    shares = [made.covered, made.low, made.high] + ([made.coverage] if isinstance(made, ErrorBound) else [])
-    if not all(isinstance(x, float) and 0.0 <= x <= 1.0 for x in shares):
-        raise ValueError("force_error: shares")
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in (made.structures, made.environments)):
-        raise ValueError("force_error: counts")
-
-
 def fit_error_bound(
-    index: Index,
+    index: IndexData,
     labelled: Iterable[tuple[Frame, NDArray[np.float64]]],
     *,
     coverage: float = 0.9,
@@ -172,19 +34,19 @@ def fit_error_bound(
 ) -> ErrorBound:
     """Fit a bound of the force error against dH to labelled frames.
 
-    The rule is that of conformal prediction for data in groups (Lee, Barber and Willett, arXiv:2306.06342): each of
-    K structures with atoms in a bin weighs 1/(K + 1), shared evenly by these atoms, and the rest is one unseen
-    structure with infinite errors; the bound is the quantile of `coverage`. Bins are made from the largest dH
-    downward, each of at least 2/(1 − coverage) structures and a twelfth of the environments; their ends depend on dH
-    alone. Bounds are raised to those of lower dH.
+    The rule is conformal prediction for data in groups (Lee, Barber and Willett, arXiv:2306.06342). Each of the K
+    structures with atoms in a bin has the weight 1/(K + 1), which its atoms there share evenly. One unseen structure
+    with infinite errors has the rest. The bound is the quantile at `coverage`. The bins are made from the largest dH
+    downward. Each has at least 2/(1 − coverage) structures and a twelfth of the environments, and its ends depend on dH
+    alone. A bound that is below that of a lower dH is raised to it.
 
     Parameters
     ----------
     index
-        The index; it is not changed.
+        The index; it does not change.
     labelled
-        Frames with the force error (eV/Å) of each of their environments. Frames of one `group` are one structure, or
-        one trajectory; a frame without a group is a structure of its own.
+        Frames, each with the force errors (eV/Å) of its environments. Frames with the same `group` count as one
+        structure (a trajectory, for example); a frame without a group is a structure of its own.
     coverage
         The share of errors that must lie below the bound.
     potential
@@ -197,24 +59,24 @@ def fit_error_bound(
     CalibrationError
         A frame is in the reference, or the structures are too few.
     InputError
-        The coverage is no share, or an error is not finite.
+        The coverage is not between 0 and 1, or an error is not finite.
     """
     if not (isinstance(coverage, float) and 0.0 < coverage < 1.0):
         raise InputError(f"coverage must be a share between 0 and 1, not {coverage!r}")
-    dH, numbers, errors, structures = _environments(index, labelled, threads)
+    dH, numbers, errors, structures = _read_environments(index, labelled, threads)
     bins: dict[str, tuple[ErrorBin, ...]] = {}
     covered = np.ones(len(dH), bool)
     for z in np.unique(numbers).tolist():
         mine = np.flatnonzero(numbers == z)
-        n = len(np.unique(structures[mine]))
-        if n + 1 < _fewest(coverage):
+        n, needed = len(np.unique(structures[mine])), _count_needed(coverage) - 1
+        if n < needed:
             raise CalibrationError(
-                f"a coverage of {coverage:g} needs at least {_fewest(coverage) - 1} labelled structures (frames, or "
+                f"a coverage of {coverage:g} needs at least {needed} labelled structures (frames, or "
                 f"groups of them) with {SYMBOLS[z]}, and there are {n}: label more, or ask for less"
             )
         fit = _Fit(dH[mine], errors[mine], structures[mine], coverage)
-        covered[mine] = _held_out(dH[mine], errors[mine], structures[mine], coverage)
-        bins[SYMBOLS[z]] = _described(fit, dH[mine], structures[mine], covered[mine])
+        covered[mine] = _judge_held_out(dH[mine], errors[mine], structures[mine], coverage)
+        bins[SYMBOLS[z]] = _make_bins(fit, dH[mine], structures[mine], covered[mine])
     share, low, high = _interval(covered, structures)
     return ErrorBound(
         bins=bins,
@@ -225,17 +87,17 @@ def fit_error_bound(
         structures=len(np.unique(structures)),
         environments=len(dH),
         potential=potential,
-        reference=fingerprint_of(index),
+        reference=fingerprint_index(index),
     )
 
 
-def _fewest(coverage: float) -> int:
-    """Return how many structures, and one unseen, a finite quantile needs."""
+def _count_needed(coverage: float) -> int:
+    """Return how many structures a finite quantile needs, the unseen one included."""
     return math.ceil(1.0 / (1.0 - coverage) - 1e-9)
 
 
-def _environments(
-    index: Index, labelled: Iterable[tuple[Frame, NDArray[np.float64]]], threads: int | None
+def _read_environments(
+    index: IndexData, labelled: Iterable[tuple[Frame, NDArray[np.float64]]], threads: int | None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Return dH, atomic numbers, errors and structures (n,) of all environments; refuse frames of the reference."""
     dH, numbers, errors, structures, known = [], [], [], [], []
@@ -260,8 +122,8 @@ def _environments(
     return tuple(np.concatenate(x) for x in (dH, numbers, errors, structures))  # type: ignore[return-value]
 
 
-def is_known(index: Index, rows: NDArray[np.float64], threads: int | None) -> bool:
-    """Return whether each row is one of the index: a kernel as narrow as the tolerance sees only those."""
+def is_known(index: IndexData, rows: NDArray[np.float64], threads: int | None) -> bool:
+    """Return whether all rows are rows of the index, by a kernel as narrow as the tolerance."""
     width = SAME * index.bandwidth
     nearest = np.full(len(rows), -np.inf)
     for first in range(0, len(index.rows), _PART):
@@ -272,24 +134,24 @@ def is_known(index: Index, rows: NDArray[np.float64], threads: int | None) -> bo
 
 
 class _Fit:
-    """Ends of bins and bounds."""
+    """Upper ends of bins, and their bounds."""
 
     def __init__(
         self, dH: NDArray[np.float64], errors: NDArray[np.float64], structures: NDArray[np.int64], coverage: float
     ) -> None:
-        self.upper = _bin_ends(dH, structures, coverage)
+        self.upper = _find_bin_ends(dH, structures, coverage)
         place = np.searchsorted(self.upper, dH)
         bounds = [_quantile(errors[place == b], structures[place == b], coverage) for b in range(len(self.upper))]
         self.bounds = np.maximum.accumulate(bounds)
 
     def of(self, dH: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the bounds at dH, inf beyond the last bin."""
+        """Return the bounds at dH; inf beyond the last bin."""
         return np.append(self.bounds, np.inf)[np.searchsorted(self.upper, dH)]
 
 
-def _bin_ends(dH: NDArray[np.float64], structures: NDArray[np.int64], coverage: float) -> NDArray[np.float64]:
+def _find_bin_ends(dH: NDArray[np.float64], structures: NDArray[np.int64], coverage: float) -> NDArray[np.float64]:
     """Return the upper ends of the bins, ascending."""
-    fewest, smallest = 2 * _fewest(coverage), len(dH) // _MOST_BINS
+    fewest, smallest = 2 * _count_needed(coverage), len(dH) // _MOST_BINS
     order = np.argsort(-dH, kind="stable")
     ends, start, seen = [float(dH[order[0]])], 0, set[int]()
     for i, at in enumerate(order.tolist()):
@@ -297,13 +159,13 @@ def _bin_ends(dH: NDArray[np.float64], structures: NDArray[np.int64], coverage: 
             ends.append(float(dH[at]))
             start, seen = i, set()
         seen.add(int(structures[at]))
-    if len(ends) > 1 and len(seen) < fewest:  # what is left over joins the bin above
+    if len(ends) > 1 and len(seen) < fewest:  # the rest joins the bin above
         ends.pop()
     return np.array(ends[::-1])
 
 
 def _quantile(errors: NDArray[np.float64], structures: NDArray[np.int64], coverage: float) -> float:
-    """Return the quantile of the errors, each structure with the same weight and one unseen with infinite errors."""
+    """Return the quantile of the errors. All structures weigh the same; one unseen structure has infinite errors."""
     if not len(errors):
         return math.inf
     _, kind, sizes = np.unique(structures, return_inverse=True, return_counts=True)
@@ -313,10 +175,10 @@ def _quantile(errors: NDArray[np.float64], structures: NDArray[np.int64], covera
     return float(errors[order[place]]) if place < len(errors) else math.inf
 
 
-def _held_out(
+def _judge_held_out(
     dH: NDArray[np.float64], errors: NDArray[np.float64], structures: NDArray[np.int64], coverage: float
 ) -> NDArray[np.bool_]:
-    """Return for each environment whether its error lies below the bound fitted without its structure."""
+    """Return for each environment whether its error is below the bound that was fitted without its structure."""
     covered = np.ones(len(dH), bool)
     folds = np.unique(structures, return_inverse=True)[1] % _FOLDS
     for fold in np.unique(folds):
@@ -327,7 +189,7 @@ def _held_out(
     return covered
 
 
-def _described(
+def _make_bins(
     fit: _Fit, dH: NDArray[np.float64], structures: NDArray[np.int64], covered: NDArray[np.bool_]
 ) -> tuple[ErrorBin, ...]:
     place, bins = np.searchsorted(fit.upper, dH), []
@@ -339,7 +201,7 @@ def _described(
 
 
 def _interval(covered: NDArray[np.bool_], structures: Sequence[int] | NDArray[np.int64]) -> tuple[float, float, float]:
-    """Return the share that is covered, mean over structures, and its 95 % interval by bootstrap over structures."""
+    """Return the covered share (mean over structures), and its 95 % interval from a bootstrap over structures."""
     _, kind = np.unique(structures, return_inverse=True)
     shares = np.bincount(kind, covered) / np.bincount(kind)
     drawn = np.random.default_rng(0).integers(len(shares), size=(_RESAMPLED, len(shares)))

@@ -1,4 +1,4 @@
-"""A reference that is learned from the run's own frames: dH then marks what the run has not seen before."""
+"""A reference that learns from the run's own frames: dH then marks what the run has not seen before."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..descriptors import DescriptorSpec
 from ..errors import CalibrationError, IndexFileError, InputError, MonitorError, QuestsError
 from ..frame import Frame, merge
 from ..information import DEFAULT_BANDWIDTH, check_bandwidth
-from ._calibration import Calibration, calibrate
-from ._groups import INDEPENDENT, Rows, integrated_time, partition
+from ._calibration import INDEPENDENT, Rows, calibrate, integrated_time, partition
 from ._index import Index
+from ._thresholds import Calibration
 
 __all__ = ["Learned", "Lesson", "Live"]
 
-# What the index may hold: as many rows as a run can be compared with exactly (50 MB, 0.1 ms per atom and core), and as
-# many frames as are searched for copies in a second.
+# The most that the index may hold. A run can be compared with so many rows exactly (50 MB, 0.1 ms per atom and core),
+# and so many frames are searched for copies in a second.
 _MOST_ROWS = 200_000
 _MOST_FRAMES = 2_000
-# Of frames that have more atoms than leave room for so many, an even choice of atoms is learned.
+# There must be room for so many frames: from larger frames it learns an even choice of atoms.
 _ROOM_FOR = 50
-_FEWEST = 20  # frames; a correlation is not to be had from fewer
+_FEWEST = 20  # frames; fewer do not tell a correlation
 _TIMES = 10  # correlation times that the span must cover
 
 
@@ -40,9 +40,9 @@ class Learned:
     frames, rows
         Frames and environments of the index.
     first, last
-        Steps of the first and of the last of them.
+        Steps of the first and of the last of these frames.
     spacing
-        Steps between two of them.
+        Steps between two frames.
     correlation
         Correlation time, in steps.
     correlation_time
@@ -60,14 +60,14 @@ class Learned:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a live reference takes of a frame; `Live.recall` takes it again when a run is resumed.
+    """What a live reference learns from one frame. `Live.recall` takes it again when a run is resumed.
 
     Attributes
     ----------
     step, time, n
-        Of the frame; `n` are its watched atoms on all ranks.
+        Step and time of the frame, and its number of watched atoms on all ranks.
     frame
-        What is learned of it, on rank 0; None on other ranks, and where this frame is passed over.
+        The frame to keep, on rank 0; None on other ranks, and if this frame is skipped.
     """
 
     step: int
@@ -77,19 +77,19 @@ class Lesson:
 
 
 class Live:
-    """A reference that learns from the run that it is to judge.
+    """A reference that learns from the run that it will judge.
 
-    It takes the frames of `span` steps after `skip`, and is ready once `finish` has built the index of them. It has
-    room for 200,000 environments and 2000 frames: when it is full, every other frame is dropped and of those to come
-    only every second one is taken. Of frames of more than 4000 watched atoms an even choice of atoms is learned. The
-    frames are kept on rank 0, without ghosts: 24 bytes for each atom of each.
+    It learns from the frames of `span` steps after `skip`, and is ready after `finish` has built the index of them. It
+    has room for 200,000 environments and 2000 frames. When it is full it drops every other frame, and from then on
+    takes only every second frame that comes. From a frame of more than 4000 watched atoms it learns an even choice of
+    atoms. Rank 0 keeps the frames, without ghosts: 24 bytes for each atom of each frame.
 
     Parameters
     ----------
     span
         Steps to learn from.
     skip
-        Steps before that, from the first frame on: while the run comes to equilibrium.
+        Steps before the span, counted from the first frame: while the run comes to equilibrium.
     k, cutoff, species
         The descriptor, as in `DescriptorSpec`.
     bandwidth
@@ -98,9 +98,9 @@ class Live:
     Attributes
     ----------
     index
-        The index, once it is there.
+        The index; None until it is built.
     learned
-        What it was made of, once it is there.
+        What the index was made of; None until it is built.
     is_over
         Whether the span is over, so that `finish` is due.
 
@@ -134,7 +134,7 @@ class Live:
     def _begin(self) -> None:
         self._first: int | None = None  # step of the run's first frame
         self._last: int | None = None  # step of the last one
-        self._seen, self._stride = 0, 1  # frames of the span, of which every so many is kept
+        self._seen, self._stride = 0, 1  # frames of the span so far; of these, one in `_stride` is kept
         self._frames: list[Frame] = []  # whole ones, on rank 0
         self._kept: list[tuple[int, float, int]] = []  # step, time and rows of each, on all ranks
         self.is_over = False
@@ -142,20 +142,19 @@ class Live:
     # -- learning --------------------------------------------------------------------------------------------
 
     def learn(self, frame: Frame, n: int, comm: Comm) -> Lesson | None:
-        """Take a frame of which this is a rank's part, with `n` watched atoms on all ranks. Collective.
+        """Learn from a frame: this rank gives its part, and `n` are the watched atoms on all ranks. Collective.
 
-        A step that comes again is not taken again; where steps go backwards (a clock that was reset), learning begins
-        anew, `skip` included.
+        The same step is not taken twice. If steps go backwards (a clock was reset), learning begins again, with `skip`.
 
         Returns
         -------
         Lesson or None
-            What was taken, for `recall`; None if the step comes again.
+            What was learned, for `recall`; None if the same step comes again.
 
         Raises
         ------
         MonitorError
-            The span is over, and nobody called `finish`.
+            The span is over, and nobody called `finish`; or no atom is watched.
         """
         if self.index is not None or self.is_over:
             raise MonitorError("the span of the live reference is over: call finish()")
@@ -170,15 +169,15 @@ class Live:
         whole: Frame | None = None
         if is_in_span and self._seen % self._stride == 0:
             parts = comm.gather(frame.bare())
-            whole = on_root(comm, lambda: self._thinned(merge(parts or ())[0], self._every(n)))
+            whole = on_root(comm, lambda: self._thin(merge(parts or ())[0], self._choose_stride(n)))
         lesson = Lesson(frame.step, frame.time, n, whole)
         self.recall(lesson)
         return lesson
 
     def recall(self, lesson: Lesson) -> None:
-        """Take what was learned before the run was resumed: what `learn` returned, in the same order; not collective.
+        """Learn again what `learn` returned before the run was resumed, in the same order. Not collective.
 
-        Ranks other than 0 need no frames.
+        Only rank 0 needs the frames.
         """
         if self._last is not None and lesson.step < self._last:
             self._begin()
@@ -190,7 +189,7 @@ class Live:
         if self._seen % self._stride == 0:
             if lesson.frame is not None:
                 self._frames.append(self._share(lesson.frame))
-            self._kept.append((lesson.step, lesson.time, -(-lesson.n // self._every(lesson.n))))
+            self._kept.append((lesson.step, lesson.time, -(-lesson.n // self._choose_stride(lesson.n))))
             while len(self._kept) > _MOST_FRAMES or sum(rows for _, _, rows in self._kept) > _MOST_ROWS:
                 self._kept, self._frames = self._kept[::2], self._frames[::2]
                 self._stride *= 2
@@ -198,12 +197,12 @@ class Live:
         self.is_over = since >= self.span
 
     @staticmethod
-    def _every(n: int) -> int:
-        """Return which atoms of a frame of n watched ones are learned: every so many."""
+    def _choose_stride(n: int) -> int:
+        """Return m: of n watched atoms of a frame, every m-th is learned."""
         return max(1, math.ceil(n * _ROOM_FOR / _MOST_ROWS))
 
-    def _thinned(self, whole: Frame, every: int) -> Frame:
-        """Watch an even choice of the atoms."""
+    def _thin(self, whole: Frame, every: int) -> Frame:
+        """Let the frame watch every so many of its atoms."""
         if every > 1:
             chosen = np.zeros(len(whole.positions), dtype=bool)
             chosen[whole.centres[::every]] = True
@@ -211,7 +210,7 @@ class Live:
         return whole
 
     def _share(self, whole: Frame) -> Frame:
-        """Share with the frame before what is the same."""
+        """Share the arrays that are equal to those of the frame before."""
         for name in ("ids", "numbers", "watched"):
             if self._frames and np.array_equal(getattr(self._frames[-1], name), getattr(whole, name)):
                 setattr(whole, name, getattr(self._frames[-1], name))
@@ -219,7 +218,7 @@ class Live:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """How far learning has come, for logs."""
+        """How far it has learned, for logs."""
         since = 0 if self._first is None or self._last is None else self._last - self._first - self.skip
         if self.learned is not None:
             return {"skip": self.skip, "span": self.span, "ready": True, **vars(self.learned)}
@@ -235,28 +234,30 @@ class Live:
         calibrated: bool = True,
         threads: int | None = None,
     ) -> None:
-        """Build the index on rank 0, once the span is over. Collective; the reference is ready then.
+        """Build the index on rank 0 after the span. Then the reference is ready. Collective.
 
         Parameters
         ----------
         comm
             The ranks that have learned; `Serial` for one.
         path
-            Where rank 0 saves the index, and every rank opens it; needed on several ranks.
+            Where rank 0 saves the index and every rank opens it. Several ranks need it.
         calibrated
-            Calibrate it as well: its thresholds can then be rates of false alarms.
+            Calibrate it too, so that its thresholds can be false-alarm rates.
         threads
             Threads to use; None takes all cores.
 
         Raises
         ------
         CalibrationError
-            The span covers less than ten correlation times, or holds too few frames: on all ranks, with the span that
-            would do.
+            The span covers less than ten correlation times, or holds too few frames. The message says which span would
+            do. All ranks raise it.
+        InputError
+            There are several ranks and no path.
         MonitorError
             The span is not over.
         QuestsError
-            Whatever else keeps rank 0 from building and saving: on all ranks.
+            Rank 0 cannot build or save the index for another reason. All ranks raise it.
         """
         comm = Serial() if comm is None else comm
         if not self.is_over:
@@ -279,17 +280,17 @@ class Live:
         learned: Learned = comm.broadcast(None if built is None else built[1])
         index = None if built is None else built[0]
         if path is not None:
-            index = together(comm, lambda: Index.open(path))  # which may be in a folder that only rank 0 sees
+            index = together(comm, lambda: Index.open(path))  # may fail: other ranks may not see that folder
         self.index, self.learned = index, learned
         self._frames.clear()
 
     def open(self, path: str | os.PathLike[str]) -> None:
-        """Take the index that an earlier part of the run has saved, and learn nothing; not collective.
+        """Open the index that an earlier part of the run has saved, and learn nothing more. Not collective.
 
         Raises
         ------
         IndexFileError
-            It cannot be read, or is not that of a live reference.
+            It cannot be read, or it is not the index of a live reference.
         """
         index = Index.open(path)
         try:
@@ -311,17 +312,20 @@ class Live:
             )
         steps, times, _ = (np.array(column) for column in zip(*self._kept, strict=True))
         index = Index.build(self._frames, self._spec, self._bandwidth, threads=threads)
-        spacing, of_time = (
-            float(steps[-1] - steps[0]) / (len(steps) - 1),
-            float(times[-1] - times[0]) / (len(steps) - 1),
-        )
-        length = _correlation(index)
+        intervals, length = len(steps) - 1, _measure_correlation(index)
+        spacing, spacing_in_time = float(steps[-1] - steps[0]) / intervals, float(times[-1] - times[0]) / intervals
         learned = Learned(
-            len(steps), len(index), int(steps[0]), int(steps[-1]), spacing, length * spacing, length * of_time
+            frames=len(steps),
+            rows=len(index),
+            first=int(steps[0]),
+            last=int(steps[-1]),
+            spacing=spacing,
+            correlation=length * spacing,
+            correlation_time=length * spacing_in_time,
         )
-        if (len(steps) - 1) < _TIMES * length:
-            raise CalibrationError(_too_short(learned))
-        time = None if math.isnan(of_time) else learned.correlation_time
+        if intervals < _TIMES * length:
+            raise CalibrationError(_explain_too_short(learned))
+        time = None if math.isnan(spacing_in_time) else learned.correlation_time
         index.provenance["sources"] = [{"run": "live", **vars(learned), "correlation_time": time}]
         if calibrated:
             index.calibration = calibrate(index, threads=threads)
@@ -336,7 +340,7 @@ class Live:
 
     @property
     def ready(self) -> bool:
-        """Whether it has learned, and can be asked."""
+        """Whether it has learned, and can answer."""
         return self.index is not None
 
     @property
@@ -346,31 +350,31 @@ class Live:
 
     @property
     def bandwidth(self) -> float:
-        """h in 1/Å, once it is ready."""
+        """h in 1/Å. `MonitorError` before it is ready, as for the elements and distances."""
         return self._ready().bandwidth
 
     @property
     def elements(self) -> tuple[str, ...]:
-        """Chemical symbols that it has seen, once it is ready."""
+        """Chemical symbols that it has seen."""
         return self._ready().elements
 
     @property
     def centre_elements(self) -> tuple[str, ...]:
-        """Chemical symbols of the centres that it has seen, once it is ready."""
+        """Chemical symbols of the centres that it has seen."""
         return self._ready().centre_elements
 
     @property
     def pair_distances(self) -> NDArray[np.float32]:
-        """Smallest distances (Å) that it has seen, once it is ready."""
+        """Smallest distances (Å) that it has seen."""
         return self._ready().pair_distances
 
     @property
     def calibration(self) -> Calibration | None:
-        """That of the index, once it is there."""
+        """The calibration of the index; None until the index is built."""
         return None if self.index is None else self.index.calibration
 
     def check_elements(self, numbers: NDArray[Any]) -> None:
-        """Raise `ElementError` for an element that it has not seen; while it learns, if `species` must be given."""
+        """Raise `ElementError` for an element that it has not seen; while it learns, `InputError` if `species` is missing."""
         if self.index is not None:
             self.index.check_elements(numbers)
         else:
@@ -396,7 +400,7 @@ class Live:
         return {"path": None, "bandwidth": self._bandwidth, "k": spec.k, "cutoff": spec.cutoff, "species": spec.species}
 
 
-def _too_short(learned: Learned) -> str:
+def _explain_too_short(learned: Learned) -> str:
     covered = (learned.last - learned.first) / learned.correlation
     in_ps = "" if math.isnan(learned.correlation_time) else f" ({learned.correlation_time:.3g} ps)"
     wanted = math.ceil(1.2 * _TIMES * learned.correlation)
@@ -407,11 +411,11 @@ def _too_short(learned: Learned) -> str:
     )
 
 
-def _correlation(index: Index) -> float:
-    """Return the correlation time of an index of frames that are evenly spaced, in frames.
+def _measure_correlation(index: Index) -> float:
+    """Return the correlation time of an index of evenly spaced frames, in frames.
 
-    It is the longer of two: of the frames' mean descriptor, which knows of what all atoms do together; and of the
-    descriptor of single atoms, whose memory falls to `INDEPENDENT` within the length that `partition` finds.
+    It is the longer of two. That of the frames' mean descriptor sees what all atoms do together. That of the descriptor
+    of single atoms follows from the length that `partition` finds, in which their correlation falls to `INDEPENDENT`.
     """
     rows = Rows(index.rows, index.numbers, index.order, index.frame_offsets)
     means = np.array([rows.of(frame).mean(axis=0) for frame in range(len(rows))])

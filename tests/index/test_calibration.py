@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from quests_md.descriptors import DescriptorSpec
 from quests_md.errors import CalibrationError, InputError
 from quests_md.index import Calibration, Index, _calibration, calibrate
-from quests_md.index._groups import Rows, correlation_length, left_out_log_sums, partition
+from quests_md.index._calibration import Rows, correlation_length, left_out_log_sums, partition
 
 # -- left-out sums ---------------------------------------------------------------------------------
 

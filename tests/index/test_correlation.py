@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from quests_md.index._groups import integrated_time
+from quests_md.index._calibration import integrated_time
 
 
 @pytest.mark.parametrize("memory", [2.0, 5.0, 20.0])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from quests_md.errors import CalibrationError, IndexFileError, InputError
 from quests_md.index import ErrorBin, ErrorBound, Index, calibrate, fit_error_bound
-from quests_md.index._force_error import _bin_ends, _Fit, _interval, _quantile
+from quests_md.index._force_error import _find_bin_ends, _Fit, _interval, _quantile
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_new_structure_is_covered_as_often_as_was_asked():
 def test_bins_hold_enough_structures_and_reach_the_largest_dH(seed, n, k):
     rng = np.random.default_rng(seed)
     dH, structures = np.round(rng.normal(size=n), 2), rng.integers(0, k, n)
-    ends = _bin_ends(dH, structures, 0.8)
+    ends = _find_bin_ends(dH, structures, 0.8)
     assert ends[-1] == dH.max()
     assert (np.diff(ends) > 0).all()
     place = np.searchsorted(ends, dH)

@@ -294,7 +294,7 @@ def test_a_file_whose_rows_are_not_by_element_is_refused(indexes, tmp_path, spec
 )
 def test_a_spec_that_does_not_fit_the_file_is_refused(indexes, tmp_path, monkeypatch, spec, match):
     path = tmp_path / "a.qindex"
-    monkeypatch.setattr("quests_md.index._index.asdict", lambda made: asdict(made) | spec)
+    monkeypatch.setattr("quests_md.index._file.asdict", lambda made: asdict(made) | spec)
     indexes["neighbours"].save(path)
     with pytest.raises(IndexFileError, match=match):
         Index.open(path)
