@@ -13,23 +13,36 @@ from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS
-from ..errors import CalibrationError, InputError
+from ..errors import InputError
 from ..frame import Frame, as_frames
 from ..index import Calibration, Index
 from ..information import DEFAULT_BANDWIDTH, Information, information
-from ._drawings import histogram
-from ._page import Card, Cell, Page, Scene, Section, Table, cell, render, require_extra, scene_of, sources_table
+from ._drawings import draw_histogram, draw_maxima, find_alarm_thresholds
+from ._page import (
+    MOST_ROWS,
+    Card,
+    Cell,
+    Page,
+    Scene,
+    Section,
+    Table,
+    build_scene,
+    list_sources,
+    make_cell,
+    render,
+    require_extra,
+    show_environments,
+)
 
 __all__ = ["dataset_page"]
 
-_MOST_ROWS = 300  # of a table
 _COVERED, _BELOW = 1e-5, "dH < 1e-5"  # nats: the threshold of an overlap
 _RATES = (0.1, 0.01, 0.001)
 
 
 @dataclass(frozen=True)
 class _Dataset:
-    """Descriptors (n_env, d) with what they were made of; `frames` are empty where there are only rows."""
+    """Descriptors (n_env, d), their frames and elements. `frames` is empty if there are only descriptors."""
 
     rows: NDArray[Any]
     offsets: NDArray[np.int64]
@@ -59,22 +72,22 @@ def dataset_page(
     Parameters
     ----------
     frames
-        `Frame` or ``ase.Atoms``, or an iterable of them; or an `Index`, which has no atoms: nothing is drawn of it.
-        Frames with a `group` get a table of their groups.
+        `Frame` or ``ase.Atoms``, or an iterable of them. Or an `Index`: it holds no atoms, so no environment is drawn.
+        If frames have a `group`, the page has a table of groups.
     spec
-        The descriptor. Default: that of the index, else ``DescriptorSpec()``.
+        The descriptor. Default: the one of the index, else ``DescriptorSpec()``.
     bandwidth
-        h in 1/Å. Default: that of the index, else 0.015.
+        h in 1/Å. Default: the one of the index, else 0.015.
     index
-        What the frames are compared with; `spec` and `bandwidth` are then its own.
+        The index to compare the frames with, by its own descriptor and bandwidth.
     sources
-        Where the frames came from (`quests_md.sources.describe_source`): the page has their hashes.
+        The files of the frames (`quests_md.sources.describe_source`), listed with their hashes.
     title
-        What the page is called.
+        Title of the page.
     worst
-        How many environments are drawn: the one with the largest dH of each of the worst frames.
+        Number of environments to draw: in each of the worst frames, the one with the largest dH.
     threads
-        Threads to use; None takes all cores.
+        Number of threads. None takes all cores.
     report
         Called with the share of the pairs that are done.
 
@@ -94,35 +107,35 @@ def dataset_page(
     if isinstance(frames, Index):
         if index is not None and index.spec != frames.spec:
             raise InputError(f"an index built with {frames.spec} cannot be compared with one of {index.spec}")
-        dataset = _of_index(frames)
+        dataset = _read_index(frames)
     else:
-        dataset = _of_frames(frames, spec, index, threads)
+        dataset = _read_frames(frames, spec, index, threads)
     own = index or (frames if isinstance(frames, Index) else None)
     h = bandwidth if bandwidth is not None else (own.bandwidth if own is not None else DEFAULT_BANDWIDTH)
     held = information(dataset.rows, h, threads=threads, report=report)
     against = None if index is None else index.delta_entropy(dataset.rows, threads)
     dH = (held.delta_entropy if against is None else against) + 0.0  # no minus zero
     sections = [
-        _what_it_holds(held),
-        _against_index(dataset, against, index),
-        _calibrated(frames.calibration) if isinstance(frames, Index) else None,
-        _environments(dataset, dH, worst, index is not None),
-        _tables(dataset, held, against),
-        _analysed(frames if isinstance(frames, Index) else None, dataset, h, index, sources),
+        _show_set(held),
+        _show_comparison(dataset, against, index),
+        _show_calibration(frames.calibration) if isinstance(frames, Index) else None,
+        _show_worst(dataset, dH, worst, index is not None),
+        _show_tables(dataset, held, against),
+        _show_sources(frames if isinstance(frames, Index) else None, dataset, h, index, sources),
     ]
     return render(
         Page(
             title=title or ("An index" if isinstance(frames, Index) else "A dataset"),
             kind="An index of a reference" if isinstance(frames, Index) else "A dataset",
-            lead=_lead(held, against),
+            lead=_write_lead(held, against),
             notes=() if dataset.frames else ("An index holds no atoms: no environments are drawn.",),
-            cards=_cards(dataset, held, against),
+            cards=_make_cards(dataset, held, against),
             sections=[section for section in sections if section is not None],
         )
     )
 
 
-def _of_frames(frames: Any, spec: DescriptorSpec | None, index: Index | None, threads: int | None) -> _Dataset:
+def _read_frames(frames: Any, spec: DescriptorSpec | None, index: Index | None, threads: int | None) -> _Dataset:
     kept = [frame for frame in as_frames(frames) if len(frame.centres)]
     if not kept:
         raise InputError("the dataset is empty: no frames, or no atoms in them")
@@ -142,7 +155,7 @@ def _of_frames(frames: Any, spec: DescriptorSpec | None, index: Index | None, th
     )
 
 
-def _of_index(index: Index) -> _Dataset:
+def _read_index(index: Index) -> _Dataset:
     places = np.argsort(index.order)
     rows, numbers = (index.rows + index.centre)[places], index.numbers[places]
     if index.spec.by_centre:
@@ -150,7 +163,7 @@ def _of_index(index: Index) -> _Dataset:
     return _Dataset(rows, np.asarray(index.frame_offsets), numbers, index.frame_groups, index.spec, [])
 
 
-def _lead(held: Information, against: NDArray[np.float64] | None) -> str:
+def _write_lead(held: Information, against: NDArray[np.float64] | None) -> str:
     alike = 1.0 - math.exp(held.diversity) / held.n_env
     what = "environments that hold" if held.n_env > 1 else "environment that holds"
     text = f"{held.n_env:,} {what} {held.entropy:.4g} of at most {math.log(held.n_env):.4g} nats"
@@ -160,15 +173,15 @@ def _lead(held: Information, against: NDArray[np.float64] | None) -> str:
     return text
 
 
-def _cards(dataset: _Dataset, held: Information, against: NDArray[np.float64] | None) -> list[Card]:
+def _make_cards(dataset: _Dataset, held: Information, against: NDArray[np.float64] | None) -> list[Card]:
     elements, counts = np.unique(dataset.numbers, return_counts=True)
     made = ", ".join(f"{n:,} {SYMBOLS[z]}" for z, n in zip(elements.tolist(), counts.tolist(), strict=True))
     cards = [
         Card("Environments", f"{held.n_env:,}", "", made),
         Card("Frames", f"{len(dataset.offsets) - 1:,}"),
         Card("Entropy H", f"{held.entropy:.4f}", "nats", f"at most {math.log(held.n_env):.4f}"),
-        Card("Diversity D", f"{held.diversity:.4f}", "nats", f"about {math.exp(held.diversity):,.0f} that differ"),
-        Card("Information gap", f"{held.information_gap:.4f}", "nats", "ln N − H: what is redundant"),
+        Card("Diversity D", f"{held.diversity:.4f}", "nats", f"about {math.exp(held.diversity):,.0f} different ones"),
+        Card("Information gap", f"{held.information_gap:.4f}", "nats", "ln N − H: the redundancy"),
         Card("Efficiency", f"{held.efficiency:.2%}", "", "H / ln N"),
     ]
     if against is not None:
@@ -179,90 +192,72 @@ def _cards(dataset: _Dataset, held: Information, against: NDArray[np.float64] | 
     return cards
 
 
-def _what_it_holds(held: Information) -> Section:
+def _show_set(held: Information) -> Section:
     text = (
-        "dH of an environment against the set itself is −ln of how many of the set it is like, itself included: 0 "
-        "where it is alone, −7 where about 1100 are the same to the kernel.",
+        "dH of an environment against the set itself is −ln n, where n is the number of environments of the set that "
+        "are like it, itself included: 0 if it is alone, −7 if the kernel sees about 1100 as the same.",
     )
     caption = f"dH of every environment against the set itself, at h = {held.bandwidth:.6g} 1/Å. The mean is H − ln N."
     marks = [("mean", -held.information_gap)]
-    drawing = histogram({"the set itself": held.delta_entropy}, "dH (nats)", caption, marks, "itself")
+    drawing = draw_histogram({"the set itself": held.delta_entropy}, "dH (nats)", caption, marks, "itself")
     return Section("What the set holds", text=text, drawings=[drawing])
 
 
-def _against_index(dataset: _Dataset, against: NDArray[np.float64] | None, index: Index | None) -> Section | None:
+def _show_comparison(dataset: _Dataset, against: NDArray[np.float64] | None, index: Index | None) -> Section | None:
     if against is None or index is None:
         return None
     caption = f"dH of every environment against the index, at h = {index.bandwidth:.6g} 1/Å."
-    if index.calibration is not None:
-        caption += " The lines are the thresholds that so many covered frames of the reference's size pass."
-    alarms = [] if index.calibration is None else _false_alarms(index.calibration)
-    marks = [(f"{100 * rate:g} % false alarms", nats) for rate, nats in alarms[:2]]
-    drawings = [histogram({"environments": against}, "dH of an atom (nats)", caption, marks, "against")]
+    known, marks = index.calibration, list[tuple[str, float]]()
+    if known is not None:
+        caption += " The lines are thresholds. So many of the covered frames, as large as the reference's, lie above."
+        marks = _name_alarms(find_alarm_thresholds(known, _RATES[:2], known.typical))
+    drawings = [draw_histogram({"environments": against}, "dH of an atom (nats)", caption, marks, "against")]
     text: list[str] = []
-    if index.calibration is None:
+    if known is None:
         text.append("The index has no calibration to compare with: quests-md index calibrate makes one.")
     else:
         maxima = np.maximum.reduceat(against, dataset.offsets[:-1])
-        left_out, sizes = index.calibration.maxima.max(axis=1), index.calibration.sizes.sum(axis=1)
-        caption = (
-            f"Largest dH of each frame (of {np.median(np.diff(dataset.offsets)):.0f} atoms), and of the reference's "
-            f"own frames (of {np.median(sizes):.0f}) against the index without their group. It grows with the atoms."
-        )
-        sets = {"frames of this set": maxima, "left-out frames of the reference": left_out}
-        drawings.append(histogram(sets, "largest dH of a frame (nats)", caption, marks, "maxima"))
+        n_atoms = float(np.median(np.diff(dataset.offsets)))
+        drawings.append(draw_maxima(("frames of this set", maxima), n_atoms, known, marks))
     return Section("Against the index", text=text, drawings=drawings)
 
 
-def _false_alarms(calibration: Calibration) -> list[tuple[float, float]]:
-    """Return (rate, nats) for frames of the size of the reference's own, as far as the rates are resolved."""
-    found: list[tuple[float, float]] = []
-    try:
-        for rate in _RATES:
-            found.append((rate, max(calibration.false_alarm(rate, calibration.typical).values())))
-    except CalibrationError:
-        pass
-    return found
+def _name_alarms(alarms: Sequence[tuple[float, float]]) -> list[tuple[str, float]]:
+    return [(f"{100 * rate:g} % false alarms", nats) for rate, nats in alarms]
 
 
-def _calibrated(calibration: Calibration | None) -> Section:
+def _show_calibration(calibration: Calibration | None) -> Section:
     if calibration is None:
         return Section("Calibration", text=["The index has none: quests-md index calibrate makes one."])
     columns = {
         symbol: calibration.maxima[calibration.sizes[:, c] > 0, c] for c, symbol in enumerate(calibration.symbols)
     }
-    alarms = _false_alarms(calibration)
+    alarms = _name_alarms(find_alarm_thresholds(calibration, _RATES, calibration.typical))
     caption = "Largest dH of the frames of the reference against the index without their group, by element of the atom."
-    marks = [(f"{100 * rate:g} % false alarms", nats) for rate, nats in alarms]
-    drawing = histogram(dict(list(columns.items())[:3]), "largest dH of a frame (nats)", caption, marks, "calibration")
+    sets = dict(list(columns.items())[:3])
+    drawing = draw_histogram(sets, "largest dH of a frame (nats)", caption, alarms, "calibration")
     size = ", ".join(f"{n} {symbol}" for symbol, n in calibration.typical.items())
     facts = [
         ("independent frames", f"{calibration.frames} in {calibration.groups} groups; {calibration.copies} copies"),
         ("left out", f"{len(calibration.sizes)} of them"),
         ("correlation", f"{calibration.correlation:.3g} frames"),
         ("redundancy", f"{calibration.redundancy:.3g} nats"),
-        *((f"{100 * rate:g} % false alarms", f"{nats:.6g} nats, for frames of {size}") for rate, nats in alarms),
+        *((name, f"{nats:.6g} nats, for frames of {size}") for name, nats in alarms),
     ]
     return Section("Calibration", drawings=[drawing], facts=facts)
 
 
-def _environments(dataset: _Dataset, dH: NDArray[np.float64], worst: int, compared: bool) -> Section | None:
+def _show_worst(dataset: _Dataset, dH: NDArray[np.float64], worst: int, compared: bool) -> Section | None:
     if not dataset.frames:
         return None
     rows = [int(a + np.argmax(dH[a:b])) for a, b in zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True)]
     chosen = sorted(range(len(rows)), key=lambda f: -dH[rows[f]])[:worst]
-    spec = dataset.spec
-    scenes = [_scene(dataset, dH, f, rows[f] - int(dataset.offsets[f])) for f in chosen]
-    what = "the index" if compared else "the set itself"
-    text = (
-        f"The atom with the largest dH against {what} of each of the worst frames, larger than the others and in the "
-        f"middle, and all atoms within {spec.cutoff:g} Å of it: what the descriptor sees. Small atoms are not among "
-        f"the nearest {spec.k}, and not in it. The colour is dH, each picture with a scale of its own.",
-    )
-    return Section("Worst environments", text=text, scenes=scenes)
+    scenes = [_build_scene(dataset, dH, f, rows[f] - int(dataset.offsets[f])) for f in chosen]
+    against = f"dH against {'the index' if compared else 'the set itself'}"
+    return show_environments(scenes, "frames", against, dataset.spec.cutoff, dataset.spec.k)
 
 
-def _scene(dataset: _Dataset, dH: NDArray[np.float64], which: int, worst: int) -> Scene:
+def _build_scene(dataset: _Dataset, dH: NDArray[np.float64], which: int, worst: int) -> Scene:
     frame, first = dataset.frames[which], int(dataset.offsets[which])
     values = np.full(len(frame.numbers), np.nan)
     values[frame.centres] = dH[first : int(dataset.offsets[which + 1])]
@@ -272,10 +267,10 @@ def _scene(dataset: _Dataset, dH: NDArray[np.float64], which: int, worst: int) -
     title = f"frame {which}, {SYMBOLS[int(frame.numbers[row])]} {int(frame.ids[row])}"
     spec = dataset.spec
     by_element = spec.species == "neighbours"
-    return scene_of(frame, values, row, spec.cutoff, spec.k, title, tuple(facts), by_element=by_element)
+    return build_scene(frame, values, row, spec.cutoff, spec.k, title, tuple(facts), by_element=by_element)
 
 
-def _tables(dataset: _Dataset, held: Information, against: NDArray[np.float64] | None) -> Section:
+def _show_tables(dataset: _Dataset, held: Information, against: NDArray[np.float64] | None) -> Section:
     kinds = {"itself": held.delta_entropy} | ({} if against is None else {"the index": against})
     head = [f"{which}, {kind}" for kind in kinds for which in ("mean", "largest")]
     what = f"mean and largest dH (nats) against {' and '.join(kinds)}"
@@ -284,17 +279,17 @@ def _tables(dataset: _Dataset, held: Information, against: NDArray[np.float64] |
     if dataset.groups:
         of_row = np.array(dataset.groups)[dataset.owner()]
         body = [
-            [Cell(name), cell(dataset.groups.count(name)), *_statistics(kinds, of_row == name)]
+            [Cell(name), make_cell(dataset.groups.count(name)), *_statistics(kinds, of_row == name)]
             for name in sorted(set(dataset.groups))
         ]
         tables.append(Table(f"Groups: {what}", ["group", "frames", "environments", *head, *covered], body))
     dH = held.delta_entropy if against is None else against
     maxima = np.maximum.reduceat(dH, dataset.offsets[:-1])
-    shown = np.sort(np.argsort(-maxima, kind="stable")[:_MOST_ROWS])
+    shown = np.sort(np.argsort(-maxima, kind="stable")[:MOST_ROWS])
     with_group = bool(dataset.groups)
     body = [
         [
-            cell(int(f)),
+            make_cell(int(f)),
             *([Cell(dataset.groups[f])] if with_group else []),
             *_statistics(kinds, slice(dataset.offsets[f], dataset.offsets[f + 1])),
         ]
@@ -309,13 +304,13 @@ def _tables(dataset: _Dataset, held: Information, against: NDArray[np.float64] |
 def _statistics(kinds: Mapping[str, NDArray[np.float64]], which: Any) -> list[Cell]:
     cells: list[Cell] = []
     for values in kinds.values():
-        cells += [cell(float(values[which].mean())), cell(float(values[which].max()))]
+        cells += [make_cell(float(values[which].mean())), make_cell(float(values[which].max()))]
     last = list(kinds.values())[-1][which]
     covered = [Cell(f"{(last < _COVERED).mean():.1%}", float((last < _COVERED).mean()))] if len(kinds) > 1 else []
-    return [cell(len(last)), *cells, *covered]
+    return [make_cell(len(last)), *cells, *covered]
 
 
-def _analysed(
+def _show_sources(
     own: Index | None, dataset: _Dataset, h: float, index: Index | None, sources: Sequence[Mapping[str, Any]]
 ) -> Section:
     spec = dataset.spec
@@ -334,7 +329,7 @@ def _analysed(
                 ("it holds", f"{len(one):,} environments of {', '.join(one.elements)}"),
             ]
             facts += [("made of", f"{s['file']}@{s['selection']}\nsha256 {s['sha256']}") for s in _made_of(one)]
-    return Section("What was analysed", facts=facts, tables=[sources_table(sources)] if sources else [])
+    return Section("What was analysed", facts=facts, tables=[list_sources(sources)] if sources else [])
 
 
 def _made_of(index: Index) -> list[dict[str, Any]]:

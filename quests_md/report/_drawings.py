@@ -1,4 +1,4 @@
-"""The pictures of a page, as SVG that takes the colours of the page."""
+"""The pictures of a page, as SVG in the colours of the page."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import CalibrationError
+from ..index import Calibration
 from ..recording.reader import Rows
 from ._page import Drawing
 from ._pictures import BLUE, GREY, ORANGE, RED
 from ._timeline import has_times, list_thresholds, plot_run
 
-__all__ = ["histogram", "survival", "timeline_drawing"]
+__all__ = ["Marks", "draw_histogram", "draw_maxima", "draw_survival", "draw_timeline", "find_alarm_thresholds"]
+
+Marks = Sequence[tuple[str, float]]  # the name of a threshold, and its dH in nats
 
 _POINTS = 600  # rows of a run that are drawn
 _BINS = 60
+_WIDE, _NARROW, _SMALL = (10.4, 3.7), (4.2, 3.2), (4.2, 3.1)  # inches
 _SETTINGS = {
     "svg.fonttype": "none", "svg.hashsalt": "quests_md", "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.linewidth": 0.7, "figure.facecolor": "none",
@@ -29,35 +34,34 @@ _LEGEND: dict[str, Any] = {
     "loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False, "fontsize": 8.5, "borderaxespad": 0.2,
     "columnspacing": 1.2, "handlelength": 1.4,
 }  # fmt: skip
-_WIDE, _NARROW, _SMALL = (10.4, 3.7), (4.2, 3.2), (4.2, 3.1)  # inches
+
+# -- a run against time ------------------------------------------------------------------------------------------------
 
 
-def timeline_drawing(run: dict[str, Any], rows: Rows, events: Sequence[Mapping[str, Any]]) -> Drawing:
-    """Draw dH against time, the events shaded."""
-    few, every = _thinned(rows)
+def draw_timeline(run: dict[str, Any], rows: Rows, events: Sequence[Mapping[str, Any]]) -> Drawing:
+    """Draw dH against time, with the events shaded."""
+    few, every = _thin(rows)
     timed = has_times(rows)
 
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        columns = 4 if figure.get_figwidth() > 6.0 else 2
+    def draw(axes: Any) -> None:
         plot_run(axes, run, few, timed)
         axes.set_xlabel("time (ps)" if timed else "step")
         for event in events[:200]:
             ends = [event.get(key) for key in (("start_time", "end_time") if timed else ("start", "end"))]
             if all(isinstance(end, (int, float)) for end in ends):
                 axes.axvspan(*ends, color=ORANGE, alpha=0.10, lw=0, zorder=0)
-        _stretch(axes, [value for _, _, value in list_thresholds(run)], few["max"])
-        axes.legend(**_LEGEND, ncols=columns)
+        _compress_high_values(axes, [value for _, _, value in list_thresholds(run)], few["max"])
+        axes.legend(**_LEGEND, ncols=4 if axes.figure.get_figwidth() > 6.0 else 2)
 
     caption = "dH of every evaluated frame: its maximum, its 99 % quantile and its median"
     caption += ". Shaded: events." if events else "."
     if every > 1:
-        caption += f" Of every {every} evaluations in a row the one with the largest dH is drawn."
+        caption += f" Of every {every} evaluations in a row, the one with the largest dH is drawn."
     return Drawing(_svg(draw, _WIDE, "wide"), caption, _svg(draw, _NARROW, "narrow"))
 
 
-def _thinned(rows: Rows) -> tuple[Rows, int]:
-    """Return few enough rows to draw, the worst of each stretch, and how long a stretch is."""
+def _thin(rows: Rows) -> tuple[Rows, int]:
+    """Return few enough rows to draw, the worst one of each stretch, and the length of a stretch."""
     n = len(rows)
     every = -(-n // _POINTS)
     if every == 1:
@@ -67,40 +71,37 @@ def _thinned(rows: Rows) -> tuple[Rows, int]:
     return rows[kept], every
 
 
-def _stretch(axes: Any, marks: Sequence[float], values: NDArray[np.float64]) -> None:
-    """Take a logarithmic scale above the thresholds where a few values would press all others flat."""
+def _compress_high_values(axes: Any, thresholds: Sequence[float], values: NDArray[np.float64]) -> None:
+    """Make the axis logarithmic above the thresholds, if a few large values would press all others flat."""
     finite = np.abs(values[np.isfinite(values)])
     if not len(finite):
         return
-    usual = max([10.0, float(np.quantile(finite, 0.75)), *map(abs, marks)])
+    usual = max([10.0, float(np.quantile(finite, 0.75)), *map(abs, thresholds)])
     if finite.max() > 10.0 * usual:
         axes.set_yscale("symlog", linthresh=usual, linscale=2.0)
 
 
-def histogram(
-    sets: Mapping[str, NDArray[np.float64]],
-    label: str,
-    caption: str,
-    marks: Sequence[tuple[str, float]] = (),
-    name: str = "histogram",
+# -- distributions of dH -----------------------------------------------------------------------------------------------
+
+
+def draw_histogram(
+    sets: Mapping[str, NDArray[np.float64]], label: str, caption: str, marks: Marks = (), name: str = "histogram"
 ) -> Drawing:
-    """Draw histograms of one or more sets of values over each other, each as shares of its set."""
+    """Draw histograms of one or more sets of values in one picture, each as shares of its set."""
     finite = {key: values[np.isfinite(values)] for key, values in sets.items()}
-    everything = np.concatenate([*finite.values(), [value for _, value in marks]])
-    low, high = _range(everything)
+    low, high = _range(np.concatenate([*finite.values(), [value for _, value in marks]]))
     edges = np.linspace(low, high, min(_BINS, 10 + int(np.sqrt(max(map(len, finite.values()))))) + 1)
 
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
+    def draw(axes: Any) -> None:
         for (key, values), colour in zip(finite.items(), (BLUE, ORANGE, GREY), strict=False):
             if len(values):
-                # What lies beyond the last edge is counted there, so that every set adds up to one.
+                # Values beyond the last edge count in the last bin, so that the shares of every set add up to one.
                 weights = np.full(len(values), 1.0 / len(sets[key]))
                 inside = np.clip(values, low, high)
                 axes.hist(inside, edges, weights=weights, color=colour, alpha=0.30, histtype="stepfilled")
                 axes.hist(inside, edges, weights=weights, color=colour, histtype="step", lw=1.3, label=key)
+        _mark(axes, marks)
         for text, value in marks:
-            axes.axvline(value, color="black", lw=0.9, ls="-" if "halt" in text else "--")
             axes.text(value, 1.0, f" {text}", transform=axes.get_xaxis_transform(), rotation=90, va="top", ha="right",
                       fontsize=8.5, parse_math=False, in_layout=False)  # fmt: skip
         axes.set_xlabel(label)
@@ -112,44 +113,48 @@ def histogram(
     return Drawing(_svg(draw, _SMALL, name), caption)
 
 
-def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return from where to where a histogram goes: not to the last of some far outliers."""
-    if not len(values):
-        return 0.0, 1.0
-    low, high = (float(x) for x in (values.min(), values.max()))
-    far = float(np.quantile(values, 0.99))
-    middle = float(np.quantile(values, 0.5))
-    high = min(high, far + 2.0 * (far - middle)) if far > middle else high
-    pad = 0.03 * (high - low) or 0.5
-    return low - pad, high + pad
-
-
-def survival(
-    dH: NDArray[np.float64], expected: Sequence[tuple[float, float]], marks: Sequence[tuple[str, float]]
+def draw_maxima(
+    frames: tuple[str, NDArray[np.float64]], n_atoms: float, calibration: Calibration, marks: Marks
 ) -> Drawing:
-    """Draw which share of frames lies above every dH, beside what the calibration expects of covered ones.
+    """Draw the largest dH of frames of `n_atoms` atoms beside that of the reference's own frames, left out.
+
+    `frames` are their name and their largest dH.
+    """
+    name, maxima = frames
+    sets = {name: maxima, "left-out frames of the reference": calibration.maxima.max(axis=1)}
+    caption = (
+        f"Largest dH of each of the {name} ({n_atoms:.0f} atoms), and of each of the reference's own frames "
+        f"({np.median(calibration.sizes.sum(axis=1)):.0f} atoms) against the index without their group. It grows with "
+        "the number of atoms."
+    )
+    return draw_histogram(sets, "largest dH of a frame (nats)", caption, marks, "maxima")
+
+
+def draw_survival(dH: NDArray[np.float64], expected: Sequence[tuple[float, float]], marks: Marks) -> Drawing:
+    """Draw the share of frames above every dH, beside the share that the calibration expects of covered frames.
 
     Parameters
     ----------
     dH
-        Largest dH of every frame.
+        Largest dH of every frame, in nats.
     expected
-        Pairs of a threshold and the rate at which the calibration says that a frame of as many atoms passes it.
+        Pairs of a false-alarm rate and its threshold (nats), for frames of as many atoms.
+    marks
+        The thresholds of the run.
     """
     ordered = np.sort(dH[np.isfinite(dH)])
     above = 1.0 - np.arange(len(ordered)) / len(ordered)
     pick = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _POINTS)).astype(int))
+    rates, thresholds = zip(*expected, strict=True)
 
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
+    def draw(axes: Any) -> None:
         axes.step(ordered[pick], above[pick], color=BLUE, lw=1.4, where="pre", label="this run")
-        axes.plot(*zip(*expected, strict=True), "o-", color=RED, ms=4, lw=1.0, label="expected if covered")
-        for text, value in marks:
-            axes.axvline(value, color="black", lw=0.9, ls="-" if "halt" in text else "--")
+        axes.plot(thresholds, rates, "o-", color=RED, ms=4, lw=1.0, label="expected if covered")
+        _mark(axes, marks)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-        axes.set_ylim(0.5 * min(above[-1], min(rate for _, rate in expected)), 1.4)
-        axes.set_xlim(*_range(np.concatenate([ordered, [t for t, _ in expected], [value for _, value in marks]])))
+        axes.set_ylim(0.5 * min(above[-1], *rates), 1.4)
+        axes.set_xlim(*_range(np.concatenate([ordered, thresholds, [value for _, value in marks]])))
         axes.set_xlabel("t (nats)")
         axes.set_ylabel("share of frames with dH above t")
         axes.legend(**_LEGEND)
@@ -161,22 +166,51 @@ def survival(
     return Drawing(_svg(draw, _SMALL, "survival"), caption)
 
 
+def find_alarm_thresholds(
+    calibration: Calibration, rates: Sequence[float], counts: Mapping[str, int]
+) -> list[tuple[float, float]]:
+    """Return pairs of a false-alarm rate and its threshold (nats) for frames of `counts` atoms of each element.
+
+    The list ends before the first rate that the calibration cannot resolve. It is empty if no atoms are known.
+    """
+    found: list[tuple[float, float]] = []
+    for rate in rates if any(n > 0 for n in counts.values()) else ():
+        try:
+            found.append((rate, max(calibration.false_alarm(rate, counts).values())))
+        except CalibrationError:
+            break
+    return found
+
+
+def _mark(axes: Any, marks: Marks) -> None:
+    for text, value in marks:
+        axes.axvline(value, color="black", lw=0.9, ls="-" if "halt" in text else "--")
+
+
+def _range(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the limits of the axis of a distribution. Far outliers lie beyond them."""
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    far = float(np.quantile(values, 0.99))
+    middle = float(np.quantile(values, 0.5))
+    high = min(high, far + 2.0 * (far - middle)) if far > middle else high
+    pad = 0.03 * (high - low) or 0.5
+    return low - pad, high + pad
+
+
+# -- SVG ---------------------------------------------------------------------------------------------------------------
+
+
 def _svg(draw: Callable[[Any], None], size: tuple[float, float], name: str) -> str:
+    """Return a drawing as SVG for a page: `name` makes its ids unique, and black becomes the colour of the text."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        return _inline(figure, name)
-
-
-def _inline(figure: Any, name: str) -> str:
-    """Return SVG that can stand in a page: its ids are its own, and black is the colour of the text around it."""
-    import matplotlib
-
     buffer = io.StringIO()
     with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -1,4 +1,4 @@
-"""One self-contained page of HTML: its parts, the views of atoms, and how it is put together."""
+"""One self-contained page of HTML: its parts, the environments in three dimensions, and how it is put together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 __all__ = [
-    "SCALE",
+    "MOST_ROWS",
     "Card",
     "Cell",
     "Drawing",
@@ -36,32 +36,141 @@ __all__ = [
     "Scene",
     "Section",
     "Table",
-    "cell",
-    "files_table",
+    "build_scene",
+    "list_files",
+    "list_sources",
+    "make_cell",
     "render",
     "require_extra",
-    "scene_of",
-    "sources_table",
+    "show_environments",
 ]
 
-# ColorBrewer's RdYlBu, told apart in any colour vision, on white and on black.
-SCALE = ("#4575B4", "#91BFDB", "#FEE090", "#FC8D59", "#D73027")
-_UNKNOWN = "#A0A0A0"  # dH of an atom that is not watched
-_MOST = 300  # atoms of a scene, nearest first
+# -- the parts of a page -----------------------------------------------------------------------------------------------
+
+MOST_ROWS = 300  # of a table
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page. `status` is one of run.json, or empty; `notes` are what the reader must know first."""
+
+    title: str
+    kind: str
+    lead: str
+    status: str = ""
+    notes: Sequence[str] = ()
+    cards: Sequence[Card] = ()
+    sections: Sequence[Section] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A number in large type, with its name and its meaning."""
+
+    name: str
+    value: str
+    unit: str = ""
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a title. `facts` are pairs of a name and a value."""
+
+    title: str
+    text: Sequence[str] = ()
+    drawings: Sequence[Drawing] = ()
+    scenes: Sequence[Scene] = ()
+    tables: Sequence[Table] = ()
+    facts: Sequence[tuple[str, str]] = ()
+
+    @property
+    def anchor(self) -> str:
+        """The name that links within the page use."""
+        return "".join(c if c.isalnum() else "-" for c in self.title.lower())
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture as SVG. `narrow` is the one for narrow screens, if they need another."""
+
+    svg: str
+    caption: str
+    narrow: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that the reader can sort. `note` says which rows were left out."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: the text it shows, and the number it is sorted by."""
+
+    text: str
+    number: float | None = None
+    band: str = ""
+
+
+def make_cell(value: float) -> Cell:
+    """Return a cell that shows a number: all digits of an int, five of a float."""
+    return Cell(f"{value + 0.0:.5g}" if isinstance(value, float) else f"{value}", float(value))
+
+
+def list_files(folder: Path) -> Table:
+    """Return a table of the files in a folder, with their sizes and hashes."""
+    found = [describe_source(path) for path in sorted(folder.iterdir()) if path.is_file()]
+    rows = [[Cell(Path(source["file"]).name), *_file_cells(source)] for source in found]
+    return Table("Files", ["file", "bytes", "modified", "sha256"], rows)
+
+
+def list_sources(sources: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of the files that frames were read from."""
+    rows = [[Cell(f"{source['file']}"), Cell(f"{source['selection']}"), *_file_cells(source)] for source in sources]
+    return Table("Files", ["file", "frames", "bytes", "modified", "sha256"], rows)
+
+
+def _file_cells(source: Mapping[str, Any]) -> list[Cell]:
+    return [make_cell(source["bytes"]), Cell(f"{source['modified']}"), Cell(f"{source['sha256']}")]
+
+
+def show_environments(scenes: Sequence[Scene], frames: str, dH: str, cutoff: float, k: int) -> Section:
+    """Return the section of the worst environments. `frames` and `dH` are words for what these are."""
+    text = (
+        f"Each picture is of one of the worst {frames}. The atom with the largest {dH} is large and in the middle, and "
+        f"all atoms within {cutoff:g} Å are around it: the environment that the descriptor sees. Small atoms are not "
+        f"among the nearest {k}, so the descriptor leaves them out. The colour of an atom is its dH; each picture has "
+        "its own scale.",
+    )
+    return Section("Worst environments", text=text, scenes=scenes)
+
+
+# -- an environment in three dimensions --------------------------------------------------------------------------------
+
+# RdYlBu of ColorBrewer: readers with any colour vision can tell them apart, on white and on black.
+_SCALE = ("#4575B4", "#91BFDB", "#FEE090", "#FC8D59", "#D73027")
+_UNKNOWN = "#A0A0A0"  # the colour of an atom without dH: it is not watched
+_MOST_ATOMS = 300  # of a scene; the nearest are kept
 _BOND = 1.2  # a bond is shorter than this many times the sum of the covalent radii
 _LEAST_SPAN = 1.0  # nats from one end of the colours to the other
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An environment, its worst atom first and in the origin.
+    """An environment. Its worst atom is the first, and is at the origin.
 
     Attributes
     ----------
     title
-        Where it is from.
+        Which atom of which frame it is.
     facts
-        Pairs of a name and what it is.
+        Pairs of a name and a value.
     symbols
         (n,) chemical symbols.
     positions
@@ -69,9 +178,9 @@ class Scene:
     dH
         (n,), in nats; nan where it is unknown.
     ids
-        (n,) the host's ids; periodic images have that of their atom.
+        (n,) the ids of the host. A periodic image has the id of its atom.
     nearest
-        (n,) whether the atom is among the k nearest, and so in the descriptor; the worst atom itself is.
+        (n,) whether the atom is among the k nearest, and so in the descriptor. True for the worst atom itself.
     bonds
         (m, 2) pairs of atoms that are drawn connected.
     """
@@ -87,15 +196,15 @@ class Scene:
 
     @property
     def span(self) -> tuple[float, float]:
-        """Where the colours begin and end, in nats."""
+        """dH at the first and at the last colour, in nats."""
         known = self.dH[np.isfinite(self.dH)]
         high = float(known.max()) if len(known) else 0.0
         return min(float(known.min()) if len(known) else 0.0, high - _LEAST_SPAN), high
 
     @property
     def stops(self) -> str:
-        """The scale as CSS has it."""
-        return ", ".join(SCALE)
+        """The colour scale in the syntax of CSS."""
+        return ", ".join(_SCALE)
 
     @property
     def colours(self) -> list[str]:
@@ -105,14 +214,14 @@ class Scene:
 
     @property
     def radii(self) -> NDArray[np.float64]:
-        """Radius of every ball, in Å: of the worst atom larger, of those that are not `nearest` smaller."""
+        """Radius of every ball, in Å. The worst atom is larger, atoms that are not `nearest` are smaller."""
         share = np.where(self.nearest, 0.42, 0.22)
         share[0] = 0.57
-        return share * _covalent(self.symbols)
+        return share * _covalent_radii(self.symbols)
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the script of the page needs."""
+        """The data that the script of the page needs."""
         atoms = [
             {
                 "elem": symbol, "x": x, "y": y, "z": z, "color": colour, "radius": radius,
@@ -128,7 +237,7 @@ class Scene:
 
     @property
     def picture(self) -> str:
-        """The same as SVG, seen from one side: numbers and colours only, so that nothing in it needs escaping."""
+        """The environment as SVG, seen from one side. It has only numbers and colours, so nothing needs escaping."""
         tilt, turn = 0.35, 0.6
         about_z = np.array([[np.cos(turn), -np.sin(turn), 0.0], [np.sin(turn), np.cos(turn), 0.0], [0.0, 0.0, 1.0]])
         about_x = np.array([[1.0, 0.0, 0.0], [0.0, np.sin(tilt), np.cos(tilt)], [0.0, -np.cos(tilt), np.sin(tilt)]])
@@ -146,7 +255,7 @@ class Scene:
         return f'<svg viewBox="{-far:.2f} {-far:.2f} {2 * far:.2f} {2 * far:.2f}" aria-hidden="true">{ordered}</svg>'
 
 
-def scene_of(
+def build_scene(
     frame: Frame,
     dH: NDArray[np.float64],
     worst: int,
@@ -157,7 +266,7 @@ def scene_of(
     *,
     by_element: bool = False,
 ) -> Scene:
-    """Return what surrounds an atom, periodic images included.
+    """Return the environment of an atom, with periodic images.
 
     Parameters
     ----------
@@ -168,7 +277,9 @@ def scene_of(
     worst
         The row of the atom.
     cutoff, k
-        Of the descriptor: what is drawn is inside the cutoff (Å), and `nearest` are the first k of it.
+        Of the descriptor. Atoms within the cutoff (Å) are in the scene; the first k of them are `nearest`.
+    title, facts
+        As in `Scene`.
     by_element
         Whether the descriptor takes the k nearest of each element.
 
@@ -182,8 +293,8 @@ def scene_of(
     from_worst = points - points[worst]
     distance = np.linalg.norm(from_worst, axis=1)
     inside = np.flatnonzero((distance <= cutoff) & (frame.numbers[owner] != 0))
-    inside = inside[np.argsort(distance[inside], kind="stable")][:_MOST]
-    # Atoms may share a place: the worst one is first all the same.
+    inside = inside[np.argsort(distance[inside], kind="stable")][:_MOST_ATOMS]
+    # The worst atom comes first even if another atom is at the same place.
     order = np.concatenate([[worst], inside[inside != worst]]).astype(np.int64)
     rows = owner[order]
     symbols = tuple(SYMBOLS[z] for z in frame.numbers[rows].tolist())
@@ -195,12 +306,12 @@ def scene_of(
         positions=from_worst[order],
         dH=np.asarray(dH, dtype=np.float64)[rows],
         ids=np.asarray(frame.ids)[rows],
-        nearest=_nearest(symbols, k, by_element),
-        bonds=_bonds(from_worst[order], _covalent(symbols)),
+        nearest=_find_nearest(symbols, k, by_element),
+        bonds=_find_bonds(from_worst[order], _covalent_radii(symbols)),
     )
 
 
-def _nearest(symbols: tuple[str, ...], k: int, by_element: bool) -> NDArray[np.bool_]:
+def _find_nearest(symbols: tuple[str, ...], k: int, by_element: bool) -> NDArray[np.bool_]:
     """Return which of the atoms, nearest first, are in the descriptor of the first one."""
     seen: dict[str, int] = {}
     nearest = [True]
@@ -211,93 +322,29 @@ def _nearest(symbols: tuple[str, ...], k: int, by_element: bool) -> NDArray[np.b
     return np.array(nearest)
 
 
-def _bonds(positions: NDArray[np.float64], radii: NDArray[np.float64]) -> NDArray[np.int64]:
+def _find_bonds(positions: NDArray[np.float64], radii: NDArray[np.float64]) -> NDArray[np.int64]:
     distance = np.linalg.norm(positions[:, None] - positions, axis=-1)
     return np.argwhere(np.triu(distance < _BOND * (radii[:, None] + radii), 1))
 
 
-def _covalent(symbols: tuple[str, ...]) -> NDArray[np.float64]:
+def _covalent_radii(symbols: tuple[str, ...]) -> NDArray[np.float64]:
     from ase.data import covalent_radii
 
     return np.array([covalent_radii[SYMBOLS.index(symbol)] for symbol in symbols], dtype=np.float64)
 
 
 def _colour(share: float) -> str:
-    """Return the colour at a share between 0 and 1 of the scale, between its stops in proportion."""
-    stops = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in SCALE], dtype=np.float64)
-    at = np.linspace(0.0, 1.0, len(SCALE))
+    """Return the colour at a share between 0 and 1 of the scale, interpolated between its stops."""
+    stops = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in _SCALE], dtype=np.float64)
+    at = np.linspace(0.0, 1.0, len(_SCALE))
     return "#" + "".join(f"{round(float(np.interp(share, at, stops[:, c]))):02X}" for c in range(3))
 
 
-@dataclass(frozen=True)
-class Card:
-    """A figure (a number) in large type, with its name and what it means."""
-
-    name: str
-    value: str
-    unit: str = ""
-    meaning: str = ""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure (a picture): SVG for wide screens, and for narrow ones where that is another."""
-
-    svg: str
-    caption: str
-    narrow: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table: what is shown, and the number that it is sorted by."""
-
-    text: str
-    number: float | None = None
-    band: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that sorts; `note` says what was left out."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page. `facts` are pairs of a name and what it is."""
-
-    title: str
-    text: Sequence[str] = ()
-    drawings: Sequence[Drawing] = ()
-    scenes: Sequence[Scene] = ()
-    tables: Sequence[Table] = ()
-    facts: Sequence[tuple[str, str]] = ()
-
-    @property
-    def anchor(self) -> str:
-        return "".join(c if c.isalnum() else "-" for c in self.title.lower())
-
-
-@dataclass(frozen=True)
-class Page:
-    """All of a page. `status` is one of run.json, or empty; `notes` are what the reader must know first."""
-
-    title: str
-    kind: str
-    lead: str
-    status: str = ""
-    notes: Sequence[str] = ()
-    cards: Sequence[Card] = ()
-    sections: Sequence[Section] = field(default_factory=tuple)
+# -- HTML --------------------------------------------------------------------------------------------------------------
 
 
 def require_extra() -> None:
-    """Raise `MissingExtraError` unless the packages that a page is made with are there."""
+    """Raise `MissingExtraError` if a package that makes pages is missing."""
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
@@ -308,21 +355,22 @@ def require_extra() -> None:
 
 
 def render(page: Page) -> str:
-    """Return the HTML. Nothing in it is loaded from anywhere, which its own policy enforces.
+    """Return the HTML. The page loads nothing: its own security policy forbids it.
 
-    Text is escaped by the templates. Scripts run only if they are those of this function, by their hashes.
+    The templates escape all text. The policy names the scripts of this function by their hashes; no other script runs.
     """
     scenes = [scene for section in page.sections for scene in section.scenes]
-    scripts = [_asset("page.js")]
+    scripts = [_read_text("templates", "page.js")]
     if scenes:
-        licence = _vendored("3Dmol-LICENSE.txt").replace("*/", "* /")
-        scripts = [f"/*\n{licence}*/\n{_vendored('3Dmol-min.js')}", _asset("view.js"), *scripts]
+        licence = _read_text("vendor", "3Dmol-LICENSE.txt").replace("*/", "* /")
+        library = _read_text("vendor", "3Dmol-min.js")
+        scripts = [f"/*\n{licence}*/\n{library}", _read_text("templates", "view.js"), *scripts]
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     made = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     data = {"scenes": [scene.data for scene in scenes]}
     return _templates().get_template("page.html").render(
-        page=page, style=_asset("page.css"), scripts=scripts, hashes=hashes, made=made, versions=find_versions(),
-        data=json.loads(json.dumps(data, allow_nan=False)),
+        page=page, style=_read_text("templates", "page.css"), scripts=scripts, hashes=hashes, made=made,
+        versions=find_versions(), data=json.loads(json.dumps(data, allow_nan=False)),
     )  # fmt: skip
 
 
@@ -330,37 +378,11 @@ def render(page: Page) -> str:
 def _templates() -> Environment:
     import jinja2
 
-    loader = jinja2.FunctionLoader(_asset)
+    loader = jinja2.FunctionLoader(lambda name: _read_text("templates", name))
     return jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
 
 
-def _asset(name: str) -> str:
-    return files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
-
-
-def _vendored(name: str) -> str:
-    return files(__package__).joinpath("vendor", name).read_text(encoding="utf-8")
-
-
-def cell(value: float) -> Cell:
-    """Return a cell of a number: a whole one as it is, another with five digits."""
-    return Cell(f"{value + 0.0:.5g}" if isinstance(value, float) else f"{value}", float(value))
-
-
-def files_table(folder: Path) -> Table:
-    """Return the files of a folder, with their sizes and hashes."""
-    found = [describe_source(path) for path in sorted(folder.iterdir()) if path.is_file()]
-    rows = [[Cell(Path(source["file"]).name), *_rest(source)] for source in found]
-    return Table("Files", ["file", "bytes", "modified", "sha256"], rows)
-
-
-def sources_table(sources: Sequence[Mapping[str, Any]]) -> Table:
-    """Return files that frames were read from."""
-    rows = [[Cell(f"{source['file']}"), Cell(f"{source['selection']}"), *_rest(source)] for source in sources]
-    return Table("Files", ["file", "frames", "bytes", "modified", "sha256"], rows)
-
-
-def _rest(source: Mapping[str, Any]) -> list[Cell]:
-    return [cell(source["bytes"]), Cell(f"{source['modified']}"), Cell(f"{source['sha256']}")]
+def _read_text(folder: str, name: str) -> str:
+    return files(__package__).joinpath(folder, name).read_text(encoding="utf-8")

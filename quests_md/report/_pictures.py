@@ -266,7 +266,7 @@ def _numbers(results: Iterable[Information | Sampled]) -> Iterator[NDArray[np.fl
 def learning_curve(curve: LearningCurve) -> Figure:
     """Draw the entropy of samples against their size: each run, mean and standard deviation, and ln n.
 
-    Where the curve is flat, more data of the same kind add nothing new. Where it follows ln n, every environment is new.
+    Where the curve is flat, more data of the same kind add nothing. Where it follows ln n, every environment is new.
 
     Parameters
     ----------

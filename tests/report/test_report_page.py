@@ -23,8 +23,8 @@ from quests_md.errors import InputError, MissingExtraError, MonitorError
 from quests_md.index import calibrate
 from quests_md.information import information, overlap
 from quests_md.report import dataset_page, run_page, timeline
-from quests_md.report._drawings import _thinned
-from quests_md.report._page import scene_of
+from quests_md.report._drawings import _thin
+from quests_md.report._page import build_scene
 
 HOSTILE = "<script>window.pwned = 1</script><img src=x onerror=alert(1)> $\\frac \"'"
 
@@ -201,7 +201,7 @@ def test_of_a_long_run_the_worst_of_each_stretch_is_drawn():
     rows["step"] = np.arange(2501)
     rows["max"][[0, 1234, 2500]] = 5.0, 50.0, 7.0
     rows["max"][100] = np.inf
-    few, every = _thinned(rows)
+    few, every = _thin(rows)
     assert (every, len(few["step"])) == (5, 501)
     assert {0, 1234, 2500} <= set(few["step"].tolist())
 
@@ -222,7 +222,7 @@ def test_a_scene_has_the_neighbours_within_the_cutoff(structure, name):
         7.3 * atoms.cell[0] - 2.1 * atoms.cell[2]
     )  # dH knows no cell an atom is in, and the scene neither
     worst = len(atoms) - 1
-    scene = scene_of(Frame.from_atoms(atoms), np.arange(len(atoms), dtype=float), worst, 5.0, 4, "")
+    scene = build_scene(Frame.from_atoms(atoms), np.arange(len(atoms), dtype=float), worst, 5.0, 4, "")
     wanted = np.sort(distances[i == worst])[:299]
     assert np.linalg.norm(scene.positions[1:], axis=1) == pytest.approx(wanted, abs=1e-9)
     assert not scene.positions[0].any()
@@ -232,7 +232,7 @@ def test_a_scene_has_the_neighbours_within_the_cutoff(structure, name):
 
 
 def test_the_nearest_of_a_scene_are_counted_by_element_where_the_descriptor_does(structure):
-    scene = scene_of(Frame.from_atoms(structure("nacl")), np.zeros(8), 0, 5.0, 4, "", by_element=True)
+    scene = build_scene(Frame.from_atoms(structure("nacl")), np.zeros(8), 0, 5.0, 4, "", by_element=True)
     of_na = [near for near, symbol in zip(scene.nearest[1:], scene.symbols[1:], strict=True) if symbol == "Na"]
     assert sum(of_na) == 4
     assert scene.nearest.sum() == 9
@@ -241,7 +241,7 @@ def test_the_nearest_of_a_scene_are_counted_by_element_where_the_descriptor_does
 def test_the_colours_go_from_the_least_to_the_worst(structure):
     dH = np.full(64, -3.0)
     dH[5], dH[6] = 9.0, np.nan
-    scene = scene_of(Frame.from_atoms(structure("si_rattled")), dH, 5, 5.0, 32, "")
+    scene = build_scene(Frame.from_atoms(structure("si_rattled")), dH, 5, 5.0, 32, "")
     assert scene.span == (-3.0, 9.0)
     assert scene.colours[0] == "#D73027"
     assert set(scene.colours[1:]) <= {"#4575B4", "#A0A0A0"}
