@@ -1,4 +1,4 @@
-"""The content of run.json."""
+"""run.json: what it says of a run, how it is written, and how a resumed run reads it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ __all__ = [
 ]
 
 ABOUT = "run.json"
-FORMAT = 2  # of a run's folder; 1 was that of version 0.1.0, which wrote no number
+FORMAT = 2  # of a run's folder; version 0.1.0 wrote format 1, without a number
 _CHECKS = "checks"
+
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 def to_json(value: Any) -> Any:
-    """Return what JSON can hold of a value: an infinite number is text, and nan is null."""
+    """Return a value as JSON can hold it: infinite numbers become text, and nan becomes null."""
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -50,7 +52,7 @@ def to_json(value: Any) -> Any:
 def write_about(folder: HeldFolder, content: dict[str, Any], is_checked: bool = True) -> None:
     """Replace run.json, atomically; `OutputError` if it cannot be written.
 
-    The file ends with a checksum of every key: a change by hand, or by a disk, is found, and where it is.
+    The file ends with a checksum of every key. They show whether, and where, somebody or a disk changed the file.
     """
     told = to_json({"format": FORMAT, **content})
     told[_CHECKS] = {key: _compute_checksum(value) for key, value in told.items()}
@@ -59,12 +61,12 @@ def write_about(folder: HeldFolder, content: dict[str, Any], is_checked: bool = 
 
 
 def begin_folder(folder: HeldFolder, names: tuple[str, ...], content: dict[str, Any], overwrite: bool) -> None:
-    """Take a folder for a new run: make it, and run.json in it; remove the files `names` of an earlier run.
+    """Begin a new run in a folder: make it, write run.json, and remove the files `names` of an earlier run.
 
     Raises
     ------
     OutputError
-        It holds an earlier run and `overwrite` is False, another run has it, or it cannot be written.
+        It holds an earlier run and `overwrite` is False, another run uses it, or it cannot be written.
     """
     folder.claim()
     try:
@@ -76,7 +78,7 @@ def begin_folder(folder: HeldFolder, names: tuple[str, ...], content: dict[str, 
             )
         others = [n for n in folder.names() if n in names or n.startswith("resume.") or n.endswith(".part")]
         marked = {**content, "state": {**content["state"], "overwrites": True}}
-        try:  # first: a folder that cannot be written keeps the earlier run
+        try:  # before anything is removed: a folder that cannot be written keeps the earlier run
             write_about(folder, marked if others else content)
         except OutputError as error:
             if not isinstance(error.__cause__, OSError):
@@ -84,7 +86,7 @@ def begin_folder(folder: HeldFolder, names: tuple[str, ...], content: dict[str, 
             raise OutputError(f"{folder.path}: cannot be used as output folder: {error.__cause__.strerror}") from error
         for name in others:
             folder.remove(name)
-        if others:  # killed before this, a run does not go on with what is left of the other one: `is_overwriting`
+        if others:  # if the program is killed before this, `is_overwriting` tells the next one
             write_about(folder, content)
     except BaseException:
         folder.release()
@@ -92,17 +94,20 @@ def begin_folder(folder: HeldFolder, names: tuple[str, ...], content: dict[str, 
 
 
 def is_overwriting(folder: HeldFolder) -> bool:
-    """Return whether a run was killed before it had removed the files of an earlier one: there is nothing to resume."""
+    """Return whether a run was killed while it removed the files of an earlier one: there is nothing to resume."""
     try:
         with folder.open(ABOUT) as file:
             content: Any = json.loads(file.read())
         return bool(content["state"]["overwrites"])
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
-        return False  # there is none, or whoever reads it strictly says what is wrong with it
+        return False  # there is no run.json; or it is damaged, and `read_about_strictly` will say so
 
 
 def _compute_checksum(value: Any) -> str:
     return f"{zlib.crc32(json.dumps(value, sort_keys=True).encode()):08x}"
+
+
+# -- reading, to resume ------------------------------------------------------------------------------------------------
 
 
 def _parse_key(value: Any) -> Any:
@@ -120,7 +125,7 @@ class _SelectionState(pydantic.BaseModel):
 
 
 class Base(pydantic.BaseModel):
-    """What of a run of format 1 its rows do not tell: the selection, after so many rows."""
+    """The selection of a run of format 1 after its first `rows` rows, which do not tell it."""
 
     rows: int
     selection: _SelectionState
@@ -134,12 +139,12 @@ class _OpenEvent(pydantic.BaseModel):
 
 
 class ResumeState(pydantic.BaseModel):
-    """The key "state". What follows `base` is of format 1 only.
+    """The key "state": what resuming needs that is in no other file. Only format 1 has the keys after `base`.
 
     Attributes
     ----------
     overwrites
-        The other files in the folder are those of an earlier run, which are being removed.
+        Whether the other files in the folder belong to an earlier run, and are being removed.
     """
 
     overwrites: bool = False
@@ -155,7 +160,7 @@ class ResumeState(pydantic.BaseModel):
 
 
 class About(pydantic.BaseModel):
-    """What resuming takes from run.json, checked."""
+    """The checked keys of run.json that resuming needs."""
 
     format: int = 1
     status: str
@@ -170,12 +175,12 @@ class About(pydantic.BaseModel):
 
 
 def read_about_strictly(folder: HeldFolder) -> tuple[About, dict[str, Any]] | None:
-    """Return run.json, checked and as it is; None if there is none, or an empty one.
+    """Return run.json, checked and unchecked; None if it does not exist or is empty.
 
     Raises
     ------
     OutputError
-        It cannot be read, or is not as a run wrote it: the message names the key.
+        It cannot be read, or is not as a run wrote it; the message names the key.
     """
     path = folder.path / ABOUT
     try:
@@ -203,7 +208,7 @@ def read_about_strictly(folder: HeldFolder) -> tuple[About, dict[str, Any]] | No
 
 
 def _verify(path: Any, content: dict[str, Any]) -> None:
-    """Raise `OutputError` for the first key that is not as it was written."""
+    """Raise `OutputError` for the first key that was changed."""
     if content.get("format") != FORMAT:
         raise OutputError(
             f"{path}: format: this version of quests_md reads 1 and {FORMAT}, not {content.get('format')!r}"
@@ -223,7 +228,9 @@ def _verify(path: Any, content: dict[str, Any]) -> None:
             )
 
 
-_versions = functools.cache(find_versions)
+# -- content -----------------------------------------------------------------------------------------------------------
+
+_find_versions = functools.cache(find_versions)
 
 
 def describe(
@@ -234,22 +241,22 @@ def describe(
     state: dict[str, Any],
     learning: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return what run.json holds of a run.
+    """Return the content of run.json.
 
     Parameters
     ----------
     monitor
-        What decides.
+        The monitor of the run.
     ended
-        How the run has ended, or that it goes on, and its host.
+        Status, reason and host of the run.
     settings
-        Of the session.
+        Settings of the session.
     counts
         Dates and counts.
     state
-        What resuming needs beside the other files.
+        What resuming needs that is in no other file.
     learning
-        How far a live reference has come; None for an index.
+        Progress of a live reference; None for an index.
     """
     thresholds = monitor.thresholds
     return {
@@ -276,6 +283,6 @@ def describe(
         "updated": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         **counts,
         "events": monitor.events.count,
-        "versions": _versions(),
+        "versions": _find_versions(),
         "state": state,
     }

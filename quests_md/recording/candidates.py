@@ -1,4 +1,4 @@
-"""candidates.extxyz and cutouts.extxyz: the frames worth keeping, and what is cut out of them."""
+"""candidates.extxyz and cutouts.extxyz: the frames worth keeping, and cut-outs of them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ CANDIDATES, CUTOUTS = "candidates.extxyz", "cutouts.extxyz"
 
 
 class Candidates(Recorder):
-    """Decide which proposed frames are kept, and keep them and their cut-outs.
+    """Decide which proposed frames are kept, and write them and their cut-outs.
 
-    A frame that takes the place of another one is written before its row, and the other one is let go after it: so
-    the rows tell at any moment which frames must be there.
+    When a frame takes the place of another one, it is written before its row, and the other one is removed after it. So
+    the rows always tell which frames must be in the file.
 
     Attributes
     ----------
     keys
-        Of the frames that are kept, in order.
+        Keys of the kept frames, in order.
     """
 
     files = (CANDIDATES, CUTOUTS)
@@ -49,20 +49,20 @@ class Candidates(Recorder):
         elif budget is not None:
             raise InputError("budget needs novelty = true: it keeps the frames that add most")
         self.keys: list[Key] = []
-        self._ordinals: dict[int, Key] = {}  # of the frames that the selection keeps
-        self._base: dict[str, Any] | None = None  # what rows of an older format do not tell
+        self._keys_of: dict[int, Key] = {}  # by the ordinal of each frame that the selection keeps
+        self._base: dict[str, Any] | None = None  # the selection, as far as rows of format 1 do not tell it
         self._file = FrameFile(place.folder, CANDIDATES)
         self._cuts = FrameFile(place.folder, CUTOUTS)
 
     def warm_up(self) -> None:
-        """Compile before the run what deciding needs. Not collective."""
+        """Compile what deciding needs, before the run. Not collective."""
         if self._selection is not None:
             self._selection.warm_up()
 
     def judge(self, decision: Decision) -> Decision:
         """Return the decision on a frame that the monitor proposes, with the verdict of the selection.
 
-        `save` follows the verdict. The frame of a decision to save has exact values.
+        `save` is that of the verdict. If the frame is saved, all its dH are exact.
         """
         monitor = self._place.monitor
         if self._selection is not None:
@@ -81,25 +81,25 @@ class Candidates(Recorder):
                 drops=verdict.drop,
             )
             if verdict.ordinal is not None:
-                self._ordinals[verdict.ordinal] = decision.key
+                self._keys_of[verdict.ordinal] = decision.key
         if not decision.save:
             monitor.not_saved()
             return decision
         return monitor.complete(decision)
 
     def see(self, moment: Moment) -> None:
-        """Write a frame that is saved, or the one that a broken frame proposes."""
+        """Write a frame that is saved; after a broken frame, the last plausible one before it."""
         decision, added = moment.decision, list[Moment]()
         if decision.save:
             added += self.add(moment)
         if moment.proposed is not None and not moment.follows_broken:
             added += self.add(moment.proposed, reason=f"the last before {decision.reasons[0]}")
         if decision.drops is not None:
-            moment.dropped = self._ordinals.pop(decision.drops)
+            moment.dropped = self._keys_of.pop(decision.drops)
         moment.candidates = tuple(added)
 
     def add(self, moment: Moment, **info: Any) -> list[Moment]:
-        """Write a frame, and its cut-outs, unless it is there; return what was written."""
+        """Write a frame and its cut-outs, unless the file has it; return the moments that were written."""
         if moment.key in self.keys:
             return []
         whole = moment.whole(self._place.comm)
@@ -114,7 +114,7 @@ class Candidates(Recorder):
         return [moment]
 
     def settle(self, moment: Moment) -> None:
-        """Let go of the frame whose place was taken."""
+        """Remove the frame whose place was taken."""
         key = moment.dropped
         if key is None:
             return
@@ -127,11 +127,11 @@ class Candidates(Recorder):
         self.keys.remove(key)
 
     def state(self) -> dict[str, Any]:
-        """Return what of a run of an older format the rows do not tell."""
+        """Return the selection of a run that was begun in format 1, as far as its rows do not tell it."""
         return {} if self._base is None else {"base": self._base}
 
     def _cut(self, key: Key, whole: Whole) -> None:
-        """Cut out what surrounds the worst atoms of a frame."""
+        """Write cut-outs around the worst atoms of a frame."""
         thresholds = self._place.monitor.thresholds
         if self._cutout is None or thresholds.resolved is None or not math.isfinite(thresholds.lowest):
             return
@@ -142,12 +142,12 @@ class Candidates(Recorder):
         for cut in cutouts(whole.frame, whole.dH, cutoff, threshold=threshold, index=index, **self._cutout):
             self._cuts.append(key, Whole(cut.frame, cut.dH, {"core": cut.core}), {**describe_key(key), **cut.info})
 
-    # -- going on --------------------------------------------------------------------------------------------------
+    # -- resuming --------------------------------------------------------------------------------------------------
 
     def resume(self, past: Past) -> None:
-        """Keep the frames that the rows tell, and let those that were selected join the provisional reference."""
+        """Keep the frames that the rows tell, and add the selected ones to the provisional reference again."""
         kept = self._find_kept(past) if self._selection is not None else {}
-        self._ordinals = {one.ordinal: key for key, one in kept.items()}
+        self._keys_of = {one.ordinal: key for key, one in kept.items()}
 
         def mend() -> list[Key]:
             for file in (self._file, self._cuts):
@@ -160,7 +160,7 @@ class Candidates(Recorder):
             if missing and past.format > 1:
                 path = self._place.folder.path / CANDIDATES
                 raise OutputError(
-                    f"{path}: the frame {missing[0]} (run:step:repeat), which monitor.csv tells of, is gone"
+                    f"{path}: the frame {missing[0]} (run:step:repeat) is gone, but monitor.csv has its row"
                 )
             return self._file.keys
 
@@ -172,7 +172,7 @@ class Candidates(Recorder):
 
     @staticmethod
     def _find_kept(past: Past) -> dict[Key, Kept]:
-        """Return what the selection keeps by the rows."""
+        """Return what the selection keeps, according to the rows."""
         kept: dict[Key, Kept] = {}
         following, base = 0, past.base
         if base is not None:
@@ -184,18 +184,18 @@ class Candidates(Recorder):
                 kept.pop(Key.parse(str(row["dropped"])), None)
             if row["saved"]:
                 key = Key(int(row["run"]), int(row["step"]), int(row["repeat"]))
-                n_novel = row["n_novel" if past.format > 1 else "n_select"]  # format 1 did not tell
+                n_novel = row["n_novel" if past.format > 1 else "n_select"]  # format 1 has no n_novel
                 kept[key] = Kept(following, key.step, float(n_novel), bool(row["band"] == "halt"))
                 following += 1
         return kept
 
     def _cut_again(self, past: Past) -> None:
-        """Cut out of frames whose cut-outs are missing, or may not all be there."""
+        """Write again the cut-outs of frames that have none, or may lack some."""
         if self._cutout is None:
             return
         for key, atoms in zip(list(self._file.keys), self._file.read(), strict=True):
             n = self._cuts.keys.count(key)
-            # The row of a broken frame, which had proposed this one, is not there: the program was killed then.
+            # A broken frame proposed this one, and the program was killed before the broken frame had its row.
             is_doubtful = "reason" in atoms.info and key == past.last
             if n and not is_doubtful:
                 continue
@@ -205,7 +205,7 @@ class Candidates(Recorder):
                 self._cut(key, Whole(_make_frame(atoms), atoms.arrays["dH"], {}))
 
     def _recall(self, past: Past, kept: dict[Key, Kept]) -> None:
-        """Let the selection go through the rows once more, and take in the frames that it keeps."""
+        """Give the rows to the selection once more, and the frames that it keeps."""
         selection, rows = self._selection, past.considered[past.at_rows >= past.base_rows]
         assert selection is not None
         if past.base is not None:
@@ -250,7 +250,7 @@ class Candidates(Recorder):
 
 
 def _make_frame(atoms: Any) -> Frame:
-    """Return a saved frame as it was evaluated."""
+    """Return a saved frame as it was when it was evaluated."""
     forces = atoms.arrays.get("model_forces")
     time = float(atoms.info.get("time", math.nan))
     return Frame.from_atoms(

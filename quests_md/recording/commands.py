@@ -1,4 +1,4 @@
-"""What the user wants done when a frame is kept, the run halts, or an event begins or ends."""
+"""Functions and commands of the user, for a kept frame, a halt, and the beginning and end of an event."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COMMANDS_LOG = "commands.log"
 # A function, or a command as a list of arguments.
 Hook = Callable[..., Any] | Sequence[str]
 
-# What a command may ask for in braces, and what it might be.
+# The fields that a command may use in braces, with an example of each.
 _FIELDS: dict[str, Any] = {"output": "uq", "run": 1, "step": 10, "event": 1, "max": 7.5}
-# What keeps a program from being started for now: too many processes, no memory, no free file descriptor.
+# Errors that keep a program from being started for now: too many processes, no memory, no free file descriptor.
 _SHORT = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
@@ -36,27 +36,27 @@ class _Command:
 
 
 class Commands(Recorder):
-    """Calls functions and starts commands; on rank 0 only.
+    """Call functions and start commands; on rank 0 only.
 
-    A command is started and not waited for: the run goes on. When it has ended, it is let go of, and told of if it
-    has failed. What it prints goes to commands.log in the output folder.
+    The run does not wait for a command. A command that fails is reported when it has ended. Its output goes to
+    commands.log in the output folder.
 
     Parameters
     ----------
     given
         Function or command for each name of `HOOKS`.
     most
-        How many commands may run at once; others wait for their turn.
+        How many commands may run at the same time; the others wait.
 
     Attributes
     ----------
     is_busy
-        Whether commands run, or wait to.
+        Whether commands are running or waiting.
 
     Raises
     ------
     InputError
-        One is neither a function nor a list of strings, or a field in braces is unknown; or `most` is not at least 1.
+        A hook is neither a function nor a list of strings, a field in braces is unknown, or `most` is not at least 1.
     """
 
     def __init__(self, place: Place, given: dict[str, Hook | None], most: int) -> None:
@@ -73,7 +73,7 @@ class Commands(Recorder):
                 _check_command(name, hook)
 
     def see(self, moment: Moment) -> None:
-        """Tell of the frames that have become candidates, each by itself, and of an event that begins or ends."""
+        """Report each frame that has become a candidate, and an event that begins or ends."""
         comm, decision = self._place.comm, moment.decision
         for each in moment.candidates if "on_select" in self._hooks else ():
             whole = each.whole(comm)
@@ -84,7 +84,7 @@ class Commands(Recorder):
             self._tell("on_event", (events.ended if decision.ends else events.current,), decision)
 
     def tell_halt(self, moment: Moment) -> None:
-        """Tell that the run is told to stop. Collective."""
+        """Report that the run is told to stop. Collective."""
         if "on_halt" in self._hooks:
             whole = moment.whole(self._place.comm)
             self._tell("on_halt", (None if whole is None else whole.frame, moment.decision), moment.decision)
@@ -93,7 +93,7 @@ class Commands(Recorder):
         self._place.on_root(lambda: self._call(name, arguments, decision))
 
     def _call(self, name: str, arguments: Sequence[Any], decision: Decision) -> None:
-        """Call a function with `arguments`, or start a command whose {fields} are filled in."""
+        """Call a function with `arguments`, or start a command after filling in its {fields}."""
         hook = self._hooks[name]
         try:
             if callable(hook):
@@ -107,7 +107,7 @@ class Commands(Recorder):
             raise MonitorError(f"{name} failed: {type(error).__name__}: {error}") from error
 
     def look(self) -> None:
-        """Let go of commands that have ended, telling of those that have failed, and start those that wait."""
+        """Forget commands that have ended, report those that have failed, and start those that wait."""
         going = []
         for command, process in self._running:
             code = process.poll()
@@ -122,7 +122,7 @@ class Commands(Recorder):
         self.is_busy = bool(self._running or self._waiting)
 
     def _start(self, command: _Command) -> None:
-        """Start a command; where the system has no room for it, it is told of and lost, and the run goes on."""
+        """Start a command. If the system has no room for it, report that it is lost; the run goes on."""
         try:
             with open(self._place.folder.path / COMMANDS_LOG, "ab") as log:
                 process = subprocess.Popen(command.words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -136,32 +136,25 @@ class Commands(Recorder):
         self._running.append((command, process))
 
     def wait(self) -> None:
-        """Wait for the commands that run, or wait to."""
+        """Wait until all commands have ended."""
         while self.is_busy:
             if self._running:
                 self._running[0][1].wait()
             self.look()
 
     def close(self) -> None:
-        """Start what still waits, and say which commands have failed; those that still run then are left alone."""
+        """Start the commands that still wait, and report those that have failed. Commands that run are left alone."""
         while self._waiting:
             try:
                 self.look()
-            except OSError as error:  # a program that is gone by now; the run has ended, and says how
+            except OSError as error:  # the program is gone by now; the status of the run stays as it is
                 _say(f"a command could not be started: {error}")
             if self._waiting and self._running:
                 self._running[0][1].wait()
         self.look()
         for _, process in self._running:
-            process.returncode = 0  # it outlives this program, on purpose: Python would warn of it
+            process.returncode = 0  # the command may outlive this program: Python shall not warn about it
         self._running.clear()
-
-    def forget(self) -> None:
-        """Know nothing of commands any more: they are another process's, of which this one is a fork."""
-        for _, process in self._running:
-            process.returncode = 0
-        self._running.clear()
-        self._waiting.clear()
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""events.jsonl: one line per event, and until it is over the ids of the atoms that it concerns."""
+"""events.jsonl: one line per event; and, while an event goes on, a file with the ids of its atoms."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .recorder import Moment, Place, Recorder, say_cut
 __all__ = ["EVENTS", "EventLines", "replay_events"]
 
 EVENTS = "events.jsonl"
-_ATOMS = "resume.atoms"  # ids of the atoms of the event that goes on, or is yet to come
-_MOST_ATOMS = 1000  # ids that the line of an event holds
+_ATOMS = "resume.atoms"  # ids of the atoms of the event that goes on, or may begin
+_MOST_ATOMS = 1000  # the largest number of ids in the line of an event
 
 
 class EventLines(Recorder):
-    """Write a line when an event is over, or the run ends.
+    """Write the line of an event when the event is over or the run ends.
 
-    Atoms of an event are kept on disk as they join it, with the key of their evaluation: the line of an event that was
-    going on when the program was killed names them all.
+    The ids of atoms are written to disk when they join an event, with the key of the evaluation. So after a kill in the
+    middle of an event, its line still names all atoms.
     """
 
     files = (EVENTS, _ATOMS)
@@ -35,7 +35,7 @@ class EventLines(Recorder):
     def __init__(self, place: Place) -> None:
         self._place = place
         self._known = np.empty(0, np.int64)  # atoms of the open event that are on disk; on rank 0
-        self._event: Event | None = None  # whose they are
+        self._event: Event | None = None  # that event
 
     def see(self, moment: Moment) -> None:
         """Write the line of an event that ends with this evaluation, and the atoms that join one."""
@@ -63,7 +63,7 @@ class EventLines(Recorder):
         self._place.on_root(act)
 
     def close(self) -> None:
-        """Write the line of an event that goes on: as one that is not over."""
+        """Write the line of an event that is not over."""
         event = self._place.monitor.events.current
         if event is not None:
             self._write(event, self._place.monitor.visits.run)
@@ -77,10 +77,10 @@ class EventLines(Recorder):
 
         self._place.on_root(act)
 
-    # -- going on --------------------------------------------------------------------------------------------------
+    # -- resuming --------------------------------------------------------------------------------------------------
 
     def resume(self, past: Past) -> None:
-        """Take out the lines of events that are not over by the rows, and know the atoms of the open one again."""
+        """Remove the lines of events that are not over according to the rows, and read the atoms of the open event."""
         events = self._place.monitor.events
         atoms = self._place.on_root(lambda: self._mend(past, events))
         event = events.open
@@ -134,25 +134,25 @@ class EventLines(Recorder):
 
 
 def _format_joined(key: Key, atoms: NDArray[np.int64]) -> bytes:
-    """Return the line of atoms that have joined an event with an evaluation."""
+    """Return the line for atoms that join an event at an evaluation."""
     return json.dumps({"key": str(key), "atoms": atoms.tolist()}).encode() + b"\n"
 
 
 def _is_over(line: dict[str, Any], over: int) -> bool:
-    """Return whether the line is of one of the first `over` events, and says its end."""
+    """Return whether the line tells the end of one of the first `over` events."""
     number = line.get("event")
     return bool(line.get("over")) and isinstance(number, int) and number <= over
 
 
 def _is_of_open(told: dict[str, Any], past: Past) -> bool:
-    """Return whether atoms joined at an evaluation of the open event that has its row."""
+    """Return whether atoms joined at an evaluation that has its row and belongs to the open event."""
     key = Key.parse(told["key"])
     rows = past.open_rows
     return bool(np.any((rows["run"] == key.run) & (rows["step"] == key.step) & (rows["repeat"] == key.repeat)))
 
 
 def _find_atoms_of_format_1(past: Past, event: Event) -> list[int]:
-    """Return the atoms of an open event that are known where nothing kept them as they joined it."""
+    """Return the known atoms of an open event of format 1, which did not keep them as they joined."""
     for line in reversed(past.events):
         if line.get("event") == event.number and event.number:
             return list(line.get("atoms", []))
@@ -181,7 +181,7 @@ def _make_line(event: Event, atoms: NDArray[np.int64], run: int) -> dict[str, An
 
 
 def replay_events(events: Events, rows: Rows, before: int) -> None:
-    """Let events go through rows once more, of which `before` events have begun earlier; atoms are not told again."""
+    """Give rows to `events` once more, without atoms; `before` events have begun before these rows."""
     nothing = np.empty(0, np.int64)
     events.count = before
     for row in rows:

@@ -1,4 +1,4 @@
-"""history.extxyz: the evaluated frames before the beginning of an event, and after it."""
+"""history.extxyz: the evaluated frames around the beginning of an event."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .recorder import ALL_BANDS, FrameFile, Moment, Place, Recorder
 __all__ = ["HISTORY", "History"]
 
 HISTORY = "history.extxyz"
-_FILM = "resume.film"  # the last evaluated frames of a rank: .0 those that come, .0.before those before them
+_FILM = "resume.film"  # the last evaluated frames: of rank 0, .0 has the newest, .0.before those before them
 _OF_DECISION = ("run", "repeat", "maximum", "max_id", "event", "values", "n", "n_select", "n_halt")
 
 
 class History(Recorder):
     """Hold the last evaluated frames, and write those around the beginning of an event.
 
-    Each rank also keeps what it holds on disk, in two files that take turns: a run that is killed has them again.
+    Each rank also keeps its part of them on disk, in two files that take turns. So a killed run has them again.
 
     Parameters
     ----------
     length, after
-        Evaluated frames before the beginning of an event, and after it, that are written.
+        How many evaluated frames before and after the beginning of an event are written.
 
     Attributes
     ----------
     unwritten
-        Why this rank could not keep a frame on disk: the other ranks hear of it at the next evaluation.
+        Why this rank could not keep a frame on disk; the other ranks learn it at the next evaluation.
     """
 
     def __init__(self, place: Place, length: int, after: int) -> None:
@@ -51,14 +51,14 @@ class History(Recorder):
         self.unwritten: Exception | None = None
         self._file = FrameFile(place.folder, HISTORY)
         self._moments: deque[Moment] = deque(maxlen=length)
-        self._written: set[Key] = set()  # of the frames that may still be written: those the file holds
-        self._to_come = self._event = 0  # frames that are still to be written, and the event they belong to
-        self._missing: set[Key] = set()  # evaluations that should be held, and are on no disk
+        self._written: set[Key] = set()  # keys of held frames that the file has already
+        self._to_come = self._event = 0  # how many of the next frames are written, and their event
+        self._missing: set[Key] = set()  # evaluations of the resumed run that should be held, but are on no disk
         self._film: _Film | None = None
-        self._in_film = 0  # frames that an earlier part of the run has left in it
+        self._in_film = 0  # frames that an earlier part of the run has left on disk
 
     def see(self, moment: Moment) -> None:
-        """Write the way into an event when one begins, and some frames after that."""
+        """Write the frames before an event when it begins, and some after that."""
         decision, due = moment.decision, list[Moment]()
         if decision.begins:
             due, self._to_come, self._event = [*self._moments, moment], self._after, decision.event
@@ -72,9 +72,9 @@ class History(Recorder):
         self._hold(moment)
 
     def see_again(self, moment: Moment) -> None:
-        """Take a frame that has its row for the one that is held: after a resume the way to it may be another one.
+        """Replace the held frame of an evaluation: a resumed run may reach it on a slightly different way.
 
-        Where that one is not held, as a rank was killed before it had kept its part, hold it again.
+        If the frame is missing, because a rank was killed before it had kept its part, hold it again.
         """
         for place, held in enumerate(self._moments):
             if held.key == moment.key:
@@ -87,7 +87,7 @@ class History(Recorder):
             self._keep(moment)
 
     def find(self, key: Key | None) -> Moment | None:
-        """Return the moment of an evaluation, if it is held."""
+        """Return the held moment of an evaluation; None if it is not held."""
         return next((moment for moment in self._moments if moment.key == key), None)
 
     def find_last_plausible(self) -> Moment | None:
@@ -113,18 +113,18 @@ class History(Recorder):
             self._keep(moment)
 
     def _keep(self, moment: Moment) -> None:
-        """Keep a frame on disk, each rank its part."""
+        """Keep this rank's part of a frame on disk."""
         if self._film is None:
             self._film = _Film(self._place, self._length, self._in_film)
         self.unwritten = self._film.add(moment)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         if self._film is not None:
             self._film.close()
 
     def resume(self, past: Past) -> None:
-        """Take back frames of evaluations without a row, and hold again what was held."""
+        """Remove frames of evaluations without a row, and hold again what was held."""
         comm = self._place.comm
 
         def mend() -> list[Key]:
@@ -144,7 +144,7 @@ class History(Recorder):
         self._in_film = len(held)
 
     def _read_films(self, last: list[Key]) -> list[Moment]:
-        """Return the frames of the last evaluations that were held, and keep them as those of rank 0 alone."""
+        """Return the frames of these evaluations that were held, and keep all of them as rank 0's."""
         folder = self._place.folder
         moments = _find_held(folder, last)
         names = [name for name in folder.names() if name.startswith(f"{_FILM}.")]
@@ -158,7 +158,7 @@ class History(Recorder):
 
 
 class _Film:
-    """The last frames of this rank, on disk."""
+    """This rank's part of the last frames, on disk."""
 
     def __init__(self, place: Place, length: int, n: int) -> None:
         self._length, self._comm = length, place.comm
@@ -181,9 +181,9 @@ class _Film:
                 self._folder.adopt(name)
 
     def add(self, moment: Moment) -> Exception | None:
-        """Add a frame; when there are enough of them, they become those before, and others follow.
+        """Add a frame. When the file has enough frames, it takes the name ``.before``, and a new file begins.
 
-        Return why it cannot be written, where there are other ranks that must hear of it first.
+        If it cannot be written and there are other ranks, return the error: they must learn it first.
         """
         if self._folder is None:
             return None
@@ -200,7 +200,7 @@ class _Film:
         return None
 
     def close(self) -> None:
-        """Let go of the folder, unless it is rank 0's."""
+        """Release the folder; the session does so on rank 0."""
         if self._folder is not None and self._comm.rank:
             self._folder.release()
 
@@ -210,7 +210,7 @@ def _name_film(rank: int) -> str:
 
 
 def _pack(moment: Moment, rank: int, size: int) -> list[bytes]:
-    """Return a frame as a record: what this rank of so many has of it."""
+    """Return the part of a frame that this rank, of `size`, has, as a record."""
     frame, decision = moment.frame, moment.decision
     arrays: dict[str, NDArray[Any]] = {"dH": decision.dH}
     values: dict[str, Any] = {name: getattr(decision, name) for name in _OF_DECISION}
@@ -244,8 +244,8 @@ def _unpack(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Moment:
 
 
 def _find_held(folder: HeldFolder, keys: list[Key]) -> list[Moment]:
-    """Return the frames of these evaluations that all ranks held, as those of one rank."""
-    parts: dict[tuple[Key, int], dict[int, Moment]] = {}  # of an evaluation on so many ranks, by rank
+    """Return the frames of these evaluations of which every rank held its part, as those of one rank."""
+    parts: dict[tuple[Key, int], dict[int, Moment]] = {}  # by key and number of ranks, then by rank
     for name in [name for name in folder.names() if name.startswith(f"{_FILM}.")]:
         with folder.open(name) as file:
             for values, arrays in unpack(file):
@@ -261,7 +261,7 @@ def _find_held(folder: HeldFolder, keys: list[Key]) -> list[Moment]:
 
 
 def _join(parts: list[Moment]) -> Moment:
-    """Return one moment of the parts of all ranks."""
+    """Join the parts of all ranks to one moment."""
     if len(parts) == 1:
         return parts[0]
     frame, order = merge([part.frame for part in parts])
@@ -273,7 +273,7 @@ def _join(parts: list[Moment]) -> Moment:
 
 
 def _empty(moment: Moment) -> Moment:
-    """Return the moment for a rank that owns none of its atoms: rank 0 has them all."""
+    """Return a moment without atoms, for a rank that owns none: rank 0 has them all."""
     frame, nothing = moment.frame, np.empty(0)
     empty: dict[str, Any] = {
         name: np.asarray(value)[:0]

@@ -1,4 +1,4 @@
-"""live.qindex: a reference that is learned from the run itself, and what of it a killed run has learned so far."""
+"""live.qindex: a reference that is learned from the run itself; and what a run has learned before it has the index."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .recorder import Place, Recorder
 __all__ = ["LiveReference", "reference_of"]
 
 _INDEX = "live.qindex"
-_LESSONS = "resume.lessons"  # what has been learned, until the index is there
+_LESSONS = "resume.lessons"  # what has been learned, until the index is written
 _OF_FRAME = ("positions", "numbers", "cell", "pbc", "ids", "watched", "origin")
 
 
 def reference_of(config: RunConfig) -> Index | Live:
-    """Return the reference that a configuration names: the opened index, or a live one that has yet to learn."""
+    """Return the reference that a configuration names: the opened index, or a live one that has not learned yet."""
     return Live(**config.of_live()) if config.reference == "live" else Index.open(config.index or "")
 
 
 class LiveReference(Recorder):
-    """Follows a live reference until it is ready; does nothing for an index.
+    """Follow a live reference until it is ready; do nothing for an index.
 
     Attributes
     ----------
     seconds
-        What building the index has taken.
+        Time (s) that building the index has taken.
     """
 
     files = (_INDEX, _LESSONS)
@@ -50,28 +50,28 @@ class LiveReference(Recorder):
         self.seconds = 0.0
 
     def describe(self) -> dict[str, Any] | None:
-        """Return how far learning has come, for run.json; None for an index."""
+        """Return the progress of learning, for run.json; None for an index."""
         return None if self._live is None else {**self._live.progress, "seconds": self.seconds}
 
     def state(self) -> dict[str, Any]:
-        """Return the last evaluation that was learned from."""
+        """Return the key of the last evaluation that was learned from."""
         until = self._place.monitor.learned_until
         return {} if until is None else {"learned": until}
 
     def open(self) -> None:
-        """Take the index that an earlier part of the run has saved, if it came so far.
+        """Open the index that an earlier part of the run has saved, if there is one.
 
         Raises
         ------
         QuestsError
-            It is there and cannot be used: on all ranks.
+            The index cannot be used. On all ranks.
         """
         live, comm, path = self._live, self._place.comm, self._place.folder.path / _INDEX
         if live is not None and comm.broadcast(path.exists()):
             together(comm, lambda: live.open(path))
 
     def resume(self, past: Past) -> None:
-        """Learn once more what had been learned, if the index is not there yet; else know what it was learned from."""
+        """Learn the lessons again, if there is no index yet; else read from which evaluations it was learned."""
         live, monitor, comm = self._live, self._place.monitor, self._place.comm
         if live is None:
             return
@@ -81,11 +81,11 @@ class LiveReference(Recorder):
         )
         lessons = told if found is None else found
         keys, marks = [key for key, _, _ in lessons], [mark for _, mark, _ in lessons]
-        if live.ready and not keys and past.state.learned is not None:  # lessons are gone when run.json tells the last
+        if live.ready and not keys and past.state.learned is not None:  # the lessons were removed: run.json has the key
             keys, marks = [past.state.learned], [np.full(2, np.nan)]
         monitor.learned_until = keys[-1] if keys else None
         monitor.visits.resume(past.evaluations.join(keys, marks))
-        if live.ready:  # lessons are needed until run.json says what was learned: `forget`
+        if live.ready:  # the file of lessons stays until run.json has the key: `forget`
             return
         for _, _, lesson in lessons:
             live.recall(lesson)
@@ -94,7 +94,7 @@ class LiveReference(Recorder):
             self._finish(live)
 
     def _read_lessons(self) -> list[tuple[Key, NDArray[np.float64], Lesson]]:
-        """Return what has been learned: key and mark of each evaluation, and the lesson."""
+        """Return what has been learned: the key and the mark of each evaluation, and its lesson."""
         folder, lessons, whole = self._place.folder, [], 0
         self._place.folder.adopt(_INDEX)
         if not folder.exists(_LESSONS):
@@ -115,12 +115,12 @@ class LiveReference(Recorder):
         self._place.folder.remove(_LESSONS)
 
     def follow(self, decision: Decision) -> bool:
-        """Keep a lesson; say that learning has begun, and build the index when its span is over; return whether it was.
+        """Keep a lesson; at the end of the span build the index, and return True.
 
         Raises
         ------
         QuestsError
-            The reference cannot be built, or not be saved: on all ranks.
+            The reference cannot be built or saved. On all ranks.
         """
         live, lesson = self._live, decision.lesson
         if live is None or lesson is None:
@@ -161,7 +161,7 @@ class LiveReference(Recorder):
         )
 
     def forget(self) -> None:
-        """Remove what is needed no longer, when run.json says what was learned. Collective."""
+        """Remove the lessons when the reference is ready and run.json has the last key. Collective."""
         if self._live is not None and self._live.ready:
             self._place.on_root(self._forget_lessons)
 

@@ -1,4 +1,4 @@
-"""What the files of a run tell a session that goes on with it. Its rows are the truth: what has no row has not been."""
+"""What the files of a run tell the session that resumes it. The rows decide: what has no row did not happen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .reader import Rows, read_events, read_rows
 
 __all__ = ["Past", "check_mode", "find_past"]
 
-# Whose change makes another run of it: of run.json.
+# Keys of run.json that decide: the run cannot be resumed if one of them has changed.
 _DECIDING = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
     "implausible", "novelty", "budget",
@@ -33,48 +33,48 @@ _PIECE = 1 << 16
 
 @dataclass
 class Past:
-    """What was watched before.
+    """The earlier part of a run.
 
     Attributes
     ----------
     format
-        Of the folder.
+        Format of the folder.
     state
-        What run.json held that is in no other file.
+        What run.json holds that is in no other file.
     status
-        How the run had ended.
+        Status of the run in run.json.
     thresholds
-        As they were resolved; None if that had not come.
+        The resolved thresholds; None if they were not resolved yet.
     same
-        Whether index and thresholds are those of the session that goes on.
+        Whether the session that resumes has the same index and the same thresholds.
     started, resumed
         When the run was begun, and when it was resumed, as text.
     evaluations
         The evaluations that have a row.
     rows, flagged
-        How many there are, and those above `select` among them.
+        Number of rows, and how many of them are above `select`.
     last, last_event
-        Key of the last row, and the event that it tells; None and 0 without any.
+        Key and event of the last row; None and 0 without rows.
     saved
-        Run and step of the last frame that was saved; or None.
-    open_rows
-        The last rows, from where an event may have begun that has not ended; `events_before` have begun before them.
-    considered
-        The rows whose frames the selection was asked about; `at_rows` are their numbers.
+        Run and step of the last saved frame; or None.
+    open_rows, events_before
+        The last rows, in which an event may be open; and how many events began before them.
+    considered, at_rows
+        The rows whose frames the selection judged; and their numbers.
     began, since
-        Number of the event that began last, and the rows since then, the one that began it included; 0 without any.
+        Number of the event that began last, and how many rows there are from its first one on; 0 without events.
     halts
-        Keys of the rows that halted, and of which the host was told.
+        Keys of the rows that halted the run and that the host knows of.
     unseen_halt
-        Key of the last row, if it halted and the host was not told; or None.
-    base
-        The selection after the first `base_rows` rows, where these do not tell of it; or None.
+        Key of the last row, if it halted the run and the host does not know; or None.
+    base, base_rows
+        The selection after the first `base_rows` rows, if these do not tell it; or None.
     is_broken
         Whether the last row is of a broken frame.
     events
         Lines of events.jsonl.
     rows_end, lacks_columns
-        Bytes of monitor.csv that are whole rows; whether these are of format 1.
+        Number of bytes of monitor.csv that are whole rows, and whether these lack the columns that format 1 lacks.
     """
 
     format: int
@@ -115,14 +115,14 @@ class Past:
         return self.evaluations.holds(key)
 
     def in_words(self, n_candidates: int) -> str:
-        """Return the line that a resumed run begins with."""
+        """Return what is resumed, for the first line that a resumed run prints."""
         if self.last is None:
             return "it has no row yet"
         return f"run {self.last.run} after step {self.last.step}: {self.rows} evaluations, {n_candidates} frames kept"
 
 
 def check_mode(resume: Any, overwrite: bool) -> bool | str:
-    """Check `resume`; `InputError` if it is none."""
+    """Return `resume` if it is a valid choice; else raise `InputError`."""
     if resume not in (True, False, "anyway") or not isinstance(resume, (bool, str)):
         raise InputError(f'resume must be true, false or "anyway", not {resume!r}')
     if resume and overwrite:
@@ -134,19 +134,19 @@ def check_mode(resume: Any, overwrite: bool) -> bool | str:
 def find_past(
     folder: HeldFolder, names: tuple[str, ...], comm: Comm, now: dict[str, Any], mode: bool | str
 ) -> Past | None:
-    """Return what is to be resumed, None if there is nothing; change nothing. Collective.
+    """Return the run in a folder that is to be resumed, or None if there is none; change nothing. Collective.
 
     Parameters
     ----------
     names
-        Files that a run has, beside run.json.
+        Names of a run's files besides run.json.
     now
-        The new run.json.
+        The content of the new run.json.
 
     Raises
     ------
     OutputError
-        Something that decides is not what it was and the mode is not "anyway"; or a file cannot be read. On all ranks.
+        A key that decides has changed and the mode is not "anyway"; or a file cannot be read. On all ranks.
     """
 
     def find() -> Past | None:
@@ -155,7 +155,7 @@ def find_past(
         folder.claim()
         try:
             return _find(folder, names, now, mode)
-        except InputError as error:  # of a file that no run wrote
+        except InputError as error:  # the file was not written by a run
             folder.release()
             raise OutputError(str(error)) from error
         except QuestsError:
@@ -215,7 +215,7 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
 
 
 def _find_base(past: Past, rows: Rows) -> None:
-    """Find what was selected, as far as a run of format 1 told of it in run.json."""
+    """Find the selection of a run that was begun in format 1, which told it in run.json."""
     state = past.state
     past.base = state.base
     if past.format == 1 and state.selection is not None:
@@ -243,11 +243,11 @@ def _check_started(path: Path, started: str) -> None:
 
 
 def _find_differences(content: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return what decides and is not as it was, in words that begin with its name."""
+    """Return the keys that decide and have changed, in words that begin with the key."""
     before, index = content["index"], now["index"]
     others = []
     compared = set(index) - {"path", "generation"}
-    if content.get("reference") == "live" and before.get("hash") is None:  # killed before it said what it had learned
+    if content.get("reference") == "live" and before.get("hash") is None:  # killed before run.json had the index
         compared = {"k", "cutoff", "species"}
     if any(before.get(key) != index[key] for key in compared):
         others.append(f"index was {before.get('path')} ({before.get('hash')}), now {index['path']} ({index['hash']})")
@@ -257,7 +257,7 @@ def _find_differences(content: dict[str, Any], now: dict[str, Any]) -> list[str]
 
 
 def _count(past: Past, rows: Rows) -> None:
-    """Take over what the rows hold."""
+    """Set what follows from the rows."""
     past.rows = len(rows)
     if not len(rows):
         return
@@ -271,11 +271,11 @@ def _count(past: Past, rows: Rows) -> None:
     begins = np.flatnonzero(rows["event"] > before[:-1])
     if len(begins):
         past.began, past.since = int(rows["event"][begins[-1]]), len(rows) - int(begins[-1])
-    # A covered row outside of events leaves nothing open.
+    # At a covered row outside of events, no event is open.
     calm = np.flatnonzero((rows["band"] == "covered") & (rows["event"] == 0))
     first = int(calm[-1]) + 1 if len(calm) else 0
     past.open_rows, past.events_before = rows[first:], int(before[first])
-    is_old = past.format == 1  # which did not tell
+    is_old = past.format == 1  # it does not tell
     is_seen = last["band"] != "halt" or past.state.halted == past.last or (is_old and past.status == "halted")
     past.unseen_halt = None if is_seen else past.last
     halts = rows[rows["band"] == "halt"]
@@ -284,7 +284,7 @@ def _count(past: Past, rows: Rows) -> None:
 
 
 def _parse_marks(texts: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Return the marks that a column tells; nan where it tells none."""
+    """Return the marks (n, 2) of the configurations; nan where the text is no mark."""
     marks = np.full((len(texts), 2), np.nan)
     for place in np.flatnonzero(texts != ""):
         one, _, other = str(texts[place]).partition("/")
@@ -296,7 +296,7 @@ def _parse_marks(texts: NDArray[np.str_]) -> NDArray[np.float64]:
 
 
 def _find_end_of_lines(folder: HeldFolder, name: str) -> int:
-    """Return the size of a file without what follows its last line end; 0 if it is not there."""
+    """Return the size of a file up to its last line end; 0 if it does not exist."""
     if not folder.exists(name):
         return 0
     with folder.open(name) as file:

@@ -1,4 +1,4 @@
-"""Reading the output folder of a run, whatever has become of the run: it may go on, or have been killed."""
+"""Read the output folder of a run, which may be over, still going on, or killed."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ __all__ = [
 
 Rows = NDArray[Any]
 
-# Columns of the table of rows, and what stands there where a file has no such column: it is of an older version. The
-# type of a column is that of its default.
+# The columns of the rows, with a default for a column that a file of an older version lacks. The default also gives the
+# type of the column.
 DEFAULTS: dict[str, int | float | bool | str] = {
     "run": 1,
     "step": 0,
@@ -62,24 +62,24 @@ DEFAULTS: dict[str, int | float | bool | str] = {
 }
 _ESSENTIAL = ("run", "step", "n", "max", "band")
 
-# Of run.json: what is counted on, where it is there.
+# Types of those keys of run.json that readers rely on.
 _KINDS: dict[str, Any] = {"status": str, "saved": int, "events": int, "resumed": list | None}
 _KINDS_OF_INDEX: dict[str, Any] = {
     "path": str | None, "elements": list | None, "k": int | None, "cutoff": int | float | None,
 }  # fmt: skip
 
 _PIECE = 4 << 20  # bytes of monitor.csv that are parsed at a time
-_TAIL = 1 << 16  # bytes at the end of monitor.csv that hold a row
-_WIDTH = 32  # characters of a text cell that are tried first
+_TAIL = 1 << 16  # bytes at the end of monitor.csv that surely hold a row
+_WIDTH = 32  # characters of a text cell, at the first try
 
 
 class Run:
     """A run's output folder, as `read_run` opens it.
 
-    Each file is read when it is first asked for, and `rows` and `events` stay as they were then: to see how a run
-    has gone on, call `read_run` again. Frames are read anew by every iteration, one at a time, from a file that is
-    opened once: what the run does to the file meanwhile does not mix with it. Half a frame at the end of a file,
-    which a run that goes on or was killed leaves, is not there yet.
+    Each file is read when it is first needed, and `rows` and `events` do not change after that: call `read_run` again
+    to see how a run has gone on. Every iteration over frames reads the file again, one frame at a time. It opens the
+    file once, so changes that the run makes meanwhile do not mix with it. Half a frame at the end of a file, which a
+    running or killed run leaves, is ignored.
 
     Attributes
     ----------
@@ -88,12 +88,12 @@ class Run:
     about
         The content of run.json.
     rows
-        The rows of monitor.csv: a structured array with a field for each column, numbers as int64 or float64, `saved`
-        as truth values and texts as str. A column that an older version did not write has its default.
+        The rows of monitor.csv: a structured array with a field for each column. Numbers are int64 or float64, `saved`
+        is bool, texts are str. A column that an older version did not write has its default.
     n_damaged
-        Rows that cannot be read, and are left out. Half a row at the end is not counted.
+        Number of rows that cannot be read and are left out. Half a row at the end is not counted.
     events
-        The lines of events.jsonl, as dictionaries; what is no whole line is left out.
+        The lines of events.jsonl, as dictionaries; an incomplete line is left out.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -109,7 +109,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """ "running", "finished", "halted" or "failed"; a run that was killed still says "running"."""
+        """ "running", "finished", "halted" or "failed"; of a killed run it is still "running"."""
         return str(self.about.get("status", ""))
 
     @cached_property
@@ -123,7 +123,7 @@ class Run:
 
     @property
     def n_damaged(self) -> int:
-        """How many rows cannot be read, and are left out."""
+        """Number of rows that cannot be read and are left out."""
         return len(self._table[1])
 
     @cached_property
@@ -162,14 +162,14 @@ class Run:
         return iterate_frames(self.folder / "implausible.extxyz")
 
     def last(self) -> Any:
-        """Return the frame of last.extxyz as ``ase.Atoms``; None if it is not there."""
+        """Return the frame of last.extxyz as ``ase.Atoms``; None if there is none."""
         return next(iterate_frames(self.folder / "last.extxyz"), None)
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
-    """Open the output folder of a watched run, to read what it wrote.
+    """Open the output folder of a watched run to read what it wrote.
 
-    The run may be over, go on, or have been killed. Nothing in the folder is changed.
+    The run may be over, still going on, or killed. Nothing in the folder is changed.
 
     Parameters
     ----------
@@ -179,10 +179,10 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     Raises
     ------
     InputError
-        The folder holds no run, or run.json is not as a run wrote it: the message names the key.
+        The folder holds no run, or run.json is not as a run wrote it; the message names the key.
     """
     run = Run(folder)
-    _ = run.about  # read, so that a folder without a run is refused here
+    _ = run.about  # read now, so that a folder without a run is refused here
     return run
 
 
@@ -226,7 +226,7 @@ def _check_thresholds(path: Path, about: dict[str, Any]) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether JSON holds a number; one that is infinite is a text there."""
+    """Return whether a value of JSON is a number; infinite ones are texts there."""
     try:
         return isinstance(value, (int, float, str)) and not isinstance(value, bool) and float(value) == float(value)
     except ValueError:
@@ -239,7 +239,7 @@ def _is_number(value: Any) -> bool:
 def read_events(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """Return the events of an events.jsonl, and the numbers of damaged lines. Without the file there are none.
 
-    What follows the last line end is not there yet.
+    What follows the last line end is ignored.
     """
     events: list[dict[str, Any]] = []
     damaged: list[int] = []
@@ -270,7 +270,7 @@ def _read_whole_lines(path: Path) -> list[bytes]:
 def read_rows(path: Path) -> tuple[Rows, list[int]]:
     """Return the rows of a monitor.csv, and the numbers of damaged lines. Without the file there are no rows.
 
-    What follows the last line end is not there yet.
+    What follows the last line end is ignored.
 
     Parameters
     ----------
@@ -280,15 +280,14 @@ def read_rows(path: Path) -> tuple[Rows, list[int]]:
     Returns
     -------
     rows
-        A structured array with the fields `DEFAULTS`. Columns that are not among them, of a later version, are
-        left out.
+        A structured array with the fields `DEFAULTS`. Other columns, of a later version, are left out.
     damaged
-        The lines, from 1 on, that are no rows and are left out.
+        Numbers (from 1) of the lines that are no rows and are left out.
 
     Raises
     ------
     InputError
-        The file lacks a column without which rows say nothing.
+        The file lacks an essential column.
     OutputError
         The file cannot be read.
     """
@@ -313,7 +312,7 @@ def read_rows(path: Path) -> tuple[Rows, list[int]]:
 
 
 def read_last_row(path: Path) -> np.void | None:
-    """Return the last whole row of a monitor.csv without reading the others; None if there is none, or a damaged one.
+    """Return the last whole row of a monitor.csv without reading the others; None if there is none or it is damaged.
 
     Raises
     ------
@@ -337,12 +336,12 @@ def read_last_row(path: Path) -> np.void | None:
 
 
 def _parse_head(path: Path, head: bytes) -> list[str]:
-    """Return the names of the columns; none where even the first line is not whole. One that is not known has no name.
+    """Return the names of the columns, "" for an unknown one; an empty list if the first line is incomplete.
 
     Raises
     ------
     InputError
-        An essential one is not there.
+        An essential column is missing.
     """
     if not head.endswith(b"\n"):
         return []
@@ -357,7 +356,7 @@ def _parse_head(path: Path, head: bytes) -> list[str]:
 def _parse_lines(lines: Sequence[str], columns: Sequence[str], first: int) -> Iterator[tuple[Rows, list[int]]]:
     """Yield parsed rows and the numbers of damaged lines; `first` is the number of the first line.
 
-    numpy tells of many lines that one is damaged. Halves of them are tried until that one is alone.
+    numpy only says that some line is damaged. So the halves are tried again, until that line is found.
     """
     if not lines:
         return
@@ -373,10 +372,10 @@ def _parse_lines(lines: Sequence[str], columns: Sequence[str], first: int) -> It
 
 
 def _parse_table(lines: Sequence[str], columns: Sequence[str]) -> Rows | None:
-    """Return lines as rows; None if one of them is none."""
+    """Return lines as rows; None if any line is not a row."""
     width = _WIDTH
     while True:
-        # A column that is not known is read as one letter: a row must have it, whatever it is.
+        # An unknown column is read as one letter: a row must have it, whatever it holds.
         kinds = [(name or f"_{c}", _get_kind(name, width) if name else "U1") for c, name in enumerate(columns)]
         try:
             with warnings.catch_warnings():
@@ -384,18 +383,18 @@ def _parse_table(lines: Sequence[str], columns: Sequence[str]) -> Rows | None:
                 rows = np.loadtxt(lines, dtype=kinds, delimiter=",", comments=None, quotechar='"', ndmin=1)
         except (ValueError, OverflowError, Warning):
             return None
-        if len(rows) != len(lines):  # numpy passes over an empty line
+        if len(rows) != len(lines):  # numpy skips empty lines
             return None
         if "saved" in columns and not np.isin(rows["saved"], (0, 1)).all():
             return None
         texts = [rows[name] for name in columns if isinstance(DEFAULTS.get(name), str)]
         if all(_find_longest(text) < width for text in texts):
             return rows
-        width *= 8  # one may have been cut
+        width *= 8  # a text may have been cut
 
 
 def _find_longest(texts: NDArray[np.str_]) -> int:
-    """Return the length of the longest text; numpy's own way, a text at a time, takes ten times as long."""
+    """Return the length of the longest text; numpy's own function goes text by text and is ten times slower."""
     codes = np.ascontiguousarray(texts).view(np.uint32).reshape(len(texts), -1)
     used = np.flatnonzero(codes.any(axis=0))
     return int(used[-1]) + 1 if len(used) else 0
@@ -410,7 +409,7 @@ def _get_kind(name: str, width: int) -> str:
 
 
 def _join(parts: list[Rows]) -> Rows:
-    """Return one table of all parts, which are emptied on the way: a long run's rows take much memory."""
+    """Join the parts to one table. The list is emptied on the way, because the rows of a long run take much memory."""
     kinds: list[tuple[str, str]] = []
     for name, default in DEFAULTS.items():
         if isinstance(default, str):
@@ -437,22 +436,22 @@ def iterate_frames(path: Path) -> Iterator[Any]:
     Yields
     ------
     ase.Atoms
-        One frame after the other; the file is opened once, and half a frame at its end is not there yet.
+        One frame after the other. The file is opened once, and half a frame at its end is ignored.
 
     Raises
     ------
     OutputError
-        The file is damaged elsewhere than at its end, or cannot be read.
+        The file is damaged before its end, or cannot be read.
     """
     import ase.io
 
     for number, (first, lines) in enumerate(_iterate_blocks(path)):
         text = io.TextIOWrapper(io.BytesIO(b"".join(lines)), encoding="utf-8")
         try:
-            # One rank reads: ASE's own way under MPI is collective.
+            # parallel=False: one rank reads, and ASE would read collectively under MPI.
             atoms = ase.io.read(text, index=0, format="extxyz", parallel=False)
         except Exception as error:
-            # What ASE raises for a malformed frame is as varied as what may be wrong with it.
+            # ASE raises many types of exceptions for a malformed frame.
             what = f"{type(error).__name__}: {error}"
             raise OutputError(f"{path}: frame {number}, at byte {first}, is damaged: {what}") from error
         yield atoms
@@ -484,7 +483,7 @@ def _iterate_blocks_of(file: BinaryIO, path: Path) -> Iterator[tuple[int, list[b
             raise OutputError(f"{path}: damaged at byte {first}: frame {number} does not begin with a number of atoms")
         lines = [count, *itertools.islice(file, int(count) + 1)]
         if len(lines) < int(count) + 2 or not lines[-1].endswith(b"\n"):
-            if any(b"Properties=" in line for line in lines[2:]):  # the end of the file is that of another frame
+            if any(b"Properties=" in line for line in lines[2:]):  # another frame begins before this one ends
                 raise OutputError(f"{path}: frame {number}, at byte {first}, is damaged: it has not {int(count)} atoms")
             return
         yield first, lines

@@ -1,4 +1,4 @@
-"""What all that is recorded of a run has in common: the protocol, what it sees, where it writes; files of frames."""
+"""What all recorders share: the base class, the moment that they see, the place where they write, files of frames."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ __all__ = [
 _Result = TypeVar("_Result")
 
 ALL_BANDS = frozenset(Band)
-# What the line of a saved frame says of its place in the run.
-_KEY = re.compile(rb" run=(\d+) step=(-?\d+) (?:repeat=(\d+) )?")
+_KEY = re.compile(rb" run=(\d+) step=(-?\d+) (?:repeat=(\d+) )?")  # in the comment line of a saved frame
+
+# -- what recorders see ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A frame of all ranks, atoms by id, with dH (nats) and other columns."""
+    """The frame of all ranks, its atoms sorted by id, with dH (nats) and other columns."""
 
     frame: Frame
     dH: NDArray[np.float64]
@@ -54,19 +55,19 @@ class Moment:
     Attributes
     ----------
     frame
-        A copy of what this rank owns.
+        A copy of this rank's atoms.
     decision
-        What was decided of it.
+        The decision on the frame.
     proposed
-        Of a broken frame: the last plausible moment before it, which is to be a candidate; or None.
+        For a broken frame: the last plausible moment before it, which shall become a candidate; else None.
     follows_broken
-        Whether the evaluation before was of a broken frame, too.
+        Whether the frame before was broken, too.
     candidates
-        The moments that have become candidates with this one.
+        The moments that became candidates at this evaluation.
     dropped
-        Key of the candidate whose place was taken; None where there is none.
+        Key of the candidate that lost its place to this frame; None: there is none.
     seconds
-        What watching has taken so far at this evaluation.
+        Time that watching has taken so far at this evaluation.
     """
 
     frame: Frame
@@ -80,22 +81,22 @@ class Moment:
 
     @property
     def key(self) -> Key:
-        """What the evaluation is known by."""
+        """The key of the evaluation."""
         return Key(self.decision.run, int(self.decision.step), self.decision.repeat)
 
     @property
     def is_plausible(self) -> bool:
-        """Whether the frame is none of the broken ones."""
+        """Whether the frame is not broken."""
         return self.decision.band is not Band.IMPLAUSIBLE
 
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Columns of this rank's atoms that are saved beside dH."""
+        """Columns of this rank's atoms that are saved besides dH."""
         errors = self.decision.force_errors
         return {} if errors is None else {"force_error": errors}
 
     def info(self) -> dict[str, Any]:
-        """Return what a saved frame says of itself."""
+        """Return the info of the saved frame."""
         decision, key = self.decision, self.key
         return {
             **describe_key(key),
@@ -108,14 +109,14 @@ class Moment:
         }
 
     def whole(self, comm: Comm) -> Whole | None:
-        """Return the frame of all ranks on rank 0, None elsewhere. Collective; gathered once."""
+        """Return the frame of all ranks on rank 0, None elsewhere. Collective; the ranks are asked only once."""
         if not self._whole:
             parts = comm.gather((self.frame, self.decision.dH, self.columns))
             self._whole.append(on_root(comm, lambda: _assemble(parts or ())))
         return self._whole[0]
 
     def forget_whole(self) -> None:
-        """Let go of the memory of the whole frame, on all ranks alike: it can be gathered again."""
+        """Free the memory of the whole frame, on all ranks: it can be gathered again."""
         self._whole.clear()
 
 
@@ -131,16 +132,19 @@ def _assemble(parts: Sequence[tuple[Frame, NDArray[np.float64], dict[str, NDArra
     return Whole(frame, np.concatenate([part[1] for part in parts])[order], more)
 
 
+# -- recorders ---------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where a run is recorded, and by whom: what all recorders share.
+    """Where a run is recorded: the folder and the monitor that all recorders share.
 
     Attributes
     ----------
     folder
         The output folder, which rank 0 holds.
     monitor
-        What decides; it has the ranks.
+        The monitor; it knows the ranks.
     """
 
     folder: HeldFolder
@@ -157,7 +161,7 @@ class Place:
         return self.comm.rank == 0
 
     def on_root(self, act: Callable[[], _Result]) -> _Result | None:
-        """Return what `act` gives on rank 0, None elsewhere; what fails there is raised on all ranks."""
+        """Return the result of `act` on rank 0, None elsewhere; an error is raised on all ranks."""
 
         def acted() -> _Result:
             try:
@@ -171,7 +175,7 @@ class Place:
 
 
 def to_quests_error(failure: Exception, where: str) -> QuestsError:
-    """Return a failure as an error of ours: memory that is out, say, or a mistake in this program."""
+    """Return any failure, such as missing memory or a mistake in this program, as a `QuestsError`."""
     if isinstance(failure, QuestsError):
         return failure
     error = MonitorError(f"{where}: {type(failure).__name__}: {failure}")
@@ -180,20 +184,20 @@ def to_quests_error(failure: Exception, where: str) -> QuestsError:
 
 
 class Recorder:
-    """Records one thing of a run.
+    """Record one thing of a run. All methods are collective.
 
-    A session calls `see` of all recorders for every new evaluation, then its row is written, then `settle` is called:
-    with its row an evaluation is there for good. What a recorder wrote of one that has no row, because the program
-    was killed in between, is taken back by `resume`: the evaluation will come again. Methods are collective.
+    For every new evaluation a session calls `see` of the recorders, writes the row, and calls `settle`. An evaluation
+    counts when it has its row. If the program is killed before that, the evaluation comes again in the resumed run, and
+    `resume` removes what the recorder wrote of it.
 
     Attributes
     ----------
     files
-        Names of the files that are its own, and of no other recorder.
+        Names of its files; no other recorder writes to them.
     bands
-        Of the frames that it must see; by default all.
+        Bands of the frames that it must see; by default all.
     sees_calm
-        Whether it must see covered frames outside of events, too.
+        Whether it must also see covered frames outside of events.
     """
 
     files: tuple[str, ...] = ()
@@ -201,29 +205,32 @@ class Recorder:
     sees_calm = False
 
     def resume(self, past: Past) -> None:
-        """Go on after an earlier part of the run; take back what belongs to evaluations without a row."""
+        """Go on after an earlier part of the run; remove what belongs to evaluations without a row."""
 
     def see(self, moment: Moment) -> None:
-        """Record what there is to record of a new evaluation, before its row is written."""
+        """Record a new evaluation, before its row is written."""
 
     def settle(self, moment: Moment) -> None:
-        """Do what can be done only when the evaluation has its row."""
+        """Do what must wait until the evaluation has its row."""
 
     def state(self) -> dict[str, Any]:
-        """Return what `resume` needs of run.json: JSON can hold it."""
+        """Return what `resume` needs from run.json, as values that JSON can hold."""
         return {}
 
     def close(self) -> None:
         """Write what is left, at the end of the run."""
 
 
+# -- files of frames ---------------------------------------------------------------------------------------------------
+
+
 class FrameFile:
-    """A file of frames that grows, shrinks and is taken up again. Rank 0 only.
+    """A file of frames that can be extended, shortened and resumed. Rank 0 only.
 
     Attributes
     ----------
     keys
-        Of its frames, in order; a key may come several times (cut-outs of one frame).
+        Keys of its frames, in order; a key may occur several times (cut-outs of one frame).
     """
 
     def __init__(self, folder: HeldFolder, name: str) -> None:
@@ -238,16 +245,16 @@ class FrameFile:
         self._sizes.append(size)
 
     def read(self) -> Iterator[Any]:
-        """Yield the frames as ``ase.Atoms``; `OutputError` where ASE cannot read one."""
+        """Yield the frames as ``ase.Atoms``; `OutputError` if ASE cannot read one."""
         return iterate_frames(self._folder.path / self.name)
 
     def scan(self) -> None:
-        """Find the frames of a file that is there, and change nothing.
+        """Find the frames of an existing file, and change nothing.
 
         Raises
         ------
         OutputError
-            The file cannot be read, or is damaged elsewhere than at its end.
+            The file cannot be read, or is damaged before its end.
         """
         self.keys, self._sizes = [], []
         if not self._folder.exists(self.name):
@@ -275,7 +282,7 @@ class FrameFile:
             raise OutputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
     def mend(self, keep: Collection[int] | None = None) -> None:
-        """Cut off half a frame at the end, and keep only the frames at these places; all by default."""
+        """Cut off half a frame at the end, and keep only the frames at these places (default: all)."""
         whole = sum(self._sizes)
         say_cut(self._folder.path / self.name, self._folder.cut(self.name, whole), "a frame")
         self._folder.adopt(self.name)
@@ -283,7 +290,7 @@ class FrameFile:
             self.keep(keep)
 
     def keep(self, places: Collection[int]) -> None:
-        """Take all other frames out of the file, atomically; `OutputError` if it cannot be written."""
+        """Keep only the frames at these places, atomically; `OutputError` if the file cannot be written."""
         if len(places) == len(self.keys):
             return
         firsts = [0]
@@ -294,11 +301,11 @@ class FrameFile:
         self.keys, self._sizes = [self.keys[place] for place in kept], [self._sizes[place] for place in kept]
 
     def remove(self, key: Key) -> None:
-        """Take the frames of an evaluation out of the file."""
+        """Remove the frames of an evaluation from the file."""
         self.keep([place for place, known in enumerate(self.keys) if known != key])
 
 
 def say_cut(path: object, size: int, what: str) -> None:
-    """Say that a program that was killed had left something that was not written in full."""
+    """Print that a killed program has left something incomplete at the end of a file."""
     if size:
         print(f"quests_md: {path}: {size} bytes of {what} that was not written in full are cut off")

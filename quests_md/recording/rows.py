@@ -1,4 +1,4 @@
-"""monitor.csv: one row per evaluation. A row is the last that is written of an evaluation, but for what it lets go."""
+"""monitor.csv: one row per evaluation. The row is written after all that an evaluation adds to other files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _HEAD = (",".join(COLUMNS) + "\n").encode()
 
 
 class RowLines(Recorder):
-    """Write the rows; rank 0 does.
+    """Write the rows, on rank 0.
 
     Attributes
     ----------
     unwritten
-        Why this rank could not write: where there are several, they hear of it at the next evaluation, or at the end.
+        Why this rank could not write a row. With several ranks, the others learn it at the next evaluation or at the
+        end.
     """
 
     files = (ROWS,)
@@ -34,7 +35,7 @@ class RowLines(Recorder):
         self.unwritten: Exception | None = None
 
     def see(self, moment: Moment) -> None:
-        """Write the row of an evaluation. Numbers are written so that reading gives the same double; not collective."""
+        """Write the row of an evaluation, with numbers that read as the same double. Not collective."""
         if not self._is_root:
             return
         d = moment.decision
@@ -52,7 +53,7 @@ class RowLines(Recorder):
             self.unwritten = error
 
     def resume(self, past: Past) -> None:
-        """Cut off half a row, and give rows of an older version the columns that are new."""
+        """Cut off half a row, and add the new columns to rows of an older version."""
         self._place.on_root(lambda: self._mend(past))
 
     def _mend(self, past: Past) -> None:

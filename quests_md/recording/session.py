@@ -297,18 +297,17 @@ class Session:
     def observe(self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None) -> Decision:
         """Evaluate a frame if it is due, and write what must be written. Collective.
 
-        The same configuration at the same step gets no second row and no second frame, and does not halt once more;
-        another configuration at that step is evaluated as any other. Parameters are those of `Monitor.observe`. Once
-        watching has failed and the run goes on without it, the decision says that nothing was evaluated, and that dH
-        is inf.
+        The same configuration at the same step is not recorded again, and does not halt again; a different one at that
+        step is evaluated like any frame. The parameters are those of `Monitor.observe`. When watching has failed and
+        the run goes on without it, the decision says that nothing was evaluated, and dH is inf.
 
         Raises
         ------
         Halted
             An earlier frame halted the run and nobody has called `acknowledge`.
         QuestsError
-            Measuring failed on any rank, a file cannot be written, or a function of the user raised: on all ranks,
-            and the session is over. What one of several ranks alone has met is raised there as it is.
+            Measuring failed on any rank, a file cannot be written, or a function of the user raised. On all ranks; the
+            session is over. An error that only one of several ranks knows is raised there as it is.
         """
         step = frame.step if frame is not None else step
         assert step is not None
@@ -328,7 +327,7 @@ class Session:
                     self._write_about()
                     self._live.forget()
                 return decision
-            if frame is None:  # this rank knows no more of it than that it is broken
+            if frame is None:  # this rank only knows that the frame is broken
                 frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
             return self._seen_again(frame, decision) if decision.again else self._record(frame, decision, started)
         except Exception as caught:  # noqa: BLE001 - it is raised, or printed, as one of our errors

@@ -191,7 +191,7 @@ def test_a_fork_does_not_touch_the_run_of_its_parent(index, folder):
         try:
             session.observe(frame_of(3))
         except MonitorError as error:
-            return 0 if "of which this one is a fork" in str(error) else 3
+            return 0 if "not to its fork" in str(error) else 3
         return 2
 
     assert in_a_fork(child) == 0
@@ -307,7 +307,7 @@ def test_a_frame_that_the_rows_tell_of_and_that_is_gone_is_missed(index, folder)
     assert steps_of(folder)
     (folder / "candidates.extxyz").unlink()
     with pytest.raises(
-        OutputError, match=r"candidates\.extxyz: the frame 1:\d+:0 .* which monitor\.csv tells of, is gone"
+        OutputError, match=r"candidates\.extxyz: the frame 1:\d+:0 .* is gone, but monitor\.csv has its row"
     ):
         session_of(index, folder, resume=True, **EVENTFUL)
 
