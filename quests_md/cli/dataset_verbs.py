@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +13,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import report
 from ..comm import together
 from ..errors import InputError
 from ..information import (
@@ -25,10 +27,10 @@ from ..information import (
     sample_entropy,
 )
 from ..machine import find_versions
-from .datasets import ALL, Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths, volume_of
-from .known import open_reference, reference_options, thresholds_option
-from .results import check_outputs, counter, deliver, result_options, table, write_result
-from .working import Scratch, ranks, scratch_option
+from .datasets import ALL, Dataset, bandwidth_option, compute_volume, dataset_options, open_dataset, resolve_bandwidths
+from .references import open_reference, reference_options, thresholds_option
+from .results import check_outputs, deliver, format_table, result_options, show_progress, write_result
+from .shared_work import Scratch, scratch_option, start_ranks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +53,7 @@ _SPREAD = 10_000  # rows, at most, that the spread of own descriptors is taken f
 )
 @click.option("--seed", default=0, show_default=True, help="Of the sample.")
 @dataset_options
-@result_options
+@result_options()
 def bandwidth_command(
     sources: tuple[str, ...],
     volume: float | None,
@@ -74,32 +76,31 @@ def bandwidth_command(
     if volume is not None:
         if plot is not None:
             raise click.UsageError("--plot draws the likelihood, which needs FILE...")
-        rows = _by_volume(volume)
-        click.echo(table(rows))
+        rows = _compute_by_volume(volume)
+        click.echo(format_table(rows))
         if output is not None:
             write_result(output, {"volume": volume, "results": rows, "versions": find_versions()}, rows)
         return
-    with counter() as progress:
+    with show_progress() as progress:
         data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
         progress.begin("likelihood")
-        choice = likelihood_bandwidth(data.rows, _tried(data), size=sample, seed=seed, report=progress.share)
-    rows, reason = _rows(data, choice.bandwidth)
+        choice = likelihood_bandwidth(
+            data.rows, _choose_bandwidths(data), size=sample, seed=seed, report=progress.share
+        )
+    rows, reason = _make_rows(data, choice.bandwidth)
     if reason:
         click.echo(f"quests-md: warning: no volume rule: {reason}", err=True)
     if choice.at_edge:
         click.echo("quests-md: warning: the most likely bandwidth lies beyond those that were tried", err=True)
     result = {**data.describe(), "results": rows, "likelihood": asdict(choice), "versions": find_versions()}
 
-    def draw() -> Figure:
-        from ..report import likelihood
-
-        return likelihood(choice, {row["rule"]: row["bandwidth"] for row in rows[:-1]})
-
-    deliver(rows, output, lambda path: write_result(path, result, rows), plot, draw)
+    others = {row["rule"]: row["bandwidth"] for row in rows[:-1]}
+    write = functools.partial(write_result, result=result, rows=rows)
+    deliver(rows, output, write, plot, lambda: report.likelihood(choice, others))
 
 
-def _tried(data: Dataset) -> Sequence[float] | None:
-    """Return bandwidths to try: of own descriptors shares of their spread, for their unit is not known."""
+def _choose_bandwidths(data: Dataset) -> Sequence[float] | None:
+    """Return bandwidths to try: for own descriptors, whose unit is unknown, shares of their spread."""
     if data.spec is not None:
         return None
     some = np.asarray(data.rows[:: -(-len(data.rows) // _SPREAD)], np.float64)
@@ -107,14 +108,14 @@ def _tried(data: Dataset) -> Sequence[float] | None:
     return (np.geomspace(1e-3, 1.0, 41) * spread).tolist() if spread > 0.0 else None
 
 
-def _by_volume(volume: float) -> list[dict[str, Any]]:
+def _compute_by_volume(volume: float) -> list[dict[str, Any]]:
     return [
         {"rule": "volume, gaussian", "bandwidth": bandwidth_from_volume(volume, "gaussian")},
         {"rule": "volume, cutoff", "bandwidth": bandwidth_from_volume(volume, "cutoff")},
     ]
 
 
-def _rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]], str]:
+def _make_rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]], str]:
     """Return a row for each rule, and the reason where the rule by volume cannot be used."""
     rows: list[dict[str, Any]] = []
     reason = ""
@@ -124,7 +125,7 @@ def _rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]], str]
         rows.append({"rule": "of the index", "bandwidth": data.bandwidth})
     elif data.spec is not None:
         try:
-            rows += _by_volume(volume_of(data))
+            rows += _compute_by_volume(compute_volume(data))
         except InputError as error:
             reason = str(error)
     return [*rows, {"rule": "likelihood", "bandwidth": most_likely}], reason
@@ -140,7 +141,7 @@ def _rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]], str]
 @click.option("--replace", is_flag=True, help="Sample with replacement, as quests does.")
 @dataset_options
 @scratch_option
-@result_options
+@result_options()
 def entropy_command(
     sources: tuple[str, ...],
     bandwidths: tuple[float | str, ...],
@@ -162,9 +163,9 @@ def entropy_command(
     anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of own
     descriptors (.npy). Under mpiexec the ranks share the work, and every digit is the same.
     """
-    with ranks() as comm, Scratch(scratch, comm) as room:
+    with start_ranks() as comm, Scratch(scratch, comm) as room:
         together(comm, lambda: check_outputs(output, plot, overwrite))
-        with counter() as progress:
+        with show_progress() as progress:
             data = open_dataset(
                 sources, **descriptor, group_key=group_key, threads=threads, progress=progress, scratch=room
             )
@@ -188,9 +189,11 @@ def _tell(
     results: dict[str, Sequence[Information | Sampled]], of: dict[str, Any], output: Path | None, plot: Path | None
 ) -> None:
     groups = len(results) > 1
-    found = [{**({"group": name} if groups else {}), **_row(one)} for name, ones in results.items() for one in ones]
+    found = [
+        {**({"group": name} if groups else {}), **_make_row(one)} for name, ones in results.items() for one in ones
+    ]
     result = {**of, "results": found, "versions": find_versions()}
-    deliver(found, output, lambda path: write_result(path, result, found), plot, lambda: _picture(results))
+    deliver(found, output, lambda path: write_result(path, result, found), plot, lambda: _draw(results))
 
 
 def _sample(rows: NDArray[Any], size: int, runs: int, bandwidth: float, how: dict[str, Any]) -> Sampled:
@@ -199,7 +202,7 @@ def _sample(rows: NDArray[Any], size: int, runs: int, bandwidth: float, how: dic
     return sample_entropy(rows, size, runs, bandwidth, **how)
 
 
-def _row(one: Information | Sampled) -> dict[str, Any]:
+def _make_row(one: Information | Sampled) -> dict[str, Any]:
     if isinstance(one, Information):
         return {
             "bandwidth": one.bandwidth,
@@ -225,13 +228,11 @@ def _row(one: Information | Sampled) -> dict[str, Any]:
     }
 
 
-def _picture(results: dict[str, Sequence[Information | Sampled]]) -> Figure:
-    from ..report import entropies, histogram
-
+def _draw(results: dict[str, Sequence[Information | Sampled]]) -> Figure:
     first = results[ALL][0]
     if len(results) == len(results[ALL]) == 1 and isinstance(first, Information):
-        return histogram(first.delta_entropy, against="the dataset itself")
-    return entropies(results)
+        return report.histogram(first.delta_entropy, against="the dataset itself")
+    return report.entropies(results)
 
 
 @click.command("overlap")
@@ -241,7 +242,7 @@ def _picture(results: dict[str, Sequence[Information | Sampled]]) -> Figure:
 @thresholds_option("dH (nats) below which an environment is covered. May be repeated.", 1e-5)
 @click.option("--group-key", metavar="KEY", help="A row for each group of frames, by this key of their info.")
 @dataset_options
-@result_options
+@result_options()
 def overlap_command(
     sources: tuple[str, ...],
     index_file: str | None,
@@ -261,12 +262,12 @@ def overlap_command(
     own descriptors (.npy); so is what --reference takes.
     """
     check_outputs(output, plot, overwrite)
-    with counter() as progress:
-        known = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
-        how = descriptor if known.spec is None else {"spec": known.spec}
+    with show_progress() as progress:
+        reference = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
+        how = descriptor if reference.spec is None else {"spec": reference.spec}
         data = open_dataset(sources, **how, group_key=group_key, threads=threads, progress=progress)
         progress.begin("dH")
-        dH = known.delta_entropy(data.rows, data.numbers)
+        dH = reference.delta_entropy(data.rows, data.numbers)
     parts = [({}, dH)] if group_key is None else [({"group": name}, dH[which]) for name, which in data.by_group()]
     if group_key is not None:
         parts.append(({"group": ALL}, dH))
@@ -275,17 +276,13 @@ def overlap_command(
         for group, some in parts
         for threshold in thresholds
     ]
-    result = {**data.describe(), "reference": known.describe(), "results": rows, "versions": find_versions()}
+    result = {**data.describe(), "reference": reference.describe(), "results": rows, "versions": find_versions()}
 
-    def draw() -> Figure:
-        from ..report import histogram
-
-        return histogram(dH, thresholds)
-
-    deliver(rows, output, lambda path: write_result(path, result, rows), plot, draw)
+    write = functools.partial(write_result, result=result, rows=rows)
+    deliver(rows, output, write, plot, lambda: report.histogram(dH, thresholds))
 
 
-def _fractions(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
+def _convert_fractions(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in value.split(","))
     except ValueError:
@@ -299,14 +296,14 @@ def _fractions(context: click.Context, parameter: click.Parameter, value: str) -
     "--fractions",
     default="0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
     show_default=True,
-    callback=_fractions,
+    callback=_convert_fractions,
     help="Shares of the environments, above 0 and at most 1.",
 )
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Samples of each share.")
 @click.option("--seed", default=0, show_default=True, help="Of the samples.")
 @click.option("--replace", is_flag=True, help="Sample with replacement, as quests does.")
 @dataset_options
-@result_options
+@result_options()
 def learning_curve_command(
     sources: tuple[str, ...],
     bandwidth: float | str | None,
@@ -326,7 +323,7 @@ def learning_curve_command(
     optional slice (md.traj@::10); or one index (.qindex), or one array of own descriptors (.npy).
     """
     check_outputs(output, plot, overwrite)
-    with counter() as progress:
+    with show_progress() as progress:
         data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
         (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
         progress.begin("learning curve")
@@ -347,9 +344,5 @@ def learning_curve_command(
     head = {**data.describe(), "bandwidth": h, "runs": runs, **drawn}
     result = {**head, "results": runs_of, "versions": find_versions()}
 
-    def draw() -> Figure:
-        from ..report import learning_curve as draw_curve
-
-        return draw_curve(curve)
-
-    deliver(rows, output, lambda path: write_result(path, result, rows), plot, draw)
+    write = functools.partial(write_result, result=result, rows=rows)
+    deliver(rows, output, write, plot, lambda: report.learning_curve(curve))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 import numpy as np
@@ -19,87 +18,33 @@ from ..frame import Frame
 from ..index import Index, mean_volume, volume_per_atom
 from ..information import DEFAULT_BANDWIDTH, bandwidth_from_volume, check_rows
 from ..sources import describe_source, read_descriptors, read_frames
-from .results import Counter
-from .working import Scratch, rows_of
+from .results import Counter, add_options
+from .shared_work import Scratch, compute_rows
 
 __all__ = [
     "ALL",
+    "FRAMES",
     "NOT_FRAMES",
     "Dataset",
-    "are_own",
     "bandwidth_option",
-    "build_own",
+    "compute_volume",
     "convert_bandwidth",
     "dataset_options",
+    "make_spec",
     "open_dataset",
     "open_index",
-    "read_own",
-    "refuse_options_for_frames",
+    "read_counted",
+    "refuse_no_bandwidth",
     "resolve_bandwidths",
-    "spec_of",
-    "volume_of",
 ]
 
 
-def are_own(sources: Sequence[str]) -> bool:
-    """Return whether sources hold own descriptors; raise `InputError` where some do and others do not."""
-    own = [Path(source).suffix == ".npy" for source in sources]
-    if any(own) and not all(own):
-        frames = sources[own.index(False)]
-        raise InputError(
-            f"{sources[own.index(True)]} holds own descriptors and {frames} frames: one index has one kind"
-        )
-    return all(own)
-
-
-def build_own(
-    sources: Sequence[str],
-    bandwidth: float | str | None,
-    name: str | None,
-    for_frames: Mapping[str, Any],
-    threads: int | None,
-) -> Index:
-    """Build an index of own descriptors; `for_frames` are options that mean nothing for them."""
-    refuse_options_for_frames(sources[0], for_frames)
-    if bandwidth is None or isinstance(bandwidth, str):
-        raise InputError(
-            f"{sources[0]} holds own descriptors, whose unit is not known here: give --bandwidth H in it; "
-            f"quests-md bandwidth {sources[0]} helps to choose"
-        )
-    described = [describe_source(source) for source in sources]
-    x, frame_offsets = read_own(sources)
-    name = Path(sources[0]).name if name is None else name
-    return Index.from_descriptors(
-        x, bandwidth, frame_offsets=frame_offsets, name=name, sources=described, threads=threads
-    )
-
-
-def refuse_options_for_frames(source: str, options: Mapping[str, Any]) -> None:
-    """Raise `InputError` if an option was given that means nothing for own descriptors."""
-    given = [f"--{key}" for key, value in options.items() if value is not None]
-    if given:
-        raise InputError(f"{source} holds own descriptors: {', '.join(given)} is for frames")
-
-
-def read_own(sources: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Read files of own descriptors, each a frame or several; return rows (n, d) and the first row of every frame."""
-    parts = [read_descriptors(source) for source in sources]
-    for source, (rows, _) in zip(sources, parts, strict=True):
-        if rows.shape[1] != parts[0][0].shape[1]:
-            raise InputError(
-                f"{source} has {rows.shape[1]} columns and {sources[0]} has {parts[0][0].shape[1]}: other descriptors"
-            )
-    sizes = [[len(rows)] if offsets is None else np.diff(offsets).tolist() for rows, offsets in parts]
-    x = parts[0][0] if len(parts) == 1 else np.concatenate([rows for rows, _ in parts])
-    return x, np.cumsum([0, *itertools.chain(*sizes)], dtype=np.int64)
-
-
-_CHUNK = 1 << 22  # values that are looked at together: an array may be larger than memory
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
 ALL = "(all)"  # as the name of a group
+FRAMES = (".xyz", ".extxyz")  # files of frames that are written
 NOT_FRAMES = (".npy", ".qindex")  # what is a dataset of its own
+
+_CHUNK = 1 << 22  # values that are checked at a time: an array may be larger than memory
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -162,23 +107,6 @@ class Dataset:
         }
 
 
-def dataset_options(command: _Command) -> _Command:
-    """Add the options of the descriptor: an index has its own, and refuses others."""
-    options = (
-        click.option("--k", type=click.IntRange(2), help="Number of nearest neighbours.  [default: 32]"),
-        click.option("--cutoff", type=float, help="Radius of an environment, in Å.  [default: 5]"),
-        click.option(
-            "--species",
-            metavar="CHOICE",
-            help="How elements enter: neighbours, full, centre or ignore; must be given for two or more.",
-        ),
-        click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]"),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 def open_dataset(
     sources: Sequence[str],
     *,
@@ -221,11 +149,11 @@ def open_dataset(
     if special and len(sources) > 1:
         raise InputError(f"{special[0]} is a dataset of its own: give it alone, or files of frames")
     if not special:
-        return _of_files(sources, spec or spec_of(k, cutoff, species), group_key, threads, progress, scratch)
-    return together(scratch.comm, lambda: _of_one(special[0], k, cutoff, species, spec, group_key))
+        return _open_files(sources, spec or make_spec(k, cutoff, species), group_key, threads, progress, scratch)
+    return together(scratch.comm, lambda: _open_special(special[0], k, cutoff, species, spec, group_key))
 
 
-def _of_one(
+def _open_special(
     source: str,
     k: int | None,
     cutoff: float | None,
@@ -240,17 +168,17 @@ def _of_one(
             raise InputError(f"{source} holds own descriptors: they are compared with others of their kind only")
         if (k, cutoff, species) != (None, None, None):
             raise InputError(f"{source} holds own descriptors: k, cutoff and species are for frames")
-        return _of_array(source)
-    return _of_index(source, k, cutoff, species, spec)
+        return _open_array(source)
+    return _open_index(source, k, cutoff, species, spec)
 
 
-def spec_of(k: int | None, cutoff: float | None, species: str | None) -> DescriptorSpec:
+def make_spec(k: int | None, cutoff: float | None, species: str | None) -> DescriptorSpec:
     """Return the descriptor that is asked for; None takes the default."""
     default = DescriptorSpec()
     return DescriptorSpec(k if k is not None else default.k, cutoff if cutoff is not None else default.cutoff, species)
 
 
-def _of_files(
+def _open_files(
     sources: Sequence[str],
     spec: DescriptorSpec,
     group_key: str | None,
@@ -259,7 +187,7 @@ def _of_files(
     scratch: Scratch,
 ) -> Dataset:
     def read() -> Iterator[Frame]:
-        return (frame for frame in _frames(sources, group_key, progress) if len(frame.centres))
+        return (frame for frame in read_counted(sources, group_key, progress) if len(frame.centres))
 
     # Frames of a dataset that is larger than memory are read twice.
     kept = None if scratch.folder is not None else together(scratch.comm, lambda: list(read()))
@@ -268,7 +196,7 @@ def _of_files(
     frames, names = read() if kept is None else kept, ", ".join(sources)
     if len(np.unique(scratch.comm.allgather(np.array([data.n_frames, data.frame_offsets[-1]])), axis=0)) > 1:
         raise SourceError(f"{names}: the ranks do not read the same frames: is a file still written to?")
-    rows = rows_of(frames, names, data.frame_offsets, data.spec, scratch, threads)
+    rows = compute_rows(frames, names, data.frame_offsets, data.spec, scratch, threads)
     return replace(data, rows=rows)
 
 
@@ -302,7 +230,8 @@ def _survey(frames: Iterable[Frame], sources: Sequence[str], spec: DescriptorSpe
     )
 
 
-def _frames(sources: Sequence[str], group_key: str | None, progress: Counter | None) -> Iterator[Frame]:
+def read_counted(sources: Sequence[str], group_key: str | None, progress: Counter | None) -> Iterator[Frame]:
+    """Yield the frames of files, and show how many have been read."""
     for source in sources:
         frames = read_frames(source, group_key)
         if progress is not None:
@@ -311,7 +240,7 @@ def _frames(sources: Sequence[str], group_key: str | None, progress: Counter | N
         yield from frames
 
 
-def _of_array(source: str) -> Dataset:
+def _open_array(source: str) -> Dataset:
     rows, frame_offsets = read_descriptors(source)
     step = max(1, _CHUNK // rows.shape[1])
     for first in range(0, len(rows), step):
@@ -328,7 +257,7 @@ def _of_array(source: str) -> Dataset:
     )
 
 
-def _of_index(
+def _open_index(
     source: str, k: int | None, cutoff: float | None, species: str | None, spec: DescriptorSpec | None
 ) -> Dataset:
     index = open_index(source, k, cutoff, species)
@@ -358,6 +287,22 @@ def open_index(source: str, k: int | None, cutoff: float | None, species: str | 
         built = f'with species "{index.spec.species}"' if index.spec.species else "without a choice of species"
         raise InputError(f'{source} was built {built}, but "{species}" is asked for')
     return index
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+# The descriptor; an index has its own, and refuses others.
+dataset_options = add_options(
+    click.option("--k", type=click.IntRange(2), help="Number of nearest neighbours.  [default: 32]"),
+    click.option("--cutoff", type=float, help="Radius of an environment, in Å.  [default: 5]"),
+    click.option(
+        "--species",
+        metavar="CHOICE",
+        help="How elements enter: neighbours, full, centre or ignore; must be given for two or more.",
+    ),
+    click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]"),
+)
 
 
 def convert_bandwidth(value: Any) -> float | str:
@@ -391,17 +336,22 @@ def resolve_bandwidths(data: Dataset, asked: Sequence[float | str]) -> tuple[flo
         "auto", and the volume rule does not hold for this dataset; or nothing, and it holds own descriptors.
     """
     if not asked and data.spec is None and data.bandwidth is None:
-        raise InputError(
-            f"{data.sources[0]['file']} holds own descriptors, whose unit is not known here: give --bandwidth H in it; "
-            f"quests-md bandwidth {data.sources[0]['file']} helps to choose"
-        )
+        refuse_no_bandwidth(data.sources[0]["file"])
     if not asked:
         return (DEFAULT_BANDWIDTH if data.bandwidth is None else data.bandwidth,)
-    numbers = {float(h) if h != "auto" else bandwidth_from_volume(volume_of(data)) for h in asked}
+    numbers = {float(h) if h != "auto" else bandwidth_from_volume(compute_volume(data)) for h in asked}
     return tuple(sorted(numbers))
 
 
-def volume_of(data: Dataset) -> float:
+def refuse_no_bandwidth(source: str) -> NoReturn:
+    """Raise `InputError`: own descriptors need a bandwidth that is given as a number."""
+    raise InputError(
+        f"{source} holds own descriptors, whose unit is not known here: give --bandwidth H in it; "
+        f"quests-md bandwidth {source} helps to choose"
+    )
+
+
+def compute_volume(data: Dataset) -> float:
     """Return the mean volume per atom (Å³) of the frames that are bulk.
 
     Raises

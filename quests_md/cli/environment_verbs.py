@@ -13,6 +13,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import report
 from ..errors import FrameError, InputError, NucleationError, OutputError
 from ..files import write_atomically
 from ..files.extxyz import format_atoms, format_frame
@@ -22,16 +23,25 @@ from ..information import DEFAULT_BANDWIDTH
 from ..machine import find_versions
 from ..nuclei import SPHERE, Nucleation, Nuclei, NucleiSeries, linked_mean, nucleation, nuclei
 from ..sources import describe_source, read_atoms, read_frames, to_frame
-from .datasets import NOT_FRAMES, bandwidth_option, dataset_options, open_dataset, spec_of
-from .known import Itself, Known, open_reference, reference_options, thresholds_option
-from .results import Counter, check_outputs, counter, deliver, result_options_as, save_picture, table, write_result
+from .datasets import FRAMES, NOT_FRAMES, bandwidth_option, dataset_options, make_spec, open_dataset
+from .references import Itself, OpenedReference, open_reference, reference_options, thresholds_option
+from .results import (
+    Counter,
+    check_outputs,
+    deliver,
+    format_facts,
+    format_table,
+    result_options,
+    save_picture,
+    show_progress,
+    write_result,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["dh_command", "nuclei_command"]
 
-_FRAMES = (".xyz", ".extxyz")
 _BATCH = 4096  # environments that are asked about at a time, at least
 _OVERLAP = 1e-5  # nats; the threshold of quests overlap
 
@@ -54,7 +64,7 @@ class _Answer:
 @bandwidth_option()
 @thresholds_option("Report the fraction above this dH (nats). May be repeated.")
 @dataset_options
-@result_options_as(".extxyz, .csv, .json or .npy")
+@result_options(".extxyz, .csv, .json or .npy")
 def dh_command(
     sources: tuple[str, ...],
     index_file: str | None,
@@ -74,35 +84,35 @@ def dh_command(
     own descriptors (.npy); so is what --reference takes. With -o, the frames with dH of every atom (.extxyz, .xyz), a
     row for every frame (.csv), a summary and these rows (.json), or the plain values (.npy).
     """
-    check_outputs(output, plot, overwrite, (*_FRAMES, ".csv", ".json", ".npy"))
+    check_outputs(output, plot, overwrite, (*FRAMES, ".csv", ".json", ".npy"))
     suffix = None if output is None else output.suffix
-    with counter() as progress:
+    with show_progress() as progress:
         if itself:
-            known: Known | Itself = _itself(sources, index_file, references, bandwidth, descriptor, threads)
+            reference: OpenedReference | Itself = _make_itself(
+                sources, index_file, references, bandwidth, descriptor, threads
+            )
         else:
-            known = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
-        asked = _ask(sources, known, thresholds, descriptor, progress)
-        if output is not None and suffix in _FRAMES:
+            reference = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
+        asked = _ask(sources, reference, thresholds, descriptor, progress)
+        if output is not None and suffix in FRAMES:
             done: list[_Answer] = []
-            write_atomically(output, lambda file: file.writelines(_texts(asked, done, sources)))
+            write_atomically(output, lambda file: file.writelines(_format_frames(asked, done, sources)))
         else:
             done = [answer for answer, _ in asked]
-    done = _with_environments(done, sources)
+    done = _keep_environments(done, sources)
     values = np.concatenate([answer.dH for answer in done])
-    summary = {"n_frames": len(done), **_numbers(values, thresholds), "overlap": float(np.mean(values < _OVERLAP))}
-    of = {"reference": known.describe(), "thresholds": list(thresholds), **summary}
+    summary = {"n_frames": len(done), **_summarise(values, thresholds), "overlap": float(np.mean(values < _OVERLAP))}
+    of = {"reference": reference.describe(), "thresholds": list(thresholds), **summary}
 
     def draw() -> Figure:
-        from ..report import histogram
-
         offsets = np.cumsum([0] + [len(answer.dH) for answer in done])
-        return histogram(values, thresholds, frame_offsets=offsets)
+        return report.histogram(values, thresholds, frame_offsets=offsets)
 
-    left = None if suffix in _FRAMES else output  # frames are written
+    left = None if suffix in FRAMES else output  # frames are written
     deliver([summary], left, lambda path: _write(path, sources, of, done, values), plot, draw)
 
 
-def _with_environments(done: Sequence[_Answer], sources: Sequence[str]) -> list[_Answer]:
+def _keep_environments(done: Sequence[_Answer], sources: Sequence[str]) -> list[_Answer]:
     """Return the answers of frames that have environments; `InputError` if there are none."""
     found = [answer for answer in done if len(answer.dH)]
     if not found:
@@ -121,7 +131,7 @@ def _write(
     write_result(output, {"sources": described, **of, "frames": rows, "versions": find_versions()}, rows)
 
 
-def _itself(
+def _make_itself(
     sources: Sequence[str],
     index_file: str | None,
     references: Sequence[str],
@@ -131,52 +141,54 @@ def _itself(
 ) -> Itself:
     if index_file is not None or references:
         raise click.UsageError("--itself takes the place of --index and --reference: give one of them")
-    if bandwidth == "auto" or _of_no_frames(sources):
+    if bandwidth == "auto" or _hold_no_frames(sources):
         raise click.UsageError("--itself is for files of frames, and for a bandwidth that is a number")
-    return Itself(spec_of(**descriptor), DEFAULT_BANDWIDTH if bandwidth is None else float(bandwidth), threads)
+    return Itself(make_spec(**descriptor), DEFAULT_BANDWIDTH if bandwidth is None else float(bandwidth), threads)
 
 
-def _of_no_frames(sources: Sequence[str]) -> bool:
+def _hold_no_frames(sources: Sequence[str]) -> bool:
     return any(Path(source).suffix in NOT_FRAMES for source in sources)
 
 
 def _ask(
     sources: Sequence[str],
-    known: Known | Itself,
+    reference: OpenedReference | Itself,
     thresholds: Sequence[float],
     descriptor: dict[str, Any],
     progress: Counter,
 ) -> Iterator[tuple[_Answer, Any]]:
     """Yield the answer for every frame, and the frame as ``ase.Atoms`` with dH in it; None of other sources."""
-    if isinstance(known, Known) and _of_no_frames(sources):
-        how = descriptor if known.spec is None else {"spec": known.spec}
-        data = open_dataset(sources, **how, threads=known.threads, progress=progress)
-        dH = known.delta_entropy(data.rows, data.numbers)
-        # Own descriptors of which it is not known where frames begin: all are one.
+    if isinstance(reference, OpenedReference) and _hold_no_frames(sources):
+        how = descriptor if reference.spec is None else {"spec": reference.spec}
+        data = open_dataset(sources, **how, threads=reference.threads, progress=progress)
+        dH = reference.delta_entropy(data.rows, data.numbers)
+        # Own descriptors do not always say where a frame begins: then all of them are one frame.
         offsets = [0, len(dH)] if data.spec is None and data.n_frames == len(dH) else data.frame_offsets.tolist()
         for number, (first, last) in enumerate(itertools.pairwise(offsets)):
             some = dH[first:last]
-            yield _Answer({"file": sources[0], "frame": number, **_numbers(some, thresholds)}, some), None
+            yield _Answer({"file": sources[0], "frame": number, **_summarise(some, thresholds)}, some), None
         return
-    if known.spec is None:
+    if reference.spec is None:
         raise InputError(f"the reference holds own descriptors: {sources[0]} must be an array (.npy) of them, too")
     for batch in _batches(sources, progress):
         frames = [frame for *_, frame in batch]
-        for (source, number, atoms, frame), some in zip(batch, _split(_dH(known, batch), frames), strict=True):
+        for (source, number, atoms, frame), some in zip(
+            batch, _split(_compute_dH(reference, batch), frames), strict=True
+        ):
             row = {"file": source, "frame": number, "step": frame.step, "time": frame.time}
-            numbers_ = _numbers(some, thresholds, frame)
+            numbers_ = _summarise(some, thresholds, frame)
             _put(atoms, frame, some, numbers_)
             yield _Answer({**row, **numbers_}, some), atoms
 
 
-def _dH(known: Known | Itself, batch: Sequence[_Place]) -> NDArray[np.float64]:
+def _compute_dH(reference: OpenedReference | Itself, batch: Sequence[_Place]) -> NDArray[np.float64]:
     """Ask for the dH of some frames; the error of one that has no descriptor names its file."""
     try:
-        return known.ask([frame for *_, frame in batch])
+        return reference.ask([frame for *_, frame in batch])
     except FrameError:
         for source, number, _, frame in batch:
             try:
-                known.ask([frame])
+                reference.ask([frame])
             except FrameError as error:
                 raise FrameError(f"{source}: frame {number}: {error}") from error
         raise
@@ -203,7 +215,7 @@ def _split(dH: NDArray[np.float64], frames: Sequence[Frame]) -> list[NDArray[np.
     return np.split(dH, np.cumsum([len(frame.centres) for frame in frames])[:-1])
 
 
-def _numbers(dH: NDArray[np.float64], thresholds: Sequence[float], frame: Frame | None = None) -> dict[str, Any]:
+def _summarise(dH: NDArray[np.float64], thresholds: Sequence[float], frame: Frame | None = None) -> dict[str, Any]:
     """Return what is said of the dH of a frame, or of all."""
     if not len(dH):
         return {"n": 0}
@@ -225,7 +237,9 @@ def _put(atoms: Any, frame: Frame, dH: NDArray[np.float64], numbers: dict[str, A
     atoms.info |= {f"dH_{key}": value for key, value in numbers.items()}
 
 
-def _texts(asked: Iterable[tuple[_Answer, Any]], done: list[_Answer], sources: Sequence[str]) -> Iterator[bytes]:
+def _format_frames(
+    asked: Iterable[tuple[_Answer, Any]], done: list[_Answer], sources: Sequence[str]
+) -> Iterator[bytes]:
     """Yield the text of every frame, and keep its answer; raise, so that no file is left, if none has environments."""
     for answer, atoms in asked:
         if atoms is None:
@@ -234,7 +248,7 @@ def _texts(asked: Iterable[tuple[_Answer, Any]], done: list[_Answer], sources: S
             )
         done.append(answer)
         yield format_atoms(atoms, every_result=True)
-    _with_environments(done, sources)
+    _keep_environments(done, sources)
 
 
 _Found = tuple[Frame, Nuclei, dict[str, NDArray[np.float64]]]
@@ -293,28 +307,28 @@ def nuclei_command(
     and --density classical nucleation theory is fitted to the sizes of the nuclei, if the steps --from to --until are
     quasi-stationary and no nucleus grows in them; else the reason is said, after the files are written without a fit.
     """
-    fit = _fit_of(options)
+    fit = _check_fit(options)
     if math.isnan(threshold):
         raise InputError("--threshold must be a number of nats, not nan")
     check_outputs(None, plot, overwrite)
     for path in output:
-        check_outputs(path, None, overwrite, (".csv", ".json", *_FRAMES))
-    films = [path for path in output if path.suffix in _FRAMES]
+        check_outputs(path, None, overwrite, (".csv", ".json", *FRAMES))
+    films = [path for path in output if path.suffix in FRAMES]
     if len(films) > 1:
         raise OutputError(f"{films[0]} and {films[1]} would hold the same frames: give one of them")
     index = Index.open(index_file)
-    with counter() as progress:
+    with show_progress() as progress:
         progress.say(f"nuclei of {trajectory}:")
         frames = progress.count(read_frames(trajectory))
         found = _find(frames, index, threshold, above, average, link, bool(films), threads)
-        series = _series(found, films)
+        series = _collect(found, films)
     nucleation_fit, refusal = None, None
     if fit is not None:
         try:
             nucleation_fit = nucleation(series, first=first, last=last, **fit)
         except (InputError, NucleationError) as error:  # after the work of finding nuclei: that is kept
             refusal = error
-    rows = _rows(series)
+    rows = _make_rows(series)
     result = {
         "sources": [describe_source(trajectory)],
         "index": {"file": str(index_file), "hash": index.hash, "bandwidth": index.bandwidth},
@@ -328,12 +342,10 @@ def nuclei_command(
         "refused": None if refusal is None else str(refusal),
     }
     for path in output:
-        if path.suffix not in _FRAMES:
+        if path.suffix not in FRAMES:
             write_result(path, result, rows)
     if plot is not None:
-        from ..report import nuclei_picture
-
-        save_picture(nuclei_picture(series, nucleation_fit), plot)
+        save_picture(report.nuclei_picture(series, nucleation_fit), plot)
     _say(rows, nucleation_fit)
     for path in [*output, *([plot] if plot else [])]:
         click.echo(f"written: {path}")
@@ -341,7 +353,7 @@ def nuclei_command(
         raise refusal
 
 
-def _fit_of(options: dict[str, Any]) -> dict[str, Any] | None:
+def _check_fit(options: dict[str, Any]) -> dict[str, Any] | None:
     """Return what the fit is asked for, or None."""
     given = {name: value for name, value in options.items() if value is not None}
     if options["temperature"] is not None and options["density"] is not None:
@@ -376,20 +388,20 @@ def _find(
         yield frame, nuclei(frame, exceeds if above else ~exceeds, link), columns
 
 
-def _series(found: Iterator[_Found], films: Sequence[Path]) -> NucleiSeries:
+def _collect(found: Iterator[_Found], films: Sequence[Path]) -> NucleiSeries:
     """Take all frames, and write them where they are wanted."""
     if not films:
         return NucleiSeries.of((frame, one) for frame, one, _ in found)
     series: list[NucleiSeries] = []
 
     def write(file: BinaryIO) -> None:
-        series.append(NucleiSeries.of(_written(found, file.write)))
+        series.append(NucleiSeries.of(_write_frames(found, file.write)))
 
     write_atomically(films[0], write)
     return series[0]
 
 
-def _written(found: Iterator[_Found], write: Callable[[bytes], object]) -> Iterator[tuple[Frame, Nuclei]]:
+def _write_frames(found: Iterator[_Found], write: Callable[[bytes], object]) -> Iterator[tuple[Frame, Nuclei]]:
     for frame, one, columns in found:
         n, centres = len(frame.positions), frame.centres
         whole: dict[str, NDArray[Any]] = {name: np.full(n, np.nan) for name in columns}
@@ -404,7 +416,7 @@ def _written(found: Iterator[_Found], write: Callable[[bytes], object]) -> Itera
         yield frame, one
 
 
-def _rows(series: NucleiSeries) -> list[dict[str, Any]]:
+def _make_rows(series: NucleiSeries) -> list[dict[str, Any]]:
     columns = {
         "step": series.steps, "time": series.times, "n": series.n_env, "n_inside": series.n_inside,
         "n_nuclei": series.n_nuclei, "largest": series.largest,
@@ -415,21 +427,22 @@ def _rows(series: NucleiSeries) -> list[dict[str, Any]]:
 def _say(rows: list[dict[str, Any]], fit: Nucleation | None) -> None:
     step = -(-len(rows) // _SHOWN)
     shown = rows[::step]
-    click.echo(table(shown if shown[-1] is rows[-1] else [*shown, rows[-1]]))
+    click.echo(format_table(shown if shown[-1] is rows[-1] else [*shown, rows[-1]]))
     if len(shown) < len(rows):
         click.echo(f"(one of {step} of {len(rows)} frames)")
     if fit is None:
         return
     given = "given" if fit.driving_force_given else f"± {fit.driving_force_error:.2g}, fitted"
     click.echo(f"fitted to steps {fit.first} to {fit.last}, {fit.n_frames} frames, sizes from {fit.smallest} on")
-    click.echo(f"  surface tension   {fit.gamma:.4g} ± {fit.gamma_error:.2g} mJ/m²  (misfit {fit.misfit:.2g})")
-    click.echo(f"  driving force     {fit.driving_force:.4g} eV per atom ({given})")
+    facts = {"surface tension": f"{fit.gamma:.4g} ± {fit.gamma_error:.2g} mJ/m²  (misfit {fit.misfit:.2g})"}
+    facts["driving force"] = f"{fit.driving_force:.4g} eV per atom ({given})"
     if not fit.driving_force_given:
-        click.echo(
-            f"  the two are hardly told apart: correlation {fit.correlation_of_gamma:.3f}; "
+        facts["correlation"] = (
+            f"{fit.correlation_of_gamma:.3f}: these two are hardly told apart; "
             f"{fit.gamma_slope / 100:.4g} mJ/m² more for every 0.01 eV"
         )
-    click.echo(f"  critical size     {fit.critical_size:.4g} ± {fit.critical_size_error:.2g}")
-    click.echo(f"  barrier           {fit.barrier:.4g} ± {fit.barrier_error:.2g} eV, {fit.barrier / fit.kT:.4g} k_BT")
+    facts["critical size"] = f"{fit.critical_size:.4g} ± {fit.critical_size_error:.2g}"
+    facts["barrier"] = f"{fit.barrier:.4g} ± {fit.barrier_error:.2g} eV, {fit.barrier / fit.kT:.4g} k_BT"
     by_smallest = ", ".join(f"{n}: {gamma:.4g}" for n, gamma in fit.gamma_by_smallest.items())
-    click.echo(f"  surface tension by smallest size   {by_smallest}")
+    facts["by smallest size"] = f"surface tension {by_smallest}"
+    click.echo(format_facts(facts))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
 
+from .. import report
 from ..compression import METHODS, Compression, compress
 from ..errors import OutputError, SourceError
 from ..files import write_atomically
@@ -19,16 +20,11 @@ from ..information import entropy as entropy_of
 from ..machine import find_versions
 from ..selection import Cutout, cutouts
 from ..sources import read_atoms, read_frames, to_frame
-from .datasets import NOT_FRAMES, Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths
-from .known import check_elements
-from .results import Counter, check_outputs, counter, deliver, result_options_as, write_result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .datasets import FRAMES, NOT_FRAMES, Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths
+from .references import check_elements
+from .results import Counter, check_outputs, deliver, format_table, result_options, show_progress, write_result
 
 __all__ = ["compress_command", "cutout_command"]
-
-_FRAMES = (".xyz", ".extxyz")
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class _Place:
     atoms: Any
 
 
-def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | float | None:
+def _convert_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | float | None:
     """Return a number of frames as an int, a share of them (0.1 or 10%) as a float."""
     if value is None:
         return None
@@ -54,7 +50,9 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
 
 @click.command("compress")
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True)
-@click.option("--size", callback=_size, metavar="N", help="Frames to choose: a number, or a share such as 0.1 or 10%.")
+@click.option(
+    "--size", callback=_convert_size, metavar="N", help="Frames to choose: a number, or a share such as 0.1 or 10%."
+)
 @click.option("--entropy", type=float, metavar="NATS", help="Instead: choose until the frames have this entropy.")
 @click.option(
     "--keep",
@@ -64,14 +62,18 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
 )
 @click.option("--method", default="msc", show_default=True, type=click.Choice(METHODS))
 @click.option(
-    "--reference", "references", metavar="FILE", multiple=True, help="What is known already, for msc. May be repeated."
+    "--reference",
+    "references",
+    metavar="FILE",
+    multiple=True,
+    help="What is known already, for msc. May be repeated.",
 )
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of random, mean_farthest and kmeans."
 )
 @bandwidth_option()
 @dataset_options
-@result_options_as(".extxyz, .json or .csv")
+@result_options(".extxyz, .json or .csv")
 def compress_command(
     sources: tuple[str, ...],
     size: int | float | None,
@@ -94,19 +96,19 @@ def compress_command(
     the chosen frames as they were read, in the order of the choice (.extxyz, .xyz), or a row for each with what it and
     those before it hold (.json, .csv).
     """
-    check_outputs(output, plot, overwrite, (*_FRAMES, ".json", ".csv"))
+    check_outputs(output, plot, overwrite, (*FRAMES, ".json", ".csv"))
     if sum(value is not None for value in (size, entropy, keep)) != 1:
         raise click.UsageError("give one of --size, --entropy and --keep")
     are_frames = not any(Path(source).suffix in NOT_FRAMES for source in sources)
-    if output is not None and output.suffix in _FRAMES and not are_frames:
+    if output is not None and output.suffix in FRAMES and not are_frames:
         raise OutputError(f"{sources[0]} holds no frames to write: give a name that ends with .json or .csv")
-    with counter() as progress:
-        known = open_dataset(references, **descriptor, threads=threads, progress=progress) if references else None
-        how = descriptor if known is None or known.spec is None else {"spec": known.spec}
+    with show_progress() as progress:
+        reference = open_dataset(references, **descriptor, threads=threads, progress=progress) if references else None
+        how = descriptor if reference is None or reference.spec is None else {"spec": reference.spec}
         data = open_dataset(sources, **how, threads=threads, progress=progress)
-        if known is not None:
-            check_elements(data.numbers, known)
-        h = _bandwidth(bandwidth, data, known)
+        if reference is not None:
+            check_elements(data.numbers, reference)
+        h = _choose_bandwidth(bandwidth, data, reference)
         if keep is not None:
             progress.begin("entropy of all frames")
             entropy = keep * entropy_of(data.rows, h, threads=threads)
@@ -118,33 +120,28 @@ def compress_command(
             method,
             entropy=entropy,
             bandwidth=h,
-            reference=None if known is None else known.rows,
+            reference=None if reference is None else reference.rows,
             seed=seed,
             threads=threads,
             report=lambda n: progress.say(f"choosing frames: {n}"),
         )
 
         def write(path: Path) -> None:
-            places = _places(sources, data, found, path.suffix in _FRAMES, progress) if are_frames else {}
-            _write(path, data, known, found, places, seed)
+            places = _find_frames(sources, data, found, path.suffix in FRAMES, progress) if are_frames else {}
+            _write(path, data, reference, found, places, seed)
 
-        def draw() -> Figure:
-            from ..report import compression
-
-            return compression(found, data.n_frames)
-
-        deliver([_summary(data, found)], output, write, plot, draw)
+        deliver([_summarise(data, found)], output, write, plot, lambda: report.compression(found, data.n_frames))
 
 
-def _bandwidth(asked: float | str | None, data: Dataset, known: Dataset | None) -> float:
+def _choose_bandwidth(asked: float | str | None, data: Dataset, reference: Dataset | None) -> float:
     """Return h: what is asked for, or that of an index among the two datasets, or the default."""
-    if asked is None and data.bandwidth is None and known is not None and known.bandwidth is not None:
-        return known.bandwidth
+    if asked is None and data.bandwidth is None and reference is not None and reference.bandwidth is not None:
+        return reference.bandwidth
     (h,) = resolve_bandwidths(data, () if asked is None else (asked,))
     return h
 
 
-def _summary(data: Dataset, found: Compression) -> dict[str, Any]:
+def _summarise(data: Dataset, found: Compression) -> dict[str, Any]:
     return {
         "frames": len(found.selected),
         "of": data.n_frames,
@@ -156,7 +153,7 @@ def _summary(data: Dataset, found: Compression) -> dict[str, Any]:
     }
 
 
-def _places(
+def _find_frames(
     sources: Iterable[str], data: Dataset, found: Compression, with_atoms: bool, progress: Counter
 ) -> dict[int, _Place]:
     """Return where the chosen frames are, by their number in the dataset; the files are read once more.
@@ -182,11 +179,11 @@ def _places(
 
 
 def _write(
-    output: Path, data: Dataset, known: Dataset | None, found: Compression, places: dict[int, _Place], seed: int
+    output: Path, data: Dataset, reference: Dataset | None, found: Compression, places: dict[int, _Place], seed: int
 ) -> None:
     chosen = found.selected.tolist()
-    if output.suffix in _FRAMES:
-        write_atomically(output, lambda file: file.writelines(_texts(places[frame].atoms for frame in chosen)))
+    if output.suffix in FRAMES:
+        write_atomically(output, lambda file: file.writelines(_format_frames(places[frame].atoms for frame in chosen)))
         return
     growth = found.growth()
     rows = [
@@ -200,20 +197,21 @@ def _write(
         for i, frame in enumerate(chosen)
     ]
     how = {"method": found.method, "seed": seed, "bandwidth": found.bandwidth}
-    reference = {} if known is None else {"reference": known.describe()}
-    result = {**data.describe(), **reference, **how, "chosen": _summary(data, found), "frames": rows}
+    described = {} if reference is None else {"reference": reference.describe()}
+    result = {**data.describe(), **described, **how, "chosen": _summarise(data, found), "frames": rows}
     write_result(output, {**result, "versions": find_versions()}, rows)
 
 
-def _texts(frames: Iterable[Any]) -> Iterator[bytes]:
+def _format_frames(frames: Iterable[Any]) -> Iterator[bytes]:
     for atoms in frames:
         yield format_atoms(atoms, every_result=True)
 
 
-_COLUMNS = (
-    ("step", "step"), ("centre", "centre"), ("dH", "dH_max"), ("core", "n_core"), ("atoms", "composition"),
-    ("of", "parent_composition"), ("removed", "removed"), ("filled", "filled"), ("dangling", "dangling"),
-)  # fmt: skip
+# What is shown of a cut-out: the heading, and the key of its info. Its stoichiometry stands beside that of its frame.
+_COLUMNS = {
+    "step": "step", "centre": "centre", "dH": "dH_max", "core": "n_core", "atoms": "composition",
+    "of": "parent_composition", "removed": "removed", "filled": "filled", "dangling": "dangling",
+}  # fmt: skip
 
 
 @click.command("cutout")
@@ -241,7 +239,7 @@ def cutout_command(
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists: choose another name, or give --overwrite")
     index = Index.open(index_file)
-    with counter() as progress:
+    with show_progress() as progress:
         progress.say(f"cutting {frames}:")
         found = list(_cut(progress.count(read_frames(frames)), index, threads, options))
     if not found:
@@ -249,7 +247,7 @@ def cutout_command(
         return
     texts = [format_frame(cut.frame, cut.dH, cut.info, {"core": cut.core}) for cut in found]
     write_atomically(output, lambda file: file.writelines(texts))
-    click.echo(_table(found))
+    click.echo(format_table([{name: cut.info[key] for name, key in _COLUMNS.items()} for cut in found]))
     click.echo(f"{len(found)} cut-outs in {output}")
 
 
@@ -257,13 +255,3 @@ def _cut(frames: Any, index: Index, threads: int | None, options: dict[str, Any]
     for frame in frames:
         dH = index.delta_entropy(frame, threads)
         yield from cutouts(frame, dH, index.spec.cutoff, index=index, **options)
-
-
-def _table(found: list[Cutout]) -> str:
-    """Return a row for each cut-out, its stoichiometry beside that of its frame."""
-    rows = [[name for name, _ in _COLUMNS]]
-    for cut in found:
-        cells = [cut.info[key] for _, key in _COLUMNS]
-        rows.append([f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in cells])
-    widths = [max(len(row[c]) for row in rows) for c in range(len(_COLUMNS))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..errors import CalibrationError, IndexFileError, InputError, OutputError
 from ..frame import Frame
 from ..index import Calibration, ErrorBound, Index, calibrate, fit_error_bound
 from ..information import DEFAULT_BANDWIDTH
-from ..sources import describe_source, read_force_errors, read_frames
-from .datasets import are_own, build_own, convert_bandwidth, read_own, refuse_options_for_frames
-from .results import Counter, counter
+from ..sources import describe_source, read_descriptors, read_force_errors
+from .datasets import convert_bandwidth, read_counted, refuse_no_bandwidth
+from .results import Counter, format_facts, show_progress
 
 __all__ = ["index_group"]
 
@@ -72,9 +75,9 @@ def build(
     started = time.perf_counter()
     descriptor: dict[str, Any] = {"k": k, "cutoff": cutoff, "species": species}
     _refuse_other_files(output)
-    with counter() as progress:
-        if are_own(sources):
-            index = build_own(sources, bandwidth, name, {**descriptor, "group-key": group_key}, threads)
+    with show_progress() as progress:
+        if _are_own(sources):
+            index = _build_own(sources, bandwidth, name, {**descriptor, "group-key": group_key}, threads)
         elif name is None:
             spec = DescriptorSpec(**{key: value for key, value in descriptor.items() if value is not None})
             h = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
@@ -88,10 +91,15 @@ def build(
             reason = _calibrate(index, threads)
     index.save(output)
     seconds = time.perf_counter() - started
-    click.echo(_show(output, index))
+    click.echo(_format(output, index))
     if calibrated and reason:
         click.echo(f"quests-md: warning: no calibration: {reason}", err=True)
-    click.echo(f"  built in           {seconds:.1f} s")
+    click.echo(format_facts({"built in": f"{seconds:.1f} s"}))
+
+
+def _read(sources: Sequence[str], group_key: str | None, progress: Counter) -> Iterator[Frame]:
+    yield from read_counted(sources, group_key, progress)
+    progress.say("computing descriptors of")
 
 
 def _calibrate(index: Index, threads: int | None) -> str:
@@ -101,6 +109,15 @@ def _calibrate(index: Index, threads: int | None) -> str:
     except CalibrationError as error:
         return str(error)
     return ""
+
+
+def _refuse_other_files(output: Path) -> None:
+    """Raise `OutputError` rather than replace a file that is no index: the reference itself, say."""
+    if output.exists():
+        try:
+            Index.open(output)
+        except IndexFileError as error:
+            raise OutputError(f"{output} exists and is not an index: choose another name, or remove it") from error
 
 
 @index_group.command("extend")
@@ -126,11 +143,11 @@ def extend(
     old = Index.open(index_file)
     _refuse_other_files(output)
     described = [describe_source(source) for source in sources]
-    before, reason = _lines(index_file, old), ""
-    with counter() as progress:
-        if are_own(sources):
-            refuse_options_for_frames(sources[0], {"group-key": group_key})
-            x, frame_offsets = read_own(sources)
+    before, reason = _list_facts(index_file, old), ""
+    with show_progress() as progress:
+        if _are_own(sources):
+            _refuse_options_for_frames(sources[0], {"group-key": group_key})
+            x, frame_offsets = _read_own(sources)
             new = old.extend(x, frame_offsets=frame_offsets, sources=described, threads=threads)
         else:
             new = old.extend(_read(sources, group_key, progress), sources=described, threads=threads)
@@ -138,7 +155,7 @@ def extend(
             progress.say("calibrating with")
             reason = _calibrate(new, threads)
     new.save(output)
-    click.echo(_show(output, new, before))
+    click.echo(_format(output, new, before))
     if reason:
         click.echo(f"quests-md: warning: no calibration: {reason}", err=True)
     if old.calibration is not None and old.calibration.force_error is not None:
@@ -165,7 +182,7 @@ def calibrate_command(
     by itself. A bound of the force error that the index has is kept.
     """
     index = Index.open(file)
-    with counter() as progress:
+    with show_progress() as progress:
         progress.say("calibrating with")
         if errors is None or index.calibration is None:
             index.calibration = calibrate(index, threads=threads)
@@ -174,7 +191,7 @@ def calibrate_command(
             bound = fit_error_bound(index, labelled, coverage=coverage, potential=potential, threads=threads)
             index.calibration = dataclasses.replace(index.calibration, force_error=bound)
     index.save(file)
-    click.echo(_show(file, index))
+    click.echo(_format(file, index))
 
 
 @index_group.command("info")
@@ -184,16 +201,16 @@ def info(file: Path, as_json: bool) -> None:
     """Show what an index was made of."""
     index = Index.open(file)
     if as_json:
-        click.echo(json.dumps(_content(file, index), indent=2))
+        click.echo(json.dumps(_describe(file, index), indent=2))
         return
-    click.echo(_show(file, index))
+    click.echo(_format(file, index))
     for source in index.provenance.get("sources", []):
-        click.echo(f"  made of            {_source(source)}")
+        click.echo(format_facts({"made of": _format_source(source)}))
     for added in index.provenance.get("generations", []):
         what = f"{added['environments']} environments in {added['frames']} frames, {added['created']}"
-        click.echo(f"  generation {added['generation']:<7} adds {what}")
+        click.echo(format_facts({f"generation {added['generation']}": f"adds {what}"}))
         for source in added["sources"]:
-            click.echo(f"    of               {_source(source)}")
+            click.echo(format_facts({"  of": _format_source(source)}))
 
 
 @index_group.command("verify")
@@ -204,23 +221,63 @@ def verify(file: Path) -> None:
     click.echo(f"{file}: every section has its checksum")
 
 
-def _read(sources: tuple[str, ...], group_key: str | None, progress: Counter) -> Iterator[Frame]:
-    for source in sources:
-        progress.say(f"reading {source}:")
-        yield from progress.count(read_frames(source, group_key))
-    progress.say("computing descriptors of")
+# -- own descriptors ---------------------------------------------------------------------------------------------------
 
 
-def _refuse_other_files(output: Path) -> None:
-    """Raise `OutputError` rather than replace a file that is no index: the reference itself, say."""
-    if output.exists():
-        try:
-            Index.open(output)
-        except IndexFileError as error:
-            raise OutputError(f"{output} exists and is not an index: choose another name, or remove it") from error
+def _are_own(sources: Sequence[str]) -> bool:
+    """Return whether sources hold own descriptors; raise `InputError` where some do and others do not."""
+    own = [Path(source).suffix == ".npy" for source in sources]
+    if any(own) and not all(own):
+        frames = sources[own.index(False)]
+        raise InputError(
+            f"{sources[own.index(True)]} holds own descriptors and {frames} frames: one index has one kind"
+        )
+    return all(own)
 
 
-def _content(file: Path, index: Index) -> dict[str, Any]:
+def _build_own(
+    sources: Sequence[str],
+    bandwidth: float | str | None,
+    name: str | None,
+    for_frames: Mapping[str, Any],
+    threads: int | None,
+) -> Index:
+    """Build an index of own descriptors; `for_frames` are options that mean nothing for them."""
+    _refuse_options_for_frames(sources[0], for_frames)
+    if bandwidth is None or isinstance(bandwidth, str):
+        refuse_no_bandwidth(sources[0])
+    described = [describe_source(source) for source in sources]
+    x, frame_offsets = _read_own(sources)
+    name = Path(sources[0]).name if name is None else name
+    return Index.from_descriptors(
+        x, bandwidth, frame_offsets=frame_offsets, name=name, sources=described, threads=threads
+    )
+
+
+def _refuse_options_for_frames(source: str, options: Mapping[str, Any]) -> None:
+    """Raise `InputError` if an option was given that means nothing for own descriptors."""
+    given = [f"--{key}" for key, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"{source} holds own descriptors: {', '.join(given)} is for frames")
+
+
+def _read_own(sources: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Read files of own descriptors, each a frame or several; return rows (n, d) and the first row of every frame."""
+    parts = [read_descriptors(source) for source in sources]
+    for source, (rows, _) in zip(sources, parts, strict=True):
+        if rows.shape[1] != parts[0][0].shape[1]:
+            raise InputError(
+                f"{source} has {rows.shape[1]} columns and {sources[0]} has {parts[0][0].shape[1]}: other descriptors"
+            )
+    sizes = [[len(rows)] if offsets is None else np.diff(offsets).tolist() for rows, offsets in parts]
+    x = parts[0][0] if len(parts) == 1 else np.concatenate([rows for rows, _ in parts])
+    return x, np.cumsum([0, *itertools.chain(*sizes)], dtype=np.int64)
+
+
+# -- what is shown of an index -----------------------------------------------------------------------------------------
+
+
+def _describe(file: Path, index: Index) -> dict[str, Any]:
     from ase.data import atomic_numbers
 
     counts = {symbol: int((index.numbers == atomic_numbers[symbol]).sum()) for symbol in index.elements}
@@ -238,23 +295,23 @@ def _content(file: Path, index: Index) -> dict[str, Any]:
     }
 
 
-def _source(source: dict[str, Any]) -> str:
+def _format_source(source: dict[str, Any]) -> str:
     return f"{source['file']}@{source['selection']}  sha256 {source['sha256'][:16]}"
 
 
-def _show(file: Path, index: Index, before: dict[str, str] | None = None) -> str:
+def _format(file: Path, index: Index, before: dict[str, str] | None = None) -> str:
     """Return what an index holds, in lines; under each the line of `before`, where that was another one."""
     text = [f"{file}: an index"]
     before = before or {}
-    for name, line in _lines(file, index).items():
-        text.append(f"  {name:<18} {line}")
+    for name, line in _list_facts(file, index).items():
+        text.append(format_facts({name: line}))
         if before.get(name, line) != line:
-            text.append(f"    before           {before[name]}")
+            text.append(format_facts({"  before": before[name]}))
     return "\n".join(text)
 
 
-def _lines(file: Path, index: Index) -> dict[str, str]:
-    content = _content(file, index)
+def _list_facts(file: Path, index: Index) -> dict[str, str]:
+    content = _describe(file, index)
     elements = ", ".join(f"{symbol} ({n})" for symbol, n in content["environments"].items())
     rule = {"volume": "by the volume rule", "given": "as given"}.get(index.provenance.get("bandwidth_rule", ""), "")
     pairs = [
@@ -274,7 +331,7 @@ def _lines(file: Path, index: Index) -> dict[str, str]:
         what = {
             "environments": environments,
             "elements": elements,
-            "descriptor": _show_spec(index.descriptor, content["columns"]),
+            "descriptor": _format_spec(index.descriptor, content["columns"]),
             "bandwidth": f"{index.bandwidth:.6g} 1/Å {rule}",
             "smallest distance": ", ".join(pairs) or "no pair inside the cutoff",
         }
@@ -284,17 +341,17 @@ def _lines(file: Path, index: Index) -> dict[str, str]:
         "size": f"{content['bytes'] / 1e6:.2f} MB",
         "made": f"{index.provenance.get('created', 'at an unknown date')}",
         "hash": f"{index.hash}",
-        **_show_calibration(index.calibration),
+        **_list_calibration(index.calibration),
     }
 
 
-def _show_spec(spec: DescriptorSpec, columns: int) -> str:
+def _format_spec(spec: DescriptorSpec, columns: int) -> str:
     species = f", species = {spec.species}" if spec.species else ""
     blocks = f" in blocks of {', '.join(spec.elements)}" if spec.elements else ""
     return f"k = {spec.k}, cutoff = {spec.cutoff:g} Å{species}; {columns} columns{blocks}"
 
 
-def _show_calibration(calibration: Calibration | None) -> dict[str, str]:
+def _list_calibration(calibration: Calibration | None) -> dict[str, str]:
     if calibration is None:
         return {"calibration": "none"}
     sampled = len(calibration.sizes)
@@ -317,10 +374,10 @@ def _show_calibration(calibration: Calibration | None) -> dict[str, str]:
             lines[f"false alarm {rate:g}"] = f"dH = {value:.4g} at {atoms}"
         except CalibrationError:
             lines[f"false alarm {rate:g}"] = f"not resolved at {atoms}"
-    return lines | _show_bound(calibration.force_error)
+    return lines | _list_bound(calibration.force_error)
 
 
-def _show_bound(bound: ErrorBound | None) -> dict[str, str]:
+def _list_bound(bound: ErrorBound | None) -> dict[str, str]:
     if bound is None:
         return {}
     lines = {

@@ -20,7 +20,7 @@ from ..sources import read_frames
 from ..toml import check_keys, read_toml
 from . import EXIT_CODES
 from .datasets import convert_bandwidth
-from .results import counter
+from .results import format_facts, show_progress
 
 __all__ = ["config_group", "run_command", "watch_command"]
 
@@ -54,30 +54,28 @@ def init(file: Path) -> None:
 def check(file: Path, atoms: tuple[str, ...]) -> None:
     """Check a quests.toml, and that its index can serve it."""
     config = RunConfig.read(file)
-    lines = _of_live(config) if config.reference == "live" else _of_index(file, config, atoms)
+    lines = _describe_live(config) if config.reference == "live" else _describe_index(file, config, atoms)
     for name in config.model_fields_set - set(lines):
         lines[name] = str(getattr(config, name))
     click.echo(f"{file}: right")
-    for name in RunConfig.model_fields:
-        if name in lines:
-            click.echo(f"  {name:<14} {lines[name]}")
+    click.echo(format_facts({name: lines[name] for name in RunConfig.model_fields if name in lines}))
     if (Path(config.output) / "run.json").exists() and not config.overwrite:
         click.echo(f"quests-md: warning: {config.output} holds an earlier run", err=True)
 
 
-def _of_live(config: RunConfig) -> dict[str, str]:
+def _describe_live(config: RunConfig) -> dict[str, str]:
     Live(**config.of_live())
     return {"reference": "live: what the thresholds come to is known when it has learned"}
 
 
-def _of_index(file: Path, config: RunConfig, atoms: tuple[str, ...]) -> dict[str, str]:
+def _describe_index(file: Path, config: RunConfig, atoms: tuple[str, ...]) -> dict[str, str]:
     """Return what there is to say of the index and of the thresholds that are judged by it."""
     index = Index.open(config.index or "")
     index.require(k=config.k, cutoff=config.cutoff)
     _check_elements(file, config, index)
-    counts = _counts(atoms, config, index)
+    counts = _count_atoms(atoms, config, index)
     lines = {"index": f"{config.index}: {len(index)} environments of {', '.join(index.elements)}"}
-    return lines | {name: _threshold(name, getattr(config, name), index, counts) for name in ("select", "halt")}
+    return lines | {name: _format_threshold(name, getattr(config, name), index, counts) for name in ("select", "halt")}
 
 
 def _check_elements(file: Path, config: RunConfig, index: Index) -> None:
@@ -86,7 +84,7 @@ def _check_elements(file: Path, config: RunConfig, index: Index) -> None:
         raise ElementError(f"{file}: elements: {', '.join(unknown)} is not in the index: {', '.join(index.elements)}")
 
 
-def _counts(atoms: tuple[str, ...], config: RunConfig, index: Index) -> dict[str, int]:
+def _count_atoms(atoms: tuple[str, ...], config: RunConfig, index: Index) -> dict[str, int]:
     """Return watched atoms by symbol; a bare number is shared by the elements of the run."""
     symbols = [s for s in dict.fromkeys(config.elements or index.elements) if s != "NULL"]
     counts: dict[str, int] = {}
@@ -98,7 +96,7 @@ def _counts(atoms: tuple[str, ...], config: RunConfig, index: Index) -> dict[str
     return counts
 
 
-def _threshold(name: str, given: Any, index: Index, counts: dict[str, int]) -> str:
+def _format_threshold(name: str, given: Any, index: Index, counts: dict[str, int]) -> str:
     """Return a threshold in nats, where that is known."""
     if not isinstance(given, dict):
         return f"{given:g} nats"
@@ -219,18 +217,18 @@ def watch_command(context: click.Context, /, trajectory: str, config_path: str |
     Exit code: 0 finished, 1 failed, 3 halted.
     """
     given = {name: value for name, value in values.items() if _is_given(context, name)}
-    config = _of_options(given) if config_path is None else _of_file(config_path, given)
+    config = _read_options(given) if config_path is None else _read_file(config_path, given)
     if config_path is not None:
         _say_ignored(config_path, config, trajectory)
         if "output" not in given:
             _spare_live_run(config_path, config)
-    with Session.from_config(config, host=_REPLAY) as session, counter() as progress:
+    with Session.from_config(config, host=_REPLAY) as session, show_progress() as progress:
         progress.say(f"watching {trajectory}:")
         band = Band.COVERED
         for decision in replay(session, progress.count(read_frames(trajectory))):
             if decision.evaluated and decision.band != band:
                 band = decision.band
-                click.echo(_line(decision))
+                click.echo(_format_decision(decision))
     if not session.monitor.index.ready:
         click.echo(f"quests-md: warning: {trajectory} has ended while the reference was learning", err=True)
     elif session.n_evaluated == 0:
@@ -243,7 +241,7 @@ def _is_given(context: click.Context, name: str) -> bool:
     return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
-def _of_options(given: dict[str, Any]) -> RunConfig:
+def _read_options(given: dict[str, Any]) -> RunConfig:
     """Return what the options alone say; what is not among them has the defaults of a quests.toml."""
     for name in ("select", "halt"):
         if name not in given:
@@ -251,7 +249,7 @@ def _of_options(given: dict[str, Any]) -> RunConfig:
     return RunConfig.make(given, where="the options")
 
 
-def _of_file(path: str, given: dict[str, Any]) -> RunConfig:
+def _read_file(path: str, given: dict[str, Any]) -> RunConfig:
     """Return what a quests.toml says, but for options that are given."""
     keys = read_toml(path)
     check_keys(keys, RunConfig.model_fields, path)
@@ -284,6 +282,6 @@ def _spare_live_run(path: str, config: RunConfig) -> None:
             )
 
 
-def _line(decision: Decision) -> str:
+def _format_decision(decision: Decision) -> str:
     reasons = "; ".join(decision.reasons) or f"the largest dH is {decision.maximum:.6g}"
     return f"step {decision.step}: {decision.band}: {reasons}"

@@ -30,8 +30,9 @@ from ..labelling import EXECUTORS, STATES, Entry, Labelling, Oracle, Queue, chec
 from ..sources import read_atoms, read_labelled
 from ..toml import make_settings, read_toml, tomllib
 from . import EXIT_CODES
+from .results import format_facts, format_table
 
-__all__ = ["COLUMNS", "Bar", "Lines", "label_command", "learn_command", "queue_group", "terminal"]
+__all__ = ["COLUMNS", "Bar", "Lines", "label_command", "learn_command", "queue_group"]
 
 _STATES = click.Choice(STATES)
 _WIDTH = 60  # of a reason in a list
@@ -66,7 +67,7 @@ def add(queue: str, sources: tuple[str, ...]) -> None:
 def _add(queue: Queue, source: str) -> Iterator[tuple[int, bool]]:
     """Add the frames of a file, which a run may be writing to: its last frame may be half there when it is read."""
     while True:
-        size = _size(source)
+        size = _get_size(source)
         try:
             for count, atoms in enumerate(read_atoms(source)):
                 try:
@@ -76,11 +77,11 @@ def _add(queue: Queue, source: str) -> Iterator[tuple[int, bool]]:
                 yield added
             return
         except SourceError:
-            if _size(source) == size:
+            if _get_size(source) == size:
                 raise
 
 
-def _size(source: str) -> int:
+def _get_size(source: str) -> int:
     path = Path(source)
     return path.stat().st_size if path.is_file() else 0
 
@@ -93,7 +94,7 @@ def list_command(queue: str, states: tuple[str, ...]) -> None:
     found = Queue(queue, create=False)
     entries = found.entries(states or None)
     if entries:
-        click.echo(_table(entries))
+        click.echo(_tabulate(entries))
     click.echo(f"{found.name}: " + ", ".join(f"{n} {state}" for state, n in found.counts().items()))
 
 
@@ -109,17 +110,17 @@ def show(queue: str, id: int) -> None:
         "worker": entry.worker,
         "atoms": f"{entry.natoms}, {entry.formula}",
         "digest": entry.digest,
-        "added": _date(entry.added),
-        "changed": _date(entry.changed),
+        "added": _format_date(entry.added),
+        "changed": _format_date(entry.changed),
         **{f"source: {key}": value for key, value in entry.source.items()},
         **{f"oracle: {key}": value for key, value in entry.record.items()},
     }
-    click.echo(f"frame {entry.id}")
-    for name, value in lines.items():
-        click.echo(f"  {name:<18} {value}")
+    click.echo(f"frame {entry.id}\n{format_facts(lines)}")
     for event in entry.history:
         click.echo(
-            f"  {_date(event['at'])}  {event['what']}, {event['worker'] or 'nobody'}: {event['reason']}".rstrip(": ")
+            f"  {_format_date(event['at'])}  {event['what']}, {event['worker'] or 'nobody'}: {event['reason']}".rstrip(
+                ": "
+            )
         )
 
 
@@ -162,41 +163,41 @@ def export(queue: str, output: Path, states: tuple[str, ...], append: bool, over
     ids = [entry.id for entry in found.entries(states or ("done",))]
     old = output.read_bytes() if append and output.exists() else b""
     there = {digest(atoms) for atoms in read_atoms(output)} if old else set[str]()
-    texts = list(_texts(found, ids, there))
+    texts = list(_format_new(found, ids, there))
     end = b"\n" if old and not old.endswith(b"\n") else b""
     write_atomically(output, lambda file: file.writelines([old, end, *texts]))
     click.echo(f"{len(texts)} frames written to {output}" + (f", {len(ids) - len(texts)} were there" if there else ""))
 
 
-def _texts(queue: Queue, ids: Sequence[int], there: set[str]) -> Iterator[bytes]:
+def _format_new(queue: Queue, ids: Sequence[int], there: set[str]) -> Iterator[bytes]:
     for id in ids:
         atoms = queue.atoms(id)
         if digest(atoms) not in there:
             yield format_atoms(atoms)
 
 
-def _table(entries: Sequence[Entry]) -> str:
-    """Return a line for each frame; columns that are empty everywhere are left out."""
-    names = ("id", "state", "tries", "worker", "formula", "run", "step", "dH_max", "seconds", "reason")
-    rows = [[_cell(getattr(entry, name, entry.source.get(name))) for name in names] for entry in entries]
-    used = [c for c in range(len(names)) if any(row[c] for row in rows)]
-    table = [[row[c] for c in used] for row in [list(names), *rows]]
-    widths = [max(len(row[c]) for row in table) for c in range(len(used))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
+def _tabulate(entries: Sequence[Entry]) -> str:
+    """Return a line for each frame, without columns that are empty everywhere."""
+    names = ("id", "state", "tries", "worker", "formula", "run", "step", "dH_max", "seconds")
+    rows = [
+        {**{name: getattr(entry, name, entry.source.get(name)) for name in names}, "reason": shorten(entry.reason)}
+        for entry in entries
+    ]
+    used = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
+    return format_table([{name: row[name] for name in used} for row in rows])
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    text = f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
+def shorten(reason: str) -> str:
+    """Return a reason in one line, cut off where it is long."""
+    text = " ".join(reason.split())
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
-def _date(seconds: float) -> str:
+def _format_date(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def _keyword(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+def _convert_keywords(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
     """Return NAME=VALUE pairs; a value that is no TOML is a text."""
     keywords: dict[str, Any] = {}
     for text in texts:
@@ -214,7 +215,7 @@ def _keyword(context: click.Context, parameter: click.Parameter, texts: tuple[st
 @click.argument("queue_address", metavar="QUEUE")
 @click.option("--calculator", required=True,
               help="A TOML file of an oracle or of a loop, or the import path of an ASE calculator.")  # fmt: skip
-@click.option("--keyword", "keywords", multiple=True, metavar="NAME=VALUE", callback=_keyword,
+@click.option("--keyword", "keywords", multiple=True, metavar="NAME=VALUE", callback=_convert_keywords,
               help="Of the calculator; VALUE as in TOML, or a text. May be repeated.")  # fmt: skip
 @click.option("--wall-time", type=float, help="Seconds that a frame may take.  [default: that of the file, or 3600]")
 @click.option("--max-force", type=float, help="In eV/Å; larger is not believed.  [default: that of the file, or 50]")
@@ -248,9 +249,9 @@ def label_command(
     Exit code: 0 nothing waits any more, or the limit is reached; 1 an error, or no frame got a label though some were
     tried; 3 told to stop, by Ctrl-C or SIGTERM.
     """
-    oracle = _oracle(calculator, keywords, options)
+    oracle = _read_oracle(calculator, keywords, options)
     queue = Queue(queue_address, tries=tries, lease=lease, create=False)
-    with _signals() as stop, _progress() as view:
+    with _catch_signals() as stop, _show_view() as view:
         try:
             with make_executor(kind, workers, scheduler) as executor:
                 _check(oracle, executor, queue, check, stop)
@@ -266,7 +267,7 @@ def label_command(
     raise click.exceptions.Exit(code)
 
 
-def _oracle(calculator: str, keywords: dict[str, Any], options: dict[str, float | None]) -> Oracle:
+def _read_oracle(calculator: str, keywords: dict[str, Any], options: dict[str, float | None]) -> Oracle:
     """Return the oracle of its file, the file of a loop or an import path, with what the options say instead."""
     path = Path(calculator)
     values: dict[str, Any]
@@ -295,7 +296,7 @@ def _check(oracle: Oracle, executor: Executor, queue: Queue, file: str | None, s
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
+def _catch_signals() -> Iterator[Callable[[], bool]]:
     """Let the first Ctrl-C or SIGTERM be a question's answer; the second one acts as ever."""
     told = threading.Event()
     before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -314,7 +315,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
 
 
 class _View:
-    """A line on the terminal that changes, a line for each frame that gets no label, and the summary."""
+    """A line on the make_reporter that changes, a line for each frame that gets no label, and the summary."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -337,7 +338,7 @@ class _View:
         parts = [f"{counts.done} done", f"{counts.failed + counts.quarantined} failed", f"{counts.running} running"]
         parts += [f"{counts.waiting} waiting"]
         if each is not None and left is not None:
-            parts += [f"{each:.3g} s per frame", f"{_clock(left)} left"]
+            parts += [f"{each:.3g} s per frame", f"{_format_time(left)} left"]
         self._progress.update(self._task, description=", ".join(parts))
 
     def summary(self, queue: Queue) -> str:
@@ -348,19 +349,19 @@ class _View:
         states = ", ".join(f"{number} {state}" for state, number in queue.counts().items())
         return (
             f"{counts.done} frames labelled, {counts.failed} failed, {counts.quarantined} quarantined, "
-            f"{counts.tries} tried in vain, in {_clock(counts.seconds)}{speed}\n{queue.name}: {states}"
+            f"{counts.tries} tried in vain, in {_format_time(counts.seconds)}{speed}\n{queue.name}: {states}"
         )
 
 
 @contextmanager
-def _progress() -> Iterator[_View]:
+def _show_view() -> Iterator[_View]:
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield _View(progress)
 
 
-def _clock(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
@@ -399,7 +400,7 @@ class Lines:
 
     def stage(self, generation: int, name: str, total: int | None) -> None:
         """Print what begins."""
-        self._echo(stage_of(generation, name, total))
+        self._echo(name_stage(generation, name, total))
 
     def step(self, done: int, text: str = "") -> None:
         """Print what there is to say."""
@@ -408,13 +409,15 @@ class Lines:
 
     def row(self, row: dict[str, Any]) -> None:
         """Print the row, and how long the limit of generations is away at most."""
+        shown = {heading: "-" if row[key] is None else format(row[key], form) for heading, key, form in _SHOWN}
+        head, line = format_table([shown]).split("\n")
         if not self._rows:
-            self._echo("  ".join(heading for heading, _, _ in _SHOWN))
+            self._echo(head)
         self._rows += 1
-        self._echo("  ".join(_learning_cell(row[key], form).rjust(len(heading)) for heading, key, form in _SHOWN))
+        self._echo(line)
         left = max(0, self._most - row["generation"] - 1) * (time.perf_counter() - self._started) / self._rows
         if left:
-            self._echo(f"  {_hours(left)} to the limit of {self._most} generations, if they take as long")
+            self._echo(f"  {_format_time(left)} to the limit of {self._most} generations, if they take as long")
         self._then(row)
 
 
@@ -429,7 +432,7 @@ class Bar(Lines):
 
     def stage(self, generation: int, name: str, total: int | None) -> None:
         """Show what begins, with an empty bar."""
-        self._progress.reset(self._task, description=stage_of(generation, name, None), total=total)
+        self._progress.reset(self._task, description=name_stage(generation, name, None), total=total)
 
     def step(self, done: int, text: str = "") -> None:
         """Move the bar."""
@@ -437,30 +440,21 @@ class Bar(Lines):
         self._progress.update(self._task, completed=done)
 
 
-def stage_of(generation: int, name: str, total: int | None) -> str:
+def name_stage(generation: int, name: str, total: int | None) -> str:
     """Return what a stage is called."""
     things = "" if total is None else f": {total} {_THINGS.get(name, 'frames')}"
     return f"generation {generation}: {name}{things}"
 
 
 @contextmanager
-def terminal(most: int, then: Callable[[dict[str, Any]], object]) -> Iterator[Lines]:
-    """Give a reporter for the terminal, or for what stands in its place."""
+def make_reporter(most: int, then: Callable[[dict[str, Any]], object]) -> Iterator[Lines]:
+    """Give a reporter for the make_reporter, or for what stands in its place."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Lines(lambda text: click.echo(text, err=True), most, then)
         return
     with Progress(*COLUMNS, console=console, transient=True) as progress:
         yield Bar(progress, most, then)
-
-
-def _learning_cell(value: Any, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _hours(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 _CONVERGED, _NOT_CONVERGED = 0, 3
@@ -485,12 +479,11 @@ def learn_command(file: str, check: bool) -> None:
         click.echo(f"{file}: right")
         return
     output = Path(config.output)
-    with terminal(config.stop.generations, lambda row: _draw(output)) as report:
+    with make_reporter(config.stop.generations, lambda row: _draw(output)) as report:
         result = learn(config, report)
     click.echo(f"{result.status}: {result.reason}")
-    click.echo(f"  potential          {result.potential}")
-    click.echo(f"  index              {result.index}")
-    click.echo(f"  labels             {result.labels} in {result.generation + 1} generations")
+    labels = f"{result.labels} in {result.generation + 1} generations"
+    click.echo(format_facts({"potential": result.potential, "index": result.index, "labels": labels}))
     click.echo(f"files in {output}" + ("" if _draw(output) else "; no learning.png: pip install 'quests_md[plot]'"))
     raise click.exceptions.Exit(_CONVERGED if result.status == "converged" else _NOT_CONVERGED)
 

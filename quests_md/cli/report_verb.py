@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from ..files import write_atomically
 from ..frame import Frame
 from ..index import Index
 from ..report import dataset_page, run_page
-from ..sources import describe_source, read_frames
-from .datasets import dataset_options
-from .results import Counter, counter
+from ..sources import describe_source
+from .datasets import dataset_options, read_counted
+from .results import show_progress
 
 __all__ = ["report_command"]
 
@@ -82,14 +82,14 @@ def _page_of_dataset(
     title = ", ".join(Path(source).name for source in sources)
     indexes = [source for source in sources if Path(source).suffix == ".qindex"]
     frames: Index | list[Frame]
-    with counter() as progress:
+    with show_progress() as progress:
         if indexes:
             if len(sources) > 1 or group_key is not None:
                 raise InputError(f"{indexes[0]} is a dataset of its own: give it alone, and without --group-key")
             described, frames = [], Index.open(indexes[0])
         else:
             described = [describe_source(source) for source in sources]
-            frames = list(_read(sources, group_key, progress))
+            frames = list(read_counted(sources, group_key, progress))
         progress.begin("computing kernel sums:")
         spec = _spec_of(wanted, frames if isinstance(frames, Index) else index)
         return dataset_page(
@@ -106,9 +106,3 @@ def _spec_of(wanted: dict[str, Any], index: Index | None) -> DescriptorSpec | No
     if wanted["species"] not in (None, index.spec.species):
         raise InputError(f'the index has species "{index.spec.species}", but "{wanted["species"]}" is asked for')
     return None
-
-
-def _read(sources: Sequence[str], group_key: str | None, progress: Counter) -> Iterator[Frame]:
-    for source in sources:
-        progress.say(f"reading {source}:")
-        yield from progress.count(read_frames(source, group_key))

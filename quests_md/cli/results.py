@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -15,6 +16,8 @@ import click
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from ..errors import MissingExtraError, OutputError
 from ..files import write_atomically
@@ -24,13 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Counter",
+    "add_options",
     "check_outputs",
-    "counter",
     "deliver",
+    "format_facts",
+    "format_table",
     "result_options",
-    "result_options_as",
     "save_picture",
-    "table",
+    "show_progress",
     "write_result",
 ]
 
@@ -38,7 +42,7 @@ _Frame = TypeVar("_Frame")
 
 
 class Counter:
-    """What `counter` gives: says what goes on, counts frames that pass, or shows how much is done."""
+    """What `show_progress` gives: says what goes on, counts frames that pass, or shows how much is done."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -67,7 +71,7 @@ class Counter:
 
 
 @contextmanager
-def counter() -> Iterator[Counter]:
+def show_progress() -> Iterator[Counter]:
     """Show what goes on while the block runs."""
     console = Console(stderr=True)
     columns = (
@@ -82,28 +86,22 @@ def counter() -> Iterator[Counter]:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PICTURES = (".png", ".svg", ".pdf")
+_WIDEST = 1_000_000  # columns of a table; rich would wrap it at the width of the terminal, 80 in a pipe
 
 
-def result_options(command: _Command) -> _Command:
-    """Add the options of what is written: -o, --plot and --overwrite."""
-    return result_options_as(".json or .csv")(command)
+def add_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Return a decorator that adds several options, in this order."""
+    return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-def result_options_as(formats: str) -> Callable[[_Command], _Command]:
-    """Return what adds the options of what is written, in these formats."""
+def result_options(formats: str = ".json or .csv") -> Callable[[_Command], _Command]:
+    """Return a decorator that adds the options of what is written: -o, in these formats, --plot and --overwrite."""
     path = click.Path(path_type=Path)
-    options = (
+    return add_options(
         click.option("-o", "--output", type=path, help=f"Write the result here: {formats}."),
         click.option("--plot", type=path, help="Draw it here: .png, .svg or .pdf (pip install 'quests_md[plot]')."),
         click.option("--overwrite", is_flag=True, help="Replace files that exist."),
     )
-
-    def add(command: _Command) -> _Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
 
 
 def check_outputs(
@@ -170,21 +168,48 @@ def deliver(
         if plot is not None:
             save_picture(draw(), plot)
     finally:
-        click.echo(table(shown))
+        click.echo(format_table(shown))
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as aligned text, numbers to six digits."""
-    cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
-    widths = [max(len(row[c]) for row in cells) for c in range(len(cells[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as an aligned table without lines: numbers, to six digits, on the right and texts on the left.
+
+    The table is as wide as it must be, on a terminal too: programs read it.
+    """
+    grid = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+    columns = []
+    for name in rows[0]:
+        cells = [_format_cell(row[name]) for row in rows]
+        grid.add_column(justify="right" if all(map(_is_number, cells)) else "left", no_wrap=True)
+        columns.append(Text("\n".join([name, *cells])))
+    grid.add_row(*columns)  # one row of columns: rich takes four times longer for a row of each
+    console = Console(file=io.StringIO(), width=_WIDEST, color_system=None)
+    with console.capture() as capture:
+        console.print(grid)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, (float, np.floating)):
         return f"{value:.6g}"
     # Names come from files: a line break would tear the table, and what else is not printed may steer a terminal.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+
+
+def _is_number(cell: str) -> bool:
+    """Return whether a cell is a number, or says that there is none."""
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return cell == "-"
+    return True
+
+
+def format_facts(facts: Mapping[str, object]) -> str:
+    """Return a line for each fact, its name before it; those of all verbs are aligned alike."""
+    return "\n".join(f"  {name:<18} {value}" for name, value in facts.items())
 
 
 def _plain(value: Any) -> Any:

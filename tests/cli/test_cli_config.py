@@ -64,7 +64,7 @@ def test_a_configuration_is_checked_against_its_index():
     shown = run("check").stdout
     assert shown.startswith("quests.toml: right\n")
     assert "reference.qindex: 96 environments of Si" in shown
-    assert "  select         5 nats" in shown
+    assert "  select             5 nats" in shown
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from limits import LIMIT
 
 from quests_md import cli, delta_entropy
-from quests_md.cli.results import table
+from quests_md.cli.results import format_table
 from quests_md.compression import compress
 from quests_md.errors import InputError
 from quests_md.information import information, likelihood_bandwidth
@@ -56,7 +56,7 @@ def test_no_group_has_the_name_of_all(verb):
 
 
 def test_a_name_from_a_file_neither_tears_a_table_nor_steers_a_terminal():
-    assert table([{"group": "a\n\x1b[31mÅ", "n": 1}]).split("\n")[1] == "a\\n\\x1b[31mÅ  1"
+    assert format_table([{"group": "a\n\x1b[31mÅ", "n": 1}]).split("\n")[1] == "a\\n\\x1b[31mÅ  1"
 
 
 def test_frames_without_atoms_leave_no_file():

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from limits import LIMIT
 
-from quests_md.cli import main, working
+from quests_md.cli import main, shared_work
 from quests_md.cli.datasets import open_dataset
-from quests_md.cli.working import Scratch, rows_of
+from quests_md.cli.shared_work import Scratch, compute_rows
 from quests_md.descriptors import DescriptorSpec
 from quests_md.errors import InputError, MonitorError, OutputError, SourceError
 from quests_md.frame import Frame
@@ -135,13 +135,13 @@ def test_rows_are_those_of_the_descriptor_however_they_are_shared(tmp_path_facto
 
     def work(comm):
         with Scratch(folder, comm) as scratch:
-            rows = rows_of(FRAMES, "si.xyz", OFFSETS, SPEC, scratch, 1)
+            rows = compute_rows(FRAMES, "si.xyz", OFFSETS, SPEC, scratch, 1)
             assert isinstance(rows, np.memmap) == on_disk
             comm.gather(None)
             return np.array(rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(working, "_BATCH", batch)
+        patch.setattr(shared_work, "_BATCH", batch)
         for rows in ranks.run(size, work):
             assert np.array_equal(rows, SPEC.compute(FRAMES))
     assert folder is None or not list(folder.iterdir())
@@ -162,7 +162,7 @@ def test_a_mapped_dataset_outlives_its_file_and_says_the_same(dataset, tmp_path)
 def test_files_that_change_while_they_are_read_are_refused():
     for other in (FRAMES[:-1], FRAMES[::-1]):
         with pytest.raises(SourceError, match="a file has changed while it was read"):
-            rows_of(other, "si.xyz", OFFSETS, SPEC, Scratch(), 1)
+            compute_rows(other, "si.xyz", OFFSETS, SPEC, Scratch(), 1)
 
 
 def test_ranks_that_read_other_frames_are_refused(tmp_path):
@@ -183,7 +183,7 @@ def test_a_disk_without_space_is_met_before_anything_is_computed(tmp_path):
 
     def work(comm):
         with Scratch(tmp_path, comm) as scratch:
-            rows_of(FRAMES, "si.xyz", OFFSETS, SPEC, scratch, 1)
+            compute_rows(FRAMES, "si.xyz", OFFSETS, SPEC, scratch, 1)
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
@@ -196,6 +196,6 @@ def test_a_disk_without_space_is_met_before_anything_is_computed(tmp_path):
 
 
 def test_rows_that_do_not_fit_are_refused_with_what_to_do(monkeypatch):
-    monkeypatch.setattr(working, "_memory", lambda: 1.9 * 8 * 63 * OFFSETS[-1])
+    monkeypatch.setattr(shared_work, "_memory", lambda: 1.9 * 8 * 63 * OFFSETS[-1])
     with pytest.raises(InputError, match=r"more than half of the .* --scratch FOLDER keeps them"):
-        rows_of(FRAMES, "si.xyz", OFFSETS, SPEC, Scratch(), 1)
+        compute_rows(FRAMES, "si.xyz", OFFSETS, SPEC, Scratch(), 1)

@@ -18,15 +18,15 @@ from ..frame import Frame
 from ..index import Index
 from ..information import delta_entropy
 from .datasets import Dataset, open_dataset, open_index, resolve_bandwidths
-from .results import Counter
+from .results import Counter, add_options
 
-__all__ = ["Itself", "Known", "check_elements", "open_reference", "reference_options", "thresholds_option"]
+__all__ = ["Itself", "OpenedReference", "check_elements", "open_reference", "reference_options", "thresholds_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Known:
+class OpenedReference:
     """A reference that can be asked for dH.
 
     Attributes
@@ -105,7 +105,7 @@ class Itself:
     spec
         The descriptor; where it needs elements, each frame has its own.
     bandwidth, threads
-        As of `Known`.
+        As of `OpenedReference`.
     """
 
     spec: DescriptorSpec
@@ -113,7 +113,7 @@ class Itself:
     threads: int | None
 
     def ask(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
-        """Compute dH of the environments of frames, in their order; (n,), in nats; `FrameError` as `Known.ask`."""
+        """Compute dH of the environments of frames, in their order; (n,), in nats. Raises as `OpenedReference.ask`."""
         answers = []
         for frame in frames:
             rows = self.spec.for_elements(frame.distinct_numbers.tolist()).compute(frame, self.threads)
@@ -138,21 +138,17 @@ def check_elements(numbers: NDArray[np.int64] | None, reference: Dataset) -> Non
         )
 
 
-def reference_options(command: _Command) -> _Command:
-    """Add --index and --reference, of which one is to be given, and --bandwidth."""
-    options = (
-        click.option("--index", "index_file", metavar="INDEX", help="The index of the reference."),
-        click.option(
-            "--reference",
-            "references",
-            metavar="FILE",
-            multiple=True,
-            help="Instead: what the reference is made of. May be repeated.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# Of these one must be given.
+reference_options = add_options(
+    click.option("--index", "index_file", metavar="INDEX", help="The index of the reference."),
+    click.option(
+        "--reference",
+        "references",
+        metavar="FILE",
+        multiple=True,
+        help="Instead: what the reference is made of. May be repeated.",
+    ),
+)
 
 
 def thresholds_option(text: str, *default: float) -> Callable[[_Command], _Command]:
@@ -183,7 +179,7 @@ def open_reference(
     descriptor: dict[str, Any],
     threads: int | None,
     progress: Counter,
-) -> Known:
+) -> OpenedReference:
     """Open an index, or make a reference of files.
 
     Raises
@@ -198,11 +194,11 @@ def open_reference(
     if index_file is None:
         data = open_dataset(references, **descriptor, threads=threads, progress=progress)
         (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
-        return Known(data, None, h, threads)
+        return OpenedReference(data, None, h, threads)
     index = open_index(index_file, **descriptor)
     if bandwidth not in (None, index.bandwidth):
         raise InputError(
             f"{index_file} was built with a bandwidth of {index.bandwidth:g} 1/Å, but {bandwidth} is asked for: "
             "build another index, or leave --bandwidth out"
         )
-    return Known(None, index, index.bandwidth, threads)
+    return OpenedReference(None, index, index.bandwidth, threads)

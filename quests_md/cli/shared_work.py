@@ -24,11 +24,11 @@ from ..hosts.mpi import MpiComm, world
 from ..information import information
 from ..kernels._jit import announce_compiling
 
-__all__ = ["Scratch", "ranks", "rows_of", "scratch_option"]
+__all__ = ["Scratch", "compute_rows", "scratch_option", "start_ranks"]
 
 
 @contextmanager
-def ranks() -> Iterator[Comm]:
+def start_ranks() -> Iterator[Comm]:
     """Give the ranks that ``mpiexec`` has started, or this one.
 
     An error is told by rank 0, and all end. Whatever may fail on one rank alone is to be done by `comm.together`; where
@@ -136,7 +136,7 @@ class Scratch:
             self._files.pop().unlink(missing_ok=True)
 
 
-def rows_of(
+def compute_rows(
     frames: Iterable[Frame],
     names: str,
     offsets: NDArray[np.int64],
