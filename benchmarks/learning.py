@@ -22,22 +22,23 @@ from numpy.typing import NDArray
 
 from quests_md import Index
 from quests_md.labelling import Queue, label, make_executor
+from quests_md.labelling._label import is_dead
 from quests_md.learning import LearnConfig
 from quests_md.learning._exploration import Exploration, explore
+from quests_md.learning._files import Folder, Labelled, State, read_file
 from quests_md.learning._stages import (
     Candidate,
+    Silent,
     Work,
-    _jobs,
-    explored,
-    extended,
-    is_dead,
-    labelled,
-    prepared,
+    extend_index,
+    label_frames,
+    make_jobs,
+    prepare,
+    run_explorations,
     select,
-    selected,
-    trained,
+    select_frames,
+    train_potential,
 )
-from quests_md.learning._state import Folder, Silent, State, read_json
 from quests_md.sources import read_frames, read_labelled
 from quests_md.toml import read_toml
 from quests_md.training import Errors, make_trainer
@@ -178,17 +179,17 @@ def made(seed: int, folder: Path, labels: Labels) -> Runs:
     place.path.mkdir(exist_ok=True)
     state = State.open(place.path, config)
     work = Work(config, place, state, labels.queue, Silent(), lambda: labels.executor)
-    prepared(work)
-    trained(work, 0)
-    labelled(work, 0, selected(work, 0, explored(work, 0)))
-    extended(work, 0)
-    trained(work, 1)
+    prepare(work)
+    train_potential(work, 0)
+    label_frames(work, 0, select_frames(work, 0, run_explorations(work, 0)))
+    extend_index(work, 0)
+    train_potential(work, 1)
     explorations, frames = _explored(work)
     told = ", ".join(f"{one.status} after {one.time:g} ps, {one.n_candidates} candidates" for one in explorations)
     print(f"seed {seed}: {told}", flush=True)
-    learned = labels.queue.labelled(read_json(place.labelled(0))["done"])
+    learned = labels.queue.labelled(read_file(Labelled, place.labelled(0)).done)
     start = [*read_labelled(config.training[0]), *learned]
-    thresholds = state.data["thresholds"]["select"]
+    thresholds = work.thresholds["select"]
     return Runs(seed, start, explorations, frames, Index.open(place.index(1)), thresholds, labels)
 
 
@@ -196,7 +197,7 @@ def _explored(work: Work) -> tuple[list[Exploration], dict[Key, ase.Atoms]]:
     """Run the explorations of generation 1 as the loop does, while LAMMPS dumps all that the monitor evaluates."""
     folder, every = work.folder.generation(1), work.config.monitor["every"]
     jobs = []
-    for job in _jobs(work, 1, "explore"):
+    for job in make_jobs(work, 1, "explore"):
         setup = folder / f"{job.name}.in"
         setup.write_text(
             f'dump every all custom {every} "{folder / job.name}.dump" id type x y z\n'

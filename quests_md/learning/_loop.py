@@ -1,10 +1,9 @@
-"""The loop: train, explore, select, label, extend the index, and again; and what is recorded of it."""
+"""The loop: train, explore, select, label, extend the index, and again; and the record of each generation."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import hashlib
 import io
 import itertools
@@ -19,130 +18,27 @@ from ..files import FolderLock, write_atomically
 from ..index import Index
 from ..labelling import Queue, check_labels, make_executor
 from ..sources import read_labelled
-from ._job import Exploration
+from ..training._records import TrainingRecord, write_record
+from ._files import COLUMNS, Exploration, Folder, Generation, Labelled, Row, State, read_file
 from ._settings import LearnConfig
 from ._stages import (
+    Reporter,
+    Silent,
     Work,
-    explored,
-    extended,
+    extend_index,
     is_covered,
-    labelled,
-    labels_before,
-    prepared,
-    selected,
-    trained,
-    verified,
+    label_frames,
+    list_labels_before,
+    prepare,
+    run_explorations,
+    select_frames,
+    train_potential,
+    verify_index,
 )
-from ._state import Folder, Reporter, Silent, State, read_json, write_json
 
-__all__ = ["COLUMNS", "LearnResult", "learn", "recorded"]
+__all__ = ["LearnResult", "learn"]
 
-COLUMNS = (
-    "generation", "training_frames", "labels", "labels_new", "failed", "quarantined", "force_rmse", "energy_rmse",
-    "covered_share", "first_halt_ps", "shortest_ps", "select", "halt", "select_at_10", "select_at_1", "index_size",
-    "seconds_train", "seconds_explore", "seconds_select", "seconds_label", "seconds_extend",
-)  # fmt: skip
-_RATES = {"select_at_10": 0.1, "select_at_1": 0.01}
-
-
-def recorded(work: Work, generation: int, explorations: list[Exploration], ended: str | None) -> dict[str, Any]:
-    """Write generation.json and learning.csv; return the row."""
-    folder = work.folder
-    labels: dict[str, list[int]] = {"done": [], "failed": [], "quarantined": []}
-    if folder.labelled(generation).exists():
-        labels = read_json(folder.labelled(generation))
-    training = read_json(folder.trained(generation))
-    record = {
-        "generation": generation,
-        "ended": ended,
-        "thresholds": work.state.data["thresholds"],
-        "training": training,
-        "explorations": [_told(folder, exploration) for exploration in explorations],
-        "labels": labels,
-        "files": _hashes(folder, generation),
-        "seconds": work.state.data["seconds"].get(str(generation), {}),
-    }
-    record["row"] = row = _row(work, generation, record, explorations)
-    write_json(folder.record(generation), record)
-    _write_table(folder, generation)
-    return row
-
-
-def _row(work: Work, generation: int, record: dict[str, Any], explorations: list[Exploration]) -> dict[str, Any]:
-    before, labels = len(labels_before(work, generation)), record["labels"]
-    held_out, index = record["training"]["errors"]["held_out"], Index.open(work.folder.index(generation))
-    halts = [exploration.first_halt for exploration in explorations if exploration.first_halt is not None]
-    return {
-        "generation": generation,
-        "training_frames": len(record["training"]["frames"]),
-        "labels": before + len(labels["done"]),
-        "labels_new": len(labels["done"]),
-        "failed": len(labels["failed"]),
-        "quarantined": len(labels["quarantined"]),
-        "force_rmse": held_out["force_rmse"],
-        "energy_rmse": held_out["energy_rmse"],
-        "covered_share": min(exploration.covered_share for exploration in explorations),
-        "first_halt_ps": min(halts, default=None),
-        "shortest_ps": min(exploration.time for exploration in explorations),
-        **{name: max(record["thresholds"][name].values()) for name in ("select", "halt")},
-        **{name: _at_rate(index, rate, work.state.data["watched"]) for name, rate in _RATES.items()},
-        "index_size": len(index),
-        **{column: record["seconds"].get(column[8:]) for column in COLUMNS if column.startswith("seconds_")},
-    }
-
-
-def _at_rate(index: Index, rate: float, watched: dict[str, int]) -> float | None:
-    """Return the threshold that a false-alarm rate comes to in this index; None where it cannot be told."""
-    try:
-        found = None if index.calibration is None else index.calibration.false_alarm(rate, watched)
-    except CalibrationError:
-        return None
-    return None if found is None else max(found.values())
-
-
-def _told(folder: Folder, exploration: Exploration) -> dict[str, Any]:
-    """Return an exploration with its paths relative to the folder."""
-    values = dataclasses.asdict(exploration)
-    return {name: folder.relative(value) if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def _hashes(folder: Folder, generation: int) -> dict[str, str]:
-    """Return the SHA-256 of what the generation is made of, by path."""
-    paths = [
-        folder.index(generation),
-        folder.index(generation + 1),
-        folder.selected(generation),
-        folder.labelled(generation),
-    ]
-    paths += sorted(path for path in folder.training(generation).rglob("*") if path.is_file())
-    return {folder.relative(path): _sha256(path) for path in paths if path.exists()}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _write_table(folder: Folder, generation: int) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for g in range(generation + 1):
-        row = read_json(folder.record(g))["row"]
-        writer.writerow([_cell(row[name]) for name in COLUMNS])
-    write_atomically(folder.table, lambda file: file.write(text.getvalue().encode()))
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-_CHECKED = 3  # reference frames that are labelled again
+_CHECKED = 3  # training frames that are labelled again, to check the oracle
 
 
 @dataclass(frozen=True)
@@ -152,18 +48,18 @@ class LearnResult:
     Attributes
     ----------
     status
-        "converged"; "covered": the explorations are, but the force error is above its limit; "generations" or "labels":
-        that limit is reached.
+        "converged"; "covered": the explorations are covered, but the force error is above its limit; "generations" or
+        "labels": this limit is reached.
     reason
         The same in a sentence, with the numbers.
     generation
-        The last one.
+        The last generation.
     labels
         How many frames the loop labelled.
     force_error
-        Root mean square error of the forces of the last potential on the held-out frames, in eV/Å.
+        Root mean square error of a force component of the last potential on the held-out frames, in eV/Å.
     potential, index
-        The folder of the last potential, and the file of the index that its explorations were judged by.
+        Folder of the last potential, and file of the index by which its explorations were judged.
     """
 
     status: str
@@ -176,25 +72,25 @@ class LearnResult:
 
 
 def learn(config: LearnConfig, report: Reporter | None = None) -> LearnResult:
-    """Run the loop, or go on with the one in its folder, until it ends.
+    """Run a loop until it ends, or go on with the loop in its folder.
 
     Parameters
     ----------
     config
-        What it is told.
+        The settings.
     report
-        Who is told how far it is; default nobody.
+        Listens to the progress; default: nobody.
 
     Raises
     ------
     ConfigError
         The folder holds a loop with other settings.
     LearningError
-        The explorations are not covered, and propose nothing that could be learned from.
+        The explorations are not covered, and propose no frame to learn from.
     OracleError
-        The oracle does not give the labels of the training frames again, or too many labels of a generation fail.
+        The oracle does not reproduce the labels of the training frames, or too many frames of a generation get none.
     TrainingError
-        No potential came out of a training.
+        A training made no potential.
     OutputError, SourceError, CalibrationError, QueueError
         The folder, a file, a threshold or the queue cannot be used.
     """
@@ -207,16 +103,16 @@ def learn(config: LearnConfig, report: Reporter | None = None) -> LearnResult:
     try:
         with contextlib.ExitStack() as stack:
             state = State.open(folder.path, config)
-            oracle = _Oracle(config, stack)
+            executor = _Executor(config, stack)
             queue = Queue(folder.queue, tries=config.oracle.tries)
-            work = Work(config, folder, state, queue, Silent() if report is None else report, oracle)
-            return _generations(work)
+            work = Work(config, folder, state, queue, report or Silent(), executor)
+            return _run_generations(work)
     finally:
         lock.release()
 
 
-class _Oracle:
-    """Starts the oracle's executor when it is first needed, and labels some reference frames again."""
+class _Executor:
+    """Starts the executor of the oracle when it is first needed, and checks the oracle on some training frames."""
 
     def __init__(self, config: LearnConfig, stack: contextlib.ExitStack) -> None:
         self._config, self._stack = config, stack
@@ -231,69 +127,187 @@ class _Oracle:
         return self._executor
 
 
-def _generations(work: Work) -> LearnResult:
-    if work.state.data["status"] == "running":
+def _run_generations(work: Work) -> LearnResult:
+    if work.state.status == "running":
         work.report.stage(0, "check", _CHECKED)
         work.executor()  # before hours of exploring
-    prepared(work)
-    first = _first(work)
-    verified(work, first)
+    prepare(work)
+    first = _find_first(work)
+    verify_index(work, first)
     for generation in itertools.count(first):
-        trained(work, generation)
-        explorations, ids = explored(work, generation), list[int]()
-        result = _ended(work, generation, explorations, any(one.n_candidates for one in explorations))
+        train_potential(work, generation)
+        explorations, ids = run_explorations(work, generation), list[int]()
+        result = _find_end(work, generation, explorations, any(one.n_candidates for one in explorations))
         if result is None:
             work.state.save(status="running", reason="")
-            ids = selected(work, generation, explorations)
+            ids = select_frames(work, generation, explorations)
         if result is None and not ids:
-            result = _ended(work, generation, explorations, False)
+            result = _find_end(work, generation, explorations, False)
             if result is None:
-                raise LearningError(_stuck(work, generation, explorations))
+                raise LearningError(_explain_stuck(work, generation, explorations))
         if result is not None:
-            work.report.row(recorded(work, generation, explorations, result.status))
+            _record_generation(work, generation, explorations, result.status)
             work.state.save(status=result.status, reason=result.reason)
             return result
-        labelled(work, generation, ids)
-        extended(work, generation)
-        work.report.row(recorded(work, generation, explorations, None))
+        label_frames(work, generation, ids)
+        extend_index(work, generation)
+        _record_generation(work, generation, explorations, None)
     raise AssertionError("unreachable")
 
 
-def _first(work: Work) -> int:
+def _find_first(work: Work) -> int:
     """Return the generation to go on with."""
     for generation in itertools.count():
         path = work.folder.record(generation)
-        if not path.exists() or read_json(path)["ended"] is not None:
+        if not path.exists() or read_file(Generation, path).ended is not None:
             return generation
     raise AssertionError("unreachable")
 
 
-def _ended(work: Work, generation: int, explorations: list[Exploration], proposes: bool) -> LearnResult | None:
-    """Return the end of the loop, or None where it goes on; `proposes`: there is something to label."""
+def _find_end(work: Work, generation: int, explorations: list[Exploration], proposes: bool) -> LearnResult | None:
+    """Return the result of the loop, or None if it goes on; `proposes` says whether there are frames to label."""
     stop = work.config.stop
-    error = float(read_json(work.folder.trained(generation))["errors"]["held_out"]["force_rmse"])
-    labels = len(labels_before(work, generation))
+    training = read_file(TrainingRecord, work.folder.trained(generation))
+    error = float(_get_held_out(training)["force_rmse"])
+    labels = len(list_labels_before(work, generation))
     covered = all(is_covered(exploration, stop.covered) for exploration in explorations)
     side = "below" if error < stop.force_error else "not below"
-    told = f"the force error on the held-out frames is {error:.4g} eV/Å, {side} the limit of {stop.force_error:g}"
+    measured = f"the force error on the held-out frames is {error:.4g} eV/Å, {side} the limit of {stop.force_error:g}"
     if covered and error < stop.force_error:
-        status, reason = "converged", f"all {len(explorations)} explorations stay covered, and {told}"
+        status, reason = "converged", f"all {len(explorations)} explorations stay covered, and {measured}"
     elif covered and not proposes:
-        status, reason = "covered", f"all {len(explorations)} explorations stay covered and propose nothing, but {told}"
+        status, reason = (
+            "covered",
+            f"all {len(explorations)} explorations stay covered and propose nothing, but {measured}",
+        )
     elif generation + 1 >= stop.generations:
-        status, reason = "generations", f"the limit of {stop.generations} generations is reached; {told}"
+        status, reason = "generations", f"the limit of {stop.generations} generations is reached; {measured}"
     elif stop.labels is not None and labels >= stop.labels:
-        status, reason = "labels", f"the limit of {stop.labels} labels is reached; {told}"
+        status, reason = "labels", f"the limit of {stop.labels} labels is reached; {measured}"
     else:
         return None
     potential, index = work.folder.training(generation), work.folder.index(generation)
     return LearnResult(status, reason, generation, labels, error, potential, index)
 
 
-def _stuck(work: Work, generation: int, explorations: list[Exploration]) -> str:
+def _explain_stuck(work: Work, generation: int, explorations: list[Exploration]) -> str:
     ends = "; ".join(f"{e.name}: {e.status}{f' ({e.reason})' if e.reason else ''}" for e in explorations[:5])
     return (
         f"generation {generation}: the explorations are not covered, and propose nothing that is not labelled or has "
         f"failed already: {ends}. See the logs in {work.folder.generation(generation)}; begin at a lower temperature, "
         "with a shorter timestep or more training frames, in another output"
     )
+
+
+# -- the record of a generation ----------------------------------------------------------------------------------------
+
+
+def _record_generation(work: Work, generation: int, explorations: list[Exploration], ended: str | None) -> None:
+    """Write generation.json and learning.csv, and report the row."""
+    folder = work.folder
+    path = folder.labelled(generation)
+    labels = read_file(Labelled, path) if path.exists() else Labelled()
+    training = read_file(TrainingRecord, folder.trained(generation))
+    seconds = work.state.seconds.get(str(generation), {})
+    row = _make_row(work, generation, explorations, labels, training, seconds)
+    record = Generation(
+        generation=generation,
+        ended=ended,
+        thresholds=work.thresholds,
+        training=training,
+        explorations=[exploration.relative_to(folder.path) for exploration in explorations],
+        labels=labels,
+        files=_hash_files(folder, generation),
+        seconds=seconds,
+        row=row,
+    )
+    write_record(folder.record(generation), record)
+    _write_table(folder, generation)
+    work.report.row(row.model_dump())
+
+
+def _make_row(
+    work: Work,
+    generation: int,
+    explorations: list[Exploration],
+    labels: Labelled,
+    training: TrainingRecord,
+    seconds: dict[str, float],
+) -> Row:
+    held_out, index = _get_held_out(training), Index.open(work.folder.index(generation))
+    halts = [exploration.first_halt for exploration in explorations if exploration.first_halt is not None]
+    return Row(
+        generation=generation,
+        training_frames=len(training.frames),
+        labels=len(list_labels_before(work, generation)) + len(labels.done),
+        labels_new=len(labels.done),
+        failed=len(labels.failed),
+        quarantined=len(labels.quarantined),
+        force_rmse=held_out["force_rmse"],
+        energy_rmse=held_out["energy_rmse"],
+        covered_share=min(exploration.covered_share for exploration in explorations),
+        first_halt_ps=min(halts, default=None),
+        shortest_ps=min(exploration.time for exploration in explorations),
+        select=max(work.thresholds["select"].values()),
+        halt=max(work.thresholds["halt"].values()),
+        select_at_10=_find_threshold(index, 0.1, work.state.watched or {}),
+        select_at_1=_find_threshold(index, 0.01, work.state.watched or {}),
+        index_size=len(index),
+        seconds_train=seconds.get("train"),
+        seconds_explore=seconds.get("explore"),
+        seconds_select=seconds.get("select"),
+        seconds_label=seconds.get("label"),
+        seconds_extend=seconds.get("extend"),
+    )
+
+
+def _get_held_out(training: TrainingRecord) -> dict[str, Any]:
+    """Return the errors on the held-out frames; None for nan."""
+    assert training.errors.held_out is not None
+    return training.errors.held_out.to_json()
+
+
+def _find_threshold(index: Index, rate: float, watched: dict[str, int]) -> float | None:
+    """Return the threshold of a false-alarm rate in this index; None if the calibration cannot give it."""
+    try:
+        found = None if index.calibration is None else index.calibration.false_alarm(rate, watched)
+    except CalibrationError:
+        return None
+    return None if found is None else max(found.values())
+
+
+def _hash_files(folder: Folder, generation: int) -> dict[str, str]:
+    """Return the SHA-256 of the files of a generation, by their paths in the folder."""
+    paths = [
+        folder.index(generation),
+        folder.index(generation + 1),
+        folder.selected(generation),
+        folder.labelled(generation),
+    ]
+    paths += sorted(path for path in folder.training(generation).rglob("*") if path.is_file())
+    return {path.relative_to(folder.path).as_posix(): _hash(path) for path in paths if path.exists()}
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write_table(folder: Folder, generation: int) -> None:
+    """Write learning.csv, with the rows of this generation and all before."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for g in range(generation + 1):
+        row = read_file(Generation, folder.record(g)).row
+        writer.writerow([_format_cell(value) for _, value in row])
+    write_atomically(folder.table, lambda file: file.write(text.getvalue().encode()))
+
+
+def _format_cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:.10g}" if isinstance(value, float) else str(value)

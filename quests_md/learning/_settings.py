@@ -1,8 +1,9 @@
-"""The schema of learn.toml."""
+"""The settings of a loop: the keys of learn.toml."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,22 +15,38 @@ from ..information import DEFAULT_BANDWIDTH
 from ..labelling import Oracle
 from ..toml import check_keys, make_settings, read_toml
 from ..training import make_trainer
-from ._job import Explore
 
-__all__ = ["ExploreTable", "IndexTable", "LearnConfig", "OracleTable", "StopTable"]
+__all__ = ["Explore", "LearnConfig", "StopTable"]
 
-# What [monitor] may say: the keys of a watched run less those that the loop sets, or that belong to one host.
+# The keys of [monitor]: those of a watched run, without those that the loop sets or that belong to one host.
 MONITOR = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "novelty", "budget",
     "cutout", "history", "after", "min_distance", "implausible", "values", "precision", "threads",
 )  # fmt: skip
 
 _Files = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
+
+
+def _to_list(value: Any) -> Any:
+    """Return a list of one number for a number."""
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+_Numbers = Annotated[
+    tuple[float, ...], pydantic.Strict(False), pydantic.Field(min_length=1), pydantic.BeforeValidator(_to_list)
+]
+_Temperatures = Annotated[
+    tuple[pydantic.PositiveFloat, ...],
+    pydantic.Strict(False),
+    pydantic.Field(min_length=1),
+    pydantic.BeforeValidator(_to_list),
+]
+
 _TABLES = ("index", "oracle", "trainer", "explore", "monitor", "stop")
 
 
 class _Table(pydantic.BaseModel):
-    # As RunConfig: strict, so that `generations = true` is a mistake and not 1.
+    # Strict, as RunConfig: `generations = true` is a mistake, and not 1.
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -39,9 +56,9 @@ class IndexTable(_Table):
     Attributes
     ----------
     k, cutoff, species, bandwidth
-        As of `quests-md index build`; the bandwidth is frozen across generations.
+        As in `quests-md index build`. All generations have the same bandwidth.
     group_key
-        The key of the training frames' info that names where each came from: a calibration leaves out whole groups.
+        Key in the info of the training frames that names the group of a frame. A calibration leaves out whole groups.
     """
 
     k: pydantic.PositiveInt = 32
@@ -59,11 +76,11 @@ class OracleTable(Oracle):
     executor
         "local": processes of this machine; "mpi": ``mpi4py.futures``; "dask": the cluster of `scheduler`.
     workers
-        Frames that are labelled at a time.
+        How many frames are labelled at the same time.
     scheduler
         Address of Dask's scheduler.
     tries
-        How often a frame is calculated before it is given up. An oracle that is deterministic needs one.
+        How often a frame is calculated before it is given up. A deterministic oracle needs one try.
     """
 
     executor: Literal["local", "mpi", "dask"] = "local"
@@ -72,23 +89,90 @@ class OracleTable(Oracle):
     tries: pydantic.PositiveInt = 3
 
     def oracle(self) -> Oracle:
-        """Return the oracle alone."""
+        """Return the oracle, without where it runs."""
         return Oracle(**{name: getattr(self, name) for name in Oracle.model_fields})
 
 
+class Explore(_Table):
+    """How molecular dynamics explores.
+
+    Attributes
+    ----------
+    host
+        The program that moves the atoms: "lammps" or "ase".
+    start
+        File of frames. The explorations take them in turn.
+    temperature
+        K. Every temperature is explored.
+    pressure
+        GPa. Every pressure is explored at every temperature, in a cell that keeps its shape and changes its volume.
+        None: the cell stays as it is.
+    timestep
+        fs.
+    time
+        ps. Length of an exploration that nothing ends.
+    damping
+        fs. Time constant of the thermostat; that of the barostat is ten times as long.
+    seeds
+        Number of explorations at each temperature and pressure, each with velocities of its own.
+    restart
+        Where the explorations of the next generation begin: "covered", from the last covered frame of this one; or
+        "start".
+    setup
+        File of LAMMPS commands, which is included after the potential.
+    """
+
+    host: Literal["lammps", "ase"] = "lammps"
+    start: str
+    temperature: _Temperatures
+    pressure: _Numbers | None = None
+    timestep: pydantic.PositiveFloat = 1.0
+    time: pydantic.PositiveFloat
+    damping: pydantic.PositiveFloat = 100.0
+    seeds: pydantic.PositiveInt = 1
+    restart: Literal["covered", "start"] = "covered"
+    setup: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Explore:
+        if self.setup is not None and self.host != "lammps":
+            raise ValueError('setup holds commands of LAMMPS: leave it out with host = "ase"')
+        if self.steps < 1:
+            raise ValueError(f"time: {self.time:g} ps is less than one timestep of {self.timestep:g} fs")
+        names = [name for name, _, _ in self.state_points()]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f"temperature and pressure: {twice} is there twice; seeds says how many explorations of each"
+            )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of an exploration that nothing ends."""
+        return round(1000.0 * self.time / self.timestep)
+
+    def state_points(self) -> Iterator[tuple[str, float, float | None]]:
+        """Yield name, temperature (K) and pressure (GPa) of every exploration of a generation."""
+        points = itertools.product(self.temperature, self.pressure or (None,), range(1, self.seeds + 1))
+        for temperature, pressure, seed in points:
+            words = [f"{temperature:g}K", *([] if pressure is None else [f"{pressure:g}GPa"])]
+            yield "-".join([*words, *([str(seed)] if self.seeds > 1 else [])]), temperature, pressure
+
+
 class ExploreTable(Explore):
-    """The explorations, and how many of them run at a time.
+    """How molecular dynamics explores, and how many explorations run at the same time.
 
     Attributes
     ----------
     workers
-        Explorations that run at a time.
+        How many explorations run at the same time.
     """
 
     workers: pydantic.PositiveInt = 1
 
     def explore(self) -> Explore:
-        """Return what an exploration is told."""
+        """Return the settings of the explorations, without `workers`."""
         return Explore(**{name: getattr(self, name) for name in Explore.model_fields})
 
 
@@ -98,15 +182,15 @@ class StopTable(_Table):
     Attributes
     ----------
     force_error
-        Root mean square error of the forces on the held-out frames that must be reached, in eV/Å for each component.
+        Largest root mean square error of a force component on the held-out frames, in eV/Å.
     covered
-        Share of the environments of every exploration that must be covered.
+        Smallest share of covered environments in each exploration.
     generations
-        The most generations.
+        Largest number of generations.
     labels
-        The most labels; None is no limit.
+        Largest number of labels; None: no limit.
     failed
-        Share of the frames of a generation whose labelling may fail; above it the loop stops with an error.
+        Share of the frames of a generation whose labelling may fail. If more fail, the loop stops with an error.
     """
 
     force_error: pydantic.PositiveFloat
@@ -117,22 +201,22 @@ class StopTable(_Table):
 
 
 class LearnConfig(_Table):
-    """What the loop is told. Paths are relative to the working folder.
+    """The settings of a loop. Paths are relative to the working folder.
 
     Attributes
     ----------
     training
-        Files of labelled frames: what generation 0 is trained on, and what its index is built of.
+        Files of labelled frames. Generation 0 is trained on them, and its index is built of them.
     held_out
-        Files of labelled frames that no potential is trained on.
+        Files of labelled frames on which the force error is measured. No potential is trained on them.
     output
         Folder of the loop.
     seed
-        What all seeds are derived from.
+        All other seeds are derived from it.
     budget
-        The most frames, or cut-outs, that are labelled in a generation.
+        Largest number of frames, or cut-outs, that are labelled in a generation.
     index, oracle, trainer, explore, monitor, stop
-        Tables.
+        The tables.
     """
 
     training: _Files
@@ -154,13 +238,14 @@ class LearnConfig(_Table):
         Raises
         ------
         ConfigError
-            No such file, no TOML, a key that does not exist (with the nearest right one), or a wrong value.
+            The file does not exist or is no TOML; or it has an unknown key (the message has the nearest one) or a
+            wrong value.
         """
         return cls.make(read_toml(path), where=str(path))
 
     @classmethod
     def make(cls, values: Mapping[str, Any], where: str = "the arguments") -> LearnConfig:
-        """Check values and make a configuration; `ConfigError` names `where` they came from, and the table."""
+        """Check values and make a configuration; a `ConfigError` names `where` they come from, and the table."""
         check_keys(values, cls.model_fields, where)
         made = dict(values)
         for name in ("training", "held_out"):
@@ -170,12 +255,12 @@ class LearnConfig(_Table):
             given = made.get(name, {})
             if not isinstance(given, Mapping):
                 raise ConfigError(f"{where}: {name} must be a table, [{name}], not {given!r}")
-            made[name] = _table(name, dict(given), f"{where}: [{name}]")
+            made[name] = _check_table(name, dict(given), f"{where}: [{name}]")
         return make_settings(cls, made, where)
 
 
-def _table(name: str, values: dict[str, Any], where: str) -> Any:
-    """Return a checked table."""
+def _check_table(name: str, values: dict[str, Any], where: str) -> Any:
+    """Check a table and return it."""
     models: dict[str, type[pydantic.BaseModel]] = {
         "index": IndexTable, "oracle": OracleTable, "explore": ExploreTable, "stop": StopTable,
     }  # fmt: skip
@@ -199,7 +284,7 @@ def _table(name: str, values: dict[str, Any], where: str) -> Any:
                 f"{where}: {key}: the indexes of a loop have no bound of the force error: "
                 "give a number of nats, nats by chemical symbol, or a false_alarm rate"
             )
-    # The loop selects among all that is proposed: an exploration proposes all that it finds. A budget needs novelty.
+    # By default an exploration proposes all that it finds: the loop selects later. But a budget needs novelty.
     values = {"consecutive": 1, "novelty": "budget" in values, **values}
     made = RunConfig.make({**values, "index": "index-000.qindex"}, where)
     if made.budget is not None and not made.novelty:

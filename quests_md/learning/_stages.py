@@ -1,16 +1,14 @@
-"""The stages of a generation. Each can be done again, and is passed over where its last file is there."""
+"""The stages of a generation. A stage whose last file is there is skipped; any other can be done again."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ase
 import numpy as np
@@ -18,167 +16,310 @@ from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec, Environments
 from ..elements import SYMBOLS
-from ..errors import CalibrationError, ConfigError, IndexFileError, LearningError, OracleError, SourceError
+from ..errors import CalibrationError, ConfigError, IndexFileError, LearningError, OracleError
 from ..frame import Frame
 from ..index import Index, calibrate, resolve_threshold
 from ..labelling import Entry, Labelling, Queue, label
+from ..labelling._label import is_dead
 from ..monitor import Above
 from ..recording.reader import iterate_frames
 from ..selection import Selection, cutouts
 from ..sources import describe_source, read_frames, read_labelled, to_frame
 from ..training import make_trainer, train
+from ..training._records import write_record
 from ._exploration import explore
-from ._job import Exploration, Job
+from ._files import (
+    Exploration,
+    Folder,
+    Job,
+    Labelled,
+    Selected,
+    SelectedFrame,
+    State,
+    Thresholds,
+    read_file,
+)
 from ._settings import LearnConfig
-from ._state import Folder, Reporter, State, read_json, write_json
 
 __all__ = [
     "Candidate",
+    "Reporter",
+    "Silent",
     "Work",
-    "explored",
-    "extended",
+    "extend_index",
     "is_covered",
-    "is_dead",
-    "labelled",
-    "labels_before",
-    "prepared",
+    "label_frames",
+    "list_labels_before",
+    "make_jobs",
+    "prepare",
+    "run_explorations",
     "select",
-    "selected",
-    "start_of",
-    "trained",
-    "verified",
+    "select_frames",
+    "train_potential",
+    "verify_index",
 ]
 
 
-def start_of(job: Job, elements: tuple[str, ...]) -> Any:
-    """Return the start frame as ``ase.Atoms``, with velocities: its own where it goes on from there, else drawn.
+class Reporter(Protocol):
+    """Listens to the progress of a loop."""
 
-    Raises
-    ------
-    SourceError
-        It cannot be read, or holds an element that the potential does not know.
+    def stage(self, generation: int, name: str, total: int | None) -> None:
+        """Hear that a stage begins. `total` is its number of frames or explorations, None if unknown."""
+
+    def step(self, done: int, text: str = "") -> None:
+        """Hear how many of them are done. `text` says what happened, if anything did."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Hear that a generation has ended. `row` is its row in learning.csv, which has just been written."""
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def stage(self, generation: int, name: str, total: int | None) -> None:
+        """Say nothing."""
+
+    def step(self, done: int, text: str = "") -> None:
+        """Say nothing."""
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Say nothing."""
+
+
+@dataclass
+class Work:
+    """What the stages work with.
+
+    Attributes
+    ----------
+    config, folder, state, queue, report
+        Those of the loop.
+    executor
+        Returns the executor of the oracle. The first call starts it, and checks the oracle.
     """
-    import ase.io
 
-    path, selection = job.start, "0"
-    if not Path(path).exists() and "@" in path:
-        path, selection = path.rsplit("@", 1)
-    if not Path(path).is_file():
-        raise SourceError(f"{path}: no such file")
-    try:
-        # An index of one frame, so that this is no list.
-        atoms = ase.io.read(path, int(selection), parallel=False, do_not_split_by_at_sign=True)
-    except Exception as error:
-        # What ASE's readers raise is as varied as the readers are.
-        raise SourceError(f"{job.start}: ASE cannot read a frame: {type(error).__name__}: {error}") from error
-    atoms.calc = None
-    atoms.set_constraint()
-    strange = sorted(set(atoms.get_chemical_symbols()) - set(elements))
-    if strange:
-        raise SourceError(f"{job.start} holds {', '.join(strange)}; the potential knows {', '.join(elements)}")
-    if job.pressure is not None and not atoms.pbc.all():
-        raise SourceError(f"{job.start}: a pressure needs a frame that is periodic in three directions")
-    if not job.continues or "momenta" not in atoms.arrays:
-        _draw(atoms, job.temperature, job.seed)
-    return atoms
+    config: LearnConfig
+    folder: Folder
+    state: State
+    queue: Queue
+    report: Reporter
+    executor: Callable[[], Executor]
 
+    def seed(self, generation: int, kind: int, number: int = 0) -> int:
+        """Return the seed of a training (kind 0), an exploration (kind 1) or its confirmation (kind 2): 1 to 9·10⁸.
 
-def _draw(atoms: Any, temperature: float, seed: int) -> None:
-    """Give atoms velocities of a temperature (K), without motion of the whole."""
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+        LAMMPS takes no larger one. It depends only on the `seed` of the loop, the generation, the kind and the number.
+        """
+        entropy = [self.config.seed, generation, kind, number]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0]) % 900_000_000 + 1
 
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=np.random.RandomState(seed))
-    if len(atoms) > 1:  # one atom alone would be left without any
-        Stationary(atoms)
+    def begin(self, generation: int, stage: str, total: int | None = None) -> float:
+        """Report that a stage begins, and return the time."""
+        self.state.save(generation=generation, stage=stage)
+        self.report.stage(generation, stage, total)
+        return time.perf_counter()
 
+    def end(self, generation: int, stage: str, started: float) -> None:
+        """Record how long a stage took."""
+        self.state.add_seconds(generation, stage, time.perf_counter() - started)
 
-def is_dead(worker: str) -> bool:
-    """Return whether the name of a worker, "NODE-PID-TOKEN", is that of a process that this machine no longer has."""
-    node, _, rest = worker.partition(f"{platform.node()}-")
-    pid, _, token = rest.partition("-")
-    if node or not pid.isdigit() or not token:
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    @property
+    def thresholds(self) -> Thresholds:
+        """`select` and `halt`, in nats for each element; `prepare` fixes them."""
+        assert self.state.thresholds is not None
+        return self.state.thresholds
 
 
-_WAIT = 1.0  # seconds between looks at frames that other workers label
+# -- the first index ---------------------------------------------------------------------------------------------------
 
 
-def labelled(work: Work, generation: int, ids: list[int]) -> None:
-    """Label what was selected. A frame whose labelling fails costs that frame.
-
-    What failed in a generation before and has its labels by now, as somebody let it wait again, counts as one of this.
-
-    Raises
-    ------
-    OracleError
-        More than the share [stop] failed of them have no labels.
-    """
-    path = work.folder.labelled(generation)
-    if path.exists():
+def prepare(work: Work) -> None:
+    """Build the index of generation 0, and fix the thresholds in nats for all generations."""
+    if work.state.thresholds is not None:
         return
-    started = work.begin(generation, "label", len(ids))
-    entries = _label_all(work, ids)
-    lost = [entry for entry in entries if entry.state != "done"]
-    if len(lost) > work.config.stop.failed * len(ids):
-        reasons = "; ".join(f"frame {entry.id}: {entry.reason}" for entry in lost[:3])
-        raise OracleError(
-            f"{len(lost)} of {len(ids)} frames of generation {generation} have no labels, more than failed = "
-            f"{work.config.stop.failed:g} allows: {reasons}. See: quests-md queue list {work.folder.queue}; "
-            f"when the oracle is right again: quests-md queue retry {work.folder.queue}, and start the loop again"
+    _build_index(work)
+    index, starts = Index.open(work.folder.index(0)), list(read_frames(work.config.explore.start))
+    for frame in starts:
+        index.check_elements(frame.numbers)
+    counts, monitor = _count_watched(starts), work.config.monitor
+    thresholds = {name: resolve_threshold(name, monitor[name], index, counts) for name in ("select", "halt")}
+    for symbol, nats in thresholds["select"].items():
+        halt = thresholds["halt"][symbol]
+        if nats > halt:
+            raise ConfigError(
+                f"[monitor]: select = {nats:g} lies above halt = {halt:g} ({symbol}): candidates lie between them"
+            )
+    work.state.save(watched=counts, thresholds=thresholds, bandwidth=index.bandwidth)
+
+
+def _build_index(work: Work) -> None:
+    """Build the index of generation 0."""
+    config, started = work.config, work.begin(0, "index")
+    spec = DescriptorSpec(config.index.k, config.index.cutoff, config.index.species)
+    frames = [frame for file in config.training for frame in read_frames(file, config.index.group_key)]
+    described = [describe_source(file) for file in config.training]
+    _save_index(Index.build(frames, spec, config.index.bandwidth, sources=described), work.folder.index(0))
+    work.end(0, "index", started)
+
+
+def _count_watched(starts: Iterable[Frame]) -> dict[str, int]:
+    """Return the number of watched atoms of each element, in the largest of the start frames."""
+    largest = max(starts, key=lambda frame: len(frame.centres))
+    numbers, counts = np.unique(largest.numbers[largest.centres], return_counts=True)
+    return {SYMBOLS[z]: int(n) for z, n in zip(numbers, counts, strict=True)}
+
+
+def verify_index(work: Work, generation: int) -> None:
+    """Check the hash of the index of a generation, which may be an old file. If it was removed, make it again.
+
+    Raises
+    ------
+    IndexFileError
+        It is damaged.
+    """
+    path = work.folder.index(generation)
+    if not path.exists():
+        extend_index(work, generation - 1) if generation else _build_index(work)
+    try:
+        Index.verify(path)
+    except IndexFileError as error:
+        raise IndexFileError(f"{error}. Remove it, and start the loop again: it makes it anew") from error
+
+
+def _save_index(index: Index, path: Path) -> None:
+    """Calibrate an index, if that is possible, and save it."""
+    try:
+        index.calibration = calibrate(index)
+    except CalibrationError:
+        index.calibration = None  # a threshold that needs one has raised this error before
+    index.save(path)
+
+
+# -- train -----------------------------------------------------------------------------------------------------------
+
+
+def train_potential(work: Work, generation: int) -> None:
+    """Train on all frames that were labelled before this generation."""
+    if work.folder.trained(generation).exists():
+        return
+    frames = [atoms for file in work.config.training for atoms in read_labelled(file)]
+    frames += _fetch_frames(work, list_labels_before(work, generation))
+    held_out = [atoms for file in work.config.held_out for atoms in read_labelled(file)]
+    started, seed = work.begin(generation, "train", len(frames)), work.seed(generation, 0)
+    train(make_trainer(work.config.trainer), frames, held_out, work.folder.training(generation), seed=seed)
+    work.end(generation, "train", started)
+
+
+def list_labels_before(work: Work, generation: int) -> list[int]:
+    """Return the ids of the frames that were labelled in the generations before this one."""
+    return [i for g in range(generation) for i in read_file(Labelled, work.folder.labelled(g)).done]
+
+
+def _fetch_frames(work: Work, ids: list[int]) -> list[ase.Atoms]:
+    """Return labelled frames, ordered by id; `LearningError` if some have lost their labels."""
+    frames = list(work.queue.labelled(ids))
+    if len(frames) < len(ids):
+        lost = sorted(set(ids) - {entry.id for entry in work.queue.entries(["done"])})
+        raise LearningError(
+            f"{work.queue.name}: frames {', '.join(map(str, lost[:10]))} had labels, and have none now: somebody has "
+            "changed the queue. Bring it back as it was, or begin in another output"
         )
-    states = {
-        state: [entry.id for entry in entries if entry.state == state] for state in ("done", "failed", "quarantined")
-    }
-    states["done"] = sorted({*states["done"], *_late(work, generation)})
-    write_json(path, states)
-    work.end(generation, "label", started)
+    return frames
 
 
-def _late(work: Work, generation: int) -> list[int]:
-    """Return the ids of frames of generations before that have got their labels since."""
-    before = [read_json(work.folder.labelled(g)) for g in range(generation)]
-    lost = {number for states in before for state in ("failed", "quarantined") for number in states[state]}
-    known = set(labels_before(work, generation))
-    return [entry.id for entry in work.queue.entries(["done"]) if entry.id in lost - known]
+# -- explore ---------------------------------------------------------------------------------------------------------
 
 
-def _label_all(work: Work, ids: list[int]) -> list[Entry]:
-    """Label until none of these frames waits; what other workers calculate is waited for."""
-    table, told = work.config.oracle, [(0, "")]
+def run_explorations(work: Work, generation: int) -> list[Exploration]:
+    """Run the explorations of a generation, each with a seed of its own.
 
-    def report(counts: Labelling) -> None:
-        event = counts.ended, counts.last  # the same may happen to a frame twice
-        text, told[0] = (counts.last if event != told[0] else ""), event
-        work.report.step(counts.done + counts.failed + counts.quarantined, text)
+    If all stay covered, but some began at a frame of the generation before, they run once more from the start, as a
+    confirmation: only this shows that a run with this potential stays covered.
+    """
+    jobs = make_jobs(work, generation, "explore")
+    found = _run(work, generation, jobs)
+    share = work.config.stop.covered
+    if all(is_covered(exploration, share) for exploration in found):
+        again = make_jobs(work, generation, "confirm")
+        if [job.start for job in again] != [job.start for job in jobs]:
+            found += _run(work, generation, again)
+    return found
 
-    # With the lock of the folder, claims of a loop that was killed are known to be nobody's.
-    work.queue.release_dead(is_dead)
-    while True:
-        label(work.queue, table.oracle(), work.executor(), workers=table.workers, report=report)
-        entries = [work.queue.entry(number) for number in ids]
-        if all(entry.state not in ("waiting", "running") for entry in entries):
-            return entries
-        time.sleep(_WAIT)  # no database tells when another program has changed it
+
+def is_covered(exploration: Exploration, share: float) -> bool:
+    """Return whether an exploration finished, and at least this share of its environments is covered."""
+    return exploration.status == "finished" and exploration.covered_share >= share
+
+
+def _run(work: Work, generation: int, jobs: list[Job]) -> list[Exploration]:
+    started = work.begin(generation, jobs[0].folder.parent.name, len(jobs))
+    found = explore(jobs, work.config.explore.workers, work.report.step)
+    work.end(generation, "explore", started)
+    return found
+
+
+def make_jobs(work: Work, generation: int, kind: str) -> list[Job]:
+    """Return the jobs of a generation: one for every temperature, pressure and seed; they take the starts in turn.
+
+    `kind` is "explore" or "confirm".
+    """
+    settings, folder = work.config.explore, work.folder.generation(generation) / kind
+    starts = _list_starts(settings.start)
+    # Cut-outs are made of selected frames, not of all candidates.
+    monitor = {name: value for name, value in work.config.monitor.items() if name != "cutout"}
+    monitor |= {name: _simplify(of) for name, of in work.thresholds.items()}
+    jobs = []
+    for number, (name, temperature, pressure) in enumerate(settings.state_points()):
+        last = None if kind == "confirm" else _find_last_covered(work, generation, name)
+        jobs.append(
+            Job(
+                name=name,
+                folder=folder / name,
+                potential=work.folder.training(generation),
+                index=work.folder.index(generation),
+                start=str(last or starts[number % len(starts)]),
+                temperature=temperature,
+                pressure=pressure,
+                seed=work.seed(generation, 1 if kind == "explore" else 2, number),
+                settings=settings.explore(),
+                monitor=monitor,
+                continues=last is not None,
+            )
+        )
+    return jobs
+
+
+def _list_starts(start: str) -> list[str]:
+    """Return the frames of `start`, a file with or without a selection, each as "file@number"."""
+    source = describe_source(start)
+    path, selection = source["file"], source["selection"]
+    every = range(sum(1 for _ in read_frames(path)))
+    if ":" not in selection:
+        return [f"{path}@{every[int(selection)]}"]
+    parts = [int(part) if part else None for part in selection.split(":")]
+    return [f"{path}@{number}" for number in every[slice(*parts)]]
+
+
+def _simplify(of: dict[str, float]) -> float | dict[str, float]:
+    """Return a threshold as one number, if it is the same for all elements."""
+    values = set(of.values())
+    return values.pop() if len(values) == 1 else of
+
+
+def _find_last_covered(work: Work, generation: int, name: str) -> Path | None:
+    """Return the last covered frame of this exploration in the generation before; None if it stayed covered."""
+    if generation == 0 or work.config.explore.restart == "start":
+        return None
+    before = Exploration.read(work.folder.generation(generation - 1) / "explore" / name)
+    return None if is_covered(before, work.config.stop.covered) else before.last_covered
+
+
+# -- select ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A frame that an exploration proposes.
-
-    Attributes
-    ----------
-    name
-        The exploration.
-    frame
-        What it proposes.
-    """
+    """A candidate: the frame, and the name of the exploration that proposes it."""
 
     name: str
     frame: Frame
@@ -208,29 +349,29 @@ def select(
     budget: int,
     threads: int | None = None,
 ) -> list[tuple[int, NDArray[np.float64]]]:
-    """Choose the candidates that are labelled.
+    """Select the candidates to label.
 
-    They pass the selection of a watched run in the order of their steps, as if one run had made them all: a frame is
-    kept if any of its environments is novel against the index and the frames that are kept, and a full budget lets
-    the one with the fewest novel environments go for one with more.
+    They pass through the selection of a watched run in the order of their steps, as if one run had made them all. A
+    frame is kept if any of its environments is novel against the index and the kept frames. When the budget is full, a
+    frame with more novel environments replaces the one with the fewest.
 
     Parameters
     ----------
     index
-        Of this generation.
+        Index of this generation.
     candidates
-        Of all explorations.
+        Candidates of all explorations.
     thresholds
         `select` of every element, in nats.
     budget
-        The most frames.
+        Largest number of frames.
     threads
-        Threads to use; None takes all cores.
+        Number of threads; None: all cores.
 
     Returns
     -------
     list of (int, ndarray)
-        Places in `candidates`, in the order of their steps; and the dH (n_env,) of each frame's environments, in nats.
+        Places in `candidates`, in the order of their steps, and dH (n_env,) of the environments of each frame, in nats.
     """
     order = sorted(range(len(candidates)), key=lambda i: (candidates[i].frame.step, candidates[i].name))
     selection, kept = Selection(index, budget=budget, threads=threads), dict[int, tuple[int, NDArray[np.float64]]]()
@@ -244,280 +385,61 @@ def select(
     return list(kept.values())
 
 
-@dataclass
-class Work:
-    """What the stages work with.
-
-    Attributes
-    ----------
-    config, folder, state, queue, report
-        Of the loop.
-    executor
-        Returns the executor of the oracle, which the first call starts and checks.
-    """
-
-    config: LearnConfig
-    folder: Folder
-    state: State
-    queue: Queue
-    report: Reporter
-    executor: Callable[[], Executor]
-
-    def seed(self, generation: int, kind: int, number: int = 0) -> int:
-        """Return the seed of a training (kind 0) or of exploration `number` (1; 2 of the confirmation): 1 to 9·10⁸.
-
-        LAMMPS takes no larger one. It depends on [seed], the generation, kind and number, and on nothing else.
-        """
-        entropy = [self.config.seed, generation, kind, number]
-        return int(np.random.SeedSequence(entropy).generate_state(1)[0]) % 900_000_000 + 1
-
-    def begin(self, generation: int, stage: str, total: int | None = None) -> float:
-        """Say that a stage begins, and return when it did."""
-        self.state.save(generation=generation, stage=stage)
-        self.report.stage(generation, stage, total)
-        return time.perf_counter()
-
-    def end(self, generation: int, stage: str, started: float) -> None:
-        """Keep how long a stage took."""
-        self.state.took(generation, stage, time.perf_counter() - started)
-
-
-def prepared(work: Work) -> None:
-    """Build the index of generation 0, and settle what the thresholds come to for good."""
-    if "thresholds" in work.state.data:
-        return
-    _build(work)
-    config, index, counts = work.config, Index.open(work.folder.index(0)), _counts(work.config)
-    for frame in _starts(config):
-        index.check_elements(frame.numbers)
-    thresholds = {name: resolve_threshold(name, config.monitor[name], index, counts) for name in ("select", "halt")}
-    for symbol, nats in thresholds["select"].items():
-        halt = thresholds["halt"][symbol]
-        if nats > halt:
-            raise ConfigError(
-                f"[monitor]: select = {nats:g} lies above halt = {halt:g} ({symbol}): candidates lie between them"
-            )
-    work.state.save(watched=counts, thresholds=thresholds, bandwidth=index.bandwidth)
-
-
-def _build(work: Work) -> None:
-    """Build the index of generation 0."""
-    config, started = work.config, work.begin(0, "index")
-    spec = DescriptorSpec(config.index.k, config.index.cutoff, config.index.species)
-    frames = [frame for file in config.training for frame in read_frames(file, config.index.group_key)]
-    described = [describe_source(file) for file in config.training]
-    _save(Index.build(frames, spec, config.index.bandwidth, sources=described), work.folder.index(0))
-    work.end(0, "index", started)
-
-
-def _starts(config: LearnConfig) -> list[Frame]:
-    return list(read_frames(config.explore.start))
-
-
-def _counts(config: LearnConfig) -> dict[str, int]:
-    """Return the watched atoms of the largest frame that explorations start from, by symbol."""
-    largest = max(_starts(config), key=lambda frame: len(frame.centres))
-    numbers, counts = np.unique(largest.numbers[largest.centres], return_counts=True)
-    return {SYMBOLS[z]: int(n) for z, n in zip(numbers, counts, strict=True)}
-
-
-def verified(work: Work, generation: int) -> None:
-    """Hash the index of a generation, as it may lie there for long; make one that was removed again.
-
-    Raises
-    ------
-    IndexFileError
-        It is damaged.
-    """
-    path = work.folder.index(generation)
+def select_frames(work: Work, generation: int, explorations: list[Exploration]) -> list[int]:
+    """Select among the candidates of all explorations, and add the selected frames to the queue; return their ids."""
+    path, place = work.folder.selected(generation), work.folder.generation(generation)
     if not path.exists():
-        extended(work, generation - 1) if generation else _build(work)
-    try:
-        Index.verify(path)
-    except IndexFileError as error:
-        raise IndexFileError(f"{error}. Remove it, and start the loop again: it makes it anew") from error
-
-
-def _save(index: Index, path: Path) -> None:
-    """Calibrate an index, where that can be done, and save it."""
-    try:
-        index.calibration = calibrate(index)
-    except CalibrationError:
-        index.calibration = None  # thresholds that need one have said so when they were settled
-    index.save(path)
-
-
-# -- train -----------------------------------------------------------------------------------------------------------
-
-
-def trained(work: Work, generation: int) -> None:
-    """Train on all frames that are labelled before this generation."""
-    folder = work.folder.training(generation)
-    if not work.folder.trained(generation).exists():
-        frames = [atoms for file in work.config.training for atoms in read_labelled(file)]
-        frames += _frames(work, labels_before(work, generation))
-        held_out = [atoms for file in work.config.held_out for atoms in read_labelled(file)]
-        started = work.begin(generation, "train", len(frames))
-        train(make_trainer(work.config.trainer), frames, held_out, folder, seed=work.seed(generation, 0))
-        work.end(generation, "train", started)
-
-
-def labels_before(work: Work, generation: int) -> list[int]:
-    """Return the ids of the frames that were labelled in the generations before."""
-    return [i for g in range(generation) for i in read_json(work.folder.labelled(g))["done"]]
-
-
-def _frames(work: Work, ids: list[int]) -> list[ase.Atoms]:
-    """Return labelled frames, by id; `LearningError` where some have lost their labels."""
-    frames = list(work.queue.labelled(ids))
-    if len(frames) < len(ids):
-        lost = sorted(set(ids) - {entry.id for entry in work.queue.entries(["done"])})
-        raise LearningError(
-            f"{work.queue.name}: frames {', '.join(map(str, lost[:10]))} had labels, and have none now: somebody has "
-            "changed the queue. Bring it back as it was, or begin in another output"
-        )
-    return frames
-
-
-# -- explore ---------------------------------------------------------------------------------------------------------
-
-
-def explored(work: Work, generation: int) -> list[Exploration]:
-    """Run the explorations of a generation, each with a seed of its own.
-
-    Where some went on from a frame of the generation before and all stay covered, they run once more, from the start:
-    only that says that a run of this potential stays covered.
-    """
-    jobs = _jobs(work, generation, "explore")
-    found = _run(work, generation, jobs)
-    share = work.config.stop.covered
-    if all(is_covered(exploration, share) for exploration in found):
-        again = _jobs(work, generation, "confirm")
-        if [job.start for job in again] != [job.start for job in jobs]:
-            found += _run(work, generation, again)
-    return found
-
-
-def is_covered(exploration: Exploration, share: float) -> bool:
-    """Return whether an exploration came to its end, and this share of its environments is covered."""
-    return exploration.status == "finished" and exploration.covered_share >= share
-
-
-def _run(work: Work, generation: int, jobs: list[Job]) -> list[Exploration]:
-    started = work.begin(generation, jobs[0].folder.parent.name, len(jobs))
-    found = explore(jobs, work.config.explore.workers, work.report.step)
-    work.end(generation, "explore", started)
-    return found
-
-
-def _jobs(work: Work, generation: int, kind: str) -> list[Job]:
-    """Return the explorations of a generation: every temperature, pressure and seed, with the starts in turn."""
-    settings, folder = work.config.explore, work.folder.generation(generation) / kind
-    starts = _start_frames(settings.start)
-    # Cut-outs are made of what is selected, and not of all that is proposed.
-    monitor = {name: value for name, value in work.config.monitor.items() if name != "cutout"}
-    monitor |= {name: _threshold(of) for name, of in work.state.data["thresholds"].items()}
-    jobs = []
-    for number, (name, temperature, pressure) in enumerate(settings.state_points()):
-        went_on = None if kind == "confirm" else _last_covered(work, generation, name)
-        jobs.append(
-            Job(
-                name=name,
-                folder=folder / name,
-                potential=work.folder.training(generation),
-                index=work.folder.index(generation),
-                start=str(went_on or starts[number % len(starts)]),
-                temperature=temperature,
-                pressure=pressure,
-                seed=work.seed(generation, 1 if kind == "explore" else 2, number),
-                settings=settings.explore(),
-                monitor=monitor,
-                continues=went_on is not None,
-            )
-        )
-    return jobs
-
-
-def _start_frames(start: str) -> list[str]:
-    """Return each frame of `start`, a file with or without a selection, as "file@number"."""
-    source = describe_source(start)
-    path, selection = source["file"], source["selection"]
-    every = range(sum(1 for _ in read_frames(path)))
-    if ":" not in selection:
-        return [f"{path}@{every[int(selection)]}"]
-    parts = [int(part) if part else None for part in selection.split(":")]
-    return [f"{path}@{number}" for number in every[slice(*parts)]]
-
-
-def _threshold(of: dict[str, float]) -> float | dict[str, float]:
-    """Return a threshold as a watched run takes it: one number where all elements have the same."""
-    values = set(of.values())
-    return values.pop() if len(values) == 1 else of
-
-
-def _last_covered(work: Work, generation: int, name: str) -> Path | None:
-    """Return the last covered frame of the generation before, unless that was covered to its end."""
-    if generation == 0 or work.config.explore.restart == "start":
-        return None
-    before = Exploration.read(work.folder.generation(generation - 1) / "explore" / name)
-    return None if is_covered(before, work.config.stop.covered) else before.last_covered
-
-
-# -- select ----------------------------------------------------------------------------------------------------------
-
-
-def selected(work: Work, generation: int, explorations: list[Exploration]) -> list[int]:
-    """Choose among the candidates of all explorations, and add them to the queue; return their ids."""
-    path = work.folder.selected(generation)
-    if not path.exists():
-        config, index = work.config, Index.open(work.folder.index(generation))
+        index = Index.open(work.folder.index(generation))
         candidates = [
-            Candidate(exploration.candidates.parent.relative_to(work.folder.generation(generation)).as_posix(), frame)
+            Candidate(exploration.candidates.parent.relative_to(place).as_posix(), frame)
             for exploration in explorations
             if exploration.n_candidates
             for frame in map(to_frame, iterate_frames(exploration.candidates))
         ]
         started = work.begin(generation, "select", len(candidates))
-        thresholds = work.state.data["thresholds"]["select"]
-        budget = config.budget
-        if config.stop.labels is not None:
-            budget = min(budget, config.stop.labels - len(labels_before(work, generation)))
-        chosen = select(index, candidates, thresholds, budget)
-        cuts = [[(place, dH, atoms) for atoms in _to_label(work, index, candidates[place], dH)] for place, dH in chosen]
-        rows: dict[int, dict[str, Any]] = {}
-        # The worst cut-out of each frame, then the second one, ...: so many are labelled as the budget says.
-        in_turn = (cut for turn in itertools.zip_longest(*cuts) for cut in turn if cut is not None)
-        for place, dH, atoms in itertools.islice(in_turn, budget):
-            candidate = candidates[place]
-            source: dict[str, str | int | float] = {
-                "generation": generation,
-                "exploration": candidate.name,
-                "step": candidate.frame.step,
-            }
-            number, _ = work.queue.add(atoms, **source)
-            if work.queue.entry(number).source.get("generation") == generation:
-                rows.setdefault(number, {"id": number, **source, "dH": float(dH.max())})
-        if not rows:
+        budget, most = work.config.budget, work.config.stop.labels
+        if most is not None:
+            budget = min(budget, most - len(list_labels_before(work, generation)))
+        frames = _add_to_queue(work, generation, index, candidates, budget)
+        if not frames:
             return []
-        write_json(path, {"candidates": len(candidates), "frames": list(rows.values())})
+        write_record(path, Selected(candidates=len(candidates), frames=frames))
         work.end(generation, "select", started)
-    return [row["id"] for row in read_json(path)["frames"]]
+    return [frame.id for frame in read_file(Selected, path).frames]
 
 
-def _to_label(work: Work, index: Index, candidate: Candidate, dH: Any) -> Iterable[ase.Atoms]:
-    """Yield the frame, or its cut-outs where [monitor] says how to make them."""
+def _add_to_queue(
+    work: Work, generation: int, index: Index, candidates: Sequence[Candidate], budget: int
+) -> list[SelectedFrame]:
+    """Add selected frames, or their cut-outs, to the queue; return those that are new in this generation."""
+    chosen = select(index, candidates, work.thresholds["select"], budget)
+    cuts = [[(place, dH, atoms) for atoms in _cut_out(work, index, candidates[place], dH)] for place, dH in chosen]
+    frames: dict[int, SelectedFrame] = {}
+    # The worst cut-out of each frame, then the second of each, ..., until the budget is used up.
+    in_turn = (cut for turn in itertools.zip_longest(*cuts) for cut in turn if cut is not None)
+    for place, dH, atoms in itertools.islice(in_turn, budget):
+        name, step = candidates[place].name, candidates[place].frame.step
+        number, _ = work.queue.add(atoms, generation=generation, exploration=name, step=step)
+        if work.queue.entry(number).source.get("generation") == generation:
+            frame = SelectedFrame(id=number, generation=generation, exploration=name, step=step, dH=float(dH.max()))
+            frames.setdefault(number, frame)
+    return list(frames.values())
+
+
+def _cut_out(work: Work, index: Index, candidate: Candidate, dH: Any) -> Iterable[ase.Atoms]:
+    """Yield the cut-outs of a candidate if [monitor] has `cutout`, else the whole frame."""
     frame, options = candidate.frame, work.config.monitor.get("cutout")
     if options is None:
         per_atom = np.full(len(frame.positions), np.nan)
         per_atom[frame.centres] = dH
-        yield _atoms_of(frame, {"dH": per_atom}, {})
+        yield _make_atoms(frame, {"dH": per_atom}, {})
         return
-    threshold = min(work.state.data["thresholds"]["select"].values())
+    threshold = min(work.thresholds["select"].values())
     for cut in cutouts(frame, dH, index.spec.cutoff, threshold=threshold, index=index, **options):
-        yield _atoms_of(cut.frame, {"dH": cut.dH, "core": cut.core}, cut.info)
+        yield _make_atoms(cut.frame, {"dH": cut.dH, "core": cut.core}, cut.info)
 
 
-def _atoms_of(frame: Frame, arrays: dict[str, Any], info: dict[str, Any]) -> ase.Atoms:
+def _make_atoms(frame: Frame, arrays: dict[str, Any], info: dict[str, Any]) -> ase.Atoms:
     atoms = ase.Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
     for name, values in {"id": frame.ids, **arrays}.items():
         atoms.set_array(name, np.asarray(values))
@@ -525,20 +447,82 @@ def _atoms_of(frame: Frame, arrays: dict[str, Any], info: dict[str, Any]) -> ase
     return atoms
 
 
+# -- label -----------------------------------------------------------------------------------------------------------
+
+_WAIT = 1.0  # seconds between two looks at frames that other workers label
+
+
+def label_frames(work: Work, generation: int, ids: list[int]) -> None:
+    """Label the selected frames. If the labelling of a frame fails, only this frame is lost.
+
+    A frame that failed in an earlier generation, and has its labels by now because somebody tried it again, counts as
+    one of this generation.
+
+    Raises
+    ------
+    OracleError
+        More frames have no labels than `failed` of [stop] allows.
+    """
+    path = work.folder.labelled(generation)
+    if path.exists():
+        return
+    started = work.begin(generation, "label", len(ids))
+    entries = _label_all(work, ids)
+    lost = [entry for entry in entries if entry.state != "done"]
+    if len(lost) > work.config.stop.failed * len(ids):
+        reasons = "; ".join(f"frame {entry.id}: {entry.reason}" for entry in lost[:3])
+        raise OracleError(
+            f"{len(lost)} of {len(ids)} frames of generation {generation} have no labels, more than failed = "
+            f"{work.config.stop.failed:g} allows: {reasons}. See: quests-md queue list {work.folder.queue}; "
+            f"when the oracle is right again: quests-md queue retry {work.folder.queue}, and start the loop again"
+        )
+    found = Labelled(**{state: [e.id for e in entries if e.state == state] for state in Labelled.model_fields})
+    found.done = sorted({*found.done, *_find_late(work, generation)})
+    write_record(path, found)
+    work.end(generation, "label", started)
+
+
+def _find_late(work: Work, generation: int) -> list[int]:
+    """Return the ids of frames that had failed in earlier generations, and have labels now."""
+    before = [read_file(Labelled, work.folder.labelled(g)) for g in range(generation)]
+    lost = {number for states in before for number in (*states.failed, *states.quarantined)}
+    known = set(list_labels_before(work, generation))
+    return [entry.id for entry in work.queue.entries(["done"]) if entry.id in lost - known]
+
+
+def _label_all(work: Work, ids: list[int]) -> list[Entry]:
+    """Label until all these frames have ended; wait for those that other workers calculate."""
+    table, reported = work.config.oracle, [(0, "")]
+
+    def report(counts: Labelling) -> None:
+        event = counts.ended, counts.last  # the count, too: the same may happen to a frame twice
+        text, reported[0] = (counts.last if event != reported[0] else ""), event
+        work.report.step(counts.done + counts.failed + counts.quarantined, text)
+
+    # This loop has the lock of the folder: the claims of an earlier one that was killed belong to nobody.
+    work.queue.release_dead(is_dead)
+    while True:
+        label(work.queue, table.oracle(), work.executor(), workers=table.workers, report=report)
+        entries = [work.queue.entry(number) for number in ids]
+        if all(entry.state not in ("waiting", "running") for entry in entries):
+            return entries
+        time.sleep(_WAIT)  # databases do not say when another program changes them
+
+
 # -- extend ----------------------------------------------------------------------------------------------------------
 
 
-def extended(work: Work, generation: int) -> None:
-    """Add the labelled frames to the index, as its next generation, and calibrate that."""
+def extend_index(work: Work, generation: int) -> None:
+    """Make the index of the next generation: extend this one by the labelled frames, and calibrate it."""
     path = work.folder.index(generation + 1)
     if path.exists():
         return
-    ids = read_json(work.folder.labelled(generation))["done"]
+    ids = read_file(Labelled, work.folder.labelled(generation)).done
     started = work.begin(generation, "extend", len(ids))
     frames = []
-    for number, atoms in zip(sorted(ids), _frames(work, ids), strict=True):
+    for number, atoms in zip(sorted(ids), _fetch_frames(work, ids), strict=True):
         name = f"generation-{generation:03d}/{work.queue.entry(number).source['exploration']}"
         frames.append(to_frame(atoms, group=None if work.config.index.group_key is None else name))
     source = {"file": "queue.db", "selection": ",".join(map(str, ids))}
-    _save(Index.open(work.folder.index(generation)).extend(frames, sources=[source]), path)
+    _save_index(Index.open(work.folder.index(generation)).extend(frames, sources=[source]), path)
     work.end(generation, "extend", started)

@@ -6,7 +6,7 @@ import pytest
 from watched import CANDIDATE, COVERED, HALTING, build_index, frame_of, frames_of, rows_of, session_of
 
 from quests_md.errors import OutputError
-from quests_md.learning._job import Explore, Job, told
+from quests_md.learning._exploration import Explore, Job, conclude
 
 OF_JOB = {"potential": "p", "index": "i", "start": "s.xyz", "temperature": 300.0, "pressure": None, "seed": 1}
 
@@ -35,7 +35,7 @@ def test_torn_ends_count_for_nothing_and_stay(index, job):
     for name, text in torn.items():
         with open(job.folder / name, "ab") as file:
             file.write(text)
-    result = told(job, "crashed", "killed by SIGKILL")
+    result = conclude(job, "crashed", "killed by SIGKILL")
     assert (result.status, result.reason, result.frames) == ("crashed", "killed by SIGKILL", len(rows))
     assert (result.steps, result.time) == (40, pytest.approx(0.08))
     assert result.first_halt == pytest.approx(0.04) == float(rows[-1]["time"])
@@ -54,17 +54,17 @@ def test_of_a_broken_frame_nothing_is_counted(index, job):
             if step == 1:
                 frame.positions[0] = frame.positions[1]
             session.observe(frame)
-    result = told(job, "finished", "", 2)
+    result = conclude(job, "finished", "", 2)
     assert (result.frames, result.covered_share, result.covered_to_end, result.first_halt) == (3, 1.0, False, None)
 
 
 def test_one_that_stayed_covered_and_one_that_wrote_nothing(index, job):
     watch(index, job.folder, COVERED, COVERED)
-    result = told(job, "finished", "", 15)
+    result = conclude(job, "finished", "", 15)
     assert (result.steps, result.covered_share, result.covered_to_end, result.n_candidates) == (15, 1.0, True, 0)
     for path in job.folder.iterdir():
         path.unlink()
-    result = told(job, "crashed", "killed by SIGKILL")
+    result = conclude(job, "crashed", "killed by SIGKILL")
     assert (result.steps, result.frames, result.covered_share, result.covered_to_end) == (0, 0, 0.0, False)
 
 
@@ -75,4 +75,4 @@ def test_damage_is_not_passed_over(index, job, name):
     lines[1:2] = [b"x"] if name == "monitor.csv" else []
     (job.folder / name).write_bytes(b"\n".join(lines))
     with pytest.raises(OutputError, match=rf"{name}: "):
-        told(job, "crashed", "")
+        conclude(job, "crashed", "")

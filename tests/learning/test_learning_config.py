@@ -10,8 +10,8 @@ from paths import DOCS
 
 from quests_md.errors import ConfigError, OutputError
 from quests_md.learning import LearnConfig
+from quests_md.learning._files import State
 from quests_md.learning._settings import MONITOR, ExploreTable, IndexTable, OracleTable, StopTable
-from quests_md.learning._state import State
 
 
 def without(values, *path):
@@ -159,7 +159,7 @@ def test_limits_and_where_things_run_may_change(tmp_path):
         "explore": {"workers": 2},
         "trainer": {"timeout": 9.0},
     }
-    assert opened(tmp_path, stop=stop, monitor={"threads": 2}, **more).data["stop"] == stop
+    assert opened(tmp_path, stop=stop, monitor={"threads": 2}, **more).stop.model_dump() == stop
 
 
 def test_a_file_may_be_elsewhere(tmp_path):
