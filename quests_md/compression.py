@@ -21,16 +21,251 @@ from .kernels._simd_sum import ROWS
 
 __all__ = ["METHODS", "Compression", "Growth", "compress"]
 
-_SEQUENCES = 1 << 24  # entries of the sequences in which frames look at chosen ones: 128 MB
+Method = Literal["msc", "farthest", "mean_farthest", "kmeans", "random"]
+METHODS: tuple[str, ...] = get_args(Method)
+"""The ways to choose frames."""
+
+_ROUNDING = 1e-9  # nats: all frames reach the entropy of all frames, in whatever order it is summed
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What the first 1, 2, ... chosen frames hold.
+
+    Attributes
+    ----------
+    n_env
+        (m,) number of environments of the first frames.
+    entropy, diversity
+        (m,) of the first frames against themselves, in nats.
+    overlap
+        (m,) the fraction of all environments of the dataset with dH below 1e-5 against the first frames.
+    """
+
+    n_env: NDArray[np.int64]
+    entropy: NDArray[np.float64]
+    diversity: NDArray[np.float64]
+    overlap: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """The chosen frames in order, and what they hold.
+
+    Attributes
+    ----------
+    method
+        One of `METHODS`.
+    bandwidth
+        h, in 1/Å.
+    selected
+        (m,) numbers of the frames in the order in which they were chosen; "kmeans" has no order: ascending.
+    n_env
+        Number of environments of the chosen frames.
+    entropy, diversity
+        Of the chosen frames against themselves, in nats.
+    overlap
+        The fraction of all environments of the dataset with dH below 1e-5 against the chosen frames.
+    """
+
+    method: str
+    bandwidth: float
+    selected: NDArray[np.int64]
+    n_env: int
+    entropy: float
+    diversity: float
+    overlap: float
+    _prefixes: Prefixes = field(repr=False, compare=False)
+    _overlaps: NDArray[np.float64] = field(repr=False, compare=False)
+
+    def growth(self) -> Growth:
+        """Compute what the first 1, 2, ... chosen frames hold. This takes longer than the choice."""
+        self._prefixes.measure()
+        return Growth(
+            n_env=self._prefixes.n_env,
+            entropy=np.array(self._prefixes.entropy),
+            diversity=np.array(self._prefixes.diversity),
+            overlap=self._overlaps,
+        )
+
+
+def compress(
+    x: ArrayLike,
+    frame_offsets: ArrayLike,
+    size: int | float | None = None,
+    method: Method = "msc",
+    *,
+    entropy: float | None = None,
+    bandwidth: float = DEFAULT_BANDWIDTH,
+    reference: ArrayLike | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    report: Callable[[int], object] | None = None,
+) -> Compression:
+    """Choose frames of a dataset.
+
+    ``"msc"`` is the minimum set cover of QUESTS (arXiv:2404.12367). The first frame is the one whose own environments
+    have the largest entropy H. Each next frame is the one with the largest H + max dH, where dH is that of its
+    environments against all chosen frames. ``"farthest"`` takes the frame with the largest mean distance of its
+    environments to the nearest chosen frame. ``"mean_farthest"`` does the same with the mean descriptors of frames.
+    ``"kmeans"`` makes clusters of these, and takes one frame of each. ``"random"`` takes any. If scores are equal to
+    1e-10·max(1, |score|), the first frame wins.
+
+    Parameters
+    ----------
+    x
+        (n_env, d) descriptors, in 1/Å.
+    frame_offsets
+        (n_frames + 1,) first row of every frame, then the number of rows. Frames without rows are never chosen.
+    size
+        A number of frames; or a share of them as a float in (0, 1], rounded, at least one frame. If there are fewer
+        frames, all are chosen.
+    method
+        One of `METHODS`.
+    entropy
+        Instead of `size`: choose until the chosen frames have this entropy, in nats (to 1e-9).
+    bandwidth
+        h, in 1/Å.
+    reference
+        (n_reference, d) rows that are known already, only for "msc": dH is against these and the chosen frames, from
+        the first choice on.
+    seed
+        The seed for "random", "mean_farthest" and "kmeans".
+    threads
+        Threads to use; None takes all cores. The result does not depend on it.
+    report
+        It is called after each choice with the number of chosen frames.
+
+    Raises
+    ------
+    InputError
+        The arrays, the size, the method or the bandwidth cannot be used or do not go together; or all frames together
+        do not reach `entropy`.
+    """
+    check_bandwidth(bandwidth)
+    frames = Frames(*_check_frames(x, frame_offsets), float(bandwidth), threads)
+    check_reach("x", frames.x, bandwidth)
+    n = len(frames.filled)
+    wanted = _count_wanted(size, entropy, n)
+    prefixes = Prefixes(frames.x.shape[1], float(bandwidth), threads)
+    selected: list[int] = []
+    for frame in _choose(frames, prefixes, method, wanted, entropy, reference, seed):
+        selected.append(frame)
+        prefixes.add(frame, frames.rows(frame))
+        if report is not None:
+            report(len(selected))
+        if entropy is not None:
+            prefixes.measure()
+        if len(selected) == wanted or (entropy is not None and prefixes.entropy[-1] >= entropy - _ROUNDING):
+            break
+    if entropy is not None and prefixes.entropy[-1] < entropy - _ROUNDING:
+        raise InputError(
+            f"an entropy of {entropy:g} nats is not reached: all {n} frames have {prefixes.entropy[-1]:.6g} nats"
+        )
+    rows = np.concatenate([frames.rows(frame) for frame in selected])
+    whole, overlaps = (
+        information(rows, bandwidth, threads=threads),
+        _compute_overlaps(frames.x, len(selected), prefixes),
+    )
+    return Compression(
+        method=method,
+        bandwidth=float(bandwidth),
+        selected=np.array(selected, dtype=np.int64),
+        n_env=whole.n_env,
+        entropy=whole.entropy,
+        diversity=whole.diversity,
+        overlap=float(overlaps[-1]),
+        _prefixes=prefixes,
+        _overlaps=overlaps,
+    )
+
+
+def _choose(
+    frames: Frames,
+    prefixes: Prefixes,
+    method: str,
+    wanted: int,
+    entropy: float | None,
+    reference: ArrayLike | None,
+    seed: int,
+) -> Iterator[int]:
+    """Start a method: return the frames in the order in which it chooses them; "kmeans" chooses `wanted` of them."""
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if reference is not None and method != "msc":
+        raise InputError(f'a reference is for "msc": "{method}" does not look at one')
+    if entropy is not None and method == "kmeans":
+        raise InputError('"kmeans" chooses all frames at once, so it cannot choose until an entropy is reached')
+    if method == "msc":
+        return _choose_by_msc(frames, prefixes, _check_reference(reference, frames.x.shape[1]))
+    if method == "farthest":
+        return _choose_by_farthest(frames, prefixes)
+    rng = np.random.default_rng(seed)
+    if method == "mean_farthest":
+        return _choose_by_mean_farthest(frames, rng)
+    if method == "kmeans":
+        return iter(_choose_by_kmeans(frames, wanted, rng))
+    return _choose_at_random(frames, rng)
+
+
+def _count_wanted(size: Any, entropy: Any, n: int) -> int:
+    """Return how many of n frames are wanted; all of them if an entropy is given."""
+    if (size is None) == (entropy is None):
+        raise InputError("give either a size or an entropy to reach")
+    if size is None:
+        if not (isinstance(entropy, (int, float, np.floating)) and math.isfinite(entropy)):
+            raise InputError(f"the entropy to reach must be a number in nats, not {entropy!r}")
+        return n
+    if isinstance(size, (int, np.integer)) and not isinstance(size, bool) and size >= 1:
+        return min(int(size), n)
+    if isinstance(size, (float, np.floating)) and 0 < size <= 1:
+        return max(1, round(float(size) * n))
+    raise InputError(f"size must be a number of frames from 1 on, or a share as a float in (0, 1], not {size!r}")
+
+
+def _check_frames(x: ArrayLike, frame_offsets: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    rows = _check_rows("x", x)
+    offsets = np.asarray(frame_offsets)
+    if offsets.ndim != 1 or len(offsets) < 2 or offsets.dtype.kind not in "iu":
+        raise InputError(f"frame_offsets must be whole numbers (n_frames + 1,), not {offsets.dtype} {offsets.shape}")
+    offsets = offsets.astype(np.int64)
+    if offsets[0] != 0 or offsets[-1] != len(rows) or (np.diff(offsets) < 0).any():
+        raise InputError(f"frame_offsets must ascend from 0 to the number of rows, {len(rows)}")
+    if not len(rows):
+        raise InputError("x has no rows: there is no frame to choose")
+    return rows, offsets
+
+
+def _check_reference(reference: ArrayLike | None, width: int) -> NDArray[Any] | None:
+    if reference is None:
+        return None
+    rows = _check_rows("reference", reference)
+    if rows.shape[1] != width:
+        raise InputError(f"reference has {rows.shape[1]} columns, x has {width}: other descriptors")
+    return rows if len(rows) else None
+
+
+def _check_rows(name: str, values: ArrayLike) -> NDArray[Any]:
+    rows = np.require(values, np.float64, ["C", "W"])  # one kind of array, because kernels are compiled for each kind
+    if rows.ndim != 2:
+        raise InputError(f"{name} must have shape (n, d), not {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise InputError(f"{name} holds values that are not finite")
+    return rows
+
+
+# -- the frames --------------------------------------------------------------------------------------------------------
+
+_SEQUENCES = 1 << 24  # entries of the sequences in which each frame looks at the chosen ones: 128 MB
 
 
 class Frames:
-    """The frames of a dataset: rows, and which of them are whose.
+    """The frames of a dataset, and their rows.
 
     Parameters
     ----------
     x, frame_offsets
-        As of `compress`, checked.
+        As in `compress`, checked.
     bandwidth
         h, in 1/Å.
     """
@@ -46,8 +281,8 @@ class Frames:
         return self.x[self.offsets[frame] : self.offsets[frame + 1]]
 
     def entropies(self) -> NDArray[np.float64]:
-        """Compute the entropy of every frame against itself; −inf where it has no environments."""
-        out, factor = np.empty(len(self.counts)), factor_of(self.bandwidth)
+        """Compute the entropy of every frame against itself; −inf if it has no environments."""
+        out, factor = np.empty(len(self.counts)), _scale_factor(self.bandwidth)
 
         def task(first: int, last: int) -> None:
             choice.frame_entropies(self.x, self.offsets, factor, choice.PLAIN, first, last, out)
@@ -56,24 +291,27 @@ class Frames:
         return np.where(self.counts > 0, out, -np.inf)
 
     def means(self) -> NDArray[np.float64]:
-        """Return the mean row of every frame; zeros where it has no rows."""
+        """Return the mean row of every frame; zeros if it has no rows."""
         out = np.zeros((len(self.counts), self.x.shape[1]))
         for frame in self.filled.tolist():
             out[frame] = self.rows(frame).mean(axis=0, dtype=np.float64)
         return out
 
 
-def first_largest(scores: NDArray[np.float64]) -> int:
-    """Return the place of the largest score; of those equal to it but for rounding, the first."""
+def _find_first_largest(scores: NDArray[np.float64]) -> int:
+    """Return the place of the largest score. Of several that are equal but for rounding, return the first."""
     largest = float(scores.max())
     return int(np.argmax(scores >= largest - choice.TIE * max(1.0, abs(largest))))
 
 
-def msc(frames: Frames, prefixes: Prefixes, reference: NDArray[np.floating] | None) -> Iterator[int]:
-    """Yield frames by the minimum set cover of QUESTS: the largest sum of the frame's H and its largest dH.
+# -- the methods -------------------------------------------------------------------------------------------------------
 
-    dH is against the reference and all chosen frames, which `prefixes` must hold by the time of the next choice.
-    Without a reference the first frame is that of the largest H.
+
+def _choose_by_msc(frames: Frames, prefixes: Prefixes, reference: NDArray[np.floating] | None) -> Iterator[int]:
+    """Yield frames by the minimum set cover of QUESTS: always the one whose H and largest dH have the largest sum.
+
+    dH is against the reference and all chosen frames. `prefixes` must hold a chosen frame before the next choice.
+    Without a reference the first frame is the one with the largest H.
     """
     entropies, sums = frames.entropies(), np.tile([-np.inf, 0.0], (len(frames.x), 1))
     ends = frames.offsets.tolist()
@@ -84,29 +322,29 @@ def msc(frames: Frames, prefixes: Prefixes, reference: NDArray[np.floating] | No
         logs = log_kernel_sum(frames.x, reference, frames.bandwidth, threads=frames.threads)
         sums[:, 0], sums[:, 1] = logs / math.log(2.0), 1.0
         bound = entropies[frame] - np.minimum.reduceat(logs, first)
-    items = _items(frames, choice.NOVELTY, frame, first, bound, entropies, sums)
+    items = _make_items(frames, choice.NOVELTY, frame, first, bound, entropies, sums)
     if reference is None:
-        start = first_largest(entropies)
+        start = _find_first_largest(entropies)
         items.taken[start] = True
         yield start
-    yield from _greedy(items, prefixes)
+    yield from _pick_in_turn(items, prefixes)
 
 
-def farthest(frames: Frames, prefixes: Prefixes) -> Iterator[int]:
-    """Yield frames by farthest-point selection: the largest mean distance to the nearest chosen frame.
+def _choose_by_farthest(frames: Frames, prefixes: Prefixes) -> Iterator[int]:
+    """Yield frames by farthest-point selection: always the one with the largest mean distance to the nearest chosen.
 
-    The first frame is that of the largest H, as QUESTS has it.
+    The first frame is the one with the largest H, as in QUESTS.
     """
     entropies, filled = frames.entropies(), frames.filled
     bound = np.full(len(filled), np.inf)
-    items = _items(frames, choice.DISTANCE, filled, frames.offsets[filled], bound, entropies, np.empty((0, 2)))
-    start = first_largest(entropies)
+    items = _make_items(frames, choice.DISTANCE, filled, frames.offsets[filled], bound, entropies, np.empty((0, 2)))
+    start = _find_first_largest(entropies)
     items.taken[start] = True
     yield start
-    yield from _greedy(items, prefixes)
+    yield from _pick_in_turn(items, prefixes)
 
 
-def _items(
+def _make_items(
     frames: Frames,
     kind: int,
     frame: NDArray[np.int64],
@@ -139,13 +377,13 @@ def _items(
     )
 
 
-def _greedy(items: choice.Items, prefixes: Prefixes) -> Iterator[int]:
+def _pick_in_turn(items: choice.Items, prefixes: Prefixes) -> Iterator[int]:
     while (frame := int(choice.pick(items, prefixes.chosen, prefixes.n_frames, choice.PLAIN))) >= 0:
         yield frame
 
 
-def mean_farthest(frames: Frames, rng: np.random.Generator) -> Iterator[int]:
-    """Yield frames by farthest-point selection among the mean rows of frames; the first is drawn."""
+def _choose_by_mean_farthest(frames: Frames, rng: np.random.Generator) -> Iterator[int]:
+    """Yield frames by farthest-point selection among the mean rows of frames. The first is drawn at random."""
     means = frames.means()[frames.filled]
     distances = np.full(len(means), np.inf)
     place = int(rng.integers(len(means)))
@@ -156,20 +394,20 @@ def mean_farthest(frames: Frames, rng: np.random.Generator) -> Iterator[int]:
         place = int(np.argmax(distances))
 
 
-def random(frames: Frames, rng: np.random.Generator) -> Iterator[int]:
-    """Yield frames in an order that is drawn."""
+def _choose_at_random(frames: Frames, rng: np.random.Generator) -> Iterator[int]:
+    """Yield frames in random order."""
     yield from rng.permutation(frames.filled).tolist()
 
 
-def kmeans(frames: Frames, n: int, rng: np.random.Generator) -> list[int]:
-    """Return n frames, in ascending order: of each cluster of mean rows (k-means), the frame nearest to its centre.
+def _choose_by_kmeans(frames: Frames, n: int, rng: np.random.Generator) -> list[int]:
+    """Return n frames in ascending order: the frame nearest to the centre of each cluster of mean rows (k-means).
 
-    Where k-means leaves clusters empty, the frame that is farthest from its centre makes a cluster of its own.
+    If k-means leaves a cluster empty, the frame that is farthest from its centre becomes a cluster of its own.
     """
     means = frames.means()[frames.filled]
-    starts = np.searchsorted(frames.filled, list(itertools.islice(mean_farthest(frames, rng), n)))
+    starts = np.searchsorted(frames.filled, list(itertools.islice(_choose_by_mean_farthest(frames, rng), n)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of empty clusters, which are filled below
+        warnings.simplefilter("ignore")  # about empty clusters, which are filled below
         centres, labels = kmeans2(means, means[starts], iter=30, minit="matrix")
     distances = np.linalg.norm(means - centres[labels], axis=1)
     for empty in np.flatnonzero(np.bincount(labels, minlength=n) == 0):
@@ -181,11 +419,13 @@ def kmeans(frames: Frames, n: int, rng: np.random.Generator) -> list[int]:
     return sorted(frames.filled[nearest].tolist())
 
 
-OVERLAP_THRESHOLD = 1e-5  # dH below which an environment is covered, as QUESTS has it
+# -- what the chosen frames hold ---------------------------------------------------------------------------------------
+
+OVERLAP_THRESHOLD = 1e-5  # an environment with dH below this is covered, as in QUESTS
 
 
 class Prefixes:
-    """Chosen frames, in their order, and the entropy and diversity of every first few of them.
+    """The chosen frames in order, and the entropy and diversity of the first 1, 2, ... of them.
 
     Parameters
     ----------
@@ -206,14 +446,14 @@ class Prefixes:
             starts=np.zeros((65, 2), dtype=np.int64),
             counts=np.zeros(64, dtype=np.int64),
             frames=np.zeros(64, dtype=np.int64),
-            factor=factor_of(bandwidth),
+            factor=_scale_factor(bandwidth),
         )
-        self._sums = np.zeros((64, ROWS))  # of every row, over all rows up to the last frame that was measured
+        self._sums = np.zeros((64, ROWS))  # of every row, over all rows of the measured frames
         self._is_row = np.zeros((64, ROWS), dtype=np.bool_)  # whether this place of a group has a row
 
     @property
     def n_env(self) -> NDArray[np.int64]:
-        """How many environments the first frames have: (n_frames,)."""
+        """(n_frames,) number of environments of the first frames."""
         return np.cumsum(self.chosen.counts[: self.n_frames])
 
     def add(self, frame: int, rows: NDArray[np.floating]) -> None:
@@ -229,7 +469,7 @@ class Prefixes:
         chosen.starts[self.n_frames] = panel, group
 
     def measure(self) -> None:
-        """Compute entropy and diversity up to the last frame."""
+        """Compute entropy and diversity up to the last frame that was added."""
         chosen, sums = self.chosen, self._sums
         while len(self.entropy) < self.n_frames:
             frame = len(self.entropy)
@@ -249,23 +489,23 @@ class Prefixes:
         fields = self.chosen._asdict()
         for missing, names in ((panels, ["panels"]), (groups, ["groups"]), (frames, ["starts", "counts", "frames"])):
             for name in names if missing else []:
-                fields[name] = _larger(fields[name], missing)
+                fields[name] = _enlarge(fields[name], missing)
         self.chosen = choice.Chosen(**fields)
         if groups:
-            self._sums, self._is_row = _larger(self._sums, groups), _larger(self._is_row, groups)
+            self._sums, self._is_row = _enlarge(self._sums, groups), _enlarge(self._is_row, groups)
 
 
-def _larger(array: NDArray[Any], missing: int) -> NDArray[Any]:
-    """Return an array that is longer by what is missing, and at least twice as long."""
+def _enlarge(array: NDArray[Any], missing: int) -> NDArray[Any]:
+    """Return a copy of an array with room for what is missing, and at least twice as long."""
     return np.concatenate([array, np.zeros((max(missing, len(array)), *array.shape[1:]), array.dtype)])
 
 
-def factor_of(bandwidth: float) -> float:
-    """Return by what rows are multiplied, so that a kernel is 2^(−‖q − r‖²)."""
+def _scale_factor(bandwidth: float) -> float:
+    """Return the factor for all rows that makes a kernel 2^(−‖q − r‖²)."""
     return math.sqrt(0.5 * math.log2(math.e)) / bandwidth
 
 
-def covered_shares(x: NDArray[np.floating], n: int, prefixes: Prefixes) -> NDArray[np.float64]:
+def _compute_overlaps(x: NDArray[np.floating], n: int, prefixes: Prefixes) -> NDArray[np.float64]:
     """Compute the overlap of all environments with the first 1, 2, ... n chosen frames.
 
     Returns
@@ -280,232 +520,3 @@ def covered_shares(x: NDArray[np.floating], n: int, prefixes: Prefixes) -> NDArr
 
     over_rows(task, len(x), prefixes.threads, 96)
     return np.cumsum(np.bincount(needed, minlength=n + 2)[1 : n + 1]) / len(x)
-
-
-Method = Literal["msc", "farthest", "mean_farthest", "kmeans", "random"]
-METHODS: tuple[str, ...] = get_args(Method)
-"""The ways to choose."""
-
-_ROUNDING = 1e-9  # nats: the entropy of all frames is reached by all frames, in whichever order it was summed
-
-
-@dataclass(frozen=True)
-class Growth:
-    """What the first 1, 2, ... frames of a choice hold.
-
-    Attributes
-    ----------
-    n_env
-        (m,) number of environments of the first frames.
-    entropy, diversity
-        (m,) of the first frames against themselves, in nats.
-    overlap
-        (m,) the fraction of all environments of the dataset with dH below 1e-5 against the first frames.
-    """
-
-    n_env: NDArray[np.int64]
-    entropy: NDArray[np.float64]
-    diversity: NDArray[np.float64]
-    overlap: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Compression:
-    """Frames in the order they were chosen, and what they hold.
-
-    Attributes
-    ----------
-    method
-        How they were chosen.
-    bandwidth
-        h, in 1/Å.
-    selected
-        (m,) numbers of the frames, in the order of the choice; ascending for "kmeans", which has no order.
-    n_env
-        Number of environments of the chosen frames.
-    entropy, diversity
-        Of the chosen frames against themselves, in nats.
-    overlap
-        The fraction of all environments of the dataset with dH below 1e-5 against the chosen frames.
-    """
-
-    method: str
-    bandwidth: float
-    selected: NDArray[np.int64]
-    n_env: int
-    entropy: float
-    diversity: float
-    overlap: float
-    _prefixes: Prefixes = field(repr=False, compare=False)
-    _overlaps: NDArray[np.float64] = field(repr=False, compare=False)
-
-    def growth(self) -> Growth:
-        """Compute what the first 1, 2, ... frames hold: takes longer than the choice."""
-        self._prefixes.measure()
-        return Growth(
-            n_env=self._prefixes.n_env,
-            entropy=np.array(self._prefixes.entropy),
-            diversity=np.array(self._prefixes.diversity),
-            overlap=self._overlaps,
-        )
-
-
-def compress(
-    x: ArrayLike,
-    frame_offsets: ArrayLike,
-    size: int | float | None = None,
-    method: Method = "msc",
-    *,
-    entropy: float | None = None,
-    bandwidth: float = DEFAULT_BANDWIDTH,
-    reference: ArrayLike | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    report: Callable[[int], object] | None = None,
-) -> Compression:
-    """Choose frames of a dataset.
-
-    ``"msc"`` is the minimum set cover of QUESTS (arXiv:2404.12367): first the frame whose own environments have the
-    largest entropy H, then always the one with the largest H + max dH, dH of its environments against all chosen
-    frames. ``"farthest"`` takes the frame with the largest mean distance of environments to the nearest chosen frame,
-    ``"mean_farthest"`` the farthest of the mean descriptors of frames, ``"kmeans"`` a frame of each of as many
-    clusters of them, ``"random"`` any. Of equal scores, to 1e-10·max(1, |score|), the first frame wins.
-
-    Parameters
-    ----------
-    x
-        (n_env, d) descriptors, in 1/Å.
-    frame_offsets
-        (n_frames + 1,) first row of every frame, and the number of rows. Frames without rows are never chosen.
-    size
-        A number of frames, or a share of them as a float in (0, 1], rounded, at least one. All frames where there are
-        no more.
-    method
-        One of `METHODS`.
-    entropy
-        In place of `size`: choose until the chosen frames have this entropy, in nats (to 1e-9).
-    bandwidth
-        h, in 1/Å.
-    reference
-        (n_reference, d) rows that are known already, for "msc": dH is against these and the chosen frames, also for
-        the first choice.
-    seed
-        Of what "random", "mean_farthest" and "kmeans" draw.
-    threads
-        Threads to use; None takes all cores. The result does not depend on it.
-    report
-        Called with the number of chosen frames, after each.
-
-    Raises
-    ------
-    InputError
-        Arrays, size, method or bandwidth cannot be used, they do not go together, or not even all frames reach
-        `entropy`.
-    """
-    check_bandwidth(bandwidth)
-    frames = Frames(*_checked(x, frame_offsets), float(bandwidth), threads)
-    check_reach("x", frames.x, bandwidth)
-    n = len(frames.filled)
-    wanted = _number(size, entropy, n)
-    prefixes = Prefixes(frames.x.shape[1], float(bandwidth), threads)
-    selected: list[int] = []
-    for frame in _order(frames, prefixes, method, wanted, entropy, reference, seed):
-        selected.append(frame)
-        prefixes.add(frame, frames.rows(frame))
-        if report is not None:
-            report(len(selected))
-        if entropy is not None:
-            prefixes.measure()
-        if len(selected) == wanted or (entropy is not None and prefixes.entropy[-1] >= entropy - _ROUNDING):
-            break
-    if entropy is not None and prefixes.entropy[-1] < entropy - _ROUNDING:
-        raise InputError(
-            f"an entropy of {entropy:g} nats is not reached: all {n} frames have {prefixes.entropy[-1]:.6g} nats"
-        )
-    rows = np.concatenate([frames.rows(frame) for frame in selected])
-    whole, overlaps = information(rows, bandwidth, threads=threads), covered_shares(frames.x, len(selected), prefixes)
-    return Compression(
-        method=method,
-        bandwidth=float(bandwidth),
-        selected=np.array(selected, dtype=np.int64),
-        n_env=whole.n_env,
-        entropy=whole.entropy,
-        diversity=whole.diversity,
-        overlap=float(overlaps[-1]),
-        _prefixes=prefixes,
-        _overlaps=overlaps,
-    )
-
-
-def _order(
-    frames: Frames,
-    prefixes: Prefixes,
-    method: str,
-    wanted: int,
-    entropy: float | None,
-    reference: ArrayLike | None,
-    seed: int,
-) -> Iterator[int]:
-    """Return the frames in the order of the choice; for "kmeans", `wanted` of them."""
-    if method not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    if reference is not None and method != "msc":
-        raise InputError(f'a reference is for "msc": "{method}" does not look at one')
-    if entropy is not None and method == "kmeans":
-        raise InputError('"kmeans" chooses all frames at once, so it cannot choose until an entropy is reached')
-    if method == "msc":
-        return msc(frames, prefixes, _reference(reference, frames.x.shape[1]))
-    if method == "farthest":
-        return farthest(frames, prefixes)
-    rng = np.random.default_rng(seed)
-    if method == "mean_farthest":
-        return mean_farthest(frames, rng)
-    if method == "kmeans":
-        return iter(kmeans(frames, wanted, rng))
-    return random(frames, rng)
-
-
-def _number(size: Any, entropy: Any, n: int) -> int:
-    """Return how many of n frames are asked for: all of them if an entropy is."""
-    if (size is None) == (entropy is None):
-        raise InputError("give either a size or an entropy to reach")
-    if size is None:
-        if not (isinstance(entropy, (int, float, np.floating)) and math.isfinite(entropy)):
-            raise InputError(f"the entropy to reach must be a number in nats, not {entropy!r}")
-        return n
-    if isinstance(size, (int, np.integer)) and not isinstance(size, bool) and size >= 1:
-        return min(int(size), n)
-    if isinstance(size, (float, np.floating)) and 0 < size <= 1:
-        return max(1, round(float(size) * n))
-    raise InputError(f"size must be a number of frames from 1 on, or a share as a float in (0, 1], not {size!r}")
-
-
-def _checked(x: ArrayLike, frame_offsets: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    rows = _rows("x", x)
-    offsets = np.asarray(frame_offsets)
-    if offsets.ndim != 1 or len(offsets) < 2 or offsets.dtype.kind not in "iu":
-        raise InputError(f"frame_offsets must be whole numbers (n_frames + 1,), not {offsets.dtype} {offsets.shape}")
-    offsets = offsets.astype(np.int64)
-    if offsets[0] != 0 or offsets[-1] != len(rows) or (np.diff(offsets) < 0).any():
-        raise InputError(f"frame_offsets must ascend from 0 to the number of rows, {len(rows)}")
-    if not len(rows):
-        raise InputError("x has no rows: there is no frame to choose")
-    return rows, offsets
-
-
-def _reference(reference: ArrayLike | None, width: int) -> NDArray[Any] | None:
-    if reference is None:
-        return None
-    rows = _rows("reference", reference)
-    if rows.shape[1] != width:
-        raise InputError(f"reference has {rows.shape[1]} columns, x has {width}: other descriptors")
-    return rows if len(rows) else None
-
-
-def _rows(name: str, values: ArrayLike) -> NDArray[Any]:
-    rows = np.require(values, np.float64, ["C", "W"])  # one kind of array: kernels are compiled for each kind
-    if rows.ndim != 2:
-        raise InputError(f"{name} must have shape (n, d), not {rows.shape}")
-    if not np.isfinite(rows).all():
-        raise InputError(f"{name} holds values that are not finite")
-    return rows

@@ -27,7 +27,7 @@ _MOST_COLUMNS = 1 << 24
 
 @dataclass(frozen=True)
 class OwnDescriptors:
-    """What is known of own descriptors: it stands where a `DescriptorSpec` stands, and computes nothing.
+    """Name and width of own descriptors. It stands in the place of a `DescriptorSpec`, but computes nothing.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class OwnDescriptors:
     Raises
     ------
     InputError
-        The name is no line of text, or the width no positive whole number.
+        The name is not a line of text, or the width is not a positive whole number.
     """
 
     name: str
@@ -53,19 +53,19 @@ class OwnDescriptors:
 
     @property
     def by_centre(self) -> bool:
-        """False: every query is compared with all rows, whatever the elements of their centres."""
+        """False: every query is compared with all rows."""
         return False
 
 
-_BLOCK = 64  # environments a thread takes at a time
+_BLOCK = 64  # environments that a thread takes at a time
 _SPECIES = (None, "ignore", "full", "centre", "neighbours")
-_BY_ELEMENT = ("full", "neighbours")  # with blocks of one element, so that their order must be fixed
-_MOST_IMAGES = 1_000_000  # of one atom within the cutoff; a cell that needs more is no matter
+_BY_ELEMENT = ("full", "neighbours")  # these have blocks of single elements, whose order must be fixed
+_MOST_IMAGES = 1_000_000  # of one atom within the cutoff; a cell that needs more has collapsed
 
 
 @dataclass(frozen=True)
 class DescriptorSpec:
-    """What fixes a descriptor.
+    """The definition of a descriptor.
 
     Parameters
     ----------
@@ -74,23 +74,24 @@ class DescriptorSpec:
     cutoff
         Radius inside which atoms are neighbours, in Å.
     species
-        How elements enter. Must be given for frames of two or more elements; None serves one.
+        How elements enter. Frames of two or more elements need it; for one element None will do.
 
-        - "ignore": not at all, as ``quests.get_descriptors``. One block, of all neighbours.
-        - "full": the block of all neighbours, and for each element one of the neighbours of that element around centres
-          of that element, zero for other centres; as ``quests.get_descriptors_multicomponent``. With one element the
-          block of all neighbours alone.
-        - "centre": the block of all neighbours, and environments are compared within the element of their centre.
-        - "neighbours": for each element a block of the neighbours of that element, and environments are compared within
-          the element of their centre.
+        - "ignore": not at all, as in ``quests.get_descriptors``. There is one block, of all neighbours.
+        - "full": the block of all neighbours, then a block for each element, as in
+          ``quests.get_descriptors_multicomponent``. The block of an element describes its neighbours of centres of the
+          same element; for other centres it is zero. With one element there is only the block of all neighbours.
+        - "centre": the block of all neighbours. Environments are compared only with those whose centre is of the same
+          element.
+        - "neighbours": for each element a block of the neighbours of that element. Environments are compared as with
+          "centre".
     elements
-        Chemical symbols: the blocks of "full" and "neighbours", in the order of their atomic numbers. `Index.build`
+        Chemical symbols of the blocks of "full" and "neighbours", in the order of their atomic numbers. `Index.build`
         fills in those of the reference.
 
     Raises
     ------
     InputError
-        A value is out of range, `elements` are not chemical symbols, or this `species` has no use for them.
+        A value is out of range, `elements` are not chemical symbols, or this `species` does not use them.
     """
 
     k: int = 32
@@ -109,9 +110,9 @@ class DescriptorSpec:
             choices = ", ".join(f'"{name}"' for name in _SPECIES[1:])
             raise InputError(f"species must be one of {choices} (or left out for one element), not {self.species!r}")
         if self.elements is not None:
-            object.__setattr__(self, "elements", self._ordered(self.elements))
+            object.__setattr__(self, "elements", self._sort(self.elements))
 
-    def _ordered(self, elements: Any) -> tuple[str, ...]:
+    def _sort(self, elements: Any) -> tuple[str, ...]:
         if self.species not in _BY_ELEMENT:
             raise InputError(f"elements are the blocks of {' and '.join(_BY_ELEMENT)}; species is {self.species!r}")
         known = isinstance(elements, (list, tuple)) and all(e in SYMBOLS[1:] for e in elements)
@@ -119,11 +120,11 @@ class DescriptorSpec:
             raise InputError(f"elements must be a list of different chemical symbols, not {elements!r}")
         return tuple(sorted(elements, key=SYMBOLS.index))
 
-    # What follows from the fields is asked for at every evaluation, so it is worked out once.
+    # Every evaluation asks for these properties, so each is worked out once.
 
     @cached_property
     def by_centre(self) -> bool:
-        """Whether environments are compared within the element of their centre only.
+        """Whether environments are compared only with those whose centre is of the same element.
 
         The first column of a row is then the atomic number of its centre.
         """
@@ -136,18 +137,18 @@ class DescriptorSpec:
         Raises
         ------
         InputError
-            It is not known, for `elements` are missing.
+            It is not known because `elements` are missing.
         """
         return int(self._wanted.shape[1])
 
     @cached_property
     def width(self) -> int:
-        """Number of columns of a row: 2k − 1 for each block, and one more if `by_centre`."""
+        """Number of columns of a row: 2k − 1 for each block, and one more with `by_centre`."""
         return int(self.by_centre) + self.n_blocks * (2 * self.k - 1)
 
     @cached_property
     def _wanted(self) -> NDArray[np.int64]:
-        """Return which neighbours are in which block, for each kind of centre (`kernels.descriptor` explains it)."""
+        """Which neighbours are in which block, for each kind of centre (`kernels.descriptor` explains it)."""
         if self.species not in _BY_ELEMENT:
             return np.full((1, 1), _descriptor.ALL)
         if self.elements is None:
@@ -164,7 +165,7 @@ class DescriptorSpec:
         return np.hstack([np.full((n, 1), _descriptor.ALL), own])
 
     def for_elements(self, numbers: Iterable[int]) -> DescriptorSpec:
-        """Return the spec for frames of these atomic numbers: with `elements`, if it needs them and has none."""
+        """Return the spec for frames of these atomic numbers: it gets `elements` if it needs them and has none."""
         if self.species not in _BY_ELEMENT or self.elements is not None:
             return self
         return replace(self, elements=tuple(SYMBOLS[z] for z in sorted(set(numbers) - {0})))
@@ -182,15 +183,15 @@ class DescriptorSpec:
         Returns
         -------
         ndarray
-            (n_env, `width`), in 1/Å; frames in their order, atoms in theirs. If `by_centre`, the first column is the
-            atomic number of each centre, without a unit.
+            (n_env, `width`), in 1/Å, frames and atoms in order. With `by_centre` the first column is the atomic number
+            of each centre.
 
         Raises
         ------
         FrameError
-            Positions or cell are not finite, the cell is singular, or two atoms share a place.
+            Positions or cell are not finite, the cell is singular, or two atoms are at the same place.
         InputError
-            Two or more elements, and `species` was not given; or it needs `elements`, and they were not.
+            There are two or more elements and no `species`; or the `species` needs `elements`, and there are none.
         ElementError
             A frame holds an element that is not among `elements`.
         """
@@ -202,9 +203,14 @@ class DescriptorSpec:
         return rows[1] if len(rows) == 2 else np.concatenate(rows)
 
     def check_elements(self, numbers: set[int]) -> None:
-        """Raise `InputError` if these atomic numbers need a choice of `species` that was not made.
+        """Check that the spec can describe atoms of these atomic numbers.
 
-        Or `ElementError`, if one is not among `elements`.
+        Raises
+        ------
+        InputError
+            There are two or more elements and no `species`.
+        ElementError
+            One is not among `elements`.
         """
         if self.species is None and len(numbers - {0}) > 1:
             raise InputError(
@@ -220,7 +226,7 @@ class DescriptorSpec:
 
     @cached_property
     def _kinds(self) -> NDArray[np.int8]:
-        """The kind of every atomic number: its place among `elements`, −1 if it has none; or 0 for all."""
+        """The kind of every atomic number: its place among `elements` or −1; without `elements` all are 0."""
         if self.elements is None:
             return np.zeros(len(SYMBOLS), np.int8)
         kinds = np.full(len(SYMBOLS), -1, np.int8)
@@ -228,37 +234,37 @@ class DescriptorSpec:
         return kinds
 
     def _compute_one(self, frame: Frame, threads: int | None, inside: type = np.float64) -> NDArray[np.float64]:
-        """Compute one frame; `inside` is the precision of the matrix behind x2: single errs by less than 1e-7 1/Å."""
+        """Compute one frame; `inside` is the precision of the matrix behind x2. Single errs by less than 1e-7 1/Å."""
         return Environments(self, frame).compute(slice(None), threads, inside)
 
 
 class Environments:
-    """The environments of one frame: its atoms are sorted once, and descriptors computed where they are asked for.
+    """The environments of one frame. It sorts the atoms once, and computes the descriptors that are asked for.
 
     Parameters
     ----------
     spec
-        What fixes the descriptor. Whether it may be left open how elements enter is not checked here.
+        The descriptor. Whether its `species` may be left out is not checked here.
     frame
-        The frame; its arrays are needed until the last call of `compute`.
+        The frame. Its arrays must stay until the last call of `compute`.
 
     Attributes
     ----------
     centres
-        Rows of the frame that are its environments, in order.
+        The atoms (rows of the frame) whose environments these are, in order.
 
     Raises
     ------
     FrameError
         Positions or cell are not finite, or the cell is singular.
     InputError
-        The spec needs elements and has none; an `ElementError` if the frame holds others.
+        The spec needs elements and has none; or, as `ElementError`, the frame holds others.
     """
 
     def __init__(self, spec: DescriptorSpec, frame: Frame) -> None:
         self.centres = frame.centres
         self._spec, self._frame = spec, frame
-        points, owner, places = _points_of(frame, self.centres, spec.cutoff)
+        points, owner, places = _collect_points(frame, self.centres, spec.cutoff)
         kinds = spec._kinds[frame.numbers][owner]
         if kinds.min(initial=0) < 0:
             spec.check_elements(set(frame.distinct_numbers.tolist()))
@@ -268,8 +274,8 @@ class Environments:
         if self._has_vectors:
             points, kinds, sorted_places = _vector.sort_points(points, kinds, self._bins[0])
             places = sorted_places[places]
-        # Coordinates (3, m) in the order of the bins with vectors, else points (m, 3) in their own; their kinds; and
-        # where the centres are in them.
+        # With vectors: coordinates (3, m) in the order of the bins; else points (m, 3) in their own order. Their kinds,
+        # and where the centres are among them.
         self._points, self._kinds, self._places = points, kinds, places
 
     def __len__(self) -> int:
@@ -278,12 +284,12 @@ class Environments:
     def compute(
         self, which: slice | NDArray[np.int64], threads: int | None = None, inside: type = np.float64
     ) -> NDArray[np.float64]:
-        """Compute the descriptors (n, d) of the environments `which`; a row depends on no other.
+        """Compute the descriptors (n, d) of the environments `which`. No row depends on another.
 
         Raises
         ------
         FrameError
-            Two atoms share a place.
+            Two atoms are at the same place.
         """
         spec, places = self._spec, self._places[which]
         out, column = np.empty((len(places), spec.width)), int(spec.by_centre)
@@ -293,7 +299,7 @@ class Environments:
         if not self._has_vectors:
             task = partial(_descriptor.describe, *points, places, *how, out=out)
             over_rows(task, len(places), threads, _BLOCK)
-        elif threads == 1:  # as in a run: straight to the kernel
+        elif threads == 1:  # as in a run: call the kernel directly
             _vector.describe(*points, places, *how, _vector.scratch(inside), out)
         else:
 
@@ -301,21 +307,21 @@ class Environments:
                 _vector.describe(*points, places[first:last], *how, _vector.scratch(inside), out[first:last])
 
             over_rows(describe, len(places), threads, _BLOCK)
-        # A finite sum needs finite rows: one pass without a temporary of the size of `out`.
+        # A finite sum needs finite rows. This takes one pass and no temporary array.
         if not math.isfinite(float(out.sum())):
             bad = self.centres[which][~np.isfinite(out).all(axis=1)]
-            raise FrameError(_shared_place(self._frame, bad))
+            raise FrameError(_explain_shared_place(self._frame, bad))
         return out
 
     def is_nearer(self, rows: NDArray[np.float64], r: float) -> NDArray[np.bool_]:
-        """Return of descriptors (n, d), as `compute` gives them, whether the nearest neighbour is nearer than r (Å).
+        """Return for descriptors (n, d) from `compute` whether the nearest neighbour is nearer than r (Å).
 
-        By the first column of x1, w(r)/r, which falls with the distance.
+        The first column of x1 tells: it is w(r)/r, which falls with the distance.
 
         Raises
         ------
         InputError
-            r is not above 0 and at most the cutoff.
+            r is not above 0, or is above the cutoff.
         """
         if not 0.0 < r <= self._spec.cutoff:
             raise InputError(f"a distance up to the cutoff of {self._spec.cutoff} Å can be told, not {r!r}")
@@ -327,21 +333,21 @@ class Environments:
 def minimum_distances(frame: Frame, cutoff: float, kinds: NDArray[np.int64], out: NDArray[np.float64]) -> None:
     """Lower ``out[a, b]`` to the smallest distance (Å) up to `cutoff` between atoms of kinds a and b.
 
-    `kinds` (n,) is the kind of every row of the frame. The plausibility of later frames is judged by it.
+    `kinds` (n,) is the kind of every row of the frame. These distances judge the plausibility of later frames.
     """
-    points, owner, centres = _points_of(frame, frame.centres, cutoff)
+    points, owner, centres = _collect_points(frame, frame.centres, cutoff)
     bins = _neighbors.bin_points(points, cutoff)
     _neighbors.minimum_distances(points, kinds[owner], centres, bins, cutoff, out)
 
 
-def _points_of(
+def _collect_points(
     frame: Frame, centres: NDArray[np.int64], cutoff: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return all points that can be neighbours, the frame's row of each, and which points the rows `centres` are.
+    """Return all points that can be neighbours, the frame's row of each, and which points the `centres` are.
 
-    The points may be the frame's own positions: they are not to be written to.
+    The points may be the frame's own positions: do not write to them.
     """
-    # A finite sum needs finite positions, and takes no temporary; a sum that is not may be one that overflows.
+    # A finite sum needs finite positions, and takes no temporary array. A sum that is not finite may have overflowed.
     with np.errstate(invalid="ignore", over="ignore"):
         total = float(np.sum(frame.positions))
     if not math.isfinite(total):
@@ -369,14 +375,14 @@ def _check_positions(frame: Frame) -> None:
 
 
 def cell_of(frame: Frame, cutoff: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-    """Return cell, inverse and pbc; missing vectors of directions that are not periodic are made up."""
+    """Return cell, inverse and pbc. Missing vectors of directions that are not periodic are filled in."""
     cell, pbc = np.array(frame.cell, dtype=np.float64), np.array(frame.pbc, dtype=bool)
     if not np.isfinite(cell).all():
         raise FrameError(f"step {frame.step}: the cell is not finite: {cell.tolist()}")
     lengths = np.linalg.norm(cell, axis=1)
     missing = (lengths == 0.0) & ~pbc
     if missing.any():
-        # Any vectors that complete a basis do: orthonormal ones to those that are there.
+        # Any vectors that complete the basis will do: these are orthonormal to the others.
         _, _, basis = np.linalg.svd(cell[~missing], full_matrices=True)
         cell[missing], lengths[missing] = basis[3 - missing.sum() :], 1.0
     if (lengths == 0).any() or abs(np.linalg.det(cell / lengths[:, None])) < 1e-6:
@@ -387,7 +393,7 @@ def cell_of(frame: Frame, cutoff: float) -> tuple[NDArray[Any], NDArray[Any], ND
     return cell, inverse, pbc
 
 
-def _shared_place(frame: Frame, bad: NDArray[np.int64]) -> str:
+def _explain_shared_place(frame: Frame, bad: NDArray[np.int64]) -> str:
     assert frame.ids is not None
     return (
         f"step {frame.step}: two atoms share a place in {len(bad)} environments "

@@ -25,12 +25,12 @@ SYMBOLS: tuple[str, ...] = tuple(_ROWS.split())
 
 
 def name_of(number: float) -> str:
-    """Return the symbol of an atomic number, or say that it is none."""
+    """Return the symbol of an atomic number; or the number, and that it is none."""
     is_element = 1 <= number < len(SYMBOLS) and number == int(number)
     return SYMBOLS[int(number)] if is_element else f"{number:g} (no atomic number)"
 
 
-@lru_cache(maxsize=64)  # the elements of a reference are looked up at every evaluation
+@lru_cache(maxsize=64)  # every evaluation looks up the elements of the reference
 def numbers_of(symbols: tuple[str, ...]) -> frozenset[int]:
     """Return the atomic numbers of chemical symbols, and 0, which is no atom."""
     return frozenset(z for z, symbol in enumerate(SYMBOLS) if z == 0 or symbol in symbols)

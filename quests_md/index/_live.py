@@ -374,7 +374,7 @@ class Live:
         return None if self.index is None else self.index.calibration
 
     def check_elements(self, numbers: NDArray[Any]) -> None:
-        """Raise `ElementError` for an element that it has not seen; while it learns, `InputError` if `species` is missing."""
+        """Raise `ElementError` for an element it has not seen; while it learns, `InputError` without a `species`."""
         if self.index is not None:
             self.index.check_elements(numbers)
         else:

@@ -2,8 +2,8 @@
 
 All take descriptors (n, d) as arrays and return nats. Source of the formulas: arXiv:2404.12367.
 
-Rows that begin with the atomic number of their centre (``DescriptorSpec.by_centre``) are taken as they are: rows of
-other elements are at least 1 away, and exp(−1/2h²) is nothing as long as the bandwidth is far below 1.
+Rows may begin with the atomic number of their centre (``DescriptorSpec.by_centre``): it is one more column. Rows of
+different elements are then at least 1 apart, and exp(−1/2h²) is nothing if the bandwidth is far below 1.
 """
 
 from ._bandwidth import BandwidthChoice, bandwidth_from_volume, likelihood_bandwidth
@@ -20,7 +20,7 @@ from ._entropy import (
     sample_entropy,
 )
 
-# Names with themselves as their alias are for the package: not public, and not hidden from it.
+# A name with itself as its alias is for the other rooms of the package. It is not public.
 from ._sums import DEFAULT_BANDWIDTH, delta_entropy, log_kernel_sum
 from ._sums import Blocks as Blocks
 from ._sums import Precision as Precision

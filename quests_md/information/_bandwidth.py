@@ -1,4 +1,4 @@
-"""The choice of a bandwidth: by the volume per atom, or by the likelihood of the dataset itself."""
+"""The choice of a bandwidth, from the volume per atom or from the likelihood of the dataset."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
-from ._sums import Report, check_bandwidth, check_rows, set_of_rows
+from ._sums import Report, as_rows, check_bandwidth, check_rows
 
 __all__ = ["BandwidthChoice", "bandwidth_from_volume", "likelihood_bandwidth"]
 
-SAME = 0.05  # of the smallest bandwidth that is tried: rows nearer than this are the same environment
+SAME = 0.05  # of the smallest bandwidth tried: rows that are nearer to each other are the same environment
 _TRIED = np.geomspace(0.0005, 0.2, 53)  # 1/Å
 _CHUNK = 1 << 22  # distances at a time: 32 MB
 
@@ -23,16 +23,16 @@ _CHUNK = 1 << 22  # distances at a time: 32 MB
 def bandwidth_from_volume(volume: float, method: Literal["gaussian", "cutoff"] = "gaussian") -> float:
     """Compute h by QUESTS's rule from the volume per atom.
 
-    With V the volume in Å³, "gaussian" is h = 0.0897141 exp(−(V/10.896)²/2) + 0.0119417, and "cutoff"
-    h = 0.086164 (1 − (z/11.61172)²)² + 0.016 with z = (ln V)², without the first term where z > 11.61172. Valid for
-    k = 32, a cutoff of 5 Å and one block. The constants are those of ``quests.entropy.get_bandwidth``.
+    V is the volume in Å³. "gaussian" is h = 0.0897141 exp(−(V/10.896)²/2) + 0.0119417. "cutoff" is
+    h = 0.086164 (1 − (z/11.61172)²)² + 0.016 with z = (ln V)², without the first term where z > 11.61172. The rule is
+    valid for k = 32, a cutoff of 5 Å and one block. The constants are those of ``quests.entropy.get_bandwidth``.
 
     Parameters
     ----------
     volume
         Volume per atom, in Å³.
     method
-        The form of the rule.
+        The form of the rule: "gaussian" or "cutoff".
 
     Raises
     ------
@@ -56,9 +56,9 @@ class BandwidthChoice:
     Attributes
     ----------
     bandwidth
-        h of the largest likelihood, in 1/Å.
+        The bandwidth with the largest likelihood, in 1/Å.
     bandwidths
-        (m,) those that were tried, ascending, in 1/Å.
+        (m,) the bandwidths that were tried, ascending, in 1/Å.
     log_likelihood
         (m,) mean log-likelihood of an environment at each, in nats.
     n_env
@@ -66,11 +66,11 @@ class BandwidthChoice:
     n_asked
         Environments whose likelihood was computed.
     n_copies
-        How many of these have copies in the dataset.
+        How many of the asked environments have copies in the dataset.
     dimension
-        Number of columns that vary by more than a copy may.
+        Number of columns that vary by more than copies do.
     at_edge
-        Whether the largest likelihood is at the smallest or the largest bandwidth tried: then it lies beyond.
+        Whether the best bandwidth is the smallest or the largest one tried: then a better one lies beyond.
     """
 
     bandwidth: float
@@ -93,36 +93,36 @@ def likelihood_bandwidth(
 ) -> BandwidthChoice:
     """Choose the bandwidth that makes each environment most likely, given all the others.
 
-    The mean over environments i of ln [Σ_j exp(−‖x_i − x_j‖²/2h²) / (n_i (2π)^(m/2) h^m)], with m the number of columns
-    that vary, is computed for each bandwidth; j runs over the n_i rows that are not copies of i. Where copies were not
-    left out (the same crystal in several cells, an atom and its periodic image), the likelihood would grow without
-    limit as h → 0. Rows nearer than 0.05 of the smallest bandwidth tried are copies. The maximum is that of a parabola
-    in ln h through the best bandwidth and its neighbours.
+    For each bandwidth it computes the mean over environments i of
+    ln [Σ_j exp(−‖x_i − x_j‖²/2h²) / (n_i (2π)^(m/2) h^m)]. Here m is the number of columns that vary, and j runs over
+    the n_i rows that are not copies of i. With copies (the same crystal in several cells, an atom and its periodic
+    image) the likelihood would grow without limit as h → 0. Rows that are nearer than 0.05 of the smallest bandwidth
+    tried are copies. The result is the maximum of a parabola in ln h through the best bandwidth and its neighbours.
 
     Parameters
     ----------
     x
         (n, d) descriptors, in 1/Å; may be mapped.
     bandwidths
-        Those to try, ascending, in 1/Å. Default: 53 from 0.0005 to 0.2, evenly in ln h.
+        The bandwidths to try, ascending, in 1/Å. Default: 53 from 0.0005 to 0.2, evenly spaced in ln h.
     size
-        Environments whose likelihood is computed, drawn at random where there are more. The others are all rows.
+        How many environments i there are, drawn at random if the dataset has more. The j are always all rows.
     seed
-        Of the draw, ``numpy.random.default_rng(seed).choice(n, size, replace=False)``.
+        The seed of the draw, ``numpy.random.default_rng(seed).choice(n, size, replace=False)``.
     report
-        Called with the share of the work that is done, from time to time.
+        It is called from time to time with the share of the work that is done.
 
     Raises
     ------
     InputError
-        As `information`; bandwidths that do not ascend; or all rows are copies of one environment.
+        As in `information`; the bandwidths do not ascend; or all rows are copies of one environment.
 
     Notes
     -----
-    R. P. W. Duin, IEEE Trans. Comput. C-25, 1175 (1976). The frames of a trajectory are not independent: the neighbours
-    in time of a row make h smaller. It is the best h for a density, not a scale on which dH has a meaning.
+    R. P. W. Duin, IEEE Trans. Comput. C-25, 1175 (1976). The frames of a trajectory are not independent: frames that
+    follow each other make h smaller. The result is the best h for a density, not a scale on which dH has a meaning.
     """
-    rows = set_of_rows(x)
+    rows = as_rows(x)
     tried = _TRIED if bandwidths is None else np.array(bandwidths, dtype=np.float64)
     if not len(tried) or (np.diff(tried) <= 0.0).any():
         raise InputError(f"the bandwidths to try must ascend, and be one at least: {tried.tolist()}")
@@ -134,15 +134,15 @@ def likelihood_bandwidth(
     if size < len(rows):
         asked = np.sort(np.random.default_rng(seed).choice(len(rows), size, replace=False))
     query = check_rows("x", rows[asked], np.float64)
-    log_sums, counted, dimension = _sums_without_copies(query, rows, tried, SAME * tried[0], report)
+    log_sums, counted, dimension = _sum_without_copies(query, rows, tried, SAME * tried[0], report)
     alone = counted == 0
-    if alone.any():  # whoever is the same as one row is the same as all that are the same as that
+    if alone.any():  # a row whose copies are all rows
         raise InputError(f"the {len(rows)} rows are copies of one environment: no bandwidth follows from them")
     norm = np.log(counted) + 0.5 * dimension * math.log(2.0 * math.pi)
     likelihood = np.mean(log_sums - norm[:, None], axis=0) - dimension * np.log(tried)
     best = int(np.argmax(likelihood))
     return BandwidthChoice(
-        bandwidth=_top(np.log(tried), likelihood, best),
+        bandwidth=_find_maximum(np.log(tried), likelihood, best),
         bandwidths=tried,
         log_likelihood=likelihood,
         n_env=len(rows),
@@ -153,14 +153,14 @@ def likelihood_bandwidth(
     )
 
 
-def _sums_without_copies(
+def _sum_without_copies(
     query: NDArray[np.float64],
     rows: NDArray[np.float64],
     bandwidths: NDArray[np.float64],
     tolerance: float,
     report: Report | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
-    """Return ln K (n_query, n_bandwidths) over the rows farther than `tolerance`, their number, and the dimension."""
+    """Return ln K (n_query, n_bandwidths) over rows farther than `tolerance`, their number, and the dimension."""
     centre = query.mean(axis=0)
     query = query - centre
     squared = (query**2).sum(axis=1)[:, None]
@@ -177,7 +177,7 @@ def _sums_without_copies(
         nearest[~np.isfinite(nearest)] = 0.0
         distances -= nearest
         for k, bandwidth in enumerate(bandwidths.tolist()):
-            with np.errstate(divide="ignore"):  # all of a chunk may be copies
+            with np.errstate(divide="ignore"):  # all rows of a chunk may be copies
                 sums = np.log(np.exp(-0.5 / bandwidth**2 * distances).sum(axis=1))
             out[:, k] = np.logaddexp(out[:, k], sums - 0.5 * nearest[:, 0] / bandwidth**2)
         if report is not None:
@@ -185,8 +185,8 @@ def _sums_without_copies(
     return out, counted, int(np.sum(highest - lowest > tolerance))
 
 
-def _top(places: NDArray[np.float64], values: NDArray[np.float64], best: int) -> float:
-    """Return e to the place where the parabola through the best value and its neighbours is largest."""
+def _find_maximum(places: NDArray[np.float64], values: NDArray[np.float64], best: int) -> float:
+    """Return exp of the place where the parabola through the best value and its neighbours has its maximum."""
     if best in (0, len(places) - 1):
         return float(np.exp(places[best]))
     left, right = places[best] - places[best - 1], places[best + 1] - places[best]

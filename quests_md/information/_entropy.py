@@ -1,4 +1,4 @@
-"""What a dataset holds: entropy, diversity, overlap; of samples too, with error bars, and learning curves."""
+"""Entropy, diversity and overlap of datasets; of random samples, with error bars; and learning curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from ..comm import Comm, Serial
 from ..errors import InputError
-from ._sums import DEFAULT_BANDWIDTH, Report, check_bandwidth, delta_entropy, own_log_sums, set_of_rows
+from ._sums import DEFAULT_BANDWIDTH, Report, as_rows, check_bandwidth, delta_entropy, sum_dataset
 
 __all__ = [
     "Information",
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Information:
-    """What a dataset of N environments holds, at one bandwidth; in nats.
+    """Entropy and diversity of a dataset of N environments at one bandwidth, in nats.
 
     Attributes
     ----------
@@ -39,15 +39,15 @@ class Information:
     bandwidth
         h, in 1/Å.
     delta_entropy
-        (n_env,) dH_i = −ln K_i of each environment against the whole dataset, itself included: 0 where it is alone.
+        (n_env,) dH_i = −ln K_i of each environment against the whole dataset, itself included: 0 if it is alone.
     entropy
-        H = ln N + mean of dH_i: 0 where all are the same, ln N where each is alone.
+        H = ln N + mean of dH_i: 0 if all environments are the same, ln N if each is alone.
     diversity
-        D = ln Σ_i exp(dH_i) = ln Σ_i 1/K_i: the logarithm of how many different environments there are, roughly.
+        D = ln Σ_i exp(dH_i) = ln Σ_i 1/K_i: roughly the logarithm of the number of different environments.
     information_gap
-        ln N − H: how much of what N environments could hold is redundancy.
+        ln N − H: how far redundancy lowers the entropy below that of N different environments.
     efficiency
-        H / ln N; 1 for one environment, which has nothing that repeats it.
+        H / ln N; 1 for a single environment.
     """
 
     n_env: int
@@ -60,7 +60,7 @@ class Information:
 
     @classmethod
     def from_delta_entropy(cls, dH: NDArray[np.float64], bandwidth: float) -> Information:
-        """Return what the dH (n_env,) of a dataset against itself say."""
+        """Compute all values from the dH (n_env,) of a dataset against itself."""
         most, mean = math.log(len(dH)), float(np.mean(dH))
         return cls(
             n_env=len(dH),
@@ -83,9 +83,9 @@ def information(
 ) -> Information:
     """Compute entropy, diversity, information gap and efficiency of a dataset, in one pass.
 
-    Exact, and with a memory that is bounded: up to 1 048 576 rows are laid out as a whole (0.8 GB with 63 columns);
-    more go through in chunks of 131 072, so `x` may be a ``numpy.memmap`` that is larger than memory. Whatever the
-    ranks, the threads or where the rows are kept, every digit is the same.
+    The result is exact, and the memory is bounded. Up to 1 048 576 rows are laid out as a whole (0.8 GB with 63
+    columns). More rows are read in chunks of 131 072, so `x` may be a ``numpy.memmap`` that is larger than memory. No
+    digit depends on the ranks, on the threads, or on whether `x` is mapped.
 
     Parameters
     ----------
@@ -94,23 +94,23 @@ def information(
     bandwidth
         h, in 1/Å.
     threads
-        Threads of each rank; None takes all cores, or one where there are several ranks.
+        Threads of each rank; None takes all cores, or one thread if there are several ranks.
     comm
-        Ranks that share the work, and all get the result: ``quests_md.hosts.mpi.MpiComm``. Default: this one alone.
+        The ranks that share the work (``quests_md.hosts.mpi.MpiComm``); all get the result. Default: this rank alone.
     report
-        Called with the share of the work that is done, from time to time.
+        It is called from time to time with the share of the work that is done.
 
     Raises
     ------
     InputError
-        `x` has no rows or another shape, a value is not finite or beyond 1e12 bandwidths, or the bandwidth is not a
-        number between 1e-9 and 1e9.
+        `x` has no rows or another shape, a value is not finite or is beyond 1e12 bandwidths, or the bandwidth is not
+        a number between 1e-9 and 1e9.
     MonitorError
         Another rank failed.
 
     Notes
     -----
-    H is that of arXiv:2404.12367; D that of ``quests.entropy.diversity``.
+    H is as in arXiv:2404.12367, and D as in ``quests.entropy.diversity``.
     """
     return information_at(x, [bandwidth], threads=threads, comm=comm, report=report)[0]
 
@@ -123,7 +123,7 @@ def information_at(
     comm: Comm | None = None,
     report: Report | None = None,
 ) -> tuple[Information, ...]:
-    """Compute what `information` does at several bandwidths; rows are read, checked and ordered once for all.
+    """Compute what `information` does at several bandwidths. Rows are read, checked and ordered only once.
 
     Parameters
     ----------
@@ -139,8 +139,8 @@ def information_at(
         raise InputError("no bandwidth was given")
     for bandwidth in bandwidths:
         check_bandwidth(bandwidth)
-    rows = set_of_rows(x)
-    sums = own_log_sums(rows, bandwidths, comm=comm or Serial(), threads=threads, report=report)
+    rows = as_rows(x)
+    sums = sum_dataset(rows, bandwidths, comm=comm or Serial(), threads=threads, report=report)
     return tuple(Information.from_delta_entropy(0.0 - some, h) for some, h in zip(sums, bandwidths, strict=True))
 
 
@@ -177,12 +177,12 @@ def overlap(
     bandwidth
         h, in 1/Å.
     threshold
-        In nats; 1e-5 is that of ``quests overlap``.
+        In nats. ``quests overlap`` has 1e-5 too.
 
     Raises
     ------
     InputError
-        As `delta_entropy`; no query; or the threshold is not a number.
+        As in `delta_entropy`; there is no query; or the threshold is not a number.
     """
     if not math.isfinite(threshold):
         raise InputError(f"the threshold must be a number of nats, not {threshold!r}")
@@ -192,19 +192,21 @@ def overlap(
     return float(np.mean(dH < threshold))
 
 
+# -- samples and learning curves ---------------------------------------------------------------------------------------
+
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """Entropies of samples of as many environments each, in nats.
+    """Entropies and diversities of random samples of one size, in nats.
 
     Attributes
     ----------
     size
         Environments of a sample.
     n_env
-        Environments of the dataset they were drawn from.
+        Environments of the dataset that the samples were drawn from.
     bandwidth
         h, in 1/Å.
     entropies, diversities
@@ -212,9 +214,9 @@ class Sampled:
     replace
         Whether a sample may hold an environment twice.
     mean, std
-        Mean of the entropies, and their standard deviation with runs − 1 below; nan for one run.
+        Mean of the entropies, and their standard deviation (divided by runs − 1); nan for one run.
     standard_error
-        That of the mean, std / √runs: over samples of this size from this dataset.
+        Standard error of the mean, std / √runs, over samples of this size from this dataset.
     mean_diversity, std_diversity
         Mean and standard deviation of the diversities.
     """
@@ -233,12 +235,12 @@ class Sampled:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the entropy from sample to sample, with runs − 1 below; nan for one run."""
+        """Standard deviation of the entropy between samples (divided by runs − 1); nan for one run."""
         return _std(self.entropies)
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean entropy, std / √runs: over samples of this size from this dataset."""
+        """Standard error of the mean entropy, std / √runs, over samples of this size from this dataset."""
         return self.std / math.sqrt(len(self.entropies))
 
     @property
@@ -248,24 +250,24 @@ class Sampled:
 
     @property
     def std_diversity(self) -> float:
-        """Standard deviation of the diversity from sample to sample; nan for one run."""
+        """Standard deviation of the diversity between samples; nan for one run."""
         return _std(self.diversities)
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """How the entropy of a dataset grows with the share of it that is taken.
+    """The entropy of samples of a dataset, by the share of the dataset that a sample holds.
 
     Attributes
     ----------
     fractions
         (m,) shares of the dataset.
     samples
-        (m,) the samples of each.
+        (m,) the samples of each share.
     sizes
         (m,) environments of a sample.
     mean, std, standard_error
-        (m,) those of the entropies of each, in nats.
+        (m,) of the entropies at each share, in nats.
     """
 
     fractions: NDArray[np.float64]
@@ -283,7 +285,7 @@ class LearningCurve:
 
     @property
     def std(self) -> NDArray[np.float64]:
-        """(m,) standard deviation of the entropy from sample to sample, in nats."""
+        """(m,) standard deviation of the entropy between samples, in nats."""
         return np.array([some.std for some in self.samples])
 
     @property
@@ -306,34 +308,34 @@ def sample_entropy(
 ) -> Sampled:
     """Compute the entropy and the diversity of random samples of a dataset.
 
-    A sample is ``generator.choice(n, size, replace=replace)``, of one generator for all runs. ``quests`` draws with
-    replacement: repeated rows lower the entropy, which is 0.3 nats where each is alone and `size` is n.
+    A sample is ``generator.choice(n, size, replace=replace)``, with one generator for all runs. ``quests`` draws with
+    replacement: then rows repeat and lower the entropy, by 0.3 nats if each row is alone and `size` is n.
 
     Parameters
     ----------
     x
         (n, d) descriptors, in 1/Å.
     size
-        Environments of each sample, at most n unless `replace`.
+        Environments of each sample; at most n without `replace`.
     runs
         Number of samples.
     bandwidth
         h, in 1/Å.
     seed
-        Of the generator, ``numpy.random.default_rng(seed)``.
+        The seed of the generator, ``numpy.random.default_rng(seed)``.
     replace
         Draw with replacement.
     threads, comm
         As in `information`. The result does not depend on them.
     report
-        Called with the share of the work that is done, from time to time.
+        It is called from time to time with the share of the work that is done.
 
     Raises
     ------
     InputError
-        As `information`; or `size` or `runs` is out of range.
+        As in `information`; or `size` or `runs` is out of range.
     """
-    rows = set_of_rows(x)
+    rows = as_rows(x)
     check_bandwidth(bandwidth)
     most = None if replace else len(rows)
     if not _is_whole(size) or size < 1 or (most is not None and size > most):
@@ -344,7 +346,7 @@ def sample_entropy(
     generator = np.random.default_rng(seed)
     found = []
     for run in range(runs):
-        # In their order: a mapped file is read from one end to the other.
+        # Sorted: a mapped file is read from one end to the other.
         chosen = np.sort(generator.choice(len(rows), size, replace=replace))
         found.append(information(rows[chosen], bandwidth, threads=threads, comm=comm))
         if report is not None:
@@ -371,21 +373,21 @@ def learning_curve(
     comm: Comm | None = None,
     report: Report | None = None,
 ) -> LearningCurve:
-    """Compute the entropy of samples of growing size: a curve that is flat at its end has nothing more to learn.
+    """Compute the entropy of samples of growing size. A curve that is flat at its end has nothing more to learn.
 
     Parameters
     ----------
     fractions
         Shares of the dataset, above 0 and at most 1; a sample has ``int(fraction · n)`` rows, as in ``quests``.
     x, runs, bandwidth, seed, replace, threads, comm, report
-        As in `sample_entropy`; one generator serves all shares, in their order.
+        As in `sample_entropy`. One generator serves all shares, in their order.
 
     Raises
     ------
     InputError
-        As `sample_entropy`; or a share is out of range or comes to no row.
+        As in `sample_entropy`; or a share is out of range, or so small that it has no row.
     """
-    rows, generator, samples = set_of_rows(x), np.random.default_rng(seed), []
+    rows, generator, samples = as_rows(x), np.random.default_rng(seed), []
     for fraction in fractions:
         if not 0.0 < fraction <= 1.0:
             raise InputError(f"a share of a dataset must be above 0 and at most 1, not {fraction!r}")

@@ -1,4 +1,4 @@
-"""Kernel sums of many queries over many references: in chunks, over threads and ranks, and of a dataset itself."""
+"""Kernel sums: of queries over references, and of a dataset over itself, in chunks, on threads and ranks."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ __all__ = [
     "Blocks",
     "Precision",
     "Report",
+    "as_rows",
     "check_bandwidth",
     "check_reach",
     "check_rows",
     "delta_entropy",
     "log_kernel_sum",
     "log_kernel_sum_of_few",
-    "own_log_sums",
     "pack",
-    "paired_log_sums",
-    "set_of_rows",
-    "sums_of_groups",
+    "sum_dataset",
+    "sum_groups",
+    "sum_pairs",
 ]
 
 DEFAULT_BANDWIDTH = 0.015
 
 Blocks = _blocks.Blocks
 Precision = Literal["double", "single"]
+Report = Callable[[float], None]
 _BANDWIDTHS = (1e-9, 1e9)
-_REACH = 1e12  # bandwidths: beyond, bounds of distances round to more than a bandwidth, and padding is no longer far
+_REACH = 1e12  # bandwidths; beyond it, bounds of distances round to more than a bandwidth, and padding is not far
 _DTYPES = {"double": np.float64, "single": np.float32}
 
 
@@ -66,15 +67,15 @@ def log_kernel_sum(
     bandwidth
         h, in 1/Å.
     centre
-        (d,) what was subtracted from the rows of `reference`, and not from those of `query`. Default: nothing.
+        (d,) what was subtracted from the rows of `reference` and not from those of `query`. Default: nothing.
     checked
-        The rows of `reference` are known to be finite: do not read them all once more.
+        Whether the rows of `reference` are known to be finite. Then they are not read once more to check it.
     blocks
-        What `pack` made of `reference` at this bandwidth and precision, if it is kept; default: made for this call.
+        What `pack` returned for `reference` at this bandwidth and precision. Default: made for this call.
     precision
-        "double", to 1e-10·max(1, |dH|); or "single", to max(1e-4, 1e-6·|dH|), which takes about half the time.
+        "double" (to 1e-10·max(1, |dH|)), or "single" (to max(1e-4, 1e-6·|dH|)), which takes about half the time.
     threads
-        Threads to use; None takes all cores. The result does not depend on it, nor on the other queries.
+        Threads to use; None takes all cores. A result depends neither on it nor on the other queries.
 
     Returns
     -------
@@ -84,15 +85,15 @@ def log_kernel_sum(
     Raises
     ------
     InputError
-        Shapes do not match, a value is not finite, the bandwidth is not a number between 1e-9 and 1e9, or values of
-        the reference are beyond 1e12 bandwidths.
+        Shapes do not match, a value is not finite, the bandwidth is not a number between 1e-9 and 1e9, or the
+        reference has values beyond 1e12 bandwidths.
     """
     check_bandwidth(bandwidth)
     if not checked:
         reference = check_rows("reference", reference, None)
         check_reach("reference", reference, bandwidth)
     reference = np.asarray(reference)
-    query = _queries(query, reference)
+    query = _check_query(query, reference)
     centre = np.zeros(query.shape[1]) if centre is None else centre
     if blocks is None:
         blocks = pack(reference, bandwidth, precision, sort=precision == "single", threads=threads)
@@ -106,18 +107,16 @@ def log_kernel_sum(
     return out
 
 
-def sums_of_groups(
-    query: NDArray[np.float64], blocks: Blocks, nothing: float, threads: int | None
-) -> NDArray[np.float64]:
-    """Compute ln K(q) against laid-out references; neighbours among the queries (n, d) should stand together.
+def sum_groups(query: NDArray[np.float64], blocks: Blocks, nothing: float, threads: int | None) -> NDArray[np.float64]:
+    """Compute ln K(q) over references that are laid out. It is fast if near queries (n, d) follow each other.
 
-    `nothing` is the exponent of 2 of a term that need not be added, as the caller knows the sum to be far larger.
+    Terms below 2^`nothing` need not be added: the caller knows that the sum is far larger.
     """
     out, centre, plain = np.empty(len(query)), np.zeros(query.shape[1]), None if blocks.vector else 1
     step = _kernel_sum.BLOCK
 
     def task(first: int, last: int) -> None:
-        for group in range(first, last):  # each alone, for the kernel has an order of its own for longer ranges
+        for group in range(first, last):  # one at a time: the kernel would reorder a longer range
             end = min((group + 1) * step, len(query))
             _kernel_sum.log_kernel_sum(query, centre, blocks, plain, nothing, group * step, end, out)
 
@@ -133,14 +132,14 @@ def log_kernel_sum_of_few(
     centre: NDArray[np.float64],
     threads: int | None = None,
 ) -> NDArray[np.float64]:
-    """Compute what `log_kernel_sum` computes in double precision, to 1e-12, for few queries and many references.
+    """Compute ln K(q) for few queries and many references: as `log_kernel_sum` in double precision, to 1e-12.
 
-    Nothing is laid out: the references are read once, as they are. The result does not depend on threads, nor on the
-    other queries.
+    It reads the references once, as they are, without a layout. A result depends neither on threads nor on the other
+    queries.
     """
     parts = -(-len(reference) // _kernel_sum.PART)
     sums = np.full((parts, len(query)), -np.inf)
-    query = _queries(query, reference) - centre
+    query = _check_query(query, reference) - centre
 
     def task(first: int, last: int) -> None:
         _kernel_sum.log_sums_of_parts(query, reference, float(bandwidth), first, last, sums)
@@ -160,16 +159,16 @@ def pack(
 ) -> Blocks:
     """Lay out references (n, d), finite and C-contiguous, for many calls of `log_kernel_sum`.
 
-    Takes 8 bytes per value in double precision and 4 in single, beside the references. `sort` makes blocks of rows
-    that are near each other: it pays off from some hundred queries on, and always in single precision, where products
-    with wide blocks would have to be repeated in double. `order` is that order, where it is known.
+    The layout takes 8 bytes per value in double precision and 4 in single, beside the references. With `sort`, a block
+    holds rows that are near each other. This pays off from some hundred queries on. In single precision it always does,
+    because products with wide blocks would have to be repeated in double. `order` is that order, if it is known.
     """
     if precision not in _DTYPES:
         raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
     axes = np.zeros((_blocks.AXES, reference.shape[1]))
     if order is None:
         order = order_of(reference) if sort else np.arange(len(reference))
-    if sort:  # rows as they come make wide blocks: to know their axes would leave out none of them
+    if sort:  # blocks of unsorted rows are wide: their axes would help to leave out none of them
         axes = axes_of(reference, _blocks.AXES)
     blocks = _blocks.empty_blocks(reference, order, axes, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
     over_rows(lambda first, last: _blocks.pack(blocks, first, last), len(blocks.radius), threads, 8)
@@ -196,8 +195,11 @@ def delta_entropy(
     return 0.0 - log_kernel_sum(query, reference, bandwidth, threads=threads)  # and not −0
 
 
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
 def check_bandwidth(bandwidth: Any) -> None:
-    """Raise `InputError` unless `bandwidth` is a positive number whose square is far from what a number can hold."""
+    """Raise `InputError` unless `bandwidth` is a number between 1e-9 and 1e9, whose square a number can hold."""
     number = isinstance(bandwidth, (int, float, np.floating)) and not isinstance(bandwidth, bool)
     if not (number and math.isfinite(bandwidth) and bandwidth > 0):
         raise InputError(f"bandwidth must be a positive number in 1/Å, not {bandwidth!r}")
@@ -206,7 +208,7 @@ def check_bandwidth(bandwidth: Any) -> None:
         raise InputError(f"the bandwidth {bandwidth:g} is not between {low:g} and {high:g}: take another unit")
 
 
-def _queries(query: ArrayLike, reference: NDArray[Any]) -> NDArray[np.float64]:
+def _check_query(query: ArrayLike, reference: NDArray[Any]) -> NDArray[np.float64]:
     query = check_rows("query", query, np.float64)
     if query.shape[1] != reference.shape[1]:
         raise InputError(f"query has {query.shape[1]} columns, reference has {reference.shape[1]}: other descriptors")
@@ -214,7 +216,7 @@ def _queries(query: ArrayLike, reference: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def check_reach(name: str, rows: NDArray[Any], bandwidth: float) -> None:
-    """Raise `InputError` where finite rows are so far from 0 that a bandwidth beside them is lost in rounding."""
+    """Raise `InputError` if rows are so far from 0 that a bandwidth is lost in their rounding."""
     largest = max(float(rows.max()), -float(rows.min())) if rows.size else 0.0
     if largest > _REACH * bandwidth:
         raise InputError(
@@ -224,6 +226,10 @@ def check_reach(name: str, rows: NDArray[Any], bandwidth: float) -> None:
 
 
 def check_rows(name: str, x: ArrayLike, dtype: Any, empty: bool = True) -> NDArray[Any]:
+    """Return rows (n, d) as a contiguous array; `InputError`, with their `name`, if they are not finite or no rows.
+
+    None as the `dtype` keeps single and double precision as they are. Without `empty` there must be a row.
+    """
     rows = np.ascontiguousarray(x, dtype=dtype)
     if rows.ndim != 2:
         raise InputError(f"{name} must have shape (n, d), not {rows.shape}")
@@ -233,92 +239,14 @@ def check_rows(name: str, x: ArrayLike, dtype: Any, empty: bool = True) -> NDArr
         raise InputError(f"{name} has no rows")
     with np.errstate(invalid="ignore", over="ignore"):
         total = float(np.sum(rows, dtype=np.float64))
-    # A finite sum needs finite rows; a sum that is not may be one that overflows.
+    # A finite sum needs finite rows. A sum that is not finite may have overflowed.
     if not math.isfinite(total) and not np.isfinite(rows).all():
         raise InputError(f"{name} holds values that are not finite")
     return rows
 
 
-Report = Callable[[float], None]
-
-
-def paired_log_sums(
-    x: NDArray[Any],
-    bandwidths: Sequence[float],
-    *,
-    comm: Comm,
-    threads: int | None,
-    report: Report | None = None,
-) -> NDArray[np.float64]:
-    """Compute ln K (n_bandwidths, n) of the rows of a dataset over all of its rows. Collective.
-
-    The strips of `self_sum` are dealt out to the ranks, and within a rank to threads; they are added up in one
-    order, so neither changes a digit. `report` is called with the share of this rank's work that is done.
-    """
-    strips = self_sum.strips(len(x))
-    mine = strips[comm.rank :: comm.size]
-    done = _Done(len(mine) * len(bandwidths), report)
-
-    def work() -> tuple[NDArray[np.int64], list[NDArray[np.float64]]]:
-        rows = np.require(check_rows("x", x, np.float64), requirements=["W"])  # what kernels were compiled for
-        check_reach("x", rows, min(bandwidths))
-        order = order_of(rows)
-        return order, [_sums_of(rows, h, order, mine, threads, done) for h in bandwidths]
-
-    order, own = together(comm, work)
-    out = np.empty((len(bandwidths), len(x)))
-    nothing = np.zeros(-(-len(x) // TILE) * TILE)
-    for k, sums in enumerate(own):
-        total = nothing.copy()
-        for turn in range(-(-len(strips) // comm.size)):  # a strip of every rank at a time: they are large
-            for part in comm.allgather(sums[turn] if turn < len(sums) else nothing):
-                total += part
-        out[k, order] = np.log(total[: len(x)])
-    return out
-
-
-class _Done:
-    """Counts strips that are done by any thread."""
-
-    def __init__(self, total: int, report: Report | None) -> None:
-        self._total, self._report, self._count, self._lock = total, report, 0, threading.Lock()
-
-    def add(self) -> None:
-        with self._lock:
-            self._count += 1
-            if self._report is not None:
-                self._report(self._count / self._total)
-
-
-def _sums_of(
-    rows: NDArray[np.float64],
-    bandwidth: float,
-    order: NDArray[np.int64],
-    strips: Sequence[tuple[int, int]],
-    threads: int | None,
-    done: _Done,
-) -> NDArray[np.float64]:
-    """Return what each of the strips adds to the sums (n_strips, n_blocks·TILE), in the order of the blocks."""
-    blocks = pack(rows, bandwidth, order=order, threads=threads)
-    sums, plain = np.zeros((len(strips), len(blocks.radius), TILE)), None if blocks.vector else 1
-
-    def task(first: int, last: int) -> None:
-        for s in range(first, last):
-            self_sum.add_strip(blocks, plain, *strips[s], sums[s])
-            done.add()
-
-    over_rows(task, len(strips), threads, 1)
-    return sums.reshape(len(strips), len(blocks.radius) * TILE)
-
-
-PAIRED = 1 << 20  # rows of a dataset that is laid out as a whole: 800 MB beside the rows, with 63 columns
-CHUNK = 1 << 17  # rows that are held at a time: 66 MB in double precision, as much again laid out, and their order
-_BATCH = 64 * BLOCK  # queries between two reports
-_LEFT_OUT = 1e-12  # of a sum that is known to be 1 at least
-
-
-def set_of_rows(x: Any) -> NDArray[Any]:
-    """Return a dataset as an array (n, d) whose rows are not read yet: a mapped file stays where it is.
+def as_rows(x: Any) -> NDArray[Any]:
+    """Return a dataset as an array (n, d), without reading its rows: a mapped file stays on disk.
 
     Raises
     ------
@@ -333,7 +261,15 @@ def set_of_rows(x: Any) -> NDArray[Any]:
     return rows
 
 
-def own_log_sums(
+# -- a dataset over itself ---------------------------------------------------------------------------------------------
+
+PAIRED = 1 << 20  # most rows of a dataset that is laid out as a whole: 800 MB beside the rows, with 63 columns
+CHUNK = 1 << 17  # rows in memory at a time: 66 MB in double precision, as much for their layout, and their order
+_BATCH = 64 * BLOCK  # queries between two reports
+_LEFT_OUT = 1e-12  # what may be left out of a sum, which is at least 1
+
+
+def sum_dataset(
     x: NDArray[Any],
     bandwidths: Sequence[float],
     *,
@@ -343,22 +279,22 @@ def own_log_sums(
 ) -> NDArray[np.float64]:
     """Compute ln K of the rows of a dataset over all of its rows, at several bandwidths. Collective.
 
-    Of up to `PAIRED` rows every pair is computed once. Of more, chunks of rows are references in turn, laid out once
-    for each bandwidth, and all rows are queries of each. A row is in its own sum, which is thus 1 at least: whatever is
-    nothing beside 1 is left out, in every chunk.
+    With up to `PAIRED` rows it computes every pair once. With more rows it takes one chunk after the other as
+    references, lays the chunk out once for each bandwidth, and asks all rows against it. A sum holds the row itself, so
+    it is at least 1: what is nothing beside 1 is left out, in every chunk.
 
     Parameters
     ----------
     x
-        (n, d), of any kind of numbers; may be mapped and larger than memory.
+        (n, d) numbers of any type; may be mapped, and larger than memory.
     bandwidths
         h, in 1/Å.
     comm
-        The queries are split over its ranks. A sum depends neither on the other queries nor on the ranks.
+        The ranks share the queries. A sum depends neither on the other queries nor on the ranks.
     threads
-        Threads of this rank; None takes all cores, or one where there are several ranks.
+        Threads of this rank; None takes all cores, or one thread if there are several ranks.
     report
-        Called with the share that is done, from time to time.
+        It is called from time to time with the share of the work that is done.
 
     Returns
     -------
@@ -372,56 +308,131 @@ def own_log_sums(
     """
     threads = 1 if threads is None and comm.size > 1 else threads
     if len(x) <= PAIRED:
-        return paired_log_sums(x, bandwidths, comm=comm, threads=threads, report=report)
+        return sum_pairs(x, bandwidths, comm=comm, threads=threads, report=report)
 
     def work() -> tuple[list[list[NDArray[np.int64]]], NDArray[np.float64]]:
-        shares = _shares(x, comm.size)
-        return shares, _sums_of_share(x, [share[comm.rank] for share in shares], bandwidths, threads, report)
+        shares = _deal_out(x, comm.size)
+        return shares, _sum_share(x, [share[comm.rank] for share in shares], bandwidths, threads, report)
 
     shares, own = together(comm, work)
-    return _gathered(own, shares, len(x), comm)
+    return _gather(own, shares, len(x), comm)
 
 
-def _shares(x: NDArray[Any], ranks: int) -> list[list[NDArray[np.int64]]]:
-    """Return for each chunk the rows of each rank: groups that stand together in space, dealt out in turn."""
+# -- every pair once ---------------------------------------------------------------------------------------------------
+
+
+def sum_pairs(
+    x: NDArray[Any],
+    bandwidths: Sequence[float],
+    *,
+    comm: Comm,
+    threads: int | None,
+    report: Report | None = None,
+) -> NDArray[np.float64]:
+    """Compute ln K (n_bandwidths, n) of the rows of a dataset over all of its rows, each pair once. Collective.
+
+    The ranks share the strips of `self_sum`, and so do the threads of a rank. The strips are always added up in the
+    same order, so no digit depends on either. `report` is called with the share of this rank's work that is done.
+    """
+    strips = self_sum.strips(len(x))
+    mine = strips[comm.rank :: comm.size]
+    done = _Progress(len(mine) * len(bandwidths), report)
+
+    def work() -> tuple[NDArray[np.int64], list[NDArray[np.float64]]]:
+        rows = np.require(check_rows("x", x, np.float64), requirements=["W"])  # what kernels were compiled for
+        check_reach("x", rows, min(bandwidths))
+        order = order_of(rows)
+        return order, [_sum_strips(rows, h, order, mine, threads, done) for h in bandwidths]
+
+    order, own = together(comm, work)
+    out = np.empty((len(bandwidths), len(x)))
+    nothing = np.zeros(-(-len(x) // TILE) * TILE)
+    for k, sums in enumerate(own):
+        total = nothing.copy()
+        for turn in range(-(-len(strips) // comm.size)):  # one strip of every rank at a time, because strips are large
+            for part in comm.allgather(sums[turn] if turn < len(sums) else nothing):
+                total += part
+        out[k, order] = np.log(total[: len(x)])
+    return out
+
+
+class _Progress:
+    """The number of strips that the threads have done."""
+
+    def __init__(self, total: int, report: Report | None) -> None:
+        self._total, self._report, self._count, self._lock = total, report, 0, threading.Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self._count += 1
+            if self._report is not None:
+                self._report(self._count / self._total)
+
+
+def _sum_strips(
+    rows: NDArray[np.float64],
+    bandwidth: float,
+    order: NDArray[np.int64],
+    strips: Sequence[tuple[int, int]],
+    threads: int | None,
+    done: _Progress,
+) -> NDArray[np.float64]:
+    """Return what each strip adds to the sums, (n_strips, n_blocks·TILE), in the order of the blocks."""
+    blocks = pack(rows, bandwidth, order=order, threads=threads)
+    sums, plain = np.zeros((len(strips), len(blocks.radius), TILE)), None if blocks.vector else 1
+
+    def task(first: int, last: int) -> None:
+        for s in range(first, last):
+            self_sum.add_strip(blocks, plain, *strips[s], sums[s])
+            done.add()
+
+    over_rows(task, len(strips), threads, 1)
+    return sums.reshape(len(strips), len(blocks.radius) * TILE)
+
+
+# -- chunks as references in turn --------------------------------------------------------------------------------------
+
+
+def _deal_out(x: NDArray[Any], ranks: int) -> list[list[NDArray[np.int64]]]:
+    """Return for each chunk the rows of each rank. Groups of near rows are dealt out to the ranks in turn."""
     shares, dealt = [], 0
     for first in range(0, len(x), CHUNK):
-        order = order_of(_chunk(x, first))
+        order = order_of(_read_chunk(x, first))
         owners = (np.arange(len(order)) // BLOCK + dealt) % ranks
         dealt += -(-len(order) // BLOCK)
         shares.append([order[owners == rank] for rank in range(ranks)])
     return shares
 
 
-def _chunk(x: NDArray[Any], first: int) -> NDArray[np.float64]:
+def _read_chunk(x: NDArray[Any], first: int) -> NDArray[np.float64]:
     part = x[first : first + CHUNK]
-    # What is mapped is copied: pages that are read in order, and not row by row in the kernels.
+    # A copy of a mapped file is read in the order of its pages; kernels would read it row by row.
     rows = check_rows("x", np.array(part) if isinstance(x, np.memmap) else part, np.float64)
     return np.require(rows, requirements=["W"])  # what kernels were compiled for
 
 
-def _sums_of_share(
+def _sum_share(
     x: NDArray[Any],
     share: list[NDArray[np.int64]],
     bandwidths: Sequence[float],
     threads: int | None,
     report: Report | None,
 ) -> NDArray[np.float64]:
-    """Compute ln K (n_bandwidths, n_share) of the rows of `share`, given by chunk."""
+    """Compute ln K (n_bandwidths, n_share) of the rows of this rank; `share` has those of each chunk."""
     ends = np.cumsum([0, *(len(rows) for rows in share)])
     out, nothing = np.full((len(bandwidths), ends[-1]), -np.inf), math.log2(_LEFT_OUT / len(x))
     done, total = 0, len(x) * len(bandwidths)
     for first in range(0, len(x), CHUNK):
-        reference = _chunk(x, first)
+        reference = _read_chunk(x, first)
         check_reach("x", reference, min(bandwidths))
         order = order_of(reference)
         for k, bandwidth in enumerate(bandwidths):
             blocks = pack(reference, bandwidth, order=order, threads=threads)
             for c, rows in enumerate(share):
-                query = (reference if c * CHUNK == first else _chunk(x, c * CHUNK))[rows]
+                query = (reference if c * CHUNK == first else _read_chunk(x, c * CHUNK))[rows]
                 for begin in range(0, len(query), _BATCH):
                     part = slice(ends[c] + begin, min(ends[c] + begin + _BATCH, ends[c + 1]))
-                    sums = sums_of_groups(query[begin : begin + _BATCH], blocks, nothing, threads)
+                    sums = sum_groups(query[begin : begin + _BATCH], blocks, nothing, threads)
                     out[k, part] = np.logaddexp(out[k, part], sums)
                     if report is not None:
                         report((done + len(reference) * part.stop / ends[-1]) / total)
@@ -429,10 +440,8 @@ def _sums_of_share(
     return out
 
 
-def _gathered(
-    own: NDArray[np.float64], shares: list[list[NDArray[np.int64]]], n: int, comm: Comm
-) -> NDArray[np.float64]:
-    """Put the shares of all ranks together, on all of them."""
+def _gather(own: NDArray[np.float64], shares: list[list[NDArray[np.int64]]], n: int, comm: Comm) -> NDArray[np.float64]:
+    """Put the sums of all ranks together, on all ranks."""
     places = [np.concatenate([c * CHUNK + share[rank] for c, share in enumerate(shares)]) for rank in range(comm.size)]
     out, longest = np.empty((len(own), n)), max(len(rows) for rows in places)
     for k, sums in enumerate(own):

@@ -26,7 +26,7 @@ from quests_md.information import (
     pack,
     sample_entropy,
 )
-from quests_md.information._sums import sums_of_groups
+from quests_md.information._sums import sum_groups
 from quests_md.kernels.blocks import order_of
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -280,10 +280,10 @@ def test_what_is_left_out_of_a_sum_is_below_what_was_allowed(precision):
     x, nothing = rows(3000, clusters=40), -30.0
     order = order_of(x)
     blocks = pack(x, H, precision, order=order)
-    bound = sums_of_groups(x[order], blocks, nothing, 1)
+    bound = sum_groups(x[order], blocks, nothing, 1)
     exact = naive.log_kernel_sum(x[order], x, H)
     assert np.all(np.exp(exact) - np.exp(bound) <= len(x) * 2.0**nothing + 1e-4 * np.exp(exact))
     assert np.all(bound <= exact + 1e-4)
     far = x[:1] + 10.0 * H  # e^(-50·63) beside it: nothing of it is above what is allowed
-    assert sums_of_groups(far, blocks, nothing, 1)[0] == -np.inf
-    assert np.isfinite(sums_of_groups(far, blocks, -np.inf, 1)[0])
+    assert sum_groups(far, blocks, nothing, 1)[0] == -np.inf
+    assert np.isfinite(sum_groups(far, blocks, -np.inf, 1)[0])

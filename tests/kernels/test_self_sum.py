@@ -32,7 +32,7 @@ def dataset(n, width=63, seed=0):
 
 
 def own(rows, bandwidth, threads=None):
-    (sums,) = _sums.paired_log_sums(rows, [bandwidth], comm=Serial(), threads=threads)
+    (sums,) = _sums.sum_pairs(rows, [bandwidth], comm=Serial(), threads=threads)
     return sums
 
 
