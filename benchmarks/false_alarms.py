@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from quests_md.errors import CalibrationError
 from quests_md.index import calibrate
 
 from .peer import BANDWIDTH
+from .pictures import parse_options, save_picture
 from .printing import head
 from .silicon import SIDE, cache_folder, cached, frames_of, sample
 
@@ -33,12 +33,7 @@ def main() -> None:
     """Measure and print; with --plot draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=cache_folder(), help="keep made data here (%(default)s)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture; its numbers go beside it, as .json")
-    parser.add_argument("--draw", type=Path, metavar="JSON", help="measure nothing: draw the picture of these numbers")
-    options = parser.parse_args()
-    if options.draw:
-        draw(json.loads(options.draw.read_text()), options.plot or options.draw.with_suffix(".png"))
-        return
+    options = parse_options(parser, draw)
     head("False alarms: frames above a threshold though the reference covers them", "lammps")
     print(
         f"Stillinger-Weber silicon, frames {APART} fs apart; reference: {REFERENCE} frames of 1000 atoms; judged:\n"
@@ -49,9 +44,7 @@ def main() -> None:
         index = _index(options.data, temperature)
         for cells, n in SIZES.items():
             result += _measure(options.data, index, temperature, cells, n)
-    if options.plot:
-        options.plot.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        draw(result, options.plot)
+    save_picture(options.plot, result, draw)
 
 
 def interval(k: int, n: int) -> tuple[float, float]:

@@ -5,9 +5,7 @@ python -m benchmarks force_errors FOLDER, which holds Si_training.extxyz, Si_tes
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,8 @@ from quests_md.index._force_error import is_known
 from quests_md.sources import read_frames
 
 from .peer import BANDWIDTH
-from .printing import head
+from .pictures import run_on_zuo
 
-ELEMENTS = ("Si", "Ge")
 COVERAGES = (0.5, 0.8, 0.9)
 SPLITS = 100
 _BLUE, _ORANGE = "#0072B2", "#E69F00"
@@ -35,26 +32,12 @@ Labelled = list[tuple[Frame, NDArray[np.float64]]]
 
 def main() -> None:
     """Measure and print; with --plot draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="where the four files are; they are not in the repository")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture; its numbers go beside it, as .json")
-    parser.add_argument("--draw", type=Path, metavar="JSON", help="measure nothing: draw the picture of these numbers")
-    options = parser.parse_args()
-    if options.draw:
-        draw(json.loads(options.draw.read_text()), options.plot or options.draw.with_suffix(".png"))
-        return
-    if options.folder is None or not (options.folder / "Si_test.extxyz").exists():
-        raise SystemExit(f"{options.folder}: needs the data of Zuo et al. (2020): see benchmarks/README.md")
-    head("Coverage of the bound of the force error against DFT", "lammps")
-    print(
+    text = (
         "SNAP of Zuo et al. (2020), its training set as the reference, h = 0.015; the bound is fitted to one half of\n"
         f"the structures of its test set and judged on the other: {SPLITS} random halves. The share of the\n"
         "environments below the bound is a mean over structures; 95 % intervals by bootstrap over structures"
     )
-    result = {element: _element(options.folder, element) for element in ELEMENTS}
-    if options.plot:
-        options.plot.with_suffix(".json").write_text(json.dumps(result) + "\n")
-        draw(result, options.plot)
+    run_on_zuo(__doc__, "Coverage of the bound of the force error against DFT", text, _element, draw)
 
 
 def _element(folder: Path, element: str) -> dict[str, Any]:
