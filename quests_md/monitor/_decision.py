@@ -1,4 +1,4 @@
-"""What the monitor says about a frame, and which evaluation it is."""
+"""Which evaluation a frame is, and what the monitor decides about it."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ __all__ = ["Above", "Band", "Decision", "Evaluations", "Key", "Visits", "compute
 
 Mark = tuple[float, float]
 
-_UNKNOWN: Mark = (math.nan, math.nan)
 _FREE = 10.0  # Å; the unit along directions that are not periodic
-# Marks of the same configuration differ by rounding, of sums and of atoms that were wrapped into the cell; those of
-# configurations in which one atom has moved by 1e-6 of the cell, by more. Times the root of the number of atoms.
+# Times the square root of the number of atoms: two marks that differ by less belong to the same configuration. Rounding
+# (of sums, and of atoms that were wrapped into the cell) changes a mark by less; one atom that moves by 1e-6 of the
+# cell changes it by more.
 _TOLERANCE = 1e-10
-_NEAR = 0.01  # nats, and share of dH: by how much the largest dH of a frame may differ that is come back to
+_NEAR = 0.01  # nats, and share of dH: two largest dH that differ by less may be of the same frame
+
+# -- which evaluation it is --------------------------------------------------------------------------------------------
 
 
 class Key(NamedTuple):
-    """What an evaluation is known by.
+    """The name of an evaluation.
 
     Attributes
     ----------
     run
         1, and one more each time the steps go backwards.
     step
-        The host's.
+        Step of the host.
     repeat
-        0 for the first configuration that was evaluated at this step, 1 for another one, and so on.
+        0 for the first configuration that was evaluated at this step, 1 for the second, and so on.
     """
 
     run: int
@@ -51,16 +53,17 @@ class Key(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Key:
-        """Return the key that such a text says; `ValueError` if it says none."""
+        """Return the key that a text ``run:step:repeat`` stands for; `ValueError` if it stands for none."""
         run, step, repeat = map(int, text.split(":"))
         return cls(run, step, repeat)
 
 
 def compute_mark(frame: Frame) -> NDArray[np.float64]:
-    """Return what the atoms of this rank add to the mark of their configuration, (2,): no message, no copy.
+    """Return this rank's part (2,) of the mark of a configuration. The frame is not copied, and no rank is asked.
 
-    The sum over all ranks, and `compute_cell_mark` the cell, is the mark: the same for the same elements, ids and positions in
-    the same cell, in any order of atoms, on any number of ranks, and with atoms moved by whole vectors of the cell.
+    The mark is the sum of these parts over all ranks, plus `compute_cell_mark`. It is the same for the same elements,
+    ids and positions in the same cell: in any order of atoms, on any number of ranks, and after atoms were moved by
+    whole cell vectors.
     """
     n, mark = frame.n_local, np.zeros(2)
     assert frame.ids is not None
@@ -73,17 +76,16 @@ def compute_mark(frame: Frame) -> NDArray[np.float64]:
 
 
 def _make_plain(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array as those that kernels were compiled for: others would be compiled for while the run waits."""
+    """Return an array in the layout that kernels are compiled for: any other would compile while the run waits."""
     return array if array.flags.carray else np.require(array, requirements=["C", "A", "W"])
 
 
 def compute_cell_mark(frame: Frame) -> float:
-    """Return what the cell adds to a mark: it is the same on every rank."""
+    """Return the part of the cell in a mark; it is the same on every rank."""
     assert frame.cell is not None
     cell, total = frame.cell.tolist(), 0.0
-    for row, is_periodic in enumerate(
-        np.asarray(frame.pbc)
-    ):  # along the others the host may draw the cell around the atoms anew
+    # Only periodic directions count: along the others the host may redraw the cell around the atoms.
+    for row, is_periodic in enumerate(np.asarray(frame.pbc)):
         if is_periodic:
             x, y, z = cell[row]
             total += (row + 1.0) * (0.7 * x + 0.9 * y + 1.1 * z)
@@ -92,18 +94,18 @@ def compute_cell_mark(frame: Frame) -> float:
 
 @functools.lru_cache(maxsize=4)
 def _find_axes(cell_bytes: bytes, pbc_bytes: bytes) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return what turns positions into coordinates along the cell, and which of its directions are periodic."""
+    """Return the matrix (3, 3) from positions to coordinates along the cell, and the periodic directions (3,)."""
     pbc = np.frombuffer(pbc_bytes, bool).copy()
     return _make_plain(_invert(np.frombuffer(cell_bytes).reshape(3, 3).copy(), pbc)), pbc
 
 
 def _invert(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return what turns positions into coordinates along the cell; along its free directions, of a unit of length."""
+    """Return the inverse of the cell, with vectors of a fixed length along directions that are not periodic."""
     if not pbc.any():
         return np.eye(3) / _FREE
-    if not np.isfinite(cell).all():  # a broken one
+    if not np.isfinite(cell).all():  # a broken cell
         return np.full((3, 3), np.nan)
-    # An orthonormal basis of what the periodic vectors leave open; its choice follows from them alone.
+    # An orthonormal basis of the directions that the periodic vectors leave free. It depends on these vectors alone.
     cell[~pbc] = _FREE * np.linalg.svd(cell[pbc])[2][np.count_nonzero(pbc) :]
     try:
         return np.asarray(np.linalg.inv(cell), np.float64)
@@ -112,20 +114,21 @@ def _invert(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.flo
 
 
 def is_same(one: Mark, other: Mark, n: int) -> bool:
-    """Return whether two marks are those of the same configuration of n atoms."""
+    """Return whether two marks belong to the same configuration of n atoms."""
     tolerance = _TOLERANCE * math.sqrt(max(n, 1))
     near = (abs(one[0] - other[0]) <= tolerance, abs(one[1] - other[1]) <= tolerance)
-    return near == (True, True) or (one[0] != one[0] and other[0] != other[0])  # broken frames are alike
+    return near == (True, True) or (one[0] != one[0] and other[0] != other[0])  # all broken frames are the same
 
 
 @dataclass
 class Visits:
-    """Give every evaluation its key, and find those that have been made before. The same on every rank.
+    """Give every evaluation its key, and recognise those that were made before. The same on every rank.
 
-    The same configuration at the same step is the same evaluation: the set-up of the next ``run``, a restart. Another
-    configuration at that step is another one. After a resume it is found by its mark among the rows of the file. A
-    dynamics does not come back to the same place to the last digit, so where the step has one row only it is that one,
-    unless the frame is not covered and its largest dH is another one than that of the row: then it was never recorded.
+    The same configuration at the same step is the same evaluation, for example in the set-up of the next ``run`` or
+    after a restart. A different configuration at that step is a new evaluation. In a resumed run, the mark tells which
+    row of the file belongs to a configuration. But a restarted dynamics does not reach the same positions to the last
+    digit. So if a step has only one row, any configuration at that step is the one of the row, with one exception: a
+    frame that is not covered and has a different largest dH than the row was never recorded.
 
     Attributes
     ----------
@@ -135,9 +138,9 @@ class Visits:
 
     run: int = 1
     _step: int | None = None
-    _marks: list[tuple[Mark, int]] = field(default_factory=list)  # of this step: mark and repeat
-    _buckets: dict[int, list[int]] = field(default_factory=dict)  # by the first number of the mark: places in _marks
-    _blind: list[int] = field(default_factory=list)  # places of rows that are found by counting
+    _marks: list[tuple[Mark, int]] = field(default_factory=list)  # mark and repeat of each evaluation of this step
+    _buckets: dict[int, list[int]] = field(default_factory=dict)  # places in _marks, by the first number of the mark
+    _blind: list[int] = field(default_factory=list)  # places of rows that are recognised without a mark, in order
     _maxima: list[float] = field(default_factory=list)  # the largest dH of each row of this step
     _past: Evaluations | None = None
 
@@ -146,7 +149,7 @@ class Visits:
     ) -> tuple[Key, bool]:
         """Return the key of the configuration with this mark and n atoms, and whether it was evaluated before.
 
-        `maximum` is its largest dH (nats), and `is_covered` says that this is not above `select`.
+        `maximum` is its largest dH (nats), and `is_covered` tells whether the frame is covered.
         """
         if self._step is None and self._past is not None:
             self.run = self._past.find_run(step, mark, n)
@@ -170,7 +173,7 @@ class Visits:
         return Key(self.run, step, self._marks[place][1]), is_known
 
     def resume(self, past: Evaluations) -> None:
-        """Take over the evaluations of an earlier part of the run."""
+        """Go on after the evaluations of an earlier part of the run."""
         self._past, self.run = past, past.last_run
 
     def _enter(self, step: int, n: int) -> None:
@@ -208,11 +211,11 @@ class Evaluations:
     Parameters
     ----------
     run, step, repeat
-        (n,) of each, in the order of the file.
+        (n,) parts of the keys, in the order of the file.
     marks
-        (n, 2); nan where it is not known.
+        (n, 2) marks; nan where they are not known.
     maxima
-        (n,) the largest dH of each, in nats.
+        (n,) largest dH of each evaluation, in nats.
     """
 
     def __init__(
@@ -229,7 +232,7 @@ class Evaluations:
         self.last_run = int(self._run[-1]) if len(order) else 1
 
     def join(self, keys: Sequence[Key], marks: Sequence[NDArray[np.float64]]) -> Evaluations:
-        """Return these evaluations and others, which have no row: those that a live reference has learned from."""
+        """Return these evaluations together with those that a live reference learned from, which have no row."""
         if not keys:
             return self
         run, step, repeat = (np.array(column, np.int64) for column in zip(*keys, strict=True))
@@ -242,12 +245,12 @@ class Evaluations:
         )
 
     def find_last(self, n: int) -> list[Key]:
-        """Return the keys of the last n evaluations, in their order."""
+        """Return the keys of the last n evaluations, in order."""
         columns = (column[max(0, len(column) - n) :].tolist() for column in (self._run, self._step, self._repeat))
         return [Key(*key) for key in zip(*columns, strict=True)]
 
     def find(self, run: int, step: int) -> list[tuple[Mark, int]]:
-        """Return mark and repeat of the evaluations at a step of a run."""
+        """Return mark and repeat of each evaluation at a step of a run."""
         first, last = self._range(run, step)
         return [
             ((mark[0], mark[1]), repeat)
@@ -255,7 +258,7 @@ class Evaluations:
         ]
 
     def find_maxima(self, run: int, step: int) -> list[float]:
-        """Return the largest dH of each of these evaluations."""
+        """Return the largest dH of each evaluation at a step of a run."""
         first, last = self._range(run, step)
         maxima: list[float] = self._maxima[first:last].tolist()
         return maxima
@@ -266,13 +269,13 @@ class Evaluations:
         return first + begin, first + end
 
     def holds(self, key: Key) -> bool:
-        """Return whether this evaluation is among them."""
+        """Return whether the evaluation with this key is among them."""
         return any(repeat == key.repeat for _, repeat in self.find(key.run, key.step))
 
     def find_run(self, step: int, mark: Mark, n: int) -> int:
-        """Return the run that goes on with this configuration: the last one that knows it, else the last one.
+        """Return the run that this configuration belongs to: the last one that has it, else the last run.
 
-        A script that starts again from its beginning goes through its earlier runs once more.
+        A script that is started again from its beginning goes through its earlier runs once more.
         """
         for run in range(self.last_run, 0, -1):
             if any(is_same(known, mark, n) for known, _ in self.find(run, step)):
@@ -289,13 +292,16 @@ def _find_bucket(mark: Mark, n: int) -> int:
     return math.floor(mark[0] / wide) if math.isfinite(mark[0]) else 0
 
 
+# -- what is decided ---------------------------------------------------------------------------------------------------
+
+
 class Band(str, enum.Enum):
-    """Where a dH lies: of a frame, that of its worst atom."""
+    """Where a dH lies between the thresholds. The band of a frame is that of its worst atom."""
 
     COVERED = "covered"  # dH ≤ select
     CANDIDATE = "candidate"  # select < dH ≤ halt
     HALT = "halt"  # dH > halt
-    IMPLAUSIBLE = "implausible"  # a broken frame: dH says nothing of it
+    IMPLAUSIBLE = "implausible"  # a broken frame: its dH means nothing
 
     def __str__(self) -> str:
         return self.value
@@ -303,7 +309,7 @@ class Band(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What the monitor says about one frame; the same on every rank, but for `dH`.
+    """What the monitor decides about one frame. Everything but `dH` and `force_errors` is the same on every rank.
 
     Attributes
     ----------
@@ -312,55 +318,57 @@ class Decision:
     evaluated
         False if the frame was not due; then nothing below was computed.
     run, repeat
-        With the step the key of the evaluation: the run, which counts how often steps have gone backwards, and which
-        configuration of this step it is, from 0.
+        Together with the step, the key of the evaluation. `run` is 1, and one more each time the steps go backwards;
+        `repeat` counts the configurations of this step, from 0.
     again
-        This configuration has been evaluated at this step before: it is published, but neither saved nor counted.
+        Whether this configuration was evaluated at this step before. It is published, but neither saved nor counted.
     band
-        Of the worst atom, or of the number of atoms that the monitor asks for.
+        Band of the worst atom, or of as many atoms as the monitor requires.
     reasons
-        Why the frame is to be saved, kept apart, or the run to stop, in words.
+        Why the frame is saved or kept apart, or why the run stops, in words.
     save, stop
-        Whether the frame is worth keeping, and whether the host must stop. A `Session` answers with `save` as it was
-        done: it may have found that the frame adds nothing.
+        Whether the frame is worth keeping, and whether the host must stop. In the answer of a `Session`, `save` tells
+        whether the frame was saved: it is not if it adds nothing.
     verdict
-        Why a session saved the frame, or did not: "new", "novel", "must"; "copy", "budget"; empty where it was not
-        asked.
+        Why a session saved the frame ("new", "novel", "must") or did not ("copy", "budget"); empty if novelty was not
+        computed.
     drops
-        Ordinal of the kept frame whose place it takes, as the budget is full; else None.
+        Ordinal of the kept frame that loses its place to this one, because the budget is full; else None.
     event
-        Number of the event that the frame belongs to, 0 outside of one.
+        Number of the event that the frame belongs to; 0: none.
     begins, ends
-        Whether that event begins, or ends, with this frame.
+        Whether that event begins or ends with this frame.
     novelty, n_novel, excess
-        Largest novelty (nats) of the frame, where it was asked for: dH against the index *and* what the run already
-        kept; nan elsewhere. How many environments are novel, and by how much the largest exceeds `select` at most.
+        Largest novelty (nats) of the frame, which is dH against the index *and* the frames that the run has kept; the
+        number of novel environments; and the largest difference (nats) between novelty and `select`. nan, 0 and nan
+        if novelty was not computed.
     force_error
         Largest bound of the force error (eV/Å), if the index is calibrated for one; else nan.
     maximum, max_id
-        Largest dH (nats) and the id of its atom; −inf and −1 if no atom is watched; inf and −1 if there is none
-        because the frame is implausible.
+        Largest dH (nats) and the id of its atom. −inf and −1 if no atom is watched, inf and −1 if the frame is
+        implausible.
     mean, q50, q99
-        Mean, median and 99 % quantile of dH: of all watched atoms, or with ``Monitor(values="flagged")`` of the
-        sample, about 128 of them; nan if there are none. A quantile is that of a histogram, within 0.07·(1 + |dH|)
-        nats of the dH that as many atoms do not exceed; it ends at 8e4 nats.
+        Mean, median and 99 % quantile of dH over all watched atoms, or with ``Monitor(values="flagged")`` over a sample
+        of about 128; nan if there are none. The quantiles come from a histogram that ends at 8e4 nats: they are within
+        0.07·(1 + |dH|) nats of the exact ones.
     n, n_select, n_halt
-        Watched atoms, and how many lie above each threshold.
+        Number of watched atoms, and how many of them lie above each threshold.
     dH
-        (n_local,) dH of this rank's atoms; nan for atoms that are not watched; inf for all of an implausible frame.
+        (n_local,) dH of this rank's atoms; nan for atoms that are not watched, inf for all atoms of an implausible
+        frame.
     force_errors
-        (n_local,) the bound of each atom, or None without such a calibration.
+        (n_local,) bound of each atom's force error (eV/Å), or None without such a calibration.
     values
-        What `dH` holds. "exact": every value is exact. "flagged": those above `select` and the frame's maximum are;
-        the others are certified upper bounds, none above `select` and none above the maximum.
+        What `dH` holds. "exact": exact values only. "flagged": the values above `select` and the frame's maximum are
+        exact; the others are certified upper bounds, none above `select` and none above the maximum.
     seconds
-        What the evaluation took on this rank.
+        Time that the evaluation took on this rank.
     mark
-        Two numbers that tell configurations apart: `quests_md.monitor.compute_mark`.
+        Two numbers that tell configurations apart.
     evaluation
-        What was measured on this rank, for `Monitor.propose` and `complete`, as long as the host's callback lasts.
+        What was measured on this rank, for `Monitor.propose` and `complete`. Valid until the host's callback returns.
     lesson
-        What a live reference has learned of the frame, while it learns.
+        What a live reference has learned from the frame, while it learns.
     """
 
     step: int
@@ -399,7 +407,7 @@ class Decision:
 
     @property
     def key(self) -> Key:
-        """What the evaluation is known by."""
+        """The key of the evaluation."""
         return Key(self.run, self.step, self.repeat)
 
 

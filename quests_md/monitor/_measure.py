@@ -1,4 +1,4 @@
-"""What is measured of a frame: dH of every atom, exact or bounded, and the vector that the ranks exchange."""
+"""Measure a frame: dH of every atom, exact or bounded, and the vector that the ranks exchange."""
 
 from __future__ import annotations
 
@@ -31,53 +31,41 @@ __all__ = [
     "summarise_nothing",
 ]
 
+# -- dH of the environments --------------------------------------------------------------------------------------------
+
 # Environments whose rows are held at a time: few enough that half a megabyte of rows stays in the cache, many enough
 # that the kernel sums have whole blocks of queries.
 CHUNK = 960
 
-# What single precision may be off by is max of the two, the second times |dH|; and bands are those of double: within
-# this of a threshold dH is computed again.
+# Single precision errs by at most the larger of _ABSOLUTE and _RELATIVE·|dH|. Bands are those of double precision: dH
+# within _NEAR of a threshold is computed again.
 _ABSOLUTE, _RELATIVE, _NEAR = 1e-4, 1e-6, 1e-3
-
-# Bins of equal width in asinh(dH): fine near zero, a constant share of dH far away.
-_EDGES = np.sinh(np.linspace(-4.0, 12.0, 257))
-_LOW = (1 << 32) - 1
-# What a vector begins with; the maximum's id comes in two halves, and the rest is the histogram.
-_HEAD = (
-    "state", "stop", "n_rank", "n_expected", "n", "maximum", "high", "low", "n_select", "n_halt", "force_error",
-    "n_chosen", "sum", "mark", "mark_too",
-)  # fmt: skip
-_SCALARS = len(_HEAD)
-_AT = {name: i for i, name in enumerate(_HEAD)}
-_COUNTED, _MARK = slice(_AT["n"], _AT["mark"]), slice(_AT["mark"], _AT["mark_too"] + 1)
-_NOTHING = np.zeros(_SCALARS + len(_EDGES) - 1)
-_NOTHING[:_SCALARS] = 0, 0, 0, -1, 0, -np.inf, 0, -1, 0, 0, -np.inf, 0, 0, np.nan, np.nan
 
 
 class Evaluation:
-    """What is known of dH of a frame's environments; rows are computed when they are needed, and not kept.
+    """The dH of a frame's environments, as far as it is known. Rows are computed when they are needed, and not kept.
 
     Parameters
     ----------
     index, threads
-        The reference, and threads to ask it with.
+        The reference, and how many threads to use.
     frame
-        The frame; its arrays are needed as long as something is to be computed.
+        The frame; its arrays must stay valid as long as something is computed.
     screen
-        Å; whether any atom has a neighbour nearer than this is told by the rows.
+        Distance in Å for `is_crowded`.
     known
-        `present` of a frame whose elements have been found right.
+        `present` of an earlier frame, whose elements need no second check.
 
     Attributes
     ----------
     ids, numbers
-        (n,) of the environments' atoms; `numbers` are atomic numbers.
+        (n,) ids and atomic numbers of the environments' atoms.
     dH
         (n,) in nats: exact, an upper bound, or nan where nothing is known.
     is_exact
-        (n,) where dH is exact, in double precision.
+        (n,) bool: where dH is exact, in double precision.
     is_crowded
-        Whether any environment whose rows have been computed has a neighbour nearer than `screen`.
+        Whether any environment whose row has been computed has a neighbour nearer than `screen`.
     present
         The elements of the frame, as bytes.
     """
@@ -97,7 +85,7 @@ class Evaluation:
         self.index, self.threads = index, threads
         self.environments = Environments(index.spec, frame)
         self.ids = frame.ids[self.environments.centres].astype(np.int64, copy=False)
-        self.numbers = frame.numbers[self.environments.centres].astype(np.uint8)  # there are 118 elements
+        self.numbers = frame.numbers[self.environments.centres].astype(np.uint8)  # at most 118
         self.is_crowded, self._screen = False, screen
         self.dH = np.full(len(self.ids), np.nan)
         self.is_exact = np.zeros(len(self.ids), dtype=bool)
@@ -122,30 +110,26 @@ class Evaluation:
         self.is_exact[which] = precision == "double"
 
     def compute(self, which: NDArray[np.int64], precision: Precision = "double") -> None:
-        """Compute dH of environments, some at a time: it does not depend on which others are asked for."""
+        """Compute dH of environments, in chunks. A value does not depend on the other environments of its chunk."""
         for first in range(0, len(which), CHUNK):
             part = which[first : first + CHUNK]
             self.put(part, self.rows(part), precision)
 
     def complete(self) -> None:
-        """Compute what is not exact yet."""
+        """Compute every dH that is not exact yet."""
         self.compute(np.flatnonzero(~self.is_exact))
 
-    def of_atoms(self) -> NDArray[np.float64]:
-        """Return dH of this rank's atoms (n_local,), nan for those that are not watched."""
-        return self.spread(self.dH)
-
     def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return values of environments as those of this rank's atoms, nan for those that are not watched."""
-        of_atoms = np.full(self._n_local, np.nan)
-        of_atoms[self.environments.centres] = values
-        return of_atoms
+        """Return values of environments (n,) as values of this rank's atoms (n_local,), nan where none is watched."""
+        spread = np.full(self._n_local, np.nan)
+        spread[self.environments.centres] = values
+        return spread
 
 
 def compute_in_single(evaluation: Evaluation, thresholds: Sequence[NDArray[np.float64] | float]) -> None:
-    """Compute dH in single precision; in double what decides: near the thresholds, and what may be the maximum.
+    """Compute dH in single precision, and again in double near the thresholds and where it may be the maximum.
 
-    `thresholds` are (n,), one for each environment, or a number for all.
+    Each of `thresholds` is an array (n,), or one number for all environments.
     """
     evaluation.compute(np.arange(len(evaluation)), "single")
     dH = evaluation.dH
@@ -161,6 +145,23 @@ def compute_in_single(evaluation: Evaluation, thresholds: Sequence[NDArray[np.fl
     evaluation.compute(np.flatnonzero(again))
 
 
+# -- the vector that the ranks exchange --------------------------------------------------------------------------------
+
+# Bins of equal width in asinh(dH): fine near zero, a constant share of dH far away.
+_EDGES = np.sinh(np.linspace(-4.0, 12.0, 257))
+_LOW = (1 << 32) - 1
+# The scalars of a vector; the id of the maximum comes in two halves. A histogram follows them.
+_HEAD = (
+    "state", "stop", "n_rank", "n_expected", "n", "maximum", "high", "low", "n_select", "n_halt", "force_error",
+    "n_chosen", "sum", "mark", "mark_too",
+)  # fmt: skip
+_SCALARS = len(_HEAD)
+_AT = {name: i for i, name in enumerate(_HEAD)}
+_COUNTED, _MARK = slice(_AT["n"], _AT["mark"]), slice(_AT["mark"], _AT["mark_too"] + 1)
+_NOTHING = np.zeros(_SCALARS + len(_EDGES) - 1)
+_NOTHING[:_SCALARS] = 0, 0, 0, -1, 0, -np.inf, 0, -1, 0, 0, -np.inf, 0, 0, np.nan, np.nan
+
+
 class RankState(enum.IntEnum):
     """How measuring went on a rank."""
 
@@ -171,7 +172,10 @@ class RankState(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Summary:
-    """What all ranks know of one frame. `failed`, `implausible`, `stopping` are ranks; `mark` lacks the cell's part."""
+    """What all ranks know about one frame.
+
+    `failed`, `implausible` and `stopping` are numbers of ranks. `mark` lacks the part of the cell.
+    """
 
     failed: tuple[int, ...]
     implausible: tuple[int, ...]
@@ -191,7 +195,7 @@ class Summary:
 
 
 def summarise_nothing(state: RankState, stop: bool, mark: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Return the vector of a rank that has measured nothing, but perhaps its part of the configuration's `mark`."""
+    """Return the vector of a rank that has measured nothing, except perhaps its part of the configuration's `mark`."""
     vector = _NOTHING.copy()
     vector[0], vector[1] = state, stop
     vector[_MARK] = np.nan if mark is None else mark
@@ -199,10 +203,11 @@ def summarise_nothing(state: RankState, stop: bool, mark: NDArray[np.float64] | 
 
 
 def count_only(spec: DescriptorSpec, frame: Frame, stop: bool, mark: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return this rank's vector of a frame that is only counted; a `FrameError` if it can have no descriptors."""
+    """Return this rank's vector of a frame whose atoms are only counted; `FrameError` if it has no descriptors."""
     spec.check_elements(set(frame.distinct_numbers.tolist()))
     vector = summarise_nothing(RankState.DONE, stop, mark)
-    vector[_AT["n"]] = len(Environments(DescriptorSpec(spec.k, spec.cutoff), frame))  # elements are not known yet
+    # A spec without elements, because those of the reference are not known yet.
+    vector[_AT["n"]] = len(Environments(DescriptorSpec(spec.k, spec.cutoff), frame))
     vector[_AT["n_rank"]] = frame.n_local or 0
     vector[_AT["n_expected"]] = -1 if frame.n_expected is None else frame.n_expected
     return vector
@@ -221,20 +226,20 @@ def summarise(
     sample: NDArray[np.bool_] | None = None,
     mark: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return this rank's vector; mean and quantiles are those of the environments of `sample`, by default of all.
+    """Return this rank's vector. Mean and quantiles are over the environments of `sample`, by default over all.
 
-    `n_rank` are this rank's atoms, and `n_expected` those that the host believes the whole frame has.
+    `n_rank` is the number of this rank's atoms, and `n_expected` the number that the host expects in the whole frame.
     """
     vector = summarise_nothing(RankState.DONE, stop, mark)
     vector[_AT["n_rank"]], vector[_AT["n_expected"]] = n_rank, -1 if n_expected is None else n_expected
     if len(dH):
-        # Of equal maxima the smallest id: no rank's order of atoms may show.
+        # The smallest id of equal maxima, so that the order of the atoms does not matter.
         worst = dH.max()
         max_id = int(ids[dH == worst].min())
         chosen = dH if sample is None else dH[sample]
         vector[_COUNTED] = (
             len(dH), worst,
-            max_id >> 32, max_id & _LOW,  # a float holds 53 bits of an id, which has 64
+            max_id >> 32, max_id & _LOW,  # an id has 64 bits, and a float only holds 53
             np.count_nonzero(dH > select), np.count_nonzero(dH > halt),
             force_error, len(chosen), chosen.sum(),
         )  # fmt: skip
@@ -244,13 +249,13 @@ def summarise(
 
 
 def combine(vectors: NDArray[np.float64]) -> Summary:
-    """Return what the ranks' vectors (size, n) say together: the same on every rank."""
-    with np.errstate(invalid="ignore"):  # maxima that are infinite are not to be summed
+    """Return the summary of all ranks' vectors (size, n); it is the same on every rank."""
+    with np.errstate(invalid="ignore"):  # sums of infinite maxima mean nothing, and are not used
         total = vectors.sum(axis=0)
     n, n_select, n_halt, n_chosen = (int(total[_AT[name]]) for name in ("n", "n_select", "n_halt", "n_chosen"))
     maxima, counts, states = vectors[:, _AT["maximum"]], vectors[:, _AT["n"]], vectors[:, _AT["state"]]
     maximum = float(maxima.max())
-    # A rank without atoms has −inf for a maximum, and so may one that has some.
+    # A rank without atoms has −inf for its maximum; but a rank with atoms may have it, too.
     worst = vectors[(maxima == maximum) & (counts > 0), _AT["high"] : _AT["low"] + 1].tolist()
     q50, q99 = _find_quantiles(total[_SCALARS:], (0.5, 0.99), maximum)
     measured = vectors[counts > 0, _AT["force_error"]]
@@ -274,7 +279,7 @@ def combine(vectors: NDArray[np.float64]) -> Summary:
 
 
 def _find_quantiles(counts: NDArray[np.float64], shares: tuple[float, ...], maximum: float) -> list[float]:
-    """Return quantiles of a histogram, linear within their bins and never above the maximum."""
+    """Return quantiles of a histogram: linear within a bin, and never above the maximum."""
     below = np.zeros(len(counts) + 1)
     np.cumsum(counts, out=below[1:])
     if below[-1] == 0:
@@ -287,24 +292,27 @@ def _find_quantiles(counts: NDArray[np.float64], shares: tuple[float, ...], maxi
     return quantiles
 
 
-_SAMPLE = 128  # atoms of the whole frame, about
-_SUSPECTS = 16  # atoms of a rank that are remembered as its largest
-# The bound and the exact sum may round differently, and atoms as high as the maximum must all be seen: what is bounded
-# stays this much below, times max(1, |dH|). Agreement is to 1e-10.
+# -- flagged values ----------------------------------------------------------------------------------------------------
+
+_SAMPLE = 128  # atoms of the whole frame in the sample, about
+_SUSPECTS = 16  # atoms with the largest dH that a rank remembers
+# A bound and an exact sum may round differently (they agree to 1e-10), and all atoms as high as the maximum must be
+# found. So a bounded atom stays below the threshold by at least this times max(1, |dH|).
 _MARGIN = 1e-9
-# A table of hints that has a slot for each id needs no luck; it may be this many times larger than the rank's atoms.
+# The table of hints gets a slot for each id if that makes it at most this many times larger than the rank's atoms.
 _SPARSE = 16
 
 
 class Flagged:
-    """Decides which dH of a frame are computed; on each rank by itself, but for the share that is sampled.
+    """Decides which dH of a frame are computed and which are only bounded. Ranks share the share of the sample only.
 
     Attributes
     ----------
     share
-        Share of the atoms that are the sample; None before the first evaluation that has atoms.
+        Share of the atoms that are in the sample; None before the first evaluation with atoms.
     hints
-        What certified an atom last, in the slot ``id & (size - 1)``. Atoms may share a slot: a wrong hint costs time.
+        The reference that certified an atom last, in the slot ``id & (size - 1)``. Atoms may share a slot: a wrong hint
+        only costs time.
     """
 
     def __init__(self) -> None:
@@ -314,11 +322,11 @@ class Flagged:
         self._is_crowded = False  # most atoms could not be bounded then: a hot melt, or a perfect crystal
 
     def choose_share(self, n: int) -> None:
-        """Choose the share for a frame of n atoms, on all ranks; it never changes after."""
+        """Choose the share for a frame of n atoms, the same on all ranks; it does not change later."""
         self.share = min(1.0, _SAMPLE / n)
 
     def compute(self, evaluation: Evaluation, select: float) -> NDArray[np.bool_]:
-        """Compute what must be exact and bound the rest; return which environments are the sample."""
+        """Compute what must be exact and bound the rest; return which environments (n,) are in the sample."""
         ids = evaluation.ids
         sample = is_sampled(ids, 1.0 if self.share is None else self.share)
         if self._is_crowded or select == -math.inf:
@@ -345,7 +353,7 @@ class Flagged:
             self.hints[slot] = memory
             evaluation.dH[part] = bounds
             above = ~(bounds <= threshold)
-            # Sums are cheapest for many queries at a time, so rows wait for each other; but not all of a frame's.
+            # Kernel sums are cheapest for many queries at a time, so rows wait until there is a chunk of them.
             if above.any():
                 waiting.append((part[above], rows[above]))
             if sum(len(which) for which, _ in waiting) >= CHUNK:
@@ -354,7 +362,7 @@ class Flagged:
         _compute(evaluation, waiting)
 
     def _find_slots(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the slots of atoms in the table of hints, which grows when it must."""
+        """Return the slots of atoms in the table of hints, and enlarge the table if needed."""
         if len(ids):
             wanted = max(2 * len(ids), min(int(ids.max()) + 1, _SPARSE * len(ids)))
             while len(self.hints) < wanted:
@@ -363,7 +371,7 @@ class Flagged:
         return slots
 
     def _remember(self, evaluation: Evaluation, select: float) -> None:
-        """Remember for the next evaluation which atoms are the largest, and whether most are too large to bound."""
+        """Remember, for the next evaluation, the atoms with the largest dH, and whether bounds fail for most atoms."""
         known = np.flatnonzero(evaluation.is_exact)
         if len(known) > _SUSPECTS:
             known = known[np.argpartition(evaluation.dH[known], -_SUSPECTS)[-_SUSPECTS:]]
@@ -373,7 +381,7 @@ class Flagged:
 
 
 def is_sampled(ids: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
-    """Return which atoms are the sample: by a hash of the id, whatever their order and their rank."""
+    """Return which atoms are in the sample. A hash of the id decides, so order and rank do not matter."""
     if share >= 1.0:
         return np.ones(len(ids), dtype=bool)
     mixed = ids.astype(np.uint64)
@@ -396,7 +404,7 @@ def _find_maximum(evaluation: Evaluation) -> float:
 
 
 def _step_below(value: float) -> float:
-    """Return a number that is surely below `value`, also where that was rounded in another way."""
+    """Return a number that is below `value`, even if `value` was rounded in another way."""
     if math.isinf(value):
         return float(np.nextafter(value, 0.0)) if value > 0 else value
     return value - _MARGIN * max(1.0, abs(value))

@@ -1,4 +1,4 @@
-"""observe(Frame) → Decision; and compiling before the run."""
+"""The monitor: it compares frames with a reference and decides."""
 
 from __future__ import annotations
 
@@ -31,42 +31,7 @@ from ._measure import (
 )
 from ._rules import Events, Plausibility, Schedule, Thresholds
 
-__all__ = ["Monitor", "warm_up"]
-
-
-def warm_up(
-    index: Reference, comm: Comm, precision: Precision, is_flagged: bool, also: Callable[[], object] | None
-) -> None:
-    """Compile the kernels, or load them from the cache: rank 0 first, then the others. Collective."""
-    if comm.rank == 0:
-        announce_compiling()
-    for is_first in (True, False):
-
-        def ask(is_first: bool = is_first) -> None:
-            if (comm.rank == 0) == is_first:
-                _ask_all(index, precision, is_flagged)
-                if also is not None:
-                    also()
-
-        together(comm, ask)
-
-
-def _ask_all(index: Reference, precision: Precision, is_flagged: bool) -> None:
-    known = SYMBOLS.index(index.centre_elements[0]) if index.ready else 1
-    two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
-    compute_mark(two)
-    if not index.ready:
-        return
-    rows = index.spec.compute(two, 1)
-    precisions: set[Precision] = {"double"} if is_flagged else {"double", precision}
-    for times in (1, 50):  # a large index has one way for few queries, and another for many
-        for each in sorted(precisions):
-            index.log_kernel_sum(np.repeat(rows, times, axis=0), 1, precision=each)
-    if is_flagged:
-        index.upper_bound(rows, 0.0, np.full(len(rows), -1, np.int32), 1)
-
-
-Threshold = float | Mapping[str, Any]
+__all__ = ["Monitor"]
 
 
 class Monitor:
@@ -75,46 +40,49 @@ class Monitor:
     Parameters
     ----------
     index
-        The reference: an `Index`, or a `Live` one, which takes the frames that come until its span is over; whoever has
-        the monitor calls its `finish` then. Frames that it takes are not evaluated.
+        The reference: an `Index`, or a `Live` one. A live reference takes the first frames, which are not evaluated,
+        until its span is over; then the owner of the monitor must call its `finish`.
     select, halt
-        dH (nats) above which a frame is worth keeping, and above which the run stops; compared with ``>``. A number;
-        a number for each chemical symbol; or a rate or a force error that the calibration of the index turns into
-        numbers at the first evaluation: ``{"false_alarm": 0.01}``, ``{"force_error": 0.3}``. There is no default: dH
-        depends on the bandwidth and the number of references.
+        dH (nats) above which a frame is worth keeping, and above which the run stops; compared with ``>``. Each is a
+        number; a number for each chemical symbol; or a false-alarm rate or force error, ``{"false_alarm": 0.01}`` or
+        ``{"force_error": 0.3}``, which the calibration of the index turns into numbers at the first evaluation. There
+        is no default, because dH depends on the bandwidth and the number of references.
     min_atoms, min_fraction
-        How many atoms, and what share of the watched ones, must lie above a threshold for the frame to. By default
+        A frame lies above a threshold if at least this many atoms, and this share of the watched atoms, do. By default
         the worst atom decides.
     consecutive
-        So many evaluated frames in a row above `select` make an event, and only frames of an event are saved; so many
-        that are not above it end the event: a single hot atom makes none. A frame that halts waits for nothing.
+        An event begins after this many evaluated frames in a row above `select`, and ends after as many that are not
+        above it. Only frames of an event are saved: a single hot atom is none. A frame that halts begins an event at
+        once.
     release
-        dH (nats) to which the largest one must fall before an event can end; default `select`.
+        dH (nats) that the largest dH must not exceed for an event to end; default `select`.
     every
         Evaluate frames whose step is a multiple of this.
     save_every
         Save candidates at least this many steps apart; a frame that halts is always saved.
     min_distance
-        Share of the smallest distance of a pair of elements in the reference: a frame with two atoms nearer than that
-        is implausible. So are frames with nan, lost atoms, or a cell that has exploded. 0 judges no distance.
+        A frame is implausible if two atoms are nearer than this share of the smallest distance that the reference has
+        for their elements; 0: distances are not checked. Frames with nan, lost atoms or an exploded cell are also
+        implausible.
     implausible
-        What an implausible frame does: "stop", and a session fails; or "continue".
+        What happens at an implausible frame: "stop" (the session fails) or "continue".
     values
-        "exact": every published dH is exact. "flagged", much faster: exact above `select`, for the frame's maximum and
-        in saved frames; the others are certified upper bounds, never above `select`, and mean and quantiles are those
-        of a fixed sample of about 128 atoms. Maximum, counts, bands and decisions are the same.
+        "exact": every published dH is exact. "flagged" is much faster: dH is exact above `select`, for the frame's
+        maximum and in saved frames. The others are certified upper bounds, never above `select`, and mean and quantiles
+        are those of a fixed sample of about 128 atoms. Maximum, counts, bands and decisions are the same.
     precision
-        Of exact values. "single" errs by less than max(1e-4, 1e-6·|dH|) nats where that decides nothing: near a
-        threshold, for the maximum and in saved frames dH is that of "double". "flagged" values are always in double.
+        Precision of exact values. "single" errs by less than max(1e-4, 1e-6·|dH|) nats, and only where that decides
+        nothing: near a threshold, for the maximum and in saved frames dH is computed in "double". "flagged" values are
+        always in double precision.
     threads
-        Threads per rank; 1 by default, for the simulation has the other cores.
+        Threads per rank; 1 by default, because the simulation uses the other cores.
     comm
-        How ranks talk; `Serial` for one.
+        How ranks talk; default `Serial`, for one rank.
 
     Raises
     ------
     InputError
-        A threshold cannot be one, `select` is above `halt`, there is no such choice, or the index is one of own
+        A threshold is invalid, `select` is above `halt`, a choice does not exist, or the index is one of own
         descriptors.
     """
 
@@ -122,8 +90,8 @@ class Monitor:
         self,
         index: Reference,
         *,
-        select: Threshold,
-        halt: Threshold,
+        select: float | Mapping[str, Any],
+        halt: float | Mapping[str, Any],
         min_atoms: int = 1,
         min_fraction: float = 0.0,
         consecutive: int = 3,
@@ -145,7 +113,7 @@ class Monitor:
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise InputError(f'{name} must be "{allowed[0]}" or "{allowed[1]}", not {value!r}')
-        _ = index.spec  # an index of own descriptors has none, and says so before a run begins
+        _ = index.spec  # an index of own descriptors raises here, before the run begins
         self.index = index
         self.thresholds = Thresholds(select, halt, min_atoms, min_fraction)
         self.plausibility = Plausibility(index, min_distance)
@@ -160,12 +128,14 @@ class Monitor:
         self.visits = Visits()
         self.learned_until: Key | None = None  # the last evaluation that a live reference has taken
         self._every = every
-        self._ready = False  # thresholds are numbers, and the share of the sample is settled
-        self._lost = 0  # atoms that were lost at the last evaluation
-        self._cell: bytes | None = None  # of the last frame
-        self._present = b""  # its elements
-        self._screen: float | None = None  # Å; known when the reference is ready
+        self._ready = False  # whether thresholds are numbers, and the share of the sample is chosen
+        self._lost = 0  # number of atoms that were lost at the last evaluation
+        self._cell: bytes | None = None  # the cell of the last frame
+        self._present = b""  # the elements of the last frame
+        self._screen: float | None = None  # in Å, of `Plausibility`; known when the reference is ready
         self._stop = ""  # why this rank wants the run to stop
+
+    # -- settings and state ----------------------------------------------------------------------------------------
 
     @property
     def every(self) -> int:
@@ -173,21 +143,21 @@ class Monitor:
         return self.schedule.every
 
     def due(self, step: int) -> bool:
-        """Return whether a frame of this step would be evaluated: hosts ask before they build one."""
+        """Return whether a frame of this step would be evaluated: hosts ask before they make one."""
         return step % self._every == 0
 
     def request_stop(self, reason: str) -> None:
-        """Let the run stop at the next evaluation, on all ranks. One rank may ask for all; "" takes it back."""
+        """Let the run stop at the next evaluation, on all ranks, even if only one asks. "" takes the request back."""
         self._stop = reason
 
     @property
     def settled(self) -> tuple[bool, float | None, float | None]:
-        """What the first evaluations have settled so far: whether thresholds are numbers, the sample, the volume."""
+        """What evaluations have settled so far: whether thresholds are numbers, the sample, the first volume."""
         share = None if self._flagged is None else self._flagged.share
         return self.thresholds.resolved is not None, share, self.plausibility.volume
 
     def state(self) -> dict[str, Any]:
-        """Return what the next decisions depend on, beside the thresholds and the events: JSON can hold it."""
+        """Return what the next decisions depend on, besides thresholds and events, as values that JSON can hold."""
         _, share, volume = self.settled
         return {"sample": share, "volume": volume}
 
@@ -198,7 +168,7 @@ class Monitor:
         saved: tuple[int, int] | None,
         learned_until: Key | None = None,
     ) -> None:
-        """Go on as an earlier part of the run would have, which saved its last frame at run and step `saved`."""
+        """Go on after an earlier part of the run, which saved its last frame at run and step `saved`."""
         self.plausibility.volume = state.get("volume")
         self.learned_until = learned_until
         if self._flagged is not None:
@@ -212,16 +182,26 @@ class Monitor:
             self.schedule.note_saved(*saved)
 
     def warm_up(self, also: Callable[[], object] | None = None) -> None:
-        """Compile the kernels, or load them from the cache, before the run: rank 0 first, then the others.
+        """Compile the kernels, or load them from the cache, before the run. Collective.
 
-        `also` is called in the same order: for what the owner of the monitor needs.
+        Rank 0 does so before the others. `also` is called in the same order, for what the owner of the monitor needs.
         """
-        warm_up(self.index, self.comm, self.precision, self._flagged is not None, also)
+        if self.comm.rank == 0:
+            announce_compiling()
+        for is_first in (True, False):
+
+            def ask(is_first: bool = is_first) -> None:
+                if (self.comm.rank == 0) == is_first:
+                    _ask_all(self.index, self.precision, self._flagged is not None)
+                    if also is not None:
+                        also()
+
+            together(self.comm, ask)
+
+    # -- what hosts and sessions ask for ---------------------------------------------------------------------------
 
     def measure(self, frame: Frame) -> NDArray[np.float64]:
-        """Compute dH of this rank's atoms, all exactly and in double precision; nan for those not watched.
-
-        Nothing is decided.
+        """Compute dH (n_local,) of this rank's atoms in double precision, and decide nothing; nan if not watched.
 
         Raises
         ------
@@ -232,14 +212,14 @@ class Monitor:
         """
         evaluation = Evaluation(self.index, frame, self.threads)
         evaluation.complete()
-        return evaluation.of_atoms()
+        return evaluation.spread(evaluation.dH)
 
     def observe(
         self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None, whole: bool = True
     ) -> Decision:
-        """Evaluate a frame if it is due, and decide; the same decision on every rank.
+        """Evaluate a frame if it is due, and decide, the same on every rank. Collective.
 
-        A decision to save is a proposal: whoever does not follow it says `not_saved`.
+        A decision to save is a proposal: a caller that does not save the frame must call `not_saved`.
 
         Parameters
         ----------
@@ -248,18 +228,18 @@ class Monitor:
         step
             The step, if `frame` is None.
         error
-            What kept this rank from making the frame. It is a failure of all ranks then; a `FrameError` makes the
-            frame implausible.
+            Why this rank could not make the frame. All ranks fail then; but after a `FrameError` the frame is
+            implausible.
         whole
-            Compute every dH exactly of a frame that is to be saved. False for who may not save it, and calls
-            `complete` if so.
+            Compute every dH of a frame to save exactly. A caller that may not save the frame says False, and calls
+            `complete` if it does.
 
         Raises
         ------
         MonitorError
-            On all ranks, if measuring failed on any; the text is that of the first rank that failed.
+            Measuring failed on any rank. On all ranks, with the text of the first rank that failed.
         InputError
-            A threshold cannot be resolved: on all ranks, at the first evaluation.
+            A threshold cannot be resolved. On all ranks, at the first evaluation.
         """
         step = frame.step if frame is not None else step
         assert step is not None
@@ -292,7 +272,7 @@ class Monitor:
         return self.complete(decision) if whole and decision.save else decision
 
     def not_saved(self) -> None:
-        """Take note that the frame of the last decision was not saved: `save_every` counts from those that were."""
+        """Take note that the frame of the last decision was not saved: `save_every` counts from saved frames."""
         self.schedule.take_back()
 
     def propose(self, decision: Decision) -> Above:
@@ -301,7 +281,7 @@ class Monitor:
         Raises
         ------
         MonitorError
-            Something cannot be computed on any rank: on all of them, and the text is that of the first.
+            A dH cannot be computed on any rank. On all ranks, with the text of the first rank that failed.
         """
         evaluation = decision.evaluation
         assert evaluation is not None
@@ -319,12 +299,12 @@ class Monitor:
         )
 
     def complete(self, decision: Decision) -> Decision:
-        """Return the decision with every dH of its frame exact, in double precision. Collective.
+        """Return the decision with every dH of its frame computed exactly, in double precision. Collective.
 
         Raises
         ------
         MonitorError
-            Something cannot be computed on any rank: on all of them, and the text is that of the first.
+            A dH cannot be computed on any rank. On all ranks, with the text of the first rank that failed.
         """
         evaluation = decision.evaluation
         if evaluation is None or (self.values, self.precision) == ("exact", "double"):
@@ -332,12 +312,14 @@ class Monitor:
         together(self.comm, evaluation.complete, f"watching failed at step {decision.step}")
         bound = self._bound_force_errors(evaluation)
         errors = None if bound is None else evaluation.spread(bound)
-        return replace(decision, dH=evaluation.of_atoms(), force_errors=errors, values="exact")
+        return replace(decision, dH=evaluation.spread(evaluation.dH), force_errors=errors, values="exact")
+
+    # -- measuring -------------------------------------------------------------------------------------------------
 
     def _measure(
         self, frame: Frame | None, error: Exception | None
     ) -> tuple[Evaluation | None, NDArray[np.float64], Exception | None]:
-        """Measure a frame; return what is known of it, this rank's vector, and what has failed here."""
+        """Measure a frame; return the evaluation, this rank's vector, and the error of this rank."""
         evaluation, vector, mark = None, None, None
         is_learning = isinstance(self.index, Live) and not self.index.ready
         try:
@@ -352,7 +334,7 @@ class Monitor:
                     self._screen = self.plausibility.screen
                 evaluation = Evaluation(self.index, frame, self.threads, self._screen, self._present)
                 self._present = evaluation.present
-        except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+        except Exception as caught:  # noqa: BLE001 - the other ranks must learn any error
             error = caught
         if not self._ready and not is_learning:
             self._prepare(evaluation, error)
@@ -367,7 +349,7 @@ class Monitor:
         return evaluation, vector, error
 
     def _is_learned(self, key: Key, again: bool) -> bool:
-        """Return whether a frame is one that a live reference has learned from: nothing is compared with it."""
+        """Return whether a live reference has learned from this frame: such a frame is not evaluated."""
         until = self.learned_until
         if until is None:
             return False
@@ -375,7 +357,7 @@ class Monitor:
         return key.run == until.run and key.step <= until.step and (again or not is_learning)
 
     def _learn(self, live: Live, frame: Frame, summary: Summary, key: Key, named: dict[str, Any]) -> Decision:
-        """Hand a frame to a reference that learns; nothing is known of it. Collective."""
+        """Give a frame to a live reference that learns; it is not evaluated. Collective."""
         lesson = live.learn(frame, summary.n, self.comm)
         self.learned_until = key
         stop = bool(summary.stopping)
@@ -383,7 +365,7 @@ class Monitor:
         return Decision(frame.step, evaluated=False, reasons=reasons, stop=stop, lesson=lesson, **named)
 
     def _prepare(self, evaluation: Evaluation | None, error: Exception | None) -> None:
-        """Settle, together, what depends on the number of watched atoms: once there are any, and no rank has failed."""
+        """Settle what depends on the number of watched atoms, unless there are none or a rank failed. Collective."""
         counts = np.zeros(1 + len(SYMBOLS))
         counts[0] = error is not None
         if evaluation is not None:
@@ -399,7 +381,7 @@ class Monitor:
         self._ready = n > 0 or self._flagged is None
 
     def _summarise(self, evaluation: Evaluation, frame: Frame, mark: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        """Compute what must be known of a frame, and return this rank's vector."""
+        """Compute the dH that decisions need, and return this rank's vector."""
         thresholds = self.thresholds
         select, halt = thresholds.uniform or thresholds.get(evaluation.numbers)
         sample = None
@@ -427,17 +409,17 @@ class Monitor:
         )
 
     def _bound_force_errors(self, evaluation: Evaluation) -> NDArray[np.float64] | None:
-        """Return the bound of every environment's force error (eV/Å), if the index is calibrated for one."""
+        """Return the bound (n,) of each environment's force error (eV/Å), or None without such a calibration."""
         bound = getattr(getattr(self.index, "calibration", None), "force_error", None)
         return None if bound is None else bound.bound(evaluation.dH, evaluation.numbers)
 
     def _find_damage(self, step: int, summary: Summary, error: Exception | None, frame: Frame | None) -> str:
-        """Return why a frame is implausible, the same on every rank; empty if it is not. Collective where it is."""
+        """Return why a frame is implausible, the same on every rank; empty if it is not. Collective."""
         if summary.implausible:
             text = share_text(self.comm, summary.implausible[0], None if error is None else str(error))
             return text.removeprefix(f"step {step}: ")
         assert frame is not None
-        # More are lost than at the last evaluation: a host may go on counting those that were lost before.
+        # Only newly lost atoms count: a host may still expect those that were lost before the last evaluation.
         lost = max(0, summary.n_expected - summary.n_frame)
         known, self._lost = self._lost, lost
         if lost > known:
@@ -451,7 +433,7 @@ class Monitor:
         return exploded
 
     def _describe_broken(self, why: str, frame: Frame | None, summary: Summary) -> dict[str, Any]:
-        """Return what the decision on a broken frame holds. Collective where a stop is asked for."""
+        """Return the fields of the decision on a broken frame. Collective."""
         n_local = 0 if frame is None else frame.n_local or 0
         asked = (self._say_why_stopping(summary),) if summary.stopping else ()
         return {
@@ -460,12 +442,12 @@ class Monitor:
             "stop": self.implausible == "stop" or bool(asked),
             "event": 0 if self.events.current is None else self.events.current.number,
             "maximum": float("inf"),
-            "n": 0 if summary.implausible else summary.n,  # some ranks may have measured theirs, and others not
+            "n": 0 if summary.implausible else summary.n,  # not every rank may have counted its atoms
             "dH": np.full(n_local, np.inf),
         }
 
     def _decide(self, frame: Frame, summary: Summary, evaluation: Evaluation, again: bool) -> dict[str, Any]:
-        """Return what the decision on a plausible frame holds. Collective where a stop is asked for."""
+        """Return the fields of the decision on a plausible frame. Collective."""
         events, band, reasons = self.events, self._find_band(summary), list[str]()
         if band is not Band.COVERED:
             name = "halt" if band is Band.HALT else "select"
@@ -499,7 +481,7 @@ class Monitor:
             "n_select": summary.n_select,
             "n_halt": summary.n_halt,
             "force_error": summary.force_error,
-            "dH": evaluation.of_atoms(),
+            "dH": evaluation.spread(evaluation.dH),
             "force_errors": None if bound is None else evaluation.spread(bound),
             "values": self.values,
             "evaluation": evaluation,
@@ -514,7 +496,7 @@ class Monitor:
         return Band.CANDIDATE if is_enough(summary.n_select, summary.n) else Band.COVERED
 
     def _follow(self, frame: Frame, band: Band, summary: Summary, evaluation: Evaluation) -> tuple[bool, bool]:
-        """Follow the events; return whether one begins, and whether one ends."""
+        """Give a frame to the events; return whether one begins, and whether one ends."""
         if band is Band.COVERED:
             return False, self.events.see_below(summary.maximum)
         above = evaluation.ids[evaluation.dH > self.thresholds.get(evaluation.numbers)[0]]
@@ -526,6 +508,22 @@ class Monitor:
 
 
 def _find_state(error: Exception | None) -> RankState:
-    if error is None:  # another rank has failed before this one could measure
+    if error is None:  # this rank did not measure, because another one failed
         return RankState.DONE
     return RankState.IMPLAUSIBLE if isinstance(error, FrameError) else RankState.FAILED
+
+
+def _ask_all(index: Reference, precision: Precision, is_flagged: bool) -> None:
+    """Call every kernel that a run may need, once."""
+    known = SYMBOLS.index(index.centre_elements[0]) if index.ready else 1
+    two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
+    compute_mark(two)
+    if not index.ready:
+        return
+    rows = index.spec.compute(two, 1)
+    precisions: set[Precision] = {"double"} if is_flagged else {"double", precision}
+    for times in (1, 50):  # a large index uses different kernels for few and for many queries
+        for each in sorted(precisions):
+            index.log_kernel_sum(np.repeat(rows, times, axis=0), 1, precision=each)
+    if is_flagged:
+        index.upper_bound(rows, 0.0, np.full(len(rows), -1, np.int32), 1)

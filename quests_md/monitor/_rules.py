@@ -1,4 +1,4 @@
-"""The rules of a run: thresholds, cadences, what is implausible, and what makes an event."""
+"""The rules of a run: what its thresholds mean, when frames are saved, what is implausible, and what an event is."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..index import Reference, check_threshold, resolve_threshold
 
 __all__ = ["Event", "Events", "Plausibility", "Schedule", "Thresholds"]
 
-_NEVER_SEEN = 0.5  # Å; what atoms of a pair that never came near in the reference must keep
-_EXPLODED = 8.0  # a cell may grow, or shrink, by this factor from the first frame on
+_NEVER_SEEN = 0.5  # Å; the smallest distance of a pair of elements that the reference does not have
+_EXPLODED = 8.0  # the volume of the cell may grow or shrink by this factor, compared with the first frame
 
 
 class Thresholds:
@@ -28,22 +28,22 @@ class Thresholds:
     Parameters
     ----------
     select, halt
-        What was given: a number of nats, or a dictionary that `resolve_threshold` turns into numbers.
+        As they were given: a number of nats, or a dictionary that `resolve_threshold` turns into numbers.
     min_atoms, min_fraction
-        How many atoms, and what share of the watched ones, must lie above a threshold for the frame to.
+        A frame lies above a threshold if at least this many atoms, and this share of the watched atoms, do.
 
     Attributes
     ----------
     resolved
-        Nats of every element, by name of the threshold and symbol; None until the watched atoms are known.
-        A number serves for all elements: its only key is "".
+        Thresholds in nats, by name and then by symbol; None until the watched atoms are known. A number for all
+        elements has the only key "".
     uniform
-        `select` and `halt` in nats where they are the same for all elements; else None.
+        `select` and `halt` in nats if they are the same for all elements; else None.
 
     Raises
     ------
     InputError
-        A threshold cannot be one, `select` is above `halt`, or a least number of atoms is out of range.
+        A threshold is invalid, `select` is above `halt`, or `min_atoms` or `min_fraction` is out of range.
     """
 
     def __init__(self, select: Any, halt: Any, min_atoms: int, min_fraction: float) -> None:
@@ -62,19 +62,19 @@ class Thresholds:
             self._settle({name: {"": float(value)} for name, value in self.given.items()})
 
     def resolve(self, index: Reference, counts: Mapping[str, int]) -> None:
-        """Turn what was given into nats, for watched atoms of these numbers per chemical symbol."""
+        """Turn the thresholds into nats; `counts` has the number of watched atoms of each chemical symbol."""
         resolved = {}
         for name, value in self.given.items():
             if not isinstance(value, Mapping):
                 resolved[name] = {"": float(value)}
                 continue
-            # Elements of which there is no atom yet are kept, too.
+            # Keep numbers of elements that have no atom yet.
             given = {symbol: float(nats) for symbol, nats in value.items() if symbol in SYMBOLS}
             resolved[name] = given | resolve_threshold(name, value, index, counts)
         self._settle(resolved)
 
     def restore(self, resolved: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over what `resolved` was in an earlier part of the run, as JSON held it."""
+        """Take over `resolved` of an earlier part of the run, as JSON holds it."""
         self._settle(
             {
                 name: {symbol: float(value) for symbol, value in by_symbol.items()}
@@ -84,7 +84,7 @@ class Thresholds:
 
     def _settle(self, resolved: dict[str, dict[str, float]]) -> None:
         for name, by_symbol in resolved.items():
-            # An element whose first atom comes later has the lowest threshold of those that were there.
+            # An element whose first atom comes later gets the lowest threshold of the others.
             values = np.full(len(SYMBOLS), min(by_symbol.values()))
             for symbol, value in by_symbol.items():
                 if symbol:
@@ -105,13 +105,13 @@ class Thresholds:
         return min(self.resolved["select"].values())
 
     def get(self, numbers: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return `select` and `halt` (n,) of atoms with these atomic numbers; views of one number if they are equal."""
+        """Return `select` and `halt`, each (n,) and read-only, for atoms with these atomic numbers."""
         if self.uniform is not None:
             return np.broadcast_to(self.uniform[0], len(numbers)), np.broadcast_to(self.uniform[1], len(numbers))
         return self._values["select"][numbers], self._values["halt"][numbers]
 
     def is_enough(self, count: int, n: int) -> bool:
-        """Return whether so many of n watched atoms above a threshold put the frame above it."""
+        """Return whether a frame of n watched atoms lies above a threshold if `count` of them do."""
         return count >= max(self.min_atoms, math.ceil(self.min_fraction * n))
 
     def in_words(self) -> str:
@@ -123,7 +123,7 @@ class Thresholds:
         )
 
     def explain(self, name: str, count: int, n: int, maximum: float, max_id: int) -> str:
-        """Say why a frame lies above a threshold."""
+        """Return, in words, why a frame lies above a threshold."""
         assert self.resolved is not None
         values = set(self.resolved[name].values())
         if len(values) == 1 and self.is_enough(1, n):
@@ -134,12 +134,12 @@ class Thresholds:
 
 
 class Schedule:
-    """When a frame is due, and when a candidate may be saved.
+    """When a frame is evaluated, and when a candidate may be saved.
 
     Parameters
     ----------
     every
-        A frame is due when its step is a multiple of this: absolute, whatever step a run starts at.
+        A frame is evaluated if its step is a multiple of this, whatever the first step of the run is.
     save_every
         Candidates are saved at least this many steps apart. A frame that halts is always saved.
     """
@@ -153,14 +153,10 @@ class Schedule:
         self._saved: tuple[int, int] | None = None  # run and step of the last saved frame
         self._before: tuple[int, int] | None = None  # and of the one before it
 
-    def due(self, step: int) -> bool:
-        """Return whether a frame of this step is to be evaluated."""
-        return step % self.every == 0
-
     def may_save(self, run: int, step: int) -> bool:
-        """Return whether a candidate of this step may be saved; a run that begins with other steps starts anew.
+        """Return whether a candidate of this step may be saved. The spacing starts anew with every `run`.
 
-        Without a spacing all may, also several configurations of one step.
+        With ``save_every = 1`` all candidates may be saved, even several configurations of one step.
         """
         if self.save_every == 1 or self._saved is None or self._saved[0] != run:
             return True
@@ -171,26 +167,26 @@ class Schedule:
         self._before, self._saved = self._saved, (run, step)
 
     def take_back(self) -> None:
-        """Take the last word of `saved` back."""
+        """Undo the last `note_saved`."""
         self._saved = self._before
 
 
 class Plausibility:
-    """Judge frames by the smallest distances of the reference and by the first frame of the run.
+    """Find overlapping atoms and exploded cells.
 
     Parameters
     ----------
     index
-        Its `pair_distances` are the smallest distances that the reference holds.
+        The reference; its `pair_distances` are the smallest distances of each pair of elements.
     fraction
-        Share of these below which two atoms overlap; 0 judges no distance.
+        Two atoms overlap if they are nearer than this share of that distance; 0: distances are not checked.
 
     Attributes
     ----------
     screen
-        Å; a frame without atoms nearer than this has no overlap.
+        Distance in Å; a frame without atoms nearer than this has no overlap.
     volume
-        Å³, of the first frame; None before it.
+        Volume of the first frame, in Å³; None before it.
     """
 
     def __init__(self, index: Reference, fraction: float) -> None:
@@ -203,7 +199,7 @@ class Plausibility:
 
     @property
     def limits(self) -> NDArray[np.float64]:
-        """(n_elements, n_elements) distances (Å) that the atoms of each pair must keep."""
+        """(n_elements, n_elements) smallest allowed distance (Å) of each pair of elements."""
         if self._limits is None:
             distances = np.asarray(self._index.pair_distances, dtype=np.float64)
             self._limits = self.fraction * np.where(np.isfinite(distances), distances, _NEVER_SEEN)
@@ -214,7 +210,7 @@ class Plausibility:
         return float(self.limits.max(initial=0.0)) if self.fraction else 0.0
 
     def find_overlap(self, frame: Frame) -> str:
-        """Return which atoms of a frame are too near each other, in words; empty if none are."""
+        """Return, in words, which atoms of a frame are too near each other; empty if none are."""
         known = np.array([SYMBOLS.index(symbol) for symbol in self._index.elements])
         kinds = np.searchsorted(known, frame.numbers)
         nearest = np.full(self.limits.shape, np.inf)
@@ -229,7 +225,7 @@ class Plausibility:
         return f"two atoms {pair} are {nearest[a, b]:.3g} Å apart ({known_as})"
 
     def find_explosion(self, frame: Frame) -> str:
-        """Return how the cell has exploded or collapsed since the first frame; empty if it has not."""
+        """Return, in words, how the cell has exploded or collapsed since the first frame; empty if it has not."""
         if not np.all(frame.pbc):
             return ""
         volume = abs(float(np.linalg.det(np.asarray(frame.cell))))
@@ -241,24 +237,24 @@ class Plausibility:
 
 @dataclass
 class Event:
-    """One event: when it began and ended, how bad it was, and whom it concerned.
+    """One event: when it began and ended, how bad it was, and which atoms were in it.
 
     Attributes
     ----------
     number
-        1, 2, ... in the order of the run; 0 as long as too few frames have lain above `select`.
+        1, 2, ... in the order of the run; 0 while too few frames were above `select`.
     start, start_time
         Step and time (ps) of the first frame above `select`.
     end, end_time
-        Of the last one so far.
+        Step and time (ps) of the last one so far.
     worst, maximum, max_id
-        Step of the largest dH (nats) of the event, that dH, and the id of its atom.
+        Step of the largest dH of the event, that dH (nats), and the id of its atom.
     n_frames
-        Evaluated frames above `select`.
+        Number of evaluated frames above `select`.
     atoms
-        Ids of the atoms that were above `select`, in order: of this rank's, while the event goes on.
+        Sorted ids of the atoms that were above `select`; only this rank's atoms while the event goes on.
     over
-        Whether it has ended.
+        Whether the event has ended.
     """
 
     start: int
@@ -274,7 +270,7 @@ class Event:
     over: bool = False
 
     def see(self, step: int, time: float, maximum: float, max_id: int, atoms: NDArray[np.int64]) -> None:
-        """Count a frame above `select`."""
+        """Add a frame above `select`."""
         self.end, self.end_time = step, time
         self.n_frames += 1
         if maximum > self.maximum:
@@ -288,18 +284,18 @@ class Events:
     Parameters
     ----------
     consecutive
-        So many evaluated frames in a row begin an event, and so many end it. A frame that halts begins one at once.
+        How many evaluated frames in a row begin an event, and how many end it. A frame that halts begins one at once.
     release
-        dH (nats) to which the largest one must have fallen for an event to end; None: `select` itself.
+        dH (nats) that the largest dH must not exceed for an event to end; None: `select` itself.
 
     Attributes
     ----------
     count
-        Events that have begun.
+        Number of events that have begun.
     current, ended
-        The one that goes on, and the last one that ended; or None.
+        The event that goes on, and the last one that ended; or None.
     coming
-        Frames above `select` that are too few to be an event yet, as one without a number; or None.
+        Frames above `select` that are not enough for an event yet, as an event without a number; or None.
     """
 
     def __init__(self, consecutive: int, release: float | None) -> None:
@@ -312,7 +308,7 @@ class Events:
         self.current: Event | None = None
         self.ended: Event | None = None
         self.coming: Event | None = None
-        self._calm = 0  # evaluated frames in a row that may end the current one
+        self._calm = 0  # evaluated frames in a row that count for the end of the current event
 
     @property
     def open(self) -> Event | None:
@@ -322,7 +318,7 @@ class Events:
     def see_above(
         self, step: int, time: float, maximum: float, max_id: int, atoms: NDArray[np.int64], at_once: bool
     ) -> bool:
-        """Take in a frame above `select`; return whether an event begins with it."""
+        """Add a frame above `select`; return whether an event begins with it."""
         self._calm = 0
         event = self.current or self.coming
         if event is None:
@@ -336,7 +332,7 @@ class Events:
         return True
 
     def see_below(self, maximum: float) -> bool:
-        """Take in a frame that is not above `select`; return whether the current event ends with it."""
+        """Add a frame that is not above `select`; return whether the current event ends with it."""
         self.coming = None
         if self.current is None:
             return False
