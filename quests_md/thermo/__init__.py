@@ -1,8 +1,8 @@
-"""Thermodynamics: entropies of states, phases and their boundary, and the entropies that they are compared with.
+"""Thermodynamics: entropies of states, the boundary of two phases, and entropies of thermodynamics to compare with.
 
-The entropy H of a dataset is in nats, and takes the place of S/k_B per atom. It is not that: it depends on the
-bandwidth, on the number of environments and on the descriptor, and has no zero that two phases would share. Energies
-are in eV and volumes in Å³, both per atom; pressures are in GPa, temperatures in K, other entropies in k_B per atom.
+The entropy H of a dataset, in nats, takes the place of S/k_B per atom. The two are not the same: H depends on the
+bandwidth, on the number of environments and on the descriptor, and two phases have no common zero of H. Energies are in
+eV and volumes in Å³, both per atom; pressures are in GPa, temperatures in K, other entropies in k_B per atom.
 """
 
 from ._boundary import Boundary, Phase, phase_boundary

@@ -1,4 +1,4 @@
-"""Entropies of states and of windows of a trajectory, with an error from blocks of frames; and the units."""
+"""Entropies of states and of windows of a trajectory, with errors from blocks of frames; units and tables."""
 
 from __future__ import annotations
 
@@ -14,21 +14,34 @@ from scipy.constants import physical_constants
 from ..errors import InputError
 from ..information import DEFAULT_BANDWIDTH, log_kernel_sum
 
-__all__ = ["Entropies", "EntropyDifference", "Windows", "entropy_difference", "state_entropies", "window_entropies"]
+__all__ = [
+    "EV_PER_GPA",
+    "K_B",
+    "Entropies",
+    "EntropyDifference",
+    "Windows",
+    "check_columns",
+    "check_errors",
+    "entropy_difference",
+    "state_entropies",
+    "window_entropies",
+]
+
+# -- units and tables --------------------------------------------------------------------------------------------------
 
 K_B: float = physical_constants["Boltzmann constant in eV/K"][0]
-EV_PER_GPA = 6.241509074e-3  # eV/Å³ of a GPa
+EV_PER_GPA = 6.241509074e-3  # a GPa in eV/Å³
 
 
-def columns(given: Mapping[str, ArrayLike], positive: tuple[str, ...] = ()) -> dict[str, NDArray[np.float64]]:
-    """Return columns of a table as arrays: of one length, finite, and `positive` ones above zero.
+def check_columns(given: Mapping[str, ArrayLike], positive: tuple[str, ...] = ()) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of a table as arrays (n,). All must be finite, and those in `positive` above zero.
 
     Raises
     ------
     InputError
-        They are not; the message names the column, and the row that it begins to be wrong at.
+        The columns differ in length, or a value is out of range. The message names the column and the first bad row.
     """
-    found = {name: _column(name, values) for name, values in given.items()}
+    found = {name: _to_column(name, values) for name, values in given.items()}
     lengths = {name: len(values) for name, values in found.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"the columns of a table must be of one length: {lengths}")
@@ -40,8 +53,8 @@ def columns(given: Mapping[str, ArrayLike], positive: tuple[str, ...] = ()) -> d
     return found
 
 
-def errors_of(name: str, error: ArrayLike | None, n: int) -> NDArray[np.float64]:
-    """Return standard errors (n,): zero where none are given.
+def check_errors(name: str, error: ArrayLike | None, n: int) -> NDArray[np.float64]:
+    """Return standard errors (n,). A single number stands for all; without any, they are zero.
 
     Raises
     ------
@@ -50,34 +63,32 @@ def errors_of(name: str, error: ArrayLike | None, n: int) -> NDArray[np.float64]
     """
     if error is None:
         return np.zeros(n)
-    values = np.broadcast_to(_numbers(name, error), (n,)) if np.ndim(error) == 0 else _column(name, error)
+    values = np.broadcast_to(_to_numbers(name, error), (n,)) if np.ndim(error) == 0 else _to_column(name, error)
     if len(values) != n or not (np.isfinite(values) & (values >= 0)).all():
         raise InputError(f"{name} must hold {n} standard errors, none of them negative")
     return np.array(values)
 
 
-def _column(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    column = _numbers(name, values)
+def _to_column(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    column = _to_numbers(name, values)
     if column.ndim != 1:
         raise InputError(f"{name} must be a column (n,), not of shape {column.shape}")
     return column
 
 
-def _numbers(name: str, values: Any) -> NDArray[np.float64]:
+def _to_numbers(name: str, values: Any) -> NDArray[np.float64]:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(f"{name} must hold numbers") from None
 
 
-BLOCKS = 10
-
-State = tuple[ArrayLike, ArrayLike]  # x (n_env, d) and frame_offsets (n_frames + 1,)
+# -- the results -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Entropies:
-    """Entropies of states, all of samples of as many environments.
+    """Entropies of states, computed from equally many environments of each.
 
     Attributes
     ----------
@@ -86,11 +97,11 @@ class Entropies:
     error
         (n_states,) standard errors, in nats; nan for a state of one frame.
     blocks
-        (n_states,) blocks of frames that the error comes from.
+        (n_states,) number of blocks of frames that the error comes from.
     size
-        Environments in a sample.
+        Number of environments in a sample.
     runs
-        Samples, which have no environment in common.
+        Number of samples. No environment is in two of them.
     bandwidth
         In 1/Å.
     """
@@ -104,22 +115,22 @@ class Entropies:
 
     @property
     def ceiling(self) -> float:
-        """The most that an entropy can be, in nats: ln `size`. Near it, no entropy can tell states apart."""
+        """The largest possible entropy, ln `size`, in nats. Near it, an entropy cannot tell states apart."""
         return math.log(self.size)
 
 
 @dataclass(frozen=True)
 class EntropyDifference:
-    """How much larger the entropy of the second state is.
+    """The entropy of a second state minus that of a first one.
 
     Attributes
     ----------
     difference
         In nats.
     error
-        Standard error, in nats, as the two are independent; nan if one of them has one frame.
+        Standard error, in nats, of independent states; nan if one of them has only one frame.
     entropies
-        Those of the first and the second.
+        The entropies of the first and of the second state.
     """
 
     difference: float
@@ -134,16 +145,21 @@ class Windows:
     Attributes
     ----------
     first
-        (n_windows,) the first frame of each, from 0.
+        (n_windows,) the first frame of each window, counted from 0.
     last
-        (n_windows,) the last frame of each, which is in it.
+        (n_windows,) the last frame of each window; it belongs to the window.
     entropies
-        One for each window.
+        The entropies of the windows.
     """
 
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     entropies: Entropies
+
+
+# -- entropies ---------------------------------------------------------------------------------------------------------
+
+State = tuple[ArrayLike, ArrayLike]  # x (n_env, d) and frame_offsets (n_frames + 1,)
 
 
 def state_entropies(
@@ -152,33 +168,34 @@ def state_entropies(
     *,
     size: int | None = None,
     runs: int = 1,
-    blocks: int = BLOCKS,
+    blocks: int = 10,
     seed: int = 0,
     threads: int | None = None,
     report: Callable[[float], object] | None = None,
 ) -> Entropies:
-    """Compute the entropy H of each state, from as many environments of each.
+    """Compute the entropy H of each state, from equally many environments of each.
 
-    H grows with the number of environments until they are dense at the bandwidth: what is compared must have as many.
+    H grows with the number of environments until they are dense at the bandwidth. So compare only entropies of equally
+    many environments.
 
     Parameters
     ----------
     states
-        For each, descriptors (n_env, d) in 1/Å, and `frame_offsets` (n_frames + 1,): the rows of frame f are
-        ``x[frame_offsets[f]:frame_offsets[f + 1]]``, frames in the order of time.
+        For each state, descriptors (n_env, d) in 1/Å, and `frame_offsets` (n_frames + 1,): the rows of frame f are
+        ``x[frame_offsets[f]:frame_offsets[f + 1]]``. Frames are in the order of time.
     bandwidth
         h, in 1/Å.
     size
-        Environments in a sample, drawn from all parts of the state alike. Default: all of the smallest state, as many
-        of the others.
+        Number of environments in a sample, drawn evenly from all parts of the state. Default: the number of
+        environments of the smallest state.
     runs
-        Samples, without a common environment; H is their mean.
+        Number of samples, without a common environment. H is their mean.
     blocks
-        Blocks of consecutive frames that the error comes from; as many as there are frames if these are fewer.
+        Number of blocks of consecutive frames that the error comes from. It is at most the number of frames.
     seed
-        Of the draws.
+        Seed of the draws.
     threads
-        Threads to use; None takes all cores.
+        Number of threads. None takes all cores.
     report
         Called with the share of the states that is done.
 
@@ -188,7 +205,7 @@ def state_entropies(
         There are no states, a state has too few environments, the offsets do not fit the rows, or as
         `quests_md.information.log_kernel_sum`.
     """
-    checked = [_check(f"state {i}", *state) for i, state in enumerate(states)]
+    checked = [_check_state(f"state {i}", *state) for i, state in enumerate(states)]
     if not checked:
         raise InputError("no states to compute an entropy of")
     for name, value, least in (("runs", runs, 1), ("blocks", blocks, 2), ("size", 2 if size is None else size, 2)):
@@ -200,7 +217,7 @@ def state_entropies(
         raise InputError(f"{runs} samples of {size} environments: a state has {fewest}; ask for fewer, or smaller ones")
     found = []
     for done, (x, offsets) in enumerate(checked, 1):
-        found.append(_entropy(x, offsets, bandwidth, size, runs, blocks, seed, threads))
+        found.append(_compute_entropy(x, offsets, bandwidth, size, runs, blocks, seed, threads))
         if report is not None:
             report(done / len(checked))
     values, errors, counts = zip(*found, strict=True)
@@ -214,7 +231,7 @@ def window_entropies(
     step: int | None = None,
     bandwidth: float = DEFAULT_BANDWIDTH,
     *,
-    blocks: int = BLOCKS,
+    blocks: int = 10,
     seed: int = 0,
     threads: int | None = None,
     report: Callable[[float], object] | None = None,
@@ -226,9 +243,9 @@ def window_entropies(
     x, frame_offsets
         Descriptors (n_env, d) in 1/Å, and the offsets (n_frames + 1,) of frames in them.
     width
-        Frames of a window. Frames at the end that fill no window are in none.
+        Number of frames in a window. Frames at the end that do not fill a window are left out.
     step
-        Frames from the beginning of a window to that of the next. Default: `width`.
+        Number of frames from the start of a window to the start of the next. Default: `width`.
     bandwidth, blocks, seed, threads, report
         As in `state_entropies`.
 
@@ -237,7 +254,7 @@ def window_entropies(
     InputError
         The trajectory is shorter than a window; or as `state_entropies`.
     """
-    rows, offsets = _check("the trajectory", x, frame_offsets)
+    rows, offsets = _check_state("the trajectory", x, frame_offsets)
     step = width if step is None else step
     for name, value in (("width", width), ("step", step)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
@@ -248,22 +265,19 @@ def window_entropies(
     first = np.arange(0, n_frames - width + 1, step)
     parts = [offsets[f : f + width + 1] for f in first]
     states = [(rows[part[0] : part[-1]], part - part[0]) for part in parts]
-    return Windows(
-        first,
-        first + width - 1,
-        state_entropies(states, bandwidth, blocks=blocks, seed=seed, threads=threads, report=report),
-    )
+    entropies = state_entropies(states, bandwidth, blocks=blocks, seed=seed, threads=threads, report=report)
+    return Windows(first, first + width - 1, entropies)
 
 
 def entropy_difference(
     first: State, second: State, bandwidth: float = DEFAULT_BANDWIDTH, **settings: Any
 ) -> EntropyDifference:
-    """Compute how much larger the entropy of the second state is, from as many environments of both.
+    """Compute the entropy of the second state minus that of the first, from equally many environments of both.
 
     Parameters
     ----------
     first, second
-        As the states of `state_entropies`, of runs that are independent.
+        States as in `state_entropies`, from independent runs.
     bandwidth, settings
         As in `state_entropies`: size, runs, blocks, seed, threads, report.
 
@@ -277,7 +291,7 @@ def entropy_difference(
     return EntropyDifference(difference, float(np.hypot(*found.error)), found)
 
 
-def _check(name: str, x: ArrayLike, frame_offsets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _check_state(name: str, x: ArrayLike, frame_offsets: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     rows, offsets = np.asarray(x, dtype=np.float64), np.asarray(frame_offsets)
     if rows.ndim != 2:
         raise InputError(f"{name}: its descriptors must have shape (n, d), not {rows.shape}")
@@ -287,7 +301,7 @@ def _check(name: str, x: ArrayLike, frame_offsets: ArrayLike) -> tuple[NDArray[n
     return rows, offsets.astype(np.int64)
 
 
-def _entropy(
+def _compute_entropy(
     x: NDArray[np.float64],
     offsets: NDArray[np.int64],
     bandwidth: float,
@@ -297,13 +311,13 @@ def _entropy(
     seed: int,
     threads: int | None,
 ) -> tuple[float, float, int]:
-    """Return the mean entropy of the samples, its error, and the number of blocks that it comes from."""
+    """Return the mean entropy of the samples, its error by the jackknife, and the number of blocks."""
     n_frames = len(offsets) - 1
     blocks = min(blocks, n_frames, size)
     block_of = np.repeat(np.arange(n_frames) * blocks // n_frames, np.diff(offsets))
     found = []
-    for rows in _deal(block_of, size, runs, seed):
-        found.append(_left_out(x[rows], block_of[rows], blocks, bandwidth, threads))
+    for rows in _draw_samples(block_of, size, runs, seed):
+        found.append(_leave_out_blocks(x[rows], block_of[rows], blocks, bandwidth, threads))
     whole = float(np.mean([entropy for entropy, _ in found]))
     if blocks < 2:
         return whole, math.nan, blocks
@@ -311,11 +325,11 @@ def _entropy(
     return whole, float(np.sqrt((blocks - 1) / blocks * np.sum((without - without.mean()) ** 2))), blocks
 
 
-def _deal(block_of: NDArray[np.int64], size: int, runs: int, seed: int) -> list[NDArray[np.int64]]:
-    """Return the rows of each sample, in order; every sample has its share of every block."""
+def _draw_samples(block_of: NDArray[np.int64], size: int, runs: int, seed: int) -> list[NDArray[np.int64]]:
+    """Return the sorted rows of each sample. Every sample has its share of every block."""
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(block_of))
-    shuffled = shuffled[np.argsort(block_of[shuffled], kind="stable")]  # block after block, any order within
+    shuffled = shuffled[np.argsort(block_of[shuffled], kind="stable")]  # by block, in random order within a block
     sizes = np.bincount(block_of)
     within = np.arange(len(block_of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     places = (within + rng.random(len(within))) / np.repeat(sizes, sizes)
@@ -323,10 +337,10 @@ def _deal(block_of: NDArray[np.int64], size: int, runs: int, seed: int) -> list[
     return [np.sort(even[run * size : (run + 1) * size]) for run in range(runs)]
 
 
-def _left_out(
+def _leave_out_blocks(
     x: NDArray[np.float64], block_of: NDArray[np.int64], blocks: int, bandwidth: float, threads: int | None
 ) -> tuple[float, NDArray[np.float64]]:
-    """Return H, and H without each of the blocks; all from the kernel sums over the blocks, which are computed once."""
+    """Return H, and H without each of the blocks. The kernel sums over each block are computed only once."""
     sums = np.array([log_kernel_sum(x, x[block_of == b], bandwidth, threads=threads) for b in range(blocks)])
     without = np.full(blocks, math.nan)
     for b in range(blocks):
