@@ -1,4 +1,4 @@
-"""Nuclei: the environments of a dH that lie together, how they grow, and what classical nucleation theory says."""
+"""Nuclei: groups of environments that lie together, their growth, and a fit of classical nucleation theory."""
 
 from ._fit import SPHERE, Nucleation, nucleation
 from ._nuclei import Nuclei, NucleiSeries, Threshold, linked_mean, nuclei, threshold_between

@@ -1,4 +1,4 @@
-"""Nuclei of a frame and of a trajectory."""
+"""The nuclei of a frame and of a trajectory, and the threshold of dH that tells them from the rest."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from scipy.sparse.csgraph import connected_components
 from ..descriptors import cell_of
 from ..errors import FrameError, InputError
 from ..frame import Frame
-from ..kernels import neighbors as _neighbors
+from ..kernels.neighbors import bin_points, linked_pairs, pad_images
 
-__all__ = ["Nuclei", "NucleiSeries", "Threshold", "linked_mean", "nuclei", "threshold_between"]
+__all__ = ["Counts", "Nuclei", "NucleiSeries", "Threshold", "linked_mean", "nuclei", "threshold_between"]
 
 Counts = NDArray[np.int64]
+
+# -- the nuclei of a frame ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +31,10 @@ class Nuclei:
     Attributes
     ----------
     numbers
-        (n_env,) the nucleus of each environment: 1 is the largest, 0 is none. Of nuclei of one size the one that holds
-        the first environment comes first.
+        (n_env,) the nucleus of each environment: 1 is the largest nucleus, 0 is none. Nuclei of equal size are in the
+        order of their first environments.
     sizes
-        (n_nuclei,) number of environments of each nucleus, the largest first.
+        (n_nuclei,) number of environments in each nucleus, the largest first.
     """
 
     numbers: Counts
@@ -40,21 +42,21 @@ class Nuclei:
 
     @property
     def largest(self) -> int:
-        """Size of the largest nucleus; 0 where there is none."""
+        """Size of the largest nucleus; 0 if there is none."""
         return int(self.sizes[0]) if len(self.sizes) else 0
 
 
 def nuclei(frame: Frame, inside: ArrayLike, link: float) -> Nuclei:
     """Find the nuclei of a frame: environments of one kind that are linked, directly or through others.
 
-    Two environments are linked if an image of one is at most `link` from the other. With an index of the crystal, a low
-    dH and a `link` between the first and the second shell of neighbours, nuclei are crystallites:
-    ``nuclei(frame, ~index.exceeds(frame, threshold), link)``. Without the ``~`` they are what the index does not know.
+    Two environments are linked if the distance of one to an image of the other is at most `link`. With an index of the
+    crystal, a low dH and a `link` between the first and the second shell of neighbours, nuclei are crystallites:
+    ``nuclei(frame, ~index.exceeds(frame, threshold), link)``. Without the ``~``, they are regions unknown to the index.
 
     Parameters
     ----------
     frame
-        A whole frame, without ghosts. Its periodic images are made, in any cell, also one smaller than `link`.
+        A whole frame, without ghosts. Periodic images are added; the cell may be smaller than `link`.
     inside
         (n_env,) bool: which of the frame's environments (``frame.centres``) can belong to nuclei.
     link
@@ -63,19 +65,19 @@ def nuclei(frame: Frame, inside: ArrayLike, link: float) -> Nuclei:
     Raises
     ------
     InputError
-        `inside` is no such array, or `link` no such length.
+        `inside` is not such an array, or `link` is not a positive length.
     FrameError
         The frame has ghosts, or its positions or its cell cannot be used.
     """
-    inside, centres = np.asarray(inside), _centres(frame, link)
+    inside, centres = np.asarray(inside), _check_frame(frame, link)
     if inside.dtype != bool or inside.shape != centres.shape:
         raise InputError(
             f"step {frame.step}: inside must be one truth value for each of the {len(centres)} environments (such as "
             f"dH <= threshold), not {inside.dtype} of shape {inside.shape}"
         )
     chosen = np.flatnonzero(inside)
-    linked = _linked(frame, centres[chosen], link)
-    # Largest first; and np.unique has the first environment of every nucleus.
+    linked = _find_components(frame, centres[chosen], link)
+    # Largest first, then by the first environment.
     _, first, size = np.unique(linked, return_index=True, return_counts=True)
     order = np.lexsort((first, -size))
     rank = np.empty(len(order), np.int64)
@@ -86,15 +88,15 @@ def nuclei(frame: Frame, inside: ArrayLike, link: float) -> Nuclei:
 
 
 def linked_mean(frame: Frame, dH: ArrayLike, link: float) -> NDArray[np.float64]:
-    """Average dH over every environment and those that are linked to it.
+    """Average dH over each environment and the environments linked to it.
 
-    Heat blurs dH of one environment more than that of a neighbourhood: where a crystal is hot, the mean tells it from
-    the melt when dH itself does not. It takes a shell of atoms from the surface of a nucleus.
+    Heat blurs dH of one environment more than the mean of a neighbourhood. So the mean tells a hot crystal from the
+    melt when dH itself does not. But it removes a shell of atoms from the surface of a nucleus.
 
     Parameters
     ----------
     frame, link
-        As in `nuclei`. An image counts as a neighbour as much as an atom does.
+        As in `nuclei`. Images count as neighbours, like atoms.
     dH
         (n_env,) in nats.
 
@@ -108,11 +110,11 @@ def linked_mean(frame: Frame, dH: ArrayLike, link: float) -> NDArray[np.float64]
     InputError, FrameError
         As in `nuclei`.
     """
-    dH, centres = np.asarray(dH, dtype=np.float64), _centres(frame, link)
+    dH, centres = np.asarray(dH, dtype=np.float64), _check_frame(frame, link)
     if dH.shape != centres.shape:
         raise InputError(f"step {frame.step}: dH has shape {dH.shape}, but the frame has {len(centres)} environments")
-    i, j = _pairs(frame, centres, link).T
-    # Both ends of a pair have the other as a neighbour; an image of an atom itself comes twice already.
+    i, j = _find_pairs(frame, centres, link).T
+    # Each end of a pair is a neighbour of the other. A pair of an atom and its own image is there twice already.
     back = i != j
     i, j = np.concatenate([i, j[back]]), np.concatenate([j, i[back]])
     n = len(centres)
@@ -120,50 +122,51 @@ def linked_mean(frame: Frame, dH: ArrayLike, link: float) -> NDArray[np.float64]
     return mean
 
 
-def _centres(frame: Frame, link: float) -> Counts:
-    """Return the rows that are environments, of a frame that can have nuclei."""
+def _check_frame(frame: Frame, link: float) -> Counts:
+    """Return the rows that are environments. Refuse a frame with ghosts and an unusable link."""
     if frame.has_ghosts:
-        raise FrameError(
-            f"step {frame.step}: nuclei are those of a whole frame, and this one has ghosts: merge its parts"
-        )
+        raise FrameError(f"step {frame.step}: nuclei need a whole frame, and this one has ghosts: merge its parts")
     if not (math.isfinite(link) and link > 0):
         raise InputError(f"link must be a positive length in Å, not {link!r}")
     return frame.centres
 
 
-def _linked(frame: Frame, rows: Counts, link: float) -> Counts:
-    """Return the number of the connected component of each of these rows of the frame, in no special order."""
-    pairs, n = _pairs(frame, rows, link), len(rows)
+def _find_components(frame: Frame, rows: Counts, link: float) -> Counts:
+    """Return the number of the connected component of each of these rows. Components are in no special order."""
+    pairs, n = _find_pairs(frame, rows, link), len(rows)
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 
 
-def _pairs(frame: Frame, rows: Counts, link: float) -> Counts:
-    """Return (m, 2) the places i ≤ j among `rows` of linked environments, once for each image."""
+def _find_pairs(frame: Frame, rows: Counts, link: float) -> Counts:
+    """Return (m, 2) pairs i ≤ j of linked environments, as places in `rows`, one pair for each image."""
     positions, n = np.ascontiguousarray(frame.positions[rows]), len(rows)
     if not np.isfinite(positions).all():
         raise FrameError(f"step {frame.step}: positions are not finite numbers; the simulation has broken down")
     points, owner = positions, np.arange(n)
     if np.any(frame.pbc):
-        points, owner = _neighbors.pad_images(positions, *cell_of(frame, link), link)
-    pairs: Counts = _neighbors.linked_pairs(points, owner, n, _neighbors.bin_points(points, link), link)
+        points, owner = pad_images(positions, *cell_of(frame, link), link)
+    pairs: Counts = linked_pairs(points, owner, n, bin_points(points, link), link)
     return pairs
+
+
+# -- the nuclei of a trajectory ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class NucleiSeries:
-    """The nuclei along a trajectory: their sizes, without the environments.
+    """The sizes of the nuclei along a trajectory, without their environments.
 
     Parameters
     ----------
     steps
         (n_frames,) in ascending order.
     times
-        (n_frames,) in ps, nan where unknown.
+        (n_frames,) in ps; nan if unknown.
     n_env
         (n_frames,) number of environments.
     sizes
-        For each frame the sizes of its nuclei, in any order.
+        For each frame, the sizes of its nuclei in any order.
 
     Raises
     ------
@@ -186,7 +189,7 @@ class NucleiSeries:
 
     @classmethod
     def of(cls, found: Iterable[tuple[Frame, Nuclei]]) -> NucleiSeries:
-        """Make a series of frames and their nuclei, in the order of time; neither is kept."""
+        """Make a series from pairs of a frame and its nuclei, in the order of time. Only sizes are kept."""
         rows = [(frame.step, frame.time, len(one.numbers), one.sizes) for frame, one in found]
         steps, times, n_env = (np.array([row[c] for row in rows]) for c in range(3))
         return cls(steps.astype(np.int64), times.astype(float), n_env.astype(np.int64), tuple(row[3] for row in rows))
@@ -206,34 +209,37 @@ class NucleiSeries:
 
     @property
     def n_inside(self) -> Counts:
-        """(n_frames,) number of environments that belong to nuclei."""
+        """(n_frames,) number of environments in nuclei."""
         return np.array([sizes.sum() for sizes in self.sizes], dtype=np.int64)
 
     def window(self, first: int | None = None, last: int | None = None) -> NucleiSeries:
-        """Return the frames of the steps `first` to `last`, both included."""
+        """Return the part of the series from step `first` to step `last`, both included."""
         low = 0 if first is None else int(np.searchsorted(self.steps, first))
         high = len(self) if last is None else int(np.searchsorted(self.steps, last, side="right"))
         return NucleiSeries(self.steps[low:high], self.times[low:high], self.n_env[low:high], self.sizes[low:high])
 
     def distribution(self) -> tuple[Counts, NDArray[np.float64]]:
-        """Return the sizes that occur, ascending, and the mean number of nuclei of each in a frame."""
+        """Return the sizes that occur, ascending, and the mean number of nuclei of each size in a frame."""
         every = np.concatenate([*self.sizes, np.empty(0, np.int64)])
         sizes, counts = np.unique(every, return_counts=True)
         return sizes, counts / max(1, len(self))
 
 
+# -- a threshold of dH -------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Threshold:
-    """What tells two kinds of environments apart, and how well.
+    """A threshold of dH between two kinds of environments, and its mistakes.
 
     Attributes
     ----------
     value
-        dH, in nats.
+        The threshold, in nats.
     missed
-        Share of the environments of the first kind that are above it.
+        Share of the environments of the first kind above the threshold.
     mistaken
-        Share of those of the second kind that are not.
+        Share of the environments of the second kind at or below the threshold.
     """
 
     value: float
@@ -244,19 +250,19 @@ class Threshold:
 def threshold_between(low: ArrayLike, high: ArrayLike) -> Threshold:
     """Find the threshold of dH that tells two samples of environments apart with the fewest mistakes.
 
-    The sum of the two shares of mistakes is smallest (Youden's rule). Of several such thresholds the middle of the
-    widest gap is taken.
+    It makes the sum of the two shares of mistakes smallest (Youden's rule). If several thresholds do, it is the middle
+    of the widest gap.
 
     Parameters
     ----------
     low, high
-        (n,) and (m,) dH in nats: of environments that should be at or below the threshold (the crystal that the index
-        is of, at the temperature of the run and not among the references), and above it (the melt).
+        (n,) and (m,) dH in nats. `low` should be at or below the threshold: the crystal of the index, at the
+        temperature of the run, from frames that are not references. `high` should be above it: the melt.
 
     Raises
     ------
     InputError
-        A sample is empty or holds values that are not finite.
+        A sample is empty, or a value is not finite.
     """
     samples: list[Any] = [np.sort(np.asarray(values, dtype=np.float64).ravel()) for values in (low, high)]
     for name, values in zip(("low", "high"), samples, strict=True):

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from quests_md import Frame
 from quests_md.errors import FrameError, InputError, NucleationError
 from quests_md.nuclei import SPHERE, NucleiSeries, linked_mean, nucleation, nuclei, threshold_between
-from quests_md.nuclei._fit import correlation_time, maximise
+from quests_md.nuclei._fit import estimate_correlation_time, maximise
 
 ASKED: dict[str, Any] = {"temperature": 700.0, "density": 0.08}
 DRIVING, GAMMA = 0.06, 180.0  # eV, mJ/m²
@@ -173,7 +173,7 @@ def test_frames_that_repeat_add_nothing_to_what_is_known() -> None:
     values = np.zeros(20_000)
     for t in range(1, len(values)):
         values[t] = 0.8 * values[t - 1] + noise[t]
-    assert correlation_time(values) == pytest.approx(1.8 / 0.2, rel=0.15)  # (1 + ρ)/(1 − ρ)
+    assert estimate_correlation_time(values) == pytest.approx(1.8 / 0.2, rel=0.15)  # (1 + ρ)/(1 − ρ)
 
 
 @pytest.mark.parametrize("slope", [None, 0.9])
