@@ -14,33 +14,33 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..frame import Frame
 from ..index import Index
-from ._shapes import Parent, Piece, cell, cluster, formula_of, smallest_distances
+from ._shapes import Parent, Piece, cut_cell, cut_cluster, format_formula, find_smallest_distances
 
 __all__ = ["Cutout", "check_cutout", "cutouts"]
 
 _SHAPES = ("cell", "cluster")
-# What a run may say of the cut-outs of its candidates.
+# The options that a run has for the cut-outs of its candidates.
 _OPTIONS = ("radius", "margin", "potential_range", "shape", "vacuum", "passivate", "most")
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """A part of a frame, small enough for an oracle. Only the forces on its core are fit to train on.
+    """A part of a frame, small enough for an oracle. Train only on the forces on its core.
 
     Attributes
     ----------
     frame
-        Positions, cell, pbc and numbers of the cut-out, the centre first, then by distance from it. `ids` are those of
-        the parent's atoms, −1 for added hydrogens; an id comes twice where two images of an atom are in it. `forces`
-        are the parent's, nan outside the core. Its watched atoms are the core.
+        The atoms of the cut-out: the centre first, the others by distance from it. `ids` are those of the parent's
+        atoms, −1 for added hydrogens; an id occurs twice if two images of an atom are in it. `forces` are the
+        parent's, nan outside the core. The watched atoms are the core.
     core
-        (n,) bool: atoms whose environments, out to the margin, are those in the parent.
+        (n,) bool: atoms whose environments, out to the margin, are as in the parent.
     dH
         (n,) dH in the parent, in nats; nan outside the core.
     info
-        What it is, for the keys of a file: `cutout`, `fit`, step and time of the parent, `centre` (id), `dH_max` and
-        `dH_max_id` of the core, `shape`, `radius` and `margin` (Å), `n_core`, `composition` and `parent_composition`,
-        `removed`, `filled`, `hydrogens` and `dangling` (see `cutouts`).
+        Keys for a file: `cutout`, `fit`, step and time of the parent, `centre` (id), `dH_max` and `dH_max_id` of the
+        core, `shape`, `radius` and `margin` (Å), `n_core`, `composition` and `parent_composition`, `removed`, `filled`,
+        `hydrogens` and `dangling` (see `cutouts`).
     """
 
     frame: Frame
@@ -58,53 +58,54 @@ def cutouts(
     radius: float,
     margin: float | None = None,
     potential_range: float | None = None,
-    shape: Literal["cell", "cluster"] = "cell",
+    shape: Literal["cell", "cluster"] = "cut_cell",
     vacuum: float = 12.0,
     passivate: bool = False,
     most: int | None = None,
     index: Index | None = None,
 ) -> list[Cutout]:
-    """Cut out what surrounds the worst atoms of a frame.
+    """Cut out the surroundings of the worst atoms of a frame.
 
-    The worst atom above `threshold` is the centre of the first cut-out; the worst that is in the core of none yet is
-    that of the next. All atoms within `radius` of a centre are its core; all within radius + margin are where they
-    were.
+    The worst atom above `threshold` is the centre of the first cut-out. The worst atom that is not in its core is the
+    centre of the next one, and so on. All atoms within `radius` of the centre are the core. All atoms within
+    radius + margin keep their places.
 
     Parameters
     ----------
     frame
-        A whole frame, without ghosts. Sites of number 0 are left out.
+        A whole frame, without ghosts. Sites of atomic number 0 are left out.
     dH
         (n,) dH of every atom, in nats, nan for those not watched; or one value per environment of the frame.
     cutoff
-        The descriptor's, in Å.
+        Cutoff of the descriptor, in Å.
     threshold
-        In nats.
+        Atoms with a dH above this, in nats, become centres.
     radius
-        Of the core, in Å; 0 is the centre alone.
+        Radius of the core, in Å; 0: the core is the centre alone.
     margin
-        How far the surroundings of the core are unchanged, in Å. Default: the larger of `cutoff` and twice
+        Width of the unchanged surroundings of the core, in Å. Default: the larger of `cutoff` and twice
         `potential_range`.
     potential_range
-        Cutoff of the running model's potential, in Å. The force on an atom is the slope of its neighbours' energies,
-        too, and these depend on their own neighbours: so a margin of twice the range keeps the forces on the core, for
-        all potentials that are sums of energies of atoms (EAM, Stillinger–Weber, Tersoff, SNAP, ACE, MTP). For a pair
+        Cutoff of the running model's potential, in Å. The force on an atom depends on the energies of its neighbours,
+        which depend on their own neighbours. So a margin of twice the range keeps the forces on the core, for all
+        potentials that are sums of atomic energies (EAM, Stillinger–Weber, Tersoff, SNAP, ACE, MTP). For a pair
         potential give its range as `margin`.
     shape
-        "cell": periodic, edges along those of the parent, up to a quarter longer than they must be where the structure
-        then repeats itself. A direction in which the parent is hardly larger is kept whole. Atoms beyond the margin
-        that overlap an image across a new boundary are left out (`removed`), and gaps there closed by atoms from beyond
-        the faces (`filled`). "cluster": all atoms within radius + margin, in vacuum.
+        "cell": a periodic cell with edges along those of the parent. They are up to a quarter longer than needed if the
+        structure then repeats itself. A direction in which the parent is hardly larger is kept whole. Atoms beyond the
+        margin that overlap an image across a new boundary are left out (`removed`); atoms from outside the cell close
+        gaps there (`filled`). "cluster": all atoms within radius + margin, in vacuum.
     vacuum
-        Between images along directions that are not periodic, in Å.
+        Distance between images along directions that are not periodic, in Å.
     passivate
-        Close the cut bonds of a cluster with hydrogens, beyond the margin; where one would come nearer, the atom itself
-        is taken in. `dangling` counts the bonds without one: it would have come nearer than 1 Å to another atom.
+        Close the cut bonds of a cluster with hydrogens beyond the margin. If a hydrogen would come within the margin,
+        the bonded atom itself is taken in. A hydrogen that would come nearer than 1 Å to another atom is left out, and
+        `dangling` counts its bond.
     most
         Largest number of cut-outs.
     index
-        Two atoms overlap if nearer than 0.9 times the smallest distance of their elements in this index; None: in the
-        frame.
+        Two atoms overlap if they are nearer than 0.9 times the smallest distance of their elements in this index; None:
+        in the frame.
 
     Returns
     -------
@@ -114,18 +115,18 @@ def cutouts(
     Raises
     ------
     FrameError, InputError
-        The frame has ghosts, a singular cell, or positions that are no numbers; an argument is out of range.
+        The frame has ghosts, a singular cell, or positions that are not finite; or an argument is out of range.
     """
-    dH = _of_atoms(frame, np.asarray(dH, dtype=np.float64))
-    margin = _margin(cutoff, margin, potential_range)
-    _check(threshold, radius, shape, vacuum, passivate, most)
+    dH = _spread(frame, np.asarray(dH, dtype=np.float64))
+    margin = _find_margin(cutoff, margin, potential_range)
+    _check_options(threshold, radius, shape, vacuum, passivate, most)
     assert frame.ids is not None
     with np.errstate(invalid="ignore"):
         above = np.flatnonzero((dH > threshold) & (frame.numbers != 0))
     if not len(above):
         return []
     parent = Parent(frame, radius + margin)
-    closest = smallest_distances(frame, cutoff, index)
+    closest = find_smallest_distances(frame, cutoff, index)
     done, found = np.zeros(len(dH), dtype=bool), list[Cutout]()
     for centre in above[np.lexsort((frame.ids[above], -dH[above]))].tolist():
         if most is not None and len(found) == most:
@@ -133,19 +134,19 @@ def cutouts(
         if done[centre]:
             continue
         if shape == "cell":
-            piece = cell(parent, centre, radius, margin, vacuum, closest)
+            piece = cut_cell(parent, centre, radius, margin, vacuum, closest)
         else:
-            piece = cluster(parent, centre, radius, margin, vacuum, passivate)
+            piece = cut_cluster(parent, centre, radius, margin, vacuum, passivate)
         done[piece.rows[piece.core]] = True
         how = {"shape": shape, "radius": float(radius), "margin": margin}
-        found.append(_cutout(frame, dH, centre, piece, how))
+        found.append(_make_cutout(frame, dH, centre, piece, how))
     return found
 
 
 def check_cutout(given: Mapping[str, Any], cutoff: float = 0.0) -> None:
-    """Raise `InputError` unless `given` can be keywords of `cutouts`: those about size and shape, `radius` among them.
+    """Raise `InputError` unless `given` are valid keywords of `cutouts` about size and shape, with `radius`.
 
-    With the `cutoff` of a descriptor (Å) the margin is checked, too.
+    With the `cutoff` of a descriptor (Å), the margin is checked, too.
     """
     for key in given:
         if key not in _OPTIONS:
@@ -160,14 +161,14 @@ def check_cutout(given: Mapping[str, Any], cutoff: float = 0.0) -> None:
             raise InputError(f"cutout: {key} cannot be {value!r}")
     options: dict[str, Any] = {"shape": "cell", "vacuum": 12.0, "passivate": False, "most": None} | dict(given)
     try:
-        _margin(cutoff or 1e-9, options.pop("margin", None), options.pop("potential_range", None))
-        _check(0.0, **options)
+        _find_margin(cutoff or 1e-9, options.pop("margin", None), options.pop("potential_range", None))
+        _check_options(0.0, **options)
     except InputError as error:
         raise InputError(f"cutout: {error}") from None
 
 
-def _of_atoms(frame: Frame, dH: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return dH of all atoms, given that or dH of the environments only."""
+def _spread(frame: Frame, dH: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return dH (n,) of all atoms, given that, or given dH of the environments."""
     n, centres = len(frame.positions), frame.centres
     if dH.shape == (n,):
         return dH
@@ -180,7 +181,7 @@ def _of_atoms(frame: Frame, dH: NDArray[np.float64]) -> NDArray[np.float64]:
     return every
 
 
-def _margin(cutoff: float, margin: float | None, potential_range: float | None) -> float:
+def _find_margin(cutoff: float, margin: float | None, potential_range: float | None) -> float:
     for name, value in (("cutoff", cutoff), ("margin", margin), ("potential_range", potential_range)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise InputError(f"{name} must be a positive length in Å, not {value!r}")
@@ -193,7 +194,9 @@ def _margin(cutoff: float, margin: float | None, potential_range: float | None) 
     return float(margin)
 
 
-def _check(threshold: float, radius: float, shape: str, vacuum: float, passivate: bool, most: int | None) -> None:
+def _check_options(
+    threshold: float, radius: float, shape: str, vacuum: float, passivate: bool, most: int | None
+) -> None:
     if math.isnan(threshold):
         raise InputError("threshold must be a number in nats, not nan")
     if not (math.isfinite(radius) and radius >= 0):
@@ -208,8 +211,8 @@ def _check(threshold: float, radius: float, shape: str, vacuum: float, passivate
         raise InputError(f"most must be at least 1, not {most!r}")
 
 
-def _cutout(frame: Frame, dH: NDArray[np.float64], centre: int, piece: Piece, how: dict[str, Any]) -> Cutout:
-    """Make a frame of a piece: atoms by distance from the centre, ties by id."""
+def _make_cutout(frame: Frame, dH: NDArray[np.float64], centre: int, piece: Piece, how: dict[str, Any]) -> Cutout:
+    """Make a cut-out of a piece: atoms sorted by distance from the centre, then by id."""
     assert frame.ids is not None
     ids = np.where(piece.rows < 0, -1, frame.ids[piece.rows])
     order = np.lexsort((ids, piece.distances.round(6)))
@@ -229,17 +232,17 @@ def _cutout(frame: Frame, dH: NDArray[np.float64], centre: int, piece: Piece, ho
         watched=core,
         forces=forces,
     )
-    info = {"cutout": True, **_fit(piece.whole), "step": frame.step, "time": frame.time}
+    info = {"cutout": True, **_describe_fit(piece.whole), "step": frame.step, "time": frame.time}
     info |= {"centre": int(frame.ids[centre]), "dH_max": float(own[worst]), "dH_max_id": int(ids[worst]), **how}
-    info |= {"n_core": int(core.sum()), "composition": formula_of(numbers)}
-    info["parent_composition"] = formula_of(frame.numbers[frame.numbers != 0])
+    info |= {"n_core": int(core.sum()), "composition": format_formula(numbers)}
+    info["parent_composition"] = format_formula(frame.numbers[frame.numbers != 0])
     info |= {"removed": piece.removed, "filled": piece.filled}
     info |= {"hydrogens": piece.hydrogens, "dangling": piece.dangling}
     return Cutout(cut, core, own, info)
 
 
-def _fit(whole: bool) -> dict[str, Any]:
-    """Return the keys that say what may be trained on: in words, and as weights that MACE reads."""
+def _describe_fit(whole: bool) -> dict[str, Any]:
+    """Return the keys that say what may be used for training: in words, and as weights that MACE reads."""
     if whole:
         return {"fit": "everything: nothing was cut"}
     weights = dict.fromkeys(("config_energy_weight", "config_stress_weight", "config_virials_weight"), 0.0)

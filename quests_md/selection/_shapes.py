@@ -1,4 +1,4 @@
-"""The shapes of cut-outs: a smaller periodic cell, or a cluster in vacuum."""
+"""Cut a piece out of a frame: a smaller periodic cell, or a cluster in vacuum."""
 
 from __future__ import annotations
 
@@ -14,20 +14,11 @@ from ..errors import InputError
 from ..frame import Frame
 from ..index import Index
 
-__all__ = [
-    "COVALENT",
-    "OVERLAP",
-    "TOLERANCE",
-    "Parent",
-    "Piece",
-    "Points",
-    "cell",
-    "cluster",
-    "formula_of",
-    "smallest_distances",
-]
+__all__ = ["COVALENT", "Parent", "Piece", "cut_cell", "cut_cluster", "find_smallest_distances", "format_formula"]
 
-# Covalent radii in Å, by atomic number: B. Cordero et al., Dalton Trans. 2832 (2008); 2 Å where that has none.
+# -- distances of elements ---------------------------------------------------------------------------------------------
+
+# Covalent radii in Å, by atomic number: B. Cordero et al., Dalton Trans. 2832 (2008); 2 Å for elements without one.
 _RADII = """
 0.20 0.31 0.28 1.28 0.96 0.84 0.76 0.71 0.66 0.57 0.58 1.66 1.41 1.21 1.11 1.07 1.05 1.02
 1.06 2.03 1.76 1.70 1.60 1.53 1.39 1.39 1.32 1.26 1.24 1.32 1.22 1.22 1.20 1.19 1.20 1.20
@@ -40,10 +31,11 @@ COVALENT: NDArray[np.float64] = np.full(len(SYMBOLS), 2.0)
 COVALENT[: len(_RADII.split())] = np.array(_RADII.split(), dtype=np.float64)
 
 
-def smallest_distances(frame: Frame, cutoff: float, index: Index | None) -> NDArray[np.float64]:
-    """Return the smallest distance (Å) known of each pair of elements, (119, 119) by atomic number.
+def find_smallest_distances(frame: Frame, cutoff: float, index: Index | None) -> NDArray[np.float64]:
+    """Return the smallest known distance (Å) of each pair of elements, (119, 119) by atomic number.
 
-    It is that of the index, else that in the frame; of a pair that neither has seen, the sum of the covalent radii.
+    It is that of the index, or without an index that in the frame. For a pair that does not occur there, it is the sum
+    of the covalent radii.
     """
     out = np.full((len(SYMBOLS), len(SYMBOLS)), np.inf)
     if index is None:
@@ -56,53 +48,55 @@ def smallest_distances(frame: Frame, cutoff: float, index: Index | None) -> NDAr
     return np.where(np.isfinite(out), out, sums)
 
 
-def formula_of(numbers: NDArray[np.int64]) -> str:
-    """Return how many atoms there are of each element, by atomic number: ``O64 Si32``."""
+def format_formula(numbers: NDArray[np.int64]) -> str:
+    """Return the number of atoms of each element, in the order of atomic numbers, as ``O64 Si32``."""
     values, counts = np.unique(numbers, return_counts=True)
     return " ".join(f"{SYMBOLS[z]}{n}" for z, n in zip(values, counts, strict=True))
 
 
-TOLERANCE = 1e-9  # Å: an atom at a radius is inside it, whatever is rounded
+# -- the frame and its pieces ------------------------------------------------------------------------------------------
+
+_TOLERANCE = 1e-9  # Å: an atom exactly at a radius is inside, in spite of rounding
 
 
 class Points(NamedTuple):
-    """Atoms and images of atoms: the row of the parent, the cells between atom and image, the offset from a point."""
+    """Atoms and images: rows in the parent (n,), cells between atom and image (n, 3), offsets from a point (n, 3; Å)."""
 
     rows: NDArray[np.int64]
     shifts: NDArray[np.int64]
     offsets: NDArray[np.float64]
 
     def take(self, which: NDArray[np.generic]) -> Points:
-        """Return some of them: a mask, or places."""
+        """Return some of them, given a mask or places."""
         return Points(self.rows[which], self.shifts[which], self.offsets[which])
 
     @property
     def distances(self) -> NDArray[np.float64]:
-        """From the point, in Å."""
+        """Distances (n,) from the point, in Å."""
         distances: NDArray[np.float64] = np.linalg.norm(self.offsets, axis=1)
         return distances
 
 
 class Piece(NamedTuple):
-    """What was cut out, before it is a frame.
+    """What was cut out, before it becomes a frame.
 
     Parameters
     ----------
     rows
-        (n,) rows of the parent; −1 is an added hydrogen.
+        (n,) rows in the parent; −1 for an added hydrogen.
     positions
         (n, 3), in Å.
     cell, pbc
-        Of the piece.
+        Cell (3, 3) in Å and periodicity (3,) of the piece.
     distances
-        (n,) from the centre, in Å: of the nearest image, where a direction was kept whole.
+        (n,) distances from the centre, in Å; in directions that were kept whole, those of the nearest image.
     core
-        (n,) bool.
+        (n,) bool: which atoms are the core.
     whole
-        Whether all of the parent is in it, with its periodicity: then all is core.
+        Whether the piece is the whole parent with its periodicity. Then all atoms are core.
     removed, filled, hydrogens, dangling
-        Counts: atoms of the box left out for overlaps, atoms taken from beyond its faces, hydrogens put on cut
-        bonds, cut bonds left without one.
+        Number of atoms in the box that were left out because they overlap, of atoms that were added from outside the
+        box, of hydrogens on cut bonds, and of cut bonds without a hydrogen.
     """
 
     rows: NDArray[np.int64]
@@ -119,14 +113,14 @@ class Piece(NamedTuple):
 
 
 class Parent:
-    """A whole frame with a lattice: missing cell vectors are made up.
+    """A whole frame with a complete lattice: missing cell vectors are added.
 
     Parameters
     ----------
     frame
-        Without ghosts. Sites of number 0 are left out of everything.
+        The frame, without ghosts. Sites of atomic number 0 are left out of everything.
     reach
-        Largest distance, in Å, that will be asked for.
+        Largest distance, in Å, that will be needed.
 
     Attributes
     ----------
@@ -147,7 +141,7 @@ class Parent:
         if frame.has_ghosts:
             raise InputError("cut-outs are made of whole frames, not of one rank's atoms and ghosts: gather them first")
         if not np.isfinite(frame.positions).all():
-            raise InputError(f"step {frame.step}: positions that are not finite numbers: no cut-out can be made of it")
+            raise InputError(f"step {frame.step}: some positions are not finite numbers: no cut-out can be made of it")
         self.frame = frame
         self.cell, inverse, self.pbc = cell_of(frame, reach)
         self.heights: NDArray[np.float64] = 1.0 / np.linalg.norm(inverse, axis=0)
@@ -155,11 +149,11 @@ class Parent:
         self.rows = np.flatnonzero(frame.numbers)
         self._fractional = frame.positions[self.rows] @ inverse
 
-    def around(self, centre: int, reach: NDArray[np.float64], once: NDArray[np.bool_] | None = None) -> Points:
-        """Return the atoms and images whose planes lie within `reach` (3,), in Å, of those through an atom.
+    def find_around(self, centre: int, reach: NDArray[np.float64], once: NDArray[np.bool_] | None = None) -> Points:
+        """Return the atoms and images in a box around an atom.
 
-        `centre` is the row of that atom. Along directions marked in `once` every atom comes once: as the image nearest
-        in that coordinate, however far.
+        `centre` is the row of the atom, and `reach` (3,) its distance (Å) from the pairs of faces. Along directions
+        marked in `once`, every atom is returned once, as the image that is nearest in that coordinate.
         """
         once = np.zeros(3, dtype=bool) if once is None else once
         place = int(np.searchsorted(self.rows, centre))
@@ -167,7 +161,7 @@ class Parent:
         which = np.arange(len(self.rows))
         shifts = np.zeros((len(which), 3), dtype=np.int64)
         for i in range(3):
-            x, most = relative[which, i], (reach[i] + TOLERANCE) / self.heights[i]
+            x, most = relative[which, i], (reach[i] + _TOLERANCE) / self.heights[i]
             if not self.pbc[i]:
                 keep = np.flatnonzero(np.abs(x) <= most)
                 which, shifts = which[keep], shifts[keep]
@@ -185,22 +179,28 @@ class Parent:
         positions = self.frame.positions
         return Points(rows, shifts, positions[rows] - positions[centre] + shifts @ self.cell)
 
-    def sphere(self, centre: int, radius: float) -> Points:
+    def find_within(self, centre: int, radius: float) -> Points:
         """Return the atoms and images within `radius` (Å) of an atom."""
-        points = self.around(centre, np.full(3, radius))
-        return points.take(points.distances <= radius + TOLERANCE)
+        points = self.find_around(centre, np.full(3, radius))
+        return points.take(points.distances <= radius + _TOLERANCE)
 
 
-OVERLAP = 0.9  # times the smallest distance known of a pair: nearer atoms overlap
-_STRETCH = 1.25  # an edge is at most this much longer than it must be, to meet a period of the structure
-_FITS = 0.5  # a longer edge is taken where it lowers the mismatch to this share
-_LAYER = 3.0  # Å; thickness of what is compared across a boundary
-_MISMATCH = 2.0  # Å; a partner farther than this is none
+# -- a periodic cell ---------------------------------------------------------------------------------------------------
+
+_OVERLAP = 0.9  # times the smallest known distance of a pair: nearer atoms overlap
+_STRETCH = 1.25  # an edge may be this many times longer than needed, to match a period of the structure
+_FITS = 0.5  # a longer edge is taken if it lowers the mismatch to this share
+_LAYER = 3.0  # Å; thickness of the layer that is compared across a boundary
+_MISMATCH = 2.0  # Å; an atom has no partner that is farther than this
 _COARSE, _FINE = 0.1, 0.01  # Å; steps of the search for an edge
 
 
 class _Box(NamedTuple):
-    """Around atom `centre`: what is kept whole, what is cut, and how far faces must be from each other, in Å."""
+    """The box around atom `centre` that is cut.
+
+    All atoms within `reach` (Å) are kept. The directions `whole` (3,) are kept as they are, the directions `cut` (3,)
+    are shortened, to at least `least` (Å) between faces.
+    """
 
     centre: int
     reach: float
@@ -209,56 +209,57 @@ class _Box(NamedTuple):
     least: float
 
 
-def cell(
+def cut_cell(
     parent: Parent, centre: int, radius: float, margin: float, vacuum: float, closest: NDArray[np.float64]
 ) -> Piece:
-    """Cut a cell that holds all atoms within radius + margin of an atom.
+    """Cut a periodic cell that holds all atoms within radius + margin of an atom.
 
-    A direction is kept whole, with its periodicity, where the parent is hardly longer than the cut-out must be. Along
-    directions that are not periodic `vacuum` (Å) is left between images. `closest` (119, 119) holds the smallest
-    distance of each pair of elements.
+    A direction is kept whole, with its periodicity, if the parent is hardly longer there than the cut-out must be.
+    Along directions that are not periodic, `vacuum` (Å) is left between images. `closest` (119, 119) holds the
+    smallest distance of each pair of elements.
     """
     kinds = parent.frame.distinct_numbers
-    # Faces this much farther apart keep the atoms within reach from overlapping one another: these cannot be removed.
-    slack = OVERLAP * float(closest[np.ix_(kinds, kinds)].max())
+    # With faces this much farther apart, atoms within reach, which cannot be removed, do not overlap each other.
+    slack = _OVERLAP * float(closest[np.ix_(kinds, kinds)].max())
     least = 2.0 * (radius + margin) + slack
     whole = parent.pbc & (parent.heights <= _STRETCH * least)
     box = _Box(centre, radius + margin, whole, parent.pbc & ~whole, least)
-    edges = np.array([_edge(parent, box, i) if box.cut[i] else np.inf for i in range(3)])
-    # An atom is taken from beyond a face only where its image stays beyond the reach, too.
+    edges = np.array([_find_edge(parent, box, i) if box.cut[i] else np.inf for i in range(3)])
+    # An atom outside the box is taken only if its image stays out of reach, too.
     beyond = np.minimum(edges / 2.0 - box.reach - 1e-6, slack)
-    points = parent.around(centre, np.where(parent.pbc, edges / 2.0 + beyond, box.reach), once=whole)
+    points = parent.find_around(centre, np.where(parent.pbc, edges / 2.0 + beyond, box.reach), once=whole)
     outside = (np.abs(points.offsets @ parent.normals) - edges / 2.0).max(axis=1)
-    distances = _nearest(parent, box, points)
+    distances = _find_nearest(parent, box, points)
     vectors = np.where(box.cut, edges / parent.heights, 1.0)[:, None] * parent.cell
-    kept = _that_fit(parent, box, points, vectors, outside, distances, closest)
+    kept = _choose_fitting(parent, box, points, vectors, outside, distances, closest)
     everything = not box.cut.any() and len(points.rows) == len(parent.rows)
-    vectors, positions = _placed(parent, points.offsets[kept], vectors, vacuum)
+    vectors, positions = _place(parent, points.offsets[kept], vectors, vacuum)
     return Piece(
         rows=points.rows[kept],
         positions=positions,
         cell=vectors,
         pbc=parent.pbc,
         distances=distances[kept],
-        core=(distances[kept] <= radius + TOLERANCE) | everything,
+        core=(distances[kept] <= radius + _TOLERANCE) | everything,
         whole=everything,
         removed=int(np.count_nonzero(~kept & (outside <= 0.0))),
         filled=int(np.count_nonzero(kept & (outside > 0.0))),
     )
 
 
-def _edge(parent: Parent, box: _Box, i: int) -> float:
-    """Return how far apart (Å) the faces across direction i shall be: where the structure nearly repeats itself.
+def _find_edge(parent: Parent, box: _Box, i: int) -> float:
+    """Return the distance (Å) between the faces in direction i: one at which the structure nearly repeats itself.
 
-    The layer at one face is moved along the edge; its mismatch is the mean distance to the nearest atoms of the same
-    element there. Without a period in range (a melt, another orientation) the edge is as short as it may be.
+    The layer of atoms at one face is moved along the edge. Its mismatch is the mean distance to the nearest atoms of
+    the same element there. If there is no period in range (a melt, another orientation), the edge is as short as
+    possible.
     """
     from scipy.spatial import cKDTree
 
     longest = _STRETCH * box.least
     reach = np.where(box.cut, box.least / 2.0, parent.heights / 2.0) + _MISMATCH
     reach[i] = longest - box.least / 2.0 + _LAYER + _MISMATCH
-    points = parent.around(box.centre, np.where(parent.pbc, reach, box.reach))
+    points = parent.find_around(box.centre, np.where(parent.pbc, reach, box.reach))
     planes = points.offsets @ parent.normals
     layer = (np.abs(planes) <= np.where(parent.pbc, reach - _MISMATCH, box.reach)).all(axis=1)
     layer &= np.abs(planes[:, i] + box.least / 2.0) <= _LAYER / 2.0
@@ -278,14 +279,14 @@ def _edge(parent: Parent, box: _Box, i: int) -> float:
     return float(best) if mismatch(best) <= _FITS * mismatch(box.least) else box.least
 
 
-def _nearest(parent: Parent, box: _Box, points: Points) -> NDArray[np.float64]:
-    """Return the distances from the centre, of the nearest of all images along directions that are kept whole."""
+def _find_nearest(parent: Parent, box: _Box, points: Points) -> NDArray[np.float64]:
+    """Return the distances (Å) from the centre; in directions that are kept whole, those of the nearest image."""
     distances = points.distances
     if not box.whole.any():
         return distances
     place = {key: p for p, key in enumerate(map(tuple, np.column_stack([points.rows, points.shifts]).tolist()))}
     shift_of_row = dict(zip(points.rows.tolist(), points.shifts.tolist(), strict=True))
-    sphere = parent.sphere(box.centre, box.reach)
+    sphere = parent.find_within(box.centre, box.reach)
     for row, shift, distance in zip(sphere.rows.tolist(), sphere.shifts.tolist(), sphere.distances, strict=True):
         home = [shift_of_row[row][i] if box.whole[i] else shift[i] for i in range(3)]
         p = place[(row, *home)]
@@ -293,7 +294,7 @@ def _nearest(parent: Parent, box: _Box, points: Points) -> NDArray[np.float64]:
     return distances
 
 
-def _that_fit(
+def _choose_fitting(
     parent: Parent,
     box: _Box,
     points: Points,
@@ -302,22 +303,22 @@ def _that_fit(
     distances: NDArray[np.float64],
     closest: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
-    """Choose the points that do not overlap images across the new boundaries, the innermost first.
+    """Return which points do not overlap images across the new boundaries; the innermost points are chosen first.
 
-    All within reach are kept. Atoms from beyond the faces close gaps there: such a one must be as far from images as it
-    was from its neighbours.
+    All points within reach are kept. Atoms outside the box close gaps at its faces: such an atom must be as far from
+    images as it was from its neighbours.
     """
-    kept = distances <= box.reach + TOLERANCE
+    kept = distances <= box.reach + _TOLERANCE
     if not box.cut.any():
         return np.ones(len(kept), dtype=bool)
     assert parent.frame.ids is not None
     numbers, ids = parent.frame.numbers[points.rows], parent.frame.ids[points.rows]
     kinds = np.unique(numbers)
-    own = _neighbour_distances(parent, box, points)
-    own = np.where((outside > 0.0) & np.isfinite(own), OVERLAP * own, 0.0)
-    most = max(OVERLAP * float(closest[np.ix_(kinds, kinds)].max()), float(own.max()))
-    first, second, lengths = _across(parent, box, points.offsets, vectors, most)
-    limits = np.maximum(OVERLAP * closest[numbers[first], numbers[second]], own[first])
+    own = _find_neighbour_distances(parent, box, points)
+    own = np.where((outside > 0.0) & np.isfinite(own), _OVERLAP * own, 0.0)
+    most = max(_OVERLAP * float(closest[np.ix_(kinds, kinds)].max()), float(own.max()))
+    first, second, lengths = _find_pairs_across(parent, box, points.offsets, vectors, most)
+    limits = np.maximum(_OVERLAP * closest[numbers[first], numbers[second]], own[first])
     order = np.argsort(first[lengths < limits], kind="stable")
     first, second = first[lengths < limits][order], second[lengths < limits][order]
     start = np.searchsorted(first, np.arange(len(kept) + 1))
@@ -326,23 +327,23 @@ def _that_fit(
     return kept
 
 
-def _neighbour_distances(parent: Parent, box: _Box, points: Points) -> NDArray[np.float64]:
-    """Return the distance of every point from its nearest neighbour in the parent, in Å; inf if it has none near."""
+def _find_neighbour_distances(parent: Parent, box: _Box, points: Points) -> NDArray[np.float64]:
+    """Return the distance (Å) of every point from its nearest neighbour in the parent; inf if there is none near it."""
     from scipy.spatial import cKDTree
 
     reach = np.abs(points.offsets @ parent.normals).max(axis=0) + box.least - 2.0 * box.reach
-    around = parent.around(box.centre, reach)
+    around = parent.find_around(box.centre, reach)
     distances, _ = cKDTree(around.offsets).query(points.offsets, k=[2])
     return np.asarray(distances)[:, 0]
 
 
-def _across(
+def _find_pairs_across(
     parent: Parent, box: _Box, offsets: NDArray[np.float64], vectors: NDArray[np.float64], most: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return the pairs nearer than `most` that meet across a new boundary, both ways, and their lengths, in Å."""
+    """Return the pairs nearer than `most` (Å) across a new boundary, in both orders, and their lengths (Å)."""
     from scipy.spatial import cKDTree
 
-    # In directions kept whole, the two can be up to an edge and `most` apart.
+    # In directions that are kept whole, the two atoms can be an edge plus `most` apart.
     repeats = np.where(box.cut, 1, np.where(box.whole, 1 + np.ceil(most / parent.heights), 0)).astype(int)
     tree = cKDTree(offsets)
     found = []
@@ -355,10 +356,10 @@ def _across(
     return pairs["i"], pairs["j"], pairs["v"]
 
 
-def _placed(
+def _place(
     parent: Parent, offsets: NDArray[np.float64], vectors: NDArray[np.float64], vacuum: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the cell with vacuum along open directions, and the positions in it: (3, 3) and (n, 3), in Å."""
+    """Return the cell (3, 3), with vacuum along open directions, and the positions (n, 3) in it, in Å."""
     planes = offsets @ parent.normals
     low, high = planes.min(axis=0), planes.max(axis=0)
     heights = np.where(parent.pbc, parent.heights, high - low + vacuum)
@@ -370,19 +371,21 @@ def _placed(
     return vectors, fractional @ vectors
 
 
+# -- a cluster ---------------------------------------------------------------------------------------------------------
+
 _BOND = 1.25  # times the sum of the covalent radii: nearer atoms are bonded; hot covalent bonds stretch by a fifth
-_CLASH = 1.0  # Å; no hydrogen is put nearer than this to another one, or to an atom it is not bonded to
+_CLASH = 1.0  # Å; smallest distance of a new hydrogen from another one, and from atoms that it is not bonded to
 _HYDROGEN = 1
 
 
-def cluster(parent: Parent, centre: int, radius: float, margin: float, vacuum: float, passivate: bool) -> Piece:
-    """Cut the atoms within radius + margin of an atom, into a box with `vacuum` (Å) between images."""
+def cut_cluster(parent: Parent, centre: int, radius: float, margin: float, vacuum: float, passivate: bool) -> Piece:
+    """Cut the atoms within radius + margin of an atom, and put them into a box with `vacuum` (Å) between images."""
     reach = radius + margin
     bond = 2.0 * _BOND * float(COVALENT[np.unique(parent.frame.numbers)].max()) if passivate else 0.0
-    # An atom at reach + bond has hydrogens beyond reach only. A few bonds more: a hydrogen is taken with its partner.
-    points = parent.sphere(centre, reach + 4.0 * bond)
-    inside = points.distances <= reach + TOLERANCE
-    core = points.distances <= radius + TOLERANCE
+    # Hydrogens of an atom at reach + bond are out of reach. A few bonds more, as a hydrogen brings its partner with it.
+    points = parent.find_within(centre, reach + 4.0 * bond)
+    inside = points.distances <= reach + _TOLERANCE
+    core = points.distances <= radius + _TOLERANCE
     hydrogens, dangling = np.empty((0, 3)), 0
     if passivate:
         numbers = parent.frame.numbers[points.rows]
@@ -413,10 +416,10 @@ def _close_bonds(
     bond: float,
     reach: float,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64], int]:
-    """Put hydrogens on the bonds from inside to outside; return who is inside, the hydrogens, the bonds left open.
+    """Put hydrogens on cut bonds; return which atoms are inside (n,), the hydrogens (m, 3), and how many bonds are open.
 
-    Where a hydrogen would come within `reach` of the centre the partner itself is taken in, and so is one that is a
-    hydrogen or bonded to one: the environments of the core stay as they were.
+    If a hydrogen would come within `reach` of the centre, the partner itself is taken in. So is a partner that is a
+    hydrogen or is bonded to one. The environments of the core stay as they were.
     """
     from scipy.spatial import cKDTree
 
@@ -432,7 +435,7 @@ def _close_bonds(
         length = COVALENT[numbers[a]] + COVALENT[_HYDROGEN]
         placed = offsets[a] + bonds * (length / np.linalg.norm(bonds, axis=1))[:, None]
         near = (numbers[a] == _HYDROGEN) | (numbers[b] == _HYDROGEN)
-        near |= np.linalg.norm(placed, axis=1) <= reach + TOLERANCE
+        near |= np.linalg.norm(placed, axis=1) <= reach + _TOLERANCE
         if not near.any():
             break
         inside[b[near]] = True
