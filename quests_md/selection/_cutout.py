@@ -58,7 +58,7 @@ def cutouts(
     radius: float,
     margin: float | None = None,
     potential_range: float | None = None,
-    shape: Literal["cell", "cluster"] = "cut_cell",
+    shape: Literal["cell", "cluster"] = "cell",
     vacuum: float = 12.0,
     passivate: bool = False,
     most: int | None = None,

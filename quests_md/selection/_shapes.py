@@ -60,7 +60,7 @@ _TOLERANCE = 1e-9  # Å: an atom exactly at a radius is inside, in spite of roun
 
 
 class Points(NamedTuple):
-    """Atoms and images: rows in the parent (n,), cells between atom and image (n, 3), offsets from a point (n, 3; Å)."""
+    """Atoms and images: rows in the parent (n,), cells between atom and image (n, 3), offsets (n, 3) in Å."""
 
     rows: NDArray[np.int64]
     shifts: NDArray[np.int64]
@@ -416,7 +416,7 @@ def _close_bonds(
     bond: float,
     reach: float,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64], int]:
-    """Put hydrogens on cut bonds; return which atoms are inside (n,), the hydrogens (m, 3), and how many bonds are open.
+    """Put hydrogens on cut bonds; return who is inside (n,), the hydrogens (m, 3), and the number of open bonds.
 
     If a hydrogen would come within `reach` of the centre, the partner itself is taken in. So is a partner that is a
     hydrogen or is bonded to one. The environments of the core stay as they were.
