@@ -93,4 +93,4 @@ def test_config_check_knows_a_live_reference():
     Path("quests.toml").write_text(text)
     shown = run("config", "check").stdout
     assert "live: what the thresholds come to is known when it has learned" in shown
-    assert "  span           1000" in shown
+    assert "  span               1000" in shown
