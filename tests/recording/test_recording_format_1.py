@@ -66,7 +66,7 @@ def test_it_is_gone_on_with(folder, name, first):
     there = folder(name)
     go_on(there, first)
     whole, left = of_format_1(left_in(FOLDERS / "whole")), of_format_1(left_in(there))
-    assert differences(left, whole) == []
+    assert differences(left, whole, is_rounded=True) == []  # another processor may have written what is frozen
     rows = rows_of(there)
     assert tuple(rows[0]) == COLUMNS
     for row in rows[:CUT]:
@@ -89,7 +89,7 @@ def test_it_is_killed_once_more(folder, until, tmp_path):
     shutil.copytree(there, again)
     session.close()
     go_on(again, until - 1)
-    assert differences(of_format_1(left_in(again)), of_format_1(left_in(FOLDERS / "whole"))) == []
+    assert differences(of_format_1(left_in(again)), of_format_1(left_in(FOLDERS / "whole")), is_rounded=True) == []
     assert len(run_of(again)["resumed"]) == 2
 
 
