@@ -1,4 +1,4 @@
-"""A run that learns where it halts, in the process that moves the atoms: for oracles that are cheap."""
+"""A run that learns when it halts, in the process that moves the atoms: for cheap oracles."""
 
 from __future__ import annotations
 
@@ -30,55 +30,56 @@ __all__ = ["Inline", "InlineCalculator", "run_lammps"]
 
 
 class Inline:
-    """What a run has that learns where it halts: an index, a potential, and the labels that both are made of.
+    """A run that learns when it halts: its index, its potential, and the labels of which both are made.
 
-    It watches with the index and the potential of one generation. Where the run halts, the frames that this generation
-    kept are labelled, the halting one first; a potential is trained on all labels, the index is extended, and the run
-    goes on, from the frame where it halted, with the next generation. Thresholds are resolved once, with the first
-    index. For ASE there is `InlineCalculator`, for a LAMMPS that Python drives `run_lammps`.
+    The run is watched with the index and the potential of one generation. When it halts, the frames that this
+    generation kept are labelled, the halting one first. A potential is trained on all labels, and the index is
+    extended: they are the next generation. With it the run goes on, from the frame where it halted. The thresholds are
+    turned into numbers once, with the first index. Use `InlineCalculator` in ASE, and `run_lammps` for a LAMMPS that
+    Python drives.
 
     Parameters
     ----------
     training
-        Labelled frames: what the first potential is trained on.
+        Labelled frames. The first potential is trained on them.
     index
         The index of these frames.
     oracle
-        What labels. Three of the training frames are labelled again before it labels its first.
+        What labels. It is checked first: three of the training frames are labelled again.
     trainer
         What trains.
     output
-        Folder of the run: `queue.db` with the labels, and `generation-000`, ... with index, potential and what the
-        monitor wrote. One program at a time can have it.
+        Folder of the run: `queue.db` with the labels; `generation-000`, ... with the index, the potential and the files
+        of the monitor. Only one program can use it at a time.
     labels
-        The most labels to ask for. The run halts for good where they are used up.
+        Largest number of labels. When they are used up, the run halts for good.
     workers
-        Frames that are labelled at once.
+        How many frames are labelled at the same time.
     seed
-        For the trainer; that of a generation is `seed` + its number.
+        Seed of the trainer; that of a generation is `seed` + its number.
     resume
-        Go on with the labels in that folder, and with the numbers that its thresholds came to. Without it a folder with
-        an earlier run is refused.
+        Go on with the labels in the folder, and with its thresholds in nats. Without it, a folder with an earlier run
+        is refused.
     **watch
-        Keys of `RunConfig`: `select` and `halt`, and `every`, `budget`, ... as wanted.
+        Keys of `RunConfig`: `select`, `halt`, and others such as `every` and `budget`.
 
     Attributes
     ----------
     generation
-        Of index and potential; counts on where a run is resumed.
+        Number of the generation. It goes on counting when a run is resumed.
     index, potential
-        Of this generation.
+        Index and potential of this generation.
     session
-        Of this generation: the watched run, or None before it begins.
+        The watched run of this generation, or None before it begins.
 
     Raises
     ------
     OutputError
-        The folder holds an earlier run, another program has it, or it cannot be made.
+        The folder holds an earlier run, another program uses it, or it cannot be made.
     ConfigError, InputError
         A key or a value is wrong.
     TrainingError
-        No potential came out of the first training.
+        The first training made no potential.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Inline:
             raise OutputError(f"{self.folder}: cannot be made: {error.strerror or error}") from error
         self._training, self._oracle, self._trainer = list(training), oracle, trainer
         self._most, self._workers, self._seed, self._watch = labels, workers, seed, watch
-        self._is_checked = False  # that the oracle gives the labels of the training frames
+        self._is_checked = False  # whether the oracle has reproduced labels of the training frames
         self.session: Session | None = None
         self._lock = FolderLock(self.folder)
         try:
@@ -118,130 +119,132 @@ class Inline:
             raise
 
     def _open(self, index: Index, resume: bool) -> None:
-        """Begin, or go on with what the folder holds, as a generation of its own."""
+        """Begin; or go on with the labels in the folder, with a new generation."""
         self._queue = Queue(self.folder / "queue.db", tries=1)
-        self._queue.release_dead(is_dead)  # the folder is locked, so the claims of a killed run are nobody's
-        self._known = set[int]()  # ids of the labels that this generation has learned
-        known, generation = self._labelled(), 0
-        while (self._place(generation) / "potential" / TRAINED).exists():
+        self._queue.release_dead(is_dead)  # the folder is locked, so the claims of a killed run belong to nobody
+        self._known = set[int]()  # ids of the labels in this generation
+        known, generation = self._list_labelled(), 0
+        while (self._folder_of(generation) / "potential" / TRAINED).exists():
             generation += 1
         if (known or generation) and not resume:
             raise OutputError(
                 f"{self.folder} holds an earlier run with {len(known)} labels: resume=True goes on with it"
             )
         if generation:
-            self._thaw()
-        self._settle(generation, index, known)
+            self._restore_thresholds()
+        self._make_generation(generation, index, known)
 
     @property
     def n_labels(self) -> int:
-        """Labels in this folder that index and potential have learned."""
+        """Number of labels of which this generation is made, besides the training frames."""
         return len(self._known)
 
-    def _place(self, generation: int) -> Path:
+    def _folder_of(self, generation: int) -> Path:
         return self.folder / f"generation-{generation:03d}"
 
-    def _labelled(self) -> set[int]:
+    def _list_labelled(self) -> set[int]:
         return {entry.id for entry in self._queue.entries(["done"])}
 
-    def _settle(self, generation: int, index: Index, known: set[int]) -> None:
-        """Extend an index by what is labelled and not known yet, and train on all: this is the generation then."""
-        place, new = self._place(generation), known - self._known
+    def _make_generation(self, generation: int, index: Index, known: set[int]) -> None:
+        """Make a generation: extend an index by the new labels, and train on all labels."""
+        place, new = self._folder_of(generation), known - self._known
         if new:
             group = place.name if index.frame_groups else None
             index = index.extend([to_frame(atoms, group=group) for atoms in self._queue.labelled(new)])
-        index.save(place / "index.qindex")  # before the record of the training, which says that a generation is whole
+        index.save(place / "index.qindex")  # first, for the record of the training says that the generation is complete
         frames = [*self._training, *self._queue.labelled(known)]
         potential, _ = train(self._trainer, frames, [], place / "potential", seed=self._seed + generation)
         self.index, self.potential = Index.open(place / "index.qindex"), potential
         self.output, self.generation, self._known = place, generation, known
 
     def keys(self) -> dict[str, Any]:
-        """Return the keys of `RunConfig` that this generation is watched with, but for `index`."""
+        """Return the keys of `RunConfig` for this generation, without `index`."""
         return {**self._watch, "output": str(self.output / "uq"), "resume": True}
 
     def learn(self, session: Session) -> None:
-        """Label what a halted session has kept, train and extend the index: the next generation.
+        """Make the next generation: label the frames that a halted session has kept, train, and extend the index.
 
-        Where that fails, the labels stay in the queue, and this generation is as it was.
+        If this fails, the labels stay in the queue, and this generation stays as it is.
 
         Raises
         ------
         Halted
-            The labels are used up; or what told the run to stop is not, or not only, that it lies above `halt`: the end
-            of its wall time, SIGTERM.
+            The labels are used up; or the run was stopped by something else than `halt`, such as its wall time or
+            SIGTERM.
         OracleError
-            The halting frame could not be labelled (others cost themselves only), or the oracle does not give the
-            labels of the training frames again.
+            The halting frame got no label (other frames may fail); or the oracle does not reproduce the labels of the
+            training frames.
         TrainingError
-            No potential came out of the training.
+            The training made no potential.
         """
         decision = session.decision
         if decision is None or decision.band is not Band.HALT or len(decision.reasons) > 1:
             raise Halted(session.reason)
-        self._freeze(session)
-        halting, *others = self._kept(session, decision.step)
+        self._fix_thresholds(session)
+        halting, *others = self._read_candidates(session, decision.step)
         number, _ = self._queue.add(halting, generation=self.generation)
         if number in self._known:
             raise Halted(f"{session.reason}; this frame has been learned, so halt is too low for what is known")
-        if self._queue.entry(number).state != "done":  # else a training came to nothing
+        if self._queue.entry(number).state != "done":  # else it was labelled before, and the training failed
             self._label(number, others, session.reason)
-        self._settle(self.generation + 1, self.index, self._labelled())
+        self._make_generation(self.generation + 1, self.index, self._list_labelled())
 
     def _label(self, halting: int, others: Sequence[ase.Atoms], reason: str) -> None:
-        """Label the halting frame, and as many others as may be."""
+        """Label the halting frame, and as many others as `labels` allows."""
         left = self._most - self._queue.counts()["done"]
         if left < 1:
             raise Halted(f"{reason}; all {self._most} labels are used up")
         for atoms in others[: left - 1]:
             self._queue.add(atoms, generation=self.generation)
-        self._queue.retry([halting])  # it may have failed in an earlier run, for what is right by now
+        self._queue.retry([halting])  # it may have failed in an earlier run, for a reason that is gone
         with make_executor("local", self._workers) as executor:
             if not self._is_checked:
                 check_labels(self._oracle, executor, self._training)
                 self._is_checked = True
             label(self._queue, self._oracle, executor, workers=self._workers, limit=left)
         entry = self._queue.entry(halting)
-        if entry.state == "waiting":  # behind frames of an earlier run
+        if entry.state == "waiting":  # frames of an earlier run came first
             raise Halted(f"{reason}; all {self._most} labels are used up")
         if entry.state != "done":
             raise OracleError(f"the frame where the run halted has no label ({reason}): {entry.reason}")
 
-    def _kept(self, session: Session, step: int) -> list[ase.Atoms]:
-        """Return the candidates of a session, the halting one first: it is always among them."""
+    def _read_candidates(self, session: Session, step: int) -> list[ase.Atoms]:
+        """Return the candidates of a session, the halting one first, which is always among them."""
         found = list(read_run(session.output).candidates())
-        found.reverse()  # of two frames of the same step, where steps went backwards, it is the later one
+        found.reverse()  # if steps went backwards, two frames may have this step: the halting one is the later
         return sorted(found, key=lambda atoms: atoms.info["step"] != step)
 
-    def _freeze(self, session: Session) -> None:
-        """Watch all further generations with the numbers that the thresholds of the first came to."""
+    def _fix_thresholds(self, session: Session) -> None:
+        """Use the thresholds of the first generation, in nats, in all others."""
         resolved = session.monitor.thresholds.resolved
         assert resolved is not None
         self._watch |= {name: values.get("", values) for name, values in resolved.items()}
 
-    def _thaw(self) -> None:
-        """Take rates for what they came to in the first generation of this folder."""
-        path = self._place(0) / "uq" / "run.json"
+    def _restore_thresholds(self) -> None:
+        """Replace thresholds that are rates by their values in nats in the first generation of this folder."""
+        path = self._folder_of(0) / "uq" / "run.json"
         resolved = read_about(path).get("thresholds") if path.exists() else None
         for name, values in (resolved or {}).items():
             if isinstance(self._watch[name], Mapping) and not set(values) <= set(self._watch[name]):
                 self._watch[name] = values
 
     def close(self) -> None:
-        """Let other programs have the folder; a second call does nothing."""
+        """Unlock the folder. A second call does nothing."""
         self._lock.release()
 
     def __deepcopy__(self, memo: object) -> Inline:
-        """Refuse: two of them would write to one folder."""
-        raise InputError("a run that learns cannot be copied: its folder is for one")
+        """Raise `InputError`: two of them would write to one folder."""
+        raise InputError("a run that learns cannot be copied: its folder is for one run")
+
+
+# -- ASE ---------------------------------------------------------------------------------------------------------------
 
 
 class InlineCalculator(Calculator):  # type: ignore[misc]
-    """A potential that learns where it must: the ASE calculator of an `Inline`.
+    """The ASE calculator of an `Inline`: a potential that learns when it must.
 
-    Every configuration that is computed counts as a step. Where one lies above `halt`, the call that asks for its
-    forces takes until the next generation is trained, and returns the forces of that. Candidates below `halt` wait
-    until then.
+    Every configuration that is computed counts as a step. If one lies above `halt`, the call that asks for its forces
+    trains the next generation first, and returns its forces. Candidates below `halt` wait until then.
 
     Parameters
     ----------
@@ -251,17 +254,17 @@ class InlineCalculator(Calculator):  # type: ignore[misc]
     Attributes
     ----------
     inline
-        As given: generation, index, potential, labels, and the session of this generation.
+        The run that learns. It has the generation, index, potential, labels and session.
 
     Raises
     ------
     InputError
         Another calculator of this `Inline` has not been closed.
     Halted, OracleError, TrainingError
-        From the call that asks for energy or forces, where the run cannot learn: see `Inline.learn`. The session has
-        ended then.
+        Raised by the call that asks for energy or forces, if the run cannot learn: see `Inline.learn`. The session is
+        closed then.
     MonitorError
-        From the same call: the frame is implausible, or cannot be measured.
+        Raised by the same call: the frame is implausible, or cannot be measured.
     """
 
     def __init__(self, inline: Inline) -> None:
@@ -272,7 +275,7 @@ class InlineCalculator(Calculator):  # type: ignore[misc]
         self._watched = self._watch()
 
     def _watch(self, step: int | None = None) -> MonitoredCalculator:
-        """Watch the potential of this generation; its first configuration is `step`, or goes on counting."""
+        """Watch the potential of this generation. Its first configuration is `step`; None: go on counting."""
         config = RunConfig.make({**self.inline.keys(), "index": str(self.inline.index.path)})
         session = Session.from_config(config, index=self.inline.index)
         if step is not None:
@@ -285,13 +288,13 @@ class InlineCalculator(Calculator):  # type: ignore[misc]
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
     ) -> None:
-        """Compute with the potential of this generation, or of the next one where this one halts."""
+        """Compute with the potential of this generation; if it halts, with that of the next."""
         super().calculate(atoms, properties, system_changes)
         try:
             self._compute(properties)
         except Halted:
             self._learn()
-            self._compute(properties)  # the frame is in the index by now: dH ≤ 0
+            self._compute(properties)  # the frame is in the index now: dH ≤ 0
 
     def _compute(self, properties: Any) -> None:
         values = {name: self._watched.get_property(name, self.atoms) for name in properties}
@@ -307,41 +310,43 @@ class InlineCalculator(Calculator):  # type: ignore[misc]
         self._watched = self._watch(step)
 
     def close(self) -> None:
-        """Write what is left of the session, and end the potential. The `Inline` keeps its folder."""
+        """Close the session and the potential. The folder of the `Inline` stays locked."""
         self._watched.session.close()
         self._end_calculator()
 
     def _end_calculator(self) -> None:
-        """End a LAMMPS that runs as a library."""
+        """End the potential, if it is LAMMPS as a library."""
         if hasattr(self._watched.calculator, "clean"):
             self._watched.calculator.clean()
 
+
+# -- LAMMPS ------------------------------------------------------------------------------------------------------------
 
 _KEYS = ("elements", "check_masses", "group", "skin", "restart_file")
 
 
 def run_lammps(inline: Inline, lmp: Any, steps: int, **keys: Any) -> None:
-    """Run a number of steps under the monitor; where it halts, learn, and go on with the next potential.
+    """Run a number of steps under the monitor. When it halts, learn, and go on with the next potential.
 
-    The potential of LAMMPS is that of `inline`, whatever was defined before.
+    The potential of `inline` replaces any other that LAMMPS has.
 
     Parameters
     ----------
     inline
         The run that learns.
     lmp
-        An instance of the ``lammps`` module, of one rank, set up to run: atoms, masses, fixes, and
+        An instance of the ``lammps`` module, on one rank, set up to run: atoms, masses, fixes, and
         ``comm_modify cutoff`` as `attach` needs it.
     steps
-        Steps to run.
+        Number of steps.
     **keys
-        Keys of `attach` that are LAMMPS's own: `elements`, `check_masses`, `group`, `skin`, `restart_file`. Atom types
-        have the order of the potential's elements, which is the default of `elements`.
+        Keys of `attach` for LAMMPS alone: `elements`, `check_masses`, `group`, `skin`, `restart_file`. The atom types
+        must have the order of the elements of the potential, which is the default of `elements`.
 
     Raises
     ------
     InputError
-        A key is not LAMMPS's own, or `elements` are not those of the potential.
+        A key is not one of these, or `elements` are not those of the potential.
     HostError
         LAMMPS runs on several ranks or in other units than metal, or cannot be watched as it is set up.
     Halted, OracleError, TrainingError
@@ -350,13 +355,13 @@ def run_lammps(inline: Inline, lmp: Any, steps: int, **keys: Any) -> None:
     if lmp.extract_setting("world_size") > 1:
         raise HostError("a run that learns in its own process has one rank; quests-md learn runs several explorations")
     if lmp.extract_global("units") != "metal":
-        raise HostError("a trained potential is one for units metal: set up LAMMPS with them")
+        raise HostError("a trained potential needs units metal: set up LAMMPS with them")
     strange = sorted(set(keys) - set(_KEYS))
     if strange:
         raise InputError(f"{', '.join(strange)}: not for run_lammps, whose keys are {', '.join(_KEYS)}: tell Inline")
     first = lmp.extract_global("ntimestep")
     last = first + steps
-    _define(inline, lmp)
+    _define_potential(inline, lmp)
     while True:
         elements = list(inline.potential.elements)
         if list(keys.get("elements", elements)) != elements:
@@ -365,17 +370,17 @@ def run_lammps(inline: Inline, lmp: Any, steps: int, **keys: Any) -> None:
         watch = attach(lmp, inline.index, **given)
         inline.session = watch.session
         try:
-            lmp.command(f"run {last} upto start {first} stop {last}")  # ramps go on where they were
+            lmp.command(f"run {last} upto start {first} stop {last}")  # ramps of fixes go on
         finally:
             watch.detach()
         if not watch.halted:
             return
-        lmp.command("timer timeout off")  # what the halt had set
+        lmp.command("timer timeout off")  # the halt has set a timeout
         inline.learn(watch.session)
-        _define(inline, lmp)
+        _define_potential(inline, lmp)
 
 
-def _define(inline: Inline, lmp: Any) -> None:
-    lmp.command("pair_style none")  # pair_style pod cannot be defined a second time over itself
+def _define_potential(inline: Inline, lmp: Any) -> None:
+    lmp.command("pair_style none")  # pair_style pod cannot be redefined
     for command in inline.potential.commands():
         lmp.command(command)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 
 import ase.db
 import numpy as np
 import pytest
+from ase.db.core import T2000, YEAR
+from ase.db.row import AtomsRow
 from queueing import frame_of, labels_of, states_of
 
 from quests_md.errors import InputError, QueueError
@@ -104,3 +107,52 @@ def test_a_full_disk_costs_nothing_that_was_there(tmp_path):
     queue.done(claim, labels_of(1), {})
     assert queue.add(large) == (2, True)
     assert states_of(queue) == {1: "done", 2: "waiting"}
+
+
+def test_the_insides_of_ase_are_those_that_a_queue_uses(tmp_path):
+    """A newer ASE that changes them fails here, by name: its tables, and whose connection it writes to and commits."""
+    commits = []
+
+    class Connection(sqlite3.Connection):
+        def commit(self):
+            commits.append(1)
+
+    database = ase.db.connect(str(tmp_path / "ase.db"), type="db", use_lock_file=False, serial=True)
+    connection = sqlite3.connect(tmp_path / "ase.db", isolation_level=None, factory=Connection)
+    connection.execute("BEGIN IMMEDIATE")
+    database.connection, database.change_count = connection, 0
+    row = AtomsRow(frame_of(1))
+    row.unique_id, row.ctime, row.user = "a" * 32, 25.0, "somebody"
+    database.metadata = {"title": "insides"}
+    assert database.write(row, {"state": "waiting", "expires": 2.5}, {"queue": {"token": "b"}}) == 1
+    columns = {
+        "systems": {"id", "unique_id", "key_value_pairs"}, "information": {"name", "value"},
+        "text_key_values": {"key", "value", "id"}, "number_key_values": {"key", "value", "id"},
+        "keys": {"key", "id"}, "species": {"Z", "id"},
+    }  # fmt: skip
+    for table, names in columns.items():
+        assert names <= {column[1] for column in connection.execute(f"PRAGMA table_info({table})")}, table
+    for sql, wanted in (
+        ("SELECT id, unique_id FROM systems", [(1, "a" * 32)]),
+        ("SELECT id, value FROM text_key_values WHERE key = 'state'", [(1, "waiting")]),
+        ("SELECT id, value FROM number_key_values WHERE key = 'expires'", [(1, 2.5)]),
+    ):
+        assert connection.execute(sql).fetchall() == wanted
+    assert json.loads(connection.execute("SELECT value FROM information WHERE name = 'metadata'").fetchone()[0]) == {
+        "title": "insides"
+    }
+    database.update(1, delete_keys=["expires"], data={"queue": {"token": ""}}, state="running")
+    (found,) = database.select(state="running")
+    assert (found.unique_id, found.ctime, found.data["queue"], "expires" in found) == (
+        "a" * 32,
+        25.0,
+        {"token": ""},
+        False,
+    )
+    assert connection.execute("SELECT id FROM number_key_values WHERE key = 'expires'").fetchall() == []
+    assert database.connection is connection
+    assert commits
+    connection.execute("ROLLBACK")  # nothing of it was committed behind the back of the connection
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+    connection.close()
+    assert (T2000, YEAR) == (946681200.0, 31557600.0)
