@@ -1,6 +1,6 @@
 """How ranks talk: the protocol ``Comm``, and ``Serial`` for a program of one rank.
 
-The core never imports mpi4py: ``hosts.mpi`` puts a ``Comm`` on an MPI communicator.
+The core never imports mpi4py: ``hosts.mpi`` makes a ``Comm`` of an MPI communicator.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Result = TypeVar("_Result")
 
 
 class Comm(Protocol):
-    """What the monitor and the session need of a communicator. Every call is collective."""
+    """The communicator that the monitor and the session need. Every call is collective."""
 
     rank: int
     size: int
@@ -54,10 +54,10 @@ class Serial:
 
 
 def raise_together(comm: Comm, error: Exception | None, where: str = "") -> None:
-    """Raise on all ranks if any rank brings an error; return on all ranks if none does.
+    """Raise on all ranks if any rank has an error; return on all ranks if none has. Collective.
 
-    A rank with an error of its own raises that; the others raise `MonitorError` with the text of the first one.
-    So no rank waits in a later collective call for one that has left. With `where`, what the ranks were at, all of them
+    So no rank waits, in a later collective call, for one that has left. A rank with an error raises that error; the
+    others raise `MonitorError` with the text of the first one. With `where`, which says what the ranks were doing, all
     raise the same `MonitorError`.
     """
     flags = comm.allgather(np.array([error is not None], dtype=np.float64))[:, 0]
@@ -75,26 +75,26 @@ def raise_together(comm: Comm, error: Exception | None, where: str = "") -> None
 
 
 def together(comm: Comm, work: Callable[[], _Result], where: str = "") -> _Result:
-    """Return what `work`, which calls no other rank, gives on this one; raise on all ranks if it fails on any."""
+    """Return the result of `work`, which must call no other rank; raise on all ranks if it fails on any. Collective."""
     if comm.size == 1 and not where:
         return work()
     done: list[_Result] = []
     error: Exception | None = None
     try:
         done.append(work())
-    except Exception as failure:  # noqa: BLE001 - the other ranks must hear of it before they wait for this one
+    except Exception as failure:  # noqa: BLE001 - the other ranks must learn it before they wait for this one
         error = failure
     raise_together(comm, error, where)
     return done[0]
 
 
 def on_root(comm: Comm, work: Callable[[], _Result]) -> _Result | None:
-    """Return what `work` gives on rank 0, None elsewhere; raise on all ranks if it fails."""
+    """Return the result of `work` on rank 0, None elsewhere; raise on all ranks if it fails. Collective."""
     return together(comm, lambda: work() if comm.rank == 0 else None)
 
 
 def share_text(comm: Comm, rank: int, text: str | None) -> str:
-    """Return on every rank what `rank` brings. Collective."""
+    """Return the text of `rank` on every rank. Collective."""
     texts = comm.gather(text)
-    told: str = comm.broadcast(None if texts is None else texts[rank])
-    return told
+    shared: str = comm.broadcast(None if texts is None else texts[rank])
+    return shared

@@ -4,10 +4,10 @@
 
     QuestsError
     ├── InputError (ValueError)      an argument, a frame or a file's content that cannot be used
-    │   ├── FrameError               a frame that has no descriptor: nan, no cell, atoms on top of each other
+    │   ├── FrameError               a frame without descriptors: nan, no cell, atoms on top of each other
     │   ├── ElementError             an element that the index lacks, or that was not named
     │   ├── CalibrationError         a threshold that the calibration of an index cannot give
-    │   ├── ConfigError              a key or a value of quests.toml
+    │   ├── ConfigError              a wrong key or value in quests.toml
     │   ├── NucleationError          nuclei that classical nucleation theory cannot be fitted to
     │   └── SourceError              a file that cannot be read as frames
     ├── IndexFileError               a file that is no index, or a damaged, truncated or newer one
@@ -19,7 +19,7 @@
     ├── OracleError                  the oracle cannot be started, or no longer gives the labels it gave
     ├── TrainingError                no potential came out of a training
     ├── LearningError                the loop cannot go on: nothing is covered, and nothing to learn from
-    └── Halted                       the run was told to stop, by a threshold, a signal or the clock
+    └── Halted                       the run was told to stop: by a threshold, a signal or its wall time
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 
 
 class QuestsError(Exception):
-    """Base of everything that quests_md raises on purpose."""
+    """Base class of all errors that quests_md raises on purpose."""
 
 
 class InputError(QuestsError, ValueError):
@@ -55,7 +55,7 @@ class InputError(QuestsError, ValueError):
 
 
 class FrameError(InputError):
-    """A frame has no descriptor: nan positions, a singular cell, atoms on top of each other."""
+    """A frame has no descriptors: nan positions, a singular cell, atoms on top of each other."""
 
 
 class ElementError(InputError):
@@ -63,7 +63,7 @@ class ElementError(InputError):
 
 
 class CalibrationError(InputError):
-    """A calibration cannot be made, or cannot give the threshold that is asked for; the message has the reason."""
+    """A calibration cannot be made, or cannot give the requested threshold; the message has the reason."""
 
 
 class ConfigError(InputError):
@@ -107,12 +107,12 @@ class OracleError(QuestsError):
 
 
 class TrainingError(QuestsError):
-    """No potential came out of a training; the message names its log."""
+    """A training gave no potential; the message names its log."""
 
 
 class LearningError(QuestsError):
-    """The learning loop cannot go on: its explorations are not covered, and propose nothing to learn from."""
+    """The learning loop cannot go on: its explorations are not covered, but propose no frames to learn from."""
 
 
 class Halted(QuestsError):
-    """The run was told to stop: by a threshold, by a signal, or as its time was over."""
+    """The run was told to stop: by a threshold, by a signal, or because its wall time was over."""

@@ -14,7 +14,7 @@ from .errors import FrameError
 
 __all__ = ["Frame", "as_frames", "merge"]
 
-_OF_ATOMS = ("positions", "numbers", "ids", "watched", "velocities", "forces")  # a row for each atom
+_OF_ATOMS = ("positions", "numbers", "ids", "watched", "velocities", "forces")  # one row for each atom
 _OF_FRAME = ("cell", "pbc", "origin")
 
 
@@ -22,8 +22,8 @@ _OF_FRAME = ("cell", "pbc", "origin")
 class Frame:
     """One configuration at one step.
 
-    Units are ASE's: Å, eV, and Å per (Å·sqrt(u/eV)) for velocities; `time` is in ps. Arrays may view the memory of
-    the host and are then valid only until its callback returns: `copy` what must live longer.
+    Units are ASE's: Å, eV, and Å per (Å·sqrt(u/eV)) for velocities; `time` is in ps. Arrays may view the memory of the
+    host. They are then valid only until its callback returns: `copy` a frame that must live longer.
 
     Parameters
     ----------
@@ -36,26 +36,26 @@ class Frame:
     pbc
         Periodic or not, for each cell vector.
     ids
-        (n,) integers that name the atoms; the host's own. Default 0, 1, 2, ...
+        (n,) integers that name the atoms, as the host does. Default 0, 1, 2, ...
     step, time
-        When. `time` in ps, nan where unknown.
+        Step, and time in ps (nan: unknown).
     n_local
-        Number of leading rows that are this rank's own atoms. Default all: then periodic images are made here;
-        with an explicit value the frame already holds all ghosts and none are made.
+        Number of leading rows that are this rank's own atoms. By default all are, and periodic images are made when
+        they are needed. With an explicit value the frame holds all ghosts, and no images are made.
     origin
         (3,) corner of the cell, in Å.
     watched
-        (n_local,) bool: the centres. Neighbours are always all atoms.
+        (n_local,) bool: which atoms are centres. All atoms are neighbours.
     velocities, forces
-        (n_local, 3), where the host has them. Forces are the running model's, in eV/Å.
+        (n_local, 3), if the host has them. Forces are the running model's, in eV/Å.
     energy
-        Potential energy of the running model, in eV, where the host has it.
+        Potential energy of the running model, in eV, if the host has it.
     n_expected
-        Number of atoms that the host believes the whole frame has, over all ranks; None where it does not know. More
-        of them than there are rows means that atoms were lost.
+        Number of atoms that the host expects in the whole frame, over all ranks; None: it does not know. If there are
+        fewer rows, atoms were lost.
     group
-        The name of what the frame came from (a trajectory, a kind of structure), where that is known: a calibration
-        leaves out whole groups.
+        Name of the origin of the frame (a trajectory, a kind of structure), if it is known. A calibration leaves out
+        whole groups.
 
     Raises
     ------
@@ -119,9 +119,9 @@ class Frame:
 
     @classmethod
     def from_atoms(cls, atoms: Any, step: int = 0, time: float = float("nan"), **more: Any) -> Frame:
-        """Make a frame that views an ``ase.Atoms`` (read by attribute; ase is not imported).
+        """Make a frame that views an ``ase.Atoms``, without importing ase.
 
-        Positions, numbers, cell, pbc and, where set, velocities are taken; no calculator is called.
+        It takes positions, numbers, cell, pbc and, if they are set, velocities; no calculator is called.
         """
         if "velocities" not in more and "momenta" in atoms.arrays:
             more["velocities"] = atoms.get_velocities()
@@ -130,14 +130,14 @@ class Frame:
 
     @property
     def centres(self) -> NDArray[np.int64]:
-        """Rows that are watched and are atoms: the environments of this frame, in order."""
+        """Rows of the watched atoms: the centres of the frame's environments, in order."""
         assert self.watched is not None
         return np.flatnonzero(self.watched & (self.numbers[: self.n_local] != 0))
 
     @property
     def distinct_numbers(self) -> NDArray[np.int64]:
-        """Atomic numbers that occur, ghosts included, in ascending order; 0 is none."""
-        # Counting is several times as fast as sorting, and is done at every evaluation.
+        """Atomic numbers in the frame, ghosts included, in ascending order; 0 is left out."""
+        # Needed at every evaluation; counting is several times faster than sorting.
         return np.flatnonzero(np.bincount(self.numbers.astype(np.int64, copy=False), minlength=1)[1:]) + 1
 
     def copy(self) -> Frame:
@@ -149,17 +149,17 @@ class Frame:
         return Frame(**values)
 
     def bare(self) -> Frame:
-        """Return a copy of what this rank owns, without ghosts, velocities, forces and energy."""
+        """Return a copy of this rank's atoms, without ghosts, velocities, forces and energy."""
         twin = copy.copy(self)
         twin.velocities = twin.forces = twin.energy = None
         return twin.local()
 
     def local(self, into: Frame | None = None) -> Frame:
-        """Return a copy of what this rank owns, without ghosts.
+        """Return a copy of this rank's atoms, without ghosts.
 
-        It takes the memory of `into`, an earlier copy that nobody needs any more, where the arrays are as large.
+        It reuses the memory of `into`, an earlier copy that is no longer needed, for arrays of the same size.
         """
-        twin = copy.copy(self)  # not checked again: it was when it was made
+        twin = copy.copy(self)  # without the checks, which `self` has passed
         for name in _OF_ATOMS + _OF_FRAME:
             value = getattr(self, name)
             if value is None:
@@ -175,7 +175,7 @@ class Frame:
 
 
 def merge(parts: Sequence[Frame]) -> tuple[Frame, NDArray[np.int64]]:
-    """Return the whole frame of which these, without ghosts, are the ranks' parts: atoms by id; and their order."""
+    """Join the parts of all ranks, which have no ghosts; return the frame, its atoms sorted by id, and their order."""
     order = np.argsort(np.concatenate([np.asarray(part.ids) for part in parts]), kind="stable")
     columns: dict[str, Any] = {}
     for name in _OF_ATOMS:
@@ -185,7 +185,7 @@ def merge(parts: Sequence[Frame]) -> tuple[Frame, NDArray[np.int64]]:
 
 
 def as_frames(frames: Any) -> Iterator[Frame]:
-    """Iterate over frames, given one `Frame`, one ``ase.Atoms``, or an iterable of either."""
+    """Iterate over frames, given one `Frame`, one ``ase.Atoms``, or an iterable of them."""
     if isinstance(frames, Frame) or hasattr(frames, "positions"):
         frames = [frames]
     if not isinstance(frames, Iterable):

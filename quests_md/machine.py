@@ -1,4 +1,4 @@
-"""What this program runs on: the versions that it uses, and what a program that it starts may know."""
+"""Versions of the packages in use, and the environment variables for programs that this one starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["find_versions", "inherit_environment"]
 
 
 def find_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a number can depend on."""
+    """Return the versions of Python and of the packages that results can depend on."""
     found = {"python": platform.python_version()}
     for package in ("quests_md", "numpy", "numba", "ase"):
         try:
@@ -20,8 +20,8 @@ def find_versions() -> dict[str, str]:
     return found
 
 
-# What makes a program believe that it is a rank of the MPI job which this process belongs to. Settings that a user
-# gives to an MPI library are handed on.
+# With variables that begin with these, a program takes itself for a rank of this process's MPI job. Settings that a
+# user gives to an MPI library begin otherwise, and are passed on.
 _OF_MPI = (
     "PMI", "MPI_LOCAL", "MPIEXEC", "HYDI", "HYDRA", "OMPI_COMM_WORLD", "OMPI_UNIVERSE", "OMPI_APP_CTX", "OMPI_MCA_ess",
     "OMPI_MCA_orte",
@@ -29,5 +29,5 @@ _OF_MPI = (
 
 
 def inherit_environment() -> dict[str, str]:
-    """Return the variables of this process, less those of an MPI job that it belongs to."""
+    """Return the environment variables of this process, without those of the MPI job that it belongs to."""
     return {key: value for key, value in os.environ.items() if not key.startswith(_OF_MPI)}

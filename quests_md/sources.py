@@ -1,4 +1,4 @@
-"""Files as frames, or as own descriptors, with their provenance. Whatever ASE reads is read."""
+"""Read files that ASE reads as frames, and files of own descriptors; describe where data came from."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .frame import Frame
 
 __all__ = [
     "describe_source",
-    "to_frame",
     "read_atoms",
     "read_descriptors",
     "read_force_errors",
     "read_frames",
     "read_labelled",
+    "to_frame",
 ]
 
 _SELECTION = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
@@ -37,30 +37,29 @@ def read_frames(source: str | os.PathLike[str], group_key: str | None = None) ->
     ----------
     source
         A file that ASE reads, optionally with a slice in ASE's notation: ``md.xyz``, ``md.xyz@-1``, ``md.traj@::10``.
-        Without a slice, all frames.
+        Without a slice all frames are read.
     group_key
-        The key of the frames' info that names where a frame came from; it becomes their `group`.
+        Key of a frame's info that names its origin; the value becomes its `group`.
 
     Yields
     ------
     Frame
-        With `step` and `time` (ps) from the frame's info ("step", "time") where they are numbers; without a step
-        `step` counts the frames. A "timestep" is a step where it is a whole number, as of a LAMMPS dump: 0.5 is the
-        time step of a dynamics. `ids` are those of an array "id" or "ids", if it holds whole numbers (names of sites
-        are no ids of atoms), and `forces` those of "model_forces". Of a cut-out (`quests_md.selection.Cutout`) the
-        core is watched, and nothing else.
+        `step` and `time` (ps) are those of the frame's info ("step", "time"), if they are numbers; without a step, the
+        frames are counted. A "timestep" that is a whole number, as in a LAMMPS dump, is a step; 0.5 is the time step
+        of a dynamics. `ids` are those of an array "id" or "ids" of whole numbers (names of sites are no ids), and
+        `forces` those of "model_forces". In a cut-out (`quests_md.selection.Cutout`) only the core is watched.
 
     Raises
     ------
     SourceError
-        No such file, no frames in it, ASE cannot read it, or a frame lacks the key.
+        The file does not exist or has no frames, ASE cannot read it, or a frame lacks the key.
     """
     for frame, _ in _read(source, group_key):
         yield frame
 
 
 def read_atoms(source: str | os.PathLike[str]) -> Iterator[Any]:
-    """Iterate over the frames of a file as ``ase.Atoms``, with all that ASE finds there.
+    """Iterate over the frames of a file as ``ase.Atoms``, with everything that ASE reads.
 
     Parameters
     ----------
@@ -84,18 +83,18 @@ def read_force_errors(
     Parameters
     ----------
     source, group_key
-        As in `read_frames`. The oracle's forces are those of ASE (an extxyz's ``forces``), the model's the array
-        ``model_forces``; both in eV/Å.
+        As in `read_frames`. The oracle's forces are those that ASE reads (``forces`` of an extxyz), the model's are
+        the array ``model_forces``; both in eV/Å.
 
     Yields
     ------
     frame, error
-        A `Frame`, and the norm (n_env,) of the difference of the two forces of each environment, in eV/Å.
+        A `Frame`, and the norm (n_env,) of the difference of the two forces on each environment, in eV/Å.
 
     Raises
     ------
     SourceError
-        As `read_frames`; or a frame lacks one of the forces, or they are not finite.
+        As `read_frames`; or a frame lacks one of the forces, or a force is not finite.
     """
     for count, (frame, atoms) in enumerate(_read(source, group_key)):
         oracle = atoms.calc.results.get("forces") if atoms.calc is not None else None
@@ -107,7 +106,7 @@ def read_force_errors(
 
 
 def read_labelled(source: str | os.PathLike[str]) -> Iterator[Any]:
-    """Iterate over the frames of a file as ``ase.Atoms``, with the labels that each must have.
+    """Iterate over the frames of a file as ``ase.Atoms`` with labels, which each frame must have.
 
     Parameters
     ----------
@@ -117,7 +116,7 @@ def read_labelled(source: str | os.PathLike[str]) -> Iterator[Any]:
     Yields
     ------
     ase.Atoms
-        Its calculator holds energy and forces, and the stress where the file has it.
+        Its calculator holds energy and forces, and the stress if the file has it.
 
     Raises
     ------
@@ -138,25 +137,25 @@ def read_descriptors(source: str | os.PathLike[str]) -> tuple[NDArray[Any], NDAr
     Parameters
     ----------
     source
-        A file ``.npy``, of rows (n, d); or of frames with as many environments each, (n_frames, n_atoms, d).
+        A file ``.npy`` of rows (n, d), or of frames with the same number of environments, (n_frames, n_atoms, d).
 
     Returns
     -------
     rows, frame_offsets
-        (n, d), a map of the file, to which nothing is written; and (n_frames + 1,) the first row of every frame, None
-        where the file does not tell frames.
+        The rows (n, d), mapped into memory and never written to; and the first row of every frame (n_frames + 1,), or
+        None if the file has rows only.
 
     Raises
     ------
     SourceError
-        No such file, no array that can be read without pickle, or one of another shape or type.
+        The file does not exist, is no array that numpy reads without pickle, or the array has a wrong shape or type.
     """
     try:
-        rows = np.lib.format.open_memmap(source, mode="c")  # and not np.load, which also opens archives
+        rows = np.lib.format.open_memmap(source, mode="c")  # not np.load, which also opens archives
     except FileNotFoundError:
         raise SourceError(f"{source}: no such file") from None
     except Exception as error:
-        # As varied as with frames: a broken header ends in errors of the tokenizer.
+        # numpy raises many types of exceptions: after a broken header, for example, those of Python's tokenizer.
         raise SourceError(f"{source}: not an array that numpy reads without pickle: {error}") from error
     if rows.ndim not in (2, 3) or rows.dtype.kind not in "fiu" or not rows.size:
         what = f"{rows.dtype} {rows.shape}"
@@ -167,26 +166,26 @@ def read_descriptors(source: str | os.PathLike[str]) -> tuple[NDArray[Any], NDAr
 
 
 def _read(source: str | os.PathLike[str], group_key: str | None) -> Iterator[tuple[Frame, Any]]:
-    """Iterate over the frames of a file, each with its ``ase.Atoms``."""
+    """Iterate over the frames of a file, each with the ``ase.Atoms`` that it views."""
     import ase.io
 
     path, selection = _split(source)
     count = 0
     try:
-        # parallel=False: ASE's parallel reading is collective once mpi4py is imported, and one rank may read alone.
+        # parallel=False, because one rank may read alone: with mpi4py imported, ASE's reading is collective otherwise.
         for atoms in ase.io.iread(path, index=selection, parallel=False, do_not_split_by_at_sign=True):
             where = f"{path}: frame {count}"
-            group = _group_of(atoms, group_key, where)
+            group = _read_group(atoms, group_key, where)
             try:
                 frame = to_frame(atoms, count, group)
-            except FrameError as error:  # ASE has read it
+            except FrameError as error:  # else the message would blame ASE
                 raise SourceError(f"{where}: {error}") from error
             yield frame, atoms
             count += 1
     except SourceError:
         raise
     except Exception as error:
-        # What ASE's readers raise for a malformed file is as varied as the readers are: sqlite3's errors too.
+        # ASE's readers raise many types of exceptions, even those of sqlite3.
         what = f"{type(error).__name__}: {error}"
         raise SourceError(f"{path}: ASE cannot read it after {count} frames: {what}") from error
     if count == 0:
@@ -194,7 +193,7 @@ def _read(source: str | os.PathLike[str], group_key: str | None) -> Iterator[tup
 
 
 def describe_source(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the provenance of a source: path, selection, SHA-256, size and date of the file."""
+    """Return where data came from: path, selection, SHA-256, size and date of the file."""
     path, selection = _split(source)
     with open(path, "rb") as file:
         digest = hashlib.sha256()
@@ -221,7 +220,7 @@ def _split(source: str | os.PathLike[str]) -> tuple[Path, str]:
     return Path(path), selection
 
 
-def _group_of(atoms: Any, key: str | None, where: str) -> str | None:
+def _read_group(atoms: Any, key: str | None, where: str) -> str | None:
     if key is None:
         return None
     if key not in atoms.info:
@@ -232,28 +231,28 @@ def _group_of(atoms: Any, key: str | None, where: str) -> str | None:
 
 
 def to_frame(atoms: Any, count: int = 0, group: str | None = None) -> Frame:
-    """Return an ``ase.Atoms`` as `read_frames` gives it; `count` is its step where its info has none."""
+    """Return the frame of an ``ase.Atoms`` as `read_frames` does; `count` is its step if its info has none."""
     info = atoms.info
-    ids = _ids_of(atoms.arrays.get("id", atoms.arrays.get("ids")))
-    # Beyond the core the environments of a cut-out are those of no frame: an index must not learn them.
+    ids = _to_ids(atoms.arrays.get("id", atoms.arrays.get("ids")))
+    # Outside the core, the environments of a cut-out exist in no simulation: an index must not learn them.
     core = atoms.arrays.get("core") if info.get("cutout") else None
     forces = atoms.arrays.get("model_forces")
-    step, time = _step_of(info, count), _number_of(info.get("time"))
+    step, time = _read_step(info, count), _to_number(info.get("time"))
     return Frame.from_atoms(atoms, step, time, ids=ids, watched=core, forces=forces, group=group)
 
 
-def _step_of(info: Mapping[str, Any], count: int) -> int:
-    """Return the step that a frame's info tells, else `count`."""
-    # A LAMMPS dump's TIMESTEP is a step, and ASE gives it by this name; others mean the time step of their dynamics.
+def _read_step(info: Mapping[str, Any], count: int) -> int:
+    """Return the step in a frame's info, else `count`."""
+    # ASE reads TIMESTEP of a LAMMPS dump, a step, as "timestep"; elsewhere it is the time step of the dynamics.
     for name in ("step", "timestep"):
         if isinstance(info.get(name), (int, np.integer)) and not isinstance(info[name], bool):
             return int(info[name])
-    step = _number_of(info.get("step"))
+    step = _to_number(info.get("step"))
     return int(step) if step.is_integer() else count
 
 
-def _number_of(value: Any) -> float:
-    """Return a number as such; nan for all that is none, as "0.5 ps" or "relax_3"."""
+def _to_number(value: Any) -> float:
+    """Return a number as float; nan for anything else, such as "0.5 ps" or "relax_3"."""
     if isinstance(value, (bool, np.bool_)) or np.ndim(value):
         return math.nan
     try:
@@ -262,8 +261,8 @@ def _number_of(value: Any) -> float:
         return math.nan
 
 
-def _ids_of(values: NDArray[Any] | None) -> NDArray[np.int64] | None:
-    """Return an array that names the atoms by whole numbers; None for any other, as names of sites or residues."""
+def _to_ids(values: NDArray[Any] | None) -> NDArray[np.int64] | None:
+    """Return an array of whole numbers as ids; None for any other array, such as names of sites or residues."""
     if values is None or values.ndim != 1:
         return None
     if values.dtype.kind in "iu":

@@ -14,7 +14,7 @@ import pydantic
 
 from .errors import ConfigError, InputError
 
-__all__ = ["Seconds", "check_keys", "make_settings", "read_toml", "parse_seconds", "tomllib"]
+__all__ = ["Seconds", "check_keys", "make_settings", "parse_seconds", "read_toml", "tomllib"]
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,7 +25,7 @@ _Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 
 def parse_seconds(value: Any, name: str | None = "wall_time") -> float:
-    """Return a time in seconds that is given as such, or as "hh:mm:ss"; `InputError` names it if it is neither."""
+    """Return a time in seconds, given as a number of seconds or as "hh:mm:ss"; `InputError` with `name` if neither."""
     if isinstance(value, str) and re.fullmatch(r"\d+:[0-5]\d:[0-5]\d", value):
         hours, minutes, seconds = map(int, value.split(":"))
         total = 3600.0 * hours + 60.0 * minutes + seconds
@@ -38,15 +38,15 @@ def parse_seconds(value: Any, name: str | None = "wall_time") -> float:
     return total
 
 
-def _seconds(value: Any, info: pydantic.ValidationInfo) -> float:
+def _parse_field(value: Any, info: pydantic.ValidationInfo) -> float:
     return parse_seconds(value, info.field_name)
 
 
-Seconds = Annotated[float, pydantic.BeforeValidator(_seconds)]
+Seconds = Annotated[float, pydantic.BeforeValidator(_parse_field)]
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Return what a TOML file holds; `ConfigError` if it cannot be read or is no TOML."""
+    """Return the content of a TOML file; `ConfigError` if it cannot be read or is not TOML."""
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
@@ -57,14 +57,14 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def make_settings(model: type[_Model], values: dict[str, Any], where: str) -> _Model:
-    """Check values and make a model of them; `ConfigError` names `where` they came from, and the nearest right key."""
+    """Check values and make a model of them; `ConfigError` names `where` they are from, and the key that is wrong."""
     check_keys(values, model.model_fields, where)
     try:
         return model(**values)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
         key, text = ".".join(map(str, problem["loc"])), problem["msg"]
-        if problem["type"] == "value_error":  # of a check of our own, which says what it was given
+        if problem["type"] == "value_error":  # raised by a check of our own, whose text says what was given
             raise ConfigError(f"{where}: {problem['ctx']['error']}") from None
         given = "" if problem["type"] == "missing" else f", not {problem['input']!r}"
         raise ConfigError(f"{where}: {key}: {text[0].lower()}{text[1:]}{given}") from None

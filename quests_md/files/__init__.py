@@ -1,4 +1,4 @@
-"""Bytes on disk: whole and append-safe writing, the folder of a run, records of arrays; `extxyz` has extended XYZ."""
+"""Bytes on disk: whole files, records, the folder of a run; `extxyz` formats frames as extended XYZ."""
 
 from .folder import FolderLock, HeldFolder
 from .writing import pack, unpack, write_atomically

@@ -1,4 +1,4 @@
-"""A folder that one program holds: its lock, and files in it that grow, shrink and are replaced without loss."""
+"""A folder that belongs to one program: its lock, and files that are extended, shortened and replaced without loss."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 
 class FolderLock:
-    """Keeps other programs from writing to a folder, until `release` or the end of this one, however it ends.
+    """Keep other programs from writing to a folder, until `release` or any end of this program.
 
-    The system's own lock of the folder, so nothing is left behind by a program that was killed. Where there is no such
-    lock (some network file systems, systems that are not Unix) nothing is locked.
+    This is a lock of the operating system, so a killed program leaves nothing behind. Some network file systems and
+    systems other than Unix have no such lock; there nothing is locked.
 
     Parameters
     ----------
     path
-        The folder, which is there.
+        An existing folder.
 
     Raises
     ------
     OutputError
-        Somebody else has the lock.
+        Another program has the lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,7 +55,7 @@ class FolderLock:
     def release(self) -> None:
         """Let others write; a second call does nothing."""
         if self._handle is not None:
-            if self._process == os.getpid():  # forks have this lock, too: it must not last as long as they do
+            if self._process == os.getpid():  # forks have this lock, too: it would last as long as they do
                 fcntl.flock(self._handle, fcntl.LOCK_UN)
             os.close(self._handle)
             self._handle = None
@@ -65,16 +65,16 @@ class FolderLock:
 
 
 class HeldFolder:
-    """The output folder of a run, held open: what is written goes to this folder, whatever its name leads to by then.
+    """The output folder of a run, held open, so that its files are written to it even after it was renamed.
 
-    Before every write the folder's name, and the file's, must still lead to what was written before: a folder that was
-    renamed, removed or replaced, and a file that was taken out, emptied or written to by somebody else, is an error.
-    So the files of two runs never mix, and nothing that is lost goes unnoticed.
+    Before every write, the folder's name and the file's name must still lead to what was written before. It is an error
+    if somebody has renamed, removed or replaced the folder, or has removed, emptied or changed a file. So the files of
+    two runs never mix, and a loss is always noticed.
 
     Parameters
     ----------
     path
-        The folder. Nothing is touched before `claim`.
+        The folder. Nothing is done before `claim`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,10 +82,10 @@ class HeldFolder:
         self._lock: FolderLock | None = None
         self._handle: int | None = None
         self._identity: tuple[int, int] | None = None
-        self._known: dict[str, tuple[int, int]] = {}  # inode and size of every file that was written or taken over
+        self._known: dict[str, tuple[int, int]] = {}  # inode and size of every file that was written or adopted
 
     def claim(self) -> None:
-        """Make the folder if it is not there, lock it, and hold it.
+        """Make the folder if it does not exist, lock it, and hold it.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class HeldFolder:
             raise OutputError(f"{self.path}: cannot be used as output folder: {error.strerror or error}") from error
 
     def hold(self) -> None:
-        """Hold a folder that is there, without its lock: another rank has that. `OSError` if it is not."""
+        """Hold an existing folder without its lock, which another rank has; `OSError` if it does not exist."""
         if os.open in os.supports_dir_fd:
             self._handle = os.open(self.path, os.O_RDONLY)
         found = os.stat(self.path)
@@ -123,7 +123,7 @@ class HeldFolder:
         self.release()
 
     def check(self, every_file: bool = False) -> None:
-        """Raise `OutputError` if the folder's name no longer leads here, or, if asked, a file is gone."""
+        """Raise `OutputError` if the folder's name no longer leads here; with `every_file`, also if a file is gone."""
         try:
             found = os.stat(self.path)
         except OSError:
@@ -134,29 +134,29 @@ class HeldFolder:
                 "it is until the run has ended. What was written is where the folder is now"
             )
         for name in self._known if every_file else ():
-            self._is_ours(name)
+            self._check_file(name)
 
-    # -- what is there ---------------------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------------------------
 
     def exists(self, name: str) -> bool:
-        """Return whether there is such a file."""
+        """Return whether the file exists."""
         return self._stat(name) is not None
 
     def names(self) -> list[str]:
-        """Return the names of all that is in the folder."""
+        """Return the names of everything in the folder."""
         return os.listdir(self.path if self._handle is None else self._handle)
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file to read it; `OSError` if that cannot be done."""
+        """Open a file for reading; `OSError` if that fails."""
         return os.fdopen(self._open(name, os.O_RDONLY), "rb")
 
     def size(self, name: str) -> int:
-        """Return the size of a file in bytes; 0 if it is not there."""
+        """Return the size of a file in bytes; 0 if it does not exist."""
         found = self._stat(name)
         return 0 if found is None else found.st_size
 
     def adopt(self, name: str) -> None:
-        """Take over a file that is there: from now on it must stay as this program leaves it."""
+        """Take over a file, if it exists: from now on nobody else may change it."""
         found = self._stat(name)
         if found is not None:
             self._known[name] = found.st_ino, found.st_size
@@ -164,23 +164,23 @@ class HeldFolder:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def append(self, name: str, parts: Iterable[bytes], head: bytes = b"") -> int:
-        """Add a record, given in parts, to a file; where it is the first one, `head` before it. Return its bytes.
+        """Append the parts of a record to a file; a new file gets `head` first. Return the number of bytes.
 
         Raises
         ------
         OutputError
-            It cannot be written, or the file is not as it was left: it is as it was before then, or not there.
+            The record cannot be written, or somebody has changed the file. The file is then as it was before.
         """
         self.check()
         try:
             known = self._known.get(name)
-            # Not open(): its checks take longer than the writing of a row, and there may be a row for every step.
+            # os.open, because the checks of open() take longer than writing a row, and there may be a row every step.
             make = os.O_CREAT | os.O_EXCL if known is None else 0
             file = self._open(name, os.O_WRONLY | os.O_APPEND | make)
             try:
                 found = os.fstat(file)
                 if known is not None and known != (found.st_ino, found.st_size):
-                    raise OutputError(self._not_ours(name, found.st_ino == known[0]))
+                    raise OutputError(self._say_changed(name, found.st_ino == known[0]))
                 size = found.st_size
                 try:
                     written = _write(file, itertools.chain([head] if size == 0 else (), parts))
@@ -201,14 +201,14 @@ class HeldFolder:
         return written
 
     def replace(self, name: str, parts: Iterable[bytes], is_checked: bool = True) -> None:
-        """Make this the content of a file, atomically; `OutputError` as for `append`. The disk has it by then.
+        """Replace the content of a file atomically, and wait for the disk; `OutputError` as for `append`.
 
-        Unless it `is_checked`, it is written where the folder is now: for the last word of a run.
+        Unless it `is_checked`, the file is written to wherever the folder is now, even after somebody has changed it.
         """
         if is_checked:
             self.check()
             if name in self._known:
-                self._is_ours(name)
+                self._check_file(name)
         part = f"{name}.{os.getpid()}.part"
         try:
             file = self._open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -229,7 +229,7 @@ class HeldFolder:
         self._known[name] = inode, size
 
     def cut(self, name: str, size: int) -> int:
-        """Keep the first `size` bytes of a file, and no empty one. Return how many were cut off.
+        """Keep the first `size` bytes of a file, and remove an empty one. Return how many bytes were cut off.
 
         Raises
         ------
@@ -252,18 +252,16 @@ class HeldFolder:
         return max(rest, 0)
 
     def keep(self, name: str, pieces: Sequence[tuple[int, int]]) -> None:
-        """Keep these pieces of a file, each from its first byte on so many, atomically; without any, no file."""
-        whole, end = self.size(name), 0
-        if pieces and all(first == end_before for (first, _), end_before in zip(pieces, _ends(pieces), strict=True)):
-            end = sum(size for _, size in pieces)
-        if end or not pieces:  # the beginning of it is kept
-            self.cut(name, end)
-        elif sum(size for _, size in pieces) < whole:
+        """Keep only these pieces of a file, atomically: (first byte, size) of each. Without pieces remove the file."""
+        sizes = [size for _, size in pieces]
+        if [first for first, _ in pieces] == [0, *itertools.accumulate(sizes[:-1])][: len(sizes)]:
+            self.cut(name, sum(sizes))  # they are the beginning of the file
+        elif sum(sizes) < self.size(name):
             with self.open(name) as old:
-                self.replace(name, _pieces(old, pieces))
+                self.replace(name, _read_pieces(old, pieces))
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there; `OutputError` if that cannot be done."""
+        """Remove a file, if it exists; `OutputError` if that fails."""
         self._known.pop(name, None)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -272,7 +270,7 @@ class HeldFolder:
             raise OutputError(f"{self.path / name}: cannot be removed: {error.strerror or error}") from error
 
     def rename(self, name: str, to: str) -> None:
-        """Give a file another name, in the place of the one that has it."""
+        """Rename a file; a file that has the new name is replaced."""
         self.check()
         try:
             os.replace(self._name(name), self._name(to), src_dir_fd=self._handle, dst_dir_fd=self._handle)
@@ -298,36 +296,31 @@ class HeldFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def _is_ours(self, name: str) -> None:
-        """Raise `OutputError` if a file that was written is gone, or another one."""
+    def _check_file(self, name: str) -> None:
+        """Raise `OutputError` if a file is gone, or somebody has changed or replaced it."""
         found, (inode, size) = self._stat(name), self._known[name]
         if found is None:
             raise OutputError(f"{self.path / name}: the file was taken away while the run wrote to it")
         if stat.S_ISREG(found.st_mode) and (found.st_ino, found.st_size) != (inode, size):
-            raise OutputError(self._not_ours(name, found.st_ino == inode))
+            raise OutputError(self._say_changed(name, found.st_ino == inode))
 
-    def _not_ours(self, name: str, is_same: bool) -> str:
+    def _say_changed(self, name: str, is_same: bool) -> str:
         what = "was changed" if is_same else "was replaced"
         return f"{self.path / name}: the file {what} by somebody else while the run wrote to it"
 
 
 def _write(file: int, parts: Iterable[bytes]) -> int:
-    """Write all parts; return how many bytes they have."""
+    """Write all parts; return their number of bytes."""
     written = 0
     for part in parts:
         rest = memoryview(part)
-        while rest:  # one call writes at most 2 GiB, and less where the disk is nearly full
+        while rest:  # one call writes at most 2 GiB, and less if the disk is nearly full
             done = os.write(file, rest)
             rest, written = rest[done:], written + done
     return written
 
 
-def _ends(pieces: Sequence[tuple[int, int]]) -> list[int]:
-    """Return where each piece would begin if they followed each other from the first byte on."""
-    return [0, *itertools.accumulate(size for _, size in pieces[:-1])]
-
-
-def _pieces(file: BinaryIO, pieces: Sequence[tuple[int, int]], most: int = 1 << 20) -> Iterable[bytes]:
+def _read_pieces(file: BinaryIO, pieces: Sequence[tuple[int, int]], most: int = 1 << 20) -> Iterable[bytes]:
     for first, size in pieces:
         file.seek(first)
         while size:

@@ -1,4 +1,4 @@
-"""Writing: a file as a whole (there is the old one or the new one), and records in a file that grows."""
+"""Write files safely: a whole file (either the old or the new one exists), and records in a file that grows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["pack", "unpack", "write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file beside `path`, then move it there: there is the old file or the whole new one.
+    """Let `write` fill a temporary file, then move it to `path`: either the old file or the whole new one exists.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, 0o666 & ~_get_umask())
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
@@ -43,17 +43,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _umask() -> int:
+def _get_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-_KINDS = "biuf"  # of numpy's types: numbers and truth values
+# -- records -----------------------------------------------------------------------------------------------------------
+
+_KINDS = "biuf"  # numpy's letters for bool, int, unsigned int and float
 
 
 def pack(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> list[bytes]:
-    """Return a record in parts: `values`, which JSON can hold, and arrays of numbers."""
+    """Return a record in parts. JSON must be able to hold `values`; `arrays` are of numbers or truth values."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     told = [[name, array.dtype.str, list(array.shape)] for name, array in whole.items()]
     head = json.dumps({"values": values, "arrays": told}).encode()
@@ -65,7 +67,7 @@ def pack(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> list[
 
 
 def unpack(file: BinaryIO) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[Any]]]]:
-    """Yield the records of a file, up to one that was not written in full, or is damaged: that is the end of it."""
+    """Yield the values and arrays of each record in a file, up to the first incomplete or damaged one."""
     while line := file.readline(80):
         try:
             n_head, n_bytes, check = map(int, line.split())

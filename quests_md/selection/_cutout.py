@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..frame import Frame
 from ..index import Index
-from ._shapes import Parent, Piece, cut_cell, cut_cluster, format_formula, find_smallest_distances
+from ._shapes import Parent, Piece, cut_cell, cut_cluster, find_smallest_distances, format_formula
 
 __all__ = ["Cutout", "check_cutout", "cutouts"]
 
