@@ -49,12 +49,11 @@ def format_columns(columns: Sequence[Column], keys: Mapping[str, Any]) -> Iterat
         Numbers, truth values, texts, arrays (written flat), and what JSON can hold.
     """
     n = len(columns[0][1])
-    yield (
-        f"{n}\n" + " ".join(f"{_format_key(key)}={_format_value(value)}" for key, value in keys.items()) + "\n"
-    ).encode()
+    words = [f"{_format_key(key)}={_format_value(value)}" for key, value in keys.items()]
+    yield (f"{n}\n" + " ".join(words) + "\n").encode()
     for first in range(0, n, _ATOMS):
         cells = [_format_column(values[first : first + _ATOMS]) for _, values in columns]
-        yield "".join(" ".join(words) + "\n" for words in zip(*cells, strict=True)).encode()
+        yield "".join(" ".join(row) + "\n" for row in zip(*cells, strict=True)).encode()
 
 
 def format_atoms(atoms: Any, every_result: bool = False) -> bytes:
@@ -65,9 +64,8 @@ def format_atoms(atoms: Any, every_result: bool = False) -> bytes:
     """
     results = {} if atoms.calc is None else atoms.calc.results
     columns: list[Column] = [("species", np.array(atoms.get_chemical_symbols())), ("pos", atoms.positions)]
-    columns += [
-        (name, _flatten(v)) for name, v in atoms.arrays.items() if name not in ("numbers", "positions", "forces")
-    ]
+    others = {name: values for name, values in atoms.arrays.items() if name not in ("numbers", "positions", "forces")}
+    columns += [(name, _flatten(values)) for name, values in others.items()]
     if "forces" in results:
         columns.append(("forces", np.asarray(results["forces"])))
     more = {
