@@ -352,7 +352,7 @@ except QuestsError as error:
 
 def test_without_memory_the_error_is_ours_and_files_are_whole(index, folder):
     index.save(folder.parent / "cu.qindex")
-    script = SCRIPT.format(tests=TESTS)
+    script = SCRIPT.format(tests=str(TESTS))
     ended = subprocess.run(
         [sys.executable, "-c", script], cwd=folder.parent, capture_output=True, text=True, timeout=LIMIT, check=False
     )
