@@ -20,8 +20,6 @@ from ..selection import Kept
 
 __all__ = [
     "ABOUT",
-    "FORMAT",
-    "About",
     "begin_folder",
     "describe",
     "is_overwriting",

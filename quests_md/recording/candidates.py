@@ -19,7 +19,7 @@ from ..selection import Kept, Selection, check_cutout, cutouts
 from .past import Past
 from .recorder import FrameFile, Moment, Place, Recorder, Whole, describe_key, to_quests_error
 
-__all__ = ["CANDIDATES", "CUTOUTS", "Candidates"]
+__all__ = ["Candidates"]
 
 CANDIDATES, CUTOUTS = "candidates.extxyz", "cutouts.extxyz"
 

@@ -14,7 +14,7 @@ from ..errors import InputError, MonitorError
 from ..monitor import Decision, Key
 from .recorder import ALL_BANDS, Moment, Place, Recorder
 
-__all__ = ["COMMANDS_LOG", "HOOKS", "Commands", "Hook"]
+__all__ = ["HOOKS", "Commands", "Hook"]
 
 HOOKS = ("on_select", "on_halt", "on_event")
 COMMANDS_LOG = "commands.log"

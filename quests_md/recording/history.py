@@ -17,7 +17,7 @@ from ..monitor import Band, Decision, Key
 from .past import Past
 from .recorder import ALL_BANDS, FrameFile, Moment, Place, Recorder
 
-__all__ = ["HISTORY", "History"]
+__all__ = ["History"]
 
 HISTORY = "history.extxyz"
 _FILM = "resume.film"  # the last evaluated frames: of rank 0, .0 has the newest, .0.before those before them
@@ -244,7 +244,7 @@ def _unpack(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Moment:
 
 
 def _find_held(folder: HeldFolder, keys: list[Key]) -> list[Moment]:
-    """Return the frames of these evaluations of which every rank held its part, as those of one rank."""
+    """Return the frames of these evaluations, joined, if every rank held its part."""
     parts: dict[tuple[Key, int], dict[int, Moment]] = {}  # by key and number of ranks, then by rank
     for name in [name for name in folder.names() if name.startswith(f"{_FILM}.")]:
         with folder.open(name) as file:

@@ -15,7 +15,7 @@ from ..errors import InputError, OutputError, QuestsError
 from ..files import HeldFolder
 from ..monitor import Evaluations, Key
 from .about import ABOUT, Base, ResumeState, read_about_strictly
-from .reader import Rows, read_events, read_rows
+from .reader import DEFAULTS, Rows, read_events, read_rows
 
 __all__ = ["Past", "check_mode", "find_past"]
 
@@ -24,10 +24,8 @@ _DECIDING = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
     "implausible", "novelty", "budget",
 )  # fmt: skip
-_COLUMNS_1 = (  # of format 1
-    "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error"
-)
-_COLUMNS = f"{_COLUMNS_1},repeat,configuration,n_novel,excess,dropped"
+_COLUMNS = ",".join(DEFAULTS)
+_COLUMNS_1 = _COLUMNS.partition(",repeat")[0]  # format 1 has the columns before this one
 _PIECE = 1 << 16
 
 
@@ -47,8 +45,8 @@ class Past:
         The resolved thresholds; None if they were not resolved yet.
     same
         Whether the session that resumes has the same index and the same thresholds.
-    started, resumed
-        When the run was begun, and when it was resumed, as text.
+    began_at, resumed
+        When the run was begun, and when it was resumed (as text).
     evaluations
         The evaluations that have a row.
     rows, flagged
@@ -82,7 +80,7 @@ class Past:
     status: str
     thresholds: dict[str, Any] | None
     same: bool
-    started: str
+    began_at: datetime.datetime
     resumed: list[str]
     evaluations: Evaluations
     open_rows: Rows
@@ -104,11 +102,6 @@ class Past:
     rows_end: int = 0
     lacks_columns: bool = False
     events: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def began_at(self) -> datetime.datetime:
-        """When the run was begun."""
-        return datetime.datetime.fromisoformat(self.started)
 
     def has_row(self, key: Key) -> bool:
         """Return whether an evaluation has its row."""
@@ -188,7 +181,7 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
     for name, lines in ((path, damaged), (folder.path / "events.jsonl", damaged_events)):
         if lines:
             raise OutputError(f"{name}: line {lines[0]} is damaged: no run wrote it")
-    _check_started(folder.path / ABOUT, about.started)
+    began_at = _parse_date(folder.path / ABOUT, about.started)
     stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     is_considered = ~np.isnan(rows["novelty"])
     past = Past(
@@ -197,7 +190,7 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
         status=about.status,
         thresholds=about.thresholds,
         same=not {"index", "select", "halt"} & {other.split()[0] for other in others},
-        started=about.started,
+        began_at=began_at,
         resumed=[*about.resumed, stamp],
         evaluations=Evaluations(
             rows["run"], rows["step"], rows["repeat"], _parse_marks(rows["configuration"]), rows["max"]
@@ -235,9 +228,9 @@ def _read_head(folder: HeldFolder) -> str:
     return line.decode(errors="replace").rstrip("\n") if line.endswith(b"\n") else ""
 
 
-def _check_started(path: Path, started: str) -> None:
+def _parse_date(path: Path, started: str) -> datetime.datetime:
     try:
-        datetime.datetime.fromisoformat(started)
+        return datetime.datetime.fromisoformat(started)
     except ValueError:
         raise OutputError(f"{path}: started: {started!r} is no date") from None
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from ..errors import OutputError
 from .past import Past
+from .reader import DEFAULTS
 from .recorder import Moment, Place, Recorder, say_cut
 
 __all__ = ["COLUMNS", "ROWS", "RowLines"]
 
 ROWS = "monitor.csv"
-COLUMNS = (
-    "run", "step", "time", "n", "max", "max_id", "mean", "q50", "q99", "n_select", "n_halt",
-    "band", "saved", "values", "seconds", "event", "novelty", "force_error",
-    "repeat", "configuration", "n_novel", "excess", "dropped",
-)  # fmt: skip
+COLUMNS = tuple(DEFAULTS)
 _HEAD = (",".join(COLUMNS) + "\n").encode()
 
 
