@@ -57,8 +57,8 @@ _KINDS = "biuf"  # numpy's letters for bool, int, unsigned int and float
 def pack(values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> list[bytes]:
     """Return a record in parts. JSON must be able to hold `values`; `arrays` are of numbers or truth values."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    told = [[name, array.dtype.str, list(array.shape)] for name, array in whole.items()]
-    head = json.dumps({"values": values, "arrays": told}).encode()
+    layout = [[name, array.dtype.str, list(array.shape)] for name, array in whole.items()]
+    head = json.dumps({"values": values, "arrays": layout}).encode()
     parts = [head, *(array.tobytes() for array in whole.values())]
     check = 0
     for part in parts:
@@ -78,13 +78,13 @@ def unpack(file: BinaryIO) -> Iterator[tuple[dict[str, Any], dict[str, NDArray[A
         body = file.read(n_bytes)
         if len(body) < n_bytes or zlib.crc32(body) != check:
             return
-        told = json.loads(body[:n_head])
+        head = json.loads(body[:n_head])
         arrays, first = {}, n_head
-        for name, kind, shape in told["arrays"]:
+        for name, kind, shape in head["arrays"]:
             dtype = np.dtype(kind)
             if dtype.kind not in _KINDS:
                 return
             count = int(np.prod(shape, dtype=np.int64))
             arrays[name] = np.frombuffer(body, dtype, count, first).reshape(shape).copy()
             first += count * dtype.itemsize
-        yield told["values"], arrays
+        yield head["values"], arrays

@@ -52,9 +52,9 @@ def write_about(folder: HeldFolder, content: dict[str, Any], is_checked: bool = 
 
     The file ends with a checksum of every key. They show whether, and where, somebody or a disk changed the file.
     """
-    told = to_json({"format": FORMAT, **content})
-    told[_CHECKS] = {key: _compute_checksum(value) for key, value in told.items()}
-    text = json.dumps(told, indent=2, allow_nan=False) + "\n"
+    whole = to_json({"format": FORMAT, **content})
+    whole[_CHECKS] = {key: _compute_checksum(value) for key, value in whole.items()}
+    text = json.dumps(whole, indent=2, allow_nan=False) + "\n"
     folder.replace(ABOUT, [text.encode()], is_checked)
 
 
@@ -214,11 +214,13 @@ def _verify(path: Any, content: dict[str, Any]) -> None:
     checks = content.get(_CHECKS)
     if not isinstance(checks, dict):
         raise OutputError(f"{path}: {_CHECKS}: the checksums are missing: the file was changed, or is damaged")
-    told = {key: value for key, value in content.items() if key != _CHECKS}
-    for key in [*checks, *(key for key in told if key not in checks)]:
-        if key not in told or checks.get(key) != _compute_checksum(told[key]):
+    others = {key: value for key, value in content.items() if key != _CHECKS}
+    for key in [*checks, *(key for key in others if key not in checks)]:
+        if key not in others or checks.get(key) != _compute_checksum(others[key]):
             how = (
-                "is missing" if key not in told else f"is {json.dumps(told[key])[:100]}, which no run has written there"
+                "is missing"
+                if key not in others
+                else f"is {json.dumps(others[key])[:100]}, which no run has written there"
             )
             raise OutputError(
                 f"{path}: {key}: {how}: the file was changed, or is damaged; give it back what it was, or choose "

@@ -177,8 +177,8 @@ class Candidates(Recorder):
         following, base = 0, past.base
         if base is not None:
             following = base.selection.next
-            told = {one.ordinal: one for one in base.selection.kept}
-            kept = {Key(*key): told[n] for key, n in base.candidates if n is not None and n in told}
+            by_ordinal = {one.ordinal: one for one in base.selection.kept}
+            kept = {Key(*key): by_ordinal[n] for key, n in base.candidates if n is not None and n in by_ordinal}
         for row in past.considered[past.at_rows >= past.base_rows]:
             if row["dropped"]:
                 kept.pop(Key.parse(str(row["dropped"])), None)

@@ -91,12 +91,12 @@ class EventLines(Recorder):
 
     def _mend(self, past: Past, events: Events) -> NDArray[np.int64]:
         folder, event = self._place.folder, events.open
-        sizes, lines = [], []
+        lines: list[bytes] = []
         if folder.exists(EVENTS):
             with folder.open(EVENTS) as file:
                 lines = file.readlines()
         over = events.count - (events.current is not None)
-        sizes = [len(line) for line, told in zip(lines, past.events, strict=False) if _is_over(told, over)]
+        sizes = [len(line) for line, entry in zip(lines, past.events, strict=False) if _is_over(entry, over)]
         is_torn = bool(lines) and not lines[-1].endswith(b"\n")
         if is_torn:
             say_cut(folder.path / EVENTS, len(lines[-1]), "a line")
@@ -105,7 +105,7 @@ class EventLines(Recorder):
         if event is None:
             folder.remove(_ATOMS)
             return np.empty(0, np.int64)
-        found = [np.array(told["atoms"], np.int64) for told in self._read_joined() if _is_of_open(told, past)]
+        found = [np.array(entry["atoms"], np.int64) for entry in self._read_joined() if _is_of_open(entry, past)]
         if not found:
             assert past.last is not None
             found = [np.unique(np.array(_find_atoms_of_format_1(past, event), np.int64))]
@@ -121,15 +121,15 @@ class EventLines(Recorder):
         with folder.open(_ATOMS) as file:
             for line in file:
                 try:
-                    told = json.loads(line)
-                    _ = Key.parse(told["key"]), np.array(told["atoms"], np.int64)
+                    entry = json.loads(line)
+                    _ = Key.parse(entry["key"]), np.array(entry["atoms"], np.int64)
                 except (ValueError, TypeError, KeyError):
                     if line.endswith(b"\n"):
                         path = folder.path / _ATOMS
                         raise OutputError(f"{path}: byte {whole}: no run wrote this line") from None
                     break
                 whole += len(line)
-                yield told
+                yield entry
         folder.cut(_ATOMS, whole)
 
 
@@ -144,9 +144,9 @@ def _is_over(line: dict[str, Any], over: int) -> bool:
     return bool(line.get("over")) and isinstance(number, int) and number <= over
 
 
-def _is_of_open(told: dict[str, Any], past: Past) -> bool:
+def _is_of_open(entry: dict[str, Any], past: Past) -> bool:
     """Return whether atoms joined at an evaluation that has its row and belongs to the open event."""
-    key = Key.parse(told["key"])
+    key = Key.parse(entry["key"])
     rows = past.open_rows
     return bool(np.any((rows["run"] == key.run) & (rows["step"] == key.step) & (rows["repeat"] == key.repeat)))
 
@@ -156,8 +156,8 @@ def _find_atoms_of_format_1(past: Past, event: Event) -> list[int]:
     for line in reversed(past.events):
         if line.get("event") == event.number and event.number:
             return list(line.get("atoms", []))
-    told = past.state.event
-    joined = [] if told is None or told.number != event.number else told.atoms
+    known = past.state.event
+    joined = [] if known is None or known.number != event.number else known.atoms
     above = np.isin(past.open_rows["band"], ("candidate", "halt"))
     return [*joined, *past.open_rows["max_id"][above].tolist()]
 

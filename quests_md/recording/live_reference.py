@@ -76,10 +76,10 @@ class LiveReference(Recorder):
         if live is None:
             return
         found: list[tuple[Key, NDArray[np.float64], Lesson]] | None = self._place.on_root(self._read_lessons)
-        told = comm.broadcast(
+        shared = comm.broadcast(
             None if found is None else [(k, m, Lesson(s.step, s.time, s.n, None)) for k, m, s in found]
         )
-        lessons = told if found is None else found
+        lessons = shared if found is None else found
         keys, marks = [key for key, _, _ in lessons], [mark for _, mark, _ in lessons]
         if live.ready and not keys and past.state.learned is not None:  # the lessons were removed: run.json has the key
             keys, marks = [past.state.learned], [np.full(2, np.nan)]

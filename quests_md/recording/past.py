@@ -208,7 +208,7 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
 
 
 def _find_base(past: Past, rows: Rows) -> None:
-    """Find the selection of a run that was begun in format 1, which told it in run.json."""
+    """Find the selection of a run that was begun in format 1, whose run.json has it."""
     state = past.state
     past.base = state.base
     if past.format == 1 and state.selection is not None:

@@ -196,8 +196,8 @@ def read_about(path: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         loop = f", but a loop: {folder}/learning.png shows it, and its explorations are runs"
-        told = loop if (folder / "learning.json").exists() else ""
-        raise InputError(f"{path}: no such file: {folder} holds no run{told}") from None
+        hint = loop if (folder / "learning.json").exists() else ""
+        raise InputError(f"{path}: no such file: {folder} holds no run{hint}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
