@@ -340,8 +340,8 @@ class Decision:
         Whether that event begins or ends with this frame.
     novelty, n_novel, excess
         Largest novelty (nats) of the frame, which is dH against the index *and* the frames that the run has kept; the
-        number of novel environments; and the largest difference (nats) between novelty and `select`. nan, 0 and nan
-        if novelty was not computed.
+        number of novel environments; and the largest difference (nats) between novelty and `select`. nan, 0 and nan if
+        novelty was not computed.
     force_error
         Largest bound of the force error (eV/Å), if the index is calibrated for one; else nan.
     maximum, max_id

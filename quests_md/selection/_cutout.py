@@ -31,8 +31,8 @@ class Cutout:
     ----------
     frame
         The atoms of the cut-out: the centre first, the others by distance from it. `ids` are those of the parent's
-        atoms, −1 for added hydrogens; an id occurs twice if two images of an atom are in it. `forces` are the
-        parent's, nan outside the core. The watched atoms are the core.
+        atoms, −1 for added hydrogens; an id occurs twice if two images of an atom are in it. `forces` are the parent's,
+        nan outside the core. The watched atoms are the core.
     core
         (n,) bool: atoms whose environments, out to the margin, are as in the parent.
     dH
@@ -67,8 +67,8 @@ def cutouts(
     """Cut out the surroundings of the worst atoms of a frame.
 
     The worst atom above `threshold` is the centre of the first cut-out. The worst atom that is not in its core is the
-    centre of the next one, and so on. All atoms within `radius` of the centre are the core. All atoms within
-    radius + margin keep their places.
+    centre of the next one, and so on. All atoms within `radius` of the centre are the core. All atoms within radius +
+    margin keep their places.
 
     Parameters
     ----------

@@ -215,8 +215,8 @@ def cut_cell(
     """Cut a periodic cell that holds all atoms within radius + margin of an atom.
 
     A direction is kept whole, with its periodicity, if the parent is hardly longer there than the cut-out must be.
-    Along directions that are not periodic, `vacuum` (Å) is left between images. `closest` (119, 119) holds the
-    smallest distance of each pair of elements.
+    Along directions that are not periodic, `vacuum` (Å) is left between images. `closest` (119, 119) holds the smallest
+    distance of each pair of elements.
     """
     kinds = parent.frame.distinct_numbers
     # With faces this much farther apart, atoms within reach, which cannot be removed, do not overlap each other.
