@@ -288,31 +288,32 @@ def _end_all(futures: Iterable[Future[Any]], kill: Callable[[], Any]) -> None:
         left = list(wait(left, timeout=_LOOK).not_done)
 
 
-class _Local(ThreadPoolExecutor):
-    """A thread for each worker. Each has a child process, which is replaced when it dies: so the pool cannot break."""
+class _Remembers(Executor):
+    """Remembers the calculations that are not done, to kill them when an exception leaves the `with`."""
 
-    def __init__(self, workers: int) -> None:
-        super().__init__(workers, thread_name_prefix="quests-md-label")
-        self.workers = workers
-        self._sent: list[Future[Any]] = []
+    workers = 0
+    _sent: Sequence[Future[Any]] = ()
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = super().submit(function, *args, **kwargs)
-        self._sent = _keep_open(self._sent, future)
+        self._sent = [*(each for each in self._sent if not each.done()), future]
         return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        if cancel_futures:
-            _end_all(self._sent, kill_children)
-        super().shutdown(wait=wait)
 
     def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
 
 
-def _keep_open(sent: Iterable[Future[Any]], future: Future[Any]) -> list[Future[Any]]:
-    """Return the futures that are not done, and a new one."""
-    return [*(each for each in sent if not each.done()), future]
+class _Local(_Remembers, ThreadPoolExecutor):
+    """A thread for each worker. Each has a child process, which is replaced when it dies: so the pool cannot break."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers, thread_name_prefix="quests-md-label")
+        self.workers = workers
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if cancel_futures:
+            _end_all(self._sent, kill_children)
+        super().shutdown(wait=wait)
 
 
 def _make_mpi(workers: int | None) -> Executor:
@@ -322,15 +323,7 @@ def _make_mpi(workers: int | None) -> Executor:
     except ImportError as error:
         raise MissingExtraError("the executor mpi needs mpi4py: pip install 'quests_md[mpi]'") from error
 
-    class Mpi(MPIPoolExecutor):
-        workers = 0
-        _sent: Sequence[Future[Any]] = ()
-
-        def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-            future: Future[Any] = super().submit(function, *args, **kwargs)
-            self._sent = _keep_open(self._sent, future)
-            return future
-
+    class Mpi(_Remembers, MPIPoolExecutor):
         def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
             if kind is not None and not all(future.done() for future in self._sent):
                 # A rank that calculates listens to nothing. Only the end of the job ends it, and its processes with it.
@@ -352,7 +345,16 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class _Dask(Executor):
+class _Sends(Executor):
+    """Sends calculations to another executor."""
+
+    _executor: Executor
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._executor.submit(function, *args, **kwargs)
+
+
+class _Dask(_Remembers, _Sends):
     """A client of a cluster and its executor; and the cluster, if it was started here. They are closed together."""
 
     def __init__(self, workers: int | None, scheduler: str | None) -> None:
@@ -378,12 +380,6 @@ class _Dask(Executor):
             self._client.close()
             raise OracleError(f"the Dask scheduler at {scheduler} has no workers")
         self.workers = min(slots, workers or slots)
-        self._sent: list[Future[Any]] = []
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = self._executor.submit(function, *args, **kwargs)
-        self._sent = _keep_open(self._sent, future)
-        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if cancel_futures:
@@ -392,6 +388,3 @@ class _Dask(Executor):
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
-
-    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        self.shutdown(cancel_futures=kind is not None)

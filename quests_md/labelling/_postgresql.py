@@ -24,24 +24,24 @@ _LOCK = 0x7175657374734D44  # of pg_advisory_xact_lock: "questsMD"
 
 _STATE = "key_value_pairs ->> 'state'"
 
-# Frames are locked where they are selected, so their state is looked up in their own rows.
+# FOR UPDATE locks the rows that a query reads, so the state is read from the rows of the frames themselves.
 _INDEX = f"CREATE INDEX quests_md_claims ON systems (({_STATE}), id)"
 
 
 class _Connection(Connection):  # type: ignore[misc]
     def commit(self) -> None:
-        """Do nothing: the transaction is ours."""
+        """Do nothing: only `Database.transaction` may commit."""
 
 
 class _Database(PostgreSQLDatabase):  # type: ignore[misc]
     def get_last_id(self, cur: Any) -> int:
-        """Return the id that this connection was given last; ase-db-backends' own returns anybody's."""
+        """Return the last id of this connection. That of ase-db-backends is the last one of any connection."""
         cur.execute("SELECT currval('systems_id_seq')")
         return int(cur.fetchone()[0])
 
 
 class PostgreSQL(Database):
-    """A database of a server. Rows are locked one by one (FOR UPDATE SKIP LOCKED): no worker waits for another one."""
+    """A database of a server. It locks single rows (FOR UPDATE SKIP LOCKED): no worker waits for another one."""
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -58,12 +58,12 @@ class PostgreSQL(Database):
         try:
             psycopg2.extensions.parse_dsn(self.address)
         except psycopg2.ProgrammingError:
-            # What the library says of it may hold a part of the password.
+            # The message of the library may hold a part of the password.
             raise QueueError(f"{self.name}: not an address as postgresql://user:password@host:port/database") from None
         raw = psycopg2.connect(self.address, connect_timeout=max(2, math.ceil(self.timeout)))
         try:
             with raw.cursor() as cursor:
-                cursor.execute("SET extra_float_digits = 3")  # before version 12 floats are cut to 15 digits
+                cursor.execute("SET extra_float_digits = 3")  # servers before version 12 cut floats to 15 digits
                 cursor.execute(f"SET lock_timeout = {max(1, round(1000 * self.timeout))}")
             connection = _Connection(raw)
             database = _Database(self.address, serial=True)
@@ -79,7 +79,7 @@ class PostgreSQL(Database):
             if keep:
                 raw.commit()
         finally:
-            raw.close()  # and what was not committed is gone
+            raw.close()  # what was not committed is dropped
 
     def tables(self, transaction: Transaction) -> set[str]:
         sql = "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"

@@ -17,18 +17,9 @@ from ..errors import FrameError, InputError
 from ._oracle import Labels
 
 __all__ = [
-    "STATES",
-    "Claim",
-    "Entry",
-    "digest",
-    "make_row",
-    "pick_searchable",
-    "read_entry",
-    "read_source",
-    "restore",
-    "to_line",
-    "to_plain",
-]
+    "STATES", "Claim", "Entry", "digest", "make_row", "pick_searchable", "read_entry", "read_source", "restore",
+    "to_line", "to_plain",
+]  # fmt: skip
 
 STATES = ("waiting", "running", "done", "failed", "quarantined")
 

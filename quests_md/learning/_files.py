@@ -21,20 +21,9 @@ from ..training._trainer import TRAINED
 from ._settings import Explore, LearnConfig, StopTable
 
 __all__ = [
-    "COLUMNS",
-    "DONE",
-    "JOB",
-    "Exploration",
-    "Folder",
-    "Generation",
-    "Job",
-    "Labelled",
-    "Row",
-    "Selected",
-    "SelectedFrame",
-    "State",
-    "read_file",
-]
+    "COLUMNS", "DONE", "JOB", "Exploration", "Folder", "Generation", "Job", "Labelled", "Row", "Selected",
+    "SelectedFrame", "State", "Thresholds", "read_file",
+]  # fmt: skip
 
 _Record = TypeVar("_Record")
 Thresholds = dict[str, dict[str, float]]  # "select" and "halt", in nats for each element

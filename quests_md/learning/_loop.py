@@ -19,22 +19,10 @@ from ..index import Index
 from ..labelling import Queue, check_labels, make_executor
 from ..sources import read_labelled
 from ..training._records import TrainingRecord, write_record
+from . import _stages as stages
 from ._files import COLUMNS, Exploration, Folder, Generation, Labelled, Row, State, read_file
 from ._settings import LearnConfig
-from ._stages import (
-    Reporter,
-    Silent,
-    Work,
-    extend_index,
-    is_covered,
-    label_frames,
-    list_labels_before,
-    prepare,
-    run_explorations,
-    select_frames,
-    train_potential,
-    verify_index,
-)
+from ._stages import Reporter, Silent, Work
 
 __all__ = ["LearnResult", "learn"]
 
@@ -131,16 +119,16 @@ def _run_generations(work: Work) -> LearnResult:
     if work.state.status == "running":
         work.report.stage(0, "check", _CHECKED)
         work.executor()  # before hours of exploring
-    prepare(work)
+    stages.prepare(work)
     first = _find_first(work)
-    verify_index(work, first)
+    stages.verify_index(work, first)
     for generation in itertools.count(first):
-        train_potential(work, generation)
-        explorations, ids = run_explorations(work, generation), list[int]()
+        stages.train_potential(work, generation)
+        explorations, ids = stages.run_explorations(work, generation), list[int]()
         result = _find_end(work, generation, explorations, any(one.n_candidates for one in explorations))
         if result is None:
             work.state.save(status="running", reason="")
-            ids = select_frames(work, generation, explorations)
+            ids = stages.select_frames(work, generation, explorations)
         if result is None and not ids:
             result = _find_end(work, generation, explorations, False)
             if result is None:
@@ -149,8 +137,8 @@ def _run_generations(work: Work) -> LearnResult:
             _record_generation(work, generation, explorations, result.status)
             work.state.save(status=result.status, reason=result.reason)
             return result
-        label_frames(work, generation, ids)
-        extend_index(work, generation)
+        stages.label_frames(work, generation, ids)
+        stages.extend_index(work, generation)
         _record_generation(work, generation, explorations, None)
     raise AssertionError("unreachable")
 
@@ -169,8 +157,8 @@ def _find_end(work: Work, generation: int, explorations: list[Exploration], prop
     stop = work.config.stop
     training = read_file(TrainingRecord, work.folder.trained(generation))
     error = float(_get_held_out(training)["force_rmse"])
-    labels = len(list_labels_before(work, generation))
-    covered = all(is_covered(exploration, stop.covered) for exploration in explorations)
+    labels = len(stages.list_labels_before(work, generation))
+    covered = all(stages.is_covered(exploration, stop.covered) for exploration in explorations)
     side = "below" if error < stop.force_error else "not below"
     measured = f"the force error on the held-out frames is {error:.4g} eV/Å, {side} the limit of {stop.force_error:g}"
     if covered and error < stop.force_error:
@@ -193,9 +181,9 @@ def _find_end(work: Work, generation: int, explorations: list[Exploration], prop
 def _explain_stuck(work: Work, generation: int, explorations: list[Exploration]) -> str:
     ends = "; ".join(f"{e.name}: {e.status}{f' ({e.reason})' if e.reason else ''}" for e in explorations[:5])
     return (
-        f"generation {generation}: the explorations are not covered, and propose nothing that is not labelled or has "
-        f"failed already: {ends}. See the logs in {work.folder.generation(generation)}; begin at a lower temperature, "
-        "with a shorter timestep or more training frames, in another output"
+        f"generation {generation}: the explorations are not covered, and propose nothing new to label: {ends}. See the "
+        f"logs in {work.folder.generation(generation)}; begin at a lower temperature, with a shorter timestep or more "
+        "training frames, in another output"
     )
 
 
@@ -239,7 +227,7 @@ def _make_row(
     return Row(
         generation=generation,
         training_frames=len(training.frames),
-        labels=len(list_labels_before(work, generation)) + len(labels.done),
+        labels=len(stages.list_labels_before(work, generation)) + len(labels.done),
         labels_new=len(labels.done),
         failed=len(labels.failed),
         quarantined=len(labels.quarantined),

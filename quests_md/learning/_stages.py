@@ -28,36 +28,13 @@ from ..sources import describe_source, read_frames, read_labelled, to_frame
 from ..training import make_trainer, train
 from ..training._records import write_record
 from ._exploration import explore
-from ._files import (
-    Exploration,
-    Folder,
-    Job,
-    Labelled,
-    Selected,
-    SelectedFrame,
-    State,
-    Thresholds,
-    read_file,
-)
+from ._files import Exploration, Folder, Job, Labelled, Selected, SelectedFrame, State, Thresholds, read_file
 from ._settings import LearnConfig
 
 __all__ = [
-    "Candidate",
-    "Reporter",
-    "Silent",
-    "Work",
-    "extend_index",
-    "is_covered",
-    "label_frames",
-    "list_labels_before",
-    "make_jobs",
-    "prepare",
-    "run_explorations",
-    "select",
-    "select_frames",
-    "train_potential",
-    "verify_index",
-]
+    "Candidate", "Reporter", "Silent", "Work", "extend_index", "is_covered", "label_frames", "list_labels_before",
+    "make_jobs", "prepare", "run_explorations", "select", "select_frames", "train_potential", "verify_index",
+]  # fmt: skip
 
 
 class Reporter(Protocol):
@@ -76,14 +53,10 @@ class Reporter(Protocol):
 class Silent:
     """A reporter that says nothing."""
 
-    def stage(self, generation: int, name: str, total: int | None) -> None:
+    def stage(self, *of: object, **more: object) -> None:
         """Say nothing."""
 
-    def step(self, done: int, text: str = "") -> None:
-        """Say nothing."""
-
-    def row(self, row: dict[str, Any]) -> None:
-        """Say nothing."""
+    step = row = stage
 
 
 @dataclass

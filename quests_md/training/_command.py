@@ -20,7 +20,7 @@ from ..labelling._oracle import FOLDER, check_call
 from ..labelling._process import describe_end, guard_command
 from ..machine import inherit_environment
 from ..toml import Seconds
-from ._labelled import list_elements, read_labels, write_training_file
+from ._labelled import list_elements, read_labels, refuse_cutouts, write_training_file
 from ._potential import Potential, check_commands
 
 __all__ = ["CommandTrainer", "read_tail", "run_logged"]
@@ -171,12 +171,8 @@ class CommandTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=Tru
             not write one of `files`.
         """
         labelled = read_labels(frames)
-        cut = [i for i, frame in enumerate(labelled) if frame.is_cutout]
-        if cut and not self.masks:
-            raise TrainingError(
-                f"frames {cut[:10]} are cut-outs, of which only core forces are fit to train on: give mask_column, if "
-                f"{self.command[0]} can leave forces out (docs/cutouts.md), or label whole frames"
-            )
+        if not self.masks:
+            refuse_cutouts(labelled, f": give mask_column, if {self.command[0]} can leave forces out (docs/cutouts.md)")
         folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         training, elements = folder / "training.xyz", list_elements(labelled)

@@ -12,13 +12,14 @@ from typing import Any
 import ase
 import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
 from ..errors import TrainingError
 from ..files import write_atomically
 from ..files.extxyz import format_columns, format_properties
 
-__all__ = ["LabelledFrame", "list_elements", "read_labels", "write_training_file"]
+__all__ = ["LabelledFrame", "list_elements", "read_labels", "refuse_cutouts", "write_training_file"]
 
 _CORE_ONLY = "forces of core atoms only"
 
@@ -98,7 +99,8 @@ def _read_one(atoms: ase.Atoms, name: str) -> LabelledFrame:
     values = [forces[core], *(np.asarray(value) for value in (energy, stress) if value is not None)]
     if not all(np.isfinite(value).all() for value in values):
         raise TrainingError(f"{name} has labels that are not finite: label it again, or leave it out")
-    return LabelledFrame(atoms, forces, core, None if energy is None else float(energy), _to_matrix(stress))
+    matrix = None if stress is None else voigt_6_to_full_3x3_stress(np.asarray(stress, dtype=float))
+    return LabelledFrame(atoms, forces, core, None if energy is None else float(energy), matrix)
 
 
 def _get_result(atoms: ase.Atoms, name: str) -> Any:
@@ -111,11 +113,12 @@ def _get_result(atoms: ase.Atoms, name: str) -> Any:
         return None
 
 
-def _to_matrix(stress: Any) -> NDArray[np.float64] | None:
-    if stress is None:
-        return None
-    xx, yy, zz, yz, xz, xy = np.asarray(stress, dtype=float)
-    return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+def refuse_cutouts(frames: Sequence[LabelledFrame], advice: str) -> None:
+    """Raise `TrainingError` if there are cut-outs; `advice` says what to do, besides labelling whole frames."""
+    cut = [i for i, frame in enumerate(frames) if frame.is_cutout]
+    if cut:
+        what = f"frames {cut[:10]} are cut-outs, of which only core forces are fit to train on"
+        raise TrainingError(f"{what}{advice}, or label whole frames")
 
 
 def write_training_file(

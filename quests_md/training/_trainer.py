@@ -20,7 +20,7 @@ from ..labelling._compute import compute
 from ..machine import find_versions
 from ..toml import make_settings
 from ._command import CommandTrainer
-from ._labelled import LabelledFrame, read_labels
+from ._labelled import LabelledFrame, read_labels, refuse_cutouts
 from ._pod import PodTrainer
 from ._potential import Potential
 from ._records import Errors, TrainedFrame, TrainingErrors, TrainingRecord, read_record, write_record
@@ -103,12 +103,9 @@ def train(
     if (folder / TRAINED).exists():
         record = _read_same(folder / TRAINED, (trainer.name, settings, seed), *described)
         return Potential.open(folder), record.model_dump(mode="json")
-    cut = [i for i, frame in enumerate(labelled) if frame.is_cutout]
-    if cut and not trainer.masks:
-        raise TrainingError(
-            f"frames {cut[:10]} are cut-outs, of which only core forces are fit to train on, and the trainer "
-            f"{trainer.name} cannot leave the others out: use one that can (docs/cutouts.md), or label whole frames"
-        )
+    if not trainer.masks:
+        others = f", and the trainer {trainer.name} cannot leave the others out"
+        refuse_cutouts(labelled, f"{others}: use one that can (docs/cutouts.md)")
     _empty(folder)
     start = time.perf_counter()
     potential = trainer.train(frames, folder, seed=seed)
