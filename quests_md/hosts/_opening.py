@@ -1,7 +1,7 @@
-"""The session of a host: one that it was given, or one that is opened from a configuration in the process that runs.
+"""The session of a host: a given one, or one that is opened from a configuration in the process that runs.
 
-What holds a configuration can be pickled: whoever unpickles it, in whatever process, opens a session of its own when
-the first frame comes. Processes of a pool end without Python's own end (``atexit``), so theirs is followed here.
+A host that holds a configuration can be pickled. In each process that unpickles it, the first frame opens a session.
+Processes of a pool end without ``atexit``; so this file sees to their end, too.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from ..recording import Session
 
 __all__ = ["FIELDS", "Opening"]
 
-# What `output` may hold in braces, and what it might be.
+# The fields that `output` may hold in braces, with a value of each to try.
 FIELDS: dict[str, Any] = {"pid": 4711, "host": "node1", "n": 0}
 
 
 class Opening:
-    """A session, or the configuration that one is opened from when it is needed.
+    """A session, or the configuration from which one is opened when it is needed.
 
-    A pickle holds the configuration alone, and what is unpickled opens a session of its own. So does a child of
-    ``fork``. Whoever shares this object shares the session.
+    A pickle holds the configuration alone: an unpickled object opens a session of its own, and so does a child of
+    ``fork``. All who share this object share the session.
 
     Parameters
     ----------
     given
         A Session, or a configuration: a RunConfig, the path of a quests.toml, or a mapping of its keys. Its `output`
-        may hold the fields {pid}, {host} and {n}: the id of the process and the name of the computer that open the
-        session, and how many have been opened by this `output` in that process before, from 0.
+        may hold the fields {pid} and {host}, the id of the process and the name of the computer that open the session,
+        and {n}, the number of sessions that this process has opened by this `output` before.
     host
-        What run.json names as the program that moves the atoms.
+        Name of the program that moves the atoms, for run.json.
     joins
-        Take part in the session that this process has open in the same folder by the same configuration. For
-        hosts that take their steps from ``session.counter``: of others the steps would mix.
+        Use the session that this process already has open in the same folder by the same configuration. Only for hosts
+        that take their steps from ``session.counter``: the steps of others would mix.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Opening:
     Raises
     ------
     ConfigError
-        The configuration is wrong, or a field of `output` unknown.
+        The configuration is wrong, or a field of `output` is unknown.
     InputError
         `given` is something else.
     """
@@ -70,22 +70,22 @@ class Opening:
             given.host = host
             self._session = given
         else:
-            self.config = _config_of(given)
-            self._fields = _fields_of(self.config.output)
+            self.config = _make_config(given)
+            self._fields = _read_fields(self.config.output)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what was given: a session refuses."""
+        """Pickle what was given. A session refuses that."""
         return _open_again, (self._session or self.config, self._host, self._joins)
 
     @property
     def current(self) -> Session | None:
-        """The session, if there is one by now; asking opens none."""
-        opened = self._valid()
+        """The session if it is open; this does not open one."""
+        opened = self._find_opened()
         return self._session if opened is None else opened.session
 
     @contextlib.contextmanager
     def watching(self, by: object) -> Iterator[Session]:
-        """Yield the session, opened for `by` if it is not there yet. Nothing ends it meanwhile.
+        """Yield the session, and open it for `by` if it is not open yet. Nothing ends it in the meantime.
 
         Raises
         ------
@@ -95,23 +95,23 @@ class Opening:
         if self._session is not None:
             yield self._session
             return
-        with _whole():
+        with _hold_end():
             with _process.lock:
-                opened = self._valid()
+                opened = self._find_opened()
                 if opened is None:
                     opened = self._opened = self._open(by)
-            with opened.lock:  # workers of Dask have several threads
+            with opened.lock:  # a worker of Dask has several threads
                 yield opened.session
 
     def close(self, by: object) -> None:
-        """End the session if `by` has opened it, and it has not ended yet."""
-        opened = self._valid()
+        """End the session if `by` has opened it and it has not ended yet."""
+        opened = self._find_opened()
         if opened is not None and opened.opener() is by:
-            with _whole():
+            with _hold_end():
                 opened.end()
 
-    def _valid(self) -> _Opened | None:
-        """Return what is open; neither what was closed nor what the parent of this process has."""
+    def _find_opened(self) -> _Opened | None:
+        """Return what this process has open; not what was closed, or what the parent process has."""
         opened = self._opened
         if opened is not None and (opened.is_over or opened.pid != os.getpid()):
             opened = self._opened = None
@@ -120,10 +120,10 @@ class Opening:
     def _open(self, by: object) -> _Opened:
         assert self.config is not None
         pattern, n = self.config.output, _process.counts.get(self.config.output, 0)
-        # Absolute: so it is known again after the program has changed its folder.
+        # Absolute, so that it is found again after the program has changed its working folder.
         folder = Path(pattern.format(pid=os.getpid(), host=socket.gethostname(), n=n)).absolute()
         known = _process.kept.get(folder)
-        if known is not None and self._joins and known.config == self.config and known.goes_on():
+        if known is not None and self._joins and known.config == self.config and known.can_go_on():
             return known
         _follow_end()
         was_there = folder.exists()
@@ -134,7 +134,7 @@ class Opening:
             missing = [field for field in ("pid", "n") if field not in self._fields]
             if not was_there or not missing:
                 raise
-            raise OutputError(f"{error}; {_hint(pattern)}") from error
+            raise OutputError(f"{error}; {_suggest_fields(pattern)}") from error
         _process.counts[pattern] = n + 1
         opened = _Opened(session, self.config, folder, by)
         if self._joins and "n" not in self._fields:
@@ -147,7 +147,7 @@ def _open_again(given: Any, host: str, joins: bool) -> Opening:
 
 
 class _Opened:
-    """A session that this process has opened; it is closed when nobody holds this any more."""
+    """A session that this process has opened. It is closed when nobody holds this object any more."""
 
     def __init__(self, session: Session, config: RunConfig, folder: Path, by: object) -> None:
         self.session, self.config, self._folder = session, config, folder
@@ -156,11 +156,11 @@ class _Opened:
         self.lock = threading.RLock()
         self.is_over = False
         _process.opened.add(self)
-        # Not at the exit of a program: there the session itself knows whether it has failed.
+        # Not when the program ends: there the session itself knows whether it has failed.
         weakref.finalize(self, _close, session, self.pid).atexit = False
 
-    def goes_on(self) -> bool:
-        """Return whether the session has not ended; a halted one has not."""
+    def can_go_on(self) -> bool:
+        """Return whether the session can go on: it runs, or it was halted."""
         try:
             self.session.check_running()
         except Halted:
@@ -170,7 +170,7 @@ class _Opened:
         return True
 
     def end(self, error: BaseException | None = None) -> None:
-        """Close the session, or end it for an error that ends its process."""
+        """Close the session; with an error that ends its process, let it fail."""
         self.is_over = True
         if _process.kept.get(self._folder) is self:
             del _process.kept[self._folder]
@@ -182,14 +182,14 @@ class _Opened:
 
 def _close(session: Session, pid: int) -> None:
     if pid == os.getpid():
-        with _whole(), contextlib.suppress(QuestsError):  # the session has printed that it failed
+        with _hold_end(), contextlib.suppress(QuestsError):  # the session has printed that it failed
             session.close()
 
 
-# -- the configuration -----------------------------------------------------------------------------------
+# -- the configuration -------------------------------------------------------------------------------------------------
 
 
-def _config_of(given: Any) -> RunConfig:
+def _make_config(given: Any) -> RunConfig:
     if isinstance(given, RunConfig):
         return given
     if isinstance(given, str | Path):
@@ -202,7 +202,7 @@ def _config_of(given: Any) -> RunConfig:
     )
 
 
-def _fields_of(pattern: str) -> set[str]:
+def _read_fields(pattern: str) -> set[str]:
     """Return the fields of `output`; `ConfigError` for one that is unknown."""
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
@@ -214,18 +214,18 @@ def _fields_of(pattern: str) -> set[str]:
     return fields
 
 
-def _hint(pattern: str) -> str:
+def _suggest_fields(pattern: str) -> str:
     return (
         f"output = {pattern!r} is one folder for all, where {{pid}} names one for each process and {{n}} one for each "
         f'calculator or observer of a process, as in output = "uq-{{pid}}-{{n}}"'
     )
 
 
-# -- the end of a process --------------------------------------------------------------------------------
+# -- the end of a process ----------------------------------------------------------------------------------------------
 
 
 class _Process:
-    """What this process has opened, and how it ends; a child begins with nothing."""
+    """What this process has opened, and the state of its end. A child begins with an empty one."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -233,7 +233,7 @@ class _Process:
         self.kept: dict[Path, _Opened] = {}
         self.counts: dict[str, int] = {}
         self.is_followed = False
-        self.pipe: tuple[int, int] | None = None  # tells a thread of signals
+        self.pipe: tuple[int, int] | None = None  # through which a thread hears of signals
         self.quiet = threading.Condition()
         self.busy, self.is_ending = 0, False
         self.thread = threading.local()
@@ -245,7 +245,7 @@ _process = _Process()
 def _forget() -> None:
     global _process
     pipe, _process = _process.pipe, _Process()
-    if pipe is not None:  # the parent would end at a signal for this child
+    if pipe is not None:  # a signal for this child would end the parent
         if signal.getsignal(signal.SIGTERM) is _on_signal:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
@@ -258,14 +258,14 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextlib.contextmanager
-def _whole() -> Iterator[None]:
-    """Let the end by SIGTERM wait: files are written whole."""
-    process = _process  # a child that is forked meanwhile has another one
+def _hold_end() -> Iterator[None]:
+    """Let the end by SIGTERM wait until this block is done, so that files are written whole."""
+    process = _process  # a child that is forked in the block has another one
     depth = getattr(process.thread, "depth", 0)
     process.thread.depth = depth + 1
     if not depth:
         with process.quiet:
-            process.quiet.wait_for(lambda: not process.is_ending)  # for ever: the process ends
+            process.quiet.wait_for(lambda: not process.is_ending)  # waits until the process ends
             process.busy += 1
     try:
         yield
@@ -278,10 +278,10 @@ def _whole() -> Iterator[None]:
 
 
 def _follow_end() -> None:
-    """Let the end of a process that multiprocessing has started end what it has opened.
+    """Close what is open when a process ends that multiprocessing has started.
 
-    It leaves by ``os._exit``, so that ``atexit`` does nothing. And a pool ends its workers by a single SIGTERM and
-    waits for them: a session that only stops at its next evaluation would let it wait for ever.
+    Such a process leaves by ``os._exit``, so that ``atexit`` does nothing. And a pool ends its workers by one SIGTERM
+    and waits for them: it would wait for ever for a session that only stops at its next evaluation.
     """
     if multiprocessing.parent_process() is None:
         return
@@ -291,16 +291,16 @@ def _follow_end() -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and _process.pipe is None and sys.platform != "win32":
         handler = signal.getsignal(signal.SIGTERM)
-        # A handler of ours is that of a session which the parent had at the fork.
+        # A handler of ours is left from a session that the parent had at the fork.
         if handler is signal.SIG_DFL or (getattr(handler, "__module__", None) or "").startswith("quests_md."):
             _listen()
 
 
 def _end_all() -> None:
-    error = sys.exc_info()[1]  # what ends the process, if it is that
+    error = sys.exc_info()[1]  # the error that ends the process, if there is one
     if isinstance(error, SystemExit) and not error.code:
         error = None
-    with _whole():  # a pool that is left sends SIGTERM to workers that are ending anyway
+    with _hold_end():  # the pool may send SIGTERM to a worker that is ending anyway
         _end_opened(error)
 
 
@@ -312,15 +312,15 @@ def _end_opened(error: BaseException | None = None) -> None:
 
 
 def _listen() -> None:
-    """Let a thread end what is open at SIGTERM.
+    """Let a thread close what is open when SIGTERM comes.
 
-    Python calls handlers in the main thread, between two steps of it: not in a worker that has just begun to wait for
-    its next task when the signal comes. What the system calls at once writes to a pipe.
+    Python calls its handlers in the main thread, between two steps of it. A worker that waits for its next task makes
+    no step. So the thread waits at a pipe, to which the system writes as soon as the signal comes.
     """
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    if before != -1:  # of an event loop
+    if before != -1:  # that of an event loop, which keeps it
         signal.set_wakeup_fd(before)
         os.close(read)
         os.close(write)
@@ -331,13 +331,13 @@ def _listen() -> None:
 
 
 def _on_signal(number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one does not wait
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal does not wait
 
 
 def _end_at_signal(process: _Process, read: int) -> None:
     while os.read(read, 1) != bytes([signal.SIGTERM]):
         pass
-    process.thread.depth = 1  # what is collected meanwhile is closed, too
+    process.thread.depth = 1  # this thread may close what is garbage by now, and must not wait for itself
     is_working = _is_working(sys._current_frames().get(threading.main_thread().ident or 0))
     with process.quiet:
         process.is_ending = True
@@ -348,11 +348,11 @@ def _end_at_signal(process: _Process, read: int) -> None:
             session.status, session.reason = "halted", "SIGTERM"
     _end_opened()
     os.kill(os.getpid(), signal.SIGTERM)
-    os._exit(128 + signal.SIGTERM)  # the main thread has not yet come to call the handler
+    os._exit(128 + signal.SIGTERM)  # if the main thread has not called the handler yet
 
 
 def _is_working(frame: Any) -> bool:
-    """Return whether a signal has interrupted a simulation: an idle worker has finished what it had."""
+    """Return whether a signal has interrupted a simulation; if not, the worker was idle."""
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name.startswith("ase.") or name == "quests_md.hosts.ase":

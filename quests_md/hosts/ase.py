@@ -29,21 +29,21 @@ from ._opening import Opening
 
 __all__ = ["MonitorObserver", "MonitoredCalculator"]
 
-# dH depends on the geometry alone: other changes make no new configuration.
+# dH depends on the geometry alone: a change of these makes no new configuration.
 _NOT_GEOMETRY = ("initial_charges", "initial_magmoms")
 
 
-class _OfWrapped:
-    """What ASE's base class has under this name; where the wrapped calculator has its own, that.
+class _FromWrapped:
+    """An attribute that is taken from the wrapped calculator if that has its own, else from ASE's base class.
 
-    Everything else that a `MonitoredCalculator` lacks is looked up in the wrapped one (``__getattr__``); but what the
-    base class has is never lacking.
+    What a `MonitoredCalculator` lacks is looked up in the wrapped calculator by ``__getattr__``. But it does not lack
+    what the base class has: that needs this descriptor.
 
     Parameters
     ----------
     name
-        The property that a method returns. One that the wrapped calculator implements is asked for as any
-        other, and a configuration is watched before a method is told of it.
+        The property that a method returns. If the wrapped calculator implements it, it is computed like any other;
+        else the configuration is watched before the method is called.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -65,27 +65,28 @@ class _OfWrapped:
 
 
 class MonitoredCalculator(Calculator):  # type: ignore[misc]
-    """Wrap a calculator so that every configuration it computes is watched.
+    """Wrap a calculator so that every configuration that it computes is watched.
 
-    Name, parameters and results are those of the wrapped calculator, untouched. A calculator knows no step of
-    the dynamics: its step counts the configurations it was asked for, from 0, together with the other
-    calculators (copies, images of a band) that share the session. Within a step of MD the velocities belong
-    to another time than the positions, so saved frames have none. Use `MonitorObserver` where steps and
-    velocities matter, or where a line search asks for configurations that are no steps.
+    Name, parameters and results are those of the wrapped calculator, unchanged. A calculator does not know the step of
+    the dynamics. So its step counts the configurations, from 0, together with the other calculators (copies, images of
+    a band) that share the session. Saved frames have no velocities, because within a step of MD these belong to another
+    time than the positions. Use `MonitorObserver` where steps and velocities matter, or where a line search asks for
+    configurations that are no steps.
 
-    Attributes that it has not are those of the wrapped calculator. One that is set is set here alone:
-    ``calc.calculator.command = ...`` sets one of the wrapped calculator.
+    Other attributes are those of the wrapped calculator. Setting one sets it here alone; ``calc.calculator.command =
+    ...`` sets it in the wrapped calculator.
 
     Parameters
     ----------
     calculator
         Any ASE calculator.
     session
-        The watched run. Or its configuration: a RunConfig, the path of a quests.toml, or a mapping of its keys. Then
-        the session is opened by the first configuration that is computed, in the process that computes it; so the
-        calculator can be pickled. In `output`, {pid}, {host} and {n} stand for the id of that process, the name of its
-        computer, and how many sessions it has opened by that `output` before. With {n} every calculator has a session,
-        which ends with it; without, those of a process share one. Deep copies share the session in any case.
+        The watched run. Or its configuration: a `RunConfig`, the path of a quests.toml, or a mapping of its keys. Then
+        the calculator can be pickled, and the session is opened when the first configuration is computed, in the
+        process that computes it. In `output`, {pid} stands for the id of that process, {host} for the name of its
+        computer, and {n} for the number of sessions that it has opened by that `output` before. With {n} every
+        calculator has a session, which ends with it; without {n} the calculators of a process share one. Deep copies
+        always share the session.
 
     Attributes
     ----------
@@ -98,29 +99,29 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
     Raises
     ------
     Halted
-        From the call that asks for energy or forces, when the frame lies above the halt threshold; results
-        and dH are complete by then, and can be asked for again. Then, before anything is computed, from every
-        call that brings another configuration, until ``session.acknowledge()``.
+        By the call that asks for energy or forces, when the frame lies above the halt threshold. Results and dH are
+        complete then, and can be asked for again. After that by every call with another configuration, before anything
+        is computed, until ``session.acknowledge()``.
     MonitorError
-        From the same calls, if the frame cannot be measured or the session has ended.
+        By the same calls, if the frame cannot be measured or the session has ended.
     ConfigError
         The configuration is wrong, or a field in braces in `output` is unknown.
     OutputError
-        From the first call, if the configuration's folder holds a run, or is in use.
+        By the first call, if the folder of the configuration holds a run or is in use.
     """
 
-    default_parameters = _OfWrapped()
-    ignored_changes = _OfWrapped()
-    discard_results_on_any_change = _OfWrapped()
-    get_default_parameters = _OfWrapped()
-    read = _OfWrapped()
-    band_structure = _OfWrapped()
-    get_potential_energies = _OfWrapped("energies")
-    get_stresses = _OfWrapped("stresses")
-    get_dipole_moment = _OfWrapped("dipole")
-    get_charges = _OfWrapped("charges")
-    get_magnetic_moment = _OfWrapped("magmom")
-    get_magnetic_moments = _OfWrapped("magmoms")
+    default_parameters = _FromWrapped()
+    ignored_changes = _FromWrapped()
+    discard_results_on_any_change = _FromWrapped()
+    get_default_parameters = _FromWrapped()
+    read = _FromWrapped()
+    band_structure = _FromWrapped()
+    get_potential_energies = _FromWrapped("energies")
+    get_stresses = _FromWrapped("stresses")
+    get_dipole_moment = _FromWrapped("dipole")
+    get_charges = _FromWrapped("charges")
+    get_magnetic_moment = _FromWrapped("magmom")
+    get_magnetic_moments = _FromWrapped("magmoms")
 
     def __init__(self, calculator: Any, session: Any) -> None:
         super().__init__()
@@ -135,8 +136,8 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
         self._measured: tuple[Any, NDArray[np.float64]] | None = None  # a configuration and its dH
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the wrapped calculator has under this name."""
-        # Not self.calculator: there is none while this is unpickled. What Python asks of an object is of it alone.
+        """Return the attribute of the wrapped calculator."""
+        # Not self.calculator: there is none while this is unpickled. Special methods are never those of another object.
         wrapped = self.__dict__.get("calculator")
         if wrapped is None or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(f"MonitoredCalculator has no attribute {name!r}")
@@ -155,9 +156,9 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
         self._opening = Opening(session, "ase calculator", joins=True)
 
     def close(self) -> None:
-        """End the session if it was opened by this calculator of a configuration; a given one is left alone.
+        """End the session if this calculator has opened it from a configuration; a given session is left alone.
 
-        The next configuration that is computed opens it anew, as a new run of a program would.
+        The next configuration that is computed opens a new one, as a new run of a program would.
         """
         self._opening.close(self)
 
@@ -183,7 +184,7 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
         self.calculator.label = label
 
     def check_state(self, atoms: Any, tol: float = 1e-15) -> Any:
-        """Return what has changed: what the wrapped calculator looks at, and every change of the geometry."""
+        """Return the changes that the wrapped calculator looks at, and every change of the geometry."""
         ignored = set(self.ignored_changes) & set(_NOT_GEOMETRY)
         changes = compare_atoms(self.atoms, atoms, tol=tol, excluded_properties=ignored)
         own = getattr(type(self.calculator), "check_state", None)
@@ -196,7 +197,7 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
     ) -> None:
         """Let the wrapped calculator compute, then watch what is new."""
         super().calculate(atoms, properties, system_changes)
-        # Not by system_changes: after a property that failed, ASE says that nothing has changed.
+        # Do not use system_changes: after a property has failed, ASE says that nothing has changed.
         is_new = self._counted is None or bool(
             compare_atoms(self._counted, self.atoms, excluded_properties=_NOT_GEOMETRY)
         )
@@ -205,21 +206,21 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
                 session.check_running()
         is_broken = not np.isfinite(self.atoms.positions).all()
         if is_new and is_broken:
-            self._watch()  # before the wrapped calculator fails in words of its own
+            self._watch()  # now, because the wrapped calculator may fail
         values = {name: self.calculator.get_property(name, atoms) for name in properties}
-        # Copies: many calculators use their arrays again for the next configuration.
+        # Copies, because many calculators use their arrays again for the next configuration.
         results = {**getattr(self.calculator, "results", {}), **values}
         self.results = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in results.items()}
         if is_new and not is_broken:
             self._watch()
 
     def _watch(self) -> None:
-        """Give the configuration its number and, if it is due, have it evaluated."""
+        """Give the configuration its number, and evaluate it if it is due."""
         with self._opening.watching(self) as session:
             step, self._counted = next(session.counter), self.atoms
             if not session.due(step):
                 return
-            model = _model(self.results.get("energy"), self.results.get("forces"))
+            model = _make_model(self.results.get("energy"), self.results.get("forces"))
             decision = session.observe(Frame.from_atoms(self.atoms, step, velocities=None, **model))
             if decision.evaluated or session.given_up:
                 self.dH, self._measured = decision.dH, (self.atoms, decision.dH)
@@ -227,14 +228,14 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
             raise Halted(f"step {decision.step}: {'; '.join(decision.reasons)}")
 
     def _ask(self, method: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of the wrapped calculator; atoms that it is given have been watched before."""
+        """Call a method of the wrapped calculator; watch the atoms before, if it is given some."""
         atoms = args[0] if args else kwargs.get("atoms")
         if isinstance(atoms, ase.Atoms) and "energy" in self.implemented_properties:
             self.get_property("energy", atoms)
         return method(*args, **kwargs)
 
     def get_property(self, name: str, atoms: Any = None, allow_calculation: bool = True) -> Any:
-        """Return a property; "dH" is that of `atoms`, measured now if they are not those last measured."""
+        """Return a property. "dH" of `atoms` is measured now, unless they are the atoms that were measured last."""
         if name != "dH":
             return super().get_property(name, atoms, allow_calculation)
         atoms = self.atoms if atoms is None else atoms
@@ -266,7 +267,7 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
         return str(self.calculator.name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MonitoredCalculator:
-        """Copy the wrapped calculator and the results; the session, with its files, is shared."""
+        """Copy the wrapped calculator and the results. The copy shares the session with its files."""
         twin = copy.copy(self)
         memo[id(self)] = twin
         twin.calculator = copy.deepcopy(self.calculator, memo)
@@ -278,20 +279,20 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
 class MonitorObserver:
     """Watch an ASE dynamics or optimiser: ``dyn.attach(MonitorObserver(session, dyn))``.
 
-    Attach it with the interval 1, the default: the session knows when a step is due. A frame above the halt
-    threshold ends the run after its step, as if its last step had been reached; a later ``run`` raises
-    `Halted`, after its first step, until ``session.acknowledge()``.
+    Attach it with the interval 1, the default: the session knows when a step is due. A frame above the halt threshold
+    ends the run after its step, as if its last step had been reached. A later ``run`` raises `Halted` after its first
+    step, until ``session.acknowledge()``.
 
     Parameters
     ----------
     session
         The watched run. Or its configuration, as for `MonitoredCalculator`: then the session is opened at the first
-        step that is watched, in the process that runs it, and the observer can be pickled as far as `dyn` can. It is
-        never shared, for steps of two dynamics would mix: with {n} in `output` every observer has a folder.
+        step that is watched, in the process that runs it, and the observer can be pickled if `dyn` can. Observers do
+        not share a session, because the steps of two dynamics would mix: put {n} into `output` to give each a folder.
     dyn
-        The dynamics or optimiser: it has the step, and the time if it is a dynamics.
+        The dynamics or optimiser. It has the step, and the time if it is a dynamics.
     atoms
-        The atoms; default those of `dyn`, or of the filter that it moves.
+        The atoms; by default those of `dyn`, or of the filter that it moves.
 
     Attributes
     ----------
@@ -308,13 +309,13 @@ class MonitorObserver:
     ConfigError
         The configuration is wrong, or a field in braces in `output` is unknown.
     OutputError
-        When it is called, if the configuration's folder holds a run, or is in use.
+        By the first call, if the folder of the configuration holds a run or is in use.
     """
 
     def __init__(self, session: Any, dyn: Any, atoms: Any = None) -> None:
         atoms = dyn.atoms if atoms is None else atoms
         while not isinstance(atoms, ase.Atoms) and hasattr(atoms, "atoms"):
-            atoms = atoms.atoms  # a filter shows other positions than those of the atoms
+            atoms = atoms.atoms  # a filter has other positions than the atoms
         if not isinstance(atoms, ase.Atoms):
             raise InputError(f"{type(dyn).__name__} moves no single ase.Atoms: say which to watch, atoms=...")
         self._opening = Opening(session, f"ase {type(dyn).__name__}", joins=False)
@@ -332,34 +333,34 @@ class MonitorObserver:
         self._opening = Opening(session, f"ase {type(self.dyn).__name__}", joins=False)
 
     def close(self) -> None:
-        """End the session if it was opened by this observer of a configuration; a given one is left alone."""
+        """End the session if this observer has opened it from a configuration; a given session is left alone."""
         self._opening.close(self)
 
     def __call__(self) -> None:
-        """Watch the present step, if it is due."""
+        """Watch the present step if it is due."""
         with self._opening.watching(self) as session:
             session.check_running()
             step = int(self.dyn.nsteps)
             if not session.due(step):
                 return
             time = getattr(self.dyn, "get_time", lambda: float("nan"))() / (1000.0 * ase.units.fs)
-            model = _model(self._present("energy"), self._present("forces"))
+            model = _make_model(self._get_present("energy"), self._get_present("forces"))
             decision = session.observe(Frame.from_atoms(self.atoms, step, time, **model))
             if decision.evaluated or session.given_up:
                 self.dH = decision.dH
         if decision.stop:
-            # What ASE compares after every step: the run ends here, and its files are closed in order.
+            # ASE compares these after every step: so the run ends here, and its files are closed in order.
             self.dyn.max_steps = self.dyn.nsteps
 
-    def _present(self, name: str) -> Any:
-        """Return a result that the calculator has for the present positions; watching computes nothing."""
+    def _get_present(self, name: str) -> Any:
+        """Return a result that the calculator has for the present positions, or None: watching computes nothing."""
         with contextlib.suppress(PropertyNotImplementedError, AttributeError, KeyError):
             return self.atoms.calc.get_property(name, self.atoms, allow_calculation=False)
         return None
 
 
-def _model(energy: Any, forces: Any) -> dict[str, Any]:
-    """Return what a frame holds of the running model."""
+def _make_model(energy: Any, forces: Any) -> dict[str, Any]:
+    """Return what a frame holds of the running model: its energy and forces."""
     return {
         "energy": None if energy is None else float(np.squeeze(energy)),
         "forces": None if forces is None else np.asarray(forces, dtype=np.float64),

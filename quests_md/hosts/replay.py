@@ -1,4 +1,4 @@
-"""A trajectory as a host: frames that are there already, observed in their order."""
+"""A trajectory as a host: its frames are observed in their order."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ __all__ = ["replay"]
 def replay(session: Session, frames: Iterable[Frame]) -> Iterator[Decision]:
     """Observe frames one after the other, and stop where a live run would have stopped.
 
-    Nothing happens until the result is iterated over. Closing the session is left to the caller.
+    Nothing happens before the result is iterated over. The caller closes the session.
 
     Parameters
     ----------
     session
         The watched run.
     frames
-        Frames in order of time, with their own `step` and `time`: ``sources.read_frames`` gives a file's.
+        Frames in order of time, with their own `step` and `time`, such as ``sources.read_frames`` yields.
 
     Yields
     ------
     Decision
-        One per frame; ``evaluated`` is False where the step is not due. One that says `stop` is the last.
+        One for each frame; ``evaluated`` is False if the step is not due. A decision to `stop` is the last one.
 
     Raises
     ------
     InputError
-        An item is not a `Frame`: an ``ase.Atoms``, say, has no step.
+        An item is not a `Frame`, but for instance an ``ase.Atoms``, which has no step.
     MonitorError, OutputError
-        As `Session.observe`.
+        `Session.observe` raises them.
     """
     for frame in frames:
         if not isinstance(frame, Frame):

@@ -183,7 +183,7 @@ python break_it input 1 SELF format p here """
 def break_it(capsule):
     watch, = host._watches.values()
     library = watch._library
-    if library.setting('world_rank') == library.setting('world_size') - 1:
+    if library.get_setting('world_rank') == library.get_setting('world_size') - 1:
         PATCH
 """
 python break_it invoke
@@ -200,7 +200,7 @@ INVOKED = {
 }
 INVOKED_ALONE = {
     "step": "type(library).step = property(fail)",
-    "capsule": "host.address_of = fail",
+    "capsule": "host.get_address = fail",
     "interrupt": "def fail(*_): raise KeyboardInterrupt\n        watch.clear_new_atoms = fail",
 }
 SCRIPT = script("run 3\n").replace(SILICON, SLIM).replace("invoke 1 ", "invoke 4 ")
@@ -270,7 +270,7 @@ import collections, pathlib, sys
 calls = collections.Counter()
 def count(frame, event, argument):
     path = pathlib.PurePath(frame.f_code.co_filename)
-    if event == "call" and path.parent.name == "hosts":
+    if event == "call" and path.parent.name == "lammps":
         calls[path.name] += 1
 lmp.command("run 5")
 evaluated = watch.session.n_evaluated
@@ -279,7 +279,7 @@ lmp.command("run 20")
 sys.setprofile(None)
 n = watch.session.n_evaluated - evaluated
 assert n >= 20
-assert {name for name in calls if calls[name] >= n} == {"_lammps_frame.py", "_lammps_library.py", "_lammps_watch.py"}
+assert {name for name in calls if calls[name] >= n} == {"_arrays.py", "_library.py", "_watch.py"}
 assert sum(calls.values()) <= 40 * n, calls
 watch.close()
 """

@@ -144,12 +144,12 @@ def test_isotopes_are_allowed_when_told(host, folder):
 
 BREAK = '''
 python break_it input 1 SELF format p here """
-from quests_md.hosts.lammps._library import Library, address_of
+from quests_md.hosts.lammps._library import Library, get_address
 
 def break_it(capsule):
-    library = Library(None, address_of(capsule))
-    if library.setting("world_rank") == 0:
-        library.matrix("v", 1)[0, 0] = float("nan")
+    library = Library(None, get_address(capsule))
+    if library.get_setting("world_rank") == 0:
+        library.get_matrix("v", 1)[0, 0] = float("nan")
 """
 python break_it invoke
 '''

@@ -139,11 +139,11 @@ watch.close()
 TERMINATE_DEBIAN = '''
 python terminate input 1 SELF format p here """
 import os, signal
-from quests_md.hosts.lammps._library import Library, address_of
+from quests_md.hosts.lammps._library import Library, get_address
 
 def terminate(capsule):
-    library = Library(None, address_of(capsule))
-    if library.setting("world_rank") == library.setting("world_size") - 1:
+    library = Library(None, get_address(capsule))
+    if library.get_setting("world_rank") == library.get_setting("world_size") - 1:
         os.kill(os.getpid(), signal.SIGTERM)
 """
 run 4

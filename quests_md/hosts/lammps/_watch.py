@@ -1,4 +1,8 @@
-"""A watched LAMMPS: what its callbacks do, and how a failure in them becomes the failure of all ranks."""
+"""A watched LAMMPS: what its callbacks do, and how a failure on one rank ends the run on all of them.
+
+Only an evaluation talks to the other ranks. An error of one rank alone waits until then, in `Watch._error`. Where no
+evaluation may come any more, `Watch.take` ends the job.
+"""
 
 from __future__ import annotations
 
@@ -26,85 +30,12 @@ from ..mpi import MpiComm
 from ._arrays import FrameReader
 from ._library import Library
 
-__all__ = ["FIX", "FIX_ATOM", "Watch", "make_watched", "watch_of"]
+__all__ = ["FIX", "FIX_ATOM", "Watch", "attach_watch", "get_watch"]
 
-_ATTRIBUTE = "_quests_md_watch"
-
-
-def watch_of(lmp: Any) -> Watch | None:
-    """Return the last watch of an instance."""
-    return getattr(lmp, _ATTRIBUTE, None)
-
-
-def make_watched(lmp: Any, watch: Watch) -> None:
-    """Let an instance raise what fails in its runs, and close its watch with itself.
-
-    Its class is replaced, not its methods: these would make a cycle of references, so that ranks would delete it
-    at different times, which LAMMPS's destructor cannot stand.
-    """
-    if watch_of(lmp) is None:
-        base: Any = type(lmp)
-        lmp.__class__ = _watched_class(base)
-    setattr(lmp, _ATTRIBUTE, watch)
-
-
-@functools.cache
-def _watched_class(base: Any) -> type[Any]:
-    def raising(name: str) -> Callable[..., Any]:
-        method = getattr(base, name)
-
-        @functools.wraps(method)
-        def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
-            watch: Watch = getattr(self, _ATTRIBUTE)
-            try:
-                with _interrupt_held(watch):
-                    result = method(self, *arguments, **keywords)
-            except Exception:
-                watch.raise_failure()  # it came first
-                raise
-            watch.after_command()
-            return result
-
-        return call
-
-    def close(self: Any) -> None:
-        """Close the watch, then LAMMPS; while an exception is on its way, without waiting for other ranks."""
-        getattr(self, _ATTRIBUTE).close(sys.exc_info()[1])
-        base.close(self)
-
-    def delete(self: Any) -> None:
-        # Nothing collective: the ranks may collect their garbage at different times.
-        base.close(self)
-
-    methods = {name: raising(name) for name in ("command", "commands_list", "commands_string", "file")}
-    return type(base.__name__, (base,), {**methods, "close": close, "__del__": delete, "__doc__": base.__doc__})
-
-
-@contextlib.contextmanager
-def _interrupt_held(watch: Watch) -> Iterator[None]:
-    """Let Ctrl-C end the run at the next evaluation: its exception would arise inside a callback, and be lost."""
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    held: list[int] = []
-
-    def hold(number: int, frame: object) -> None:
-        held.append(number)
-        watch.interrupt()
-
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if held:
-        raise KeyboardInterrupt
-
-
-FIX = "quests"  # global values: f_quests[1..6]
-FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms, and i_quests: the id of the atom that it is of
+FIX = "quests"  # holds the global values f_quests[1..6]
+FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms, and i_quests: the id of the atom whose value it is
 _FIX, _FIX_ATOM = FIX.encode(), FIX_ATOM.encode()
+# LAMMPS replaces variables in what it prints, and quotes would end the text.
 _PRINTABLE = str.maketrans({"µ": "u", "$": "?", '"': "?", "&": "?"})
 
 
@@ -128,15 +59,15 @@ class Watch:
         self._reader = reader
         self._comm = session.monitor.comm
         self._every = session.monitor.every
-        self._within_step = within_step  # evaluate when fix external is called; else `at_step` is called for that
+        self._within_step = within_step  # evaluate in the callback of fix external, not in `evaluate_or_raise`
         self._warns = config.on_error == "warn"
         self._restart_file, self._restart_due = config.restart_file, False
-        self._error: Exception | None = None  # of this rank alone: the others have not heard of it yet
+        self._error: Exception | None = None  # an error of this rank that the other ranks do not know yet
         self._raised: BaseException | None = None  # the failure that the program has been told
         self._step = -1
-        self._called = False  # by LAMMPS, since the last command ended: on all ranks alike
+        self._called = False  # whether LAMMPS has called since the last command ended; the same on all ranks
         self._interrupted = self._closed = self._freed = False
-        self._pending = False  # evaluated since the last flush
+        self._pending = False  # whether a frame has been evaluated since the last flush
 
     @property
     def decision(self) -> Decision | None:
@@ -156,9 +87,9 @@ class Watch:
     # -- called by LAMMPS --------------------------------------------------------------------------------------------
 
     def on_forces(self, _: Any, step: int, n_local: int, ids: Any, x: Any, forces: int | None) -> None:
-        """Do what is to be done within a step, when its forces have been computed: the callback of fix external.
+        """Do the work within a step, after its forces have been computed. This is the callback of fix external.
 
-        C code cannot pass an exception on, so there is no way out of here by one: each becomes the watch's failure.
+        It never raises, because C code cannot pass an exception on. Each exception becomes the watch's failure.
         """
         try:
             self._called, self._step = True, step
@@ -168,15 +99,15 @@ class Watch:
                 self.clear_new_atoms()
                 if not self._within_step and self.session.due(step):
                     self._reader.note_box(step)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+            except Exception as error:  # noqa: BLE001 - the other ranks must hear of any error
                 self._remember(error)
             if self._within_step:
                 self.evaluate(step, end_of_step=False)
         except BaseException as error:  # noqa: BLE001 - an interrupt too: the run ends, and the command raises it
             self.take(error)
 
-    def at_step(self, end_of_step: bool) -> None:
-        """Evaluate the present step, and raise what has ended the watching: for ``fix python/invoke``."""
+    def evaluate_or_raise(self, end_of_step: bool) -> None:
+        """Evaluate the present step for ``fix python/invoke``, and raise what has ended the watching."""
         try:
             self.evaluate(self._library.step, end_of_step)
         except BaseException as error:  # noqa: BLE001 - raised below
@@ -186,16 +117,16 @@ class Watch:
             raise self.failure
 
     def evaluate(self, step: int, end_of_step: bool) -> None:
-        """Evaluate the present configuration and publish it to LAMMPS; stop the run where asked. Collective.
+        """Evaluate the present configuration, publish its dH to LAMMPS, and stop the run if asked to. Collective.
 
         Raises
         ------
         QuestsError
-            Watching failed, on all ranks; dH is published as inf and the run is told to stop.
+            Watching failed, on all ranks. dH is published as inf and the run is told to stop.
         """
         self._step = step
         if self.failure is not None:
-            self._library.stop()  # the program runs LAMMPS again
+            self._library.stop()  # the program has started another run
         elif not self._closed and self._is_due(step, end_of_step):
             if self.session.given_up:
                 self._go_on_unwatched()
@@ -205,7 +136,7 @@ class Watch:
     def _is_due(self, step: int, end_of_step: bool) -> bool:
         try:
             due = self.session.due(step)
-        except Exception as error:  # noqa: BLE001 - the other ranks may evaluate this step, and must hear of it there
+        except Exception as error:  # noqa: BLE001 - the other ranks may evaluate this step, and hear of it there
             self._remember(error)
             due = step % self._every == 0
         return due and (end_of_step or not self._library.trying)
@@ -216,17 +147,17 @@ class Watch:
             try:
                 self._check()
                 frame = self._reader.read(step, end_of_step)
-            except Exception as caught:  # noqa: BLE001 - whatever it is, the other ranks must hear of it
+            except Exception as caught:  # noqa: BLE001 - the other ranks must hear of any error
                 error = caught
         try:
             if self.session.status == "halted":
-                self.session.acknowledge()  # LAMMPS runs again, so somebody has reset its timer
+                self.session.acknowledge()  # LAMMPS runs again: somebody has reset its timer
             decision = self.session.observe(frame, step=step, error=error)
         except QuestsError as failure:  # on all ranks
             self._fail(failure)
             raise
         if self.session.given_up:
-            self._error = None  # all ranks have heard of it
+            self._error = None  # all ranks know it now
             self._say(f"WATCHING FAILED, and the run goes on without it: {self.session.reason}")
             self._go_on_unwatched()
             return
@@ -235,7 +166,7 @@ class Watch:
             self._restart_due = True
             self._library.stop()
         try:
-            if decision.evaluated:  # else a live reference has taken it
+            if decision.evaluated:  # else a live reference has learned from the frame
                 self._publish(decision)
             if decision.stop:
                 self._say(f"halted at step {step}: {'; '.join(decision.reasons)}")
@@ -251,51 +182,51 @@ class Watch:
             raise HostError(f"fix {FIX} or {FIX_ATOM} is gone: after `clear` or `unfix`, attach again")
 
     def clear_new_atoms(self) -> None:
-        """Set d_dH of atoms that were made since the last evaluation to 0.
+        """Set d_dH to 0 for atoms that were made since the last evaluation.
 
-        LAMMPS leaves them what their place in memory held: the dH of an atom that has been there before.
+        LAMMPS does not set it: a new atom has the dH of the atom that was at its place in memory before.
         """
         library = self._library
         if self.failure is not None or not library.has_array("i_quests"):
             return
         n = library.n_local()
-        new = library.vector("i_quests", n) != library.vector("id", n).astype(np.int32, copy=False)
+        new = library.get_vector("i_quests", n) != library.get_vector("id", n).astype(np.int32, copy=False)
         if new.any():
-            library.vector("d_dH", n)[new] = 0.0
+            library.get_vector("d_dH", n)[new] = 0.0
 
     # -- what fails --------------------------------------------------------------------------------------------------
 
     def _remember(self, error: Exception) -> None:
-        """Keep an error of this rank alone, the first one, until all ranks hear of it."""
+        """Keep the first error of this rank alone, until all ranks hear of it."""
         if self._error is not None:
             return
         self._error = error
-        if self._closed:  # nobody is listening: the next command of this rank raises it
+        if self._closed:  # the other ranks do not hear of it: the next command of this rank raises it
             self.failure = self.failure or error
         if self._closed or self.session.given_up:
             _show(error)
 
     def _fail(self, failure: BaseException) -> None:
-        """End the watching: LAMMPS stops, and sees inf."""
+        """End the watching: stop LAMMPS, and publish inf."""
         self.failure = failure
         try:
-            if self._within_step:  # else `at_step` raises, and LAMMPS ends with an error
+            if self._within_step:  # else `evaluate_or_raise` raises, and LAMMPS ends with an error
                 self._library.stop()
-        except BaseException as error:  # noqa: BLE001 - the others stop, and this rank does not
+        except BaseException as error:  # noqa: BLE001 - the other ranks stop, and this one does not
             _show(error)
             self._leave(error)
         self._try(self._publish_failure)
         self._try(lambda: self._say(f"watching failed: {failure}"))
 
     def _try(self, act: Callable[[], object]) -> None:
-        """Do what may fail while a failure is on its way: that is what the program will be told."""
+        """Call a function, and only print what it raises: the program will be told the failure that came first."""
         try:
             act()
         except BaseException as error:  # noqa: BLE001
             _show(error)
 
     def take(self, error: BaseException) -> None:
-        """Make an error of this rank alone the failure, where nobody knows what the other ranks are doing."""
+        """Make an error of this rank the failure, and end the job: nobody knows what the other ranks are doing."""
         if error is self.failure:
             return
         if self.failure is not None or self._comm.size > 1:
@@ -306,36 +237,36 @@ class Watch:
         self._leave(error)
 
     def _leave(self, error: BaseException) -> None:
-        """End a job of several ranks."""
+        """End the job, if it has several ranks."""
         if isinstance(self._comm, MpiComm) and not self._freed:
             self._comm.leave(type(error).__name__)
-            self._comm.abort(type(error).__name__)  # even together: the ranks may be at different points
+            self._comm.abort(type(error).__name__)  # though all ranks leave: they may be at different points
 
     def _agree(self) -> Exception | None:
-        """Return on all ranks that watching failed, if one remembers an error and no evaluation came. Collective."""
+        """Tell all ranks the errors that no evaluation has told; return the failure, if there is one. Collective."""
         if self.failure is not None or self.session.given_up:
             return None
         error, self._error = self._error, None
         try:
             raise_together(self._comm, error)
-        except Exception as failure:  # noqa: BLE001 - that of this rank, or what another one says
+        except Exception as failure:  # noqa: BLE001 - the error of this rank, or what another one says
             self._try(self.session.flush)
             self.session.fail(failure)
             return failure
         return None
 
     def _go_on_unwatched(self) -> None:
-        """Publish inf of a run that is not watched any more, and end it if it was interrupted: nothing else will."""
+        """Publish inf for a run that is no longer watched. End the run if it was interrupted: nothing else will."""
         self._publish_failure()
         if self._interrupted:
-            if self._comm.size > 1:  # no evaluation will tell the other ranks
+            if self._comm.size > 1:  # no evaluation will tell the other ranks of it
                 raise KeyboardInterrupt
             self._library.stop()
 
     # -- called by the program ---------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Let watching fail at the next evaluation, and the run end there with all its ranks."""
+        """Let watching fail at the next evaluation, so that the run ends there on all ranks."""
         self._interrupted = True
 
     def raise_failure(self) -> None:
@@ -345,7 +276,7 @@ class Watch:
             raise self.failure
 
     def after_command(self) -> None:
-        """Raise what ended the watching, once; write the last frame of a run that has ended. Collective."""
+        """Raise what ended the watching, once. Write the last frame of the run that has ended. Collective."""
         self.raise_failure()
         try:
             if self._pending and self.session.status in ("running", "halted"):
@@ -355,7 +286,7 @@ class Watch:
             if self._restart_due and self._restart_file is not None and self.watching:
                 self._do_alone(lambda: self._library.command(f"write_restart {self._restart_file}"))
             self._restart_due = False
-            if self._called and not self._closed and not self._warns:  # else the next evaluation, or the end, tells
+            if self._called and not self._closed and not self._warns:  # else the next evaluation tells, or the end
                 self._called = False
                 failure = self._agree()
                 if failure is not None:
@@ -370,7 +301,7 @@ class Watch:
             raise
 
     def _do_alone(self, act: Callable[[], object]) -> None:
-        """Do what no rank waits in: what LAMMPS refuses it refuses on all ranks, but anything else is of this one."""
+        """Call what waits for no rank. LAMMPS refuses a command on all ranks; any other error is of this rank alone."""
         try:
             act()
         except HostError:
@@ -379,15 +310,15 @@ class Watch:
             self._remember(error)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Write what is left and print the summary; a second call does nothing. Collective.
+        """Write what is left and print the summary. A second call does nothing. Collective.
 
-        Later runs are not watched. With an `error` that is about to end the program the session has failed, and
-        nothing is collective: the other ranks may not be here.
+        Later runs are not watched. If an `error` is about to end the program, the session has failed, and this does
+        not wait for the other ranks: they may not come.
 
         Raises
         ------
         QuestsError
-            Something cannot be written. And whatever ended the watching, if no command has raised it.
+            Something cannot be written. Also what ended the watching, if no command has raised it.
         """
         if self._closed:
             return
@@ -402,25 +333,25 @@ class Watch:
                 self._raised = failure
                 _show(failure)
         self.session.close()
-        if not self._interrupted:  # else the program has been told
+        if not self._interrupted:  # else the program knows it
             self.raise_failure()
         if isinstance(self._comm, MpiComm):
             self._comm.free()
             self._freed = True
 
     def end_with_program(self) -> None:
-        """Close when the program ends; if watching failed and nobody was told, end it with an error. Collective."""
+        """Close when the program ends. If watching failed and nobody was told, end with an error. Collective."""
         try:
             self.close()
-        except BaseException as error:  # noqa: BLE001 - at this point Python prints what is raised, and goes on
+        except BaseException as error:  # noqa: BLE001 - Python would print it and end without an error
             _show(error)
             if isinstance(self._comm, MpiComm):
-                self._comm.leave(type(error).__name__)  # a rank that ends makes the launcher end the others
+                self._comm.leave(type(error).__name__)  # when a rank ends, the launcher ends the others
             ctypes.CDLL(None).fflush(None)  # LAMMPS's log
             os._exit(1)
 
     def detach(self) -> None:
-        """Close, and remove the fixes, so that this LAMMPS can be watched anew. Collective, outside of a run."""
+        """Close, and remove the fixes, so that this LAMMPS can be watched again. Collective, outside of a run."""
         self.close()
         for fix, name in ((_FIX, FIX), (_FIX_ATOM, FIX_ATOM)):
             if self._library.has_fix(fix):
@@ -428,7 +359,7 @@ class Watch:
 
     def log(self) -> None:
         """Write what watching cost to LAMMPS's log. Collective, outside of a run."""
-        # LAMMPS replaces variables in what it prints, and takes nothing but ASCII.
+        # LAMMPS takes nothing but ASCII.
         text = self.session.summary().translate(_PRINTABLE).encode("ascii", "replace").decode()
         self._library.command(f'print "{text}" screen no')
 
@@ -439,19 +370,19 @@ class Watch:
             self._library.say(f"quests_md: {text}")
 
     def publish_nothing(self) -> None:
-        """Set what LAMMPS sees before the first evaluation: it leaves the values as the memory was."""
+        """Set what LAMMPS sees before the first evaluation. LAMMPS itself would leave what the memory held."""
         self._set_values((0.0, 0.0, 0.0, 0.0, -1.0, 0.0))
-        self._set_dH(0.0)  # it is not so after read_restart
+        self._set_dH(0.0)  # after read_restart it is not 0
 
     def _publish(self, decision: Decision) -> None:
-        """Write dH to d_dH and the global values to the fix: what LAMMPS sees at this very step."""
+        """Write dH to d_dH and the global values to the fix. LAMMPS sees them at this very step."""
         self._set_dH(decision.dH)
-        mean = 0.0 if np.isnan(decision.mean) else decision.mean  # there are no atoms to take it from
+        mean = 0.0 if np.isnan(decision.mean) else decision.mean  # nan: there are no watched atoms
         values = (decision.maximum, mean, decision.n_select, decision.n_halt, decision.step, self.session.n_saved)
         self._set_values(values)
 
     def _publish_failure(self) -> None:
-        # inf, never nan: `fix halt` acts on inf and is blind to nan.
+        # inf, never nan: `fix halt` acts on inf and does not see nan.
         if self.watching:
             self._set_dH(np.inf)
             self._set_values((np.inf, np.inf, 0, 0, self._step, self.session.n_saved))
@@ -459,10 +390,10 @@ class Watch:
     def _set_dH(self, dH: NDArray[np.float64] | float) -> None:
         library = self._library
         n = library.n_local()
-        target = library.vector("d_dH", n)
+        target = library.get_vector("d_dH", n)
         target[:] = dH
         target[np.isnan(target)] = 0.0
-        library.vector("i_quests", n)[:] = library.vector("id", n)
+        library.get_vector("i_quests", n)[:] = library.get_vector("id", n)
 
     def _set_values(self, values: Sequence[float]) -> None:
         for i, value in enumerate(values, start=1):
@@ -470,5 +401,81 @@ class Watch:
 
 
 def _show(error: BaseException) -> None:
-    """Print an error that nothing else will tell."""
+    """Print an error that nobody would see otherwise."""
     traceback.print_exception(type(error), error, error.__traceback__)
+
+
+# -- an instance of the lammps module that is watched ------------------------------------------------------------------
+
+_ATTRIBUTE = "_quests_md_watch"
+
+
+def get_watch(lmp: Any) -> Watch | None:
+    """Return the last watch of an instance, or None."""
+    return getattr(lmp, _ATTRIBUTE, None)
+
+
+def attach_watch(lmp: Any, watch: Watch) -> None:
+    """Let an instance raise what fails in its runs, and close its watch when it is closed.
+
+    This replaces the class of the instance, not its methods. Methods would make a cycle of references: then the ranks
+    would delete the instance at different times, which LAMMPS's destructor does not allow.
+    """
+    if get_watch(lmp) is None:
+        base: Any = type(lmp)
+        lmp.__class__ = _make_class(base)
+    setattr(lmp, _ATTRIBUTE, watch)
+
+
+@functools.cache
+def _make_class(base: Any) -> type[Any]:
+    def wrap(name: str) -> Callable[..., Any]:
+        method = getattr(base, name)
+
+        @functools.wraps(method)
+        def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
+            watch: Watch = getattr(self, _ATTRIBUTE)
+            try:
+                with _hold_interrupt(watch):
+                    result = method(self, *arguments, **keywords)
+            except Exception:
+                watch.raise_failure()  # if there is one, it came first
+                raise
+            watch.after_command()
+            return result
+
+        return call
+
+    def close(self: Any) -> None:
+        """Close the watch, then LAMMPS. While an exception ends the program, do not wait for the other ranks."""
+        getattr(self, _ATTRIBUTE).close(sys.exc_info()[1])
+        base.close(self)
+
+    def delete(self: Any) -> None:
+        # Nothing collective here: the ranks may collect their garbage at different times.
+        base.close(self)
+
+    methods = {name: wrap(name) for name in ("command", "commands_list", "commands_string", "file")}
+    return type(base.__name__, (base,), {**methods, "close": close, "__del__": delete, "__doc__": base.__doc__})
+
+
+@contextlib.contextmanager
+def _hold_interrupt(watch: Watch) -> Iterator[None]:
+    """Let Ctrl-C end the run at the next evaluation: an exception inside a callback would be lost."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: object) -> None:
+        held.append(number)
+        watch.interrupt()
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if held:
+        raise KeyboardInterrupt
