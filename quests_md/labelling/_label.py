@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Labelling", "check_labels", "is_dead", "label"]
 
-
 _GRACE = 120.0  # seconds beyond wall_time after which a worker that has not answered counts as lost
 
 
