@@ -1,5 +1,5 @@
 "use strict";
-// Tables sort by the column whose head is pressed: numbers by what is exact, not by what is shown.
+// Pressing the head of a column sorts the table by it. Numbers sort by all digits, not only by those shown.
 for (const table of document.querySelectorAll("table")) {
   const heads = [...table.tHead.rows[0].cells];
   const valueOf = (row, column) => {

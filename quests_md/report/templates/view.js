@@ -1,5 +1,5 @@
 "use strict";
-// The view that turns. Without WebGL the pictures of the gallery are all there is, and they say the same.
+// The view that turns. Without WebGL, only the pictures of the gallery remain; they show the same.
 (() => {
   const { scenes } = JSON.parse(document.getElementById("data").textContent);
   const stage = document.querySelector(".stage");
@@ -25,10 +25,10 @@
     if (!viewer) throw new Error("no viewer");
   } catch (error) {
     stage.hidden = true;
-    say("The view that turns could not be made, so the environments are drawn from one side only.");
+    say("The view that turns cannot be shown here, so the environments are drawn from one side only.");
     return;
   }
-  // The wheel scrolls the page, as everywhere in it.
+  // Without Ctrl, the wheel scrolls the page, as everywhere else.
   place.addEventListener("wheel", (event) => { if (!event.ctrlKey) event.stopPropagation(); }, { capture: true });
 
   const textOf = (atom) => {
