@@ -17,9 +17,9 @@ from quests.descriptor import get_descriptors
 
 from quests_md import DescriptorSpec, Index, delta_entropy
 from quests_md.frame import Frame
-from quests_md.kernels._jit import over_rows
 from quests_md.kernels._simd_sum import ROWS, lanes, products
 from quests_md.kernels.blocks import TILE
+from quests_md.kernels.threads import over_rows
 
 from .environments import DIMENSION
 from .peer import BANDWIDTH, best_batch

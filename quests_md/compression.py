@@ -16,8 +16,8 @@ from scipy.cluster.vq import kmeans2
 from .errors import InputError
 from .information import DEFAULT_BANDWIDTH, check_bandwidth, check_reach, information, log_kernel_sum
 from .kernels import choice
-from .kernels._jit import over_rows
-from .kernels._simd_sum import ROWS
+from .kernels.choice import ROWS
+from .kernels.threads import over_rows
 
 __all__ = ["METHODS", "Compression", "Growth", "compress"]
 

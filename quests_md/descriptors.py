@@ -17,7 +17,7 @@ from .frame import Frame, as_frames
 from .kernels import descriptor as _descriptor
 from .kernels import descriptor_vector as _vector
 from .kernels import neighbors as _neighbors
-from .kernels._jit import over_rows
+from .kernels.threads import over_rows
 
 __all__ = ["DescriptorSpec", "OwnDescriptors", "cell_of", "minimum_distances"]
 

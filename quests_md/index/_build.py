@@ -19,8 +19,8 @@ from ..errors import InputError
 from ..frame import Frame, as_frames
 from ..information import bandwidth_from_volume, check_bandwidth
 from ..kernels import search
-from ..kernels._jit import over_rows
 from ..kernels.blocks import order_of
+from ..kernels.threads import over_rows
 from ..machine import find_versions
 from ._data import IndexData, find_parts
 

@@ -20,7 +20,7 @@ from ..errors import ElementError, InputError
 from ..frame import as_frames
 from ..information import Blocks, Precision, log_kernel_sum, log_kernel_sum_of_few, pack
 from ..kernels import kernel_sum, search
-from ..kernels._jit import over_rows
+from ..kernels.threads import over_rows
 from ._thresholds import Calibration
 
 __all__ = [

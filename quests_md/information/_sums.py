@@ -15,9 +15,9 @@ from ..errors import InputError
 from ..kernels import _simd_sum, self_sum
 from ..kernels import blocks as _blocks
 from ..kernels import kernel_sum as _kernel_sum
-from ..kernels._jit import over_rows
 from ..kernels.blocks import TILE, axes_of, order_of
 from ..kernels.kernel_sum import BLOCK
+from ..kernels.threads import over_rows
 
 __all__ = [
     "DEFAULT_BANDWIDTH",

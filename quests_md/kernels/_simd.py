@@ -1,9 +1,9 @@
 """The inner loops that numba does not turn into vectors by itself, written as vector code.
 
-It vectorises no sorting network, and no loop as short as the number of neighbours. So these loops are emitted as LLVM
-IR on types like <8 x double>: it names no instruction of any processor, and LLVM translates it for each. An `emit_`
-function writes a loop with a builder of llvmlite, on bare pointers; an `@intrinsic` makes it callable from a kernel,
-on arrays. What they compute is written in plain numpy in tests/naive.py, and tests/test_simd.py compares.
+numba vectorises no sorting network, and no loop as short as the number of neighbours. So these loops are LLVM IR on
+types like <8 x double>. This code names no instruction of any processor; LLVM translates it for each. An `emit_`
+function writes a loop on bare pointers, with a builder of llvmlite. An `@intrinsic` makes it callable from a kernel, on
+arrays. tests/naive.py computes the same in plain numpy, and tests/kernels/test_simd.py compares.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _I64 = ir.IntType(64)
 _F64 = ir.DoubleType()
 _F32 = ir.FloatType()
 
-# An atom nearer than this (squared, Å²) to another shares its place with it: 1/distance is then inf, not huge.
+# Two atoms that are nearer than this (squared, Å²) are at the same place: 1/distance is then inf, not huge.
 SAME_PLACE = 1e-20
-# Largest number of neighbours that the networks sort, and the number of columns of `near`.
+# The most neighbours that the networks sort, and the number of columns of `near`.
 WIDTH = 32
-# Allowed: a fused multiply-add, and 1/sqrt(x) from the estimate that processors have, refined. Not allowed: to assume
-# that nothing is infinite.
+# A fused multiply-add is allowed, and 1/sqrt(x) from the refined estimate of the processor. To assume that nothing is
+# infinite is not allowed.
 _FUSE = ("contract",)
 _ESTIMATE = ("arcp", "contract", "afn", "reassoc")
-# Nothing that is sorted is nan; that makes a minimum one instruction.
+# No sorted value is nan: so a minimum is one instruction.
 _NO_NAN = ("nnan", "nsz")
 
 
 def vector_bytes(triple: str, features: str) -> int:
-    """Return the width of the vectors of a processor, by LLVM's names; 0 where they are not worth it.
+    """Return the width of the vectors of a processor, by LLVM's names; 0 if they are not worth using.
 
-    Worth it are fused multiply-adds on vectors. On Arm both are part of the architecture.
+    They are worth it with fused multiply-adds on vectors. On Arm both are part of the architecture.
     """
     if triple.startswith(("aarch64", "arm64")):
         return 16
@@ -46,7 +46,7 @@ def vector_bytes(triple: str, features: str) -> int:
 
 
 def _target() -> tuple[str, str]:
-    # What numba compiles for, and not what the processor is: by that numba tells kept machine code apart.
+    # What numba compiles for, not what the processor is: numba tells kept machine code apart by this.
     triple, _, features = cpu_target.target_context.codegen().magic_tuple()
     return triple, features
 
@@ -108,11 +108,11 @@ class Vectors:
         return self.builder.call(function, arguments, fastmath=flags)
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
-        """Return x·y + z: fused where the processor can, else two operations (`fma` would be a call of a library)."""
+        """Return x·y + z: fused if the processor can, else two operations (`fma` would call a library)."""
         return self.call("fmuladd", [x, y, z], self.type, ())
 
     def sum_of_elements(self, x: Any) -> Any:
-        """Return the sum of a vector's elements, in an order of the compiler's choice."""
+        """Return the sum of a vector's elements, in an order that the compiler chooses."""
         return self.call("vector.reduce.fadd", [ir.Constant(self.element, 0.0), x], self.element, ("reassoc",))
 
     def squared_norm(self, x: Any, y: Any, z: Any) -> Any:
@@ -126,7 +126,7 @@ class Vectors:
         if self.element == _F32:
             root = self.call("sqrt", [squared], self.type, _ESTIMATE)
             return b.fdiv(self.constant(1.0), root, flags=_ESTIMATE)
-        # Double precision has no estimate: one in single precision, and a step that cubes its error.
+        # Double precision has no estimate: take that of single precision, and a step that cubes its error.
         single = Vectors(b, _F32, 4 * self.lanes)
         y = b.fpext(single.inverse_root(b.fptrunc(squared, single.type)), self.type)
         e = b.fsub(self.constant(1.0), b.fmul(b.fmul(squared, y), y, flags=_FUSE), flags=_FUSE)
@@ -155,9 +155,9 @@ def _emit_columns(v: Vectors, near: Any, first: Any, size: int) -> list[Any]:
 def emit_sorted_sums(builder: Any, element: Any, width: int, size: int, near: Any, n: Any, out: Any) -> None:
     """Write the sums over the columns of A, each sorted largest first, into ``out[:size]`` (float64).
 
-    `near` (4, WIDTH) holds x, y, z and u = 1 − (r/r_c)² of the neighbours, n ≤ size of them, then places where nothing
-    is, with u = 0. A_jl = u_j u_l / r_jl is symmetric, so columns are sorted instead of rows: then one vector holds
-    one row of several columns, and a comparator of the network is a minimum and a maximum of two vectors.
+    `near` (4, WIDTH) holds x, y, z and u = 1 − (r/r_c)² of n ≤ size neighbours, then empty places with u = 0.
+    A_jl = u_j u_l / r_jl is symmetric, so columns are sorted instead of rows. Then one vector holds one row of several
+    columns, and a comparator of the network is a minimum and a maximum of two vectors.
     """
     v = Vectors(builder, element, width)
     sums = cgutils.alloca_once(builder, v.type, size=ir.Constant(_I64, size))
@@ -184,7 +184,7 @@ def emit_sorted_sums(builder: Any, element: Any, width: int, size: int, near: An
 def emit_ranks(builder: Any, width: int, values: Any, n: Any, out: Any) -> None:
     """Write into ``out[i]`` how many of ``values[:n]`` (float64) are less than ``values[i]``.
 
-    Whole vectors are read and written: both arrays are longer than n by one vector.
+    It reads and writes whole vectors: both arrays must be longer than n by one vector.
     """
     v = Vectors(builder, _F64, width)
     counts = ir.VectorType(_I64, v.lanes)
@@ -206,8 +206,8 @@ def emit_inside(
 ) -> Any:
     """Append to ``rows[:n]`` the points of a range, less `centre`, whose r² from it is below `limit`; return the new n.
 
-    `points` (3, stride) holds coordinates (float64), `ends` are first and last of the range. Whole vectors are read,
-    and one row more is written: both arrays are longer by one vector.
+    `points` (3, stride) holds coordinates (float64), `ends` are first and last of the range. It reads whole vectors and
+    writes one row more: both arrays must be longer by one vector.
     """
     v, b = Vectors(builder, _F64, width), builder
     axes = [b.gep(points, [b.mul(stride, ir.Constant(_I64, c))]) for c in range(3)]
@@ -224,7 +224,7 @@ def emit_inside(
         inside = b.and_(b.fcmp_ordered("<", squared, v.splat(limit)), other)
         bits = b.zext(b.bitcast(inside, ir.IntType(v.lanes)), _I64)
         count = b.load(found)
-        for i in range(v.lanes):  # always written, and kept only if it counts: a branch would be taken at random
+        for i in range(v.lanes):  # always write, and keep it only if it counts: a branch would be taken at random
             b.store(b.add(start, ir.Constant(_I64, i)), b.gep(rows, [count]))
             count = b.add(count, b.and_(b.lshr(bits, ir.Constant(_I64, i)), ir.Constant(_I64, 1)))
         b.store(count, found)

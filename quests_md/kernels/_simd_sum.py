@@ -18,24 +18,24 @@ from ._simd import BYTES, Vectors, pointer
 Array = NDArray[Any]
 Value = Any  # of llvmlite, which has no types
 
-ROWS = 6  # rows of a product that stay in registers: 6 × 2 vectors of sums, 2 of the tile and a broadcast fit 16
-_CHUNK = 16  # products are added up in chunks of coordinates, and these then: a third of the rounding of one long sum
+ROWS = 6  # rows of a product: 6 × 2 vectors of sums, 2 of the tile and a broadcast fit into 16 registers
+_CHUNK = 16  # coordinates whose products are added up first: a third of the rounding of one long sum
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
-# exp2 of the fraction, |f| ≤ ½, as a polynomial with 2⁰ = 1. In double precision the Taylor series. In
-# single the polynomial of degree 4 with the smallest relative error. `EXP2_ERROR` is that error: little beside the
-# 1e-10 and 1e-4 that are promised, and every degree costs 1 % of a sum.
+# exp2 of the fraction, |f| ≤ ½, as a polynomial with 2⁰ = 1. Double precision takes the Taylor series, single precision
+# the polynomial of degree 4 with the smallest relative error. `EXP2_ERROR` is that error. It is small beside the
+# promised 1e-10 and 1e-4, and every degree costs 1 % of a sum.
 _COEFFICIENTS = {
     "float": [1.0, 0.69312423, 0.24024099, 0.055906430, 0.0095828551],
     "double": [math.log(2.0) ** n / math.factorial(n) for n in range(12)],
 }
 EXP2_ERROR = {"float": 3e-6, "double": 9e-15}
-# Clamped where 2^x is no longer a normal number.
+# x is clamped to this, because below it 2^x is not a normal number.
 _SMALLEST = {"float": -126.0, "double": -1022.0}
 
 
 VECTOR = BYTES > 0
-VECTOR_BYTES = max(32, BYTES)  # two registers of 16 where they are as narrow as that
+VECTOR_BYTES = max(32, BYTES)  # two registers if they have only 16 bytes
 
 
 def lanes(itemsize: int) -> int:
@@ -43,7 +43,7 @@ def lanes(itemsize: int) -> int:
     return 2 * VECTOR_BYTES // itemsize
 
 
-# -- plain twins ------------------------------------------------------------------------------------
+# -- plain twins -------------------------------------------------------------------------------------------------------
 
 
 @kernel
@@ -53,7 +53,7 @@ def products_plain(rows: Array, tile: Array, out: Array) -> None:
     out[:] = 0.0
     for p in range(panels):
         for r in range(ROWS):
-            for c in range(0, d - 3, 4):  # four coordinates at a time: `out` is read and written a quarter as often
+            for c in range(0, d - 3, 4):  # four coordinates at a time: reads and writes `out` a quarter as often
                 i = c * ROWS + r
                 x0, x1, x2, x3 = rows[i], rows[i + ROWS], rows[i + 2 * ROWS], rows[i + 3 * ROWS]
                 for j in range(width):
@@ -87,7 +87,7 @@ def squares_plain(rows: Array, tile: Array, out: Array) -> None:
 
 @kernel
 def sums_exp2_plain(x: Array, shifts: Array, out: Array) -> None:
-    """As `sums_exp2`, for x_j + shift ≤ 0; no term is less than e^-60."""
+    """Do what `sums_exp2` does, for x_j + shift ≤ 0. No term is less than e^-60."""
     for r in range(x.shape[0]):
         out[r] = 0.0
         for j in range(x.shape[1]):
@@ -99,9 +99,9 @@ _LN2 = math.log(2.0)
 
 @kernel
 def exp_negative(x: float) -> float:
-    """Return exp(x) for x ≤ 5, to 1e-13; never less than exp(-60), which is nothing beside a sum of 1 or more.
+    """Return exp(x) for x ≤ 5, to 1e-13. It is never less than exp(-60), which is nothing beside a sum of 1 or more.
 
-    exp(x) = exp(x/128)¹²⁸: a Taylor polynomial and seven squarings. Unlike a call of exp, a loop over it is vectorised.
+    exp(x) = exp(x/128)¹²⁸: a Taylor polynomial and seven squarings. A loop over it is vectorised, one over exp is not.
     """
     y = max(x, -60.0) * 0.0078125
     p = 1.0 + y * (1.0 / 13.0)
@@ -126,15 +126,16 @@ def exp_negative(x: float) -> float:
     return p * p
 
 
-# -- vector path ------------------------------------------------------------------------------------
+# -- vector code -------------------------------------------------------------------------------------------------------
 
 
 @intrinsic
 def products(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
     """Write rows · tile into `out`.
 
-    `rows` (6·d,) holds six rows, the six values of a coordinate side by side; `tile` (panels, d, lanes) the columns,
-    `lanes` at a time; `out` is (6, panels·lanes). The 6 × lanes sums of a panel stay in registers until complete.
+    `rows` (6·d,) holds six rows, with the six values of a coordinate side by side. `tile` (panels, d, lanes) holds the
+    columns, `lanes` at a time. `out` is (6, panels·lanes). The 6 × lanes sums of a panel stay in registers until they
+    are complete.
     """
     return _over_panels(rows, tile, out, _products_of_panel)
 
@@ -143,13 +144,13 @@ def products(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
 def squares(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
     """Write the squared distances of the rows from the columns of a tile into `out`, as `products` does.
 
-    The last coordinate is left out.
+    It leaves out the last coordinate.
     """
     return _over_panels(rows, tile, out, _squares_of_panel)
 
 
 def _over_panels(rows: Any, tile: Any, out: Any, emit: Callable[..., None]) -> Any:
-    """Return what an intrinsic returns that emits code for each panel of a tile."""
+    """Return signature and generator of an intrinsic that emits code for each panel of a tile."""
     if not (rows.dtype == tile.dtype == out.dtype and rows.layout == tile.layout == out.layout == "C"):
         return None
     signature = types.void(rows, tile, out)
@@ -176,7 +177,7 @@ def _products_of_panel(builder: Value, rows: Value, columns: Value, d: Value, ou
 
 
 def _squares_of_panel(builder: Value, rows: Value, columns: Value, d: Value, out: Value, stride: Value) -> None:
-    """As `_products_of_panel`: the squared distances but for the last of the d coordinates."""
+    """Emit squared distances, as `_products_of_panel` does products, without the last of the d coordinates."""
     _sums_of_panel(builder, rows, columns, builder.sub(d, _INT64(1)), out, stride, _add_square)
 
 
@@ -218,11 +219,10 @@ def _for_each(pairs: list[list[Value]], do: Callable[[Value], object]) -> None:
 
 @intrinsic
 def sums_exp2(typing_context: Any, x: Any, shifts: Any, out: Any) -> Any:
-    """Write Σ_j 2^(x_j + shift) of every row of `x` into `out`; a row is a multiple of `lanes` long.
+    """Write Σ_j 2^(x_j + shift) of every row of `x` into `out`. The length of a row is a multiple of `lanes`.
 
-    `shifts` and `out` are float64, one of each per row. Where x_j + shift is below the smallest exponent of the type,
-    the term is 2 to that exponent; it must not exceed the largest one. The terms are added in the precision of the
-    type.
+    `shifts` and `out` are float64, one value per row. If x_j + shift is below the smallest exponent of the type, the
+    term is 2 to that exponent. It must not exceed the largest exponent. Terms are added in the precision of the type.
     """
     if not x.layout == shifts.layout == out.layout == "C":
         return None
@@ -263,7 +263,7 @@ def _sum_of_powers(builder: Value, x: Value, length: Value, shift: Value) -> Val
 
 
 def _exp2(builder: Value, x: Value) -> Value:
-    """Emit 2^x = 2^k · 2^f: k the nearest integer, put into the exponent's bits; 2^f a polynomial."""
+    """Emit 2^x = 2^k · 2^f: the nearest integer k goes into the bits of the exponent, 2^f is a polynomial."""
     vector = x.type
     name = str(vector.element)
     smallest = _constant(vector, _SMALLEST[name])
@@ -300,7 +300,7 @@ def _place(builder: Value, pointer: Value, i: int, vector: Value) -> Value:
 
 
 def _load(builder: Value, pointer: Value, i: int, vector: Value) -> Value:
-    """Emit a load of the i-th vector after `pointer`, which numpy aligns to an element only."""
+    """Emit a load of the i-th vector after `pointer`; numpy aligns it only to an element."""
     value = builder.load(_place(builder, pointer, i, vector))
     value.align = 4
     return value
@@ -311,14 +311,14 @@ def _store(builder: Value, value: Value, pointer: Value, i: int) -> None:
 
 
 def _call(builder: Value, name: str, vector: Value, *arguments: Value) -> Value:
-    """Emit a call of LLVM's intrinsic `name`, which every target has."""
+    """Emit a call of LLVM's intrinsic `name`. Every target has it."""
     suffix = f"v{vector.count}f{32 if vector.element == ir.FloatType() else 64}"
     kind = ir.FunctionType(vector, [vector] * len(arguments))
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.{suffix}"), arguments)
 
 
 def _multiply_add(builder: Value, x: Value, y: Value, z: Value) -> Value:
-    """Emit x·y + z: fused where the processor can, else two operations (`fma` would be a call of a library)."""
+    """Emit x·y + z: fused if the processor can, else two operations (`fma` would call a library)."""
     return _call(builder, "fmuladd", x.type, x, y, z)
 
 
@@ -329,7 +329,7 @@ def _add_square(builder: Value, x: Value, y: Value, z: Value) -> Value:
 
 
 def _sum_of_elements(builder: Value, vector: Value) -> Value:
-    """Emit the sum of a vector's elements: halves are added until one is left, always in the same order."""
+    """Emit the sum of a vector's elements: add halves until one element is left, always in the same order."""
     while (count := vector.type.count // 2) > 0:
         halves = [[_INT32(i) for i in range(first, first + count)] for first in (0, count)]
         low, high = (
@@ -340,10 +340,12 @@ def _sum_of_elements(builder: Value, vector: Value) -> Value:
     return total if total.type == ir.DoubleType() else builder.fpext(total, ir.DoubleType())
 
 
-_TOGETHER = 4  # rows whose sums are independent of each other, so that none waits for the one before
-_F32, _I64 = ir.FloatType(), ir.IntType(64)
+# -- distances of the search -------------------------------------------------------------------------------------------
 
-# Fewest columns that vector code takes: one whole vector.
+_TOGETHER = 4  # rows at a time: their sums do not wait for each other
+_F32 = ir.FloatType()
+
+# The fewest columns for vector code: one whole vector.
 FEWEST = max(32, BYTES) // 4
 
 
@@ -359,38 +361,38 @@ def squared_distances_plain(query: Array, rows: Array, first: int, n: int, out: 
 
 
 def emit_squared_distances(builder: Any, width: int, query: Any, d: Any, rows: Any, n: Any, out: Any) -> None:
-    """Write the squared distances of `query` from `n` rows of `d` columns, all float32 and d at least one vector."""
+    """Emit the squared distances of `query` from `n` rows of `d` columns. All is float32; d is at least one vector."""
     v = Vectors(builder, _F32, width)
-    with cgutils.for_range(builder, builder.udiv(n, _I64(_TOGETHER)), intp=_I64) as group:
-        first = builder.mul(group.index, _I64(_TOGETHER))
+    with cgutils.for_range(builder, builder.udiv(n, _INT64(_TOGETHER)), intp=_INT64) as group:
+        first = builder.mul(group.index, _INT64(_TOGETHER))
         _emit_rows(v, _TOGETHER, query, d, rows, first, out)
     with cgutils.for_range_slice(
-        builder, builder.sub(n, builder.urem(n, _I64(_TOGETHER))), n, _I64(1), intp=_I64, inc=True
+        builder, builder.sub(n, builder.urem(n, _INT64(_TOGETHER))), n, _INT64(1), intp=_INT64, inc=True
     ) as (row, _):
         _emit_rows(v, 1, query, d, rows, row, out)
 
 
 def _emit_rows(v: Vectors, count: int, query: Any, d: Any, rows: Any, first: Any, out: Any) -> None:
-    """Emit the distances of `count` rows. The columns after the last whole vector are the end of one that overlaps."""
-    b, lanes = v.builder, _I64(v.lanes)
-    starts = [b.gep(rows, [b.mul(b.add(first, _I64(r)), d)]) for r in range(count)]
+    """Emit the distances of `count` rows. One more vector, which overlaps the last, covers the rest of the columns."""
+    b, lanes = v.builder, _INT64(v.lanes)
+    starts = [b.gep(rows, [b.mul(b.add(first, _INT64(r)), d)]) for r in range(count)]
     sums = [cgutils.alloca_once(b, v.type) for _ in range(count)]
     for total in sums:
         b.store(v.constant(0.0), total)
-    with cgutils.for_range(b, b.udiv(d, lanes), intp=_I64) as block:
+    with cgutils.for_range(b, b.udiv(d, lanes), intp=_INT64) as block:
         column = b.mul(block.index, lanes)
         x = v.load(query, column)
         for start, total in zip(starts, sums, strict=True):
             difference = b.fsub(x, v.load(start, column))
             b.store(v.multiply_add(difference, difference, b.load(total)), total)
     last, rest = b.sub(d, lanes), b.urem(d, lanes)
-    lane = ir.Constant(ir.VectorType(_I64, v.lanes), list(range(v.lanes)))
+    lane = ir.Constant(ir.VectorType(_INT64, v.lanes), list(range(v.lanes)))
     new = b.icmp_signed(">=", lane, v.splat(b.sub(lanes, rest)))
     x = v.load(query, last)
     for r, (start, total) in enumerate(zip(starts, sums, strict=True)):
         difference = b.select(new, b.fsub(x, v.load(start, last)), v.constant(0.0))
         whole = v.multiply_add(difference, difference, b.load(total))
-        b.store(v.sum_of_elements(whole), b.gep(out, [b.add(first, _I64(r))]))
+        b.store(v.sum_of_elements(whole), b.gep(out, [b.add(first, _INT64(r))]))
 
 
 @intrinsic
@@ -409,12 +411,12 @@ def squared_distances(typing: Any, query: Any, rows: Any, first: Any, n: Any, ou
     return types.void(query, rows, whole, whole, out), generate
 
 
-_INT64 = ir.IntType(64)
+# -- sums for both rows of a pair --------------------------------------------------------------------------------------
 
 
 @kernel
 def add_exp2_plain(x: Array, shifts: Array, rows: Array, columns: Array) -> None:
-    """As `add_exp2`, for x_j + shift ≤ 0; terms less than e^-60 are nothing."""
+    """Do what `add_exp2` does, for x_j + shift ≤ 0. Terms less than e^-60 are nothing."""
     for r in range(x.shape[0]):
         total = 0.0
         for j in range(x.shape[1]):
@@ -428,7 +430,7 @@ def add_exp2_plain(x: Array, shifts: Array, rows: Array, columns: Array) -> None
 def add_exp2(typing_context: Any, x: Any, shifts: Any, rows: Any, columns: Any) -> Any:
     """Add 2^(x_rj + shift_r) to ``rows[r]`` and ``columns[j]``, for all r and j; all float64.
 
-    Rows of `x` are a multiple of `lanes` long. A term below the smallest normal number is that number: it is nothing.
+    The length of a row of `x` is a multiple of `lanes`. No term is below the smallest normal number, which is nothing.
     """
     if not all(array.layout == "C" and array.dtype == types.float64 for array in (x, shifts, rows, columns)):
         return None

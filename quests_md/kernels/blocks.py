@@ -1,4 +1,4 @@
-"""References in blocks: an order of rows in which neighbours stand together, and the layout for exact sums."""
+"""References in blocks: an order in which near rows stand together, and their layout for exact sums."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ._simd_sum import ROWS, lanes
 Array = NDArray[Any]
 
 LEAF = 32
-_SAMPLE = 128  # rows of a part that its axis is found from; with more of them parts are no smaller
-_ITERATIONS = 6  # that the axis is a rough one costs speed only
+_SAMPLE = 128  # rows of a part that tell its axis; more of them do not make smaller parts
+_ITERATIONS = 6  # a rough axis only costs speed
 _PAD = 16  # rows of the sample are padded to whole vectors
 
 
 def order_of(rows: Array) -> Array:
     """Return the order (n,) of the rows (n, d), finite and of either precision.
 
-    It depends on the rows only: not on threads, nor on a library of linear algebra.
+    It depends only on the rows, and neither on threads nor on a library of linear algebra.
     """
     n, d = rows.shape
     order = np.arange(n)
@@ -35,11 +35,11 @@ def order_of(rows: Array) -> Array:
 def bisect(rows: Array, order: Array, sample: Array, along: Array) -> None:
     """Put `order` (n,), a permutation of places in `rows`, into the order of the parts.
 
-    `sample` and `along` (n,) are room to work in.
+    `sample` and `along` (n,) are scratch.
     """
     axis = np.zeros(sample.shape[1])
     image = np.empty(sample.shape[1])
-    begins, ends = np.empty(64, np.int64), np.empty(64, np.int64)  # the parts to cut; each cut halves, at least
+    begins, ends = np.empty(64, np.int64), np.empty(64, np.int64)  # the parts to cut; each cut at least halves a part
     begins[0], ends[0], waiting = 0, len(order), 1
     while waiting:
         waiting -= 1
@@ -78,7 +78,7 @@ def _take_sample(rows: Array, order: Array, sample: Array) -> None:
 def _longest_axis(sample: Array, axis: Array, image: Array) -> None:
     """Write the direction of the largest variance of `sample` (n, d) into `axis`, by power iteration.
 
-    It begins with the row farthest from the mean, which is at right angles to the axis only by accident.
+    It starts from the row farthest from the mean. Only by accident is that row at right angles to the axis.
     """
     farthest, largest = 0, -1.0
     for i in range(len(sample)):
@@ -99,7 +99,7 @@ def _longest_axis(sample: Array, axis: Array, image: Array) -> None:
 
 
 def axes_of(rows: Array, count: int) -> Array:
-    """Return the `count` longest axes (count, d), roughly, of rows (n, d): orthonormal, or zeros where none is left."""
+    """Return roughly the `count` longest axes (count, d) of rows (n, d): orthonormal, or zeros if none is left."""
     sample = np.zeros((min(len(rows), 2 * _SAMPLE), -(-rows.shape[1] // _PAD) * _PAD))
     axes = np.zeros((count, sample.shape[1]))
     if len(rows):
@@ -117,7 +117,7 @@ def _longest_axes(rows: Array, order: Array, sample: Array, axes: Array) -> None
         length = math.sqrt(_dot(axis, axis))
         left = 1.0 if 0.0 < length < np.inf else 0.0
         axis *= left / max(length, 1e-300)
-        for _ in range(2):  # the second time removes what rounding left
+        for _ in range(2):  # the second pass removes what rounding left
             for j in range(k):
                 axis -= _dot(axis, axes[j]) * axes[j]
             length = math.sqrt(_dot(axis, axis))
@@ -149,7 +149,7 @@ def _project(rows: Array, order: Array, axis: Array, along: Array) -> None:
 def select(values: Array, order: Array, count: int) -> None:
     """Swap `values`, and `order` with them, until none of the first `count` is larger than any of the others.
 
-    Hoare's quickselect, with the median of three as the pivot: equal values cost no more than others.
+    This is Hoare's quickselect with the median of three as the pivot. Equal values cost no more than others.
     """
     low, high = 0, len(values) - 1
     while low < high:
@@ -174,24 +174,27 @@ def select(values: Array, order: Array, count: int) -> None:
             return
 
 
+# -- the layout --------------------------------------------------------------------------------------------------------
+
 TILE = 256  # references of a block: a multiple of every `lanes`
-AXES = 4  # of the references, along which a block is enclosed in a box: more of them leave out no more blocks
+AXES = 4  # a box along these axes of the references encloses a block; more axes would not leave out more blocks
 LOG2E = math.log2(math.e)
-SAFE = 1e-12  # by which bounds of distances are widened, as they are rounded themselves
-_PADDING = -1e30  # the exponent where a block has no reference: 2^x is clamped to nothing
-_AWAY = 1e13  # and its first coordinate: its square is that large, too
-# What may be left out of a sum, as a part of it. Single precision promises 1e-4 nats: 8.3e-5 of them are for products
+SAFE = 1e-12  # bounds of distances are widened by this, because they are rounded themselves
+_PADDING = -1e30  # the exponent in a place without a reference: 2^x is then clamped to nothing
+_AWAY = 1e13  # the first coordinate in such a place, so that its square is large too
+# The part of a sum that may be left out. Single precision promises 1e-4 nats: 8.3e-5 of these are for products
 # (`_TOLERANCE`, which is in powers of two), 1e-5 for this, 3e-6 for `EXP2_ERROR`, the rest for sums and shifts.
 _NEGLIGIBLE = {4: 1e-5, 8: 1e-12}
-# Largest error of an exponent that a product may have: absolute, and relative to the smallest exponent of the block.
+# The largest error that a product may have in an exponent: absolute, and relative to the block's smallest exponent.
 _TOLERANCE = {4: (1.2e-4, 1e-6), 8: (1e-11, 1e-11)}
-# The factor c of that rounding. An exponent is a sum of d + 1 products of rounded numbers, in chunks of 16 which are
-# added up then. So each product carries 3 roundings of its own and takes part in at most 16 + d/16 sums: by the
+# The factor c of that rounding. An exponent is a sum of d + 1 products of rounded numbers: first in chunks of 16, then
+# over the chunks. So each product carries 3 roundings of its own and takes part in at most 16 + d/16 sums. By the
 # standard analysis (Higham, Accuracy and Stability of Numerical Algorithms, 3.1) c = 20 + d/16, whatever the signs.
-# Double precision asks for that. In single it would send most blocks of a melt to differences, ten times slower, for
-# what does not occur: that all roundings of all terms that matter go the same way. There c is 5.2: the sampled systems
-# reach 3.4, mostly 0.4, and rows made for it 5.1 (tests/test_kernel_sum.py makes such). Of wide rows, such as own
-# descriptors can be, rows made for it reach 17 at 1000 columns and 48 at 3000: there c = 4.5 + d/60.
+# Double precision asks for that. In single precision it would send most blocks of a melt to differences, which are ten
+# times slower, for a case that does not occur: all roundings of all terms that matter go the same way. There c is 5.2:
+# sampled systems reach 3.4, mostly 0.4, and rows made for this purpose 5.1 (tests/kernels/test_kernel_sum.py makes
+# them). Own descriptors can be wide: rows made for this purpose reach 17 at 1000 columns and 48 at 3000. So beyond
+# `_WIDE` columns c = 4.5 + d/60.
 _ROUNDINGS_SINGLE = 5.2
 _WIDE = 256
 
@@ -205,23 +208,23 @@ class Blocks(NamedTuple):
     centres: Array  # (d, n_blocks), rounded to the precision of the tiles
     repeated: Array  # (n_blocks, 6·(d + 1)), as the tiles: every coordinate of c six times; in the last, −1
     radius: Array  # (n_blocks,) largest distance from the centre
-    axes: Array  # (AXES, d) orthonormal, or zeros: the longest ones of all references
-    along: Array  # (AXES, n_blocks) the centres along these
-    low: Array  # (AXES, n_blocks) the smallest and the largest of the references along these, less the centre
-    high: Array
-    across: Array  # (n_blocks,) largest distance from the centre across all of these
+    axes: Array  # (AXES, d) the longest axes of all references: orthonormal, or zeros
+    along: Array  # (AXES, n_blocks) the centres along these axes
+    low: Array  # (AXES, n_blocks) the smallest coordinate of the references along these, less that of the centre
+    high: Array  # the same for the largest coordinate
+    across: Array  # (n_blocks,) largest distance from the centre, at right angles to all these axes
     spread: Array  # (n_blocks,) mean squared distance from the centre
-    counts: Array  # (n_blocks,) references
+    counts: Array  # (n_blocks,) number of references
     scale: float  # s
     unit: float  # u
     rounding: float  # c·u
     tolerance: tuple[float, float]
     negligible: float
-    vector: bool  # laid out for vector code: panels of `lanes`; else one panel, so that plain loops are long
+    vector: bool  # whether it is for vector code, in panels of `lanes`; else one panel, so that plain loops are long
 
 
 def empty_blocks(rows: Array, order: Array, axes: Array, bandwidth: float, dtype: Any, vector: bool) -> Blocks:
-    """Make room for the blocks of the references `rows` (n, d), taken in `order`; `pack` fills it."""
+    """Make room for the blocks of the references `rows` (n, d) in this order; `pack` fills them."""
     n, d = rows.shape
     size = np.dtype(dtype).itemsize
     blocks, width = -(-n // TILE), lanes(size) if vector else TILE
@@ -250,7 +253,7 @@ def empty_blocks(rows: Array, order: Array, axes: Array, bandwidth: float, dtype
 
 
 def _roundings(d: int, size: int) -> float:
-    """Return the factor c of rows of `d` columns, in numbers of `size` bytes."""
+    """Return the factor c for rows of `d` columns, with numbers of `size` bytes."""
     if size == 8:
         return 20.0 + d / 16
     return _ROUNDINGS_SINGLE if d <= _WIDE else 4.5 + d / 60
@@ -288,7 +291,7 @@ def pack(blocks: Blocks, first: int, last: int) -> None:
 
 @kernel
 def _enclose(blocks: Blocks, b: int, order: Array, centre: Array) -> None:
-    """Find the box around the references `order` of block b along the axes, and their distance across these."""
+    """Find the box along the axes around the references `order` of block b, and their distance across the axes."""
     axes, low, high, across = blocks.axes, blocks.low, blocks.high, 0.0
     for k in range(len(axes)):
         blocks.along[k, b], low[k, b], high[k, b] = 0.0, np.inf, -np.inf

@@ -1,17 +1,17 @@
-"""Choosing frames one by one, each the best beside those chosen before: lazily, as scores only fall.
+"""Choosing frames one by one, each the best after those chosen before. This is lazy, because scores only fall.
 
-The score of a frame is that of its best item. A frame that is chosen lowers scores and raises none, so a score that
-has not yet seen all chosen frames is an upper bound. Bounds are kept in a heap. Only what is on top of it is brought
-up to date, by one chosen frame at a time, until what is on top has seen all of them: that is the choice that all
-scores would give, for a fraction of the sums. The chosen frames whose mean row is nearest come first, as they lower a
-bound most.
+The score of a frame is that of its best item. A new chosen frame lowers scores and raises none. So a score that has not
+yet seen all chosen frames is an upper bound. A heap holds the bounds. Only the item on its top is brought up to date,
+by one chosen frame at a time, until the item on top has seen all chosen frames. This is the choice that all scores
+would give, for a fraction of the sums. The chosen frames with the nearest mean rows come first: they lower a bound
+most.
 
-Two scores are known. `NOVELTY`: items are groups of six environments; the score is the entropy of the frame plus the
-largest dH of the six against what is chosen. `DISTANCE`: items are frames; the score is the mean distance between
-environments of the frame and of the nearest chosen one. No mean distance is smaller than the distance of the means.
+There are two scores. `NOVELTY`: items are groups of six environments; the score is the entropy of the frame plus the
+largest dH of the six against the chosen frames. `DISTANCE`: items are frames; the score is the mean distance between
+environments of the frame and of the nearest chosen frame. It is never smaller than the distance of the means.
 
-Distances are by differences, in double precision, of rows that are multiplied by √(log₂e / 2h²): so terms are powers
-of two, 2^(−‖q − r‖²). Kernel sums are kept relative to their largest term, so that nothing underflows.
+Distances are computed from differences, in double precision. The rows are multiplied by √(log₂e / 2h²), so terms are
+powers of two, 2^(−‖q − r‖²). Kernel sums are relative to their largest term, so that nothing underflows.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._jit import kernel
-from ._simd_sum import ROWS, VECTOR, lanes, squares, squares_plain, sums_exp2, sums_exp2_plain
+from ._simd_sum import ROWS as ROWS
+from ._simd_sum import VECTOR, lanes, squares, squares_plain, sums_exp2, sums_exp2_plain
 
 Array = NDArray[Any]
 
 NOVELTY, DISTANCE = 0, 1
 LANES = lanes(8)  # rows of a panel
-TIE = 1e-10  # scores that differ by less, relative to max(1, |score|), are equal but for rounding: the first frame wins
-TIE_OF_DISTANCES = 1e-12  # the same of distances, relative to these
-PLAIN = None if VECTOR else 1  # None is a type: the compiler leaves the plain loops out
-_PANELS = 256 // LANES  # that are summed at a time: they stay in the second cache
-_AWAY = 1e13  # the first coordinate where a panel has no row: the square of its distance is that large, too
-_SAFE = 1.0 - 1e-6  # of distances of means in single precision, as lower bounds
+TIE = 1e-10  # scores that differ by less, relative to max(1, |score|), differ by rounding: the first frame wins
+TIE_OF_DISTANCES = 1e-12  # the same for distances, relative to them
+PLAIN = None if VECTOR else 1  # None is a type of its own, so the compiler leaves out the plain loops
+_PANELS = 256 // LANES  # panels that are summed at a time: they stay in the second cache
+_AWAY = 1e13  # the first coordinate in a place without a row, so that its squared distance is large
+_SAFE = 1.0 - 1e-6  # makes a distance of means in single precision a lower bound
 
 
 class Chosen(NamedTuple):
-    """The frames that are chosen, in their order. Every frame begins a panel."""
+    """The chosen frames, in order. Every frame begins a new panel."""
 
     panels: Array  # (room, d + 1, LANES): a row in each column; the last coordinate is not used
-    groups: Array  # (room, ROWS·(d + 1)): the same rows, six of a frame side by side; in the last, zeros
-    starts: Array  # (room, 2) of the first i frames: how many panels, and how many groups
+    groups: Array  # (room, ROWS·(d + 1)): the same rows, six of a frame side by side; the last coordinate is 0
+    starts: Array  # (room, 2) how many panels and how many groups the first i frames have
     counts: Array  # (room,) rows of a frame
     frames: Array  # (room,) which frames they are
     factor: float  # √(log₂e / 2h²)
 
 
 class Items(NamedTuple):
-    """What is scored, and the heap of it."""
+    """The items that have scores, and their heap."""
 
     rows: Array  # (n_env, d) the environments of all frames
     offsets: Array  # (n_frames + 1,) first row of every frame
@@ -59,20 +60,20 @@ class Items(NamedTuple):
     first: Array  # (n_items,) first row
     bonus: Array  # (n_frames,) what is added to the score of an item of this frame
     bound: Array  # (n_items,)
-    sums: Array  # (n_env, 2) of NOVELTY: the kernel sum is the second · 2^first
-    seen: Array  # (n_items,) how many chosen frames the bound has seen, in the sequence of its frame
-    sequence: Array  # (n_frames, most): for each frame the first `most` chosen ones; all others come in their order
-    nearness: Array  # (n_frames, most): the distance of their means, ascending from `furthest` on
-    known: Array  # (n_frames,) how many of the sequence are filled
-    furthest: Array  # (n_frames,) the largest `seen` of its items: before this the sequence is fixed
-    taken: Array  # (n_frames,) whether it is chosen
-    heap: Array  # (n_items,) items, no bound above that of its parent
-    size: Array  # (1,) how many of them are in the heap
-    tied: Array  # (n_items,) room to work in
+    sums: Array  # (n_env, 2) for NOVELTY: the kernel sum is the second · 2^first
+    seen: Array  # (n_items,) how many chosen frames, in the sequence of its frame, the bound has seen
+    sequence: Array  # (n_frames, most): the first `most` chosen frames as each frame sees them, nearest first
+    nearness: Array  # (n_frames, most): the distances of their means, ascending from `furthest` on
+    known: Array  # (n_frames,) how many places of the sequence are filled
+    furthest: Array  # (n_frames,) the largest `seen` of its items: up to here the sequence is fixed
+    taken: Array  # (n_frames,) whether the frame is chosen
+    heap: Array  # (n_items,) items; no bound is above that of its parent
+    size: Array  # (1,) how many items are in the heap
+    tied: Array  # (n_items,) scratch
 
 
 class Room(NamedTuple):
-    """Room to work in."""
+    """Scratch arrays."""
 
     group: Array  # (ROWS·(d + 1),)
     flat: Array  # (ROWS·256,)
@@ -87,7 +88,7 @@ def _make_room(d: int) -> Room:
 
 @kernel
 def _load(rows: Array, first: int, last: int, factor: float, group: Array) -> None:
-    """Make a group of the rows from `first` on, up to six of those before `last`."""
+    """Make a group of up to six rows, from `first` on and before `last`."""
     group[:] = 0.0
     for r in range(min(ROWS, last - first)):
         for c in range(rows.shape[1]):
@@ -129,7 +130,7 @@ def _sum_powers(exponents: Array, plain: Any, room: Room) -> None:
 
 @kernel
 def _add_terms(group: Array, panels: Array, begin: int, end: int, plain: Any, room: Room, out: Array) -> None:
-    """Add the kernel sums of a group over the panels begin..end to `out`, up to six: plain sums, not far below 1."""
+    """Add the kernel sums of a group over the panels begin..end to `out`, up to six. They are not far below 1."""
     room.shifts[:] = 0.0
     for first in range(begin, end, _PANELS):
         exponents = _squares(group, panels[first : min(end, first + _PANELS)], plain, room)
@@ -146,7 +147,7 @@ def _add_terms(group: Array, panels: Array, begin: int, end: int, plain: Any, ro
 
 @kernel
 def _sink(items: Items, item: int) -> None:
-    """Put an item where the top of the heap was, and let it sink."""
+    """Put an item on top of the heap, and let it sink to its place."""
     heap, bound, size, place = items.heap, items.bound, items.size[0], 0
     while True:
         child = 2 * place + 1
@@ -185,7 +186,7 @@ def _put(items: Items, item: int) -> None:
 
 @kernel
 def _learn(items: Items, chosen: Chosen, frame: int, n_chosen: int) -> None:
-    """Put chosen frames that are new to a frame into its sequence."""
+    """Put the chosen frames that a frame does not know into its sequence."""
     sequence, nearness = items.sequence[frame], items.nearness[frame]
     fixed, mean = items.furthest[frame], items.means[frame]
     for new in range(items.known[frame], min(n_chosen, len(sequence))):
@@ -202,7 +203,7 @@ def _learn(items: Items, chosen: Chosen, frame: int, n_chosen: int) -> None:
 
 @kernel
 def _see_novelty(items: Items, chosen: Chosen, item: int, other: int, plain: Any, room: Room) -> None:
-    """Bring the bound of a group of environments up to date by a chosen frame."""
+    """Let the bound of a group of environments see a chosen frame."""
     frame, first, sums, shifts = items.frame[item], items.first[item], items.sums, room.shifts
     n = min(ROWS, items.offsets[frame + 1] - first)
     begin, end = chosen.starts[other, 0], chosen.starts[other + 1, 0]
@@ -233,7 +234,7 @@ def _see_novelty(items: Items, chosen: Chosen, item: int, other: int, plain: Any
 
 @kernel
 def _see_distance(items: Items, chosen: Chosen, item: int, other: int, plain: Any, room: Room) -> None:
-    """Bring the bound of a frame up to date by a chosen frame."""
+    """Let the bound of a frame see a chosen frame."""
     frame, total = items.frame[item], 0.0
     end = items.offsets[frame + 1]
     for first in range(items.first[item], end, ROWS):
@@ -251,7 +252,7 @@ def _see_distance(items: Items, chosen: Chosen, item: int, other: int, plain: An
 
 @kernel
 def _see(items: Items, chosen: Chosen, item: int, n_chosen: int, plain: Any, room: Room) -> None:
-    """Bring the bound of an item up to date by one more chosen frame."""
+    """Let the bound of an item see one more chosen frame."""
     frame, place, most = items.frame[item], items.seen[item], items.sequence.shape[1]
     _learn(items, chosen, frame, n_chosen)
     other, nearness = place, 0.0
@@ -263,14 +264,14 @@ def _see(items: Items, chosen: Chosen, item: int, n_chosen: int, plain: Any, roo
     elif place >= most or nearness < items.bound[item]:
         _see_distance(items, chosen, item, other, plain, room)
     else:
-        seen = min(n_chosen, most)  # all others in the sequence are farther
+        seen = min(n_chosen, most)  # all others in the sequence are farther away
     items.seen[item] = seen
     items.furthest[frame] = max(items.furthest[frame], min(seen, most))
 
 
 @kernel
 def pick(items: Items, chosen: Chosen, n_chosen: int, plain: Any) -> int:
-    """Take the frame of the largest score beside the first `n_chosen` chosen ones; −1 if none is left."""
+    """Take the frame with the largest score after the first `n_chosen` chosen frames; −1 if none is left."""
     best, n_tied, least, room = -1, 0, -np.inf, _make_room(items.rows.shape[1])
     while items.size[0] > 0:
         item = items.heap[0]
@@ -304,7 +305,7 @@ def pick(items: Items, chosen: Chosen, n_chosen: int, plain: Any) -> int:
 
 @kernel
 def frame_entropies(rows: Array, offsets: Array, factor: float, plain: Any, first: int, last: int, out: Array) -> None:
-    """Write the entropy of each of the frames first..last against itself into `out`; nan where it has no rows."""
+    """Write the entropy of each of the frames first..last against itself into `out`; nan if it has no rows."""
     d = rows.shape[1]
     room = _make_room(d)
     for frame in range(first, last):
@@ -322,10 +323,10 @@ def frame_entropies(rows: Array, offsets: Array, factor: float, plain: Any, firs
 
 @kernel
 def join(chosen: Chosen, frame: int, plain: Any, first: int, last: int, sums: Array) -> None:
-    """Add the chosen frame number `frame` to the kernel sums of all chosen rows up to it over each other.
+    """Add the chosen frame number `frame` to the kernel sums of all chosen rows, up to this frame, over each other.
 
-    Of the groups first..last; `sums` (room, 6) has a row for each. Those of earlier frames are summed over the new
-    rows, those of the new frame over all rows up to it.
+    It does the groups first..last; `sums` (room, 6) has a row for each. Groups of earlier frames are summed over the
+    new rows, those of the new frame over all rows.
     """
     room, end = _make_room(chosen.panels.shape[1] - 1), chosen.starts[frame + 1, 0]
     new = min(last, max(first, chosen.starts[frame, 1]))
@@ -339,9 +340,9 @@ def join(chosen: Chosen, frame: int, plain: Any, first: int, last: int, sums: Ar
 def covered_by(
     rows: Array, chosen: Chosen, n_chosen: int, enough: float, plain: Any, first: int, last: int, out: Array
 ) -> None:
-    """Write how many chosen frames it takes until the kernel sum of the rows first..last reaches `enough` into `out`.
+    """Write into `out` how many chosen frames it takes until the kernel sum of a row reaches `enough`.
 
-    `n_chosen` + 1 where all of them are too few.
+    It does the rows first..last, and writes `n_chosen` + 1 if all chosen frames are too few.
     """
     room = _make_room(rows.shape[1])
     for begin in range(first, last, ROWS):

@@ -1,4 +1,4 @@
-"""A mark of a configuration: two numbers that are the same for the same atoms in the same places."""
+"""The mark of a configuration: two numbers that are the same for the same atoms at the same places."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BYTE = np.uint64(255)
 
 @inlined
 def _hash(number):  # type: ignore[no-untyped-def]
-    """Return eight bytes that look random, of a whole number: the same on every rank."""
+    """Return eight bytes that look random and follow from a whole number: the same on every rank."""
     mixed = np.uint64(number) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
@@ -28,17 +28,17 @@ def _hash(number):  # type: ignore[no-untyped-def]
 
 @inlined
 def _factor(mixed, byte):  # type: ignore[no-untyped-def]
-    """Return a factor between 0.5 and 1.5: one of the eight bytes."""
+    """Return a factor between 0.5 and 1.5 from one of the eight bytes."""
     return 0.5 + np.float64(np.int64((mixed >> np.uint64(8 * byte)) & _BYTE)) / 256.0
 
 
 @kernel
 def add_mark(positions: Array, numbers: Array, ids: Array, inverse: Array, pbc: Array, mark: Array) -> None:
-    """Add these atoms to ``mark`` (2,): sums over atoms, so neither their order nor their rank matters.
+    """Add these atoms to ``mark`` (2,). It is a sum over atoms, so neither their order nor their rank matters.
 
-    ``inverse`` (3, 3) turns positions into fractional coordinates s. They enter as s(1−s) and s(1−s)(1−2s), which
-    go on smoothly across the face of a periodic cell, so an atom that is moved by a whole cell vector changes nothing.
-    The two have no flat point in common, and each atom has factors of its own: no move leaves both sums as they are.
+    ``inverse`` (3, 3) turns positions into fractional coordinates s. They enter as s(1−s) and s(1−s)(1−2s). Both are
+    smooth across the face of a periodic cell, so nothing changes if an atom moves by a whole cell vector. The two have
+    no flat point in common, and each atom has its own factors, so every other move changes a sum.
     """
     for atom in range(len(positions)):
         x, y, z = positions[atom, 0], positions[atom, 1], positions[atom, 2]

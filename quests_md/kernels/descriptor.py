@@ -1,9 +1,9 @@
 """x1 and x2 of environments (docs/method.md has the formulas).
 
-A row has blocks [x1, x2] side by side, each of some of the neighbours. `wanted` (n_kinds, n_blocks) says of which:
-block b of a centre of kind a is of its neighbours of the kind ``wanted[a, b]``; of none, so all zeros, where it is
-`NONE`; of all where it is `ALL`, which the first block may be, and a block alone must. Kinds are the elements where
-they make a difference; else all points are of kind 0.
+A row has blocks [x1, x2] side by side. Each block describes some of the neighbours, and `wanted` (n_kinds, n_blocks)
+says which. Block b of a centre of kind a describes its neighbours of the kind ``wanted[a, b]``. If that is `NONE`, the
+block is zero. If it is `ALL`, the block describes all neighbours: the first block may be such, and a single block must
+be. Kinds are elements if these make a difference; else all points are of kind 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 ALL, NONE = -1, -2
 
-# Distances closer than this (Å²; Å for components) count as tied at the k-th neighbour: rounding differs between
+# Distances that differ by less than this (Å²; Å for components) tie at the k-th neighbour. Rounding differs between
 # hosts by far less, and thermal motion separates atoms by far more.
 TIE_R2 = 1e-8
 _TIE_X = 1e-6
@@ -28,7 +28,7 @@ _TIE_X = 1e-6
 
 @kernel
 def direction_before(a: Array, b: Array) -> bool:
-    """Order of neighbours (x, y, z) that are as far away: by the direction, which is the same on every rank."""
+    """Order neighbours (x, y, z) at the same distance by their direction, which is the same on every rank."""
     for c in range(2):
         if abs(a[c] - b[c]) > _TIE_X:
             return bool(a[c] < b[c])
@@ -37,7 +37,7 @@ def direction_before(a: Array, b: Array) -> bool:
 
 @kernel
 def _comes_before(a: Array, b: Array) -> bool:
-    """Order of neighbours (r², x, y, z): nearest first; ties by the direction."""
+    """Order neighbours (r², x, y, z): nearest first, and ties by their direction."""
     if abs(a[0] - b[0]) > TIE_R2:
         return bool(a[0] < b[0])
     return bool(direction_before(a[1:], b[1:]))
@@ -54,9 +54,9 @@ def _nearest(
     ranges: Array,
     found: Array,
 ) -> int:
-    """Write the nearest neighbours of point i of the kind `wanted` into `found` (k + 1, 4); return how many ≤ k.
+    """Write the nearest neighbours of point i of the kind `wanted` into `found` (k + 1, 4); return how many (≤ k).
 
-    Its rows are (r², x, y, z).
+    The rows of `found` are (r², x, y, z).
     """
     order, start, low, width, count = bins
     k = found.shape[0] - 1
@@ -72,7 +72,7 @@ def _nearest(
             r2 = dx * dx + dy * dy + dz * dz
             if r2 >= cutoff * cutoff or j == i or (n == k and r2 > found[k - 1, 0] + TIE_R2):
                 continue
-            # Insertion into the sorted list; row k is scratch for the neighbour that falls off the end.
+            # Insert it into the sorted list. Row k is scratch for the neighbour that falls off the end.
             slot = n
             found[slot, 0], found[slot, 1], found[slot, 2], found[slot, 3] = r2, dx, dy, dz
             while slot > 0 and _comes_before(found[slot], found[slot - 1]):
@@ -100,7 +100,7 @@ def _describe(found: Array, n: int, cutoff: float, row: Array, out: Array) -> No
             dx = found[j, 1] - found[i, 1]
             dy = found[j, 2] - found[i, 2]
             dz = found[j, 3] - found[i, 3]
-            # sqrt(w_j w_l) = u_j u_l, for both are squares.
+            # sqrt(w_j w_l) = u_j u_l, because w = u².
             value = u_j * (1.0 - found[i, 0] / (cutoff * cutoff)) / np.sqrt(dx * dx + dy * dy + dz * dz)
             slot = m
             while slot > 0 and row[slot - 1] < value:
@@ -130,7 +130,7 @@ def describe(
 ) -> None:
     """Write the blocks of ``centres[first:last]`` into the same rows of `out`, from `column` on.
 
-    `kinds` (m,) are those of the points.
+    `kinds` (m,) are the kinds of the points.
     """
     ranges = np.empty((9, 2), np.int64)
     found = np.empty((k + 1, 4))

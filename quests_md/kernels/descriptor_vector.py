@@ -1,6 +1,6 @@
-"""x1 and x2 with vectors: what `descriptor.describe` computes, faster, for up to 32 neighbours.
+"""x1 and x2 with vectors. This computes what `descriptor.describe` does, faster, for up to 32 neighbours.
 
-Neighbours are kept in rows of x, y, z, not as triples, so that a vector holds one coordinate of several.
+Neighbours are stored as rows of x, of y and of z, so that a vector holds one coordinate of several neighbours.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from .neighbors import adjacent_ranges
 
 Array = NDArray[Any]
 
-# Vectors are whole: they read and write up to this many numbers past the end.
+# Whole vectors read and write up to this many numbers past the end.
 _SPARE = 16
-# More neighbours than this inside the cutoff are thinned out before they are ranked.
+# If more neighbours than this are inside the cutoff, they are thinned out before they are ranked.
 _MANY = 128
 
 
 def available(k: int) -> bool:
-    """Return whether this processor has vectors, and the networks are large enough for k neighbours."""
+    """Return whether this processor has vectors, and the networks sort k neighbours."""
     return BYTES > 0 and k <= WIDTH
 
 
 def scratch(precision: type) -> Array:
-    """Return the array that `describe` writes neighbours into; the matrix behind x2 has its precision."""
+    """Return the array into which `describe` writes neighbours. The matrix behind x2 has its precision."""
     return np.empty((4, WIDTH), precision)
 
 
 @kernel
 def sort_points(points: Array, kinds: Array, order: Array) -> tuple[Array, Array, Array]:
-    """Return the coordinates (3, m + spare) and kinds (m,) in the order of the bins, and where each point is in it."""
+    """Return coordinates (3, m + spare) and kinds (m,) in the order of the bins, and where each point is in it."""
     m = points.shape[0]
     coordinates, place, sorted_kinds = np.zeros((3, m + _SPARE)), np.empty(m, np.int64), np.empty_like(kinds)
     for s in range(m):
@@ -51,7 +51,7 @@ def sort_points(points: Array, kinds: Array, order: Array) -> tuple[Array, Array
 def _inside(
     centre: int, coordinates: Array, ranges: Array, n_ranges: int, cutoff: float, rows: Array, r2: Array
 ) -> int:
-    """Collect the neighbours inside the cutoff, unsorted: their `rows` in `coordinates`, and r²; return how many."""
+    """Collect the neighbours inside the cutoff, unsorted: their `rows` in `coordinates`, and r². Return how many."""
     n = 0
     for r in range(n_ranges):
         n = inside(coordinates, ranges[r, 0], ranges[r, 1], centre, cutoff * cutoff, rows, n)
@@ -64,14 +64,14 @@ def _inside(
 
 @kernel
 def _keep_nearest(n: int, k: int, cutoff: float, rows: Array, r2: Array) -> int:
-    """Drop neighbours that are surely beyond the k nearest, for ranking costs the square of their number."""
+    """Drop neighbours that are surely beyond the k nearest, because ranking costs the square of their number."""
     low, high = 0.0, cutoff * cutoff
     for _ in range(12):
         middle = 0.5 * (low + high)
         closer = 0
         for i in range(n):
             closer += int(r2[i] < middle - TIE_R2)
-        if closer >= k:  # so whatever ties with the k-th is below `middle` as well
+        if closer >= k:  # so every neighbour that ties with the k-th is below `middle` too
             high = middle
         else:
             low = middle
@@ -89,7 +89,7 @@ def _sort(n: int, r2: Array, rank: Array, nearest: Array) -> None:
     nearest[:n] = -1
     for i in range(n):
         slot = rank[i]
-        while nearest[slot] >= 0:  # one before it is as far away to the last bit
+        while nearest[slot] >= 0:  # an earlier one has exactly the same distance
             slot += 1
         nearest[slot] = i
 
@@ -134,7 +134,7 @@ def _describe(
         u = 1.0 - r2[i] / (cutoff * cutoff)
         near[3, j] = u
         out[j] = u * u / np.sqrt(r2[i])
-    for j in range(n, WIDTH):  # no weight, and a place of its own
+    for j in range(n, WIDTH):  # an empty place: no weight, and a position of its own
         near[0, j], near[1, j], near[2, j], near[3, j] = (2.0 + j) * cutoff, 0.0, 0.0, 0.0
     if n <= 16:
         sorted_sums(16, near, n, sums)
@@ -152,7 +152,7 @@ def _describe(
 
 @kernel
 def _of_kind(n: int, kind: int, kinds: Array, kept_rows: Array, kept_r2: Array, rows: Array, r2: Array) -> int:
-    """Write those of n neighbours that are of one kind into `rows` and `r2`; return how many."""
+    """Write the neighbours of one kind, out of n, into `rows` and `r2`; return how many."""
     m = 0
     for i in range(n):
         rows[m], r2[m] = kept_rows[i], kept_r2[i]
@@ -175,7 +175,7 @@ def describe(
 ) -> None:
     """Write the blocks of the points at `places` of `coordinates` into the rows of `out`, from `column` on.
 
-    `kinds` are those of the points, in the order of the bins; `wanted` is explained in `kernels.descriptor`. `near` is
+    `kinds` are the kinds of the points, in the order of the bins. `kernels.descriptor` explains `wanted`. `near` is
     `scratch` of the wanted precision.
     """
     _, start, low, width, count = bins
@@ -194,7 +194,7 @@ def describe(
         centre = places[e]
         n_ranges = adjacent_ranges(coordinates[:, centre], start, low, width, count, ranges)
         n_all = _inside(centre, coordinates, ranges, n_ranges, cutoff, rows, r2)
-        if n_blocks > 1:  # each block thins out what it takes
+        if n_blocks > 1:  # each block thins out its own neighbours
             for i in range(n_all):
                 kept_rows[i], kept_r2[i] = rows[i], r2[i]
         for b in range(n_blocks):

@@ -1,21 +1,22 @@
 """Exact sums of Gaussian kernels, by log-sum-exp over blocks of references.
 
-The squared distance of a query q to the references r of a block with centre c is |q−c|² − 2(q−c)·(r−c) + |r−c|². The
-first term is computed from differences, in double precision; the others are one product of matrices per block, in the
-precision of the block's `tiles`. Terms are powers of two: exponents below are those of 2, so s = log₂e / h² and a term
-is 2^(−s/2 · ‖q − r‖²).
+The squared distance of a query q from the references r of a block with centre c is |q−c|² − 2(q−c)·(r−c) + |r−c|². The
+first term is computed from differences, in double precision. The others are one product of matrices per block, in the
+precision of its `tiles`. Terms are powers of two: all exponents below are those of 2, so s = log₂e / h² and a term is
+2^(−s/2 · ‖q − r‖²).
 
-Exactness rests on three bounds, each looked at per query and block, so that no result depends on other queries:
+Three bounds make the sums exact. Each is checked for every query and block, so no result depends on other queries:
 
-- Blocks whose references are all so far that together they cannot add `negligible` of the sum to it are left out.
-- The product of a query at a and a reference at b from the centre rounds to c·u·s·|b|·(|a| + |b|/2) at most, with u
-  the rounding of a number near 1 and c as in `blocks`, and to u·s·|b|·|q| as the query is rounded before the centre is
-  subtracted. Where that is more than `tolerance` for the farthest reference of the block, differences are used: in the
-  precision of the tiles, where their own rounding allows it. It moves q − r by e = u·(|q| + 3|a| + |b|) at most, and
-  changes its square by the factor 1 ± (c + 2)·u, which is s·(ρ·e + e²/2 + (c/2 + 1)·u·ρ²) in an exponent: at a
-  distance ρ, beyond which no reference matters. Else in double precision.
-- The sum is kept relative to 2^top. `top` starts as a lower bound of the largest term, so nothing that matters
-  underflows, and is raised where an upper bound says that a term may overflow.
+- A block is left out if its references are so far away that together they cannot add `negligible` of the sum to it.
+- The product of a query at a and a reference at b from the centre rounds by at most c·u·s·|b|·(|a| + |b|/2), with u
+  the rounding of a number near 1 and c as in `blocks`. It also rounds by u·s·|b|·|q|, because the query is rounded
+  before the centre is subtracted. If that is more than `tolerance` for the farthest reference of the block, differences
+  are used. They are in the precision of the tiles if their own rounding allows it: it moves q − r by at most
+  e = u·(|q| + 3|a| + |b|), and changes its square by the factor 1 ± (c + 2)·u. In an exponent this is
+  s·(ρ·e + e²/2 + (c/2 + 1)·u·ρ²), at the distance ρ beyond which no reference matters. Else they are in double
+  precision.
+- The sum is relative to 2^top. `top` starts as a lower bound of the largest term, so nothing that matters underflows.
+  It is raised if an upper bound says that a term may overflow.
 """
 
 from __future__ import annotations
@@ -34,28 +35,28 @@ Array = NDArray[Any]
 
 BLOCK = 16 * ROWS  # queries that pass a block of references while it is in the second cache
 _LN2 = math.log(2.0)
-_HEADROOM = 100.0  # exponents by which a term may exceed 2^top in the vector path; single precision overflows at 128
-PART = 8192  # rows that are summed from one end to the other where no blocks are made: a thread takes some parts
-_CHUNK = 32  # of these rows: in double precision they stay in the first cache
-_NOTHING = -80.0  # log₂ of a term beside the largest that is not worth its power: 10⁹ of them add 1e-15
-_FAR = 1e6  # exponents beyond this are left to differences, so that no product overflows
+_HEADROOM = 100.0  # a term may exceed 2^top by so many exponents in vector code; single precision overflows at 128
+PART = 8192  # rows of a part, if there are no blocks; a thread takes some parts
+_CHUNK = 32  # rows at a time: in double precision they stay in the first cache
+_NOTHING = -80.0  # log₂ of a term, relative to the largest, that is not computed: 10⁹ of them add 1e-15
+_FAR = 1e6  # beyond this exponent differences are used, so that no product overflows
 
 _SKIP, _PRODUCT, _SQUARES, _DIFFERENCES = 0, 1, 2, 4  # the ways to sum a block, cheapest first
 
 
 class Queries(NamedTuple):
-    """The queries that pass a block of references together, and what is known of each."""
+    """The queries that pass a block of references together, and what is known about each."""
 
     centred: Array  # (BLOCK, d and zeros)
-    groups: Array  # (BLOCK / 6, 6·(d + 1)), as the tiles: six queries, coordinate by coordinate; in the last, zeros
+    groups: Array  # (BLOCK / 6, 6·(d + 1)), as the tiles: six queries, coordinate by coordinate; the last one is 0
     squared: Array  # (BLOCK, n_blocks) squared distances from the centres
     upper: Array  # (BLOCK, n_blocks) upper bounds of the exponents
-    way: Array  # (BLOCK, n_blocks)
+    way: Array  # (BLOCK, n_blocks) how each block is summed
     state: Array  # (BLOCK, 2): top, and the sum so far relative to 2^top
 
 
 class Room(NamedTuple):
-    """Room to work in."""
+    """Scratch arrays."""
 
     shifted: Array  # (6·(d + 1),) six queries less the centre of a block
     exponents: Array  # (6, TILE)
@@ -70,7 +71,7 @@ def _squared_distances(query: Array, centres: Array, out: Array) -> None:
     """Write the squared distances of a query (d and zeros,) from `centres` (d, n_blocks) into `out`."""
     d = len(centres)
     out[:] = 0.0
-    for c in range(0, d - 3, 4):  # four coordinates at a time: `out` is read and written a quarter as often
+    for c in range(0, d - 3, 4):  # four coordinates at a time: reads and writes `out` a quarter as often
         q0, q1, q2, q3 = query[c], query[c + 1], query[c + 2], query[c + 3]
         for b in range(len(out)):
             d0, d1 = q0 - centres[c, b], q1 - centres[c + 1, b]
@@ -85,8 +86,8 @@ def _squared_distances(query: Array, centres: Array, out: Array) -> None:
 def _bound(place: Array, squared: Array, blocks: Blocks, inside: Array, gap: Array) -> None:
     """Write lower bounds of the squared distance of a query from all references of each block into `gap`.
 
-    The larger of two: from the ball around the centre, and from the box along the axes and the ball across them.
-    `place` is the query along the axes, `inside` room to work in. What is not a number bounds nothing.
+    A bound is the larger of two: from the ball around the centre, and from the box along the axes with the ball across
+    them. `place` is the query along the axes, `inside` is scratch. A nan bounds nothing.
     """
     radius, across, along, low, high = blocks.radius, blocks.across, blocks.along, blocks.low, blocks.high
     inside[:], gap[:] = 0.0, 0.0
@@ -118,10 +119,10 @@ def _plan(
 ) -> float:
     """Choose how one query sums each block; return `top`, an exponent that its largest term reaches.
 
-    The query is `length` long and lies at `place` along the axes. `upper` receives upper bounds of the exponents of
-    each block. By Jensen's inequality the terms of a block have a mean of at least 2^(−s/2·(|q−c|² + mean|r−c|²)), so
-    one of them reaches that, and so many of them add up to a lower bound of the sum. What is left out is small beside
-    that bound; and so is a term below 2^`nothing`. A distance that is not a finite number needs nothing.
+    The query has this `length` and lies at `place` along the axes. `upper` receives upper bounds of the exponents of
+    each block. By Jensen's inequality the mean of the terms of a block is at least 2^(−s/2·(|q−c|² + mean|r−c|²)). So
+    one term reaches that, and the number of terms times that is a lower bound of their sum. What is left out is small
+    beside the lower bound of the whole sum, or below 2^`nothing`. A block at a distance that is not finite is skipped.
     """
     scale, radius, spread, counts, means = blocks.scale, blocks.radius, blocks.spread, blocks.counts, room.means
     absolute, relative = blocks.tolerance
@@ -139,7 +140,7 @@ def _plan(
     drop = top + math.log2(blocks.negligible * (least + 1e-300) / max(rows, 1.0))
     if nothing > drop:
         drop = nothing
-    reach = math.sqrt(-2.0 * drop / scale)  # no reference farther away than this matters
+    reach = math.sqrt(-2.0 * drop / scale)  # a reference farther away than this does not matter
     for b in range(len(squared)):
         bound = -0.5 * scale * upper[b]
         upper[b] = bound
@@ -155,7 +156,7 @@ def _plan(
 
 @kernel
 def _raise(state: Array, r: int, exponent: float) -> None:
-    """Keep the sum of query r, whose (top, total) are a row of `state`, relative to at least 2^exponent."""
+    """Make the sum of query r relative to at least 2^exponent; (top, total) are its row of `state`."""
     if exponent > state[r, 0]:
         state[r, 1] *= 2.0 ** (state[r, 0] - exponent)
         state[r, 0] = exponent
@@ -177,7 +178,7 @@ def _subtract(groups: Array, g: int, centre: Array, out: Array) -> None:
 
 @kernel
 def _add_differences(query: Array, b: int, blocks: Blocks, chunk: Array, state: Array, r: int) -> None:
-    """Add block `b` to the sum of query r by differences, in double precision."""
+    """Add block `b` to the sum of query r, from differences in double precision."""
     rows, order, scale, exponents = blocks.rows, blocks.order, blocks.scale, np.empty(_CHUNK)
     end = min(len(order), (b + 1) * TILE)
     for begin in range(b * TILE, end, _CHUNK):
@@ -191,7 +192,7 @@ def _add_differences(query: Array, b: int, blocks: Blocks, chunk: Array, state: 
 
 @kernel
 def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: Array, state: Array, r: int) -> None:
-    """Add the first `count` rows of `chunk` to the sum of query r, by differences."""
+    """Add the first `count` rows of `chunk` to the sum of query r, from differences."""
     largest = -np.inf
     for j in range(count):
         squared = 0.0
@@ -211,7 +212,7 @@ def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: 
 
 @kernel
 def _square(shifted: Array, tile: Array, plain: Any, scale: Any, to_exponents: Any, exponents: Array) -> None:
-    """Write exponents by differences, in the precision of the tile; `shifted` is scaled as the tile is."""
+    """Write exponents from differences, in the precision of the tile. This scales `shifted` as the tile is scaled."""
     for i in range(len(shifted)):
         shifted[i] *= scale
     if plain is None:
@@ -226,7 +227,7 @@ def _square(shifted: Array, tile: Array, plain: Any, scale: Any, to_exponents: A
 @kernel
 def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: Any, room: Room) -> None:
     """Add block `b` to the sums of all queries."""
-    # Arrays are taken out of their tuples once: numba counts their users, and threads wait for each other's counts.
+    # Take arrays out of their tuples once: numba counts their users, and threads wait for each other's counts.
     groups, way, state, squared, upper = queries.groups, queries.way, queries.state, queries.squared, queries.upper
     tile, centre, half = blocks.tiles[b], blocks.repeated[b], 0.5 * blocks.scale
     shifted, exponents, shifts, sums, chunk = room.shifted, room.exponents, room.shifts, room.sums, room.chunk
@@ -250,10 +251,10 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: A
             lacking = half if kind == _PRODUCT else 0.0
             for r in range(ROWS):
                 i = first + r
-                shifts[r] = 0.0  # where it is not asked for, the sum is not looked at
+                shifts[r] = 0.0  # nobody reads the sum of a query that goes another way
                 if way[i, b] == kind:
                     start = -lacking * squared[i, b]
-                    may_exceed = True  # plain loops sum no term above 1
+                    may_exceed = True  # plain loops cannot sum a term above 1
                     if plain is None:
                         may_exceed = upper[i, b] > state[i, 0] + _HEADROOM
                     if may_exceed:
@@ -282,7 +283,7 @@ def _padded(d: int) -> int:
 def _prepare(block: int, queries: Queries, blocks: Blocks, nothing: float, room: Room) -> None:
     """Plan the sums of the first `block` queries and make groups of them."""
     axes, groups, place = blocks.axes, queries.groups, np.empty(len(blocks.axes))
-    queries.way[:] = _SKIP  # rows without a query need nothing
+    queries.way[:] = _SKIP  # places without a query
     for i in range(block):
         query, length = queries.centred[i], 0.0
         for c in range(axes.shape[1]):
@@ -302,9 +303,9 @@ def _prepare(block: int, queries: Queries, blocks: Blocks, nothing: float, room:
 
 @kernel
 def _order_along(query: Array, axis: Array, first: int, last: int) -> Array:
-    """Return the queries first..last in their order along an axis: neighbours leave out the same blocks.
+    """Return the queries first..last in their order along an axis: near queries leave out the same blocks.
 
-    A block is left out only where a whole group needs none of it.
+    A block is left out only if no query of a group needs it.
     """
     places = np.zeros(last - first)
     for i in range(len(places)):
@@ -319,11 +320,11 @@ def log_kernel_sum(
 ) -> None:
     """Write ln Σ_j exp(-‖q - c - r_j‖² / 2h²) of the queries first..last into `out`.
 
-    `centre` was subtracted from the references. `plain` is None for vector code, and 1 for plain loops: None is a type,
-    so the compiler leaves plain loops out, which would take seconds. Terms below 2^`nothing` need not be added: −inf,
-    unless the sum, or what it is a part of, is known to be far larger. The order of the sum over references is fixed,
-    so a result depends neither on the block nor on the thread it falls into. -inf where there is no reference, or the
-    query is not finite.
+    `centre` was subtracted from the references. `plain` is None for vector code, and 1 for plain loops. None is a type
+    of its own, so the compiler leaves out the plain loops, which saves seconds. Terms below 2^`nothing` need not be
+    added; it is −inf unless the caller knows that the sum, or a larger sum that it is part of, is far larger. The order
+    of the sum over references is fixed, so a result depends neither on the block nor on the thread of its query. It is
+    -inf if there is no reference, or the query is not finite.
     """
     d, n = blocks.centres.shape
     dtype = blocks.tiles.dtype
@@ -361,8 +362,8 @@ def log_kernel_sum(
 def log_sums_of_parts(query: Array, rows: Array, bandwidth: float, first: int, last: int, out: Array) -> None:
     """Write ln Σ_j exp(-‖q - r_j‖² / 2h²) over each of the parts first..last of `rows` into `out` (parts, n_query).
 
-    A part is `PART` rows. Straight from the rows as they are, by differences in double precision: for few queries,
-    for which no blocks are worth making. -inf where the query is not finite.
+    A part is `PART` rows. This reads the rows as they are, and takes differences in double precision. It is for few
+    queries, for which blocks are not worth making. The result is -inf if the query is not finite.
     """
     n, d = query.shape
     padded, chunk, state = np.zeros((n, _padded(d))), np.zeros((_CHUNK, _padded(d))), np.empty((n, 2))

@@ -1,4 +1,4 @@
-"""Cell lists: which points lie near a point. Periodic images are made as points of their own."""
+"""Cell lists: which points lie near a point. Periodic images are points of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._jit import kernel
 
 Array = NDArray[Any]
 
-# Bins along z are contiguous, so thinner ones there look at fewer points, in as many ranges.
+# Bins along z are contiguous. So thinner bins along z give fewer points in the same number of ranges.
 _Z_BINS = 3
 
 
@@ -19,10 +19,10 @@ _Z_BINS = 3
 def pad_images(positions: Array, cell: Array, inverse: Array, pbc: Array, cutoff: float) -> tuple[Array, Array]:
     """Wrap atoms into the cell and add every periodic image within `cutoff` of it.
 
-    Returns the points (m, 3), the n wrapped atoms first, and for each point the row of its atom (m,). `inverse` is
-    the inverse of `cell`; along directions that are not periodic nothing is wrapped or repeated.
+    It returns the points (m, 3), first the n wrapped atoms, and for each point the row of its atom (m,). `inverse` is
+    the inverse of `cell`. Nothing is wrapped or repeated along directions that are not periodic.
     """
-    # Loops in place of products, slices and reductions of arrays here: numba takes seconds to compile those.
+    # Loops, because numba takes seconds to compile products, slices and reductions of arrays.
     n = positions.shape[0]
     points, fractional, owner = np.empty((n, 3)), np.empty((n, 3)), np.arange(n)
     for a in range(n):
@@ -38,10 +38,10 @@ def pad_images(positions: Array, cell: Array, inverse: Array, pbc: Array, cutoff
                 fractional[a, i] -= whole
                 for c in range(3):
                     points[a, c] -= whole * cell[i, c]
-    # One direction after the other: the images along the first are repeated along the second.
+    # One direction after the other: the second direction repeats the images of the first.
     for i in range(3):
         if pbc[i]:
-            # |∇f_i| is the norm of column i: a point within `cutoff` has f_i within cutoff·|∇f_i|.
+            # |∇f_i| is the norm of column i: the f_i of a point within `cutoff` differs by at most cutoff·|∇f_i|.
             reach = cutoff * np.sqrt(inverse[0, i] ** 2 + inverse[1, i] ** 2 + inverse[2, i] ** 2) + 1e-9
             points, fractional, owner = _repeat(i, reach, cell[i], points, fractional, owner)
     return points, owner
@@ -77,9 +77,9 @@ def _repeat(
 
 @kernel
 def bin_points(points: Array, cutoff: float) -> tuple[Array, Array, Array, Array, Array]:
-    """Sort points into bins at least `cutoff` wide, along z a third of it.
+    """Sort points into bins that are at least `cutoff` wide, along z a third of it.
 
-    Returns the permutation `order` (m,) that sorts the points by bin, the first sorted row of every bin `start`
+    It returns the permutation `order` (m,) that sorts the points by bin, the first sorted row of every bin `start`
     (bins + 1,), the lower corner (3,), the width (3,) and the number (3,) of bins. Bins along z are contiguous.
     """
     m = points.shape[0]
@@ -90,7 +90,7 @@ def bin_points(points: Array, cutoff: float) -> tuple[Array, Array, Array, Array
             for p in range(m):
                 low[c], high = min(low[c], points[p, c]), max(high, points[p, c])
             span = high - low[c]
-            # Never many more bins than points: a gas in a wide box would need memory for nothing.
+            # Not many more bins than points: a gas in a wide box would waste memory.
             most = max(1, int(np.cbrt(4.0 * m)))
             count[c] = min(most, max(1, int(span / width[c])))
             width[c] = max(width[c], span / count[c] * (1.0 + 1e-12))
@@ -160,7 +160,7 @@ def linked_pairs(
 ) -> Array:
     """Return the pairs (m, 2) of atoms i ≤ j, once for each image of j that lies at most `reach` from i.
 
-    `points`, `owner` and the atoms as the first n points are those of `pad_images`. An atom is no image of itself.
+    `points` and `owner` are those of `pad_images`; the first n points are the atoms. An atom is not its own image.
     """
     order, start, low, width, count = bins
     ranges = np.empty((9, 2), np.int64)

@@ -1,19 +1,19 @@
-"""Certified bounds on kernel sums: is dH(q) > t? Answered by as few distances as it takes, and always right.
+"""Certified bounds on kernel sums: is dH(q) > t? The answer takes as few distances as possible, and is always right.
 
-The references lie in the order of a tree: `LEAF` rows that follow each other are a leaf, `FAN` leaves that follow each
-other their parent, and so on. Of a node with n references r_j, their mean c, the largest distance R and the mean
-square distance σ² from c, one distance D = ‖q − c‖ tells
+The references lie in the order of a tree. `LEAF` rows that follow each other are a leaf, `FAN` leaves that follow each
+other have a parent, and so on. Take a node with n references r_j, their mean c, and the largest distance R and the mean
+square distance σ² from c. One distance D = ‖q − c‖ then tells two bounds:
 
-- n·exp(−(D² + σ²)/2h²) ≤ Σ_j exp(−‖q − r_j‖²/2h²), by Jensen's inequality, for exp is convex and the mean of
+- n·exp(−(D² + σ²)/2h²) ≤ Σ_j exp(−‖q − r_j‖²/2h²), by Jensen's inequality, because exp is convex and the mean of
   ‖q − r_j‖² is D² + σ²;
 - Σ_j exp(−‖q − r_j‖²/2h²) ≤ n·exp(−max(0, D − R)²/2h²), by the triangle inequality.
 
-So one node near q can prove dH(q) ≤ t, and the node that proved it for an atom mostly does so hundreds of steps later.
-Where none does, nodes are replaced by their children, or by the terms of their rows, until the bounds on the whole sum
-decide. What takes more than that is worth stays undecided, and is for the exact sum.
+So one node near q can prove dH(q) ≤ t. The node that proved it for an atom mostly proves it again hundreds of steps
+later. If no node does, nodes are replaced by their children, or by the terms of their rows, until the bounds on the
+whole sum decide. If this takes too long, the query stays undecided, and needs the exact sum.
 
-Distances are computed in single precision. Every bound is widened by what that can be wrong (`widths`), and must clear
-the threshold by more than the exact sum in double precision can be wrong: whoever asks, and however, the answer is one.
+Distances are computed in single precision. Every bound is widened by their largest error (`widths`). It must clear the
+threshold by more than the error of the exact sum in double precision. So the answer is the same, whoever asks and how.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ Array = NDArray[Any]
 
 FAN = 4  # children of a node
 _UNIT = 2.0**-24  # rounding of single precision
-_SLACK = 1e-9  # nats, relative to max(1, |threshold|), that a bound must be away from it: exact sums err by 1e-10
-# Of ln(bound / sum at the threshold). More decides nothing, and would drown in its rounding what is left when it is
-# subtracted again.
+_SLACK = 1e-9  # nats, relative to max(1, |threshold|): a bound must clear it by this; exact sums err by 1e-10
+# The largest ln(bound / sum at the threshold). A larger one decides nothing. And it is subtracted again later: its
+# rounding would then be larger than the rest.
 _CLAMP = 5.0
-_TOWARDS_LOWER = 0.25  # what is opened next: the largest upper bound, but for this share (found by trying)
-# Opening a node takes as long as some 200 terms of an exact sum. What a hundredth or so of the tree does not decide is
-# near the threshold, and all of it would not.
+_TOWARDS_LOWER = 0.25  # the share of the lower bound in the key that says which node is opened next (found by trying)
+# Opening a node takes as long as about 200 terms of an exact sum. If a hundredth of the tree does not decide, the query
+# is so near the threshold that the whole tree would not.
 _BUDGET = 32
 _ROWS_PER_NODE = 512
-_LEAST = 8  # nodes opened for a query that stayed undecided with the full budget a while ago
-_UNDECIDED = -17  # remembered of it, and counted up: at -1 the full budget is tried again
+_LEAST = 8  # nodes that are opened for a query that the full budget did not decide a while ago
+_UNDECIDED = -17  # the memory of such a query. It is counted up: at -1 the full budget is tried again
 
 
 class Tree(NamedTuple):
-    """References in the order of a tree, and what is known of its nodes, leaves first."""
+    """References in the order of a tree, and its nodes, leaves first."""
 
     rows: Array  # (n, d) float32, less the mean of all
     centres: Array  # (nodes, d) float32, means of the nodes' rows
@@ -58,32 +58,32 @@ class Tree(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is asked of every query, and how."""
+    """What is asked about every query, and how."""
 
     centre: Array  # (d,) what was subtracted from the rows
     threshold: float
     sharpness: float  # 1/2h²
-    relative: float  # how much a computed distance can be wrong, as `widths` says: relative,
-    absolute: float  # and beyond that, in 1/Å
+    relative: float  # the largest relative error of a computed distance, as `widths` says
+    absolute: float  # the absolute error on top of it, in 1/Å
     budget: int  # nodes that may be opened for one query
-    vector: bool  # vector code, or plain loops
+    vector: bool  # whether vector code is used, or plain loops
 
 
 class _Room(NamedTuple):
-    """Room to work in, for one query. Bounds are relative to exp(−threshold)."""
+    """Scratch arrays for one query. Bounds are relative to exp(−threshold)."""
 
     query: Array  # (d,) float32
     squared: Array  # (LEAF,) float32
-    node: Array  # (budget · FAN,) heap of what is to be opened
-    key: Array  # its order, the largest on top
-    lower: Array  # bounds of the nodes' sums
+    node: Array  # (budget · FAN,) heap of the nodes that wait to be opened
+    key: Array  # the order of the heap, the largest on top
+    lower: Array  # lower and upper bounds of the sums over these nodes
     upper: Array
-    known: Array  # (2,) lower and upper bound of the sum over the leaves that were opened,
-    waiting: Array  # (2,) and over the nodes on the heap
+    known: Array  # (2,) lower and upper bound of the sum over the opened leaves
+    waiting: Array  # (2,) the same over the nodes on the heap
 
 
 def levels(n: int) -> NDArray[np.int64]:
-    """Return the first node of every level of a tree over `n` rows, and the number of nodes."""
+    """Return the first node of every level of a tree over `n` rows, then the number of nodes."""
     counts = [-(-n // LEAF)]
     while counts[-1] > 1:
         counts.append(-(-counts[-1] // FAN))
@@ -91,14 +91,14 @@ def levels(n: int) -> NDArray[np.int64]:
 
 
 def empty_tree(rows: Array) -> Tree:
-    """Make room for the tree over `rows`, which are in its order; `measure_nodes` fills it, leaves first."""
+    """Make room for the tree over `rows`, which are in its order. `measure_nodes` fills it, leaves first."""
     n, d = rows.shape
     nodes = int(levels(n)[-1])
     return tree_of(rows, np.empty((nodes, d), np.float32), np.empty(nodes, np.float32), np.empty(nodes, np.float32))
 
 
 def tree_of(rows: Array, centres: Array, radius: Array, spread: Array) -> Tree:
-    """Put together a tree whose nodes are known."""
+    """Make a tree whose nodes are known."""
     first = levels(len(rows))
     sizes = LEAF * FAN ** np.arange(len(first) - 1)
     count = np.concatenate([np.full(n, size) for n, size in zip(np.diff(first), sizes, strict=True)])
@@ -107,7 +107,7 @@ def tree_of(rows: Array, centres: Array, radius: Array, spread: Array) -> Tree:
 
 
 def question(centre: Array, tree: Tree, threshold: float, bandwidth: float) -> Question:
-    """Put together what is asked of a tree."""
+    """Make the question to a tree."""
     root = len(tree.log_rows) - 1
     longest = float(np.linalg.norm(tree.centres[root])) + float(tree.radius[root])
     relative, absolute = widths(1.001 * longest, tree.rows.shape[1])
@@ -137,7 +137,7 @@ def measure_nodes(tree: Tree, level: int, first: int, last: int) -> None:
             for c in range(d):
                 squared += (np.float64(tree.rows[j, c]) - np.float64(tree.centres[node, c])) ** 2
             largest, total = max(largest, squared), total + squared
-        # Rounding to single precision may be down, by less than this.
+        # Single precision may round down, by less than this.
         tree.radius[node] = math.sqrt(largest) * (1.0 + 2.0 * _UNIT)
         tree.spread[node] = total / (end - begin) * (1.0 + 2.0 * _UNIT)
 
@@ -158,10 +158,10 @@ def _load(row: Array, centre: Array, out: Array) -> None:
 
 
 def widths(longest: float, d: int) -> tuple[float, float]:
-    """Return how much a computed distance D can be wrong, relative and absolute (1/Å), if no row is longer.
+    """Return the largest error of a computed distance D, relative and absolute (1/Å), if no row is longer.
 
-    A difference, its square and the sum of d of them round d + 3 times, each by 2⁻²⁴ of D² at most: half of that for D.
-    Before, the query was rounded, and the mean of a node: each by 2⁻²⁴ of its norm, and |q| ≤ D + longest.
+    A difference, its square and the sum of d squares round d + 3 times, each time by at most 2⁻²⁴ of D²; D errs by half
+    of that. Before, the query and the mean of a node were rounded, each by 2⁻²⁴ of its norm, and |q| ≤ D + longest.
     """
     return 0.5 * (d + 8) * _UNIT, 2.1 * _UNIT * longest
 
@@ -182,7 +182,7 @@ def _upper(squared: float, node: int, tree: Tree, ask: Question) -> float:
 
 @inlined
 def _push(room: _Room, size: int, key: float, node: int, lower: float, upper: float) -> None:
-    """Add a node with the logarithms of its bounds to a heap of `size`."""
+    """Add a node to a heap of `size`; its bounds are given as logarithms."""
     i = size
     while i > 0 and room.key[(i - 1) // 2] < key:
         _move(room, (i - 1) // 2, i)
@@ -195,7 +195,7 @@ def _push(room: _Room, size: int, key: float, node: int, lower: float, upper: fl
 
 @inlined
 def _pop(room: _Room, last: int) -> None:
-    """Remove the top of a heap of `last` + 1."""
+    """Remove the top of a heap of size `last` + 1."""
     room.waiting[0] -= room.lower[0]
     room.waiting[1] -= room.upper[0]
     i, key = 0, room.key[last]
@@ -218,13 +218,13 @@ def _move(room: _Room, source: int, target: int) -> None:
 
 @inlined
 def _leaf_sum(leaf: int, room: _Room, tree: Tree, ask: Question) -> tuple[float, float]:
-    """Return lower and upper bound of the sum over a leaf, relative to the threshold, from all its rows."""
+    """Return lower and upper bound of the sum over all rows of a leaf, relative to the threshold."""
     n = min(LEAF, len(tree.rows) - leaf * LEAF)
     _distances(room.query, tree.rows, leaf * LEAF, n, room.squared, ask.vector)
     lower, upper = 0.0, 0.0
     for j in range(n):
         squared = np.float64(room.squared[j])
-        # |(D(1 ± a) ± b)² − D²| is at most this. `exp_negative` is right to 1e-13, and adds e⁻⁶⁰ where there is less:
+        # |(D(1 ± a) ± b)² − D²| is at most this. `exp_negative` is right to 1e-13, and returns e⁻⁶⁰ for anything less:
         # far below the slack.
         wrong = 2.1 * (ask.relative * squared + ask.absolute * math.sqrt(squared)) + ask.absolute**2
         wrong = ask.sharpness * wrong + 1e-12
@@ -236,7 +236,7 @@ def _leaf_sum(leaf: int, room: _Room, tree: Tree, ask: Question) -> tuple[float,
 
 @inlined
 def _open(node: int, size: int, best: float, best_node: int, room: _Room, tree: Tree, ask: Question) -> Any:
-    """Push the children of a node onto the heap; return its new size, and the best of the bounds of single nodes."""
+    """Push the children of a node onto the heap; return its new size, and the best bound of one node and that node."""
     level = 1
     while node >= tree.first[level + 1]:
         level += 1
@@ -254,14 +254,14 @@ def _open(node: int, size: int, best: float, best_node: int, room: _Room, tree: 
 
 @kernel
 def _decide(room: _Room, tree: Tree, ask: Question, budget: int) -> tuple[float, int]:
-    """Bound the sum of one query until its place is clear, opening no more than `budget` nodes.
+    """Bound the sum of one query until the threshold is clear, by opening at most `budget` nodes.
 
-    Returns an upper bound of dH − threshold (negative: it is not exceeded; inf: it is; nan: undecided), and the node
-    that alone gives the best bound of those that were looked at.
+    It returns an upper bound of dH − threshold (negative: dH does not exceed it; inf: it does; nan: undecided), and the
+    node whose single bound was the best.
     """
     slack = _SLACK * max(1.0, abs(ask.threshold))
     best, best_node, size, node = -np.inf, -1, 0, len(tree.radius) - 1
-    known, waiting = room.known, room.waiting  # lower and upper bound of the sum over opened leaves, over the heap
+    known, waiting = room.known, room.waiting  # lower and upper bound of the sum: over opened leaves, over the heap
     known[:], waiting[:] = 0.0, 0.0
     for _ in range(budget):
         if node < tree.first[1]:
@@ -289,9 +289,9 @@ def _decide(room: _Room, tree: Tree, ask: Question, budget: int) -> tuple[float,
 def upper_bounds(query: Array, tree: Tree, ask: Question, memory: Array, first: int, last: int, out: Array) -> None:
     """Write upper bounds of dH of the queries first..last into `out`.
 
-    At most the threshold where it is proved that dH does not exceed it; inf where it is proved that it does; nan where
-    it would take longer than the exact sum. `memory` (n_query,) holds the node that certified each query last, or
-    anything, and is updated.
+    A bound is at most the threshold if it is proved that dH does not exceed it, and inf if it is proved that it does.
+    It is nan if a proof would take longer than the exact sum. `memory` (n_query,) holds the node that certified each
+    query last, or any number, and is updated.
     """
     most = FAN * ask.budget
     room = _Room(
@@ -317,7 +317,7 @@ def upper_bounds(query: Array, tree: Tree, ask: Question, memory: Array, first: 
         tried = _UNDECIDED <= node < -1
         bound, best = _decide(room, tree, ask, min(_LEAST, ask.budget) if tried else ask.budget)
         if bound == np.inf and not np.isfinite(room.query).all():
-            bound = np.nan  # no distance tells anything of a query that is no number
+            bound = np.nan  # a query that is not finite has no distances
         out[i] = ask.threshold + bound
         if bound < 0.0:
             memory[i] = best

@@ -1,12 +1,11 @@
-"""Exact sums of Gaussian kernels of a dataset against itself: every pair is computed once, for both of its rows.
+"""Exact sums of Gaussian kernels of a dataset over itself. Every pair is computed once, for both of its rows.
 
-As `kernel_sum`, with what a dataset and itself make simpler: a row is its own neighbour, so every sum is at least 1.
-Nothing has to be kept relative to a largest term, and a block is left out where all its terms together are
-`negligible` beside 1, for the row as for the block. Blocks i and j > i are multiplied once; a term is added to the sum
-of its row of block i and to that of its row of block j. Where a product would round too much differences are used, in
-double precision.
+This is simpler than `kernel_sum`: a row is its own neighbour, so every sum is at least 1, and need not be relative to
+its largest term. A block is left out if all its terms together are `negligible` beside 1, for the row as well as for
+the block. Blocks i and j > i are multiplied once, and a term is added to two sums: that of its row of block i, and that
+of its row of block j. If a product would round too much, differences in double precision are used.
 
-Sums are made in strips of blocks, the same ones whatever threads and ranks there are, and these are added up in order.
+The sums are made in strips of blocks. The strips do not depend on threads and ranks, and are added up in order.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from .kernel_sum import _bound, _padded, _squared_distances, _subtract
 Array = NDArray[Any]
 
 _LN2 = math.log(2.0)
-_FAR = 1e6  # exponents beyond this are left to differences, so that no product overflows
-_AWAY = -1e30  # added to an exponent it leaves nothing of the term
+_FAR = 1e6  # beyond this exponent differences are used, so that no product overflows
+_AWAY = -1e30  # added to an exponent, it makes the term nothing
 _SKIP, _PRODUCT, _DIFFERENCES = 0, 1, 2
 _GROUPS = -(-TILE // ROWS)  # of six rows in a block
 
 
 def strips(n: int) -> list[tuple[int, int]]:
-    """Return the blocks (first, last) of each strip of n rows: about as many pairs in each, at most 32."""
+    """Return the blocks (first, last) of each strip of n rows: at most 32 strips with about as many pairs each."""
     blocks = -(-n // TILE)
     count = min(blocks, 32)
-    # Block i meets blocks i.. of all: equal areas below a falling line.
+    # Block i meets all blocks from i on: strips are equal areas below a falling line.
     ends = [round(blocks * (1.0 - math.sqrt(1.0 - (s + 1) / count))) for s in range(count)]
     ends[-1] = blocks
     bounds, first = [], 0
@@ -48,7 +47,7 @@ def strips(n: int) -> list[tuple[int, int]]:
 
 @kernel
 def _plan(place: Array, length: float, squared: Array, blocks: Blocks, drop: float, room: Array, way: Array) -> None:
-    """Choose how the terms of one row with each block are computed: `way` (n_blocks,)."""
+    """Choose how the terms of one row with each block are computed; write it into `way` (n_blocks,)."""
     scale, radius, bounds = blocks.scale, blocks.radius, room[1]
     absolute, relative = blocks.tolerance
     rounding, rest = blocks.rounding * scale, blocks.unit * scale * length
@@ -85,7 +84,7 @@ def _prepare(i: int, blocks: Blocks, drop: float, centred: Array, groups: Array,
 
 @kernel
 def _add_differences(query: Array, j: int, blocks: Blocks, both: bool, own: Array, r: int, others: Array) -> None:
-    """Add the terms of a row with block j by differences."""
+    """Add the terms of a row with block j, from differences."""
     rows, order, scale = blocks.rows, blocks.order, blocks.scale
     for t in range(min(TILE, len(order) - j * TILE)):
         squared, place = 0.0, order[j * TILE + t]
@@ -99,9 +98,9 @@ def _add_differences(query: Array, j: int, blocks: Blocks, both: bool, own: Arra
 
 @kernel
 def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) -> None:
-    """Add the terms of the blocks first..last, with themselves and all later ones, to `sums`, (n_blocks, TILE).
+    """Add the terms of the blocks first..last, with themselves and with all later blocks, to `sums` (n_blocks, TILE).
 
-    A sum stands where its row stands in the order of the blocks. `plain` is as in `kernel_sum.log_kernel_sum`.
+    The sums are in the order of the blocks. `plain` is as in `kernel_sum.log_kernel_sum`.
     """
     d, n = blocks.centres.shape
     dtype, half = blocks.tiles.dtype, 0.5 * blocks.scale
@@ -116,7 +115,7 @@ def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) ->
         own[:] = 0.0
         for j in range(i, n):
             tile, centre = blocks.tiles[j], blocks.repeated[j]
-            others = sums[j] if j > i else nobody  # within a block every row meets every other by itself
+            others = sums[j] if j > i else nobody  # within a block every row adds its own terms
             for g in range(_GROUPS):
                 start, ways = g * ROWS, 0
                 for r in range(ROWS):
