@@ -11,7 +11,7 @@ import pytest
 from calibrations import labelled, moving
 
 from quests_md.errors import InputError, SourceError
-from quests_md.sources import describe_source, frame_of, read_force_errors, read_frames
+from quests_md.sources import describe_source, read_force_errors, read_frames, to_frame
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_without_a_step_frames_are_counted_and_ids_are_kept(trajectory, structur
 def test_what_is_a_step_and_a_time(structure, info, step, time):
     atoms = structure("si")
     atoms.info.update(info)
-    frame = frame_of(atoms, 3)
+    frame = to_frame(atoms, 3)
     np.testing.assert_array_equal((frame.step, frame.time), (step, time))
     assert type(frame.step) is int
 
