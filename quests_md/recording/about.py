@@ -214,13 +214,11 @@ def _verify(path: Any, content: dict[str, Any]) -> None:
     checks = content.get(_CHECKS)
     if not isinstance(checks, dict):
         raise OutputError(f"{path}: {_CHECKS}: the checksums are missing: the file was changed, or is damaged")
-    others = {key: value for key, value in content.items() if key != _CHECKS}
-    for key in [*checks, *(key for key in others if key not in checks)]:
-        if key not in others or checks.get(key) != _compute_checksum(others[key]):
+    rest = {key: value for key, value in content.items() if key != _CHECKS}
+    for key in [*checks, *(key for key in rest if key not in checks)]:
+        if key not in rest or checks.get(key) != _compute_checksum(rest[key]):
             how = (
-                "is missing"
-                if key not in others
-                else f"is {json.dumps(others[key])[:100]}, which no run has written there"
+                "is missing" if key not in rest else f"is {json.dumps(rest[key])[:100]}, which no run has written there"
             )
             raise OutputError(
                 f"{path}: {key}: {how}: the file was changed, or is damaged; give it back what it was, or choose "

@@ -150,7 +150,7 @@ def test_frames_that_cannot_be_cut_are_refused():
         cut_one(Frame(atoms.positions, atoms.numbers, n_local=8), dH)
     lost = atoms.positions.copy()
     lost[3, 1] = np.nan
-    with pytest.raises(InputError, match="step 0: positions that are not finite"):
+    with pytest.raises(InputError, match="step 0: some positions are not finite"):
         cut_one(Frame(lost, atoms.numbers, frame.cell, True), dH)
     with pytest.raises(FrameError, match="singular"):
         cut_one(Frame(atoms.positions, atoms.numbers, np.ones((3, 3)), True), dH)
