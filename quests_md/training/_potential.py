@@ -159,7 +159,7 @@ def check_commands(commands: tuple[str, ...]) -> None:
         words = command.split()
         if not words or words[0] not in _COMMANDS or any(letter in command for letter in _FORBIDDEN):
             raise TrainingError(
-                f"{command!r} is not a command of LAMMPS for a potential: it must be one line that begins with one of "
+                f"{command!r} is no command of LAMMPS for a potential: it must be one line that begins with one of "
                 f"{', '.join(_COMMANDS)}, without variables"
             )
 

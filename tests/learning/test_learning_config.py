@@ -113,7 +113,7 @@ def opened(folder, **changes):
 def test_before_anything_is_settled_a_setting_may_be_set_right(tmp_path):
     (tmp_path / "out").mkdir()
     State.open(tmp_path / "out", config(tmp_path))
-    assert State.open(tmp_path / "out", config(tmp_path, seed=6)).data["settings"]["seed"] == 6
+    assert State.open(tmp_path / "out", config(tmp_path, seed=6)).settings["seed"] == 6
 
 
 def test_a_setup_that_is_not_there_is_said(tmp_path):
