@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk, fcc111
 from ase.neighborlist import neighbor_list
-from conftest import packing
+from structures import packing
 
 from quests_md import DescriptorSpec, Frame
 from quests_md.selection import cutouts

@@ -11,19 +11,9 @@ import pytest
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
-from watched import build_index, columns_of, copper, sessions
+from watched import columns_of, copper
 
 from quests_md.hosts.ase import MonitoredCalculator
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
-
-
-@pytest.fixture
-def session(index, tmp_path):
-    yield from sessions(index, tmp_path)
 
 
 class Own(EMT):

@@ -16,20 +16,10 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.mixing import SumCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import LBFGSLineSearch
-from watched import build_index, columns_of, copper, frames_of, langevin, sessions, verlet
+from watched import columns_of, copper, frames_of, langevin, verlet
 
 from quests_md.errors import Halted, MonitorError
 from quests_md.hosts.ase import MonitoredCalculator
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
-
-
-@pytest.fixture
-def session(index, tmp_path):
-    yield from sessions(index, tmp_path)
 
 
 def test_calculator_gives_the_results_of_the_wrapped_one(index, session):

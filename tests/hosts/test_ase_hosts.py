@@ -10,7 +10,7 @@ import pytest
 from ase.filters import FrechetCellFilter
 from ase.mep import NEB
 from ase.optimize import BFGS, FIRE
-from watched import build_index, columns_of, copper, frames_of, langevin, sessions, verlet
+from watched import columns_of, copper, frames_of, langevin, verlet
 
 from quests_md.errors import Halted, InputError, MonitorError
 from quests_md.hosts.ase import MonitorObserver
@@ -30,16 +30,6 @@ OPTIMISERS = [bfgs, fire]
 
 def run(dyn, steps):
     return dyn.run(fmax=1e-6, steps=steps) if hasattr(dyn, "fmax") else dyn.run(steps)
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
-
-
-@pytest.fixture
-def session(index, tmp_path):
-    yield from sessions(index, tmp_path)
 
 
 @pytest.mark.parametrize("make", DYNAMICS + OPTIMISERS)

@@ -9,17 +9,12 @@ import signal
 import ase.io
 import numpy as np
 import pytest
-from watched import CANDIDATE, atoms_of, build_index, copper, frames_of, rows_of, run_of, session_of, steps_of, verlet
+from watched import CANDIDATE, atoms_of, copper, frames_of, rows_of, run_of, session_of, steps_of, verlet
 
 from quests_md.errors import Halted, MonitorError
 from quests_md.hosts.ase import MonitoredCalculator, MonitorObserver
 
 SETTINGS = {"every": 3, "select": -2.0, "halt": math.inf, "consecutive": 2, "novelty": True}
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
 
 
 def dynamics():

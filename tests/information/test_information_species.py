@@ -5,7 +5,7 @@ from __future__ import annotations
 import naive
 import numpy as np
 import pytest
-from conftest import packing
+from structures import packing
 
 from quests_md import DescriptorSpec, Index, delta_entropy, diversity, entropy
 

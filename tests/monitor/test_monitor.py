@@ -8,7 +8,6 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import ranks
-from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -16,19 +15,10 @@ from hypothesis.extra import numpy as hnp
 from quests_md.comm import Serial, raise_together
 from quests_md.errors import ElementError, InputError, MonitorError
 from quests_md.frame import Frame
-from quests_md.index import Index
 from quests_md.monitor import Band, Monitor
 from quests_md.monitor._measure import combine, summarise
 
 INF = float("inf")
-
-
-@pytest.fixture(scope="module")
-def index():
-    frames = [bulk("Si", cubic=True) for _ in range(20)]
-    for seed, atoms in enumerate(frames):
-        atoms.rattle(0.05, seed=seed)
-    return Index.build(frames, bandwidth=0.03)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from watched import frames_of, rows_of, run_of, steps_of
 from quests_md import Session
 from quests_md.errors import MonitorError
 from quests_md.frame import Frame
-from quests_md.index import Index
 from quests_md.monitor import Band, Monitor
 from quests_md.monitor._measure import CHUNK, Flagged, is_sampled
 
@@ -189,14 +188,6 @@ def test_a_frame_may_lose_and_gain_atoms(many):
 
 
 # -- silicon, with an index ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def index():
-    frames = [bulk("Si", cubic=True) for _ in range(20)]
-    for seed, atoms in enumerate(frames):
-        atoms.rattle(0.05, seed=seed)
-    return Index.build(frames, bandwidth=0.03)
 
 
 def silicon(scale=0.0, seed=0):

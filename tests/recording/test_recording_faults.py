@@ -23,7 +23,6 @@ from watched import (
     CANDIDATE,
     COVERED,
     HALTING,
-    build_index,
     frame_of,
     frames_of,
     names_of,
@@ -45,16 +44,6 @@ EVENTFUL = {
     "cutout": {"radius": 2.0, "most": 1},
 }
 SCALES = [COVERED, 0.075, 0.08, COVERED, COVERED, COVERED, 0.1, 0.12, 0.15]
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "uq"
 
 
 def watch(session, first, last):

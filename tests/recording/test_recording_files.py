@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from watched import build_index, frame_of, names_of, session_of
+from watched import frame_of, names_of, session_of
 
 from quests_md import Decision, Frame, Monitor
 from quests_md.errors import OutputError
@@ -26,12 +26,6 @@ from quests_md.monitor import Key
 from quests_md.recording import Moment, Place
 from quests_md.recording.reader import read_rows
 from quests_md.recording.rows import COLUMNS, RowLines
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
-
 
 any_float = st.floats(width=64)
 finite = st.floats(-1e6, 1e6)

@@ -22,7 +22,7 @@ from kill_runs import BROKEN, COVERED, EXPLODED, HALTING, LITTLE, MORE, MUCH, Ru
 from kill_runs import silicon_of as silicon
 from limits import LIMIT
 from paths import ROOT, TESTS
-from watched import build_index, rows_of
+from watched import rows_of
 
 from quests_md.index import Live
 
@@ -77,11 +77,6 @@ RUNS = {
     "two ranks, halts": ("halts", 2, {"halt": 30.0}, {}, 43),
     "two ranks, live": ("live", 2, LIVE, {}, 97),
 }
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
 
 
 @pytest.fixture(autouse=True)

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import shutil
 
-import pytest
 from kill_runs import COVERED, LITTLE, MORE, MUCH, Run, copper_of, differences, left_in
-from watched import build_index, frames_of, rows_of, steps_of
+from watched import frames_of, rows_of, steps_of
 
 from quests_md import Frame, Monitor, Session
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
 
 
 def test_a_frame_that_one_rank_had_not_kept_is_not_taken_for_whole(index, tmp_path):

@@ -19,7 +19,6 @@ from watched import (
     SELECT,
     atoms_of,
     block,
-    build_index,
     frame_of,
     frames_of,
     has_dH_of,
@@ -39,16 +38,6 @@ COLUMNS = (
     "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error,"
     "repeat,configuration,n_novel,excess,dropped"
 )
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "uq"
 
 
 def test_one_row_per_evaluation(index, folder):

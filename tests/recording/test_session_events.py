@@ -22,11 +22,6 @@ DH = np.array([0.0, 4.0, 6.0, 9.0, 60.0, 7.0])
 BROKEN = "broken"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "uq"
-
-
 def frame(kind, step, ids=(7, 3)):
     made = pairs([0 if kind == BROKEN else kind, 0], list(ids), step, time=0.25 * step)
     if kind == BROKEN:

@@ -12,7 +12,6 @@ from watched import (
     MODEL,
     atoms_of,
     block,
-    build_index,
     frames_of,
     has_dH_of,
     names_of,
@@ -28,16 +27,6 @@ from quests_md.config import RunConfig
 from quests_md.errors import Halted, IndexFileError, MonitorError, OutputError
 
 SIZE = 3
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "uq"
 
 
 def on_all_ranks(work):

@@ -18,7 +18,6 @@ from watched import (
     CANDIDATE,
     COVERED,
     HALTING,
-    build_index,
     frame_of,
     frames_of,
     names_of,
@@ -35,16 +34,6 @@ from quests_md.errors import Halted, InputError, OutputError
 SCALES = [COVERED, CANDIDATE, CANDIDATE, COVERED, COVERED, *[0.09] * 2, 0.1, 0.11, 0.1, COVERED, COVERED, COVERED]
 MORE = [0.075, 0.085, 0.16]  # each has many more novel environments than the one before: all are kept
 SETTINGS = {"consecutive": 2, "history": 2, "after": 1, "novelty": True}
-
-
-@pytest.fixture(scope="module")
-def index():
-    return build_index()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "uq"
 
 
 def frame_at(step, scales=SCALES):
