@@ -202,7 +202,7 @@ class _LammpsLibrary(LAMMPSlib):  # type: ignore[misc]
         unknown = sorted(set(atoms.symbols) - set(self.parameters.atom_types))
         if unknown:
             known = ", ".join(self.parameters.atom_types)
-            raise ElementError(f"the potential knows {known}, not {', '.join(unknown)}")
+            raise ElementError(f"the potential is one for {known}, not for {', '.join(unknown)}")
         placed = atoms.copy()
         if not atoms.pbc.all():
             placed.center(vacuum=_VACUUM, axis=tuple(np.flatnonzero(~atoms.pbc)))
