@@ -147,7 +147,8 @@ class RunConfig(pydantic.BaseModel):
     novelty: bool = True
     """Save a candidate only if it [adds information](selection.md) to the index and to what this run has kept."""
     budget: pydantic.PositiveInt | None = pydantic.Field(None, examples=[100])
-    """The most candidates to keep: those that add most information. Needs `novelty`. Not set, there is no limit."""
+    """Largest number of candidates; those that add most information are kept. Needs `novelty`. Not set, there is no
+    limit."""
     cutout: _Cutout | None = pydantic.Field(None, examples=[{"radius": 4.0, "potential_range": 4.7}])
     """Cut small cells or clusters around the worst atoms of every candidate ([cut-outs](cutouts.md)). A table with
     `radius` (of the core, in Å) and, if wanted, `margin` or `potential_range`, `shape`, `vacuum`, `passivate` and
@@ -160,28 +161,29 @@ class RunConfig(pydantic.BaseModel):
     """What an implausible frame does to the run: `"stop"`, with an error, or `"continue"`."""
 
     output: str = "uq"
-    """Folder for the [files of the run](monitor.md#the-files-of-a-run)."""
+    """Folder for the [files of the run](monitor.md#the-files-of-a-run). It is made if it does not exist."""
     overwrite: bool = False
     """Replace the files of an earlier run in that folder. Otherwise the folder is refused."""
     resume: _Resume = False
-    """[Go on with the run](restart.md) in that folder, if there is one. It is refused if the index, or a setting that
-    decides, is another one; `"anyway"` goes on all the same."""
+    """[Go on with the run](restart.md) in that folder, if there is one, with its counters, events, kept frames and
+    budget. A different index, or a different setting that decides, is an error unless this is `"anyway"`."""
 
     on_error: Literal["stop", "warn"] = "stop"
     """What a failure of watching does to the run. `"stop"` ends it; `"warn"` lets it go on unwatched, and [dH is
     inf](restart.md#failure) from then on."""
     wall_time: _Time | None = pydantic.Field(None, examples=["23:30:00"])
-    """Seconds, or `"hh:mm:ss"`, after which the run is [told to stop](restart.md#sigterm-and-wall-time), at its next
-    evaluation. SIGTERM does the same."""
+    """Time in seconds, or as `"hh:mm:ss"`. The first evaluation after it tells the run
+    [to stop](restart.md#sigterm-and-wall-time), as SIGTERM does."""
 
     on_select: _Command | None = pydantic.Field(None, examples=[["sh", "label.sh", "{output}", "{step}"]])
-    """[Command](monitor.md#being-told), as a list of arguments, that is started when a candidate has been saved."""
+    """[Command](monitor.md#being-told) to start when a candidate has been saved: a list of arguments. It may have the
+    fields `{output}`, `{run}`, `{step}`, `{event}` and `{max}`."""
     on_halt: _Command | None = pydantic.Field(None, examples=[["sh", "halted.sh"]])
-    """Command that is started when the run is told to stop."""
+    """Command to start when the run is told to stop."""
     on_event: _Command | None = pydantic.Field(None, examples=[["sh", "event.sh", "{event}"]])
-    """Command that is started when an event begins, and again when it ends."""
+    """Command to start when an event begins, and again when it ends."""
     commands_at_once: pydantic.PositiveInt = 16
-    """The most of these commands that run at once. Others wait for their turn."""
+    """How many of these commands may run at the same time. The others wait."""
 
     elements: _Symbols | None = pydantic.Field(None, examples=[["Si"]])
     """Chemical symbol of every atom type, in the order of the types. Must be given. `"NULL"` is for types that are no

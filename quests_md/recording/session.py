@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..comm import Comm, Serial, raise_together, together
-from ..config import RunConfig
+from ..config import RunConfig, describe_keys
 from ..errors import Halted, InputError, MonitorError, OutputError, QuestsError
 from ..files import HeldFolder
 from ..frame import Frame
@@ -40,46 +40,22 @@ from .rows import RowLines
 __all__ = ["Session"]
 
 
+@describe_keys
 class Session:
     """Watch a run and write its files.
 
     The files are monitor.csv, events.jsonl, run.json, and candidates, cutouts, history, implausible and last.extxyz;
     with a live reference also live.qindex. Files named "resume.*" are needed to resume a run that was killed.
 
+    The output folder belongs to the session: if somebody renames, removes or empties it, the watching ends. Here
+    `on_select` and `on_halt` may also be functions of the whole frame and its decision, and `on_event` a function of
+    the `Event`. Rank 0 calls them. An exception of such a function ends the watching.
+
     Parameters
     ----------
     monitor
         The monitor that decides.
-    output
-        Folder of the files; it is made if it does not exist. It belongs to the session from then on: if somebody
-        renames, removes or empties it, the watching ends.
-    overwrite
-        Replace the files of an earlier run in that folder.
-    resume
-        Go on with the run in that folder, if there is one, with its counters, events, kept frames and budget. An
-        evaluation that has a row is made again, but neither written nor counted again. A different index, or a
-        different setting that decides, is an error unless this is "anyway".
-    history, after
-        How many evaluated frames before and after the beginning of an event are written to history.extxyz.
-    novelty
-        Save a candidate only if it adds information to the index and to the frames that this run has kept.
-    budget
-        Largest number of candidates; the most informative ones are kept. None: no limit. Needs `novelty`.
-    cutout
-        Cut small cells or clusters around the worst atoms of every candidate, to cutouts.extxyz: `radius` and, if
-        wanted, `margin` or `potential_range`, `shape`, `vacuum`, `passivate` and `most` of `selection.cutouts`.
-    on_select, on_halt
-        Function of the whole frame and its decision. Rank 0 calls it when a candidate has been saved, or when the run
-        is told to stop. Or a command, as a list of arguments with the fields {output}, {run}, {step}, {event} and
-        {max}. An exception of the function ends the watching.
-    on_event
-        The same for the beginning and the end of an event: a function of the `Event`, or a command.
-    commands_at_once
-        How many commands may run at the same time; the others wait.
-    on_error
-        "stop": a failure ends the run. "warn": the run goes on without being watched, and dH is inf from then on.
-    wall_time
-        Time in seconds, or as "hh:mm:ss". The first evaluation after it tells the run to stop, as SIGTERM does.
+    {keys}
     host
         Name of the program that moves the atoms, for run.json.
 
