@@ -1,4 +1,4 @@
-"""The command line ``quests-md``: its verbs, in files that are loaded when one of them is called."""
+"""The command line ``quests-md``. The file of a verb is loaded when the verb is called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import QuestsError
 
 __all__ = ["EXIT_CODES", "main"]
 
-# What a watched run ends with; 2 is click's, for options that are wrong.
+# The exit codes of a watched run; click itself ends with 2 if options are wrong.
 EXIT_CODES = {"finished": 0, "failed": 1, "halted": 3}
 
 # verb: (module, command in it, what `quests-md --help` says)
@@ -39,7 +39,7 @@ _VERBS = {
 
 
 class _Verbs(click.Group):
-    """A group that imports a verb when it is called, and says an error in one line."""
+    """A group that imports a verb when it is called, and prints an error in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)

@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["bandwidth_command", "entropy_command", "learning_curve_command", "overlap_command"]
 
-_SPREAD = 10_000  # rows, at most, that the spread of own descriptors is taken from
+_SPREAD = 10_000  # most rows from which the spread of own descriptors is computed
+
+
+# -- bandwidth ---------------------------------------------------------------------------------------------------------
 
 
 @click.command("bandwidth")
@@ -116,7 +119,7 @@ def _compute_by_volume(volume: float) -> list[dict[str, Any]]:
 
 
 def _make_rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]], str]:
-    """Return a row for each rule, and the reason where the rule by volume cannot be used."""
+    """Return a row for each rule, and the reason if the rule by volume cannot be used."""
     rows: list[dict[str, Any]] = []
     reason = ""
     if data.spec is not None:
@@ -129,6 +132,9 @@ def _make_rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]],
         except InputError as error:
             reason = str(error)
     return [*rows, {"rule": "likelihood", "bandwidth": most_likely}], reason
+
+
+# -- entropy and diversity ---------------------------------------------------------------------------------------------
 
 
 @click.command("entropy")
@@ -197,7 +203,7 @@ def _tell(
 
 
 def _sample(rows: NDArray[Any], size: int, runs: int, bandwidth: float, how: dict[str, Any]) -> Sampled:
-    if size >= len(rows) and not how["replace"]:  # of a small group all there is, once
+    if size >= len(rows) and not how["replace"]:  # take a small group whole, once
         size, runs = len(rows), 1
     return sample_entropy(rows, size, runs, bandwidth, **how)
 
@@ -224,7 +230,7 @@ def _make_row(one: Information | Sampled) -> dict[str, Any]:
         "diversity": one.mean_diversity,
         "diversity_std": one.std_diversity,
         "information_gap": most - one.mean,
-        "efficiency": one.mean / most if one.size > 1 else 1.0,  # as of `Information`
+        "efficiency": one.mean / most if one.size > 1 else 1.0,  # as in `Information`
     }
 
 
@@ -233,6 +239,9 @@ def _draw(results: dict[str, Sequence[Information | Sampled]]) -> Figure:
     if len(results) == len(results[ALL]) == 1 and isinstance(first, Information):
         return report.histogram(first.delta_entropy, against="the dataset itself")
     return report.entropies(results)
+
+
+# -- overlap -----------------------------------------------------------------------------------------------------------
 
 
 @click.command("overlap")
@@ -280,6 +289,9 @@ def overlap_command(
 
     write = functools.partial(write_result, result=result, rows=rows)
     deliver(rows, output, write, plot, lambda: report.histogram(dH, thresholds))
+
+
+# -- learning-curve ----------------------------------------------------------------------------------------------------
 
 
 def _convert_fractions(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""What the verbs that judge datasets take: files, an index, or an array of own descriptors, opened as one thing."""
+"""Datasets that verbs take: files of frames, an index, or an array of own descriptors, opened as one `Dataset`."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ __all__ = [
 ]
 
 
-ALL = "(all)"  # as the name of a group
-FRAMES = (".xyz", ".extxyz")  # files of frames that are written
-NOT_FRAMES = (".npy", ".qindex")  # what is a dataset of its own
+ALL = "(all)"  # the name of the group of all frames
+FRAMES = (".xyz", ".extxyz")  # suffixes of files of frames that verbs write
+NOT_FRAMES = (".npy", ".qindex")  # suffixes of files that are a whole dataset
 
 _CHUNK = 1 << 22  # values that are checked at a time: an array may be larger than memory
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -58,16 +58,16 @@ class Dataset:
     frame_offsets
         (n_frames + 1,) first row of every frame. Of own descriptors (n, d) every row is a frame of its own.
     numbers
-        (n_env,) atomic number of every environment; None of own descriptors.
+        (n_env,) atomic number of every environment; None for own descriptors.
     spec
-        What the rows were computed with; None of own descriptors.
+        The descriptor of the rows; None for own descriptors.
     bandwidth
-        That of an index, in 1/Å; None of other sources.
+        The bandwidth of an index, in 1/Å; None for other sources.
     groups
-        (n_frames,) names, where they were asked for or the index has them; else empty.
+        (n_frames,) names of groups, if they were asked for or the index has them; else empty.
     volumes
-        (n_frames,) volume per atom in Å³, nan where a frame is not periodic in three directions or holds vacuum;
-        empty of an index and of own descriptors.
+        (n_frames,) volume per atom in Å³, nan for a frame that is not periodic in three directions or has vacuum;
+        empty for an index and for own descriptors.
     sources
         Provenance: a dict for each source.
     """
@@ -96,7 +96,7 @@ class Dataset:
             yield group, np.flatnonzero(np.asarray(groups) == group)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a result says of the dataset that it is of."""
+        """Describe the dataset for a result."""
         spec = self.spec
         descriptor = None if spec is None else {"k": spec.k, "cutoff": spec.cutoff, "species": spec.species}
         return {
@@ -126,21 +126,21 @@ def open_dataset(
     sources
         Files that ASE reads, each with an optional slice; or one index; or one ``.npy`` file of own descriptors.
     k, cutoff, species
-        Of the descriptor; None takes the default, or what an index has.
+        Of the descriptor; None takes the default, or that of an index.
     spec
-        The descriptor of a reference that these sources are compared with, in place of `k`, `cutoff` and `species`.
+        The descriptor of the reference that these sources are compared with, instead of `k`, `cutoff` and `species`.
     group_key
         Key of the frames' info that names their groups.
     progress
         Counts the frames that are read.
     scratch
-        Ranks that share the descriptors of frames, and where these are kept; default: this one, and in memory.
+        The ranks that share the work, and where they keep the rows; by default this rank, in memory.
 
     Raises
     ------
     InputError
-        An index or array among other sources, an index of another descriptor than asked for, two elements and no
-        `species`, or a frame without a descriptor.
+        An index or an array among other sources, an index with another descriptor than asked for, two elements and no
+        `species`, or a frame whose descriptor cannot be computed.
     SourceError, IndexFileError
         A source cannot be read.
     """
@@ -173,7 +173,7 @@ def _open_special(
 
 
 def make_spec(k: int | None, cutoff: float | None, species: str | None) -> DescriptorSpec:
-    """Return the descriptor that is asked for; None takes the default."""
+    """Make the descriptor that is asked for; None takes the default."""
     default = DescriptorSpec()
     return DescriptorSpec(k if k is not None else default.k, cutoff if cutoff is not None else default.cutoff, species)
 
@@ -189,7 +189,7 @@ def _open_files(
     def read() -> Iterator[Frame]:
         return (frame for frame in read_counted(sources, group_key, progress) if len(frame.centres))
 
-    # Frames of a dataset that is larger than memory are read twice.
+    # With a scratch folder the dataset may be larger than memory: then the frames are read twice.
     kept = None if scratch.folder is not None else together(scratch.comm, lambda: list(read()))
     data = together(scratch.comm, lambda: _survey(read() if kept is None else kept, sources, spec))
     assert data.spec is not None
@@ -201,7 +201,7 @@ def _open_files(
 
 
 def _survey(frames: Iterable[Frame], sources: Sequence[str], spec: DescriptorSpec) -> Dataset:
-    """Return what frames hold, but for their rows."""
+    """Return the dataset of frames, without its rows."""
     counts, numbers, volumes, groups = [0], [], [], []
     elements: set[int] = set()
     for frame in frames:
@@ -280,7 +280,7 @@ def _open_index(
 
 
 def open_index(source: str, k: int | None, cutoff: float | None, species: str | None) -> Index:
-    """Open an index; `InputError` if it is of another descriptor than asked for, where something is."""
+    """Open an index; `InputError` if it has another descriptor than asked for. None asks for nothing."""
     index = Index.open(source)
     index.require(k=k, cutoff=cutoff)
     if species is not None and species != index.spec.species:
@@ -292,7 +292,7 @@ def open_index(source: str, k: int | None, cutoff: float | None, species: str | 
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
-# The descriptor; an index has its own, and refuses others.
+# The descriptor. An index has its own and refuses another one.
 dataset_options = add_options(
     click.option("--k", type=click.IntRange(2), help="Number of nearest neighbours.  [default: 32]"),
     click.option("--cutoff", type=float, help="Radius of an environment, in Å.  [default: 5]"),
@@ -328,12 +328,13 @@ def bandwidth_option(multiple: bool = False) -> Callable[[_Command], _Command]:
 
 
 def resolve_bandwidths(data: Dataset, asked: Sequence[float | str]) -> tuple[float, ...]:
-    """Return bandwidths as numbers, in ascending order; without any that of an index, or the default.
+    """Return the bandwidths as numbers, in ascending order. If none is asked for: that of an index, or the default.
 
     Raises
     ------
     InputError
-        "auto", and the volume rule does not hold for this dataset; or nothing, and it holds own descriptors.
+        "auto" is asked for, and the volume rule does not hold for this dataset; or nothing is, and it holds own
+        descriptors.
     """
     if not asked and data.spec is None and data.bandwidth is None:
         refuse_no_bandwidth(data.sources[0]["file"])

@@ -1,4 +1,4 @@
-"""quests-md dh and nuclei: what is asked of every environment of frames."""
+"""quests-md dh and nuclei: dH of every environment of frames, and the nuclei that it tells."""
 
 from __future__ import annotations
 
@@ -42,16 +42,17 @@ if TYPE_CHECKING:
 
 __all__ = ["dh_command", "nuclei_command"]
 
-_BATCH = 4096  # environments that are asked about at a time, at least
+# -- dh ----------------------------------------------------------------------------------------------------------------
+
+_BATCH = 4096  # least number of environments that are compared at a time, so that the threads have enough to do
 _OVERLAP = 1e-5  # nats; the threshold of quests overlap
 
-
-_Place = tuple[str, int, Any, Frame]  # the file, the number in it, and the frame itself: as ase.Atoms, and as Frame
+_Place = tuple[str, int, Any, Frame]  # a file, the number of a frame in it, and the frame as ase.Atoms and as Frame
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """The dH (n_env,) of one frame, in nats, and what is said of it."""
+    """The dH (n_env,) of one frame, in nats, and its row of the result."""
 
     row: dict[str, Any]
     dH: NDArray[np.float64]
@@ -157,7 +158,7 @@ def _ask(
     descriptor: dict[str, Any],
     progress: Counter,
 ) -> Iterator[tuple[_Answer, Any]]:
-    """Yield the answer for every frame, and the frame as ``ase.Atoms`` with dH in it; None of other sources."""
+    """Yield the answer for every frame, and the frame as ``ase.Atoms`` with its dH; None if there are no frames."""
     if isinstance(reference, OpenedReference) and _hold_no_frames(sources):
         how = descriptor if reference.spec is None else {"spec": reference.spec}
         data = open_dataset(sources, **how, threads=reference.threads, progress=progress)
@@ -182,7 +183,7 @@ def _ask(
 
 
 def _compute_dH(reference: OpenedReference | Itself, batch: Sequence[_Place]) -> NDArray[np.float64]:
-    """Ask for the dH of some frames; the error of one that has no descriptor names its file."""
+    """Compute dH of some frames. If a frame has no descriptor, the error names its file."""
     try:
         return reference.ask([frame for *_, frame in batch])
     except FrameError:
@@ -195,7 +196,7 @@ def _compute_dH(reference: OpenedReference | Itself, batch: Sequence[_Place]) ->
 
 
 def _batches(sources: Sequence[str], progress: Counter) -> Iterator[list[_Place]]:
-    """Yield frames, some at a time, with their file and their number in it: the threads need much to do."""
+    """Yield several frames at a time, with their file and their number in it."""
     batch: list[_Place] = []
     n_env = 0
     progress.begin("dH of")
@@ -216,7 +217,7 @@ def _split(dH: NDArray[np.float64], frames: Sequence[Frame]) -> list[NDArray[np.
 
 
 def _summarise(dH: NDArray[np.float64], thresholds: Sequence[float], frame: Frame | None = None) -> dict[str, Any]:
-    """Return what is said of the dH of a frame, or of all."""
+    """Summarise the dH of a frame, or of all frames."""
     if not len(dH):
         return {"n": 0}
     worst = int(np.argmax(dH))
@@ -230,7 +231,7 @@ def _summarise(dH: NDArray[np.float64], thresholds: Sequence[float], frame: Fram
 
 
 def _put(atoms: Any, frame: Frame, dH: NDArray[np.float64], numbers: dict[str, Any]) -> None:
-    """Put dH into an ``ase.Atoms``: nan where an atom is no environment."""
+    """Put dH into an ``ase.Atoms``; nan for an atom that is no environment."""
     values = np.full(len(atoms), np.nan)
     values[frame.centres] = dH
     atoms.arrays["dH"] = values
@@ -240,7 +241,7 @@ def _put(atoms: Any, frame: Frame, dH: NDArray[np.float64], numbers: dict[str, A
 def _format_frames(
     asked: Iterable[tuple[_Answer, Any]], done: list[_Answer], sources: Sequence[str]
 ) -> Iterator[bytes]:
-    """Yield the text of every frame, and keep its answer; raise, so that no file is left, if none has environments."""
+    """Yield the text of every frame, and keep its answer. Raise if none has environments: then no file is left."""
     for answer, atoms in asked:
         if atoms is None:
             raise OutputError(
@@ -251,8 +252,9 @@ def _format_frames(
     _keep_environments(done, sources)
 
 
-_Found = tuple[Frame, Nuclei, dict[str, NDArray[np.float64]]]
+# -- nuclei ------------------------------------------------------------------------------------------------------------
 
+_Found = tuple[Frame, Nuclei, dict[str, NDArray[np.float64]]]
 _POSITIVE = click.FloatRange(0.0, min_open=True)
 _SHOWN = 12  # rows of the table on a terminal
 
@@ -322,31 +324,29 @@ def nuclei_command(
         frames = progress.count(read_frames(trajectory))
         found = _find(frames, index, threshold, above, average, link, bool(films), threads)
         series = _collect(found, films)
-    nucleation_fit, refusal = None, None
+    fitted, refusal = None, None
     if fit is not None:
         try:
-            nucleation_fit = nucleation(series, first=first, last=last, **fit)
-        except (InputError, NucleationError) as error:  # after the work of finding nuclei: that is kept
+            fitted = nucleation(series, first=first, last=last, **fit)
+        except (InputError, NucleationError) as error:  # raised below: the nuclei that were found are written first
             refusal = error
-    rows = _make_rows(series)
-    result = {
+    asked = {"threshold": threshold, "above": above, "average": average, "link": link}
+    about = {"file": str(index_file), "hash": index.hash, "bandwidth": index.bandwidth}
+    result: dict[str, Any] = {
         "sources": [describe_source(trajectory)],
-        "index": {"file": str(index_file), "hash": index.hash, "bandwidth": index.bandwidth},
-        "threshold": threshold,
-        "above": above,
-        "average": average,
-        "link": link,
-        "frames": rows,
-        "sizes": [sizes.tolist() for sizes in series.sizes],
-        "nucleation": None if nucleation_fit is None else nucleation_fit.describe(),
-        "refused": None if refusal is None else str(refusal),
+        "index": about,
+        **asked,
+        "frames": _make_rows(series),
     }
+    result["sizes"] = [sizes.tolist() for sizes in series.sizes]
+    result["nucleation"] = None if fitted is None else fitted.describe()
+    result["refused"] = None if refusal is None else str(refusal)
     for path in output:
-        if path.suffix not in FRAMES:
-            write_result(path, result, rows)
+        if path not in films:
+            write_result(path, result, result["frames"])
     if plot is not None:
-        save_picture(report.nuclei_picture(series, nucleation_fit), plot)
-    _say(rows, nucleation_fit)
+        save_picture(report.nuclei_picture(series, fitted), plot)
+    _say(result["frames"], fitted)
     for path in [*output, *([plot] if plot else [])]:
         click.echo(f"written: {path}")
     if refusal is not None:
@@ -354,7 +354,7 @@ def nuclei_command(
 
 
 def _check_fit(options: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what the fit is asked for, or None."""
+    """Return the options of the fit, or None if no fit is asked for."""
     given = {name: value for name, value in options.items() if value is not None}
     if options["temperature"] is not None and options["density"] is not None:
         return given
@@ -375,9 +375,9 @@ def _find(
     exact: bool,
     threads: int | None,
 ) -> Iterator[_Found]:
-    """Yield frames, their nuclei, and columns for a file where they are `exact`.
+    """Yield frames and their nuclei; if `exact`, also the values of the atoms as columns of a file.
 
-    Where no value is needed, what exceeds the threshold is told without it, and faster.
+    If no value is needed, the index only tells what exceeds the threshold, which is faster.
     """
     for frame in frames:
         columns = {"dH": index.delta_entropy(frame, threads)} if exact or average else {}
@@ -389,7 +389,7 @@ def _find(
 
 
 def _collect(found: Iterator[_Found], films: Sequence[Path]) -> NucleiSeries:
-    """Take all frames, and write them where they are wanted."""
+    """Collect the nuclei of all frames, and write the frames if a file is wanted."""
     if not films:
         return NucleiSeries.of((frame, one) for frame, one, _ in found)
     series: list[NucleiSeries] = []

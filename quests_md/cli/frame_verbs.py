@@ -27,9 +27,12 @@ from .results import Counter, check_outputs, deliver, format_table, result_optio
 __all__ = ["compress_command", "cutout_command"]
 
 
+# -- compress ----------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class _Place:
-    """Where a frame of a dataset is: the file and the number in it; and the frame, if it is to be written."""
+    """The place of a frame: its file and its number in it; and the frame itself, if it is written."""
 
     file: str
     number: int
@@ -37,7 +40,7 @@ class _Place:
 
 
 def _convert_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | float | None:
-    """Return a number of frames as an int, a share of them (0.1 or 10%) as a float."""
+    """Convert an option: a number of frames to an int, a share of them (0.1 or 10%) to a float."""
     if value is None:
         return None
     try:
@@ -134,7 +137,7 @@ def compress_command(
 
 
 def _choose_bandwidth(asked: float | str | None, data: Dataset, reference: Dataset | None) -> float:
-    """Return h: what is asked for, or that of an index among the two datasets, or the default."""
+    """Return the bandwidth that is asked for, else that of an index among the two datasets, else the default."""
     if asked is None and data.bandwidth is None and reference is not None and reference.bandwidth is not None:
         return reference.bandwidth
     (h,) = resolve_bandwidths(data, () if asked is None else (asked,))
@@ -156,12 +159,12 @@ def _summarise(data: Dataset, found: Compression) -> dict[str, Any]:
 def _find_frames(
     sources: Iterable[str], data: Dataset, found: Compression, with_atoms: bool, progress: Counter
 ) -> dict[int, _Place]:
-    """Return where the chosen frames are, by their number in the dataset; the files are read once more.
+    """Return the places of the chosen frames, by their number in the dataset. The files are read once more.
 
     Raises
     ------
     SourceError
-        They no longer hold the frames that were chosen from.
+        The files have changed since the frames were chosen.
     """
     chosen = set(found.selected.tolist())
     places: dict[int, _Place] = {}
@@ -207,7 +210,10 @@ def _format_frames(frames: Iterable[Any]) -> Iterator[bytes]:
         yield format_atoms(atoms, every_result=True)
 
 
-# What is shown of a cut-out: the heading, and the key of its info. Its stoichiometry stands beside that of its frame.
+# -- cutout ------------------------------------------------------------------------------------------------------------
+
+
+# The table of cut-outs: each heading, and the key of a cut-out's info. Its stoichiometry stands beside its frame's.
 _COLUMNS = {
     "step": "step", "centre": "centre", "dH": "dH_max", "core": "n_core", "atoms": "composition",
     "of": "parent_composition", "removed": "removed", "filled": "filled", "dangling": "dangling",
@@ -231,7 +237,7 @@ _COLUMNS = {
 def cutout_command(
     frames: str, index_file: Path, output: Path, overwrite: bool, threads: int | None, **options: Any
 ) -> None:
-    """Cut out what surrounds the worst atoms of frames that are too large for an oracle.
+    """Cut out the surroundings of the worst atoms of frames that are too large for an oracle.
 
     FRAMES is anything that ASE reads, with an optional slice: uq/candidates.extxyz, md.traj@-1. Only the forces
     on core atoms (column core) are fit to train on.

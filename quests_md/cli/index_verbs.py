@@ -26,12 +26,15 @@ from .results import Counter, format_facts, show_progress
 
 __all__ = ["index_group"]
 
-_RATES = (0.1, 0.01)  # per independent frame; `index info` shows what thresholds they come to
+_RATES = (0.1, 0.01)  # false alarms per independent frame, of which `index info` shows the thresholds
 
 
 @click.group("index")
 def index_group() -> None:
     """Build, extend, show and verify the index of a reference."""
+
+
+# -- build and extend --------------------------------------------------------------------------------------------------
 
 
 @index_group.command("build")
@@ -103,7 +106,7 @@ def _read(sources: Sequence[str], group_key: str | None, progress: Counter) -> I
 
 
 def _calibrate(index: Index, threads: int | None) -> str:
-    """Calibrate; return the reason where that cannot be done: the index is of use without."""
+    """Calibrate an index, or return the reason why not: an index without a calibration is of use, too."""
     try:
         index.calibration = calibrate(index, threads=threads)
     except CalibrationError as error:
@@ -112,7 +115,7 @@ def _calibrate(index: Index, threads: int | None) -> str:
 
 
 def _refuse_other_files(output: Path) -> None:
-    """Raise `OutputError` rather than replace a file that is no index: the reference itself, say."""
+    """Raise `OutputError` if the file exists and is no index: it may be the reference itself."""
     if output.exists():
         try:
             Index.open(output)
@@ -166,6 +169,9 @@ def extend(
         )
 
 
+# -- calibrate, info, verify -------------------------------------------------------------------------------------------
+
+
 @index_group.command("calibrate")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--errors", metavar="LABELLED", help="Frames with forces and model_forces: bound the force error.")
@@ -176,7 +182,7 @@ def extend(
 def calibrate_command(
     file: Path, errors: str | None, coverage: float, potential: str, group_key: str | None, threads: int | None
 ) -> None:
-    """Calibrate an index: what thresholds mean, and with --errors what dH says of the force error.
+    """Calibrate an index: find what thresholds mean, and with --errors what dH says about the force error.
 
     Without --errors the dH of the references against the index without their group is computed; `index build` does that
     by itself. A bound of the force error that the index has is kept.
@@ -225,7 +231,7 @@ def verify(file: Path) -> None:
 
 
 def _are_own(sources: Sequence[str]) -> bool:
-    """Return whether sources hold own descriptors; raise `InputError` where some do and others do not."""
+    """Return whether sources hold own descriptors; `InputError` if some do and others do not."""
     own = [Path(source).suffix == ".npy" for source in sources]
     if any(own) and not all(own):
         frames = sources[own.index(False)]
@@ -242,7 +248,7 @@ def _build_own(
     for_frames: Mapping[str, Any],
     threads: int | None,
 ) -> Index:
-    """Build an index of own descriptors; `for_frames` are options that mean nothing for them."""
+    """Build an index of own descriptors; `InputError` if an option of `for_frames` was given."""
     _refuse_options_for_frames(sources[0], for_frames)
     if bandwidth is None or isinstance(bandwidth, str):
         refuse_no_bandwidth(sources[0])
@@ -255,14 +261,14 @@ def _build_own(
 
 
 def _refuse_options_for_frames(source: str, options: Mapping[str, Any]) -> None:
-    """Raise `InputError` if an option was given that means nothing for own descriptors."""
+    """Raise `InputError` if an option was given that is for frames alone."""
     given = [f"--{key}" for key, value in options.items() if value is not None]
     if given:
         raise InputError(f"{source} holds own descriptors: {', '.join(given)} is for frames")
 
 
 def _read_own(sources: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Read files of own descriptors, each a frame or several; return rows (n, d) and the first row of every frame."""
+    """Read files of own descriptors; return the rows (n, d) of all frames and the first row of every frame."""
     parts = [read_descriptors(source) for source in sources]
     for source, (rows, _) in zip(sources, parts, strict=True):
         if rows.shape[1] != parts[0][0].shape[1]:
@@ -300,7 +306,7 @@ def _format_source(source: dict[str, Any]) -> str:
 
 
 def _format(file: Path, index: Index, before: dict[str, str] | None = None) -> str:
-    """Return what an index holds, in lines; under each the line of `before`, where that was another one."""
+    """Format the facts of an index; below a fact that has changed, show that of `before`."""
     text = [f"{file}: an index"]
     before = before or {}
     for name, line in _list_facts(file, index).items():
@@ -366,7 +372,7 @@ def _list_calibration(calibration: Calibration | None) -> dict[str, str]:
     }
     typical = calibration.typical
     atoms = ", ".join(f"{n} {symbol}" for symbol, n in typical.items()) + " watched atoms"
-    if calibration.symbols == ("X",):  # own descriptors, of whatever
+    if calibration.symbols == ("X",):  # own descriptors
         atoms = f"{typical['X']} rows a frame"
     for rate in _RATES:
         try:

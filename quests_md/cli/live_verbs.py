@@ -1,4 +1,4 @@
-"""quests-md config, run and watch: a run's configuration, a LAMMPS script and a trajectory, watched."""
+"""quests-md config, run and watch: the configuration of a run, and watching a LAMMPS script or a trajectory."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ from .datasets import convert_bandwidth
 from .results import format_facts, show_progress
 
 __all__ = ["config_group", "run_command", "watch_command"]
+
+
+# -- config ------------------------------------------------------------------------------------------------------------
 
 
 @click.group("config")
@@ -69,7 +72,7 @@ def _describe_live(config: RunConfig) -> dict[str, str]:
 
 
 def _describe_index(file: Path, config: RunConfig, atoms: tuple[str, ...]) -> dict[str, str]:
-    """Return what there is to say of the index and of the thresholds that are judged by it."""
+    """Describe the index, and the thresholds that it turns into nats."""
     index = Index.open(config.index or "")
     index.require(k=config.k, cutoff=config.cutoff)
     _check_elements(file, config, index)
@@ -85,7 +88,7 @@ def _check_elements(file: Path, config: RunConfig, index: Index) -> None:
 
 
 def _count_atoms(atoms: tuple[str, ...], config: RunConfig, index: Index) -> dict[str, int]:
-    """Return watched atoms by symbol; a bare number is shared by the elements of the run."""
+    """Return the number of watched atoms by symbol. The elements of the run share a number without a symbol."""
     symbols = [s for s in dict.fromkeys(config.elements or index.elements) if s != "NULL"]
     counts: dict[str, int] = {}
     for text in atoms:
@@ -97,7 +100,7 @@ def _count_atoms(atoms: tuple[str, ...], config: RunConfig, index: Index) -> dic
 
 
 def _format_threshold(name: str, given: Any, index: Index, counts: dict[str, int]) -> str:
-    """Return a threshold in nats, where that is known."""
+    """Format a threshold, in nats if they are known."""
     if not isinstance(given, dict):
         return f"{given:g} nats"
     if "false_alarm" in given and not counts:
@@ -108,8 +111,11 @@ def _format_threshold(name: str, given: Any, index: Index, counts: dict[str, int
     return ", ".join(f"{value:.6g} nats ({symbol})" for symbol, value in resolved.items())
 
 
+# -- run ---------------------------------------------------------------------------------------------------------------
+
+
 @click.command(
-    # No -h, which click would find in LAMMPS's -echo.
+    # Without -h, which click would find in LAMMPS's -echo.
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
     epilog="Several ranks: mpiexec -n 4 quests-md run in.lammps --config quests.toml",
 )
@@ -117,9 +123,9 @@ def _format_threshold(name: str, given: Any, index: Index, counts: dict[str, int
 @click.option("--config", "config_path", required=True, type=click.Path(dir_okay=False), help="The quests.toml.")
 @click.argument("lammps_arguments", nargs=-1, type=click.UNPROCESSED)
 def run_command(script: str, config_path: str, lammps_arguments: tuple[str, ...]) -> None:
-    """Run a LAMMPS input SCRIPT with the lammps package of this Python, watched.
+    """Run and watch a LAMMPS input SCRIPT, with the lammps package of this Python.
 
-    What follows the script goes to LAMMPS: -var T 300 -log none. Watching begins at a comment `# quests-md: attach`
+    Arguments after the script go to LAMMPS: -var T 300 -log none. Watching begins at a comment `# quests-md: attach`
     in the script, else before its first run or minimize.
 
     Exit code: 0 finished, 1 failed, 3 halted: above a threshold, by a broken frame, SIGTERM or wall_time.
@@ -130,9 +136,12 @@ def run_command(script: str, config_path: str, lammps_arguments: tuple[str, ...]
     raise click.exceptions.Exit(EXIT_CODES[watch.session.status])
 
 
-_REPLAY = "replay"  # the host, in run.json
+# -- watch -------------------------------------------------------------------------------------------------------------
 
-# With this reference these keys of a quests.toml have no place: they are about the other one.
+
+_REPLAY = "replay"  # the name of the host in run.json
+
+# The keys of a quests.toml that are wrong with a reference: they belong to the other one.
 _OF_REFERENCE = {"index": ("skip", "span", "species", "bandwidth"), "live": ("index",)}
 
 # The keys of a quests.toml that are options, too.
@@ -174,7 +183,7 @@ def add_key_options(command: Any) -> Any:
 
 
 def _type_of(annotation: Any) -> Any:
-    """Return the type of an option whose key has this type: choices, or what is left without None and ranges."""
+    """Return the type of an option for the type of its key, without None and ranges."""
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
@@ -182,7 +191,7 @@ def _type_of(annotation: Any) -> Any:
 
 
 class _CommandOfKeys(click.Command):
-    """A command whose help shows options that are keys under the headings of their groups."""
+    """A command whose help shows the options that are keys in their groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         headings = {name: heading for heading, fields in group_keys().items() for name in fields}
@@ -219,7 +228,7 @@ def watch_command(context: click.Context, /, trajectory: str, config_path: str |
     given = {name: value for name, value in values.items() if _is_given(context, name)}
     config = _read_options(given) if config_path is None else _read_file(config_path, given)
     if config_path is not None:
-        _say_ignored(config_path, config, trajectory)
+        _warn_of_ignored(config_path, config, trajectory)
         if "output" not in given:
             _spare_live_run(config_path, config)
     with Session.from_config(config, host=_REPLAY) as session, show_progress() as progress:
@@ -242,7 +251,7 @@ def _is_given(context: click.Context, name: str) -> bool:
 
 
 def _read_options(given: dict[str, Any]) -> RunConfig:
-    """Return what the options alone say; what is not among them has the defaults of a quests.toml."""
+    """Make a configuration of the options alone; other keys have the defaults of a quests.toml."""
     for name in ("select", "halt"):
         if name not in given:
             raise click.UsageError(f"Missing option '--{name}': give it, or a quests.toml with --config.")
@@ -250,18 +259,18 @@ def _read_options(given: dict[str, Any]) -> RunConfig:
 
 
 def _read_file(path: str, given: dict[str, Any]) -> RunConfig:
-    """Return what a quests.toml says, but for options that are given."""
+    """Read a quests.toml. Options that are given replace its keys."""
     keys = read_toml(path)
     check_keys(keys, RunConfig.model_fields, path)
     reference = given.get("reference", keys.get("reference", "index"))
-    if reference != keys.get("reference", "index"):  # else that reference could not be replaced at all
+    if reference != keys.get("reference", "index"):  # else the keys of the other reference would be errors
         keys = {name: value for name, value in keys.items() if name not in _OF_REFERENCE[reference]}
     options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
     return RunConfig.make({**keys, **given}, where=f"{path} with {options}" if options else path)
 
 
-def _say_ignored(path: str, config: RunConfig, trajectory: str) -> None:
-    """Say which keys made the live run another one than its replay can be."""
+def _warn_of_ignored(path: str, config: RunConfig, trajectory: str) -> None:
+    """Warn of keys by which the live run differs from its replay."""
     if config.group != "all":
         said = f"group = {config.group!r}: a trajectory has no groups, so all atoms of {trajectory} are watched"
         click.echo(f"quests-md: warning: {path}: {said}", err=True)
@@ -271,7 +280,7 @@ def _say_ignored(path: str, config: RunConfig, trajectory: str) -> None:
 
 
 def _spare_live_run(path: str, config: RunConfig) -> None:
-    """Refuse to write into the folder of the live run whose quests.toml this is, unless that is asked for."""
+    """Raise `OutputError` if the folder of the quests.toml holds a live run: a replay would replace its files."""
     about = Path(config.output) / "run.json"
     if (config.overwrite or config.resume) and about.exists():
         host = read_about(about).get("host")

@@ -35,7 +35,10 @@ from .results import format_facts, format_table
 __all__ = ["COLUMNS", "Bar", "Lines", "label_command", "learn_command", "queue_group"]
 
 _STATES = click.Choice(STATES)
-_WIDTH = 60  # of a reason in a list
+_WIDTH = 60  # characters of a reason in a list
+
+
+# -- queue -------------------------------------------------------------------------------------------------------------
 
 
 @click.group("queue")
@@ -50,7 +53,7 @@ def queue_group() -> None:
 @click.argument("queue")
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True)
 def add(queue: str, sources: tuple[str, ...]) -> None:
-    """Add the frames of files; those that are in QUEUE already are passed over.
+    """Add the frames of files. Frames that are already in QUEUE are left out.
 
     FILE is anything that ASE reads, with an optional slice: uq/candidates.extxyz, md.traj@-1. QUEUE is made if there is
     none.
@@ -65,7 +68,7 @@ def add(queue: str, sources: tuple[str, ...]) -> None:
 
 
 def _add(queue: Queue, source: str) -> Iterator[tuple[int, bool]]:
-    """Add the frames of a file, which a run may be writing to: its last frame may be half there when it is read."""
+    """Add the frames of a file. If a run is writing to it, the last frame may be incomplete: then read it again."""
     while True:
         size = _get_size(source)
         try:
@@ -102,7 +105,7 @@ def list_command(queue: str, states: tuple[str, ...]) -> None:
 @click.argument("queue")
 @click.argument("id", type=int)
 def show(queue: str, id: int) -> None:
-    """Show all that is known of one frame."""
+    """Show everything about one frame."""
     entry = Queue(queue, create=False).entry(id)
     lines = {
         "state": entry.state,
@@ -149,7 +152,7 @@ def retry(queue: str, ids: tuple[int, ...], everything: bool) -> None:
 @click.option("--append", is_flag=True, help="Add to that file what is not in it yet.")
 @click.option("--overwrite", is_flag=True, help="Replace that file if it exists.")
 def export(queue: str, output: Path, states: tuple[str, ...], append: bool, overwrite: bool) -> None:
-    """Write frames to a file, with energy, forces and stress where they are done.
+    """Write frames to a file, with energy, forces and stress if they are done.
 
     Floats have 17 significant digits. The file is there as it was or as a whole, whatever ends this program.
     """
@@ -188,7 +191,7 @@ def _tabulate(entries: Sequence[Entry]) -> str:
 
 
 def shorten(reason: str) -> str:
-    """Return a reason in one line, cut off where it is long."""
+    """Return a reason in one line; the end of a long one is cut off."""
     text = " ".join(reason.split())
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
@@ -197,8 +200,11 @@ def _format_date(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
+# -- label -------------------------------------------------------------------------------------------------------------
+
+
 def _convert_keywords(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
-    """Return NAME=VALUE pairs; a value that is no TOML is a text."""
+    """Convert an option: NAME=VALUE pairs to a dict. A value that is no TOML is a text."""
     keywords: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -268,7 +274,7 @@ def label_command(
 
 
 def _read_oracle(calculator: str, keywords: dict[str, Any], options: dict[str, float | None]) -> Oracle:
-    """Return the oracle of its file, the file of a loop or an import path, with what the options say instead."""
+    """Read the oracle from its file, the file of a loop or an import path. Options replace what the file says."""
     path = Path(calculator)
     values: dict[str, Any]
     values = read_toml(path) if path.suffix == ".toml" or path.is_file() else {"calculator": calculator}
@@ -284,7 +290,7 @@ def _read_oracle(calculator: str, keywords: dict[str, Any], options: dict[str, f
 
 
 def _check(oracle: Oracle, executor: Executor, queue: Queue, file: str | None, stop: Callable[[], bool]) -> None:
-    """Label frames of the file, or of the queue where this oracle has labelled some, again."""
+    """Label some frames again: those of the file, or frames of the queue that this oracle has labelled."""
     if file is not None:
         frames = list(read_labelled(file))
     else:
@@ -297,7 +303,7 @@ def _check(oracle: Oracle, executor: Executor, queue: Queue, file: str | None, s
 
 @contextmanager
 def _catch_signals() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C or SIGTERM be a question's answer; the second one acts as ever."""
+    """Yield a function that tells whether Ctrl-C or SIGTERM has come. A second signal acts as usual."""
     told = threading.Event()
     before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -315,7 +321,7 @@ def _catch_signals() -> Iterator[Callable[[], bool]]:
 
 
 class _View:
-    """A line on the make_reporter that changes, a line for each frame that gets no label, and the summary."""
+    """A line on the terminal that changes, a line for each frame that gets no label, and the summary."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -328,9 +334,9 @@ class _View:
         self._progress.console.print(f"quests-md: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def show(self, counts: Labelling) -> None:
-        """Show how far it is, and what a frame got instead of labels."""
+        """Show how far the labelling is, and why a frame got no label."""
         self.counts = counts
-        event = counts.ended, counts.last  # the same may happen to a frame twice
+        event = counts.ended, counts.last  # the same text may come twice
         if event != self._event and not counts.last.endswith(": done"):
             self.say(counts.last)
         self._event = event
@@ -342,7 +348,7 @@ class _View:
         self._progress.update(self._task, description=", ".join(parts))
 
     def summary(self, queue: Queue) -> str:
-        """Return what has been done, and what the queue holds now."""
+        """Summarise what was done, and what the queue holds now."""
         counts = self.counts
         each = counts.seconds_per_frame
         speed = "" if each is None else f", {each:.3g} s per frame"
@@ -366,7 +372,10 @@ def _format_time(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-# What is shown of a row: heading, column of learning.csv, format.
+# -- learn -------------------------------------------------------------------------------------------------------------
+
+
+# The table of generations: heading, column of learning.csv, format.
 _SHOWN = (
     ("generation", "generation", "d"), ("frames", "training_frames", "d"), ("labels", "labels", "d"),
     ("failed", "failed", "d"), ("force error", "force_rmse", ".4f"), ("covered", "covered_share", ".4f"),
@@ -376,7 +385,7 @@ COLUMNS = (
     TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"),
     TimeRemainingColumn(),
 )  # fmt: skip
-# What a stage counts, if not frames.
+# The things that a stage counts, if they are not frames.
 _THINGS = {"explore": "explorations", "confirm": "explorations", "select": "candidates"}
 
 
@@ -386,11 +395,11 @@ class Lines:
     Parameters
     ----------
     echo
-        What prints a line.
+        Function that prints a line.
     most
         The limit of generations.
     then
-        What is called with each row.
+        Function that is called with each row.
     """
 
     def __init__(self, echo: Callable[[str], object], most: int, then: Callable[[dict[str, Any]], object]) -> None:
@@ -399,16 +408,16 @@ class Lines:
         self._rows = 0
 
     def stage(self, generation: int, name: str, total: int | None) -> None:
-        """Print what begins."""
+        """Print the stage that begins."""
         self._echo(name_stage(generation, name, total))
 
     def step(self, done: int, text: str = "") -> None:
-        """Print what there is to say."""
+        """Print the text, if there is one."""
         if text:
             self._echo(f"  {text}")
 
     def row(self, row: dict[str, Any]) -> None:
-        """Print the row, and how long the limit of generations is away at most."""
+        """Print the row, and the time that is left until the limit of generations."""
         shown = {heading: "-" if row[key] is None else format(row[key], form) for heading, key, form in _SHOWN}
         head, line = format_table([shown]).split("\n")
         if not self._rows:
@@ -425,13 +434,13 @@ class Bar(Lines):
     """The same with a bar for the stage, and no line for it."""
 
     def __init__(self, progress: Progress, most: int, then: Callable[[dict[str, Any]], object]) -> None:
-        # Reasons of failures hold brackets, which are no markup.
+        # markup=False: the reasons of failures may hold brackets.
         super().__init__(lambda text: progress.console.print(text, markup=False, highlight=False), most, then)
         self._progress = progress
         self._task = progress.add_task("starting", total=None)
 
     def stage(self, generation: int, name: str, total: int | None) -> None:
-        """Show what begins, with an empty bar."""
+        """Show the stage that begins, with an empty bar."""
         self._progress.reset(self._task, description=name_stage(generation, name, None), total=total)
 
     def step(self, done: int, text: str = "") -> None:
@@ -441,23 +450,20 @@ class Bar(Lines):
 
 
 def name_stage(generation: int, name: str, total: int | None) -> str:
-    """Return what a stage is called."""
+    """Return the name of a stage, for people."""
     things = "" if total is None else f": {total} {_THINGS.get(name, 'frames')}"
     return f"generation {generation}: {name}{things}"
 
 
 @contextmanager
 def make_reporter(most: int, then: Callable[[dict[str, Any]], object]) -> Iterator[Lines]:
-    """Give a reporter for the make_reporter, or for what stands in its place."""
+    """Yield a reporter for a terminal, or for a file or pipe in its place."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Lines(lambda text: click.echo(text, err=True), most, then)
         return
     with Progress(*COLUMNS, console=console, transient=True) as progress:
         yield Bar(progress, most, then)
-
-
-_CONVERGED, _NOT_CONVERGED = 0, 3
 
 
 @click.command("learn")
@@ -485,11 +491,11 @@ def learn_command(file: str, check: bool) -> None:
     labels = f"{result.labels} in {result.generation + 1} generations"
     click.echo(format_facts({"potential": result.potential, "index": result.index, "labels": labels}))
     click.echo(f"files in {output}" + ("" if _draw(output) else "; no learning.png: pip install 'quests_md[plot]'"))
-    raise click.exceptions.Exit(_CONVERGED if result.status == "converged" else _NOT_CONVERGED)
+    raise click.exceptions.Exit(EXIT_CODES["finished"] if result.status == "converged" else EXIT_CODES["halted"])
 
 
 def _draw(output: Path) -> bool:
-    """Draw learning.png; return whether it could be."""
+    """Draw learning.png; return False if matplotlib is not installed."""
     from ..report import generations
 
     try:

@@ -1,4 +1,4 @@
-"""What queries are compared with: an index, or the files of a reference."""
+"""The reference that a verb compares with: an index, files, or each frame itself."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class OpenedReference:
-    """A reference that can be asked for dH.
+    """A reference, opened, which computes dH.
 
     Attributes
     ----------
     data
-        The reference as a dataset; None of an index, which is not read.
+        The reference as a dataset; None if it is an index.
     index
         The index, or None.
     bandwidth
@@ -48,7 +48,7 @@ class OpenedReference:
 
     @property
     def spec(self) -> DescriptorSpec | None:
-        """What the reference's rows were computed with; None of own descriptors."""
+        """The descriptor of the reference; None for own descriptors."""
         if self.index is not None:
             return None if isinstance(self.index.descriptor, OwnDescriptors) else self.index.spec
         assert self.data is not None
@@ -69,7 +69,7 @@ class OpenedReference:
         return self.delta_entropy(self.spec.compute(frames, self.threads), numbers)
 
     def delta_entropy(self, query: NDArray[Any], numbers: NDArray[np.int64] | None) -> NDArray[np.float64]:
-        """Compute dH of rows (n, d) of centres with these atomic numbers, where they are known; (n,), in nats.
+        """Compute dH of rows (n, d) in nats, (n,). `numbers` are the atomic numbers of their centres, if known.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class OpenedReference:
         return delta_entropy(query, self.data.rows, self.bandwidth, threads=self.threads)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a result says of its reference."""
+        """Describe the reference for a result."""
         if self.index is not None:
             return self.index.describe()
         assert self.data is not None
@@ -98,12 +98,12 @@ class OpenedReference:
 
 @dataclass(frozen=True)
 class Itself:
-    """What answers for each frame against itself: how its environments repeat each other.
+    """Compares each frame with itself: dH says how its environments repeat each other.
 
     Attributes
     ----------
     spec
-        The descriptor; where it needs elements, each frame has its own.
+        The descriptor. If it needs elements, each frame takes its own.
     bandwidth, threads
         As of `OpenedReference`.
     """
@@ -121,13 +121,13 @@ class Itself:
         return np.concatenate(answers)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a result says of its reference."""
+        """Describe the reference for a result."""
         spec = {"k": self.spec.k, "cutoff": self.spec.cutoff, "species": self.spec.species}
         return {"itself": True, "descriptor": spec, "bandwidth": self.bandwidth}
 
 
 def check_elements(numbers: NDArray[np.int64] | None, reference: Dataset) -> None:
-    """Raise `ElementError` if elements are told apart, and one of these is the centre of no row of the reference."""
+    """Raise `ElementError` if the descriptor tells elements apart and the reference has no centre of one of these."""
     if numbers is None or reference.numbers is None or reference.spec is None or reference.spec.species == "ignore":
         return
     unknown = sorted(set(np.unique(numbers).tolist()) - {0, *np.unique(reference.numbers).tolist()})
@@ -138,7 +138,7 @@ def check_elements(numbers: NDArray[np.int64] | None, reference: Dataset) -> Non
         )
 
 
-# Of these one must be given.
+# The reference: one of these must be given.
 reference_options = add_options(
     click.option("--index", "index_file", metavar="INDEX", help="The index of the reference."),
     click.option(
@@ -187,7 +187,7 @@ def open_reference(
     click.UsageError
         Both are given, or neither.
     InputError
-        An index of another descriptor or bandwidth than asked for; and what `open_dataset` raises.
+        The index has another descriptor or bandwidth than asked for. Also what `open_dataset` raises.
     """
     if (index_file is None) == (not references):
         raise click.UsageError("give a reference: either --index INDEX or --reference FILE")

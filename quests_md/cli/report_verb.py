@@ -99,7 +99,7 @@ def _page_of_dataset(
 
 
 def _spec_of(wanted: dict[str, Any], index: Index | None) -> DescriptorSpec | None:
-    """Return the descriptor that is asked for; None for that of the index, which must not be another one."""
+    """Return the descriptor that is asked for; None for that of the index, which must be the same."""
     if index is None:
         return DescriptorSpec(**{name: value for name, value in wanted.items() if value is not None})
     index.require(k=wanted["k"], cutoff=wanted["cutoff"])

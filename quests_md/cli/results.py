@@ -1,4 +1,4 @@
-"""What verbs tell: progress on a terminal, results as JSON or CSV, pictures."""
+"""How verbs show and write results: progress on a terminal, tables and facts, JSON and CSV, pictures."""
 
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ __all__ = [
 _Frame = TypeVar("_Frame")
 
 
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
 class Counter:
-    """What `show_progress` gives: says what goes on, counts frames that pass, or shows how much is done."""
+    """The line of `show_progress`: a text, and a count of frames or a share of the work."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -54,7 +57,7 @@ class Counter:
         self._progress.update(self._task, description=text)
 
     def begin(self, text: str) -> None:
-        """Show another text, and count anew."""
+        """Show another text, and count from 0 again."""
         self._frames = 0
         self._progress.update(self._task, description=text, done="")
 
@@ -66,13 +69,13 @@ class Counter:
             yield frame
 
     def share(self, done: float) -> None:
-        """Show how much of what goes on is done, between 0 and 1."""
+        """Show how much of the work is done, between 0 and 1."""
         self._progress.update(self._task, done=f"{100 * done:.0f} %")
 
 
 @contextmanager
 def show_progress() -> Iterator[Counter]:
-    """Show what goes on while the block runs."""
+    """Show a line of progress while the block runs, if stderr is a terminal."""
     console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
@@ -83,6 +86,8 @@ def show_progress() -> Iterator[Counter]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield Counter(progress)
 
+
+# -- options and files -------------------------------------------------------------------------------------------------
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PICTURES = (".png", ".svg", ".pdf")
@@ -95,7 +100,7 @@ def add_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command]
 
 
 def result_options(formats: str = ".json or .csv") -> Callable[[_Command], _Command]:
-    """Return a decorator that adds the options of what is written: -o, in these formats, --plot and --overwrite."""
+    """Return a decorator that adds -o, with these formats, --plot and --overwrite."""
     path = click.Path(path_type=Path)
     return add_options(
         click.option("-o", "--output", type=path, help=f"Write the result here: {formats}."),
@@ -107,12 +112,12 @@ def result_options(formats: str = ".json or .csv") -> Callable[[_Command], _Comm
 def check_outputs(
     output: Path | None, plot: Path | None, overwrite: bool, suffixes: Sequence[str] = (".json", ".csv")
 ) -> None:
-    """Raise before anything is computed that could not be kept.
+    """Raise before anything is computed if its result could not be written.
 
     Raises
     ------
     OutputError
-        A file exists, or its name tells no known format.
+        A file exists, or its name ends in no known format.
     MissingExtraError
         A picture is asked for, and matplotlib is not installed.
     """
@@ -131,7 +136,7 @@ def check_outputs(
 
 
 def write_result(path: Path, result: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a result: all of it into a .json, its table `rows` into a .csv. Numbers keep all digits.
+    """Write a result: the whole into a .json, or its table `rows` into a .csv. Numbers keep all digits.
 
     In JSON a value that is not finite is null: the format has no other.
     """
@@ -171,6 +176,9 @@ def deliver(
         click.echo(format_table(shown))
 
 
+# -- tables and facts --------------------------------------------------------------------------------------------------
+
+
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as an aligned table without lines: numbers, to six digits, on the right and texts on the left.
 
@@ -182,7 +190,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = [_format_cell(row[name]) for row in rows]
         grid.add_column(justify="right" if all(map(_is_number, cells)) else "left", no_wrap=True)
         columns.append(Text("\n".join([name, *cells])))
-    grid.add_row(*columns)  # one row of columns: rich takes four times longer for a row of each
+    grid.add_row(*columns)  # a cell for each column: with a row for each row rich takes twice as long
     console = Console(file=io.StringIO(), width=_WIDEST, color_system=None)
     with console.capture() as capture:
         console.print(grid)
@@ -194,12 +202,12 @@ def _format_cell(value: Any) -> str:
         return ""
     if isinstance(value, (float, np.floating)):
         return f"{value:.6g}"
-    # Names come from files: a line break would tear the table, and what else is not printed may steer a terminal.
+    # Names come from files: a line break would break the table, and control characters may steer a terminal.
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 
 
 def _is_number(cell: str) -> bool:
-    """Return whether a cell is a number, or says that there is none."""
+    """Return whether a cell holds a number, or stands for a missing one."""
     try:
         float(cell or "nan")
     except ValueError:
@@ -208,7 +216,7 @@ def _is_number(cell: str) -> bool:
 
 
 def format_facts(facts: Mapping[str, object]) -> str:
-    """Return a line for each fact, its name before it; those of all verbs are aligned alike."""
+    """Return a line for each fact, with its name before it. All verbs align them alike."""
     return "\n".join(f"  {name:<18} {value}" for name, value in facts.items())
 
 

@@ -1,4 +1,4 @@
-"""How verbs work: ranks under ``mpiexec`` that end together, and descriptors of many frames."""
+"""Work that ranks share: the ranks under ``mpiexec``, and descriptors of datasets that may be larger than memory."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = ["Scratch", "compute_rows", "scratch_option", "start_ranks"]
 
 @contextmanager
 def start_ranks() -> Iterator[Comm]:
-    """Give the ranks that ``mpiexec`` has started, or this one.
+    """Yield the ranks that ``mpiexec`` has started, or this one alone.
 
-    An error is told by rank 0, and all end. Whatever may fail on one rank alone is to be done by `comm.together`; where
-    it was not, the job is ended after some seconds.
+    After an error rank 0 tells it, and all ranks end. What may fail on one rank alone must be called by
+    `comm.together`; if it was not, the job ends after some seconds.
     """
     comm = world()
     if not isinstance(comm, MpiComm):
@@ -56,8 +56,10 @@ def _compile() -> None:
     information(DescriptorSpec().compute(two, 1), threads=1)
 
 
+# -- descriptors of datasets that may be larger than memory ------------------------------------------------------------
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_BATCH = 4096  # environments whose descriptors are computed at a time, at least: threads need much to do
+_BATCH = 4096  # least number of environments that are computed at a time, so that the threads have enough to do
 
 
 def scratch_option(command: _Command) -> _Command:
@@ -71,12 +73,12 @@ def scratch_option(command: _Command) -> _Command:
 
 
 class Scratch:
-    """A folder for descriptors that do not fit into memory; leaving the block removes what is there. Collective.
+    """A folder for descriptors that do not fit into memory. Leaving the block removes its files. Collective.
 
     Parameters
     ----------
     folder
-        Where, seen by all ranks; None keeps descriptors in memory.
+        The folder, which all ranks must see; None keeps descriptors in memory.
     comm
         The ranks that use it.
     """
@@ -94,7 +96,7 @@ class Scratch:
         self._remove()
 
     def make(self, n_bytes: int) -> Path:
-        """Make a file of so many bytes, which are there: a full disk is met now.
+        """Make a file and reserve its bytes, so that a full disk is found now.
 
         Raises
         ------
@@ -125,10 +127,10 @@ class Scratch:
 
     def map(self, path: Path, shape: tuple[int, int]) -> NDArray[np.float64]:
         """Return the rows in a file, mapped on all ranks."""
-        # "c": nobody writes, but what may be written to needs no copy for the kernels.
+        # "c": nobody writes, but the kernels would copy an array that is read-only.
         rows = together(self.comm, lambda: np.memmap(path, np.float64, "c", shape=shape))
         if self.comm.size == 1 and os.name == "posix":
-            self._remove()  # what is mapped stays, and nothing is left by a program that is killed
+            self._remove()  # the mapped rows stay, and a program that is killed leaves no file
         return rows
 
     def _remove(self) -> None:
@@ -144,30 +146,30 @@ def compute_rows(
     scratch: Scratch,
     threads: int | None,
 ) -> NDArray[np.float64]:
-    """Compute the descriptors (n_env, width) of frames, all of them on every rank. Collective.
+    """Compute the descriptors (n_env, width) of frames; each rank returns all of them. Collective.
 
     Parameters
     ----------
     frames
-        Frames that have environments, the same on all ranks, each of which computes its share.
+        Frames that have environments, the same on all ranks. Each rank computes its share.
     names
-        What they were read from, for the text of an error.
+        The files that they were read from, for the text of an error.
     offsets
         (n_frames + 1,) first row of every frame.
     spec
         The descriptor.
     scratch
-        Where the rows are kept, and the ranks.
+        The ranks, and where they keep the rows.
     threads
-        Threads of each rank; None takes all cores, or one where there are several ranks.
+        Threads of each rank; None takes all cores, or one if there are several ranks.
 
     Raises
     ------
     InputError
-        The rows would take more than half of the memory, and there is no scratch folder; and what
-        `DescriptorSpec.compute` raises: a `FrameError` names the files.
+        The rows would take more than half of the memory, and there is no scratch folder. Also what
+        `DescriptorSpec.compute` raises; a `FrameError` names the files.
     SourceError
-        The frames are others than those that were counted.
+        The frames are not those that were counted.
     """
     comm, shape = scratch.comm, (int(offsets[-1]), spec.width)
     threads = 1 if threads is None and comm.size > 1 else threads
@@ -175,7 +177,7 @@ def compute_rows(
 
     def computed() -> Iterator[tuple[int, NDArray[np.float64]]]:
         try:
-            yield from _computed(frames, offsets, spec, comm, threads)
+            yield from _compute_batches(frames, offsets, spec, comm, threads)
         except (FrameError, SourceError) as error:
             raise type(error)(f"{names}: {error}") from error
 
@@ -195,7 +197,7 @@ def compute_rows(
     return out
 
 
-def _batches(offsets: NDArray[np.int64]) -> list[tuple[int, int]]:
+def _make_batches(offsets: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Return first and last frame of every batch; rank 0 has the first one, rank 1 the second, and so on."""
     out, first = [], 0
     for frame in range(1, len(offsets)):
@@ -205,12 +207,12 @@ def _batches(offsets: NDArray[np.int64]) -> list[tuple[int, int]]:
     return out
 
 
-def _computed(
+def _compute_batches(
     frames: Iterable[Frame], offsets: NDArray[np.int64], spec: DescriptorSpec, comm: Comm, threads: int | None
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Yield (first row, rows) of the batches of this rank."""
     left = iter(frames)
-    for number, (first, last) in enumerate(_batches(offsets)):
+    for number, (first, last) in enumerate(_make_batches(offsets)):
         some = list(itertools.islice(left, last - first))
         if [len(frame.centres) for frame in some] != np.diff(offsets[first : last + 1]).tolist():
             raise SourceError(
@@ -236,7 +238,7 @@ def _share(out: NDArray[np.float64], offsets: NDArray[np.int64], comm: Comm) -> 
     """Give the rows that each rank has computed to the others, a batch of each at a time."""
     if comm.size == 1:
         return
-    ends = [(int(offsets[first]), int(offsets[last])) for first, last in _batches(offsets)]
+    ends = [(int(offsets[first]), int(offsets[last])) for first, last in _make_batches(offsets)]
     for begin in range(0, len(ends), comm.size):
         now = ends[begin : begin + comm.size]
         mine = np.zeros(max(last - first for first, last in now) * out.shape[1])
@@ -248,7 +250,7 @@ def _share(out: NDArray[np.float64], offsets: NDArray[np.int64], comm: Comm) -> 
 
 
 def _refuse_too_many(n_bytes: int, shape: tuple[int, int]) -> None:
-    memory = _memory()
+    memory = _find_memory()
     if n_bytes > memory / 2:
         raise InputError(
             f"{shape[0]} environments take {n_bytes / 1e9:.3g} GB, more than half of the {memory / 1e9:.3g} GB of this "
@@ -256,7 +258,7 @@ def _refuse_too_many(n_bytes: int, shape: tuple[int, int]) -> None:
         )
 
 
-def _memory() -> float:
+def _find_memory() -> float:
     """Return the bytes of memory that this machine has, infinite where it does not say."""
     if not hasattr(os, "sysconf"):
         return math.inf

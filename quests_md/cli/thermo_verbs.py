@@ -213,7 +213,7 @@ def difference_command(
 def _open_states(
     states: Sequence[Sequence[str]], bandwidth: float | str | None, descriptor: dict[str, Any], progress: Counter
 ) -> tuple[list[Dataset], float]:
-    """Return the states with one descriptor, and the bandwidth: of the first, where it is not given as a number."""
+    """Open the states with one descriptor; return them and the bandwidth, by default that of the first state."""
     data: list[Dataset] = []
     for sources in states:
         spec = data[0].spec if data else None
@@ -226,7 +226,7 @@ def _open_states(
 
 
 def _check_alike(first: Dataset, its_sources: Sequence[str], other: Dataset, sources: Sequence[str]) -> None:
-    """Raise `InputError` if the second is not of the own descriptors that the first is of; of frames it is, by now."""
+    """Raise `InputError` if the first state holds own descriptors and the other one does not hold the same kind."""
     if first.spec is None and (other.spec is not None or other.rows.shape[1] != first.rows.shape[1]):
         raise InputError(
             f"{its_sources[0]} holds own descriptors of {first.rows.shape[1]} columns, and {sources[0]} other "
@@ -235,13 +235,13 @@ def _check_alike(first: Dataset, its_sources: Sequence[str], other: Dataset, sou
 
 
 def _split_name(state: str) -> tuple[str, str]:
-    """Return the name of a state and its source; a file whose own name has an equals sign has no other name."""
+    """Split NAME=FILE; an existing file with an equals sign in its own name is its own NAME."""
     name, equals, source = state.partition("=")
     return (name, source) if equals and not Path(state.rpartition("@")[0] or state).exists() else (state, state)
 
 
 def _read_names(names: list[str]) -> tuple[str, list[Any]]:
-    """Return what the names of the states are, T if all are numbers, and the names."""
+    """Return the heading of the names, and the names: T and numbers if all are numbers."""
     try:
         return "T", [float(name) for name in names]
     except ValueError:
@@ -490,7 +490,7 @@ def _read_reference(path: Path, degree: int | None) -> tuple[Any, Any, Any]:
     table = read_table(path, _T, ("S", "S_error", "enthalpy", "enthalpy_error"))
     if "S" in table:
         return table["T"], table["S"], np.diag(table.get("S_error", np.zeros(len(table["T"]))) ** 2)
-    read_table(path, {"enthalpy": "in eV per atom; or S, in k_B per atom"})  # raises where it is missing
+    read_table(path, {"enthalpy": "in eV per atom; or S, in k_B per atom"})  # raises if the column is missing
     heat = _compute_heat(path, table, degree)
     return heat.temperature, heat.entropy, heat.covariance
 
@@ -511,7 +511,7 @@ def _describe_line(found: Comparison) -> dict[str, float]:
 
 
 def read_table(path: Path, needed: Mapping[str, str], optional: tuple[str, ...] = ()) -> Table:
-    """Read columns of a CSV file; others are not looked at.
+    """Read columns of a CSV file and ignore the others.
 
     Parameters
     ----------

@@ -196,6 +196,6 @@ def test_a_disk_without_space_is_met_before_anything_is_computed(tmp_path):
 
 
 def test_rows_that_do_not_fit_are_refused_with_what_to_do(monkeypatch):
-    monkeypatch.setattr(shared_work, "_memory", lambda: 1.9 * 8 * 63 * OFFSETS[-1])
+    monkeypatch.setattr(shared_work, "_find_memory", lambda: 1.9 * 8 * 63 * OFFSETS[-1])
     with pytest.raises(InputError, match=r"more than half of the .* --scratch FOLDER keeps them"):
         compute_rows(FRAMES, "si.xyz", OFFSETS, SPEC, Scratch(), 1)
