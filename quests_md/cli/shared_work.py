@@ -22,7 +22,7 @@ from ..errors import FrameError, InputError, OutputError, SourceError
 from ..frame import Frame
 from ..hosts.mpi import MpiComm, world
 from ..information import information
-from ..kernels._jit import announce_compiling
+from ..kernels.jit import announce_compiling
 
 __all__ = ["Scratch", "compute_rows", "scratch_option", "start_ranks"]
 

@@ -12,8 +12,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ._jit import kernel
 from ._simd import BYTES, Vectors, pointer
+from .jit import kernel
 
 Array = NDArray[Any]
 Value = Any  # of llvmlite, which has no types

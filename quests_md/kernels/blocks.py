@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import kernel
 from ._simd_sum import ROWS, lanes
+from .jit import kernel
 
 Array = NDArray[Any]
 

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import kernel
 from ._simd_sum import ROWS as ROWS
 from ._simd_sum import VECTOR, lanes, squares, squares_plain, sums_exp2, sums_exp2_plain
+from .jit import kernel
 
 Array = NDArray[Any]
 

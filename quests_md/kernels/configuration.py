@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import inlined, kernel
+from .jit import inlined, kernel
 
 __all__ = ["add_mark"]
 

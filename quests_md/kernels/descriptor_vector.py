@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import kernel
 from ._simd import BYTES, WIDTH, inside, ranks, sorted_sums
 from .descriptor import ALL, NONE, TIE_R2, direction_before
+from .jit import kernel
 from .neighbors import adjacent_ranges
 
 Array = NDArray[Any]

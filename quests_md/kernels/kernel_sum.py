@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import kernel
 from ._simd_sum import ROWS, exp_negative, products, products_plain, squares, squares_plain, sums_exp2, sums_exp2_plain
 from .blocks import LOG2E, SAFE, TILE, Blocks
+from .jit import kernel
 
 Array = NDArray[Any]
 

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import inlined, kernel
 from ._simd import BYTES
 from ._simd_sum import FEWEST, exp_negative, squared_distances, squared_distances_plain
 from .blocks import LEAF
+from .jit import inlined, kernel
 
 Array = NDArray[Any]
 

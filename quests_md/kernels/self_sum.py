@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import kernel
 from ._simd_sum import ROWS, add_exp2, add_exp2_plain, exp_negative, products, products_plain
 from .blocks import TILE, Blocks
+from .jit import kernel
 from .kernel_sum import _bound, _padded, _squared_distances, _subtract
 
 Array = NDArray[Any]

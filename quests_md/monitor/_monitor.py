@@ -16,7 +16,7 @@ from ..errors import FrameError, InputError
 from ..frame import Frame
 from ..index import Live, Reference
 from ..information import Precision
-from ..kernels._jit import announce_compiling
+from ..kernels.jit import announce_compiling
 from ._decision import Above, Band, Decision, Key, Visits, compute_cell_mark, compute_mark
 from ._measure import (
     Evaluation,

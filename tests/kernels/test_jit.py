@@ -15,14 +15,14 @@ from paths import ROOT
 from watched import build_index
 
 from quests_md import Monitor
-from quests_md.kernels._jit import announce_compiling
+from quests_md.kernels.jit import announce_compiling
 
 PACKAGE = ROOT / "quests_md"
 CODE = """
 import numpy as np
 from quests_md.information import log_kernel_sum
 from quests_md.kernels import kernel_sum
-from quests_md.kernels._jit import announce_compiling
+from quests_md.kernels.jit import announce_compiling
 announce_compiling()
 announce_compiling()
 value = log_kernel_sum(np.ones((1, 4)), np.ones((3, 4)), 0.1)

@@ -15,10 +15,10 @@ from quests_md.errors import InputError
 from quests_md.index import Index
 from quests_md.information import log_kernel_sum, log_kernel_sum_of_few, pack
 from quests_md.kernels import _simd_sum, kernel_sum
-from quests_md.kernels._jit import kernel
 from quests_md.kernels._simd import vector_bytes
 from quests_md.kernels._simd_sum import ROWS, lanes, products, squares, sums_exp2
 from quests_md.kernels.blocks import TILE, axes_of, empty_blocks
+from quests_md.kernels.jit import kernel
 
 SINGLE, DOUBLE = np.float32, np.float64
 

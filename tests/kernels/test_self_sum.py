@@ -10,10 +10,10 @@ from rounding import EXP_NEGATIVE, assert_promised, gamma, of_exponents
 from quests_md.comm import Serial
 from quests_md.information import _sums, log_kernel_sum, pack
 from quests_md.kernels import self_sum
-from quests_md.kernels._jit import kernel
 from quests_md.kernels._simd_sum import add_exp2, add_exp2_plain
 from quests_md.kernels.blocks import TILE, axes_of, empty_blocks, order_of
 from quests_md.kernels.blocks import pack as fill
+from quests_md.kernels.jit import kernel
 
 
 @kernel
