@@ -31,7 +31,7 @@ _VERBS = {
     "nuclei": ("environment_verbs", "nuclei_command", "Find nuclei along a trajectory: linked atoms whose dH is low."),
     "overlap": ("dataset_verbs", "overlap_command", "What share of a dataset another one covers."),
     "queue": ("loop_verbs", "queue_group", "Frames that wait for labels: add, list, show, retry, export."),
-    "report": ("report_verb", "report_command", "Write one page about a run, a dataset or an index."),
+    "report": ("dataset_verbs", "report_command", "Write one page about a run, a dataset or an index."),
     "run": ("live_verbs", "run_command", "Run a LAMMPS input script, watched."),
     "thermo": ("thermo_verbs", "thermo_group", "Entropies of states, phase boundaries, thermodynamics."),
     "watch": ("live_verbs", "watch_command", "Replay a trajectory through the monitor."),

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config import RunConfig
 from ..errors import HostError, InputError, MissingExtraError, QuestsError
-from .lammps._attach import Watch, attach
+from .lammps import Watch, attach
 from .mpi import MpiComm
 
 __all__ = ["run_script"]

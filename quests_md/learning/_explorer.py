@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import MissingExtraError, QuestsError, SourceError
 from ..hosts.ase import MonitorObserver
-from ..hosts.lammps._attach import attach
+from ..hosts.lammps import attach
 from ..index import Index
 from ..monitor import Band
 from ..recording import LastCovered, Session

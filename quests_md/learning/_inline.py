@@ -15,7 +15,7 @@ from ..config import RunConfig
 from ..errors import Halted, HostError, InputError, OracleError, OutputError
 from ..files import FolderLock
 from ..hosts.ase import MonitoredCalculator
-from ..hosts.lammps._attach import attach
+from ..hosts.lammps import attach
 from ..index import Index
 from ..labelling import Oracle, Queue, check_labels, label, make_executor
 from ..labelling._label import is_dead

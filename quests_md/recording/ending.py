@@ -1,56 +1,16 @@
-"""The end of a run: what stops it from outside (SIGTERM, wall time), and what watching it has cost."""
+"""The end of a run from outside: SIGTERM, and the end of its wall time."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import threading
 import time
-from dataclasses import dataclass
 
 from ..monitor import Monitor
 
-__all__ = ["Cost", "Ending"]
-
-
-@dataclass
-class Cost:
-    """The time that watching takes on this rank, since the session began.
-
-    Attributes
-    ----------
-    seconds
-        Time that was taken.
-    n, atoms
-        Number of evaluations, and of this rank's atoms in all of them together.
-    first, last
-        When the first evaluation began and the last one ended, by ``time.perf_counter``.
-    """
-
-    seconds: float = 0.0
-    n: int = 0
-    atoms: int = 0
-    first: float = math.nan
-    last: float = math.nan
-
-    @property
-    def share(self) -> float:
-        """Share of the wall time between the first and the last evaluation; nan before the second."""
-        return self.seconds / (self.last - self.first) if self.n > 1 else math.nan
-
-    def add(self, started: float, n_atoms: int) -> None:
-        """Add the time of an evaluation of `n_atoms` that ends now; `n` counts it already."""
-        now = time.perf_counter()
-        self.seconds += now - started
-        self.atoms += n_atoms
-        self.first, self.last = started if self.n == 1 else self.first, now
-
-    def in_words(self) -> str:
-        """Return the cost as the end of a sentence; empty before the first evaluation."""
-        text = f"; {1e6 * self.seconds / self.atoms:.1f} µs per atom and evaluation" if self.atoms else ""
-        return text if math.isnan(self.share) else f"{text}, {100 * self.share:.2f} % of the run"
+__all__ = ["Ending"]
 
 
 # The endings that a signal concerns, the oldest first. One handler serves them all.

@@ -1,13 +1,17 @@
-"""monitor.csv: one row per evaluation. The row is written after all that an evaluation adds to other files."""
+"""monitor.csv: one row per evaluation, written after all that it adds to other files; and what evaluations cost."""
 
 from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
 
 from ..errors import OutputError
 from .past import Past
 from .reader import DEFAULTS
 from .recorder import Moment, Place, Recorder, say_cut
 
-__all__ = ["COLUMNS", "ROWS", "RowLines"]
+__all__ = ["COLUMNS", "ROWS", "Cost", "RowLines"]
 
 ROWS = "monitor.csv"
 COLUMNS = tuple(DEFAULTS)
@@ -64,3 +68,41 @@ class RowLines(Recorder):
         else:
             say_cut(folder.path / ROWS, folder.cut(ROWS, past.rows_end), "a line")
         folder.adopt(ROWS)
+
+
+@dataclass
+class Cost:
+    """The time that watching takes on this rank, since the session began.
+
+    Attributes
+    ----------
+    seconds
+        Time that was taken.
+    n, atoms
+        Number of evaluations, and of this rank's atoms in all of them together.
+    first, last
+        When the first evaluation began and the last one ended, by ``time.perf_counter``.
+    """
+
+    seconds: float = 0.0
+    n: int = 0
+    atoms: int = 0
+    first: float = math.nan
+    last: float = math.nan
+
+    @property
+    def share(self) -> float:
+        """Share of the wall time between the first and the last evaluation; nan before the second."""
+        return self.seconds / (self.last - self.first) if self.n > 1 else math.nan
+
+    def add(self, started: float, n_atoms: int) -> None:
+        """Add the time of an evaluation of `n_atoms` that ends now; `n` counts it already."""
+        now = time.perf_counter()
+        self.seconds += now - started
+        self.atoms += n_atoms
+        self.first, self.last = started if self.n == 1 else self.first, now
+
+    def in_words(self) -> str:
+        """Return the cost as the end of a sentence; empty before the first evaluation."""
+        text = f"; {1e6 * self.seconds / self.atoms:.1f} µs per atom and evaluation" if self.atoms else ""
+        return text if math.isnan(self.share) else f"{text}, {100 * self.share:.2f} % of the run"

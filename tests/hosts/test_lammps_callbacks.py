@@ -14,7 +14,7 @@ RANKS = [1, pytest.param(2, marks=pytest.mark.mpi)]
 SLIM = SILICON.replace("pair_style sw", "pair_style zero 3.0").replace("pair_coeff * * Si.sw Si", "pair_coeff * *")
 
 FAIL = """
-import quests_md.hosts.lammps._attach as host
+import quests_md.hosts.lammps as host
 import quests_md.hosts.mpi
 quests_md.hosts.mpi._PATIENCE = 0.5
 
