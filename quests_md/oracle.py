@@ -1,46 +1,20 @@
-"""The former name of two rooms: `quests_md.labelling` and `quests_md.training` hold what was here."""
+"""The former name of two rooms: it offers all that `quests_md.labelling` and `quests_md.training` offer."""
 
 from __future__ import annotations
 
-from .labelling import (
-    EXECUTORS,
-    STATES,
-    Claim,
-    Entry,
-    Labelling,
-    Labels,
-    Oracle,
-    Outcome,
-    Queue,
-    check_labels,
-    compute,
-    digest,
-    label,
-    make_executor,
-)
-from .training import CommandTrainer, Errors, PodTrainer, Potential, Trainer, errors, make_trainer, train
+from typing import Any
 
-__all__ = [
-    "EXECUTORS",
-    "STATES",
-    "Claim",
-    "CommandTrainer",
-    "Entry",
-    "Errors",
-    "Labelling",
-    "Labels",
-    "Oracle",
-    "Outcome",
-    "PodTrainer",
-    "Potential",
-    "Queue",
-    "Trainer",
-    "check_labels",
-    "compute",
-    "digest",
-    "errors",
-    "label",
-    "make_executor",
-    "make_trainer",
-    "train",
-]
+from . import labelling, training
+
+__all__ = sorted([*labelling.__all__, *training.__all__])
+
+
+def __getattr__(name: str) -> Any:
+    for room in (labelling, training):
+        if name in room.__all__:
+            return getattr(room, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -43,7 +43,7 @@ from .datasets import (
     resolve_bandwidths,
 )
 from .references import open_reference, reference_options, thresholds_option
-from .results import check_outputs, deliver, format_table, result_options, show_progress, write_result
+from .results import Outputs, format_table, result_options, show_progress, write_result
 from .shared_work import Scratch, scratch_option, start_ranks
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def bandwidth_command(
     volume: float | None,
     sample: int,
     seed: int,
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
+    outputs: Outputs,
     threads: int | None,
     **descriptor: Any,
 ) -> None:
@@ -87,16 +85,16 @@ def bandwidth_command(
     The likelihood is that of every environment, given all the others but its copies. FILE is anything that ASE reads,
     with an optional slice (md.traj@::10); or one index (.qindex), or one array of own descriptors (.npy).
     """
-    check_outputs(output, plot, overwrite)
+    outputs.check()
     if (volume is None) == (not sources):
         raise click.UsageError("give either FILE... or --volume V")
     if volume is not None:
-        if plot is not None:
+        if outputs.plot is not None:
             raise click.UsageError("--plot draws the likelihood, which needs FILE...")
         rows = _compute_by_volume(volume)
         click.echo(format_table(rows))
-        if output is not None:
-            write_result(output, {"volume": volume, "results": rows, "versions": find_versions()}, rows)
+        if outputs.output is not None:
+            write_result(outputs.output, {"volume": volume, "results": rows, "versions": find_versions()}, rows)
         return
     with show_progress() as progress:
         data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
@@ -113,7 +111,7 @@ def bandwidth_command(
 
     others = {row["rule"]: row["bandwidth"] for row in rows[:-1]}
     write = functools.partial(write_result, result=result, rows=rows)
-    deliver(rows, output, write, plot, lambda: report.likelihood(choice, others))
+    outputs.deliver(rows, write, lambda: report.likelihood(choice, others))
 
 
 def _choose_bandwidths(data: Dataset) -> Sequence[float] | None:
@@ -170,9 +168,7 @@ def entropy_command(
     runs: int,
     seed: int,
     replace: bool,
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
+    outputs: Outputs,
     threads: int | None,
     scratch: Path | None,
     **descriptor: Any,
@@ -184,7 +180,7 @@ def entropy_command(
     descriptors (.npy). Under mpiexec the ranks share the work, and every digit is the same.
     """
     with start_ranks() as comm, Scratch(scratch, comm) as room:
-        together(comm, lambda: check_outputs(output, plot, overwrite))
+        together(comm, outputs.check)
         with show_progress() as progress:
             data = open_dataset(
                 sources, **descriptor, group_key=group_key, threads=threads, progress=progress, scratch=room
@@ -202,18 +198,16 @@ def entropy_command(
                     drawn = {"seed": seed, "replace": replace}
                     results[name] = [_sample(rows, sample, runs, one, {**drawn, **how}) for one in h]
         of = {**data.describe(), **({"seed": seed, "replace": replace} if sample is not None else {})}
-        together(comm, lambda: _tell(results, of, output, plot) if comm.rank == 0 else None)
+        together(comm, lambda: _tell(results, of, outputs) if comm.rank == 0 else None)
 
 
-def _tell(
-    results: dict[str, Sequence[Information | Sampled]], of: dict[str, Any], output: Path | None, plot: Path | None
-) -> None:
+def _tell(results: dict[str, Sequence[Information | Sampled]], of: dict[str, Any], outputs: Outputs) -> None:
     groups = len(results) > 1
     found = [
         {**({"group": name} if groups else {}), **_make_row(one)} for name, ones in results.items() for one in ones
     ]
     result = {**of, "results": found, "versions": find_versions()}
-    deliver(found, output, lambda path: write_result(path, result, found), plot, lambda: _draw(results))
+    outputs.deliver(found, lambda path: write_result(path, result, found), lambda: _draw(results))
 
 
 def _sample(rows: NDArray[Any], size: int, runs: int, bandwidth: float, how: dict[str, Any]) -> Sampled:
@@ -273,9 +267,7 @@ def overlap_command(
     bandwidth: float | str | None,
     thresholds: tuple[float, ...],
     group_key: str | None,
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
+    outputs: Outputs,
     threads: int | None,
     **descriptor: Any,
 ) -> None:
@@ -284,7 +276,7 @@ def overlap_command(
     FILE is anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of
     own descriptors (.npy); so is what --reference takes.
     """
-    check_outputs(output, plot, overwrite)
+    outputs.check()
     with show_progress() as progress:
         reference = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
         how = descriptor if reference.spec is None else {"spec": reference.spec}
@@ -302,7 +294,7 @@ def overlap_command(
     result = {**data.describe(), "reference": reference.describe(), "results": rows, "versions": find_versions()}
 
     write = functools.partial(write_result, result=result, rows=rows)
-    deliver(rows, output, write, plot, lambda: report.histogram(dH, thresholds))
+    outputs.deliver(rows, write, lambda: report.histogram(dH, thresholds))
 
 
 # -- learning-curve ----------------------------------------------------------------------------------------------------
@@ -337,9 +329,7 @@ def learning_curve_command(
     runs: int,
     seed: int,
     replace: bool,
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
+    outputs: Outputs,
     threads: int | None,
     **descriptor: Any,
 ) -> None:
@@ -348,7 +338,7 @@ def learning_curve_command(
     Where it no longer grows, more data of the same kind add nothing. FILE is anything that ASE reads, with an
     optional slice (md.traj@::10); or one index (.qindex), or one array of own descriptors (.npy).
     """
-    check_outputs(output, plot, overwrite)
+    outputs.check()
     with show_progress() as progress:
         data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
         (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
@@ -371,7 +361,7 @@ def learning_curve_command(
     result = {**head, "results": runs_of, "versions": find_versions()}
 
     write = functools.partial(write_result, result=result, rows=rows)
-    deliver(rows, output, write, plot, lambda: report.learning_curve(curve))
+    outputs.deliver(rows, write, lambda: report.learning_curve(curve))
 
 
 # -- report ------------------------------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ from .datasets import FRAMES, NOT_FRAMES, bandwidth_option, dataset_options, mak
 from .references import Itself, OpenedReference, open_reference, reference_options, thresholds_option
 from .results import (
     Counter,
+    Outputs,
     check_outputs,
-    deliver,
     format_facts,
     format_table,
     result_options,
@@ -65,7 +65,7 @@ class _Answer:
 @bandwidth_option()
 @thresholds_option("Report the fraction above this dH (nats). May be repeated.")
 @dataset_options
-@result_options(".extxyz, .csv, .json or .npy")
+@result_options(*FRAMES, ".csv", ".json", ".npy")
 def dh_command(
     sources: tuple[str, ...],
     index_file: str | None,
@@ -73,9 +73,7 @@ def dh_command(
     itself: bool,
     bandwidth: float | str | None,
     thresholds: tuple[float, ...],
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
+    outputs: Outputs,
     threads: int | None,
     **descriptor: Any,
 ) -> None:
@@ -85,8 +83,8 @@ def dh_command(
     own descriptors (.npy); so is what --reference takes. With -o, the frames with dH of every atom (.extxyz, .xyz), a
     row for every frame (.csv), a summary and these rows (.json), or the plain values (.npy).
     """
-    check_outputs(output, plot, overwrite, (*FRAMES, ".csv", ".json", ".npy"))
-    suffix = None if output is None else output.suffix
+    outputs.check()
+    are_frames = outputs.output is not None and outputs.output.suffix in FRAMES
     with show_progress() as progress:
         if itself:
             reference: OpenedReference | Itself = _make_itself(
@@ -95,9 +93,9 @@ def dh_command(
         else:
             reference = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
         asked = _ask(sources, reference, thresholds, descriptor, progress)
-        if output is not None and suffix in FRAMES:
+        if outputs.output is not None and are_frames:
             done: list[_Answer] = []
-            write_atomically(output, lambda file: file.writelines(_format_frames(asked, done, sources)))
+            write_atomically(outputs.output, lambda file: file.writelines(_format_frames(asked, done, sources)))
         else:
             done = [answer for answer, _ in asked]
     done = _keep_environments(done, sources)
@@ -109,8 +107,11 @@ def dh_command(
         offsets = np.cumsum([0] + [len(answer.dH) for answer in done])
         return report.histogram(values, thresholds, frame_offsets=offsets)
 
-    left = None if suffix in FRAMES else output  # frames are written
-    deliver([summary], left, lambda path: _write(path, sources, of, done, values), plot, draw)
+    def write(path: Path) -> None:
+        if not are_frames:  # they are written already
+            _write(path, sources, of, done, values)
+
+    outputs.deliver([summary], write, draw)
 
 
 def _keep_environments(done: Sequence[_Answer], sources: Sequence[str]) -> list[_Answer]:

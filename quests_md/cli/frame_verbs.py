@@ -22,7 +22,7 @@ from ..selection import Cutout, cutouts
 from ..sources import read_atoms, read_frames, to_frame
 from .datasets import FRAMES, NOT_FRAMES, Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths
 from .references import check_elements
-from .results import Counter, check_outputs, deliver, format_table, result_options, show_progress, write_result
+from .results import Counter, Outputs, format_table, result_options, show_progress, write_result
 
 __all__ = ["compress_command", "cutout_command"]
 
@@ -76,7 +76,7 @@ def _convert_size(context: click.Context, parameter: click.Parameter, value: str
 )
 @bandwidth_option()
 @dataset_options
-@result_options(".extxyz, .json or .csv")
+@result_options(*FRAMES, ".json", ".csv")
 def compress_command(
     sources: tuple[str, ...],
     size: int | float | None,
@@ -86,9 +86,7 @@ def compress_command(
     references: tuple[str, ...],
     seed: int,
     bandwidth: float | str | None,
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
+    outputs: Outputs,
     threads: int | None,
     **descriptor: Any,
 ) -> None:
@@ -99,11 +97,11 @@ def compress_command(
     the chosen frames as they were read, in the order of the choice (.extxyz, .xyz), or a row for each with what it and
     those before it hold (.json, .csv).
     """
-    check_outputs(output, plot, overwrite, (*FRAMES, ".json", ".csv"))
+    outputs.check()
     if sum(value is not None for value in (size, entropy, keep)) != 1:
         raise click.UsageError("give one of --size, --entropy and --keep")
     are_frames = not any(Path(source).suffix in NOT_FRAMES for source in sources)
-    if output is not None and output.suffix in FRAMES and not are_frames:
+    if outputs.output is not None and outputs.output.suffix in FRAMES and not are_frames:
         raise OutputError(f"{sources[0]} holds no frames to write: give a name that ends with .json or .csv")
     with show_progress() as progress:
         reference = open_dataset(references, **descriptor, threads=threads, progress=progress) if references else None
@@ -133,7 +131,7 @@ def compress_command(
             places = _find_frames(sources, data, found, path.suffix in FRAMES, progress) if are_frames else {}
             _write(path, data, reference, found, places, seed)
 
-        deliver([_summarise(data, found)], output, write, plot, lambda: report.compression(found, data.n_frames))
+        outputs.deliver([_summarise(data, found)], write, lambda: report.compression(found, data.n_frames))
 
 
 def _choose_bandwidth(asked: float | str | None, data: Dataset, reference: Dataset | None) -> float:

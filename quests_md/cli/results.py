@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Counter",
+    "Outputs",
     "add_options",
     "check_outputs",
-    "deliver",
     "format_facts",
     "format_table",
     "result_options",
@@ -99,14 +100,70 @@ def add_options(*options: Callable[[_Command], _Command]) -> Callable[[_Command]
     return lambda command: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-def result_options(formats: str = ".json or .csv") -> Callable[[_Command], _Command]:
-    """Return a decorator that adds -o, with these formats, --plot and --overwrite."""
+@dataclass(frozen=True)
+class Outputs:
+    """Where a verb writes its result, by the options -o, --plot and --overwrite.
+
+    Attributes
+    ----------
+    output, plot
+        The file of the result and that of the picture; None if they are not wanted.
+    overwrite
+        Whether files that exist are replaced.
+    suffixes
+        What the name of `output` may end with.
+    """
+
+    output: Path | None
+    plot: Path | None
+    overwrite: bool
+    suffixes: tuple[str, ...]
+
+    def check(self) -> None:
+        """Raise before anything is computed if the result could not be written, as `check_outputs` does."""
+        check_outputs(self.output, self.plot, self.overwrite, self.suffixes)
+
+    def deliver(
+        self, shown: Sequence[Mapping[str, Any]], write: Callable[[Path], None], draw: Callable[[], Figure]
+    ) -> None:
+        """Write a result where `output` says, draw it where `plot` says, and print `shown` as a table.
+
+        Printed last, but whatever fails: a reader that has gone costs no file, and a full disk no number.
+        """
+        try:
+            if self.output is not None:
+                write(self.output)
+            if self.plot is not None:
+                save_picture(draw(), self.plot)
+        finally:
+            click.echo(format_table(shown))
+
+
+def result_options(*suffixes: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds -o, for names with these suffixes, --plot and --overwrite.
+
+    The command gets what they say as `outputs`. Without suffixes they are .json and .csv.
+    """
+    known = suffixes or (".json", ".csv")
     path = click.Path(path_type=Path)
-    return add_options(
-        click.option("-o", "--output", type=path, help=f"Write the result here: {formats}."),
+    options = add_options(
+        click.option("-o", "--output", type=path, help=f"Write the result here: {_join(known)}."),
         click.option("--plot", type=path, help="Draw it here: .png, .svg or .pdf (pip install 'quests_md[plot]')."),
         click.option("--overwrite", is_flag=True, help="Replace files that exist."),
     )
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(*, output: Path | None, plot: Path | None, overwrite: bool, **values: Any) -> Any:
+            return command(outputs=Outputs(output, plot, overwrite, known), **values)
+
+        return options(run)
+
+    return decorate
+
+
+def _join(suffixes: Sequence[str]) -> str:
+    return f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
 
 
 def check_outputs(
@@ -154,26 +211,6 @@ def write_result(path: Path, result: Mapping[str, Any], rows: Sequence[Mapping[s
 def save_picture(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the file's name."""
     write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150))
-
-
-def deliver(
-    shown: Sequence[Mapping[str, Any]],
-    output: Path | None,
-    write: Callable[[Path], None],
-    plot: Path | None,
-    draw: Callable[[], Figure],
-) -> None:
-    """Write a result where `output` says, draw it where `plot` says, and print `shown` as a table.
-
-    Printed last, but whatever fails: a reader that has gone costs no file, and a full disk no number.
-    """
-    try:
-        if output is not None:
-            write(output)
-        if plot is not None:
-            save_picture(draw(), plot)
-    finally:
-        click.echo(format_table(shown))
 
 
 # -- tables and facts --------------------------------------------------------------------------------------------------

@@ -31,9 +31,8 @@ from ..thermo import (
 from .datasets import Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths
 from .results import (
     Counter,
+    Outputs,
     add_options,
-    check_outputs,
-    deliver,
     format_table,
     result_options,
     show_progress,
@@ -67,13 +66,12 @@ def thermo_group() -> None:
 def _finish(
     result: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-    output: Path | None,
-    plot: Path | None,
+    outputs: Outputs,
     draw: Callable[[], Figure],
 ) -> None:
     """Write a result, draw it, and print its rows."""
     whole = {**result, "results": rows, "versions": find_versions()}
-    deliver(rows, output, lambda path: write_result(path, whole, rows), plot, draw)
+    outputs.deliver(rows, lambda path: write_result(path, whole, rows), draw)
 
 
 # -- entropies of states: windows, states, difference ------------------------------------------------------------------
@@ -101,31 +99,26 @@ def windows_command(
     width: int,
     step: int | None,
     bandwidth: float | str | None,
-    blocks: int,
-    seed: int,
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
-    **descriptor: Any,
+    outputs: Outputs,
+    **options: Any,
 ) -> None:
     """Compute the entropy along a trajectory, in windows of frames.
 
     FILE is anything that ASE reads, with an optional slice (md.traj@::10); frames in the order of time.
     """
-    check_outputs(output, plot, overwrite)
+    outputs.check()
+    descriptor, how = _split_options(options)
     with show_progress() as progress:
         (data,), h = _open_states([sources], bandwidth, descriptor, progress)
-        how: dict[str, Any] = {"blocks": blocks, "seed": seed, "threads": descriptor["threads"]}
         found = window_entropies(data.rows, data.frame_offsets, width, step, h, **how, report=progress.share)
     rows = [
         {"first": int(first), "last": int(last), **row}
         for first, last, row in zip(found.first, found.last, _make_rows(found.entropies), strict=True)
     ]
     _finish(
-        {**data.describe(), **_describe_settings(found.entropies, seed)},
+        {**data.describe(), **_describe_settings(found.entropies, how["seed"])},
         rows,
-        output,
-        plot,
+        outputs,
         lambda: report.entropy_windows(found),
     )
 
@@ -137,33 +130,26 @@ def windows_command(
 def states_command(
     states: tuple[str, ...],
     bandwidth: float | str | None,
-    size: int | None,
-    runs: int,
-    blocks: int,
-    seed: int,
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
-    **descriptor: Any,
+    outputs: Outputs,
+    **options: Any,
 ) -> None:
     """Compute the entropy of each state, from as many environments of each.
 
     Every FILE is a state: anything that ASE reads, with an optional slice; one index, or one array of own descriptors.
     Where all names are numbers (300=md300.xyz) they are temperatures, and the result is what `compare` reads.
     """
-    check_outputs(output, plot, overwrite)
+    outputs.check()
     named = [_split_name(state) for state in states]
-    how: dict[str, Any] = {"size": size, "runs": runs, "blocks": blocks, "seed": seed, "threads": descriptor["threads"]}
+    descriptor, how = _split_options(options)
     with show_progress() as progress:
         data, h = _open_states([[source] for _, source in named], bandwidth, descriptor, progress)
         found = state_entropies([(one.rows, one.frame_offsets) for one in data], h, **how, report=progress.share)
     key, names = _read_names([name for name, _ in named])
     rows = [{key: name, **row} for name, row in zip(names, _make_rows(found), strict=True)]
     _finish(
-        {"states": [one.describe() for one in data], **_describe_settings(found, seed)},
+        {"states": [one.describe() for one in data], **_describe_settings(found, how["seed"])},
         rows,
-        output,
-        plot,
+        outputs,
         lambda: report.entropy_states(found, names),
     )
 
@@ -177,21 +163,15 @@ def difference_command(
     first: str,
     second: str,
     bandwidth: float | str | None,
-    size: int | None,
-    runs: int,
-    blocks: int,
-    seed: int,
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
-    **descriptor: Any,
+    outputs: Outputs,
+    **options: Any,
 ) -> None:
     """Compute how much larger the entropy of the phase SECOND is than that of FIRST.
 
     Both are as the files of `states`, and of runs that are independent.
     """
-    check_outputs(output, plot, overwrite)
-    how: dict[str, Any] = {"size": size, "runs": runs, "blocks": blocks, "seed": seed, "threads": descriptor["threads"]}
+    outputs.check()
+    descriptor, how = _split_options(options)
     with show_progress() as progress:
         data, h = _open_states([[first], [second]], bandwidth, descriptor, progress)
         one, two = ((part.rows, part.frame_offsets) for part in data)
@@ -202,12 +182,17 @@ def difference_command(
     rows = [{"first": first, "second": second, "difference": found.difference, "error": found.error}]
     described = [{**part.describe(), **row} for part, row in zip(data, states, strict=True)]
     _finish(
-        {"states": described, **_describe_settings(found.entropies, seed)},
+        {"states": described, **_describe_settings(found.entropies, how["seed"])},
         rows,
-        output,
-        plot,
+        outputs,
         lambda: report.entropy_states(found.entropies, names),
     )
+
+
+def _split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of the descriptor, and those of what is drawn; both have `threads`."""
+    descriptor = {name: options[name] for name in ("k", "cutoff", "species", "threads")}
+    return descriptor, {name: value for name, value in options.items() if name == "threads" or name not in descriptor}
 
 
 def _open_states(
@@ -300,16 +285,14 @@ def boundary_command(
     anchor: tuple[float, float] | None,
     draws: int,
     seed: int,
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
+    outputs: Outputs,
 ) -> None:
     """Find where two phases have the same free energy G = U + P V − T k_B H.
 
     FIRST and SECOND are tables with the columns T, P, U, V, H and, if known, U_error, V_error, H_error. H must be of
     as many environments everywhere.
     """
-    check_outputs(output, plot, overwrite)
+    outputs.check()
     if offset is not None and anchor is not None:
         raise click.UsageError("--offset and --anchor both say what is added to H: give one of them")
     phases = [_read_phase(first, 0.0), _read_phase(second, offset or 0.0)]
@@ -319,8 +302,7 @@ def boundary_command(
     _finish(
         {**settings, "seed": seed, "offset": found.offset},
         rows,
-        output,
-        plot,
+        outputs,
         lambda: report.phase_diagram(found, (first.stem, second.stem)),
     )
     if found.offset:
@@ -383,14 +365,12 @@ _degree_option = click.option(
 @click.argument("enthalpies", type=_FILE)
 @_degree_option
 @result_options()
-def integrate_command(
-    enthalpies: Path, degree: int | None, output: Path | None, plot: Path | None, overwrite: bool
-) -> None:
+def integrate_command(enthalpies: Path, degree: int | None, outputs: Outputs) -> None:
     """Integrate C_p/T dT from enthalpies at one pressure.
 
     ENTHALPIES is a table with the columns T, enthalpy and, if known, enthalpy_error.
     """
-    check_outputs(output, plot, overwrite)
+    outputs.check()
     found = _compute_heat(enthalpies, read_table(enthalpies, {**_T, **_ENTHALPY}, ("enthalpy_error",)), degree)
     rows = [
         {"T": float(T), "S": float(S), "S_error": float(error), "S_configurational": float(configurational),
@@ -400,7 +380,7 @@ def integrate_command(
         )
     ]  # fmt: skip
     result = {"enthalpies": str(enthalpies), "degree": degree, "covariance": found.covariance}
-    _finish({**result, "heat_capacity": found.heat_capacity}, rows, output, plot, lambda: report.heat_entropies(found))
+    _finish({**result, "heat_capacity": found.heat_capacity}, rows, outputs, lambda: report.heat_entropies(found))
 
 
 def _compute_heat(path: Path, table: Table, degree: int | None) -> HeatEntropy:
@@ -414,12 +394,12 @@ def _compute_heat(path: Path, table: Table, degree: int | None) -> HeatEntropy:
 @click.option("--energy-error", default=0.0, show_default=True, help="Its standard error.")
 @click.option("--reference", required=True, type=float, help="Free energy of the system at λ = 0, in eV per atom.")
 @result_options()
-def couple_command(slopes: Path, output: Path | None, plot: Path | None, overwrite: bool, **values: float) -> None:
+def couple_command(slopes: Path, outputs: Outputs, **values: float) -> None:
     """Compute free energy and entropy by thermodynamic integration from a known system.
 
     SLOPES is a table with the columns lambda (from 0 to 1), slope (⟨∂U/∂λ⟩ in eV per atom) and, if known, slope_error.
     """
-    check_outputs(output, plot, overwrite)
+    outputs.check()
     table = read_table(slopes, {"lambda": "from 0 to 1", "slope": "⟨∂U/∂λ⟩ in eV per atom"}, ("slope_error",))
     found = coupling_entropy(
         coupling=table["lambda"], slope=table["slope"], slope_error=table.get("slope_error"), **values
@@ -427,7 +407,7 @@ def couple_command(slopes: Path, output: Path | None, plot: Path | None, overwri
     row = {"T": values["temperature"], "F": found.free_energy, "F_error": found.free_energy_error,
            "S": found.entropy, "S_error": found.error}  # fmt: skip
     picture = table["lambda"], table["slope"], table.get("slope_error")
-    _finish({"slopes": str(slopes), **values}, [row], output, plot, lambda: report.coupling_slopes(*picture))
+    _finish({"slopes": str(slopes), **values}, [row], outputs, lambda: report.coupling_slopes(*picture))
 
 
 @thermo_group.command("compare")
@@ -445,9 +425,7 @@ def compare_command(
     configurational: bool,
     draws: int,
     seed: int,
-    output: Path | None,
-    plot: Path | None,
-    overwrite: bool,
+    outputs: Outputs,
 ) -> None:
     """Fit a line to entropies of descriptors against those of thermodynamics, at the temperatures that both have.
 
@@ -455,7 +433,7 @@ def compare_command(
     known, S_error; or it has enthalpies, as for `integrate`: then the errors of S, which depend on each other, are
     known better. Two quantities that only grow with T correlate, whatever they are: look at the residuals.
     """
-    check_outputs(output, plot, overwrite)
+    outputs.check()
     table = read_table(entropies, {**_T, "H": "entropy in nats"}, ("H_error",))
     T, S, covariance = _read_reference(reference, degree)
     mine, its = match_temperatures((entropies, reference), (table, {"T": T}))
@@ -478,8 +456,7 @@ def compare_command(
     _finish(
         {"entropies": str(entropies), "reference": str(reference), **line, "draws": draws, "seed": seed},
         rows,
-        output,
-        plot,
+        outputs,
         lambda: report.entropy_comparison(found, T[its], error),
     )
     click.echo("\n".join(f"{name}: {value:.6g}" for name, value in line.items()))
