@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paths import DOCS
+from paths import DOCS, ROOT
 
 from quests_md import errors
 from quests_md.config import write_tables
@@ -99,3 +99,18 @@ def test_every_section_of_the_index_file_is_documented() -> None:
 
 def test_every_error_is_documented() -> None:
     assert [name for name in errors.__all__ if name not in text("api.md")] == []
+
+
+def test_the_page_of_the_design_names_every_file():
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
+    table = page[page.index("## Rooms and files") : page.index("## The way of one frame")]
+    package = ROOT / "quests_md"
+    names = {path.stem if path.parent != package else path.name for path in package.rglob("*.py")} - {"__init__.py"}
+    assert sorted(name for name in names if f"`{name}`" not in table and f"`quests_md.{name[:-3]}`" not in table) == []
+
+
+def test_the_page_of_the_design_names_no_file_that_is_gone():
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", page)
+    assert named
+    assert [name for name in named if not (ROOT / "quests_md" / name).is_file()] == []
