@@ -25,7 +25,7 @@ from quests_md.labelling import Queue, label, make_executor
 from quests_md.labelling._label import is_dead
 from quests_md.learning import LearnConfig
 from quests_md.learning._exploration import Exploration, explore
-from quests_md.learning._files import Folder, Labelled, State, read_file
+from quests_md.learning._loop_folder import Folder, Labelled, State, read_file
 from quests_md.learning._stages import (
     Candidate,
     Silent,

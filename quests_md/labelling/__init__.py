@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ._compute import EXECUTORS, Outcome, compute, make_executor
+from ._entries import STATES, Claim, Entry, digest
 from ._label import Labelling, check_labels, label
-from ._oracle import Labels, Oracle
+from ._oracle_settings import Labels, Oracle
 from ._queue import Queue
-from ._rows import STATES, Claim, Entry, digest
 
 __all__ = [
     "EXECUTORS",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ._oracle import FOLDER, call_tables, fill_folder, load
+from ._oracle_settings import FOLDER, call_tables, fill_folder, load
 
 __all__ = ["serve"]
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import Halted, InputError, MissingExtraError, OracleError
 from ..machine import find_versions
-from ._oracle import Labels, Oracle
+from ._oracle_settings import Labels, Oracle
 from ._process import Child, Died, TimedOut, get_child, kill_children
 
 if TYPE_CHECKING:

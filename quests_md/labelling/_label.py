@@ -16,9 +16,9 @@ import numpy as np
 
 from ..errors import Halted, InputError, OracleError, QueueError
 from ._compute import Outcome, await_outcome, make_task, read_outcome, run_task
-from ._oracle import Oracle
+from ._entries import Claim
+from ._oracle_settings import Oracle
 from ._queue import Queue
-from ._rows import Claim
 
 if TYPE_CHECKING:
     import ase

@@ -15,8 +15,7 @@ from ase.db.core import T2000, YEAR
 
 from ..errors import InputError, QueueError
 from ._database import Database, SQLite, Transaction, hide_password
-from ._oracle import Labels
-from ._rows import (
+from ._entries import (
     STATES,
     Claim,
     Entry,
@@ -28,6 +27,7 @@ from ._rows import (
     to_line,
     to_plain,
 )
+from ._oracle_settings import Labels
 
 __all__ = ["Queue"]
 

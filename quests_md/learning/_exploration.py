@@ -22,7 +22,7 @@ from ..machine import inherit_environment
 from ..monitor import Band
 from ..recording import LAST_COVERED
 from ..recording.reader import count_frames, read_last_row, read_rows
-from ._files import DONE, JOB, Exploration, Job
+from ._loop_folder import DONE, JOB, Exploration, Job
 from ._settings import Explore
 
 __all__ = ["CANNOT_RUN", "Exploration", "Explore", "Job", "conclude", "explore"]

@@ -26,7 +26,7 @@ from ..monitor import Band
 from ..recording import LastCovered, Session
 from ..training import Potential
 from ._exploration import CANNOT_RUN, conclude
-from ._files import Exploration, Job
+from ._loop_folder import Exploration, Job
 
 
 def read_start(job: Job, elements: tuple[str, ...]) -> Any:

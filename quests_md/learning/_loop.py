@@ -20,7 +20,7 @@ from ..labelling import Queue, check_labels, make_executor
 from ..sources import read_labelled
 from ..training._records import TrainingRecord, write_record
 from . import _stages as stages
-from ._files import COLUMNS, Exploration, Folder, Generation, Labelled, Row, State, read_file
+from ._loop_folder import COLUMNS, Exploration, Folder, Generation, Labelled, Row, State, read_file
 from ._settings import LearnConfig
 from ._stages import Reporter, Silent, Work
 

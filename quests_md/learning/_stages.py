@@ -28,7 +28,7 @@ from ..sources import describe_source, read_frames, read_labelled, to_frame
 from ..training import make_trainer, train
 from ..training._records import write_record
 from ._exploration import explore
-from ._files import Exploration, Folder, Job, Labelled, Selected, SelectedFrame, State, Thresholds, read_file
+from ._loop_folder import Exploration, Folder, Job, Labelled, Selected, SelectedFrame, State, Thresholds, read_file
 from ._settings import LearnConfig
 
 __all__ = [

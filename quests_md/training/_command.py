@@ -16,7 +16,7 @@ import ase
 import pydantic
 
 from ..errors import TrainingError
-from ..labelling._oracle import FOLDER, check_call
+from ..labelling._oracle_settings import FOLDER, check_call
 from ..labelling._process import describe_end, guard_command
 from ..machine import inherit_environment
 from ..toml import Seconds

@@ -18,7 +18,7 @@ from ase.geometry import minkowski_reduce
 
 from ..errors import MissingExtraError, TrainingError
 from ..files import write_atomically
-from ..labelling._oracle import FOLDER
+from ..labelling._oracle_settings import FOLDER
 from ..toml import Seconds
 from ._command import read_tail, run_logged
 from ._labelled import LabelledFrame, list_elements, read_labels, refuse_cutouts, write_training_file

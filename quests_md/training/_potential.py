@@ -15,7 +15,7 @@ import pydantic
 from ase.calculators.lammpslib import LAMMPSlib
 
 from ..errors import ElementError, MissingExtraError, TrainingError
-from ..labelling._oracle import FOLDER, Oracle, call_tables, fill_folder
+from ..labelling._oracle_settings import FOLDER, Oracle, call_tables, fill_folder
 from ._records import PotentialRecord, read_record, write_record
 
 __all__ = ["Potential", "check_commands"]

@@ -12,7 +12,7 @@ import pydantic
 
 from ..errors import QuestsError, TrainingError
 from ..files import write_atomically
-from ..labelling._oracle import check_call
+from ..labelling._oracle_settings import check_call
 
 __all__ = [
     "Errors", "PotentialRecord", "TrainedFrame", "TrainingErrors", "TrainingRecord", "read_record", "write_record",

@@ -10,7 +10,7 @@ from paths import DOCS
 
 from quests_md.errors import ConfigError, OutputError
 from quests_md.learning import LearnConfig
-from quests_md.learning._files import State
+from quests_md.learning._loop_folder import State
 from quests_md.learning._settings import MONITOR, ExploreTable, IndexTable, OracleTable, StopTable
 
 

@@ -14,7 +14,7 @@ from ase.db.core import convert_str_to_int_float_bool_or_str
 from ase.db.row import AtomsRow
 
 from ..errors import FrameError, InputError
-from ._oracle import Labels
+from ._oracle_settings import Labels
 
 __all__ = [
     "STATES", "Claim", "Entry", "digest", "make_row", "pick_searchable", "read_entry", "read_source", "restore",
