@@ -308,7 +308,8 @@ def nuclei_command(
 
     TRAJECTORY is anything that ASE reads, with an optional slice: dump.lammpstrj, md.traj@::10. With --temperature
     and --density classical nucleation theory is fitted to the sizes of the nuclei, if the steps --from to --until are
-    quasi-stationary and no nucleus grows in them; else the reason is said, after the files are written without a fit.
+    quasi-stationary and no nucleus grows in them. Otherwise the files are written without a fit, and the reason is
+    printed.
     """
     fit = _check_fit(options)
     if math.isnan(threshold):

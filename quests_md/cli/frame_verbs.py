@@ -93,9 +93,9 @@ def compress_command(
     """Choose few frames that keep the information of a dataset, by the minimum set cover of QUESTS or otherwise.
 
     FILE is anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of own
-    descriptors (.npy), whose rows are frames unless it is (frames, atoms, d); so is what --reference takes. With -o,
-    the chosen frames as they were read, in the order of the choice (.extxyz, .xyz), or a row for each with what it and
-    those before it hold (.json, .csv).
+    descriptors (.npy): each row of it is a frame, unless its shape is (frames, atoms, d). --reference takes the same.
+    -o writes the chosen frames as they were read, in the order of the choice (.extxyz, .xyz); or a row for each chosen
+    frame, with the entropy of this frame and all those chosen before it (.json, .csv).
     """
     outputs.check()
     if sum(value is not None for value in (size, entropy, keep)) != 1:

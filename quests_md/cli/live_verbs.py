@@ -88,7 +88,7 @@ def _check_elements(file: Path, config: RunConfig, index: Index) -> None:
 
 
 def _count_atoms(atoms: tuple[str, ...], config: RunConfig, index: Index) -> dict[str, int]:
-    """Return the number of watched atoms by symbol. The elements of the run share a number without a symbol."""
+    """Return the number of watched atoms by symbol. A number without a symbol is divided among all elements."""
     symbols = [s for s in dict.fromkeys(config.elements or index.elements) if s != "NULL"]
     counts: dict[str, int] = {}
     for text in atoms:

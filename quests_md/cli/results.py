@@ -128,7 +128,8 @@ class Outputs:
     ) -> None:
         """Write a result where `output` says, draw it where `plot` says, and print `shown` as a table.
 
-        Printed last, but whatever fails: a reader that has gone costs no file, and a full disk no number.
+        The table is printed last, and also if writing fails. So the files are there even if nobody reads the table any
+        more, and the numbers are printed even if the disk is full.
         """
         try:
             if self.output is not None:

@@ -111,7 +111,7 @@ class Opening:
                 opened.end()
 
     def _find_opened(self) -> _Opened | None:
-        """Return what this process has open; not what was closed, or what the parent process has."""
+        """Return what this process has open, or None. A closed session, and one of the parent process, do not count."""
         opened = self._opened
         if opened is not None and (opened.is_over or opened.pid != os.getpid()):
             opened = self._opened = None
@@ -216,7 +216,7 @@ def _read_fields(pattern: str) -> set[str]:
 
 def _suggest_fields(pattern: str) -> str:
     return (
-        f"output = {pattern!r} is one folder for all, where {{pid}} names one for each process and {{n}} one for each "
+        f"output = {pattern!r} is one folder for all; {{pid}} names one for each process and {{n}} one for each "
         f'calculator or observer of a process, as in output = "uq-{{pid}}-{{n}}"'
     )
 
@@ -278,10 +278,10 @@ def _hold_end() -> Iterator[None]:
 
 
 def _follow_end() -> None:
-    """Close what is open when a process ends that multiprocessing has started.
+    """Make sure that the open sessions are closed when this process ends, if multiprocessing has started it.
 
-    Such a process leaves by ``os._exit``, so that ``atexit`` does nothing. And a pool ends its workers by one SIGTERM
-    and waits for them: it would wait for ever for a session that only stops at its next evaluation.
+    Such a process ends by ``os._exit``, which does not call ``atexit``. A pool ends its workers by one SIGTERM and then
+    waits for them. A session alone would stop only at its next evaluation, and the pool would wait for ever.
     """
     if multiprocessing.parent_process() is None:
         return

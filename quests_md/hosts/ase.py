@@ -34,10 +34,10 @@ _NOT_GEOMETRY = ("initial_charges", "initial_magmoms")
 
 
 class _FromWrapped:
-    """An attribute that is taken from the wrapped calculator if that has its own, else from ASE's base class.
+    """An attribute that comes from the wrapped calculator if its class defines it, and else from ASE's base class.
 
-    What a `MonitoredCalculator` lacks is looked up in the wrapped calculator by ``__getattr__``. But it does not lack
-    what the base class has: that needs this descriptor.
+    Python calls ``__getattr__`` only for an attribute that a `MonitoredCalculator` does not have. It has all attributes
+    of ASE's base class, so ``__getattr__`` cannot pass these on to the wrapped calculator. This descriptor does.
 
     Parameters
     ----------
@@ -99,11 +99,11 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
     Raises
     ------
     Halted
-        By the call that asks for energy or forces, when the frame lies above the halt threshold. Results and dH are
-        complete then, and can be asked for again. After that by every call with another configuration, before anything
-        is computed, until ``session.acknowledge()``.
+        The frame lies above the halt threshold. The call that asks for energy or forces raises this; results and dH are
+        complete then, and can be asked for again. After that every call with another configuration raises it before
+        anything is computed, until ``session.acknowledge()`` is called.
     MonitorError
-        By the same calls, if the frame cannot be measured or the session has ended.
+        The frame cannot be measured, or the session has ended. The same calls raise this.
     ConfigError
         The configuration is wrong, or a field in braces in `output` is unknown.
     OutputError

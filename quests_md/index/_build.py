@@ -344,7 +344,7 @@ def _add_rows(
     sources: Sequence[dict[str, Any]],
     threads: int | None,
 ) -> T:
-    """Return the next generation: the index with more rows (n, d), less its centre, in frames of these sizes."""
+    """Return the next generation: the index and more `rows` (n, d), less its centre, in frames of these `sizes`."""
     n = len(index)
     # The centre stays. So the old rows are not rounded a second time, and no dH can rise.
     all_rows = np.empty((n + len(rows), len(index.centre)), np.float32)
@@ -364,7 +364,7 @@ def _add_rows(
         index,
         frame_offsets=np.concatenate([index.frame_offsets, n + np.cumsum(sizes)]),
         generation=index.generation + 1,
-        # That of generation 0, and an entry for each later one.
+        # The provenance of generation 0, and an entry for each later generation.
         provenance={**index.provenance, "generations": [*index.provenance.get("generations", []), entry]},
         calibration=None,
         path=None,
@@ -388,7 +388,7 @@ def _join_groups(index: IndexData, added: tuple[str, ...], n_added: int) -> tupl
 def _join_distances(
     elements: tuple[str, ...], *tables: tuple[tuple[str, ...], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """Return the smallest distances of all pairs of `elements`, from tables for some of the elements each."""
+    """Return the smallest distance of each pair of `elements`. Each of the `tables` knows some of the elements."""
     out = np.full((len(elements), len(elements)), np.inf, np.float32)
     for some, distances in tables:
         at = np.ix_(*[[elements.index(symbol) for symbol in some]] * 2)

@@ -57,7 +57,7 @@ def calibrate(index: IndexData, *, threads: int | None = None) -> Calibration:
     if n_groups < 2:
         what = "independent frame" if not index.frame_groups else "group"
         raise CalibrationError(
-            f"the reference has one {what}: nothing is left to compare it with where it is left out; "
+            f"the reference has one {what}: without it, nothing remains to compare it with; "
             "thresholds from a calibration need more frames, further apart"
         )
     group_of_frame = np.full(len(rows), -1)
@@ -88,7 +88,7 @@ def calibrate(index: IndexData, *, threads: int | None = None) -> Calibration:
 
 
 def _sample(parts: Partition, sizes: NDArray[np.int64], counted: int, most: float) -> NDArray[np.int64]:
-    """Return the frames to ask about: all that count or, if these have too many pairs, an even sample of them."""
+    """Return the frames whose dH is computed: all that count, or an even sample if these would take too many pairs."""
     share = most / (counted * float(sizes.sum()))
     if share >= 1.0:
         return parts.frames
@@ -116,7 +116,8 @@ SAME = 0.05  # of h: rows that are nearer to each other than this are the same e
 INDEPENDENT = 0.2  # two frames are independent if the correlation between the rows of an atom in them is below this
 BLOCK = 4  # independent frames in a block
 FEWEST_GROUPS = 10  # blocks become shorter before there are fewer than this
-_ATOMS = 5000  # the correlation at one lag is that of pairs of frames with so many atoms; of at least 16 pairs
+# The correlation at one lag comes from as many pairs of frames as have this many atoms together, at least 16 pairs.
+_ATOMS = 5000
 _CHUNK = 512
 
 
@@ -204,7 +205,10 @@ def partition(rows: Rows, labels: Sequence[str], bandwidth: float) -> Partition:
 
 
 def _first_of_copies(rows: Rows, tolerance: float) -> NDArray[np.int64]:
-    """Return for every frame the first that is the same: each row of one has a row of the other within `tolerance`."""
+    """Return for every frame the first frame that is a copy of it, or the frame itself.
+
+    Frames are copies if each row of one has a row of the other within `tolerance`.
+    """
     n = len(rows)
     means = np.array([rows.of(frame).mean(axis=0) for frame in range(n)])
     key = means[:, np.argmax(means.var(axis=0))]
@@ -239,7 +243,7 @@ def _are_copies(rows: Rows, a: int, b: int, tolerance: float) -> bool:
 
 
 def _join_copies(groups: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return groups (n_frames,) in which copies are together, whatever the names of their groups."""
+    """Return the groups (n_frames,), after groups that hold copies of the same frame have become one group."""
     groups = groups.astype(np.int64)
     for frame in np.flatnonzero(first != np.arange(len(first))):
         groups[groups == groups[frame]] = groups[first[frame]]
@@ -264,9 +268,10 @@ def correlation_length(rows: Rows, run: Sequence[int]) -> float:
     """Return how many frames of a run are worth one independent frame; 1 if each is independent of the next.
 
     The correlation at a lag is 1 − S/R. S is the mean square distance between the rows of the same atom in two frames
-    at this lag. R is what S would be without memory, the smaller of two: the mean square distance between rows of two
-    atoms of one element in these two frames; and that of the same atom at a lag of three quarters of the run. The
-    first does not see a trend that all atoms share, the second does not see that the sites of atoms differ.
+    at this lag. R is the value that S would have without memory. Two estimates of R are made, and the smaller one is
+    taken. The first is the mean square distance between rows of two different atoms of one element in these two frames:
+    it does not show a trend that all atoms share. The second is S at a lag of three quarters of the run: it does not
+    show that the sites of the atoms differ.
     """
     n = len(run)
     if n == 1:
@@ -303,7 +308,7 @@ def _compare_at_lag(rows: Rows, run: Sequence[int], lag: int) -> tuple[float, fl
             equal = ((x - y) ** 2).sum()
             every = len(x) * ((x**2).sum() + (y**2).sum()) - 2.0 * x.sum(axis=0) @ y.sum(axis=0)
             same += equal
-            # Scaled to as many terms as `same` has. If an atom is the only one of its element, there is no other.
+            # Divided, to weigh as many terms as `same` has. Infinite if the atom is the only one of its element.
             other += (every - equal) / (len(x) - 1) if len(x) > 1 else np.inf
     return float(same) / len(starts), float(other) / len(starts)
 
@@ -340,9 +345,10 @@ def left_out_log_sums(
 ) -> NDArray[np.float64]:
     """Compute ln K of the rows `asked` over all rows of other groups.
 
-    The sum of the own group is never subtracted from a whole sum: if it is nearly all of it, the difference has no
-    digits. Instead the groups are put into folds. One part of a sum is over the other folds, which are laid out once
-    for all groups of a fold. The other part is over the other groups of the own fold.
+    This does not subtract the sum over the own group from the sum over all rows: if the two are nearly equal, their
+    difference has no correct digits. Instead the groups are put into folds, and each sum has two parts. One part is
+    over the other folds, which are laid out once for all groups of a fold. The other part is over the other groups of
+    the own fold.
 
     Parameters
     ----------
@@ -362,7 +368,7 @@ def left_out_log_sums(
     """
     _, groups = np.unique(groups, return_inverse=True)
     n_groups = int(groups.max()) + 1
-    # With so many folds the layouts of other folds cost as much as the layouts of other groups of the own fold.
+    # With this number of folds, laying out the other folds takes as long as laying out the groups within the folds.
     folds = groups % min(n_groups, max(2, math.isqrt(len(np.unique(groups[asked])))))
     out = np.full(len(asked), -np.inf)
     for fold in np.unique(folds[asked]):

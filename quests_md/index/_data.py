@@ -118,7 +118,7 @@ def limit_layout(width: int) -> int:
 
 
 def find_parts(numbers: NDArray[np.int16], by_centre: bool) -> dict[int, tuple[int, int]]:
-    """Return the first and the last row of every part, by atomic number (ascending); or of all rows, under 0."""
+    """Return where each part begins and ends in the rows, by atomic number. Without `by_centre` part 0 is all rows."""
     if not by_centre:
         return {0: (0, len(numbers))}
     known, counts = np.unique(numbers, return_counts=True)
@@ -250,8 +250,8 @@ class IndexData:
         if isinstance(self.descriptor, OwnDescriptors):
             raise InputError(
                 f"{self.path or 'the index'} holds own descriptors ({self.descriptor.name}), which are not computed "
-                f"from frames here: ask it with arrays (n, {self.descriptor.width}); what watches a run, or reads "
-                "frames, needs an index that was built of frames"
+                f"from frames here: ask it with arrays (n, {self.descriptor.width}). To watch a run, or to compare "
+                "frames, use an index that was built of frames"
             )
         return self.descriptor
 
@@ -380,7 +380,7 @@ class IndexData:
         check_elements(self.elements, np.unique(numbers))
 
     def _read_query(self, query: Any, threads: int | None) -> NDArray[np.float64]:
-        """Return the descriptors of a query of frames; or check the array that the query is, and make it contiguous."""
+        """Return the rows of a query. If it holds frames, describe them; if it is an array, check it."""
         if not isinstance(query, np.ndarray):
             spec, frames = self.spec, list(as_frames(query))
             for frame in frames:
@@ -395,7 +395,7 @@ class IndexData:
         return rows
 
     def _split_query(self, query: NDArray[np.float64]) -> Iterator[tuple[Part, Any, NDArray[np.float64]]]:
-        """Yield every part that the query asks, which queries ask it, and their rows without the atomic number."""
+        """Yield for each element of the query: its part, where its rows are, and these without the atomic number."""
         numbers = query[:, 0]
         asked = np.unique(numbers).tolist()
         unknown = [name_of(z) for z in asked if z not in self._parts]

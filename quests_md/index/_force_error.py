@@ -38,7 +38,7 @@ def fit_error_bound(
     structures with atoms in a bin has the weight 1/(K + 1), which its atoms there share evenly. One unseen structure
     with infinite errors has the rest. The bound is the quantile at `coverage`. The bins are made from the largest dH
     downward. Each has at least 2/(1 − coverage) structures and a twelfth of the environments, and its ends depend on dH
-    alone. A bound that is below that of a lower dH is raised to it.
+    alone. The bounds never fall with dH: a bound that is lower than the bound of the bin before is raised to it.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def _read_environments(
     if known:
         raise CalibrationError(
             f"{len(known)} of {len(dH)} labelled frames are in the reference (the first is frame {known[0]}, counted "
-            "from 0): what a model was trained on says nothing of its errors elsewhere; leave them out"
+            "from 0): errors on training frames say nothing about errors on other frames; leave these frames out"
         )
     return tuple(np.concatenate(x) for x in (dH, numbers, errors, structures))  # type: ignore[return-value]
 

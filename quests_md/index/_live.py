@@ -25,7 +25,8 @@ __all__ = ["Learned", "Lesson", "Live"]
 # and so many frames are searched for copies in a second.
 _MOST_ROWS = 200_000
 _MOST_FRAMES = 2_000
-# There must be room for so many frames: from larger frames it learns an even choice of atoms.
+# The index must have room for at least this many frames. If a frame is too large for that, only some of its atoms are
+# learned, evenly chosen.
 _ROOM_FOR = 50
 _FEWEST = 20  # frames; fewer do not tell a correlation
 _TIMES = 10  # correlation times that the span must cover
@@ -198,11 +199,11 @@ class Live:
 
     @staticmethod
     def _choose_stride(n: int) -> int:
-        """Return m: of n watched atoms of a frame, every m-th is learned."""
+        """Return m, so that every m-th of the n watched atoms of a frame is learned."""
         return max(1, math.ceil(n * _ROOM_FOR / _MOST_ROWS))
 
     def _thin(self, whole: Frame, every: int) -> Frame:
-        """Let the frame watch every so many of its atoms."""
+        """Let the frame watch only every n-th of its watched atoms, where n is `every`."""
         if every > 1:
             chosen = np.zeros(len(whole.positions), dtype=bool)
             chosen[whole.centres[::every]] = True
@@ -414,8 +415,9 @@ def _explain_too_short(learned: Learned) -> str:
 def _measure_correlation(index: Index) -> float:
     """Return the correlation time of an index of evenly spaced frames, in frames.
 
-    It is the longer of two. That of the frames' mean descriptor sees what all atoms do together. That of the descriptor
-    of single atoms follows from the length that `partition` finds, in which their correlation falls to `INDEPENDENT`.
+    Two correlation times are computed, and the longer one is returned. The first is that of the mean descriptor of each
+    frame: it shows what all atoms do together. The second is that of the descriptors of single atoms: it follows from
+    the length that `partition` finds, over which their correlation falls to `INDEPENDENT`.
     """
     rows = Rows(index.rows, index.numbers, index.order, index.frame_offsets)
     means = np.array([rows.of(frame).mean(axis=0) for frame in range(len(rows))])

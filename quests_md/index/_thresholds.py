@@ -249,8 +249,8 @@ class Calibration:
                 raise CalibrationError(self._explain_too_few(rate, shares[symbol], tails, part))
             if math.isinf(value):
                 raise CalibrationError(
-                    f"a false-alarm rate of {rate:g} has no finite threshold for {symbol}: where their group is left "
-                    "out, its atoms have nothing to be compared with: the reference needs it in more than one group"
+                    f"a false-alarm rate of {rate:g} has no finite threshold for {symbol}: where its group is left "
+                    "out, nothing remains to compare it with: the reference needs this element in more than one group"
                 )
         return {symbol: float(value) for symbol, value in found.items() if value is not None}
 
@@ -330,7 +330,7 @@ def _read_table(sizes: Any, maxima: Any, columns: int) -> tuple[NDArray[np.int64
 
 
 class _Tail:
-    """How likely an atom of one element lies above t, as the left-out frames tell."""
+    """The probability that an atom of one element lies above t, estimated from the left-out frames."""
 
     def __init__(self, maxima: NDArray[np.float64], sizes: NDArray[np.int64]) -> None:
         order = np.argsort(maxima)

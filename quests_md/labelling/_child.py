@@ -94,7 +94,7 @@ def _find_code(path: str) -> dict[str, str]:
 
 
 def _writes_files(calculator: Any) -> bool:
-    """Return whether a calculator drives a program by files. To keep it is of no use, and it may read old files."""
+    """Return whether a calculator drives a program by files. It is not kept: it might read old files."""
     from ase.calculators.calculator import FileIOCalculator
     from ase.calculators.genericfileio import GenericFileIOCalculator
 

@@ -1,4 +1,4 @@
-"""Calculations, each in a process that may die and within its time; and executors that bring them to other machines."""
+"""Calculations in child processes, which may crash or take too long; and executors that run them on other machines."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _CANNOT_START = 127  # the exit code of shells for this
 def main() -> None:
     """Fork the process; watch it, the parent, and the pipe on descriptor 0."""
     parent = os.getppid()
-    # SIGCHLD tells of its end. A pipe to it would not: processes that it has forked would hold that open.
+    # SIGCHLD tells when the worker ends. A pipe would not tell it: processes that the worker forks hold the pipe open.
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)

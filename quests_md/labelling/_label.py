@@ -35,7 +35,8 @@ class Labelling:
     Attributes
     ----------
     done, failed, quarantined
-        Frames that got labels; that are given up; and whose labels cannot be true, or that kill their process.
+        Number of frames that got labels; that were given up; and that were put aside, because their labels cannot be
+        true or because they kill their process.
     tries
         Calculations that failed, and whose frames wait again.
     waiting, running
@@ -67,7 +68,7 @@ class Labelling:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate of the seconds that the frames will take that wait or run; None before the first has ended."""
+        """Estimated seconds until all waiting and running frames have ended; None before the first has ended."""
         each = self.seconds_per_frame
         return None if each is None else each * (self.waiting + self.running)
 
@@ -295,7 +296,7 @@ class _Work:
             self._renewed = time.monotonic()
 
     def _give_up_silent(self) -> None:
-        """Fail the frames of workers that are silent for longer than a calculation may take, and use these no more."""
+        """Fail the frames of workers that were silent for longer than a calculation may take, and use fewer workers."""
         now = time.monotonic()
         for future, (claim, since) in list(self._under_way.items()):
             if now > since + self._oracle.wall_time + _GRACE:

@@ -386,7 +386,7 @@ class Queue:
         reason: str = "",
         tries: int | None = None,
     ) -> None:
-        """Take a frame from its worker, into another state; write `what` happened, if anything did, to its history."""
+        """Take a frame from its worker and give it another state. If there is a `what`, add it to the history."""
         queue = {**row.data["queue"], "token": ""}
         pairs: dict[str, Any] = {"state": state, "changed": now, "tries": row.tries if tries is None else tries}
         if what:

@@ -1,4 +1,4 @@
-"""Explorations, each in a process of its own: a crash ends only that one, and is a result of it."""
+"""Explorations, each in a process of its own. A crash ends only this exploration, and counts as its result."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ class LammpsExplorer:
         self._watch.close()
 
     def _velocities(self) -> NDArray[np.float64]:
-        """Return the velocities (Å/ps) at the present step. LAMMPS has those of half a step before."""
+        """Return the velocities at the present step, in ASE's unit. LAMMPS has those of half a step before."""
         lmp = self._lmp
         n = int(lmp.extract_setting("nlocal"))
         types = lmp.numpy.extract_atom("type")[:n]

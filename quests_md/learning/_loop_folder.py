@@ -179,7 +179,7 @@ class Exploration:
         "finished"; "halted" by the halt threshold; "implausible" if a broken frame ended it; "crashed" if the host or
         its process failed.
     reason
-        Why it did not finish, in told; empty if it did.
+        Why it did not finish, in words; empty if it did.
     steps, time
         Number of steps that it ran, and ps; if it crashed, up to the last evaluation.
     first_halt

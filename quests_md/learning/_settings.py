@@ -110,7 +110,7 @@ class Explore(_Table):
     timestep
         fs.
     time
-        ps. Length of an exploration that nothing ends.
+        ps. Length of an exploration, if nothing ends it earlier.
     damping
         fs. Time constant of the thermostat; that of the barostat is ten times as long.
     seeds

@@ -22,11 +22,11 @@ __all__ = ["Above", "Band", "Decision", "Evaluations", "Key", "Visits", "compute
 Mark = tuple[float, float]
 
 _FREE = 10.0  # Å; the unit along directions that are not periodic
-# Times the square root of the number of atoms: two marks that differ by less belong to the same configuration. Rounding
-# (of sums, and of atoms that were wrapped into the cell) changes a mark by less; one atom that moves by 1e-6 of the
-# cell changes it by more.
+# Two marks belong to the same configuration if they differ by at most this times the square root of the number of
+# atoms. Rounding (of sums, and of atoms that were wrapped into the cell) changes a mark by less. One atom that moves by
+# 1e-6 of the cell changes it by more.
 _TOLERANCE = 1e-10
-_NEAR = 0.01  # nats, and share of dH: two largest dH that differ by less may be of the same frame
+_NEAR = 0.01  # two frames may be the same if their largest dH differ by at most this times (1 + |dH|), in nats
 
 # -- which evaluation it is --------------------------------------------------------------------------------------------
 
@@ -127,8 +127,8 @@ class Visits:
     The same configuration at the same step is the same evaluation, for example in the set-up of the next ``run`` or
     after a restart. A different configuration at that step is a new evaluation. In a resumed run, the mark tells which
     row of the file belongs to a configuration. But a restarted dynamics does not reach the same positions to the last
-    digit. So if a step has only one row, any configuration at that step is the one of the row, with one exception: a
-    frame that is not covered and has a different largest dH than the row was never recorded.
+    digit. So if a step has only one row, any configuration at that step counts as the one of this row. There is one
+    exception: a frame that is not covered, and has another largest dH than the row, is a new evaluation.
 
     Attributes
     ----------
@@ -323,7 +323,7 @@ class Decision:
     again
         Whether this configuration was evaluated at this step before. It is published, but neither saved nor counted.
     band
-        Band of the worst atom, or of as many atoms as the monitor requires.
+        Band of the frame: the highest one that enough atoms reach. By default one atom is enough.
     reasons
         Why the frame is saved or kept apart, or why the run stops, in words.
     save, stop

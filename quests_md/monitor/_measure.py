@@ -304,7 +304,7 @@ _SPARSE = 16
 
 
 class Flagged:
-    """Decides which dH of a frame are computed and which are only bounded. Ranks share the share of the sample only.
+    """Decides which dH of a frame are computed, and which only bounded. Ranks have only the sample's share in common.
 
     Attributes
     ----------

@@ -52,10 +52,10 @@ class Monitor:
         the worst atom decides.
     consecutive
         An event begins after this many evaluated frames in a row above `select`, and ends after as many that are not
-        above it. Only frames of an event are saved: a single hot atom is none. A frame that halts begins an event at
-        once.
+        above it. Only frames of an event are saved, so one hot frame alone is not. A frame that halts begins an event
+        at once.
     release
-        dH (nats) that the largest dH must not exceed for an event to end; default `select`.
+        An event can end only when the largest dH is at most this (nats); default `select`.
     every
         Evaluate frames whose step is a multiple of this.
     save_every
@@ -231,8 +231,8 @@ class Monitor:
             Why this rank could not make the frame. All ranks fail then; but after a `FrameError` the frame is
             implausible.
         whole
-            Compute every dH of a frame to save exactly. A caller that may not save the frame says False, and calls
-            `complete` if it does.
+            Whether to compute every dH exactly if the frame shall be saved. A caller that may still decide not to save
+            the frame passes False, and calls `complete` when it saves the frame.
 
         Raises
         ------

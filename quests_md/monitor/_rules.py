@@ -286,7 +286,7 @@ class Events:
     consecutive
         How many evaluated frames in a row begin an event, and how many end it. A frame that halts begins one at once.
     release
-        dH (nats) that the largest dH must not exceed for an event to end; None: `select` itself.
+        An event can end only when the largest dH is at most this (nats); None: `select` itself.
 
     Attributes
     ----------

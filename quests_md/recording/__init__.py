@@ -1,4 +1,4 @@
-"""What a run records: rows, events, frames, and how it ended; going on with it; and reading it."""
+"""What a run records (rows, events, frames, and how it ended), how a run is resumed, and how it is read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "reference_of",
 ]
 
-# Who only reads a run waits for nothing else to be loaded.
+# These are loaded when they are needed, so that a program that only reads a run does not wait for them.
 _HOME = {
     "HOOKS": "commands",
     "LAST_COVERED": "last",

@@ -123,7 +123,7 @@ class _SelectionState(pydantic.BaseModel):
 
 
 class Base(pydantic.BaseModel):
-    """The selection of a run of format 1 after its first `rows` rows, which do not tell it."""
+    """State of the selection after the first `rows` rows of a run in format 1: these rows do not contain it."""
 
     rows: int
     selection: _SelectionState
@@ -137,7 +137,7 @@ class _OpenEvent(pydantic.BaseModel):
 
 
 class ResumeState(pydantic.BaseModel):
-    """The key "state": what resuming needs that is in no other file. Only format 1 has the keys after `base`.
+    """The key "state": what a resumed run needs and no other file holds. The keys after `base` are of format 1 only.
 
     Attributes
     ----------

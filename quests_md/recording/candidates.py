@@ -50,7 +50,7 @@ class Candidates(Recorder):
             raise InputError("budget needs novelty = true: it keeps the frames that add most")
         self.keys: list[Key] = []
         self._keys_of: dict[int, Key] = {}  # by the ordinal of each frame that the selection keeps
-        self._base: dict[str, Any] | None = None  # the selection, as far as rows of format 1 do not tell it
+        self._base: dict[str, Any] | None = None  # the selection's state that rows of format 1 do not contain
         self._file = FrameFile(place.folder, CANDIDATES)
         self._cuts = FrameFile(place.folder, CUTOUTS)
 
@@ -127,7 +127,7 @@ class Candidates(Recorder):
         self.keys.remove(key)
 
     def state(self) -> dict[str, Any]:
-        """Return the selection of a run that was begun in format 1, as far as its rows do not tell it."""
+        """Return the part of the selection's state that the rows do not contain, if the run began in format 1."""
         return {} if self._base is None else {"base": self._base}
 
     def _cut(self, key: Key, whole: Whole) -> None:
@@ -145,7 +145,7 @@ class Candidates(Recorder):
     # -- resuming --------------------------------------------------------------------------------------------------
 
     def resume(self, past: Past) -> None:
-        """Keep the frames that the rows tell, and add the selected ones to the provisional reference again."""
+        """Keep the frames that the rows name, and give the selection the frames that it keeps."""
         kept = self._find_kept(past) if self._selection is not None else {}
         self._keys_of = {one.ordinal: key for key, one in kept.items()}
 

@@ -145,14 +145,14 @@ def _is_over(line: dict[str, Any], over: int) -> bool:
 
 
 def _is_of_open(entry: dict[str, Any], past: Past) -> bool:
-    """Return whether atoms joined at an evaluation that has its row and belongs to the open event."""
+    """Return whether the atoms of an entry joined the open event, at an evaluation that has a row."""
     key = Key.parse(entry["key"])
     rows = past.open_rows
     return bool(np.any((rows["run"] == key.run) & (rows["step"] == key.step) & (rows["repeat"] == key.repeat)))
 
 
 def _find_atoms_of_format_1(past: Past, event: Event) -> list[int]:
-    """Return the known atoms of an open event of format 1, which did not keep them as they joined."""
+    """Return the known atoms of an open event in format 1, which did not write them when they joined the event."""
     for line in reversed(past.events):
         if line.get("event") == event.number and event.number:
             return list(line.get("atoms", []))

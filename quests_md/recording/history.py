@@ -20,7 +20,8 @@ from .recorder import ALL_BANDS, FrameFile, Moment, Place, Recorder
 __all__ = ["History"]
 
 HISTORY = "history.extxyz"
-_FILM = "resume.film"  # the last evaluated frames: of rank 0, .0 has the newest, .0.before those before them
+# The last evaluated frames. For rank 0 the newest are in resume.film.0, and older ones in resume.film.0.before.
+_FILM = "resume.film"
 _OF_DECISION = ("run", "repeat", "maximum", "max_id", "event", "values", "n", "n_select", "n_halt")
 
 
@@ -72,9 +73,9 @@ class History(Recorder):
         self._hold(moment)
 
     def see_again(self, moment: Moment) -> None:
-        """Replace the held frame of an evaluation: a resumed run may reach it on a slightly different way.
+        """Replace the held frame of an evaluation, because a resumed run may come to slightly different positions.
 
-        If the frame is missing, because a rank was killed before it had kept its part, hold it again.
+        The held frame is missing if a rank was killed before it wrote its part. Then hold the new frame in its place.
         """
         for place, held in enumerate(self._moments):
             if held.key == moment.key:
@@ -144,7 +145,7 @@ class History(Recorder):
         self._in_film = len(held)
 
     def _read_films(self, last: list[Key]) -> list[Moment]:
-        """Return the frames of these evaluations that were held, and keep all of them as rank 0's."""
+        """Return the frames of these evaluations that all ranks had on disk, and write them to the file of rank 0."""
         folder = self._place.folder
         moments = _find_held(folder, last)
         names = [name for name in folder.names() if name.startswith(f"{_FILM}.")]
@@ -210,7 +211,7 @@ def _name_film(rank: int) -> str:
 
 
 def _pack(moment: Moment, rank: int, size: int) -> list[bytes]:
-    """Return the part of a frame that this rank, of `size`, has, as a record."""
+    """Return this rank's part of a frame as a record. `size` is the number of ranks."""
     frame, decision = moment.frame, moment.decision
     arrays: dict[str, NDArray[Any]] = {"dH": decision.dH}
     values: dict[str, Any] = {name: getattr(decision, name) for name in _OF_DECISION}

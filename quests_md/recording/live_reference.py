@@ -1,4 +1,4 @@
-"""live.qindex: a reference that is learned from the run itself; and what a run has learned before it has the index."""
+"""A reference that is learned from the run itself: live.qindex, and resume.lessons as long as there is no index."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class LiveReference(Recorder):
             together(comm, lambda: live.open(path))
 
     def resume(self, past: Past) -> None:
-        """Learn the lessons again, if there is no index yet; else read from which evaluations it was learned."""
+        """Learn the lessons again if there is no index yet. If there is one, find the evaluations behind it."""
         live, monitor, comm = self._live, self._place.monitor, self._place.comm
         if live is None:
             return

@@ -60,19 +60,19 @@ class Past:
     considered, at_rows
         The rows whose frames the selection judged; and their numbers.
     began, since
-        Number of the event that began last, and how many rows there are from its first one on; 0 without events.
+        Number of the event that began last, and number of rows since then, its first row included; 0 without events.
     halts
-        Keys of the rows that halted the run and that the host knows of.
+        Keys of the rows that halted the run, without `unseen_halt`.
     unseen_halt
-        Key of the last row, if it halted the run and the host does not know; or None.
+        Key of the last row, if it halted the run but the program ended before the host knew this; else None.
     base, base_rows
-        The selection after the first `base_rows` rows, if these do not tell it; or None.
+        State of the selection after the first `base_rows` rows, if these rows do not contain it (format 1); else None.
     is_broken
         Whether the last row is of a broken frame.
     events
         Lines of events.jsonl.
     rows_end, lacks_columns
-        Number of bytes of monitor.csv that are whole rows, and whether these lack the columns that format 1 lacks.
+        Size of the complete rows of monitor.csv in bytes, and whether the file has only the columns of format 1.
     """
 
     format: int
@@ -268,7 +268,7 @@ def _count(past: Past, rows: Rows) -> None:
     calm = np.flatnonzero((rows["band"] == "covered") & (rows["event"] == 0))
     first = int(calm[-1]) + 1 if len(calm) else 0
     past.open_rows, past.events_before = rows[first:], int(before[first])
-    is_old = past.format == 1  # it does not tell
+    is_old = past.format == 1  # which does not record whether the host knows of the halt
     is_seen = last["band"] != "halt" or past.state.halted == past.last or (is_old and past.status == "halted")
     past.unseen_halt = None if is_seen else past.last
     halts = rows[rows["band"] == "halt"]

@@ -283,7 +283,8 @@ class Session:
             An earlier frame halted the run and nobody has called `acknowledge`.
         QuestsError
             Measuring failed on any rank, a file cannot be written, or a function of the user raised. On all ranks; the
-            session is over. An error that only one of several ranks knows is raised there as it is.
+            session is over. If an error of another kind occurs on one of several ranks only, this rank raises it
+            unchanged.
         """
         step = frame.step if frame is not None else step
         assert step is not None
@@ -319,7 +320,7 @@ class Session:
             decision = self._candidates.judge(decision)
         if not self._resolved:
             self._say_thresholds()
-        # Where recorders see all frames, one of them may hold an old moment: its memory is not free then.
+        # A recorder that sees all frames may still hold an old moment. Then the memory of that moment cannot be reused.
         moment = self._recent.take(frame, decision, may_reuse=not self._of_calm)
         self.decision, self._last.moment = decision, moment
         self.n_evaluated += 1
@@ -415,7 +416,8 @@ class Session:
         Raises
         ------
         OutputError, MonitorError
-            A file is gone, or cannot be written now, or could not be before. On all ranks; the session has failed.
+            A file is gone or cannot be written, or an earlier row or frame could not be written. All ranks raise this,
+            and the session has failed.
         """
         try:
             self._last.close()

@@ -243,7 +243,7 @@ class Watch:
             self._comm.abort(type(error).__name__)  # though all ranks leave: they may be at different points
 
     def _agree(self) -> Exception | None:
-        """Tell all ranks the errors that no evaluation has told; return the failure, if there is one. Collective."""
+        """Share with all ranks what no evaluation has shared; return the failure, if there is one. Collective."""
         if self.failure is not None or self.session.given_up:
             return None
         error, self._error = self._error, None
@@ -286,7 +286,8 @@ class Watch:
             if self._restart_due and self._restart_file is not None and self.watching:
                 self._do_alone(lambda: self._library.command(f"write_restart {self._restart_file}"))
             self._restart_due = False
-            if self._called and not self._closed and not self._warns:  # else the next evaluation tells, or the end
+            # With on_error = "warn", the next evaluation or `close` tells the other ranks.
+            if self._called and not self._closed and not self._warns:
                 self._called = False
                 failure = self._agree()
                 if failure is not None:
@@ -301,7 +302,11 @@ class Watch:
             raise
 
     def _do_alone(self, act: Callable[[], object]) -> None:
-        """Call what waits for no rank. LAMMPS refuses a command on all ranks; any other error is of this rank alone."""
+        """Call a function that does not wait for other ranks.
+
+        If LAMMPS refuses a command, it does so on all ranks, and this raises the error. Any other error belongs to this
+        rank alone: it is kept until the other ranks can hear of it.
+        """
         try:
             act()
         except HostError:
