@@ -203,7 +203,7 @@ def order_of(rows, places=None):
     return np.concatenate([order_of(rows, places[:left]), order_of(rows, places[left:])])
 
 
-def left_out_log_sums(rows, groups, bandwidth):
+def sum_left_out(rows, groups, bandwidth):
     """Return ln K of every row over the rows of other groups, one pair at a time."""
     out = []
     for q, group in zip(rows, groups, strict=True):

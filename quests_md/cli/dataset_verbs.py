@@ -188,7 +188,7 @@ def entropy_command(
             h = together(comm, lambda: resolve_bandwidths(data, bandwidths))
             how: dict[str, Any] = {"threads": threads, "comm": comm, "report": progress.share}
             results: dict[str, Sequence[Information | Sampled]] = {}
-            parts = {} if group_key is None else dict(data.by_group())
+            parts = {} if group_key is None else dict(data.iterate_groups())
             for name in (*parts, ALL):
                 progress.begin("entropy" if group_key is None else f"entropy of {name}")
                 rows = data.rows if name == ALL else data.rows[parts[name]]
@@ -283,7 +283,7 @@ def overlap_command(
         data = open_dataset(sources, **how, group_key=group_key, threads=threads, progress=progress)
         progress.begin("dH")
         dH = reference.delta_entropy(data.rows, data.numbers)
-    parts = [({}, dH)] if group_key is None else [({"group": name}, dH[which]) for name, which in data.by_group()]
+    parts = [({}, dH)] if group_key is None else [({"group": name}, dH[which]) for name, which in data.iterate_groups()]
     if group_key is not None:
         parts.append(({"group": ALL}, dH))
     rows = [
@@ -409,12 +409,12 @@ def report_command(
         page = report.run_page(folders[0], index=index, worst=worst)
     else:
         wanted = {"k": k, "cutoff": cutoff, "species": species}
-        page = _page_of_dataset(sources, group_key, wanted, bandwidth, index, worst, threads)
+        page = _make_dataset_page(sources, group_key, wanted, bandwidth, index, worst, threads)
     write_atomically(output, lambda file: file.write(page.encode()))
     click.echo(f"{output}: {len(page.encode()) / 1e6:.2f} MB")
 
 
-def _page_of_dataset(
+def _make_dataset_page(
     sources: Sequence[str],
     group_key: str | None,
     wanted: dict[str, Any],
@@ -437,14 +437,14 @@ def _page_of_dataset(
             described = [describe_source(source) for source in sources]
             frames = list(read_counted(sources, group_key, progress))
         progress.begin("computing kernel sums:")
-        spec = _spec_of(wanted, frames if isinstance(frames, Index) else index)
+        spec = _choose_spec(wanted, frames if isinstance(frames, Index) else index)
         return report.dataset_page(
             frames, spec=spec, bandwidth=bandwidth, index=index, sources=described, title=title, worst=worst,
             threads=threads, report=progress.share,
         )  # fmt: skip
 
 
-def _spec_of(wanted: dict[str, Any], index: Index | None) -> DescriptorSpec | None:
+def _choose_spec(wanted: dict[str, Any], index: Index | None) -> DescriptorSpec | None:
     """Return the descriptor that is asked for; None for that of the index, which must be the same."""
     if index is None:
         return DescriptorSpec(**{name: value for name, value in wanted.items() if value is not None})

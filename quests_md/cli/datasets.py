@@ -89,7 +89,7 @@ class Dataset:
     def n_frames(self) -> int:
         return len(self.frame_offsets) - 1
 
-    def by_group(self) -> Iterator[tuple[str, NDArray[np.intp]]]:
+    def iterate_groups(self) -> Iterator[tuple[str, NDArray[np.intp]]]:
         """Yield every group, in the order in which they come, and the environments in it; nothing without groups."""
         groups = np.repeat(np.array(self.groups, dtype=object), np.diff(self.frame_offsets)) if self.groups else ()
         for group in dict.fromkeys(self.groups):

@@ -175,14 +175,14 @@ def add_key_options(command: Any) -> Any:
         elif name in _CONVERTERS:
             how |= {"type": _CONVERTERS[name], "metavar": "TEXT"}
         else:
-            how["type"] = _type_of(field.annotation)
+            how["type"] = _find_type(field.annotation)
         if not (field.is_required() or field.default is None or field.default is False):
             how |= {"default": field.default, "show_default": True}
         command = click.option(*flags, **how)(command)
     return command
 
 
-def _type_of(annotation: Any) -> Any:
+def _find_type(annotation: Any) -> Any:
     """Return the type of an option for the type of its key, without None and ranges."""
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))

@@ -160,12 +160,12 @@ def thresholds_option(text: str, *default: float) -> Callable[[_Command], _Comma
         type=float,
         default=default,
         show_default=bool(default),
-        callback=_finite,
+        callback=_check_finite,
         help=text,
     )
 
 
-def _finite(context: click.Context, parameter: click.Parameter, values: tuple[float, ...]) -> tuple[float, ...]:
+def _check_finite(context: click.Context, parameter: click.Parameter, values: tuple[float, ...]) -> tuple[float, ...]:
     for value in values:
         if not math.isfinite(value):
             raise click.BadParameter(f"a number of nats, not {value}")

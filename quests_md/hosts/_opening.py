@@ -246,7 +246,7 @@ def _forget() -> None:
     global _process
     pipe, _process = _process.pipe, _Process()
     if pipe is not None:  # a signal for this child would end the parent
-        if signal.getsignal(signal.SIGTERM) is _on_signal:
+        if signal.getsignal(signal.SIGTERM) is _handle_signal:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         for end in pipe:
@@ -326,11 +326,11 @@ def _listen() -> None:
         os.close(write)
         return
     _process.pipe = read, write
-    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGTERM, _handle_signal)
     threading.Thread(target=_end_at_signal, args=(_process, read), name="quests_md SIGTERM", daemon=True).start()
 
 
-def _on_signal(number: int, frame: object) -> None:
+def _handle_signal(number: int, frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second signal does not wait
 
 

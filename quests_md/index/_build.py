@@ -112,7 +112,7 @@ def build_index(
         bandwidth=h,
         centre=centre,
         frame_offsets=offsets,
-        elements=_symbols_of(present),
+        elements=_list_symbols(present),
         pair_distances=_measure_pair_distances(kept, spec.cutoff),
         provenance=_make_provenance(sources, bandwidth == "auto"),
         frame_groups=_read_groups(kept),
@@ -120,7 +120,7 @@ def build_index(
     )
 
 
-def _symbols_of(numbers: set[int]) -> tuple[str, ...]:
+def _list_symbols(numbers: set[int]) -> tuple[str, ...]:
     """Return the chemical symbols of atomic numbers, in ascending order of these."""
     return tuple(SYMBOLS[z] for z in sorted(numbers))
 
@@ -327,11 +327,11 @@ def _add_frames(index: T, frames: Any, sources: Sequence[dict[str, Any]], thread
     rows = (np.concatenate(described) - index.centre).astype(np.float32)
     numbers = np.concatenate([frame.numbers[frame.centres] for frame in added]).astype(np.int16)
     larger = _add_rows(index, rows, numbers, sizes, sources, threads)
-    larger.elements, larger.frame_groups = _symbols_of(present | known), groups
+    larger.elements, larger.frame_groups = _list_symbols(present | known), groups
     larger.pair_distances = _join_distances(
         larger.elements,
         (index.elements, index.pair_distances),
-        (_symbols_of(present), _measure_pair_distances(added, index.spec.cutoff)),
+        (_list_symbols(present), _measure_pair_distances(added, index.spec.cutoff)),
     )
     return larger
 

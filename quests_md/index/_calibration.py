@@ -18,7 +18,7 @@ from ..information import log_kernel_sum, pack
 from ._data import IndexData, limit_layout
 from ._thresholds import Calibration
 
-__all__ = ["INDEPENDENT", "SAME", "Rows", "calibrate", "integrated_time", "partition"]
+__all__ = ["INDEPENDENT", "SAME", "Rows", "calibrate", "compute_integrated_time", "partition"]
 
 # Pairs of a query and a reference that a calibration may sum. A core that sums 1.6 pairs in a ns takes 16 s for them,
 # a slow core under a minute. Rows with more columns than this take longer: then it sums fewer pairs.
@@ -105,7 +105,7 @@ def _compute_left_out(
         which = np.flatnonzero((groups >= 0) if z is None else (groups >= 0) & (rows.numbers == z))
         asked = np.flatnonzero(is_asked[which])
         if len(asked):
-            sums = left_out_log_sums(rows.rows[which], groups[which], asked, index.bandwidth, threads)
+            sums = sum_left_out(rows.rows[which], groups[which], asked, index.bandwidth, threads)
             dH[which[asked]] = -sums
     return dH
 
@@ -185,7 +185,7 @@ def partition(rows: Rows, labels: Sequence[str], bandwidth: float) -> Partition:
     bandwidth
         h, in 1/Å.
     """
-    first = _first_of_copies(rows, SAME * bandwidth)
+    first = _find_first_copies(rows, SAME * bandwidth)
     unique = np.flatnonzero(first == np.arange(len(rows)))
     kept: list[list[int]] = []
     longest = 1.0
@@ -204,7 +204,7 @@ def partition(rows: Rows, labels: Sequence[str], bandwidth: float) -> Partition:
     return Partition(frames, groups, len(rows) - len(unique), longest)
 
 
-def _first_of_copies(rows: Rows, tolerance: float) -> NDArray[np.int64]:
+def _find_first_copies(rows: Rows, tolerance: float) -> NDArray[np.int64]:
     """Return for every frame the first frame that is a copy of it, or the frame itself.
 
     Frames are copies if each row of one has a row of the other within `tolerance`.
@@ -313,7 +313,7 @@ def _compare_at_lag(rows: Rows, run: Sequence[int], lag: int) -> tuple[float, fl
     return float(same) / len(starts), float(other) / len(starts)
 
 
-def integrated_time(series: NDArray[np.float64]) -> float:
+def compute_integrated_time(series: NDArray[np.float64]) -> float:
     """Return the integrated autocorrelation time 1/2 + Σ C(lag) of a series (n, d), in its own steps.
 
     The sum ends before the first lag whose correlation is not positive, because noise follows (C. J. Geyer, Statist.
@@ -336,7 +336,7 @@ def integrated_time(series: NDArray[np.float64]) -> float:
 # -- sums over the other groups ----------------------------------------------------------------------------------------
 
 
-def left_out_log_sums(
+def sum_left_out(
     rows: NDArray[np.float32],
     groups: NDArray[np.int64],
     asked: NDArray[np.int64],

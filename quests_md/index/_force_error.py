@@ -77,7 +77,7 @@ def fit_error_bound(
         fit = _Fit(dH[mine], errors[mine], structures[mine], coverage)
         covered[mine] = _judge_held_out(dH[mine], errors[mine], structures[mine], coverage)
         bins[SYMBOLS[z]] = _make_bins(fit, dH[mine], structures[mine], covered[mine])
-    share, low, high = _interval(covered, structures)
+    share, low, high = _estimate_interval(covered, structures)
     return ErrorBound(
         bins=bins,
         coverage=coverage,
@@ -141,7 +141,7 @@ class _Fit:
     ) -> None:
         self.upper = _find_bin_ends(dH, structures, coverage)
         place = np.searchsorted(self.upper, dH)
-        bounds = [_quantile(errors[place == b], structures[place == b], coverage) for b in range(len(self.upper))]
+        bounds = [_find_quantile(errors[place == b], structures[place == b], coverage) for b in range(len(self.upper))]
         self.bounds = np.maximum.accumulate(bounds)
 
     def of(self, dH: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -164,7 +164,7 @@ def _find_bin_ends(dH: NDArray[np.float64], structures: NDArray[np.int64], cover
     return np.array(ends[::-1])
 
 
-def _quantile(errors: NDArray[np.float64], structures: NDArray[np.int64], coverage: float) -> float:
+def _find_quantile(errors: NDArray[np.float64], structures: NDArray[np.int64], coverage: float) -> float:
     """Return the quantile of the errors. All structures weigh the same; one unseen structure has infinite errors."""
     if not len(errors):
         return math.inf
@@ -196,11 +196,13 @@ def _make_bins(
     for b, (upper, bound) in enumerate(zip(fit.upper.tolist(), fit.bounds.tolist(), strict=True)):
         mine = place == b
         n = len(np.unique(structures[mine]))
-        bins.append(ErrorBin(upper, bound, n, int(mine.sum()), *_interval(covered[mine], structures[mine])))
+        bins.append(ErrorBin(upper, bound, n, int(mine.sum()), *_estimate_interval(covered[mine], structures[mine])))
     return tuple(bins)
 
 
-def _interval(covered: NDArray[np.bool_], structures: Sequence[int] | NDArray[np.int64]) -> tuple[float, float, float]:
+def _estimate_interval(
+    covered: NDArray[np.bool_], structures: Sequence[int] | NDArray[np.int64]
+) -> tuple[float, float, float]:
     """Return the covered share (mean over structures), and its 95 % interval from a bootstrap over structures."""
     _, kind = np.unique(structures, return_inverse=True)
     shares = np.bincount(kind, covered) / np.bincount(kind)

@@ -15,7 +15,7 @@ from ..descriptors import DescriptorSpec
 from ..errors import CalibrationError, IndexFileError, InputError, MonitorError, QuestsError
 from ..frame import Frame, merge
 from ..information import DEFAULT_BANDWIDTH, check_bandwidth
-from ._calibration import INDEPENDENT, Rows, calibrate, integrated_time, partition
+from ._calibration import INDEPENDENT, Rows, calibrate, compute_integrated_time, partition
 from ._index import Index
 from ._thresholds import Calibration
 
@@ -422,4 +422,4 @@ def _measure_correlation(index: Index) -> float:
     rows = Rows(index.rows, index.numbers, index.order, index.frame_offsets)
     means = np.array([rows.of(frame).mean(axis=0) for frame in range(len(rows))])
     of_atoms = partition(rows, (), index.bandwidth).correlation / -math.log(INDEPENDENT)
-    return max(integrated_time(means), of_atoms)
+    return max(compute_integrated_time(means), of_atoms)

@@ -128,11 +128,11 @@ class Database(ABC):
         """Let nobody else change a row until the transaction ends; return whether there is such a row."""
 
     @abstractmethod
-    def next_waiting(self, transaction: Transaction) -> int | None:
+    def lock_next_waiting(self, transaction: Transaction) -> int | None:
         """Lock the waiting frame of lowest id that nobody else has locked; return its id."""
 
     @abstractmethod
-    def next_expired(self, transaction: Transaction, now: float) -> int | None:
+    def lock_next_expired(self, transaction: Transaction, now: float) -> int | None:
         """Lock a running frame whose claim has expired and that nobody else has locked; return its id."""
 
     @abstractmethod
@@ -276,13 +276,13 @@ class SQLite(Database):
     def lock(self, transaction: Transaction, id: int) -> bool:
         return bool(transaction.rows("SELECT id FROM text_key_values WHERE id = ? AND key = 'state'", id))
 
-    def next_waiting(self, transaction: Transaction) -> int | None:
+    def lock_next_waiting(self, transaction: Transaction) -> int | None:
         found = transaction.rows(
             "SELECT id FROM text_key_values WHERE key = 'state' AND value = 'waiting' ORDER BY id LIMIT 1"
         )
         return found[0][0] if found else None
 
-    def next_expired(self, transaction: Transaction, now: float) -> int | None:
+    def lock_next_expired(self, transaction: Transaction, now: float) -> int | None:
         found = transaction.rows(
             "SELECT id FROM number_key_values WHERE key = 'expires' AND value < ? ORDER BY value, id LIMIT 1", now
         )

@@ -97,12 +97,12 @@ class PostgreSQL(Database):
     def lock(self, transaction: Transaction, id: int) -> bool:
         return bool(transaction.rows(f"SELECT id FROM systems WHERE id = ? AND {_STATE} IS NOT NULL FOR UPDATE", id))
 
-    def next_waiting(self, transaction: Transaction) -> int | None:
+    def lock_next_waiting(self, transaction: Transaction) -> int | None:
         sql = f"SELECT id FROM systems WHERE {_STATE} = 'waiting' ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
         found = transaction.rows(sql)
         return found[0][0] if found else None
 
-    def next_expired(self, transaction: Transaction, now: float) -> int | None:
+    def lock_next_expired(self, transaction: Transaction, now: float) -> int | None:
         sql = (
             f"SELECT id FROM systems WHERE {_STATE} = 'running' AND (key_value_pairs ->> 'expires')::float8 < ? "
             "ORDER BY (key_value_pairs ->> 'expires')::float8, id LIMIT 1 FOR UPDATE SKIP LOCKED"

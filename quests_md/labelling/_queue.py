@@ -164,8 +164,8 @@ class Queue:
         """
         with self._database.transaction() as transaction:
             now = self._database.now(transaction)
-            id = self._database.next_waiting(transaction)
-            while id is None and (id := self._database.next_expired(transaction, now)) is not None:
+            id = self._database.lock_next_waiting(transaction)
+            while id is None and (id := self._database.lock_next_expired(transaction, now)) is not None:
                 row = self._row(transaction, id)
                 silent = now - row.changed
                 reason = f"nothing was heard of its worker for too long: its claim expired, {silent:.0f} s old"
@@ -185,7 +185,7 @@ class Queue:
 
     def renew(self, claim: Claim) -> None:
         """Prolong a claim until `lease` seconds from now; `QueueError` if it is lost."""
-        with self._claimed(claim) as (transaction, row, now):
+        with self._change_claimed(claim) as (transaction, row, now):
             transaction.ase.update(row.id, expires=now + self.lease)
 
     def holds(self, claim: Claim) -> bool:
@@ -216,7 +216,7 @@ class Queue:
         if len(labels.forces) != len(claim.atoms):
             raise InputError(f"{len(labels.forces)} forces for the {len(claim.atoms)} atoms of frame {claim.id}")
         kept = to_plain(dict(record), "record")
-        with self._claimed(claim) as (transaction, row, now):
+        with self._change_claimed(claim) as (transaction, row, now):
             fresh, data = make_row(_drop_labels(self._restore(row)), labels, str(kept.get("code", "")).lower())
             fresh.unique_id, fresh.ctime, fresh.user = row.unique_id, row.ctime, row.user
             data["queue"] = {**row.data["queue"], "record": kept, "token": ""}
@@ -228,14 +228,14 @@ class Queue:
 
     def fail(self, claim: Claim, reason: str) -> str:
         """Record a try that failed, and return the new state: waiting while tries are left, then failed."""
-        with self._claimed(claim) as (transaction, row, now):
+        with self._change_claimed(claim) as (transaction, row, now):
             state = "waiting" if row.tries < self.tries else "failed"
             self._put(transaction, row, state, now, "failed", reason)
             return state
 
     def release(self, claim: Claim) -> None:
         """Give a frame back, as if it had not been claimed."""
-        with self._claimed(claim) as (transaction, row, now):
+        with self._change_claimed(claim) as (transaction, row, now):
             self._put(transaction, row, "waiting", now, tries=row.tries - 1)
 
     def release_dead(self, is_dead: Callable[[str], bool]) -> int:
@@ -262,7 +262,7 @@ class Queue:
 
     def quarantine(self, claim: Claim, reason: str) -> None:
         """Put a frame in quarantine: nobody trains on it or tries it again, until `retry` is called."""
-        with self._claimed(claim) as (transaction, row, now):
+        with self._change_claimed(claim) as (transaction, row, now):
             self._put(transaction, row, "quarantined", now, "quarantined", reason)
 
     def retry(self, ids: Iterable[int] | None = None, states: Sequence[str] = ("failed", "quarantined")) -> int:
@@ -365,7 +365,7 @@ class Queue:
             ) from error
 
     @contextmanager
-    def _claimed(self, claim: Claim) -> Iterator[tuple[Transaction, Any, float]]:
+    def _change_claimed(self, claim: Claim) -> Iterator[tuple[Transaction, Any, float]]:
         """Run a block that changes the row of a claim; `QueueError` if the claim was lost."""
         with self._database.transaction() as transaction:
             row = self._row(transaction, claim.id)

@@ -38,7 +38,7 @@ class Ending:
         self._told = False
         is_free = bool(_listening) or signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         if is_free and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _on_signal)
+            signal.signal(signal.SIGTERM, _handle_signal)
             _listening.append(self)
 
     def look(self) -> None:
@@ -58,7 +58,7 @@ class Ending:
             return
         _listening.remove(self)
         if not _listening:
-            if signal.getsignal(signal.SIGTERM) is _on_signal:
+            if signal.getsignal(signal.SIGTERM) is _handle_signal:
                 with contextlib.suppress(ValueError):  # another thread closes the session
                     signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if self._told and not halted:
@@ -73,7 +73,7 @@ class Ending:
 
 def _forget() -> None:
     """Stop handling SIGTERM in a fork: the runs belong to the parent."""
-    if _listening and signal.getsignal(signal.SIGTERM) is _on_signal:
+    if _listening and signal.getsignal(signal.SIGTERM) is _handle_signal:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _listening.clear()
 
@@ -82,7 +82,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def _on_signal(number: int, frame: object) -> None:
+def _handle_signal(number: int, frame: object) -> None:
     if all([ending.tell() for ending in _listening]):  # noqa: C419 - all must be told
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)

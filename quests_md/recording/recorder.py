@@ -281,13 +281,12 @@ class FrameFile:
         except OSError as error:
             raise OutputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
-    def mend(self, keep: Collection[int] | None = None) -> None:
-        """Cut off half a frame at the end, and keep only the frames at these places (default: all)."""
+    def mend(self, keep: Collection[int]) -> None:
+        """Cut off half a frame at the end, and keep only the frames at these places."""
         whole = sum(self._sizes)
         say_cut(self._folder.path / self.name, self._folder.cut(self.name, whole), "a frame")
         self._folder.adopt(self.name)
-        if keep is not None:
-            self.keep(keep)
+        self.keep(keep)
 
     def keep(self, places: Collection[int]) -> None:
         """Keep only the frames at these places, atomically; `OutputError` if the file cannot be written."""

@@ -306,7 +306,7 @@ class Session:
                 return decision
             if frame is None:  # this rank only knows that the frame is broken
                 frame = Frame(np.empty((0, 3)), np.empty(0, np.int64), step=step)
-            return self._seen_again(frame, decision) if decision.again else self._record(frame, decision, started)
+            return self._answer_again(frame, decision) if decision.again else self._record(frame, decision, started)
         except Exception as caught:  # noqa: BLE001 - it is raised, or printed, as one of our errors
             failure = self._to_shared_error(caught, f"watching failed at step {step}")
             with contextlib.suppress(QuestsError):
@@ -362,7 +362,7 @@ class Session:
         if moment.decision.begins or moment.decision.ends:
             self._write_about()
 
-    def _seen_again(self, frame: Frame, decision: Decision) -> Decision:
+    def _answer_again(self, frame: Frame, decision: Decision) -> Decision:
         """Return the decision for the host on a frame that was evaluated before. It is published, but not recorded."""
         if decision.key in self._passed:  # its halt is known to the host; another reason (signal, time) still stops
             decision = replace(decision, stop=len(decision.reasons) > 1)

@@ -88,7 +88,7 @@ def test_a_worker_takes_the_next_frame_while_another_one_takes_the_first(address
     for seed in (1, 2):
         queue.add(frame_of(seed))
     with queue._database.transaction() as transaction:
-        assert queue._database.next_waiting(transaction) == 1
+        assert queue._database.lock_next_waiting(transaction) == 1
         assert queue.claim("worker").id == 2
         assert queue.claim("worker") is None  # the first one is locked, though it waits
 
