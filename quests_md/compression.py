@@ -25,7 +25,9 @@ Method = Literal["msc", "farthest", "mean_farthest", "kmeans", "random"]
 METHODS: tuple[str, ...] = get_args(Method)
 """The ways to choose frames."""
 
-_ROUNDING = 1e-9  # nats: all frames reach the entropy of all frames, in whatever order it is summed
+# In nats. The order of a sum changes its last digits. With this tolerance, the choice of all frames always reaches the
+# entropy of the whole dataset.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Compression:
     bandwidth
         h, in 1/Å.
     selected
-        (m,) numbers of the frames in the order in which they were chosen; "kmeans" has no order: ascending.
+        (m,) numbers of the frames in the order in which they were chosen; in ascending order for "kmeans".
     n_env
         Number of environments of the chosen frames.
     entropy, diversity
@@ -108,8 +110,8 @@ def compress(
     have the largest entropy H. Each next frame is the one with the largest H + max dH, where dH is that of its
     environments against all chosen frames. ``"farthest"`` takes the frame with the largest mean distance of its
     environments to the nearest chosen frame. ``"mean_farthest"`` does the same with the mean descriptors of frames.
-    ``"kmeans"`` makes clusters of these, and takes one frame of each. ``"random"`` takes any. If scores are equal to
-    1e-10·max(1, |score|), the first frame wins.
+    ``"kmeans"`` makes clusters of the mean descriptors, and takes one frame of each cluster. ``"random"`` takes any. If
+    scores differ by less than 1e-10·max(1, |score|), the first frame wins.
 
     Parameters
     ----------
@@ -299,7 +301,7 @@ class Frames:
 
 
 def _find_first_largest(scores: NDArray[np.float64]) -> int:
-    """Return the place of the largest score. Of several that are equal but for rounding, return the first."""
+    """Return the place of the largest score. If several scores are equal within rounding, return the first place."""
     largest = float(scores.max())
     return int(np.argmax(scores >= largest - choice.TIE * max(1.0, abs(largest))))
 

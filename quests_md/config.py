@@ -302,7 +302,7 @@ def write_tables() -> str:
 
 
 def describe_keys(cls: _Type) -> _Type:
-    """Put what keys mean into the docstring of a class, at ``{keys}``: those that its constructor takes."""
+    """Replace ``{keys}`` in the docstring of a class by the meaning of all keys that its constructor takes."""
     taken = inspect.signature(cls).parameters
     texts = []
     for heading, fields in group_keys().items():

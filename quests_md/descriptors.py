@@ -78,8 +78,9 @@ class DescriptorSpec:
 
         - "ignore": not at all, as in ``quests.get_descriptors``. There is one block, of all neighbours.
         - "full": the block of all neighbours, then a block for each element, as in
-          ``quests.get_descriptors_multicomponent``. The block of an element describes its neighbours of centres of the
-          same element; for other centres it is zero. With one element there is only the block of all neighbours.
+          ``quests.get_descriptors_multicomponent``. If the centre is of element A, the block of A describes the
+          neighbours that are of A, too; the blocks of all other elements are zero. With one element there is only the
+          block of all neighbours.
         - "centre": the block of all neighbours. Environments are compared only with those whose centre is of the same
           element.
         - "neighbours": for each element a block of the neighbours of that element. Environments are compared as with
@@ -274,8 +275,8 @@ class Environments:
         if self._has_vectors:
             points, kinds, sorted_places = _vector.sort_points(points, kinds, self._bins[0])
             places = sorted_places[places]
-        # With vectors: coordinates (3, m) in the order of the bins; else points (m, 3) in their own order. Their kinds,
-        # and where the centres are among them.
+        # The points: with vectors, coordinates (3, m) in the order of the bins; otherwise (m, 3), in their own order.
+        # The kinds are those of the points. The places say which points are the centres.
         self._points, self._kinds, self._places = points, kinds, places
 
     def __len__(self) -> int:

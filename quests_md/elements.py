@@ -25,7 +25,7 @@ SYMBOLS: tuple[str, ...] = tuple(_ROWS.split())
 
 
 def name_of(number: float) -> str:
-    """Return the symbol of an atomic number; or the number, and that it is none."""
+    """Return the symbol of an atomic number, or a text which says that the number is no atomic number."""
     is_element = 1 <= number < len(SYMBOLS) and number == int(number)
     return SYMBOLS[int(number)] if is_element else f"{number:g} (no atomic number)"
 

@@ -18,7 +18,7 @@
     ├── QueueError                   the database of a queue cannot be used, or a claim was lost
     ├── OracleError                  the oracle cannot be started, or no longer gives the labels it gave
     ├── TrainingError                no potential came out of a training
-    ├── LearningError                the loop cannot go on: nothing is covered, and nothing to learn from
+    ├── LearningError                the loop cannot go on: not covered, and nothing to learn from; or labels were lost
     └── Halted                       the run was told to stop: by a threshold, a signal or its wall time
 """
 
@@ -103,7 +103,7 @@ class QueueError(QuestsError):
 
 
 class OracleError(QuestsError):
-    """The oracle cannot be started, or no longer gives the labels it gave."""
+    """The oracle cannot be started, or no longer gives the same labels as before."""
 
 
 class TrainingError(QuestsError):

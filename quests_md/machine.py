@@ -20,8 +20,8 @@ def find_versions() -> dict[str, str]:
     return found
 
 
-# With variables that begin with these, a program takes itself for a rank of this process's MPI job. Settings that a
-# user gives to an MPI library begin otherwise, and are passed on.
+# The beginnings of the variables of an MPI job. A program that inherits such variables takes itself for a rank of this
+# job. Variables by which a user sets up an MPI library begin with other letters, and are passed on.
 _OF_MPI = (
     "PMI", "MPI_LOCAL", "MPIEXEC", "HYDI", "HYDRA", "OMPI_COMM_WORLD", "OMPI_UNIVERSE", "OMPI_APP_CTX", "OMPI_MCA_ess",
     "OMPI_MCA_orte",

@@ -45,9 +45,10 @@ def read_frames(source: str | os.PathLike[str], group_key: str | None = None) ->
     ------
     Frame
         `step` and `time` (ps) are those of the frame's info ("step", "time"), if they are numbers; without a step, the
-        frames are counted. A "timestep" that is a whole number, as in a LAMMPS dump, is a step; 0.5 is the time step of
-        a dynamics. `ids` are those of an array "id" or "ids" of whole numbers (names of sites are no ids), and `forces`
-        those of "model_forces". In a cut-out (`quests_md.selection.Cutout`) only the core is watched.
+        frames are counted. A "timestep" that is a whole number, as in a LAMMPS dump, is a step. Any other "timestep",
+        such as 0.5, is the time step of a dynamics and is not read. `ids` are those of an array "id" or "ids" of whole
+        numbers (names of sites are no ids), and `forces` those of "model_forces". In a cut-out
+        (`quests_md.selection.Cutout`) only the core is watched.
 
     Raises
     ------

@@ -128,7 +128,7 @@ def run_command(script: str, config_path: str, lammps_arguments: tuple[str, ...]
     Arguments after the script go to LAMMPS: -var T 300 -log none. Watching begins at a comment `# quests-md: attach`
     in the script, else before its first run or minimize.
 
-    Exit code: 0 finished, 1 failed, 3 halted: above a threshold, by a broken frame, SIGTERM or wall_time.
+    Exit code: 0 finished, 1 failed (also by a broken frame), 3 halted: above a threshold, by SIGTERM or wall_time.
     """
     from ..hosts.lammps_script import run_script
 

@@ -128,7 +128,7 @@ def _flatten(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _to_readable(value: Any) -> Any:
-    """Return info in a form that ASE reads back unchanged: it would change an array of one number or of nine."""
+    """Return info in a form that ASE reads back unchanged. ASE would change an array of one or of nine numbers."""
     if isinstance(value, np.ndarray) and (value.ndim != 1 or value.size in (0, 1, 9) or value.dtype.kind not in "bif"):
         return value.tolist()
     return value

@@ -55,7 +55,7 @@ class FolderLock:
     def release(self) -> None:
         """Let others write; a second call does nothing."""
         if self._handle is not None:
-            if self._process == os.getpid():  # forks have this lock, too: it would last as long as they do
+            if self._process == os.getpid():  # closing is not enough: a fork has the lock, too, and would keep it
                 fcntl.flock(self._handle, fcntl.LOCK_UN)
             os.close(self._handle)
             self._handle = None
@@ -203,7 +203,7 @@ class HeldFolder:
     def replace(self, name: str, parts: Iterable[bytes], is_checked: bool = True) -> None:
         """Replace the content of a file atomically, and wait for the disk; `OutputError` as for `append`.
 
-        Unless it `is_checked`, the file is written to wherever the folder is now, even after somebody has changed it.
+        With ``is_checked=False`` the file is written even if somebody has moved the folder, or has changed the file.
         """
         if is_checked:
             self.check()

@@ -3,7 +3,7 @@
 All take descriptors (n, d) as arrays and return nats. Source of the formulas: arXiv:2404.12367.
 
 Rows may begin with the atomic number of their centre (``DescriptorSpec.by_centre``): it is one more column. Rows of
-different elements are then at least 1 apart, and exp(−1/2h²) is nothing if the bandwidth is far below 1.
+different elements are then at least 1 apart. If the bandwidth is far below 1, their kernel exp(−1/2h²) is negligible.
 """
 
 from ._bandwidth import BandwidthChoice, bandwidth_from_volume, likelihood_bandwidth

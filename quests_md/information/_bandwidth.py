@@ -106,7 +106,7 @@ def likelihood_bandwidth(
     bandwidths
         The bandwidths to try, ascending, in 1/Å. Default: 53 from 0.0005 to 0.2, evenly spaced in ln h.
     size
-        How many environments i there are, drawn at random if the dataset has more. The j are always all rows.
+        Number of environments i. If the dataset has more, they are drawn at random. j always runs over all rows.
     seed
         The seed of the draw, ``numpy.random.default_rng(seed).choice(n, size, replace=False)``.
     report

@@ -68,7 +68,7 @@ class Information:
             delta_entropy=dH,
             entropy=most + mean,
             diversity=float(logsumexp(dH)),
-            information_gap=0.0 - mean,  # and not −0
+            information_gap=0.0 - mean,  # -mean could be −0
             efficiency=(most + mean) / most if len(dH) > 1 else 1.0,
         )
 
@@ -373,7 +373,7 @@ def learning_curve(
     comm: Comm | None = None,
     report: Report | None = None,
 ) -> LearningCurve:
-    """Compute the entropy of samples of growing size. A curve that is flat at its end has nothing more to learn.
+    """Compute the entropy of samples of growing size. If the curve is flat at its end, more of the same adds nothing.
 
     Parameters
     ----------

@@ -43,7 +43,9 @@ Blocks = _blocks.Blocks
 Precision = Literal["double", "single"]
 Report = Callable[[float], None]
 _BANDWIDTHS = (1e-9, 1e9)
-_REACH = 1e12  # bandwidths; beyond it, bounds of distances round to more than a bandwidth, and padding is not far
+# In bandwidths: the largest value of a row. Beyond it, the rounding of a distance is larger than a bandwidth, and the
+# rows that pad a block are no longer far from all others.
+_REACH = 1e12
 _DTYPES = {"double": np.float64, "single": np.float32}
 
 
@@ -160,15 +162,16 @@ def pack(
     """Lay out references (n, d), finite and C-contiguous, for many calls of `log_kernel_sum`.
 
     The layout takes 8 bytes per value in double precision and 4 in single, beside the references. With `sort`, a block
-    holds rows that are near each other. This pays off from some hundred queries on. In single precision it always does,
-    because products with wide blocks would have to be repeated in double. `order` is that order, if it is known.
+    holds rows that are near each other. From some hundred queries on, this saves more time than it takes. In single
+    precision it always does, because products with wide blocks would have to be repeated in double. If the caller knows
+    the sorted order of the rows, `order` saves the sorting.
     """
     if precision not in _DTYPES:
         raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
     axes = np.zeros((_blocks.AXES, reference.shape[1]))
     if order is None:
         order = order_of(reference) if sort else np.arange(len(reference))
-    if sort:  # blocks of unsorted rows are wide: their axes would help to leave out none of them
+    if sort:  # blocks of unsorted rows are wide: axes would not help to leave out any of them
         axes = axes_of(reference, _blocks.AXES)
     blocks = _blocks.empty_blocks(reference, order, axes, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
     over_rows(lambda first, last: _blocks.pack(blocks, first, last), len(blocks.radius), threads, 8)
@@ -192,7 +195,7 @@ def delta_entropy(
     ndarray
         (n_query,), in nats; +inf for an empty reference.
     """
-    return 0.0 - log_kernel_sum(query, reference, bandwidth, threads=threads)  # and not −0
+    return 0.0 - log_kernel_sum(query, reference, bandwidth, threads=threads)  # a minus sign alone could give −0
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -216,7 +219,7 @@ def _check_query(query: ArrayLike, reference: NDArray[Any]) -> NDArray[np.float6
 
 
 def check_reach(name: str, rows: NDArray[Any], bandwidth: float) -> None:
-    """Raise `InputError` if rows are so far from 0 that a bandwidth is lost in their rounding."""
+    """Raise `InputError` if values of rows are so large that their rounding is larger than a bandwidth."""
     largest = max(float(rows.max()), -float(rows.min())) if rows.size else 0.0
     if largest > _REACH * bandwidth:
         raise InputError(
@@ -226,9 +229,10 @@ def check_reach(name: str, rows: NDArray[Any], bandwidth: float) -> None:
 
 
 def check_rows(name: str, x: ArrayLike, dtype: Any, empty: bool = True) -> NDArray[Any]:
-    """Return rows (n, d) as a contiguous array; `InputError`, with their `name`, if they are not finite or no rows.
+    """Return rows (n, d) as a contiguous array, or raise `InputError` with their `name`.
 
-    None as the `dtype` keeps single and double precision as they are. Without `empty` there must be a row.
+    The values must be finite. With ``dtype=None`` the rows keep single or double precision. With ``empty=False`` there
+    must be at least one row.
     """
     rows = np.ascontiguousarray(x, dtype=dtype)
     if rows.ndim != 2:
@@ -263,7 +267,7 @@ def as_rows(x: Any) -> NDArray[Any]:
 
 # -- a dataset over itself ---------------------------------------------------------------------------------------------
 
-PAIRED = 1 << 20  # most rows of a dataset that is laid out as a whole: 800 MB beside the rows, with 63 columns
+PAIRED = 1 << 20  # largest number of rows that are laid out as a whole; with 63 columns the layout takes 800 MB
 CHUNK = 1 << 17  # rows in memory at a time: 66 MB in double precision, as much for their layout, and their order
 _BATCH = 64 * BLOCK  # queries between two reports
 _LEFT_OUT = 1e-12  # what may be left out of a sum, which is at least 1
@@ -280,8 +284,8 @@ def sum_dataset(
     """Compute ln K of the rows of a dataset over all of its rows, at several bandwidths. Collective.
 
     With up to `PAIRED` rows it computes every pair once. With more rows it takes one chunk after the other as
-    references, lays the chunk out once for each bandwidth, and asks all rows against it. A sum holds the row itself, so
-    it is at least 1: what is nothing beside 1 is left out, in every chunk.
+    references: it lays the chunk out once for each bandwidth, and sums over it for all rows. A row is part of its own
+    sum, so the sum is at least 1. Terms that are negligible beside 1 are left out in every chunk.
 
     Parameters
     ----------

@@ -130,7 +130,7 @@ def nucleation(
         Number density of the nuclei, in atoms per Å³.
     driving_force
         Δμ > 0, the chemical potential of the mother phase minus that of the nuclei, in eV per atom. Without it, both γ
-        and Δμ are fitted. Small nuclei hardly tell the two apart; the result says how far.
+        and Δμ are fitted. Small nuclei hardly tell the two apart: `correlation_of_gamma` of the result shows this.
     shape_factor
         s = A/V^{2/3} of a nucleus. The smallest possible is that of a sphere; that of a cube is 6.
     first, last
@@ -164,7 +164,8 @@ def nucleation(
     surface = shape_factor * density ** (-2.0 / 3.0)  # Å² of a nucleus of one atom
     slope = None if driving_force is None else driving_force / kT
     fit, largest = _fit_theory(window, counts, smallest, slope)
-    correlation = _check_stationary(window, groups)  # after the fit, which says when a nucleus has grown
+    # After the fit: if a nucleus has grown in the window, the error of the fit says when.
+    correlation = _check_stationary(window, groups)
     drawn = _refit_draws(counts, smallest, largest, slope, fit, replicates, seed)
     return _make_result(window, groups, counts, fit, drawn, slope is not None, {
         "correlation": correlation, "temperature": temperature, "density": density, "shape_factor": shape_factor,
@@ -192,7 +193,7 @@ def _check_arguments(
 
 # -- the window: long enough, and stationary ---------------------------------------------------------------------------
 
-# A trend is refused if it is larger than this share of the mean, and if chance brings it less often than this.
+# A trend is refused if it is larger than `_CHANGE` times the mean, and its probability by chance is below `_CHANCE`.
 _CHANGE, _CHANCE = 0.1, 0.003
 _LENGTHS = 2.0  # correlation times that a block must hold
 
@@ -222,7 +223,7 @@ def estimate_correlation_time(values: Array) -> float:
 def _check_stationary(window: NucleiSeries, groups: list[NucleiSeries]) -> float:
     """Return the correlation time, in frames, of the number of environments in nuclei.
 
-    Refuse a window in which the means of the blocks have a trend that is not chance, or blocks too short to tell.
+    Raise `NucleationError` if the means of the blocks have a trend that is not chance, or if the blocks are too short.
     """
     measures = {
         "number of environments in nuclei": [part.n_inside for part in groups],
@@ -438,8 +439,8 @@ class Fit:
 def maximise(counts: Counts, smallest: int, largest: int, slope: float | None, start: Fit | None = None) -> Fit:
     """Maximise the likelihood of the numbers `counts` of nuclei of the sizes from `smallest` to at most `largest`.
 
-    Sizes up to `largest` that were not seen count, too. `slope` is a; without it, a is fitted. The logarithm of the
-    likelihood is concave, so Newton's steps, halved if they overshoot, end at its maximum.
+    Sizes up to `largest` that were not seen count, too. `slope` fixes the parameter a of `Fit`; with None, a is fitted.
+    The logarithm of the likelihood is concave. So Newton's steps end at its maximum; a step that overshoots is halved.
     """
     sizes = np.arange(smallest, largest + 1, dtype=np.float64)
     features = np.stack([sizes, -(sizes ** (2.0 / 3.0))])

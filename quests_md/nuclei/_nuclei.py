@@ -250,8 +250,8 @@ class Threshold:
 def threshold_between(low: ArrayLike, high: ArrayLike) -> Threshold:
     """Find the threshold of dH that tells two samples of environments apart with the fewest mistakes.
 
-    It makes the sum of the two shares of mistakes smallest (Youden's rule). If several thresholds do, it is the middle
-    of the widest gap.
+    It makes the sum of the two shares of mistakes as small as possible (Youden's rule). If this holds for several gaps
+    between values, the threshold is the middle of the widest gap.
 
     Parameters
     ----------

@@ -62,7 +62,7 @@ class LastCovered(Recorder):
         self._due = 0.0
 
     def see(self, moment: Moment) -> None:
-        """Take note of a covered frame, until the first frame that is not covered."""
+        """Take note of a covered frame, until the first frame that belongs to an event, halts or is broken."""
         decision = moment.decision
         if decision.event or decision.save or decision.band in (Band.HALT, Band.IMPLAUSIBLE):
             self._is_over = True

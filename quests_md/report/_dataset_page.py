@@ -209,7 +209,7 @@ def _show_comparison(dataset: _Dataset, against: NDArray[np.float64] | None, ind
     caption = f"dH of every environment against the index, at h = {index.bandwidth:.6g} 1/Å."
     known, marks = index.calibration, list[tuple[str, float]]()
     if known is not None:
-        caption += " The lines are thresholds. So many of the covered frames, as large as the reference's, lie above."
+        caption += " The lines are thresholds. Their false-alarm rates are for frames as large as the reference's."
         marks = _name_alarms(find_alarm_thresholds(known, _RATES[:2], known.typical))
     drawings = [draw_histogram({"environments": against}, "dH of an atom (nats)", caption, marks, "against")]
     text: list[str] = []

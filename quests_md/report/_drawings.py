@@ -116,9 +116,9 @@ def draw_histogram(
 def draw_maxima(
     frames: tuple[str, NDArray[np.float64]], n_atoms: float, calibration: Calibration, marks: Marks
 ) -> Drawing:
-    """Draw the largest dH of frames of `n_atoms` atoms beside that of the reference's own frames, left out.
+    """Draw the largest dH of frames of `n_atoms` atoms, beside the left-out dH of the reference's own frames.
 
-    `frames` are their name and their largest dH.
+    `frames` holds two things: the name of the frames, and the largest dH of each.
     """
     name, maxima = frames
     sets = {name: maxima, "left-out frames of the reference": calibration.maxima.max(axis=1)}

@@ -193,7 +193,7 @@ def entropies(results: Mapping[str, Sequence[Information | Sampled]]) -> Figure:
     Parameters
     ----------
     results
-        For the name of each dataset or group its results, one for each bandwidth, in ascending order.
+        The results of each dataset or group, by its name: one result for each bandwidth, in ascending order.
 
     Returns
     -------
@@ -297,7 +297,7 @@ def learning_curve(curve: LearningCurve) -> Figure:
 
 
 def likelihood(choice: BandwidthChoice, others: Mapping[str, float] | None = None) -> Figure:
-    """Draw the likelihood of bandwidths. No environment is in its own reference.
+    """Draw the likelihood of bandwidths. Each environment is compared with all the others, and not with itself.
 
     Parameters
     ----------

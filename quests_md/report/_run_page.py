@@ -311,7 +311,7 @@ def _read_saved(run: Run, most: int, notes: list[str]) -> _Saved:
         except FrameError as error:
             notes.append(f"A saved frame cannot be drawn: {error}")
     shown = {} if last is None else {last.frame.step: ("last frame", last)}
-    if ordered:  # the frame that halts is both
+    if ordered:  # the worst frame may be the last one, too: then it is shown once
         shown.setdefault(ordered[0].frame.step, ("worst saved frame", ordered[0]))
     for step, (name, found) in shown.items():
         if found.info.get("values", "exact") == "exact":  # a histogram of bounds would mean nothing

@@ -58,7 +58,7 @@ def timeline(
     temperature
         Times (ps) and temperatures (K), drawn in a panel above.
     marks
-        Times (ps) to mark: for the name of what happened its time.
+        Times (ps) to mark, by the name of what happened then.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def plot_run(axes: Any, run: dict[str, Any], table: Rows, timed: bool) -> None:
 
 
 def _with_gaps(table: Rows) -> dict[str, NDArray[np.float64]]:
-    """Return the columns of numbers, with a row of nan before each new run, whose steps go back, and nan for inf."""
+    """Return the columns of numbers, with nan in place of inf. A row of nan is put before each new run."""
     cuts = np.flatnonzero(np.diff(table["run"])) + 1
     names = [name for name, default in DEFAULTS.items() if not isinstance(default, str)]
     gapped = {name: np.insert(table[name].astype(np.float64), cuts, np.nan) for name in names}

@@ -91,10 +91,11 @@ def cutouts(
         potentials that are sums of atomic energies (EAM, Stillinger–Weber, Tersoff, SNAP, ACE, MTP). For a pair
         potential give its range as `margin`.
     shape
-        "cell": a periodic cell with edges along those of the parent. They are up to a quarter longer than needed if the
-        structure then repeats itself. A direction in which the parent is hardly larger is kept whole. Atoms beyond the
-        margin that overlap an image across a new boundary are left out (`removed`); atoms from outside the cell close
-        gaps there (`filled`). "cluster": all atoms within radius + margin, in vacuum.
+        "cell": a periodic cell with edges along those of the parent. An edge is up to a quarter longer than needed, if
+        the structure repeats itself at that length. If the parent is hardly longer than the cut-out must be along a
+        direction, this direction is not cut. Atoms beyond the margin that overlap an image across a new boundary are
+        left out (`removed`); atoms from outside the cell close gaps there (`filled`). "cluster": all atoms within
+        radius + margin, in vacuum.
     vacuum
         Distance between images along directions that are not periodic, in Å.
     passivate
@@ -104,8 +105,8 @@ def cutouts(
     most
         Largest number of cut-outs.
     index
-        Two atoms overlap if they are nearer than 0.9 times the smallest distance of their elements in this index; None:
-        in the frame.
+        Two atoms overlap if they are nearer than 0.9 times the smallest distance of their elements in this index. With
+        None, the smallest distance in the frame is taken.
 
     Returns
     -------
@@ -168,7 +169,7 @@ def check_cutout(given: Mapping[str, Any], cutoff: float = 0.0) -> None:
 
 
 def _spread(frame: Frame, dH: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return dH (n,) of all atoms, given that, or given dH of the environments."""
+    """Return dH (n,) of all atoms. `dH` has one value for each atom, or one for each environment."""
     n, centres = len(frame.positions), frame.centres
     if dH.shape == (n,):
         return dH

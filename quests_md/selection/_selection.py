@@ -26,7 +26,7 @@ _LEAST = 1.0  # nats above select: smaller excesses are taken as equal
 
 @dataclass
 class Pace:
-    """The rule that says how often a run keeps a frame: new ones at once, and ever fewer of those that are alike.
+    """The rule that says how often a run keeps a frame: a new one at once, similar ones more and more rarely.
 
     A frame has the weight n² if n of its environments are novel. So one frame of a melt has a larger weight than many
     frames of a crystal in which an atom or two are unusual, and a frame that is half covered has a quarter of its
@@ -39,7 +39,7 @@ class Pace:
     excess
         Largest difference between novelty and `select`, in nats.
     seen, largest, passed
-        Of the frames since the last kept one: sum of the weights, largest weight, and number of frames.
+        Sum of the weights, largest weight, and number of the frames that came after the last kept one.
     """
 
     most: int = 0
@@ -52,8 +52,9 @@ class Pace:
         """Count a frame with `n_novel` novel environments; return why to keep it, or "".
 
         `excess` is the largest difference between novelty and `select` in it, in nats. `kept` is the number of frames
-        that the run has kept. Before the next one is kept, as many frames like the largest have to pass, and at least
-        `spare`. So of N frames that are all alike about √(2N) are kept.
+        that the run has kept. After a kept frame, the weights of the following frames are added up. The next frame is
+        kept if the sum is at least max(`spare`, `kept`) times the largest of these weights, and if its own weight is
+        not below their mean. So about √(2N) of N equal frames are kept.
         """
         if not n_novel:
             return ""
@@ -74,8 +75,8 @@ class Pace:
 
 # -- provisional reference: the environments of the kept frames --------------------------------------------------------
 
-# Kernel sums are fast for rows that are laid out. They are laid out again when the other rows are more than this, and
-# more than a quarter of those laid out. So laying out costs a small multiple of the rows, and most sums are fast.
+# Kernel sums are fast for rows that are laid out. All rows are laid out again when more rows than this are not laid
+# out, and when these are more than a quarter of the others. So laying out stays cheap, and most sums are fast.
 _LOOSE = 1024
 _NEAR = 0.01  # in bandwidths: an environment that is nearer is a copy
 
@@ -153,7 +154,7 @@ class Provisional:
 # -- selection: which frames are kept ----------------------------------------------------------------------------------
 
 # The largest number of environments of a frame that are judged, and that join the reference (5 MB in double precision).
-# Of a larger frame a sample is taken, so that a melt of a million atoms needs no more memory than ten thousand.
+# A larger frame is sampled. So a melt of a million atoms needs no more memory than one of ten thousand.
 MOST_ROWS = 10_000
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio: its multiples are spread evenly
 
@@ -433,7 +434,10 @@ class Selection:
         return not self._comm.allgather(np.array([others], dtype=np.float64)).any()
 
     def _make_room(self, information: float, reason: str) -> tuple[int | None, str]:
-        """Return which frame must go for one of this `information`, and `reason`; or None and "budget" for none."""
+        """Return the ordinal of the frame that must leave (None if there is room), and `reason`.
+
+        If a frame of this `information` adds too little to take the place of another one, return None and "budget".
+        """
         inside = [kept for kept in self.kept if not kept.must]
         if self._budget is None or len(inside) < self._budget:
             return None, reason

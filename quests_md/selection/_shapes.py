@@ -34,8 +34,8 @@ COVALENT[: len(_RADII.split())] = np.array(_RADII.split(), dtype=np.float64)
 def find_smallest_distances(frame: Frame, cutoff: float, index: Index | None) -> NDArray[np.float64]:
     """Return the smallest known distance (Å) of each pair of elements, (119, 119) by atomic number.
 
-    It is that of the index, or without an index that in the frame. For a pair that does not occur there, it is the sum
-    of the covalent radii.
+    With an index it is the smallest distance in the index, without one the smallest distance in the frame. For a pair
+    that does not occur there, it is the sum of the covalent radii.
     """
     out = np.full((len(SYMBOLS), len(SYMBOLS)), np.inf)
     if index is None:
@@ -95,8 +95,8 @@ class Piece(NamedTuple):
     whole
         Whether the piece is the whole parent with its periodicity. Then all atoms are core.
     removed, filled, hydrogens, dangling
-        Number of atoms in the box that were left out because they overlap, of atoms that were added from outside the
-        box, of hydrogens on cut bonds, and of cut bonds without a hydrogen.
+        Four numbers: atoms in the box that were left out because they overlap; atoms that were added from outside the
+        box; hydrogens on cut bonds; cut bonds without a hydrogen.
     """
 
     rows: NDArray[np.int64]
@@ -152,8 +152,8 @@ class Parent:
     def find_around(self, centre: int, reach: NDArray[np.float64], once: NDArray[np.bool_] | None = None) -> Points:
         """Return the atoms and images in a box around an atom.
 
-        `centre` is the row of the atom, and `reach` (3,) its distance (Å) from the pairs of faces. Along directions
-        marked in `once`, every atom is returned once, as the image that is nearest in that coordinate.
+        `centre` is the row of the atom. `reach` (3,) is the distance (Å) from the atom to each pair of faces of the
+        box. Along directions marked in `once`, every atom is returned once, as the image nearest in that coordinate.
         """
         once = np.zeros(3, dtype=bool) if once is None else once
         place = int(np.searchsorted(self.rows, centre))
@@ -382,7 +382,8 @@ def cut_cluster(parent: Parent, centre: int, radius: float, margin: float, vacuu
     """Cut the atoms within radius + margin of an atom, and put them into a box with `vacuum` (Å) between images."""
     reach = radius + margin
     bond = 2.0 * _BOND * float(COVALENT[np.unique(parent.frame.numbers)].max()) if passivate else 0.0
-    # Hydrogens of an atom at reach + bond are out of reach. A few bonds more, as a hydrogen brings its partner with it.
+    # A hydrogen on an atom at reach + bond is out of reach. But if one atom of a cut bond is a hydrogen, the other
+    # atom is taken in. So atoms that are a few bonds farther away are needed, too.
     points = parent.find_within(centre, reach + 4.0 * bond)
     inside = points.distances <= reach + _TOLERANCE
     core = points.distances <= radius + _TOLERANCE

@@ -38,7 +38,7 @@ class Phase:
     energy_error, volume_error, entropy_error
         Standard errors, (n,) or one for all, independent of each other. Default: 0.
     offset
-        A constant, in nats, that is added to every entropy. The entropy of descriptors lacks one in each phase.
+        A constant, in nats, that is added to every entropy. H is known only up to such a constant, one for each phase.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def _match_levels(first: Phase, second: Phase) -> Iterator[_Level]:
     H1, H2, V1, V2 = (np.asarray(c) for c in (first.entropy, second.entropy, first.volume, second.volume))
     for i, j in zip(np.split(one, starts), np.split(two, starts), strict=True):
         if len(i) > 1:
-            by_temperature = np.argsort(T1[i])  # pressures that differ by rounding were sorted by pressure
+            by_temperature = np.argsort(T1[i])  # rounding of the pressures may have changed the order of temperatures
             i, j = i[by_temperature], j[by_temperature]
             error = np.hypot(first.free_energy_error[i], second.free_energy_error[j])
             yield _Level(float(P1[i[0]]), T1[i], plain[1][j] - plain[0][i], error, H2[j] - H1[i], V2[j] - V1[i])
@@ -234,7 +234,7 @@ def _find_roots(fit: Polynomial, level: _Level, offset: float) -> list[float]:
     def difference(T: Any) -> Any:
         return fit(T) - K_B * offset * T
 
-    # np.roots would not do: its roots lose all digits if the highest coefficient is only rounding.
+    # np.roots is not used: if the highest coefficient is only a rounding error, its roots have no right digits.
     low, high = level.temperature[0], level.temperature[-1]
     T = np.linspace(low * (1 - _EDGE), high * (1 + _EDGE), _CELLS + 1)
     changes = np.flatnonzero(np.diff(np.signbit(difference(T))))

@@ -158,7 +158,7 @@ def _prepare(frame: LabelledFrame, rcut: float) -> LabelledFrame:
     """Return the same frame in a cell for which `fitpod` finds all neighbours.
 
     `fitpod` assumes that all directions are periodic and all atoms inside the cell. It counts images by the lengths of
-    the edges, not by the heights of the cell. Frames of a run would be fitted as other structures.
+    the edges, not by the heights of the cell. Without this, frames of a run would be taken for other structures.
     """
     atoms = frame.atoms.copy()
     atoms.calc = None

@@ -148,7 +148,7 @@ class Potential:
 def open_calculator(folder: str, written: int) -> Any:
     """Return the ASE calculator of the potential in a folder.
 
-    `written` is not used: it differs for another potential in the same folder, so that the calculator is made anew.
+    `written` is not read. It differs if the folder has got another potential: then the calculator is made anew.
     """
     return Potential.open(folder).ase_calculator()
 

@@ -44,7 +44,7 @@ class Trainer(Protocol):
 
     @property
     def masks(self) -> bool:
-        """Whether it can leave out of the fit what does not count of a cut-out: outer forces, energy, stress."""
+        """Whether it can ignore the labels of a cut-out that must not be fitted: outer forces, energy, stress."""
 
     def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:
         """Train on frames with labels, in a folder of its own; `TrainingError` if no potential is made."""
@@ -194,7 +194,7 @@ def _find_tools() -> dict[str, str]:
 
 
 def errors(potential: Potential, frames: Sequence[ase.Atoms]) -> Errors:
-    """Return the errors of a potential on frames with labels. It is calculated in a process that may die.
+    """Return the errors of a potential on frames with labels. The potential runs in another process, which may crash.
 
     Raises
     ------

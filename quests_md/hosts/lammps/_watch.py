@@ -76,7 +76,7 @@ class Watch:
 
     @property
     def halted(self) -> bool:
-        """Whether a frame above the halt threshold ended the run. ``timer timeout off`` lets LAMMPS run again."""
+        """Whether the run was told to stop (halt, SIGTERM, wall time). ``timer timeout off`` lets LAMMPS run again."""
         return self.session.status == "halted"
 
     @property
