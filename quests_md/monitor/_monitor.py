@@ -259,16 +259,15 @@ class Monitor:
         if self._is_learned(key, again):
             return Decision(step, evaluated=False, **named)
         broken = self._find_damage(step, summary, failure, frame)
-        if broken:
-            named |= self._describe_broken(broken, frame, summary)
-        elif isinstance(self.index, Live) and not self.index.ready:
+        if not broken and isinstance(self.index, Live) and not self.index.ready:
             assert frame is not None
             return self._learn(self.index, frame, summary, key, named)
-        else:
-            assert evaluation is not None
-            assert frame is not None
-            named |= self._decide(frame, summary, evaluation, again)
-        decision = Decision(step, evaluated=True, seconds=time.perf_counter() - started, **named)
+        named["seconds"] = time.perf_counter() - started
+        if broken:
+            return self._decide_broken(broken, step, frame, summary, named)
+        assert evaluation is not None
+        assert frame is not None
+        decision = self._decide(frame, summary, evaluation, named)
         return self.complete(decision) if whole and decision.save else decision
 
     def not_saved(self) -> None:
@@ -432,23 +431,28 @@ class Monitor:
         self._cell = None if exploded else cell
         return exploded
 
-    def _describe_broken(self, why: str, frame: Frame | None, summary: Summary) -> dict[str, Any]:
-        """Return the fields of the decision on a broken frame. Collective."""
+    def _decide_broken(
+        self, why: str, step: int, frame: Frame | None, summary: Summary, named: dict[str, Any]
+    ) -> Decision:
+        """Return the decision on a broken frame. Collective."""
         n_local = 0 if frame is None else frame.n_local or 0
         asked = (self._say_why_stopping(summary),) if summary.stopping else ()
-        return {
-            "band": Band.IMPLAUSIBLE,
-            "reasons": (why, *asked),
-            "stop": self.implausible == "stop" or bool(asked),
-            "event": 0 if self.events.current is None else self.events.current.number,
-            "maximum": float("inf"),
-            "n": 0 if summary.implausible else summary.n,  # not every rank may have counted its atoms
-            "dH": np.full(n_local, np.inf),
-        }
+        return Decision(
+            step,
+            evaluated=True,
+            band=Band.IMPLAUSIBLE,
+            reasons=(why, *asked),
+            stop=self.implausible == "stop" or bool(asked),
+            event=0 if self.events.current is None else self.events.current.number,
+            maximum=float("inf"),
+            n=0 if summary.implausible else summary.n,  # not every rank may have counted its atoms
+            dH=np.full(n_local, np.inf),
+            **named,
+        )
 
-    def _decide(self, frame: Frame, summary: Summary, evaluation: Evaluation, again: bool) -> dict[str, Any]:
-        """Return the fields of the decision on a plausible frame. Collective."""
-        events, band, reasons = self.events, self._find_band(summary), list[str]()
+    def _decide(self, frame: Frame, summary: Summary, evaluation: Evaluation, named: dict[str, Any]) -> Decision:
+        """Return the decision on a plausible frame; `named` is what names its evaluation. Collective."""
+        events, band, reasons, again = self.events, self._find_band(summary), list[str](), named["again"]
         if band is not Band.COVERED:
             name = "halt" if band is Band.HALT else "select"
             many = summary.n_halt if band is Band.HALT else summary.n_select
@@ -464,28 +468,31 @@ class Monitor:
         if summary.stopping:
             reasons.append(self._say_why_stopping(summary))
         bound = self._bound_force_errors(evaluation)
-        return {
-            "band": band,
-            "reasons": tuple(reasons),
-            "save": save,
-            "stop": band is Band.HALT or bool(summary.stopping),
-            "event": 0 if event is None else event.number,
-            "begins": begins,
-            "ends": ends,
-            "maximum": summary.maximum,
-            "max_id": summary.max_id,
-            "mean": summary.mean,
-            "q50": summary.q50,
-            "q99": summary.q99,
-            "n": summary.n,
-            "n_select": summary.n_select,
-            "n_halt": summary.n_halt,
-            "force_error": summary.force_error,
-            "dH": evaluation.spread(evaluation.dH),
-            "force_errors": None if bound is None else evaluation.spread(bound),
-            "values": self.values,
-            "evaluation": evaluation,
-        }
+        return Decision(
+            frame.step,
+            evaluated=True,
+            band=band,
+            reasons=tuple(reasons),
+            save=save,
+            stop=band is Band.HALT or bool(summary.stopping),
+            event=0 if event is None else event.number,
+            begins=begins,
+            ends=ends,
+            maximum=summary.maximum,
+            max_id=summary.max_id,
+            mean=summary.mean,
+            q50=summary.q50,
+            q99=summary.q99,
+            n=summary.n,
+            n_select=summary.n_select,
+            n_halt=summary.n_halt,
+            force_error=summary.force_error,
+            dH=evaluation.spread(evaluation.dH),
+            force_errors=None if bound is None else evaluation.spread(bound),
+            values=self.values,
+            evaluation=evaluation,
+            **named,
+        )
 
     def _find_band(self, summary: Summary) -> Band:
         if not summary.n_select:
