@@ -214,7 +214,7 @@ def _any_cell(value: Any) -> Cell:
 
 
 def _list_facts(folder: Path, run: dict[str, Any]) -> list[tuple[str, str]]:
-    index = run["index"]
+    index, is_live = run["index"], run.get("reference") == "live"
     descriptor = f"k = {index.get('k')}, cutoff = {index.get('cutoff')} Å"
     if index.get("species"):
         descriptor += f", species = {index['species']}"
@@ -224,8 +224,8 @@ def _list_facts(folder: Path, run: dict[str, Any]) -> list[tuple[str, str]]:
         ("started", str(run.get("started"))),
         *([("resumed", ", ".join(map(str, run["resumed"])))] if run.get("resumed") else []),
         ("last written", str(run.get("updated"))),
-        ("index", f"{index.get('path') or 'live: learned in the run'}"),
-        ("index hash", str(index.get("hash"))),
+        ("index", f"{index.get('path') or ('live: learned in the run' if is_live else 'not saved to a file')}"),
+        *([("index hash", str(index["hash"]))] if index.get("hash") else []),
         ("index holds", f"{index.get('n_env')} environments of {', '.join(map(str, index.get('elements') or []))}, "
                         f"generation {index.get('generation')}"),
         ("descriptor", descriptor),
@@ -391,7 +391,10 @@ def _open_index(folder: Path, run: dict[str, Any], notes: list[str]) -> Index | 
         notes.append("The reference was learned in the run itself: it has no calibration to compare dH with.")
         return None
     name = run["index"].get("path")
-    for path in (Path(name), folder.parent / name) if name else ():
+    if name is None:
+        notes.append("The index of this run was not saved to a file: dH is compared with no calibration.")
+        return None
+    for path in (Path(name), folder.parent / name):
         try:
             index = Index.open(path)
         except (IndexFileError, OSError):

@@ -146,6 +146,15 @@ def test_a_run_json_of_other_kinds_is_refused(tmp_path, changed, said):
         run_page(tmp_path)
 
 
+def test_a_run_whose_index_has_no_file_says_so(tmp_path):
+    with session_of(build_index(), tmp_path) as session:  # as in a script that builds its index in memory
+        session.observe(frame_of(0, COVERED))
+    text = Reader(run_page(tmp_path)).text
+    assert "The index of this run was not saved to a file" in text
+    assert "None" not in text
+    assert "learned in the run" not in text
+
+
 def test_a_run_without_its_index_says_so(index, halted, tmp_path):
     run = json.loads((halted / "run.json").read_text())
     run["index"]["path"] = "gone.qindex"
