@@ -1,12 +1,16 @@
-"""Versions of the packages in use, and the environment variables for programs that this one starts."""
+"""The process and where it runs: versions in use, Ctrl-C, and the environment of programs that this one starts."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["find_versions", "inherit_environment"]
+__all__ = ["find_versions", "hold_interrupt", "inherit_environment"]
 
 
 def find_versions() -> dict[str, str]:
@@ -31,3 +35,29 @@ _OF_MPI = (
 def inherit_environment() -> dict[str, str]:
     """Return the environment variables of this process, without those of the MPI job that it belongs to."""
     return {key: value for key, value in os.environ.items() if not key.startswith(_OF_MPI)}
+
+
+@contextlib.contextmanager
+def hold_interrupt(tell: Callable[[], object]) -> Iterator[None]:
+    """Raise KeyboardInterrupt after the block, not in it: other people's code may catch it there, and lose it.
+
+    `tell` is called at once, at each Ctrl-C. If the program handles SIGINT itself, nothing is changed.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    held = False
+
+    def hold(number: int, frame: object) -> None:
+        nonlocal held
+        held = True
+        tell()
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if held:
+        raise KeyboardInterrupt

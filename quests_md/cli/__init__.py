@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ __all__ = ["EXIT_CODES", "main"]
 
 # The exit codes of a watched run; click itself ends with 2 if options are wrong.
 EXIT_CODES = {"finished": 0, "failed": 1, "halted": 3}
+_INTERRUPTED = 130  # by Ctrl-C: what shells give a program that SIGINT has ended
 
 # verb: (module, command in it, what `quests-md --help` says)
 _VERBS = {
@@ -65,6 +67,13 @@ class _Verbs(click.Group):
             if launched_rank() > 0:  # rank 0 tells it
                 raise click.exceptions.Exit(error.exit_code) from error
             raise
+        except KeyboardInterrupt as error:
+            from ..hosts.mpi import launched_rank
+
+            sys.last_value = error  # it ends the program: a rank does not leave the others waiting
+            if launched_rank() == 0:
+                click.echo("quests-md: interrupted", err=True)
+            raise click.exceptions.Exit(_INTERRUPTED) from error
         except QuestsError as error:
             _fail(str(error))
         except OSError as error:

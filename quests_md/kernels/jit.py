@@ -1,8 +1,10 @@
-"""The flags of the compiler and its cache, in this one place; and the notice that something compiles."""
+"""The flags of the compiler and its cache, in this one place; and what is said while something compiles."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,12 +13,16 @@ from typing import Any
 
 import numba
 from numba.core import event
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+from ..machine import hold_interrupt
 
 # Plain fastmath=True also promises "no inf, no nan". But the logarithm of an empty kernel sum, -inf, is an answer.
 _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 # Seconds that compiling takes before a watched run, roughly. `python -m benchmarks start` measures them.
 _COMPILING = 20
+_DIGEST = 32  # bytes of the hash at the end of a file of compiled code
 _kept = True  # whether a folder keeps the compiled code
 
 
@@ -34,15 +40,22 @@ def kernel(function: Callable[..., Any]) -> Any:
     # numba names the kept code after the function. It checks whether the file of the function has changed, but not the
     # files of the kernels that it calls. With the hash of all of them in the name, old code never runs.
     function.__qualname__ += f"-{_stamp()}"
-    options: dict[str, Any] = {"nogil": True, "fastmath": _FLAGS, "error_model": "numpy"}
+    made = numba.njit(nogil=True, fastmath=_FLAGS, error_model="numpy")(function)
+    compile_it = made.compile
+
+    def compile_whole(signature: Any) -> Any:
+        with hold_interrupt(_tell_waiting):
+            return compile_it(signature)
+
+    made.compile = compile_whole
     try:
-        return numba.njit(cache=True, **options)(function)
+        made._cache = _Cache(function)
     except RuntimeError as error:  # numba's word for "no writable folder for the cache"
         if "cannot cache" not in str(error):
             raise
         global _kept
         _kept = False
-        return numba.njit(**options)(function)
+    return made
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -53,7 +66,66 @@ def inlined(function: Callable[..., Any]) -> Any:
     return numba.njit(inline="always")(function)
 
 
-class _Announcer(event.Listener):  # type: ignore[misc] # numba has no types
+def _tell_waiting() -> None:
+    """Say that Ctrl-C was heard, and let another one end the program."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Whoever was interrupted may be in the middle of a print: this goes past its buffer.
+    os.write(2, b"quests_md: will stop when the present function is compiled; Ctrl-C again ends the program at once\n")
+
+
+# -- compiled code on disk ---------------------------------------------------------------------------------------------
+
+
+class _Files(IndexDataCacheFile):  # type: ignore[misc] # numba has no types
+    """Files of compiled code, one for each signature, each with a hash of what it holds.
+
+    numba's own have numbers, which two processes that compile at once may give to different code; and a damaged one
+    ends the program.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        content = self._dump(data)
+        with self._open_for_write(self._data_path(self._find(key))) as file:
+            file.write(content + hashlib.sha256(content).digest())
+
+    def load(self, key: Any) -> Any:
+        name = self._find(key)
+        try:
+            text = Path(self._data_path(name)).read_bytes()
+            is_whole = hashlib.sha256(text[:-_DIGEST]).digest() == text[-_DIGEST:]
+            return self._load_data(name) if is_whole else None  # which stops before the hash
+        except OSError:
+            return None
+
+    def _find(self, key: Any) -> str:
+        name = hashlib.sha256(repr((numba.__version__, key)).encode()).hexdigest()[:16]
+        return str(Path(self._index_name).with_suffix(f".{name}.nbc"))
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """numba's cache of a kernel. That a file cannot be read or written costs time, and nothing else."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        locator, base = self._impl.locator, self._impl.filename_base
+        self._cache_file = _Files(locator.get_cache_path(), base, locator.get_source_stamp())
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _warn_once(f"{self.cache_path}: {error.strerror or error}")
+
+
+@lru_cache(maxsize=1)
+def _warn_once(why: str) -> None:
+    print(f"quests_md: compiled code cannot be kept ({why}); NUMBA_CACHE_DIR can name a folder", file=sys.stderr)
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]
     """Says once that a kernel will be compiled. numba calls it when the cache has no code that fits."""
 
     def __init__(self) -> None:

@@ -330,8 +330,8 @@ class Decision:
         Whether the frame is worth keeping, and whether the host must stop. In the answer of a `Session`, `save` tells
         whether the frame was saved: it is not if it adds nothing.
     verdict
-        Why a session saved the frame ("new", "novel", "must") or did not ("copy", "budget"); empty if novelty was not
-        computed.
+        Why a session saved the frame ("new", "novel", "must") or did not ("copy", "budget", or "skipped": many are
+        alike, and this one was not judged); empty if novelty was not asked for.
     drops
         Ordinal of the kept frame that loses its place to this one, because the budget is full; else None.
     event
@@ -341,7 +341,7 @@ class Decision:
     novelty, n_novel, excess
         Largest novelty (nats) of the frame, which is dH against the index *and* the frames that the run has kept; the
         number of novel environments; and the largest difference (nats) between novelty and `select`. nan, 0 and nan if
-        novelty was not computed.
+        novelty was not computed; nan, −1 and nan if the frame was skipped.
     force_error
         Largest bound of the force error (eV/Å), if the index is calibrated for one; else nan.
     maximum, max_id

@@ -14,8 +14,8 @@ from ..descriptors import Environments
 from ..errors import InputError, OutputError
 from ..frame import Frame
 from ..index import Index, Live
-from ..monitor import Above, Decision, Key
-from ..selection import Kept, Selection, check_cutout, cutouts
+from ..monitor import Above, Band, Decision, Key
+from ..selection import SKIPPED, Kept, Selection, check_cutout, cutouts
 from .past import Past
 from .recorder import FrameFile, Moment, Place, Recorder, Whole, describe_key, to_quests_error
 
@@ -65,7 +65,9 @@ class Candidates(Recorder):
         `save` is that of the verdict. If the frame is saved, all its dH are exact.
         """
         monitor = self._place.monitor
-        if self._selection is not None:
+        if self._selection is not None and self._skips(self._selection, decision):
+            decision = replace(decision, save=False, verdict="skipped", n_novel=SKIPPED)
+        elif self._selection is not None:
             above = monitor.propose(decision)
             try:
                 verdict = self._selection.consider(above, must=above.must, first=decision.begins)
@@ -86,6 +88,12 @@ class Candidates(Recorder):
             monitor.not_saved()
             return decision
         return monitor.complete(decision)
+
+    def _skips(self, selection: Selection, decision: Decision) -> bool:
+        """Return whether the selection need not see a frame: it is one of many that are alike."""
+        if decision.begins or decision.band is Band.HALT:
+            return False
+        return selection.skips(decision.n_select, decision.maximum - self._place.monitor.thresholds.lowest)
 
     def see(self, moment: Moment) -> None:
         """Write a frame that is saved; after a broken frame, the last plausible one before it."""

@@ -14,6 +14,7 @@ from ..comm import Comm, on_root
 from ..errors import InputError, OutputError, QuestsError
 from ..files import HeldFolder
 from ..monitor import Evaluations, Key
+from ..selection import SKIPPED
 from .about import ABOUT, Base, ResumeState, read_about_strictly
 from .reader import DEFAULTS, Rows, read_events, read_rows
 
@@ -58,7 +59,7 @@ class Past:
     open_rows, events_before
         The last rows, in which an event may be open; and how many events began before them.
     considered, at_rows
-        The rows whose frames the selection judged; and their numbers.
+        The rows whose frames the selection judged or skipped; and their numbers.
     began, since
         Number of the event that began last, and number of rows since then, its first row included; 0 without events.
     halts
@@ -183,7 +184,7 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
             raise OutputError(f"{name}: line {lines[0]} is damaged: no run wrote it")
     began_at = _parse_date(folder.path / ABOUT, about.started)
     stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    is_considered = ~np.isnan(rows["novelty"])
+    is_considered = ~np.isnan(rows["novelty"]) | (rows["n_novel"] == SKIPPED)
     past = Past(
         format=about.format,
         state=about.state,

@@ -16,12 +16,16 @@ from ..errors import InputError
 from ..index import Reference
 from ..information import Blocks, log_kernel_sum, log_kernel_sum_of_few, pack
 
-__all__ = ["Kept", "Proposal", "Selection", "Verdict"]
+__all__ = ["SKIPPED", "Kept", "Proposal", "Selection", "Verdict"]
 
 # -- pace: how often a frame is kept -----------------------------------------------------------------------------------
 
+SKIPPED = -1  # the number of novel environments of a frame that was not judged
 _TIMES = 4  # a frame is new if it has this many times more than any frame before
 _LEAST = 1.0  # nats above select: smaller excesses are taken as equal
+# With k kept frames one of k / 5 is judged. Judging takes k times as long as with one, so the mean cost of a frame does
+# not grow with k, and about five frames are judged between two that are kept.
+_OF_SPARE = 2  # the 5 is half of `spare`
 
 
 @dataclass
@@ -40,6 +44,8 @@ class Pace:
         Largest difference between novelty and `select`, in nats.
     seen, largest, passed
         Sum of the weights, largest weight, and number of the frames that came after the last kept one.
+    skipped
+        Number of frames that came after the last judged one, and were not judged.
     """
 
     most: int = 0
@@ -47,6 +53,20 @@ class Pace:
     seen: int = 0
     largest: int = 0
     passed: int = 0
+    skipped: int = 0
+
+    def skips(self, n_above: int, excess: float, kept: int, spare: int) -> bool:
+        """Return whether a frame need not be judged, and count it if so.
+
+        It has `n_above` environments above `select`, by at most `excess` nats. Its novelty can only be less. At least
+        max(`spare`, `kept`) frames that are alike come before the next kept one. So it is enough to judge a few of
+        them, and the frames between them are taken to be like these. A frame that may be new is always judged.
+        """
+        turn = kept // (spare // _OF_SPARE or 1) if kept >= spare else 1
+        if self.skipped + 1 >= turn or n_above > _TIMES * self.most or excess > _TIMES * self.excess:
+            return False
+        self.skipped += 1
+        return True
 
     def judge(self, n_novel: int, excess: float, kept: int, spare: int) -> str:
         """Count a frame with `n_novel` novel environments; return why to keep it, or "".
@@ -56,13 +76,14 @@ class Pace:
         kept if the sum is at least max(`spare`, `kept`) times the largest of these weights, and if its own weight is
         not below their mean. So about √(2N) of N equal frames are kept.
         """
+        times, self.skipped = self.skipped + 1, 0  # it stands for the frames that were not judged, too
         if not n_novel:
             return ""
         new, weight = n_novel > _TIMES * self.most or excess > _TIMES * self.excess, n_novel**2
         self.most, self.excess = max(self.most, n_novel), max(self.excess, excess)
-        self.seen += weight
+        self.seen += times * weight
         self.largest = max(self.largest, weight)
-        self.passed += 1
+        self.passed += times
         if new:
             return "new"
         enough = self.seen >= max(spare, kept) * self.largest
@@ -357,6 +378,21 @@ class Selection:
             self._join(proposal.ids[which], rows, Kept(self._next, proposal.step, float(n_novel), must))
         return Verdict(keep, ordinal, largest, n_novel, float(n_novel), drop, above, reason or "copy")
 
+    def skips(self, n_above: int, excess: float) -> bool:
+        """Return whether a frame need not be considered, so that the cost does not grow with the kept frames.
+
+        Every frame must be asked for once, except those that begin an event or halt the run. Not collective: `n_above`
+        and `excess` are the same on all ranks.
+
+        Parameters
+        ----------
+        n_above
+            Number of environments above `select`.
+        excess
+            At least the largest difference between dH and `select` in the frame, in nats.
+        """
+        return self._pace.skips(n_above, excess, self._next, self._spare)
+
     def add(self, proposal: Proposal, kept: Kept | Mapping[str, Any]) -> None:
         """Add a frame that was kept before the run was resumed. Collective.
 
@@ -384,7 +420,8 @@ class Selection:
             It is not what `state` returned.
         """
         try:
-            self._pace = Pace(**{field.name: state["pace"][field.name] + 0 for field in fields(Pace)})
+            pace = {"skipped": 0, **state["pace"]}  # a run of format 1 skipped none
+            self._pace = Pace(**{field.name: pace[field.name] + 0 for field in fields(Pace)})
             self._next = max(self._next, int(state["next"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the state of the selection cannot be read ({error!r}): start a new folder") from error
@@ -395,9 +432,13 @@ class Selection:
         Parameters
         ----------
         n_novel, excess, kept
-            (n,) `n_novel`, `excess` and `keep` of each frame's verdict, in order.
+            (n,) `n_novel`, `excess` and `keep` of each frame's verdict, in order. `n_novel` is `SKIPPED` for frames
+            that were not considered.
         """
         for novel, above, is_kept in zip(n_novel.tolist(), excess.tolist(), kept.tolist(), strict=True):
+            if novel == SKIPPED:
+                self._pace.skipped += 1
+                continue
             self._pace.judge(novel, above, self._next, self._spare)
             if is_kept:
                 self._pace.restart()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 from calibrations import labelled, moving
 from click.testing import CliRunner, Result
+from limits import LIMIT
 
 from quests_md import DescriptorSpec, Index, __version__, cli
 from quests_md.sources import read_frames
@@ -340,6 +343,22 @@ def test_watch_says_when_no_step_is_due(files: Path) -> None:
         "uq",
     )
     assert "no step of md.xyz@1 is a multiple of 7" in run("watch", *arguments).stderr
+
+
+def test_an_interrupted_verb_says_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "quests.toml")
+    command = [sys.executable, "-m", "quests_md.cli", "config", "check", str(tmp_path / "quests.toml")]
+    program = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job of a shell may ignore it
+    )
+    with open(tmp_path / "quests.toml", "w"):  # as soon as it reads
+        program.send_signal(signal.SIGINT)
+        assert program.communicate(timeout=LIMIT) == ("", "quests-md: interrupted\n")
+    assert program.returncode == 130
 
 
 def test_watch_refuses_the_folder_of_an_earlier_run(files: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +14,7 @@ import threading
 import numba
 import pytest
 import ranks
+from numba.core import event
 from paths import ROOT
 from watched import build_index
 
@@ -75,6 +79,88 @@ def test_no_writable_folder_is_not_fatal(copy):
     assert values == ["3.0", "0"]
     assert announces(said, "compiling")
     assert "NUMBA_CACHE_DIR" in said[0]
+
+
+SMALL = """
+from quests_md.kernels.jit import kernel
+
+@kernel
+def double(x):
+    return 2 * x
+"""
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Return a function that loads a kernel as a new program does."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "small.py").write_text(SMALL)
+
+    def load():
+        sys.modules.pop("small", None)
+        return importlib.import_module("small").double
+
+    yield load
+    sys.modules.pop("small", None)
+
+
+def hits(double):
+    assert double(21) == 42
+    return sum(double.stats.cache_hits.values())
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:100], lambda data: data[:-40] + b"?" * 40])
+def test_damaged_code_is_compiled_again(load, tmp_path, damage):
+    assert [hits(load()), hits(load())] == [0, 1]
+    (kept,) = (tmp_path / "cache").rglob("*.nbc")
+    kept.write_bytes(damage(kept.read_bytes()))
+    assert [hits(load()), hits(load())] == [0, 1]
+
+
+def test_signatures_have_files_of_their_own(load, tmp_path):
+    """Two processes that compile different ones at once must not write one file."""
+    first, second = load(), load()
+    assert (first(21), second(0.5)) == (42, 1.0)
+    assert len(list((tmp_path / "cache").rglob("*.nbc"))) == 2
+    double = load()
+    assert (double(0.5), double(21), sum(double.stats.cache_hits.values())) == (1.0, 42, 2)
+
+
+def test_a_full_disk_costs_no_more_than_time(load, tmp_path, capfd):
+    double = load()
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("in the way")
+    assert hits(double) == 0
+    assert "compiled code cannot be kept" in capfd.readouterr().err
+
+
+def test_an_interrupt_while_something_compiles_is_not_lost(load, capfd):
+    """Whoever catches everything would swallow it."""
+
+    class Careless(event.Listener):
+        def on_start(self, happening):
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGINT)
+                for _ in range(1000):
+                    pass
+
+        def on_end(self, happening):
+            pass
+
+    double = load()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    careless = Careless()
+    event.register("numba:compile", careless)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            double(21)
+    finally:
+        event.unregister("numba:compile", careless)
+        handler = signal.signal(signal.SIGINT, before)
+    assert handler is signal.default_int_handler
+    assert capfd.readouterr().err.startswith("quests_md: will stop when")
+    assert hits(load()) == 1  # it was compiled all the same
 
 
 def test_only_the_first_rank_announces(monkeypatch):

@@ -18,6 +18,7 @@ from watched import (
     CANDIDATE,
     COVERED,
     HALTING,
+    atoms_of,
     frame_of,
     frames_of,
     names_of,
@@ -28,6 +29,7 @@ from watched import (
     steps_of,
 )
 
+from quests_md import Frame
 from quests_md.errors import Halted, InputError, OutputError
 
 # A run of thirteen frames with two events, the second of which is cut in two by most restarts.
@@ -105,6 +107,22 @@ def test_a_resumed_run_is_as_if_it_had_never_stopped(index, folder, whole, until
     same_run(folder, whole)
     assert run_of(folder)["status"] == "finished"
     assert len(run_of(folder)["resumed"]) == 1
+
+
+@pytest.mark.parametrize("until", [67, 90])
+def test_what_was_skipped_is_known_when_the_run_goes_on(index, tmp_path, until):
+    def watch(folder, parts):
+        for first, last in parts:
+            with session_of(index, folder, novelty=True, halt=math.inf, resume=True) as session:
+                for step in range(first, last):  # each event has a frame that is kept, and four others
+                    scale = COVERED if step % 6 == 0 else 0.11
+                    session.observe(Frame.from_atoms(atoms_of(scale, seed=step), step))
+        return [row["n_novel"] for row in rows_of(folder)]
+
+    novel = watch(tmp_path / "whole", [(0, 130)])
+    assert "-1" in novel[:until]
+    assert watch(tmp_path / "parts", [(0, until), (until, 130)]) == novel
+    same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_folder_without_a_run_starts_anew(index, folder):

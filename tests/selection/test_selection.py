@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from quests_md.descriptors import DescriptorSpec
 from quests_md.errors import InputError, MonitorError
 from quests_md.information import log_kernel_sum
-from quests_md.selection import Kept, Selection, _selection
+from quests_md.selection import SKIPPED, Kept, Selection, _selection
 
 H = 0.02
 SPEC = DescriptorSpec(k=4)
@@ -128,6 +128,48 @@ def test_of_frames_that_are_all_alike_fewer_and_fewer_are_kept() -> None:
     # one of ten for the first ten, then one of as many as are kept: n²/2 frames for n
     assert len(kept) == pytest.approx(np.sqrt(2 * 1000 - 100), abs=2)
     assert np.diff(np.diff(kept)).min() >= 0
+
+
+def watch(selection, index, frames, select=0.0, first=0):
+    """Return the verdict on each frame as a run takes them; None if it is skipped."""
+    made = []
+    for t, rows in enumerate(frames, first):
+        one = part(index, rows, t, select)
+        skips = selection.skips(len(one.ids), one.dH.max(initial=-np.inf) - select)
+        made.append(None if skips else selection.consider(one))
+    return made
+
+
+def test_the_more_a_run_has_kept_the_fewer_frames_it_judges_and_it_keeps_as_many() -> None:
+    index, rng = reference(), np.random.default_rng(3)
+    frames = rng.normal(0.0, 1.0, (3000, 8, SPEC.width))
+    selection = Selection(index)
+    made = watch(selection, index, frames)
+    work = kept = 0  # judged frames, each as often as frames were kept before it
+    for verdict in made:
+        work += kept * (verdict is not None)
+        kept += verdict is not None and verdict.keep
+    assert kept == pytest.approx(np.sqrt(2 * 3000 - 100), abs=5)
+    assert work < 9 * len(frames)  # of as many as 77; with fewer than ten all are judged
+    bigger = rng.normal(0.0, 1.0, (33, SPEC.width))
+    assert [verdict and verdict.reason for verdict in watch(selection, index, [*frames[:3], bigger])][-1] == "new"
+
+
+@pytest.mark.parametrize("stop", [10, 57, 200])
+def test_what_was_skipped_is_known_to_a_resumed_run(stop) -> None:
+    index, rng = reference(), np.random.default_rng(4)
+    frames = rng.normal(0.0, 1.0, (400, 4, SPEC.width))
+    whole = watch(Selection(index, spare=2), index, frames)
+    assert None in whole[:stop]
+    after, kept = Selection(index, spare=2), []
+    for t, verdict in enumerate(whole[:stop]):
+        if verdict is not None and verdict.keep:
+            kept.append((t, Kept(verdict.ordinal, t, verdict.information)))
+    rows = [(SKIPPED, np.nan, False) if v is None else (v.n_novel, v.excess, v.keep) for v in whole[:stop]]
+    after.recall(*(np.array(column) for column in zip(*rows, strict=True)))
+    for t, one in kept:
+        after.add(part(index, frames[t], t), one)
+    assert watch(after, index, frames[stop:], first=stop) == whole[stop:]
 
 
 def test_something_bigger_is_kept_at_once() -> None:

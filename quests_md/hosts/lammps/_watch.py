@@ -7,15 +7,12 @@ evaluation may come any more, `Watch.take` ends the job.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import functools
 import os
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +21,7 @@ from numpy.typing import NDArray
 from ...comm import raise_together
 from ...config import RunConfig
 from ...errors import HostError, QuestsError
+from ...machine import hold_interrupt
 from ...monitor import Decision
 from ...recording import Session
 from ..mpi import MpiComm
@@ -441,7 +439,7 @@ def _make_class(base: Any) -> type[Any]:
         def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
             watch: Watch = getattr(self, _ATTRIBUTE)
             try:
-                with _hold_interrupt(watch):
+                with hold_interrupt(watch.interrupt):  # Ctrl-C ends the run at its next evaluation
                     result = method(self, *arguments, **keywords)
             except Exception:
                 watch.raise_failure()  # if there is one, it came first
@@ -462,25 +460,3 @@ def _make_class(base: Any) -> type[Any]:
 
     methods = {name: wrap(name) for name in ("command", "commands_list", "commands_string", "file")}
     return type(base.__name__, (base,), {**methods, "close": close, "__del__": delete, "__doc__": base.__doc__})
-
-
-@contextlib.contextmanager
-def _hold_interrupt(watch: Watch) -> Iterator[None]:
-    """Let Ctrl-C end the run at the next evaluation: an exception inside a callback would be lost."""
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    held: list[int] = []
-
-    def hold(number: int, frame: object) -> None:
-        held.append(number)
-        watch.interrupt()
-
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if held:
-        raise KeyboardInterrupt
