@@ -285,7 +285,7 @@ def _end_all(futures: Iterable[Future[Any]], kill: Callable[[], Any]) -> None:
     left = [future for future in futures if not future.done()]
     while left:
         kill()
-        left = list(wait(left, timeout=_LOOK).not_done)
+        left = [future for future in wait(left, timeout=_LOOK).not_done if not future.done()]
 
 
 class _Remembers(Executor):
@@ -383,8 +383,14 @@ class _Dask(_Remembers, _Sends):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         if cancel_futures:
-            _end_all(self._sent, lambda: self._client.run(kill_children))
+            _end_all(self._sent, self._kill)
         self._executor.shutdown(wait=wait)
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+    def _kill(self) -> None:
+        self._client.run(kill_children)
+        if not any(self._client.processing().values()):
+            for future in self._sent:  # sent to workers that are lost: it would never end
+                future.cancel()

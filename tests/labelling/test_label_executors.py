@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from limits import LIMIT
+from limits import LIMIT, wait_until
 from oracles import EMT_PATH, PATH, fill, oracle, parent_of, silicon, states, tblite, wait_for, wait_for_end
 
 from quests_md.errors import Halted, MissingExtraError, OracleError
@@ -56,7 +56,7 @@ def test_a_dask_worker_that_dies_costs_a_try(queue, tmp_path):
     pytest.importorskip("distributed")
     fill(queue, [5, 0, 0])
     told = tmp_path / "pid"
-    hangs = oracle("Hangs", keywords={"tag": 5, "told": str(told)}, wall_time=60.0)
+    hangs = oracle("Hangs", keywords={"tag": 5, "told": str(told)}, wall_time=LIMIT)
     killed = []
 
     def kill(counts):
@@ -71,6 +71,18 @@ def test_a_dask_worker_that_dies_costs_a_try(queue, tmp_path):
     assert states(queue) == ["quarantined", "done", "done"]
     assert (counts.tries, len(killed)) == (2, 3)
     assert queue.entry(1).reason.startswith("died: its worker was lost: KilledWorker")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what the ended worker leaves open
+def test_a_stopped_labelling_ends_though_its_dask_workers_are_lost():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+        with pytest.raises(Halted), make_executor("dask", scheduler=cluster.scheduler_address) as executor:
+            cluster.scale(0)
+            wait_until(lambda: not cluster.scheduler_info["workers"], "the worker of Dask still runs")
+            future = executor.submit(int)
+            raise Halted("stopped")
+        assert future.cancelled()
 
 
 def worker_of(pid):
