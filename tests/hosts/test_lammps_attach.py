@@ -13,6 +13,7 @@ from lammps_runs import (
     ATTACH,
     DEBIAN,
     HOSTS,
+    NEWER_HOSTS,
     PUBLISHED,
     SILICON,
     WHEEL,
@@ -33,7 +34,7 @@ from lammps_runs import (
 from quests_md import Index
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", [*HOSTS, *NEWER_HOSTS])
 def test_lammps_sees_the_values_of_the_same_step(host, folder):
     configure(folder, select=-7.0, every=3)
     ok(run_host(host, folder, drive(PUBLISHED + "run 12"), script(PUBLISHED + "run 12")))
@@ -75,7 +76,7 @@ def test_fix_halt_stops_at_the_very_step(host, folder):
     assert int(rows[-1]["step"]) < 300
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", [*HOSTS, *NEWER_HOSTS])
 def test_halt_ends_the_run_with_its_frame_saved(host, folder):
     configure(folder, select=-7.7, halt=-7.4)
     ok(run_host(host, folder, drive("run 300\nrun 300"), script("run 300\nrun 300")))
@@ -93,7 +94,7 @@ def test_halt_ends_the_run_with_its_frame_saved(host, folder):
     assert (last.positions == frames[-1].positions).all()
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", [*HOSTS, *NEWER_HOSTS])
 def test_a_monitor_that_never_triggers_changes_nothing(host, folder):
     configure(folder)
     watched, plain = (dump(name, "x y z vx vy vz fx fy fz", 50) + "run 50\n" for name in ("watched.dump", "plain.dump"))

@@ -10,7 +10,9 @@ from ase.build import molecule
 from lammps_runs import (
     ATTACH,
     HOSTS,
+    NEWER_HOSTS,
     SILICON,
+    build_of,
     check_dump,
     configure,
     drive,
@@ -116,6 +118,7 @@ POINTS = [
     pytest.param(*HOSTS[1].values, "", marks=HOSTS[1].marks),
     pytest.param(*HOSTS[3].values, "end_of_step", marks=HOSTS[3].marks),
     pytest.param(*HOSTS[3].values, "post_force", marks=HOSTS[3].marks),
+    pytest.param(*NEWER_HOSTS[1].values, "post_force", marks=NEWER_HOSTS[1].marks),
 ]
 
 
@@ -132,7 +135,8 @@ def test_trials_of_monte_carlo_are_not_evaluated(host, folder, how, point):
     code, text = drive(after).replace(SILICON, setup), setup + ATTACH.replace("end_of_step", point) + after
     ok(run_host(host, folder, code, text))
     steps = check_dump(folder)
-    assert steps == list(range(0 if host.startswith("wheel") else 1, 10))
+    at_once = point != "end_of_step" and build_of(host) != "debian"  # newer ones call post_force at the first step, too
+    assert steps == list(range(0 if at_once else 1, 10))
     assert run_json(folder)["evaluations"] == len(steps)
     rows = [line.split() for line in (folder / "log.lammps").read_text().splitlines()]
     tried, done = (float(word) for word in [row for row in rows if len(row) == 4 and row[0] == "9"][-1][2:])

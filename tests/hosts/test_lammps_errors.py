@@ -11,6 +11,7 @@ from lammps_runs import (
     ATTACH,
     DEBIAN,
     HOSTS,
+    NEWER_HOSTS,
     SILICON,
     WHEEL,
     configure,
@@ -155,7 +156,7 @@ python break_it invoke
 '''
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", [*HOSTS, *NEWER_HOSTS])
 def test_nan_on_one_rank_ends_all_ranks(host, folder):
     """A long box: the atom that breaks is neither local nor ghost on the other rank."""
     configure(folder)

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from lammps_runs import SILICON, WHEEL, configure, ok, quests_md_run, rows_of, run_json
+from lammps_runs import (
+    SILICON,
+    WHEEL,
+    check_dump,
+    configure,
+    dump,
+    ok,
+    quests_md_run,
+    rows_of,
+    run_json,
+)
 
 from quests_md.errors import InputError
 from quests_md.hosts.lammps_script import split_script
@@ -83,6 +93,26 @@ class TestRun:
         assert "Unknown command: nonsense" in finished.stderr
         assert run_json(folder)["status"] == "failed"
         assert len(rows_of(folder)) == 3
+
+    @pytest.mark.parametrize("suffix", ["omp -pk omp 2", "opt"])
+    def test_the_same_dH_with_a_suffix(self, folder, suffix):
+        configure(folder)
+        system = SILICON.replace("sw\n", "lj/cut 5.0\n").replace("* * Si.sw Si", "* * 0.1 2.2")  # opt has no sw
+        text = system + "# quests-md: attach\n" + dump("out.dump", "element x y z d_dH") + "run 3\n"
+        (folder / "in.test").write_text(text)
+        ok(quests_md_run(folder, "-sf", *suffix.split(), "-log", "log.lammps"))
+        assert f"pair lj/cut/{suffix[:3]}" in (folder / "log.lammps").read_text()  # it was this suffix's potential
+        assert check_dump(folder) == [0, 1, 2, 3]
+
+    def test_what_lammps_lacks_is_its_own_line(self, folder):
+        configure(folder)
+        (folder / "in.test").write_text(LOOP)
+        finished = quests_md_run(folder, "-screen", "none", "-sf", "intel")
+        assert finished.returncode == 1
+        said = finished.stderr.splitlines()[-1]
+        assert said.startswith("quests-md: error: LAMMPS does not start with -log none -screen none -sf intel: ERROR: ")
+        assert "suffix intel without INTEL package" in said
+        assert "Traceback" not in finished.stderr
 
     def test_a_misspelt_key_is_one_line(self, folder):
         configure(folder, hallt=3.0)
