@@ -56,7 +56,7 @@ def attach(
     Raises
     ------
     HostError
-        LAMMPS cannot be watched as it is set up: no box, KOKKOS, units, ghost cutoff (the message says what
+        LAMMPS cannot be watched as it is set up: no box, an old KOKKOS, units, ghost cutoff (the message says what
         ``comm_modify cutoff`` to set), masses that do not fit the elements.
     ConfigError, ElementError, IndexFileError, OutputError
         The configuration, the elements, the index or the output folder are wrong. All errors are raised on all ranks.
@@ -146,7 +146,7 @@ def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str
     session = Session.from_config(config, comm, reference, host, **hooks)
     with contextlib.ExitStack() as failing:
         failing.push(session)
-        _define_fixes(library, config.every)
+        _define_fixes(library, config.every, comm, within_step=host == _MODULE)
         failing.pop_all()
     # In an input script fix external only holds the global values, and fix python/invoke says when to evaluate.
     watch = Watch(library, session, reader, config, within_step=host == _MODULE)
@@ -155,12 +155,20 @@ def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str
     return watch
 
 
-def _define_fixes(library: Library, every: int) -> None:
+def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool) -> None:
     # Without this write_data would add a section that read_data refuses. Older versions have `write_data ... nofix`.
     keep_out = " writedata no" if library.version >= _WRITEDATA else ""
     library.command(f"fix {FIX_ATOM} all property/atom d_dH i_quests{keep_out}")
+    # KOKKOS copies all arrays to the host and back around a fix that it does not have. It has a fix external, for which
+    # it copies positions only: the dH that an evaluation writes there could be lost.
+    kokkos = library.get_setting("kokkos_active") == 1
+    on_host = kokkos and within_step and library.get_fix_style(FIX_ATOM, comm).endswith("/kk")
+    if on_host:
+        library.command("suffix off")
     # It calls at every step, because atoms may be made between evaluations. The forces that it adds are zero.
     library.command(f"fix {FIX} all external pf/callback 1 {every}")
+    if on_host:
+        library.command("suffix on")
     # It has no energy and no virial, but some versions add its virial before they have set it to zero.
     library.command(f"fix_modify {FIX} energy no virial no")
     library.set_vector_length(FIX, _ENTRIES)

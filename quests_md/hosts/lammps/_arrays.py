@@ -17,6 +17,8 @@ from ._library import Library
 
 __all__ = ["FrameReader"]
 
+# From this version on, LAMMPS makes an array current when it is asked for it while KOKKOS is active.
+_KOKKOS = 20260704
 # The mass of a type may differ from that of its element by this share. Isotopes lie within it, most neighbouring
 # elements do not.
 _MASS_TOLERANCE = 0.02
@@ -48,8 +50,11 @@ class FrameReader:
     """
 
     def __init__(self, library: Library, config: RunConfig, index: Index | Live) -> None:
-        if library.get_setting("kokkos_active") == 1:
-            raise HostError("KOKKOS is active: its arrays may lie on a device; run without -k on, or -sf kk")
+        if library.get_setting("kokkos_active") == 1 and library.version < _KOKKOS:
+            raise HostError(
+                f"KOKKOS is active in LAMMPS {library.version}, where arrays may be old when they are read: use LAMMPS "
+                f"{_KOKKOS} or later, or run without -k on and -sf kk"
+            )
         self._library = library
         self._config = config
         self._cutoff = index.spec.cutoff
