@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import itertools
 
@@ -11,7 +12,14 @@ import pytest
 from calibrations import labelled, moving
 
 from quests_md.errors import InputError, SourceError
-from quests_md.sources import describe_source, read_force_errors, read_frames, to_frame
+from quests_md.sources import (
+    describe_source,
+    read_atoms,
+    read_force_errors,
+    read_frames,
+    read_labelled,
+    to_frame,
+)
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +286,102 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path, name, call):
     with pytest.raises(SourceError, match="no such file") as caught:
         call(f"{tmp_path}/{name}")
     assert isinstance(caught.value, InputError)
+
+
+# -- labels by name --------------------------------------------------------------------------------
+
+
+def write_labelled(path, keys, column, frames=2):
+    """Write frames of two atoms whose forces are in a column of that name."""
+    head = f'2\nLattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3:{column}:R:3 {keys}\n'
+    path.write_text((head + "Si 0 0 0 1 2 3\nSi 2 2 2 -1 -2 -3\n") * frames)
+
+
+def test_labels_are_found_by_name(tmp_path):
+    path, forces = tmp_path / "others.xyz", [[1, 2, 3], [-1, -2, -3]]
+    write_labelled(path, 'energy=9 REF_energy=-1.5 REF_stress="1 6 5 6 2 4 5 4 3" Virial="1 2 3 4 5 6"', "REF_forces")
+    with pytest.raises(
+        SourceError, match=r"frame 0 has no label: forces is missing.* REF_energy, .*REF_forces \(arrays"
+    ):
+        list(read_labelled(path))
+    keys = {"energy_key": "REF_energy", "forces_key": "REF_forces"}
+    for stress_key, factor in (("REF_stress", 1), ("Virial", -1 / 125)):
+        for atoms in read_labelled(path, **keys, stress_key=stress_key):
+            assert atoms.get_potential_energy() == -1.5
+            np.testing.assert_array_equal(atoms.get_forces(), forces)
+            np.testing.assert_allclose(atoms.get_stress(), factor * np.arange(1.0, 7))
+    for wrong, said in (("missing", "missing is missing"), ("REF_stress", "REF_stress should be a number")):
+        with pytest.raises(SourceError, match=rf"others\.xyz: frame 0.*{said}"):
+            list(read_labelled(path, **{**keys, "energy_key": wrong}))
+
+
+def test_what_ase_refuses_and_nobody_needs_stops_no_frame(tmp_path):
+    path = tmp_path / "odd.xyz"
+    write_labelled(
+        path, 'energy=-1.5 stress="1 2 3 4 5 6" dipole=unknown virial=none big=99999999999999999999', "forces"
+    )
+    path.write_text(path.read_text().replace("forces:R:3", "forces:R:3:n:I:1").replace("3\n", "3 3000000000\n"))
+    for atoms in read_labelled(path):
+        np.testing.assert_array_equal(atoms.get_stress(), np.arange(1.0, 7))
+        assert (atoms.info["dipole"], atoms.arrays["n"].tolist()) == ("unknown", [3_000_000_000] * 2)
+
+
+# -- the types of LAMMPS ---------------------------------------------------------------------------
+
+DATA = (
+    "made by hand\n\n2 atoms\n2 atom types\n\n0 5 xlo xhi\n0 5 ylo yhi\n0 5 zlo zhi\n\n{masses}"
+    "Atoms # charge\n\n1 1 0.5 0 0 0\n2 2 0.5 2 2 2\n\nVelocities\n\n1 1 0 0\n2 0 1 0\n"
+)
+DUMP = (
+    "ITEM: TIMESTEP\n7\nITEM: NUMBER OF ATOMS\n2\nITEM: BOX BOUNDS pp pp pp\n0 5\n0 5\n0 5\n"
+    "ITEM: ATOMS id type x y z vx vy vz fx fy fz\n1 1 0 0 0 1 0 0 9 9 9\n2 2 2 2 2 0 1 0 9 9 9\n"
+)
+LAMMPS = {
+    "types.dump": DUMP, "types.dump.gz": DUMP, "bare.data": DATA.format(masses=""),
+    "reduced.data": DATA.format(masses="Masses\n\n1 1.0\n2 1.0\n\n"),
+    "types.xyz": "2\nAtoms. Timestep: 7\n1 0 0 0\n2 2 2 2\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAMMPS)
+def test_types_are_no_atomic_numbers(tmp_path, name):
+    path = tmp_path / name
+    with gzip.open(path, "wt") if name.endswith(".gz") else open(path, "w") as file:
+        file.write(LAMMPS[name])
+    with pytest.raises(SourceError, match=rf"{name}: it does not say which elements .* --elements Si C"):
+        list(read_frames(path))
+    (atoms,) = read_atoms(path, elements=["Si", "C"])
+    assert atoms.get_chemical_symbols() == ["Si", "C"]
+    if "types.dump" in name:  # masses of other elements would change velocities; ASE adds an energy
+        np.testing.assert_allclose(atoms.get_velocities()[0] / atoms.get_velocities()[1, 1], [1, 0, 0])
+        assert set(atoms.calc.results) == {"forces"}
+    with pytest.raises(SourceError, match="atoms of type 2, and 1 types are named: Si"):
+        list(read_frames(path, elements=["Si"]))
+
+
+def test_a_data_file_tells_elements_by_masses_and_comments(tmp_path):
+    for masses in ("1 28.0855\n2 12.011", "1 1.0 # Si\n2 2.0 # C"):
+        (tmp_path / "told.data").write_text(DATA.format(masses=f"Masses\n\n{masses}\n\n"))
+        (atoms,) = read_atoms(tmp_path / "told.data")
+        assert atoms.get_chemical_symbols() == ["Si", "C"]
+
+
+def test_a_dump_with_some_frames_without_elements_is_refused(tmp_path):
+    named = DUMP.replace("id type x", "id element x").replace("1 1 0", "1 Si 0").replace("2 2 2", "2 C 2")
+    (tmp_path / "mixed.dump").write_text(named + DUMP)
+    with pytest.raises(SourceError, match=r"mixed\.dump: it does not say"):
+        list(read_frames(tmp_path / "mixed.dump"))
+
+
+def test_the_format_and_its_keywords_reach_the_reader(tmp_path):
+    path = tmp_path / "plain"
+    path.write_text(DATA.format(masses="Masses\n\n1 28.0855\n2 12.011\n\n").replace(" # charge", ""))
+    with pytest.raises(SourceError, match="atom_style cannot be guessed"):
+        list(read_frames(path))
+    (frame,) = read_frames(path, format="lammps-data:atom_style=charge")
+    assert frame.numbers.tolist() == [14, 6]
+    for wrong, said in (("nonsense", "no format 'nonsense'"), ("lammps-data:charge", "NAME:KEY=VALUE")):
+        with pytest.raises(SourceError, match=said):
+            list(read_frames(path, format=wrong))
+    with pytest.raises(InputError, match="chemical symbols"):
+        list(read_frames(path, elements=["Sx"]))

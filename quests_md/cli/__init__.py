@@ -43,6 +43,9 @@ _VERBS = {
 class _Verbs(click.Group):
     """A group that imports a verb when it is called, and prints an error in one line."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _join_elements(args))
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
 
@@ -80,6 +83,22 @@ class _Verbs(click.Group):
             if error.errno == errno.EPIPE:  # `| head`: click ends quietly
                 raise
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _join_elements(arguments: list[str]) -> list[str]:
+    """Return the arguments with ``--elements Si C`` as ``--elements=Si,C``: click takes one value."""
+    if not any(argument.partition("=")[0] == "--elements" for argument in arguments):
+        return arguments
+    from ..elements import SYMBOLS
+
+    joined, inside = list[str](), False
+    for argument in arguments:
+        if inside and set(argument.split(",")) <= set(SYMBOLS):
+            joined[-1] += ("," if "=" in joined[-1] else "=") + argument
+        else:
+            joined.append(argument)
+            inside = argument.partition("=")[0] == "--elements"
+    return joined
 
 
 def _fail(message: str) -> NoReturn:

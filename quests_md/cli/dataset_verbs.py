@@ -40,6 +40,7 @@ from .datasets import (
     dataset_options,
     open_dataset,
     read_counted,
+    reading_options,
     resolve_bandwidths,
 )
 from .references import open_reference, reference_options, thresholds_option
@@ -70,6 +71,7 @@ _SPREAD = 10_000  # most rows from which the spread of own descriptors is comput
 )
 @click.option("--seed", default=0, show_default=True, help="Of the sample.")
 @dataset_options
+@reading_options()
 @result_options()
 def bandwidth_command(
     sources: tuple[str, ...],
@@ -158,6 +160,7 @@ def _make_rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]],
 @click.option("--seed", default=0, show_default=True, help="Of the samples.")
 @click.option("--replace", is_flag=True, help="Sample with replacement, as quests does.")
 @dataset_options
+@reading_options()
 @scratch_option
 @result_options()
 def entropy_command(
@@ -259,6 +262,7 @@ def _draw(results: dict[str, Sequence[Information | Sampled]]) -> Figure:
 @thresholds_option("dH (nats) below which an environment is covered. May be repeated.", 1e-5)
 @click.option("--group-key", metavar="KEY", help="A row for each group of frames, by this key of their info.")
 @dataset_options
+@reading_options()
 @result_options()
 def overlap_command(
     sources: tuple[str, ...],
@@ -269,6 +273,7 @@ def overlap_command(
     group_key: str | None,
     outputs: Outputs,
     threads: int | None,
+    reading: dict[str, Any],
     **descriptor: Any,
 ) -> None:
     """Compute the fraction of environments whose dH against a reference is below a threshold.
@@ -278,8 +283,8 @@ def overlap_command(
     """
     outputs.check()
     with show_progress() as progress:
-        reference = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
-        how = descriptor if reference.spec is None else {"spec": reference.spec}
+        reference = open_reference(index_file, references, bandwidth, descriptor, reading, threads, progress)
+        how = (descriptor if reference.spec is None else {"spec": reference.spec}) | {"reading": reading}
         data = open_dataset(sources, **how, group_key=group_key, threads=threads, progress=progress)
         progress.begin("dH")
         dH = reference.delta_entropy(data.rows, data.numbers)
@@ -321,6 +326,7 @@ def _convert_fractions(context: click.Context, parameter: click.Parameter, value
 @click.option("--seed", default=0, show_default=True, help="Of the samples.")
 @click.option("--replace", is_flag=True, help="Sample with replacement, as quests does.")
 @dataset_options
+@reading_options()
 @result_options()
 def learning_curve_command(
     sources: tuple[str, ...],
@@ -376,6 +382,7 @@ def learning_curve_command(
 @click.option("--worst", type=click.IntRange(1, 50), default=8, show_default=True, help="Environments to draw.")
 @click.option("--overwrite", is_flag=True, help="Replace that file if it exists.")
 @dataset_options
+@reading_options()
 def report_command(
     sources: tuple[str, ...],
     output: Path,
@@ -388,6 +395,7 @@ def report_command(
     cutoff: float | None,
     species: str | None,
     threads: int | None,
+    reading: dict[str, Any],
 ) -> None:
     """Write one self-contained page about a run, a dataset or an index.
 
@@ -409,7 +417,7 @@ def report_command(
         page = report.run_page(folders[0], index=index, worst=worst)
     else:
         wanted = {"k": k, "cutoff": cutoff, "species": species}
-        page = _make_dataset_page(sources, group_key, wanted, bandwidth, index, worst, threads)
+        page = _make_dataset_page(sources, group_key, wanted, bandwidth, index, worst, threads, reading)
     write_atomically(output, lambda file: file.write(page.encode()))
     click.echo(f"{output}: {len(page.encode()) / 1e6:.2f} MB")
 
@@ -422,6 +430,7 @@ def _make_dataset_page(
     index: Index | None,
     worst: int,
     threads: int | None,
+    reading: dict[str, Any],
 ) -> str:
     if any(Path(source).suffix == ".npy" for source in sources):
         raise InputError("own descriptors have no atoms, nor frames: quests-md entropy says what they hold")
@@ -435,7 +444,7 @@ def _make_dataset_page(
             described, frames = [], Index.open(indexes[0])
         else:
             described = [describe_source(source) for source in sources]
-            frames = list(read_counted(sources, group_key, progress))
+            frames = list(read_counted(sources, group_key, progress, reading))
         progress.begin("computing kernel sums:")
         spec = _choose_spec(wanted, frames if isinstance(frames, Index) else index)
         return report.dataset_page(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -17,7 +18,7 @@ from ..errors import InputError, SourceError
 from ..frame import Frame
 from ..index import Index, mean_volume, volume_per_atom
 from ..information import DEFAULT_BANDWIDTH, bandwidth_from_volume, check_rows
-from ..sources import describe_source, read_descriptors, read_frames
+from ..sources import Reading, describe_source, read_descriptors, read_frames
 from .results import Counter, add_options
 from .shared_work import Scratch, compute_rows
 
@@ -34,6 +35,7 @@ __all__ = [
     "open_dataset",
     "open_index",
     "read_counted",
+    "reading_options",
     "refuse_no_bandwidth",
     "resolve_bandwidths",
 ]
@@ -115,6 +117,7 @@ def open_dataset(
     species: str | None = None,
     spec: DescriptorSpec | None = None,
     group_key: str | None = None,
+    reading: Mapping[str, Any] | None = None,
     threads: int | None = None,
     progress: Counter | None = None,
     scratch: Scratch | None = None,
@@ -131,6 +134,8 @@ def open_dataset(
         The descriptor of the reference that these sources are compared with, instead of `k`, `cutoff` and `species`.
     group_key
         Key of the frames' info that names their groups.
+    reading
+        Keywords of `Reading`: how the files are read.
     progress
         Counts the frames that are read.
     scratch
@@ -149,7 +154,12 @@ def open_dataset(
     if special and len(sources) > 1:
         raise InputError(f"{special[0]} is a dataset of its own: give it alone, or files of frames")
     if not special:
-        return _open_files(sources, spec or make_spec(k, cutoff, species), group_key, threads, progress, scratch)
+        frames = Frames(sources, group_key, reading or {}, progress)
+        return _open_files(frames, spec or make_spec(k, cutoff, species), threads, scratch)
+    if any((reading or {}).values()):
+        raise InputError(
+            f"{special[0]} holds no frames that ASE reads: --format and --elements are for files of frames"
+        )
     return together(scratch.comm, lambda: _open_special(special[0], k, cutoff, species, spec, group_key))
 
 
@@ -178,16 +188,23 @@ def make_spec(k: int | None, cutoff: float | None, species: str | None) -> Descr
     return DescriptorSpec(k if k is not None else default.k, cutoff if cutoff is not None else default.cutoff, species)
 
 
-def _open_files(
-    sources: Sequence[str],
-    spec: DescriptorSpec,
-    group_key: str | None,
-    threads: int | None,
-    progress: Counter | None,
-    scratch: Scratch,
-) -> Dataset:
-    def read() -> Iterator[Frame]:
-        return (frame for frame in read_counted(sources, group_key, progress) if len(frame.centres))
+@dataclass(frozen=True)
+class Frames:
+    """Files of frames, and how they are read."""
+
+    sources: Sequence[str]
+    group_key: str | None
+    reading: Mapping[str, Any]
+    progress: Counter | None
+
+    def read(self) -> Iterator[Frame]:
+        """Yield the frames that have environments."""
+        every = read_counted(self.sources, self.group_key, self.progress, self.reading)
+        return (frame for frame in every if len(frame.centres))
+
+
+def _open_files(source: Frames, spec: DescriptorSpec, threads: int | None, scratch: Scratch) -> Dataset:
+    sources, read = source.sources, source.read
 
     # With a scratch folder the dataset may be larger than memory: then the frames are read twice.
     kept = None if scratch.folder is not None else together(scratch.comm, lambda: list(read()))
@@ -230,10 +247,12 @@ def _survey(frames: Iterable[Frame], sources: Sequence[str], spec: DescriptorSpe
     )
 
 
-def read_counted(sources: Sequence[str], group_key: str | None, progress: Counter | None) -> Iterator[Frame]:
-    """Yield the frames of files, and show how many have been read."""
+def read_counted(
+    sources: Sequence[str], group_key: str | None, progress: Counter | None, reading: Mapping[str, Any]
+) -> Iterator[Frame]:
+    """Yield the frames of files, and show how many have been read. `reading` are keywords of `Reading`."""
     for source in sources:
-        frames = read_frames(source, group_key)
+        frames = read_frames(source, group_key, **reading)
         if progress is not None:
             progress.say(f"reading {source}:")
             frames = progress.count(frames)
@@ -303,6 +322,45 @@ dataset_options = add_options(
     ),
     click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]"),
 )
+
+
+def reading_options(*labels: str) -> Callable[[_Command], _Command]:
+    """Return a decorator that adds --format, --elements, and --NAME-key for each of these labels.
+
+    The command gets what they say as `reading`, keywords of `quests_md.sources.Reading`.
+    """
+    options = add_options(
+        click.option(
+            "--format", metavar="NAME", help="Of the files, as ASE calls it; NAME:KEY=VALUE,... for its reader."
+        ),
+        click.option(
+            "--elements",
+            metavar="SYMBOLS",
+            callback=_split_symbols,
+            help="Of the types 1, 2, ... of LAMMPS: --elements Si C.",
+        ),
+        *(
+            click.option(f"--{name}-key", metavar="KEY", help=f"Name of the label in the file.  [default: {name}]")
+            for name in labels
+        ),
+    )
+    names = ("format", "elements", *(f"{name}_key" for name in labels))
+
+    def decorate(command: Any) -> Any:
+        @functools.wraps(command)
+        def run(*arguments: Any, **values: Any) -> Any:
+            reading = {name: values.pop(name) for name in names}
+            Reading(**reading)  # raises before anything is read
+            return command(*arguments, reading=reading, **values)
+
+        return options(run)
+
+    return decorate
+
+
+def _split_symbols(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    """Convert an option: chemical symbols, with commas or spaces between them."""
+    return None if text is None else tuple(text.replace(",", " ").split())
 
 
 def convert_bandwidth(value: Any) -> float | str:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from .. import report
 from ..errors import FrameError, InputError, NucleationError, OutputError
 from ..files import write_atomically
-from ..files.extxyz import format_atoms, format_frame
+from ..files.extxyz import format_frame
 from ..frame import Frame
 from ..index import Index
 from ..information import DEFAULT_BANDWIDTH
 from ..machine import find_versions
 from ..nuclei import SPHERE, Nucleation, Nuclei, NucleiSeries, linked_mean, nucleation, nuclei
-from ..sources import describe_source, read_atoms, read_frames, to_frame
-from .datasets import FRAMES, NOT_FRAMES, bandwidth_option, dataset_options, make_spec, open_dataset
+from ..sources import ReadFrame, describe_source, read_all, read_frames
+from .datasets import FRAMES, NOT_FRAMES, bandwidth_option, dataset_options, make_spec, open_dataset, reading_options
 from .references import Itself, OpenedReference, open_reference, reference_options, thresholds_option
 from .results import (
     Counter,
@@ -47,7 +47,7 @@ __all__ = ["dh_command", "nuclei_command"]
 _BATCH = 4096  # least number of environments that are compared at a time, so that the threads have enough to do
 _OVERLAP = 1e-5  # nats; the threshold of quests overlap
 
-_Place = tuple[str, int, Any, Frame]  # a file, the number of a frame in it, and the frame as ase.Atoms and as Frame
+_Place = tuple[str, int, ReadFrame]  # a file, the number of a frame in it, and the frame
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class _Answer:
 @bandwidth_option()
 @thresholds_option("Report the fraction above this dH (nats). May be repeated.")
 @dataset_options
+@reading_options()
 @result_options(*FRAMES, ".csv", ".json", ".npy")
 def dh_command(
     sources: tuple[str, ...],
@@ -75,6 +76,7 @@ def dh_command(
     thresholds: tuple[float, ...],
     outputs: Outputs,
     threads: int | None,
+    reading: dict[str, Any],
     **descriptor: Any,
 ) -> None:
     """Compute dH of every environment of frames against a reference, in nats.
@@ -91,8 +93,8 @@ def dh_command(
                 sources, index_file, references, bandwidth, descriptor, threads
             )
         else:
-            reference = open_reference(index_file, references, bandwidth, descriptor, threads, progress)
-        asked = _ask(sources, reference, thresholds, descriptor, progress)
+            reference = open_reference(index_file, references, bandwidth, descriptor, reading, threads, progress)
+        asked = _ask(sources, reference, thresholds, {**descriptor, "reading": reading}, progress)
         if outputs.output is not None and are_frames:
             done: list[_Answer] = []
             write_atomically(outputs.output, lambda file: file.writelines(_format_frames(asked, done, sources)))
@@ -158,10 +160,10 @@ def _ask(
     thresholds: Sequence[float],
     descriptor: dict[str, Any],
     progress: Counter,
-) -> Iterator[tuple[_Answer, Any]]:
-    """Yield the answer for every frame, and the frame as ``ase.Atoms`` with its dH; None if there are no frames."""
+) -> Iterator[tuple[_Answer, Iterator[bytes] | None]]:
+    """Yield the answer for every frame, and its text with dH, in pieces; None if there are no frames."""
     if isinstance(reference, OpenedReference) and _hold_no_frames(sources):
-        how = descriptor if reference.spec is None else {"spec": reference.spec}
+        how = descriptor if reference.spec is None else {"spec": reference.spec, "reading": descriptor["reading"]}
         data = open_dataset(sources, **how, threads=reference.threads, progress=progress)
         dH = reference.delta_entropy(data.rows, data.numbers)
         # Own descriptors do not always say where a frame begins: then all of them are one frame.
@@ -172,40 +174,36 @@ def _ask(
         return
     if reference.spec is None:
         raise InputError(f"the reference holds own descriptors: {sources[0]} must be an array (.npy) of them, too")
-    for batch in _batches(sources, progress):
-        frames = [frame for *_, frame in batch]
-        for (source, number, atoms, frame), some in zip(
-            batch, _split(_compute_dH(reference, batch), frames), strict=True
-        ):
-            row = {"file": source, "frame": number, "step": frame.step, "time": frame.time}
-            numbers_ = _summarise(some, thresholds, frame)
-            _put(atoms, frame, some, numbers_)
-            yield _Answer({**row, **numbers_}, some), atoms
+    for batch in _batches(sources, descriptor["reading"], progress):
+        frames = [found.frame for *_, found in batch]
+        for (source, number, found), some in zip(batch, _split(_compute_dH(reference, batch), frames), strict=True):
+            row = {"file": source, "frame": number, "step": found.frame.step, "time": found.frame.time}
+            summary = _summarise(some, thresholds, found.frame)
+            yield _Answer({**row, **summary}, some), _format_frame(found, some, summary)
 
 
 def _compute_dH(reference: OpenedReference | Itself, batch: Sequence[_Place]) -> NDArray[np.float64]:
     """Compute dH of some frames. If a frame has no descriptor, the error names its file."""
     try:
-        return reference.ask([frame for *_, frame in batch])
+        return reference.ask([found.frame for *_, found in batch])
     except FrameError:
-        for source, number, _, frame in batch:
+        for source, number, found in batch:
             try:
-                reference.ask([frame])
+                reference.ask([found.frame])
             except FrameError as error:
                 raise FrameError(f"{source}: frame {number}: {error}") from error
         raise
 
 
-def _batches(sources: Sequence[str], progress: Counter) -> Iterator[list[_Place]]:
+def _batches(sources: Sequence[str], reading: dict[str, Any], progress: Counter) -> Iterator[list[_Place]]:
     """Yield several frames at a time, with their file and their number in it."""
     batch: list[_Place] = []
     n_env = 0
     progress.begin("dH of")
     for source in sources:
-        for number, atoms in enumerate(progress.count(read_atoms(source))):
-            frame = to_frame(atoms, number)
-            batch.append((source, number, atoms, frame))
-            n_env += len(frame.centres)
+        for number, found in enumerate(progress.count(read_all(source, **reading))):
+            batch.append((source, number, found))
+            n_env += len(found.frame.centres)
             if n_env >= _BATCH:
                 yield batch
                 batch, n_env = [], 0
@@ -231,25 +229,24 @@ def _summarise(dH: NDArray[np.float64], thresholds: Sequence[float], frame: Fram
     return numbers | {f"above_{threshold:g}": float(np.mean(dH > threshold)) for threshold in thresholds}
 
 
-def _put(atoms: Any, frame: Frame, dH: NDArray[np.float64], numbers: dict[str, Any]) -> None:
-    """Put dH into an ``ase.Atoms``; nan for an atom that is no environment."""
-    values = np.full(len(atoms), np.nan)
-    values[frame.centres] = dH
-    atoms.arrays["dH"] = values
-    atoms.info |= {f"dH_{key}": value for key, value in numbers.items()}
+def _format_frame(found: ReadFrame, dH: NDArray[np.float64], summary: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the text of a frame with dH, in pieces; nan for an atom that is no environment."""
+    values = np.full(len(found.frame.positions), np.nan)
+    values[found.frame.centres] = dH
+    yield from found.text.format({"dH": values}, {f"dH_{key}": value for key, value in summary.items()})
 
 
 def _format_frames(
-    asked: Iterable[tuple[_Answer, Any]], done: list[_Answer], sources: Sequence[str]
+    asked: Iterable[tuple[_Answer, Iterator[bytes] | None]], done: list[_Answer], sources: Sequence[str]
 ) -> Iterator[bytes]:
     """Yield the text of every frame, and keep its answer. Raise if none has environments: then no file is left."""
-    for answer, atoms in asked:
-        if atoms is None:
+    for answer, text in asked:
+        if text is None:
             raise OutputError(
                 f"{answer.row['file']} holds no frames to write: give a name that ends with .csv or .json"
             )
         done.append(answer)
-        yield format_atoms(atoms, every_result=True)
+        yield from text
     _keep_environments(done, sources)
 
 
@@ -289,6 +286,7 @@ _SHOWN = 12  # rows of the table on a terminal
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw it here: .png, .svg or .pdf.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+@reading_options()
 def nuclei_command(
     trajectory: str,
     index_file: Path,
@@ -302,6 +300,7 @@ def nuclei_command(
     plot: Path | None,
     overwrite: bool,
     threads: int | None,
+    reading: dict[str, Any],
     **options: Any,
 ) -> None:
     """Find nuclei along a trajectory: linked atoms whose dH is low.
@@ -323,7 +322,7 @@ def nuclei_command(
     index = Index.open(index_file)
     with show_progress() as progress:
         progress.say(f"nuclei of {trajectory}:")
-        frames = progress.count(read_frames(trajectory))
+        frames = progress.count(read_frames(trajectory, **reading))
         found = _find(frames, index, threshold, above, average, link, bool(films), threads)
         series = _collect(found, films)
     fitted, refusal = None, None

@@ -14,13 +14,22 @@ from .. import report
 from ..compression import METHODS, Compression, compress
 from ..errors import OutputError, SourceError
 from ..files import write_atomically
-from ..files.extxyz import format_atoms, format_frame
+from ..files.extxyz import FrameText, format_frame
 from ..index import Index
 from ..information import entropy as entropy_of
 from ..machine import find_versions
 from ..selection import Cutout, cutouts
-from ..sources import read_atoms, read_frames, to_frame
-from .datasets import FRAMES, NOT_FRAMES, Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths
+from ..sources import ReadFrame, read_all
+from .datasets import (
+    FRAMES,
+    NOT_FRAMES,
+    Dataset,
+    bandwidth_option,
+    dataset_options,
+    open_dataset,
+    reading_options,
+    resolve_bandwidths,
+)
 from .references import check_elements
 from .results import Counter, Outputs, format_table, result_options, show_progress, write_result
 
@@ -32,11 +41,11 @@ __all__ = ["compress_command", "cutout_command"]
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of a frame: its file and its number in it; and the frame itself, if it is written."""
+    """The place of a frame: its file and its number in it; and its text, if it is written."""
 
     file: str
     number: int
-    atoms: Any
+    text: FrameText | None
 
 
 def _convert_size(context: click.Context, parameter: click.Parameter, value: str | None) -> int | float | None:
@@ -76,6 +85,7 @@ def _convert_size(context: click.Context, parameter: click.Parameter, value: str
 )
 @bandwidth_option()
 @dataset_options
+@reading_options()
 @result_options(*FRAMES, ".json", ".csv")
 def compress_command(
     sources: tuple[str, ...],
@@ -88,6 +98,7 @@ def compress_command(
     bandwidth: float | str | None,
     outputs: Outputs,
     threads: int | None,
+    reading: dict[str, Any],
     **descriptor: Any,
 ) -> None:
     """Choose few frames that keep the information of a dataset, by the minimum set cover of QUESTS or otherwise.
@@ -104,9 +115,10 @@ def compress_command(
     if outputs.output is not None and outputs.output.suffix in FRAMES and not are_frames:
         raise OutputError(f"{sources[0]} holds no frames to write: give a name that ends with .json or .csv")
     with show_progress() as progress:
-        reference = open_dataset(references, **descriptor, threads=threads, progress=progress) if references else None
+        same: dict[str, Any] = {"reading": reading, "threads": threads, "progress": progress}
+        reference = open_dataset(references, **descriptor, **same) if references else None
         how = descriptor if reference is None or reference.spec is None else {"spec": reference.spec}
-        data = open_dataset(sources, **how, threads=threads, progress=progress)
+        data = open_dataset(sources, **how, **same)
         if reference is not None:
             check_elements(data.numbers, reference)
         h = _choose_bandwidth(bandwidth, data, reference)
@@ -128,7 +140,8 @@ def compress_command(
         )
 
         def write(path: Path) -> None:
-            places = _find_frames(sources, data, found, path.suffix in FRAMES, progress) if are_frames else {}
+            with_text = path.suffix in FRAMES
+            places = _find_frames(sources, reading, data, found, with_text, progress) if are_frames else {}
             _write(path, data, reference, found, places, seed)
 
         outputs.deliver([_summarise(data, found)], write, lambda: report.compression(found, data.n_frames))
@@ -155,7 +168,12 @@ def _summarise(data: Dataset, found: Compression) -> dict[str, Any]:
 
 
 def _find_frames(
-    sources: Iterable[str], data: Dataset, found: Compression, with_atoms: bool, progress: Counter
+    sources: Iterable[str],
+    reading: dict[str, Any],
+    data: Dataset,
+    found: Compression,
+    with_text: bool,
+    progress: Counter,
 ) -> dict[int, _Place]:
     """Return the places of the chosen frames, by their number in the dataset. The files are read once more.
 
@@ -169,10 +187,10 @@ def _find_frames(
     sizes: list[int] = []
     progress.begin("reading what was chosen:")
     for source in sources:
-        for number, atoms in enumerate(progress.count(read_atoms(source))):
-            n = len(to_frame(atoms, number).centres)
+        for number, one in enumerate(progress.count(read_all(source, **reading))):
+            n = len(one.frame.centres)
             if n and len(sizes) in chosen:
-                places[len(sizes)] = _Place(source, number, atoms if with_atoms else None)
+                places[len(sizes)] = _Place(source, number, one.text if with_text else None)
             sizes += [n] if n else []
     if sizes != np.diff(data.frame_offsets).tolist():
         raise SourceError(f"{', '.join(sources)}: changed while frames were chosen from it: choose again")
@@ -184,7 +202,7 @@ def _write(
 ) -> None:
     chosen = found.selected.tolist()
     if output.suffix in FRAMES:
-        write_atomically(output, lambda file: file.writelines(_format_frames(places[frame].atoms for frame in chosen)))
+        write_atomically(output, lambda file: file.writelines(_format_frames(places[frame].text for frame in chosen)))
         return
     growth = found.growth()
     rows = [
@@ -203,9 +221,10 @@ def _write(
     write_result(output, {**result, "versions": find_versions()}, rows)
 
 
-def _format_frames(frames: Iterable[Any]) -> Iterator[bytes]:
-    for atoms in frames:
-        yield format_atoms(atoms, every_result=True)
+def _format_frames(texts: Iterable[FrameText | None]) -> Iterator[bytes]:
+    for text in texts:
+        assert text is not None
+        yield from text.format()
 
 
 # -- cutout ------------------------------------------------------------------------------------------------------------
@@ -232,30 +251,60 @@ _COLUMNS = {
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The extended XYZ file to write.")
 @click.option("--overwrite", is_flag=True, help="Replace that file if it exists.")
 @click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+@reading_options()
 def cutout_command(
-    frames: str, index_file: Path, output: Path, overwrite: bool, threads: int | None, **options: Any
+    frames: str,
+    index_file: Path,
+    output: Path,
+    overwrite: bool,
+    threads: int | None,
+    reading: dict[str, Any],
+    **options: Any,
 ) -> None:
     """Cut out the surroundings of the worst atoms of frames that are too large for an oracle.
 
     FRAMES is anything that ASE reads, with an optional slice: uq/candidates.extxyz, md.traj@-1. Only the forces
-    on core atoms (column core) are fit to train on.
+    on core atoms (column core) are fit to train on. Columns and keys that are not ours stay as they are, and mean what
+    they mean in the whole frame; its energy, forces and stress are left out.
     """
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists: choose another name, or give --overwrite")
     index = Index.open(index_file)
     with show_progress() as progress:
         progress.say(f"cutting {frames}:")
-        found = list(_cut(progress.count(read_frames(frames)), index, threads, options))
+        cuts = list(_cut(progress.count(read_all(frames, **reading)), index, threads, options))
+    found = [cut for cut, _ in cuts]
     if not found:
         click.echo(f"no atom of {frames} is above {options['threshold']:g} nats: nothing to cut out")
         return
-    texts = [format_frame(cut.frame, cut.dH, cut.info, {"core": cut.core}) for cut in found]
-    write_atomically(output, lambda file: file.writelines(texts))
+    write_atomically(output, lambda file: file.writelines(text for _, text in cuts))
     click.echo(format_table([{name: cut.info[key] for name, key in _COLUMNS.items()} for cut in found]))
     click.echo(f"{len(found)} cut-outs in {output}")
 
 
-def _cut(frames: Any, index: Index, threads: int | None, options: dict[str, Any]) -> Iterator[Cutout]:
-    for frame in frames:
-        dH = index.delta_entropy(frame, threads)
-        yield from cutouts(frame, dH, index.spec.cutoff, index=index, **options)
+# What a frame says of itself as a whole, and a cut-out must not; its forces, too, wait for the oracle.
+_OF_PARENT = (
+    "species", "Z", "pos", "dH", "core", "forces", "energy", "free_energy", "stress", "Origin", "model_energy",
+    "model_forces",
+)  # fmt: skip
+
+
+def _cut(
+    frames: Iterable[ReadFrame], index: Index, threads: int | None, options: dict[str, Any]
+) -> Iterator[tuple[Cutout, bytes]]:
+    """Yield the cut-outs of frames, each with its text."""
+    for one in frames:
+        dH = index.delta_entropy(one.frame, threads)
+        for cut in cutouts(one.frame, dH, index.spec.cutoff, index=index, **options):
+            yield cut, _format_cutout(one, cut)
+
+
+def _format_cutout(of: ReadFrame, cut: Cutout) -> bytes:
+    """Format a cut-out, with what its frame holds besides: of others, and carried as it stands there."""
+    # A step or a time that is no number, and ids that are names, are not ours.
+    foreign = {key for key in ("step", "time") if isinstance(of.atoms.info.get(key), str)}
+    info = {key: value for key, value in cut.info.items() if key not in foreign}
+    text, ids = of.text, () if of.has_names else ("id", "ids")
+    summary = [key for key, *_ in text.words if key.startswith("dH_")]
+    columns, keys = text.take(cut.rows, {*_OF_PARENT, *ids, *summary, *info})
+    return format_frame(cut.frame, cut.dH, {**info, **keys}, {"core": cut.core, **columns})

@@ -21,7 +21,7 @@ from ..frame import Frame
 from ..index import Calibration, ErrorBound, Index, calibrate, fit_error_bound
 from ..information import DEFAULT_BANDWIDTH
 from ..sources import describe_source, read_descriptors, read_force_errors
-from .datasets import convert_bandwidth, read_counted, refuse_no_bandwidth
+from .datasets import convert_bandwidth, read_counted, reading_options, refuse_no_bandwidth
 from .results import Counter, format_facts, show_progress
 
 __all__ = ["index_group"]
@@ -57,6 +57,7 @@ def index_group() -> None:
 @click.option("--group-key", metavar="KEY", help="Key of the frames' info that names where each came from.")
 @click.option("--calibrate/--no-calibrate", "calibrated", default=True, help="Make a calibration, too.  [default: yes]")
 @click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+@reading_options()
 def build(
     sources: tuple[str, ...],
     output: Path,
@@ -68,6 +69,7 @@ def build(
     group_key: str | None,
     calibrated: bool,
     threads: int | None,
+    reading: dict[str, Any],
 ) -> None:
     """Build an index of the frames of one or more files.
 
@@ -80,12 +82,12 @@ def build(
     _refuse_other_files(output)
     with show_progress() as progress:
         if _are_own(sources):
-            index = _build_own(sources, bandwidth, name, {**descriptor, "group-key": group_key}, threads)
+            index = _build_own(sources, bandwidth, name, {**descriptor, "group-key": group_key, **reading}, threads)
         elif name is None:
             spec = DescriptorSpec(**{key: value for key, value in descriptor.items() if value is not None})
             h = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
             described = [describe_source(source) for source in sources]
-            frames = _read(sources, group_key, progress)
+            frames = _read(sources, group_key, progress, reading)
             index = Index.build(frames, spec, h, sources=described, threads=threads)
         else:
             raise InputError(f"--name is for own descriptors (.npy), and {sources[0]} holds frames")
@@ -100,8 +102,8 @@ def build(
     click.echo(format_facts({"built in": f"{seconds:.1f} s"}))
 
 
-def _read(sources: Sequence[str], group_key: str | None, progress: Counter) -> Iterator[Frame]:
-    yield from read_counted(sources, group_key, progress)
+def _read(sources: Sequence[str], group_key: str | None, progress: Counter, reading: dict[str, Any]) -> Iterator[Frame]:
+    yield from read_counted(sources, group_key, progress, reading)
     progress.say("computing descriptors of")
 
 
@@ -130,6 +132,7 @@ def _refuse_other_files(output: Path) -> None:
 @click.option("--group-key", metavar="KEY", help="Key of the frames' info that names where each came from.")
 @click.option("--calibrate/--no-calibrate", "calibrated", default=True, help="Make a calibration, too.  [default: yes]")
 @click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+@reading_options()
 def extend(
     index_file: Path,
     sources: tuple[str, ...],
@@ -137,6 +140,7 @@ def extend(
     group_key: str | None,
     calibrated: bool,
     threads: int | None,
+    reading: dict[str, Any],
 ) -> None:
     """Write the next generation of INDEX: its reference and the frames of one or more files.
 
@@ -149,11 +153,11 @@ def extend(
     before, reason = _list_facts(index_file, old), ""
     with show_progress() as progress:
         if _are_own(sources):
-            _refuse_options_for_frames(sources[0], {"group-key": group_key})
+            _refuse_options_for_frames(sources[0], {"group-key": group_key, **reading})
             x, frame_offsets = _read_own(sources)
             new = old.extend(x, frame_offsets=frame_offsets, sources=described, threads=threads)
         else:
-            new = old.extend(_read(sources, group_key, progress), sources=described, threads=threads)
+            new = old.extend(_read(sources, group_key, progress, reading), sources=described, threads=threads)
         if calibrated:
             progress.say("calibrating with")
             reason = _calibrate(new, threads)
@@ -179,8 +183,15 @@ def extend(
 @click.option("--potential", default="", metavar="NAME", help="The model whose errors these are, for the record.")
 @click.option("--group-key", metavar="KEY", help="Key of LABELLED's info that names the trajectory of each frame.")
 @click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+@reading_options("forces")
 def calibrate_command(
-    file: Path, errors: str | None, coverage: float, potential: str, group_key: str | None, threads: int | None
+    file: Path,
+    errors: str | None,
+    coverage: float,
+    potential: str,
+    group_key: str | None,
+    threads: int | None,
+    reading: dict[str, Any],
 ) -> None:
     """Calibrate an index: find what thresholds mean, and with --errors what dH says about the force error.
 
@@ -193,7 +204,7 @@ def calibrate_command(
         if errors is None or index.calibration is None:
             index.calibration = calibrate(index, threads=threads)
         if errors is not None:
-            labelled = read_force_errors(errors, group_key)
+            labelled = read_force_errors(errors, group_key, **reading)
             bound = fit_error_bound(index, labelled, coverage=coverage, potential=potential, threads=threads)
             index.calibration = dataclasses.replace(index.calibration, force_error=bound)
     index.save(file)

@@ -19,7 +19,7 @@ from ..recording.reader import read_about
 from ..sources import read_frames
 from ..toml import check_keys, read_toml
 from . import EXIT_CODES
-from .datasets import convert_bandwidth
+from .datasets import convert_bandwidth, reading_options
 from .results import format_facts, show_progress
 
 __all__ = ["config_group", "run_command", "watch_command"]
@@ -214,8 +214,11 @@ class _CommandOfKeys(click.Command):
     help="A quests.toml, with every key of a live run. Options that are given replace keys of it.",
 )
 @add_key_options
+@reading_options()
 @click.pass_context
-def watch_command(context: click.Context, /, trajectory: str, config_path: str | None, **values: Any) -> None:
+def watch_command(
+    context: click.Context, /, trajectory: str, config_path: str | None, reading: dict[str, Any], **values: Any
+) -> None:
     """Replay a trajectory through the monitor, as if it were running now.
 
     TRAJECTORY is anything that ASE reads, with an optional slice: dump.lammpstrj, md.traj@::10.
@@ -234,7 +237,7 @@ def watch_command(context: click.Context, /, trajectory: str, config_path: str |
     with Session.from_config(config, host=_REPLAY) as session, show_progress() as progress:
         progress.say(f"watching {trajectory}:")
         band = Band.COVERED
-        for decision in replay(session, progress.count(read_frames(trajectory))):
+        for decision in replay(session, progress.count(read_frames(trajectory, **reading))):
             if decision.evaluated and decision.band != band:
                 band = decision.band
                 click.echo(_format_decision(decision))

@@ -25,11 +25,11 @@ from rich.progress import (
 
 from ..errors import Halted, InputError, MissingExtraError, OutputError, SourceError
 from ..files import write_atomically
-from ..files.extxyz import format_atoms
 from ..labelling import EXECUTORS, STATES, Entry, Labelling, Oracle, Queue, check_labels, digest, label, make_executor
-from ..sources import read_atoms, read_labelled
+from ..sources import read_all, read_atoms, read_labelled
 from ..toml import make_settings, read_toml, tomllib
 from . import EXIT_CODES
+from .datasets import reading_options
 from .results import format_facts, format_table
 
 __all__ = ["COLUMNS", "Bar", "Lines", "label_command", "learn_command", "queue_group"]
@@ -52,7 +52,8 @@ def queue_group() -> None:
 @queue_group.command("add")
 @click.argument("queue")
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True)
-def add(queue: str, sources: tuple[str, ...]) -> None:
+@reading_options()
+def add(queue: str, sources: tuple[str, ...], reading: dict[str, Any]) -> None:
     """Add the frames of files. Frames that are already in QUEUE are left out.
 
     FILE is anything that ASE reads, with an optional slice: uq/candidates.extxyz, md.traj@-1. QUEUE is made if there is
@@ -61,20 +62,20 @@ def add(queue: str, sources: tuple[str, ...]) -> None:
     found = Queue(queue)
     new, old = set[int](), set[int]()
     for source in sources:
-        for id, is_new in _add(found, source):
+        for id, is_new in _add(found, source, reading):
             (new if is_new else old).add(id)
     old -= new
     click.echo(f"{found.name}: {len(new)} frames added" + (f", {len(old)} were there" if old else ""))
 
 
-def _add(queue: Queue, source: str) -> Iterator[tuple[int, bool]]:
+def _add(queue: Queue, source: str, reading: dict[str, Any]) -> Iterator[tuple[int, bool]]:
     """Add the frames of a file. If a run is writing to it, the last frame may be incomplete: then read it again."""
     while True:
         size = _get_size(source)
         try:
-            for count, atoms in enumerate(read_atoms(source)):
+            for count, one in enumerate(read_all(source, **reading)):
                 try:
-                    added = queue.add(atoms, file=source, frame=count)
+                    added = queue.add(one.atoms, one.text.text, file=source, frame=count)
                 except InputError as error:
                     raise InputError(f"{source}: frame {count}: {error}; those before it are added") from error
                 yield added
@@ -176,7 +177,7 @@ def _format_new(queue: Queue, ids: Sequence[int], there: set[str]) -> Iterator[b
     for id in ids:
         atoms = queue.atoms(id)
         if digest(atoms) not in there:
-            yield format_atoms(atoms)
+            yield queue.format(id)
 
 
 def _tabulate(entries: Sequence[Entry]) -> str:
@@ -234,6 +235,7 @@ def _convert_keywords(context: click.Context, parameter: click.Parameter, texts:
 @click.option("--force", is_flag=True, help="Although the queue has labels of another oracle.")
 @click.option("--tries", default=3, show_default=True, type=click.IntRange(1), help="Before a frame is given up.")
 @click.option("--lease", default=600.0, show_default=True, help="Seconds until the claims of a killed program expire.")
+@reading_options("energy", "forces", "stress")
 def label_command(
     queue_address: str,
     calculator: str,
@@ -246,7 +248,8 @@ def label_command(
     force: bool,
     tries: int,
     lease: float,
-    **options: float | None,
+    reading: dict[str, Any],
+    **options: Any,
 ) -> None:
     """Label the frames that wait in QUEUE: energies, forces and stresses by any ASE calculator.
 
@@ -255,12 +258,14 @@ def label_command(
     Exit code: 0 nothing waits any more, or the limit is reached; 1 an error, or no frame got a label though some were
     tried; 3 told to stop, by Ctrl-C or SIGTERM.
     """
-    oracle = _read_oracle(calculator, keywords, options)
+    keys = {name: reading.pop(name) for name in ("energy_key", "forces_key", "stress_key")}
+    oracle = _read_oracle(calculator, keywords, options | keys)
+    reading |= oracle.label_keys()
     queue = Queue(queue_address, tries=tries, lease=lease, create=False)
     with _catch_signals() as stop, _show_view() as view:
         try:
             with make_executor(kind, workers, scheduler) as executor:
-                _check(oracle, executor, queue, check, stop)
+                _check(oracle, executor, queue, check, reading, stop)
                 at_once: int = executor.workers  # type: ignore[attr-defined]  # make_executor promises it
                 label(queue, oracle, executor, workers=at_once, limit=limit, force=force, stop=stop, report=view.show)
         except Halted as error:
@@ -273,7 +278,7 @@ def label_command(
     raise click.exceptions.Exit(code)
 
 
-def _read_oracle(calculator: str, keywords: dict[str, Any], options: dict[str, float | None]) -> Oracle:
+def _read_oracle(calculator: str, keywords: dict[str, Any], options: dict[str, Any]) -> Oracle:
     """Read the oracle from its file, the file of a loop or an import path. Options replace what the file says."""
     path = Path(calculator)
     values: dict[str, Any]
@@ -289,10 +294,17 @@ def _read_oracle(calculator: str, keywords: dict[str, Any], options: dict[str, f
     return make_settings(Oracle, values, calculator)
 
 
-def _check(oracle: Oracle, executor: Executor, queue: Queue, file: str | None, stop: Callable[[], bool]) -> None:
+def _check(
+    oracle: Oracle,
+    executor: Executor,
+    queue: Queue,
+    file: str | None,
+    reading: dict[str, Any],
+    stop: Callable[[], bool],
+) -> None:
     """Label some frames again: those of the file, or frames of the queue that this oracle has labelled."""
     if file is not None:
-        frames = list(read_labelled(file))
+        frames = list(read_labelled(file, **reading))
     else:
         own = [entry.id for entry in queue.entries(["done"]) if entry.record.get("settings") == oracle.settings]
         frames = list(queue.labelled([own[0], own[len(own) // 2], own[-1]] if own else []))

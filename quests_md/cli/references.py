@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -177,6 +177,7 @@ def open_reference(
     references: Sequence[str],
     bandwidth: float | str | None,
     descriptor: dict[str, Any],
+    reading: Mapping[str, Any],
     threads: int | None,
     progress: Counter,
 ) -> OpenedReference:
@@ -192,7 +193,7 @@ def open_reference(
     if (index_file is None) == (not references):
         raise click.UsageError("give a reference: either --index INDEX or --reference FILE")
     if index_file is None:
-        data = open_dataset(references, **descriptor, threads=threads, progress=progress)
+        data = open_dataset(references, **descriptor, reading=reading, threads=threads, progress=progress)
         (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
         return OpenedReference(data, None, h, threads)
     index = open_index(index_file, **descriptor)

@@ -28,7 +28,7 @@ from ..thermo import (
     state_entropies,
     window_entropies,
 )
-from .datasets import Dataset, bandwidth_option, dataset_options, open_dataset, resolve_bandwidths
+from .datasets import Dataset, bandwidth_option, dataset_options, open_dataset, reading_options, resolve_bandwidths
 from .results import (
     Counter,
     Outputs,
@@ -81,6 +81,7 @@ _options = add_options(
     click.option("--blocks", default=10, show_default=True, type=click.IntRange(2), help="Of frames, for errors."),
     click.option("--seed", default=0, show_default=True, help="Of what is drawn."),
     dataset_options,
+    reading_options(),
     result_options(),
 )
 _sample_options = add_options(
@@ -191,7 +192,7 @@ def difference_command(
 
 def _split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options of the descriptor, and those of what is drawn; both have `threads`."""
-    descriptor = {name: options[name] for name in ("k", "cutoff", "species", "threads")}
+    descriptor = {name: options[name] for name in ("k", "cutoff", "species", "reading", "threads")}
     return descriptor, {name: value for name, value in options.items() if name == "threads" or name not in descriptor}
 
 
@@ -202,7 +203,7 @@ def _open_states(
     data: list[Dataset] = []
     for sources in states:
         spec = data[0].spec if data else None
-        how = descriptor if spec is None else {"spec": spec, "threads": descriptor["threads"]}
+        how = descriptor if spec is None else {**descriptor, "spec": spec, "k": None, "cutoff": None, "species": None}
         data.append(open_dataset(sources, **how, progress=progress))
         _check_alike(data[0], states[0], data[-1], sources)
     (h,) = resolve_bandwidths(data[0], () if bandwidth is None else (bandwidth,))

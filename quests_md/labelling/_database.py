@@ -19,12 +19,13 @@ from typing import Any
 
 import ase.db
 
-from ..errors import QueueError
+from ..errors import QuestsError, QueueError
 
-__all__ = ["Database", "SQLite", "Transaction", "hide_password"]
+__all__ = ["Database", "SQLite", "Transaction", "describe", "hide_password"]
 
 _KEY = "quests_md_queue"  # in the metadata of the database; its value is the number of the format
 _FORMAT = 1
+_WIDTH = 200  # letters of an exception in a message
 
 # ase.db deletes by id, but has no index for that. The last index finds the next frame without a search of all rows.
 _INDICES = (
@@ -32,6 +33,18 @@ _INDICES = (
     "CREATE INDEX quests_md_species ON species (id)",
     "CREATE INDEX quests_md_state ON text_key_values (value, id) WHERE key = 'state'",
 )
+
+
+# What reading a value raises that is not what was written.
+_OF_VALUES = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+
+
+def describe(error: Exception) -> str:
+    """Return type and text of an exception in one line, not too long."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 
 def hide_password(address: str) -> str:
@@ -92,6 +105,8 @@ class Database(ABC):
         Seconds to wait while the database is locked.
     """
 
+    failures: tuple[type[Exception], ...]  # what the library of the database raises
+
     def __init__(self, address: str, timeout: float) -> None:
         self.address = address
         self.timeout = timeout
@@ -148,15 +163,28 @@ class Database(ABC):
         Raises
         ------
         QueueError
-            The database cannot be used, or is locked for too long.
+            The database cannot be used, is locked for too long, or holds what no queue has written.
         """
-        with self.errors():
+        with self.errors(), self._finding_damage():
             transaction, done = self._begin(write), False
             try:
                 yield transaction
                 done = True
             finally:
                 self._end(transaction, done)
+
+    @contextmanager
+    def _finding_damage(self) -> Iterator[None]:
+        """Turn what values of other programs lead to, in ase.db or here, into `QueueError`."""
+        try:
+            yield
+        except QuestsError:
+            raise
+        except _OF_VALUES as error:
+            raise QueueError(
+                f"{self.name}: it is damaged, or another program has written to it ({describe(error)}): use a copy of "
+                "it, or export what can be read and begin a new queue"
+            ) from error
 
     def prepare(self, create: bool) -> None:
         """Check that the database is a queue; with `create`, make an empty database a queue.
@@ -209,6 +237,8 @@ class _Connection(sqlite3.Connection):
 class SQLite(Database):
     """A file of SQLite. A transaction that writes locks all of it, from its beginning (BEGIN IMMEDIATE)."""
 
+    failures = (sqlite3.Error, OSError)
+
     def prepare(self, create: bool) -> None:
         path = Path(self.address)
         if not create and not path.exists():
@@ -229,6 +259,8 @@ class SQLite(Database):
                 said = f"locked by another program for more than {self.timeout:g} s: try again, or end that program"
             elif "unable to open" in said:
                 said += ": is the folder there, and may it be written to?"
+            elif "readonly" in said:
+                said += ": give the file and its folder the right to be written to"
             raise QueueError(f"{self.name}: {said}") from error
         except OSError as error:  # ase.db raises it for a newer format
             raise QueueError(f"{self.name}: {error}") from error

@@ -14,11 +14,12 @@ from ase.db.core import convert_str_to_int_float_bool_or_str
 from ase.db.row import AtomsRow
 
 from ..errors import FrameError, InputError
+from ..files.extxyz import FrameText, format_atoms, to_nine
 from ._oracle_settings import Labels
 
 __all__ = [
-    "STATES", "Claim", "Entry", "digest", "make_row", "pick_searchable", "read_entry", "read_source", "restore",
-    "to_line", "to_plain",
+    "STATES", "Claim", "Entry", "digest", "format_row", "make_row", "pick_searchable", "read_entry", "read_source",
+    "restore", "to_line", "to_plain",
 ]  # fmt: skip
 
 STATES = ("waiting", "running", "done", "failed", "quarantined")
@@ -212,6 +213,8 @@ def to_line(text: str, most: int = 200) -> str:
 def restore(row: AtomsRow) -> Atoms:
     """Return the frame of a row, with its labels in a ``SinglePointCalculator`` if it has any."""
     data = row.data
+    if not (np.isfinite(row.positions).all() and np.isfinite(row.cell).all()):
+        raise ValueError("its positions or its cell are not finite")
     atoms = Atoms(row.numbers, row.positions.copy(), cell=row.cell, pbc=row.pbc, constraint=row.constraints)
     if "momenta" in row:
         atoms.set_array("momenta", np.array(row.momenta, dtype=np.float64), shape=(3,))
@@ -220,11 +223,30 @@ def restore(row: AtomsRow) -> Atoms:
     for name, value in data["info"].items():
         dtype = data["dtypes"].get(f"info/{name}")
         atoms.info[name] = value if dtype is None else np.array(value, dtype=dtype)
-    if "energy" in row:
+    if "energy" in row or row.state == "done":
         results = {name: row[name] for name in ("energy", "forces", "stress") if name in row}
+        if row.state == "done":
+            Labels(**results)  # raises if they are not finite, or no labels
         atoms.calc = SinglePointCalculator(atoms, **results)
         atoms.calc.name = row.get("calculator", "unknown")
     return atoms
+
+
+_LABELS = ("energy", "free_energy", "forces", "stress")
+
+
+def format_row(row: AtomsRow) -> bytes:
+    """Return the frame of a row as extended XYZ: with its labels, and all else as it was added."""
+    atoms = restore(row)
+    labels = {} if atoms.calc is None else atoms.calc.results
+    text = row.data.get("text")
+    if not text:
+        bare = atoms.copy()
+        bare.calc = None
+        text = format_atoms(bare).decode()
+    columns = {"forces": np.asarray(labels["forces"])} if "forces" in labels else {}
+    keys = {name: to_nine(labels[name]) if name == "stress" else labels[name] for name in labels if name != "forces"}
+    return b"".join(FrameText(text).format(columns, keys, _LABELS))
 
 
 def read_entry(row: AtomsRow) -> Entry:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Halted, InputError, OracleError, QueueError
+from ..sources import name_what_is_there
 from ._compute import Outcome, await_outcome, make_task, read_outcome, run_task
 from ._entries import Claim
 from ._oracle_settings import Oracle
@@ -372,7 +373,9 @@ def check_labels(
     chosen = sorted({round(i) for i in np.linspace(0, len(frames) - 1, min(most, len(frames)))})
     for i in chosen:
         if frames[i].calc is None or not {"energy", "forces"} <= set(frames[i].calc.results):
-            raise InputError(f"frame {i} of those to check the oracle with has no energy and forces")
+            raise InputError(
+                f"frame {i} of those to check the oracle with has no energy and forces. {name_what_is_there(frames[i])}"
+            )
     answers = {i: executor.submit(run_task, make_task(oracle, frames[i])) for i in chosen}
     for i, answer in answers.items():
         outcome = await_outcome(answer, stop)

@@ -104,6 +104,9 @@ class Oracle(pydantic.BaseModel):
         system's folder for temporary files.
     keep
         Keep the scratch folders of successful calculations, too. Those of failed ones are always kept.
+    energy_key, forces_key, stress_key
+        Names of the labels in files that have some already, if they are others than energy, forces and stress; as in
+        `quests_md.sources.Reading`.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -118,6 +121,9 @@ class Oracle(pydantic.BaseModel):
     force_tolerance: _Limit = 0.01
     scratch: str | None = None
     keep: bool = False
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> Oracle:
@@ -129,6 +135,10 @@ class Oracle(pydantic.BaseModel):
             The file does not exist or is no TOML; or it has an unknown key or a wrong value.
         """
         return make_settings(cls, read_toml(path), str(path))
+
+    def label_keys(self) -> dict[str, str | None]:
+        """Return the names of labels in files, as keywords of `quests_md.sources.Reading`."""
+        return {"energy_key": self.energy_key, "forces_key": self.forces_key, "stress_key": self.stress_key}
 
     @property
     def settings(self) -> dict[str, Any]:

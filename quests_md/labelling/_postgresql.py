@@ -43,6 +43,8 @@ class _Database(PostgreSQLDatabase):  # type: ignore[misc]
 class PostgreSQL(Database):
     """A database of a server. It locks single rows (FOR UPDATE SKIP LOCKED): no worker waits for another one."""
 
+    failures = (psycopg2.Error,)
+
     @contextmanager
     def errors(self) -> Iterator[None]:
         try:

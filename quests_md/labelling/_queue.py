@@ -14,11 +14,12 @@ from ase import Atoms
 from ase.db.core import T2000, YEAR
 
 from ..errors import InputError, QueueError
-from ._database import Database, SQLite, Transaction, hide_password
+from ._database import Database, SQLite, Transaction, describe, hide_password
 from ._entries import (
     STATES,
     Claim,
     Entry,
+    format_row,
     make_row,
     pick_searchable,
     read_entry,
@@ -110,13 +111,15 @@ class Queue:
 
     # -- frames in -------------------------------------------------------------------------------------------------
 
-    def add(self, atoms: Atoms, **source: str | int | float) -> tuple[int, bool]:
+    def add(self, atoms: Atoms, text: str = "", **source: str | int | float) -> tuple[int, bool]:
         """Add a frame, which waits for labels then. A frame that is in the queue, in any state, is not added again.
 
         Parameters
         ----------
         atoms
             The frame. Its arrays and info are kept, its calculator is not.
+        text
+            The frame as it stands in an extended XYZ file, if it comes from one: `format` gives back what is in it.
         source
             Where the frame comes from; kept for the record.
 
@@ -137,6 +140,8 @@ class Queue:
             The database cannot be used.
         """
         row, data = make_row(atoms)
+        if text:
+            data["text"] = to_plain(text, "text")
         origin = read_source(atoms) | to_plain(source, "source")
         with self._database.transaction() as transaction:
             self._database.lock_additions(transaction)
@@ -219,6 +224,7 @@ class Queue:
         with self._change_claimed(claim) as (transaction, row, now):
             fresh, data = make_row(_drop_labels(self._restore(row)), labels, str(kept.get("code", "")).lower())
             fresh.unique_id, fresh.ctime, fresh.user = row.unique_id, row.ctime, row.user
+            data |= {"text": row.data["text"]} if "text" in row.data else {}
             data["queue"] = {**row.data["queue"], "record": kept, "token": ""}
             pairs = {key: value for key, value in row.key_value_pairs.items() if key not in ("expires", "reason")}
             pairs |= {"state": "done", "changed": now}
@@ -310,7 +316,7 @@ class Queue:
         if not set(wanted) <= set(STATES):
             raise InputError(f"the states of a frame are {', '.join(STATES)}, not {', '.join(wanted)}")
         with self._database.transaction(write=False) as transaction:
-            rows = [row for state in set(wanted) for row in transaction.ase.select(state=state)]
+            rows = [row for state in set(wanted) for row in self._select(transaction, state)]
             return [self._entry(row) for row in sorted(rows, key=lambda row: row.id)]
 
     def entry(self, id: int) -> Entry:
@@ -322,6 +328,17 @@ class Queue:
         """Return a frame as it was added. Once it is done, it has its labels, in a ``SinglePointCalculator``."""
         with self._database.transaction(write=False) as transaction:
             return self._restore(self._row(transaction, id, lock=False))
+
+    def format(self, id: int) -> bytes:
+        """Return a frame as extended XYZ: with its labels once it is done, and all else as it was added.
+
+        What has the name of a label, `energy`, `free_energy`, `forces` or `stress`, is a label of this queue or is left
+        out.
+        """
+        with self._database.transaction(write=False) as transaction:
+            row = self._row(transaction, id, lock=False)
+            with self._reading(id):
+                return format_row(row)
 
     def labelled(self, ids: Iterable[int] | None = None) -> Iterator[Atoms]:
         """Iterate over the frames that are done, ordered by id; with `ids`, only over those among them."""
@@ -339,29 +356,43 @@ class Queue:
     def _row(self, transaction: Transaction, id: int, lock: bool = True) -> Any:
         """Return the row of a frame; with `lock`, nobody else can change it until the transaction ends."""
         if 0 < id < _IDS and (not lock or self._database.lock(transaction, id)):
-            for row in transaction.ase.select([("id", "=", int(id))]):
+            with self._reading(id):
+                rows = list(transaction.ase.select([("id", "=", int(id))]))
+            for row in rows:
                 self._entry(row)  # raises if the row is not one of the queue's
                 return row
         raise QueueError(f"{self.name}: there is no frame {id}")
 
+    def _select(self, transaction: Transaction, state: str) -> list[Any]:
+        """Return the rows of a state. If one cannot be read, the error names it."""
+        try:
+            return list(transaction.ase.select(state=state))
+        except self._database.failures:
+            raise
+        except Exception:
+            for id in self._database.in_states(transaction, [state]):
+                self._row(transaction, id, lock=False)
+            raise
+
     def _entry(self, row: Any) -> Entry:
-        with self._reading(row):
+        with self._reading(row.id):
             return read_entry(row)
 
     def _restore(self, row: Any) -> Atoms:
-        with self._reading(row):
+        with self._reading(row.id):
             return restore(row)
 
     @contextmanager
-    def _reading(self, row: Any) -> Iterator[None]:
+    def _reading(self, id: int) -> Iterator[None]:
         """Name the row in an error. Another program may have written or changed it, so anything may be missing."""
         try:
             yield
+        except self._database.failures:
+            raise
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"
             raise QueueError(
-                f"{self.name}: row {row.id} is not as the queue wrote it ({what}): remove it with "
-                f"`ase db ... id={row.id} --delete`"
+                f"{self.name}: row {id} is not as the queue wrote it ({describe(error)}): remove it with "
+                f"`ase db ... id={id} --delete`"
             ) from error
 
     @contextmanager

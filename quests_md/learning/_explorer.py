@@ -10,7 +10,6 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import ase.units
 import numpy as np
 from ase.io.lammpsdata import write_lammps_data
@@ -24,6 +23,7 @@ from ..hosts.lammps import attach
 from ..index import Index
 from ..monitor import Band
 from ..recording import LastCovered, Session
+from ..sources import read_atoms
 from ..training import Potential
 from ._exploration import CANNOT_RUN, conclude
 from ._loop_folder import Exploration, Job
@@ -37,16 +37,8 @@ def read_start(job: Job, elements: tuple[str, ...]) -> Any:
     SourceError
         It cannot be read, it has an element that the potential does not know, or it is not periodic and has a pressure.
     """
-    path, selection = job.start, "0"
-    if not Path(path).exists() and "@" in path:
-        path, selection = path.rsplit("@", 1)
-    if not Path(path).is_file():
-        raise SourceError(f"{path}: no such file")
-    try:
-        # The index is one number, so the result is a frame and not a list.
-        atoms = ase.io.read(path, int(selection), parallel=False, do_not_split_by_at_sign=True)
-    except Exception as error:  # each reader of ASE raises its own
-        raise SourceError(f"{job.start}: ASE cannot read a frame: {type(error).__name__}: {error}") from error
+    has_number = not Path(job.start).exists() and "@" in job.start
+    atoms = next(read_atoms(job.start if has_number else f"{job.start}@0", elements=job.settings.elements))
     atoms.calc = None
     atoms.set_constraint()
     strange = sorted(set(atoms.get_chemical_symbols()) - set(elements))

@@ -110,7 +110,8 @@ class _Executor:
         if self._executor is None:
             table = self._config.oracle
             self._executor = self._stack.enter_context(make_executor(table.executor, table.workers, table.scheduler))
-            frames = [atoms for file in self._config.training for atoms in read_labelled(file)]
+            keys = self._config.oracle.label_keys()
+            frames = [atoms for file in self._config.training for atoms in read_labelled(file, **keys)]
             check_labels(table.oracle(), self._executor, frames, _CHECKED)
         return self._executor
 

@@ -120,6 +120,8 @@ class Explore(_Table):
         "start".
     setup
         File of LAMMPS commands, which is included after the potential.
+    elements
+        Chemical symbols of the types 1, 2, ... of LAMMPS, if `start` is a file of LAMMPS that does not tell them.
     """
 
     host: Literal["lammps", "ase"] = "lammps"
@@ -132,6 +134,7 @@ class Explore(_Table):
     seeds: pydantic.PositiveInt = 1
     restart: Literal["covered", "start"] = "covered"
     setup: str | None = None
+    elements: Annotated[tuple[str, ...], pydantic.Strict(False)] | None = None
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Explore:

@@ -29,7 +29,7 @@ from ..training import make_trainer, train
 from ..training._records import write_record
 from ._exploration import explore
 from ._loop_folder import Exploration, Folder, Job, Labelled, Selected, SelectedFrame, State, Thresholds, read_file
-from ._settings import LearnConfig
+from ._settings import Explore, LearnConfig
 
 __all__ = [
     "Candidate", "Reporter", "Silent", "Work", "extend_index", "is_covered", "label_frames", "list_labels_before",
@@ -111,7 +111,8 @@ def prepare(work: Work) -> None:
     if work.state.thresholds is not None:
         return
     _build_index(work)
-    index, starts = Index.open(work.folder.index(0)), list(read_frames(work.config.explore.start))
+    explore = work.config.explore
+    index, starts = Index.open(work.folder.index(0)), list(read_frames(explore.start, elements=explore.elements))
     for frame in starts:
         index.check_elements(frame.numbers)
     counts, monitor = _count_watched(starts), work.config.monitor
@@ -175,9 +176,10 @@ def train_potential(work: Work, generation: int) -> None:
     """Train on all frames that were labelled before this generation."""
     if work.folder.trained(generation).exists():
         return
-    frames = [atoms for file in work.config.training for atoms in read_labelled(file)]
+    keys = work.config.oracle.label_keys()
+    frames = [atoms for file in work.config.training for atoms in read_labelled(file, **keys)]
     frames += _fetch_frames(work, list_labels_before(work, generation))
-    held_out = [atoms for file in work.config.held_out for atoms in read_labelled(file)]
+    held_out = [atoms for file in work.config.held_out for atoms in read_labelled(file, **keys)]
     started, seed = work.begin(generation, "train", len(frames)), work.seed(generation, 0)
     train(make_trainer(work.config.trainer), frames, held_out, work.folder.training(generation), seed=seed)
     work.end(generation, "train", started)
@@ -237,7 +239,7 @@ def make_jobs(work: Work, generation: int, kind: str) -> list[Job]:
     `kind` is "explore" or "confirm".
     """
     settings, folder = work.config.explore, work.folder.generation(generation) / kind
-    starts = _list_starts(settings.start)
+    starts = _list_starts(settings)
     # Cut-outs are made of selected frames, not of all candidates.
     monitor = {name: value for name, value in work.config.monitor.items() if name != "cutout"}
     monitor |= {name: _simplify(of) for name, of in work.thresholds.items()}
@@ -262,11 +264,11 @@ def make_jobs(work: Work, generation: int, kind: str) -> list[Job]:
     return jobs
 
 
-def _list_starts(start: str) -> list[str]:
-    """Return the frames of `start`, a file with or without a selection, each as "file@number"."""
-    source = describe_source(start)
+def _list_starts(settings: Explore) -> list[str]:
+    """Return the start frames, of a file with or without a selection, each as "file@number"."""
+    source = describe_source(settings.start)
     path, selection = source["file"], source["selection"]
-    every = range(sum(1 for _ in read_frames(path)))
+    every = range(sum(1 for _ in read_frames(path, elements=settings.elements)))
     if ":" not in selection:
         return [f"{path}@{every[int(selection)]}"]
     parts = [int(part) if part else None for part in selection.split(":")]

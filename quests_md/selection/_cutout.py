@@ -37,6 +37,8 @@ class Cutout:
         (n,) bool: atoms whose environments, out to the margin, are as in the parent.
     dH
         (n,) dH in the parent, in nats; nan outside the core.
+    rows
+        (n,) rows of the parent's atoms; −1 for added hydrogens.
     info
         Keys for a file: `cutout`, `fit`, step and time of the parent, `centre` (id), `dH_max` and `dH_max_id` of the
         core, `shape`, `radius` and `margin` (Å), `n_core`, `composition` and `parent_composition`, `removed`, `filled`,
@@ -46,6 +48,7 @@ class Cutout:
     frame: Frame
     core: NDArray[np.bool_]
     dH: NDArray[np.float64]
+    rows: NDArray[np.int64]
     info: dict[str, Any] = field(default_factory=dict)
 
 
@@ -239,7 +242,7 @@ def _make_cutout(frame: Frame, dH: NDArray[np.float64], centre: int, piece: Piec
     info["parent_composition"] = format_formula(frame.numbers[frame.numbers != 0])
     info |= {"removed": piece.removed, "filled": piece.filled}
     info |= {"hydrogens": piece.hydrogens, "dangling": piece.dangling}
-    return Cutout(cut, core, own, info)
+    return Cutout(cut, core, own, rows, info)
 
 
 def _describe_fit(whole: bool) -> dict[str, Any]:

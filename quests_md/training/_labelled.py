@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import TrainingError
 from ..files import write_atomically
 from ..files.extxyz import format_columns, format_properties
+from ..sources import name_what_is_there
 
 __all__ = ["LabelledFrame", "list_elements", "read_labels", "refuse_cutouts", "write_training_file"]
 
@@ -87,7 +88,7 @@ def list_elements(frames: Sequence[LabelledFrame]) -> tuple[str, ...]:
 def _read_one(atoms: ase.Atoms, name: str) -> LabelledFrame:
     energy, forces, stress = _get_result(atoms, "energy"), _get_result(atoms, "forces"), None
     if energy is None or forces is None:
-        raise TrainingError(f"{name} has no energy and forces: label it first")
+        raise TrainingError(f"{name} has no energy and forces: label it first. {name_what_is_there(atoms)}")
     if atoms.pbc.all():
         stress = _get_result(atoms, "stress")
     core = np.ones(len(atoms), dtype=bool)

@@ -90,6 +90,40 @@ def test_a_row_that_another_program_wrote_is_named(address):
         queue.entry(1)
 
 
+@pytest.mark.parametrize(
+    ("statement", "values", "said"),
+    [
+        ("UPDATE systems SET key_value_pairs = ?", ("no json",), "row 1 is not as the queue wrote it"),
+        ("UPDATE systems SET key_value_pairs = ?", ('{"a":' * 5000 + "1" + "}" * 5000,), "row 1 is not"),
+        ("UPDATE systems SET positions = ?", (b"x",), "row 1 is not"),
+        ("UPDATE systems SET positions = ?", (np.full(24, np.nan).tobytes(),), "row 1 is not .* not finite"),
+        ("UPDATE systems SET data = ?", (b"x",), "row 1 is not"),
+        ("UPDATE systems SET energy = NULL", (), "row 1 is not"),
+        ("UPDATE systems SET forces = ?", (np.full(24, np.nan).tobytes(),), "row 1 is not .* must be finite"),
+        ("UPDATE information SET value = '['", (), "it is damaged"),
+        ("UPDATE information SET value = 'x' WHERE name = 'version'", (), "it is damaged"),
+        ("DROP TABLE number_key_values", (), "no such table"),
+        ("ALTER TABLE systems RENAME COLUMN unique_id TO other", (), "it is damaged|no such column|row 1"),
+    ],
+)
+def test_what_others_have_damaged_is_refused_in_words(tmp_path, statement, values, said):
+    queue = Queue(tmp_path / "queue.db")
+    queue.add(frame_of(1))
+    queue.done(queue.claim("worker"), labels_of(1), {})
+    with sqlite3.connect(tmp_path / "queue.db") as database:
+        database.execute(statement, values)
+    database.close()
+    refused = []
+    for call in (Queue.entries, Queue.counts, lambda queue: queue.atoms(1), lambda queue: queue.format(1),
+                 lambda queue: queue.claim("worker"), lambda queue: list(queue.labelled()),
+                 lambda queue: queue.add(frame_of(2))):  # fmt: skip
+        try:
+            call(Queue(tmp_path / "queue.db"))
+        except QueueError as error:
+            refused.append(str(error))
+    assert any(re.search(rf"queue\.db: .*({said})", text) for text in refused), refused
+
+
 def test_a_full_disk_costs_nothing_that_was_there(tmp_path):
     resource = pytest.importorskip("resource")
     queue = Queue(tmp_path / "queue.db")

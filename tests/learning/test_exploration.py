@@ -367,7 +367,7 @@ def test_what_keeps_one_from_beginning_is_an_error_and_no_result(job, tmp_path):
     for more, text in [
         ({"start": str(tmp_path / "cu.xyz")}, "cu.xyz holds Cu; the potential knows Si"),
         ({"start": str(tmp_path / "start.xyz")}, "start.xyz: no such file"),
-        ({"start": str(tmp_path / "cu.xyz@99")}, "cu.xyz@99: ASE cannot read a frame"),
+        ({"start": str(tmp_path / "cu.xyz@99")}, "cu.xyz: ASE cannot read it after 0 frames"),
         ({"start": str(tmp_path / "molecule.xyz")}, "needs a start frame with a cell of three vectors"),
         ({"start": str(tmp_path / "slab.xyz"), "pressure": 1.0}, "periodic in three directions"),
         ({"setup": str(tmp_path / "setup")}, "no_such_command"),

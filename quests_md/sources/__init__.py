@@ -1,0 +1,21 @@
+"""Files of frames and of own descriptors: read them, find their labels by name, and describe where data came from."""
+
+from ._reading import (
+    ReadFrame,
+    Reading,
+    describe_source,
+    find_label,
+    name_what_is_there,
+    read_all,
+    read_atoms,
+    read_descriptors,
+    read_force_errors,
+    read_frames,
+    read_labelled,
+    to_frame,
+)
+
+__all__ = [
+    "ReadFrame", "Reading", "describe_source", "find_label", "name_what_is_there", "read_all", "read_atoms",
+    "read_descriptors", "read_force_errors", "read_frames", "read_labelled", "to_frame",
+]  # fmt: skip

@@ -1,0 +1,610 @@
+"""Read files that ASE reads as frames, and files of own descriptors; describe where data came from."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import io
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..elements import SYMBOLS
+from ..errors import FrameError, InputError, SourceError
+from ..files.extxyz import FrameText, find_frames, format_atoms, read_text
+from ..frame import Frame
+from ._lammps_types import LAMMPS_DATA, LammpsTypes, is_lammps_data, name_species
+
+__all__ = [
+    "ReadFrame",
+    "Reading",
+    "describe_source",
+    "find_label",
+    "name_what_is_there",
+    "read_all",
+    "read_atoms",
+    "read_descriptors",
+    "read_force_errors",
+    "read_frames",
+    "read_labelled",
+    "to_frame",
+]
+
+_SHOWN = 30  # names in a message
+# Shapes of a label, besides (n, 3) of the forces; and what one says that it is.
+_LABELS: dict[str, tuple[tuple[tuple[int, ...], ...], str]] = {
+    "energy": (((), (1,)), "a number (eV)"),
+    "forces": ((), "three numbers (eV/Å) for each atom"),
+    "stress": (((6,), (9,), (3, 3)), "6 or 9 numbers (eV/Å³)"),
+}
+_SELECTION = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files of frames are read.
+
+    Parameters
+    ----------
+    format
+        ASE's name of the format, if ASE cannot tell it: ``lammps-data``. Keywords of ASE's reader may follow:
+        ``lammps-data:atom_style=charge,units=real``.
+    elements
+        Chemical symbols of the types 1, 2, ... of LAMMPS: ``("Si", "C")``. A dump without the column `element`, and a
+        data file whose masses are those of no elements, need it. "X" is a site that is no atom.
+    energy_key, forces_key, stress_key
+        Names of the labels, if they are others than energy, forces and stress: ``energy_key="REF_energy"``. Units and
+        signs are ASE's. A stress is 6 numbers in Voigt's order or 9; under a name that has "virial" in it, it is
+        -stress times volume, in eV.
+
+    Raises
+    ------
+    InputError
+        A symbol is none.
+    SourceError
+        ASE knows no such format.
+    """
+
+    format: str | None = None
+    elements: Sequence[str] | None = None
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [symbol for symbol in self.elements or () if symbol not in SYMBOLS]
+        if isinstance(self.elements, str) or wrong:
+            raise InputError(
+                f"elements are chemical symbols of the types 1, 2, ... of LAMMPS, such as Si C, not "
+                f"{self.elements if isinstance(self.elements, str) else ', '.join(map(str, wrong))!r}"
+            )
+
+
+class ReadFrame(NamedTuple):
+    """A frame as it was read.
+
+    Attributes
+    ----------
+    frame
+        The frame.
+    atoms
+        The ``ase.Atoms`` that it views.
+    written
+        Its text in an extended XYZ file; None in other files.
+    """
+
+    frame: Frame
+    atoms: Any
+    written: FrameText | None
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the array of ids holds something else than whole numbers, such as names of sites."""
+        ids = self.atoms.arrays.get("id", self.atoms.arrays.get("ids"))
+        return ids is not None and _to_ids(ids) is None
+
+    @property
+    def text(self) -> FrameText:
+        """The frame as extended XYZ: as it stands in its file, or, from another format, all that ASE reads."""
+        return self.written or FrameText(format_atoms(self.atoms).decode("utf-8", "surrogateescape"))
+
+
+def read_frames(source: str | os.PathLike[str], group_key: str | None = None, **how: Any) -> Iterator[Frame]:
+    """Iterate over the frames of a file.
+
+    Parameters
+    ----------
+    source
+        A file that ASE reads, optionally with a slice in ASE's notation: ``md.xyz``, ``md.xyz@-1``, ``md.traj@::10``.
+        Without a slice all frames are read.
+    group_key
+        Key of a frame's info that names its origin; the value becomes its `group`.
+    how
+        Keywords of `Reading`: `format` and `elements`.
+
+    Yields
+    ------
+    Frame
+        `step` and `time` (ps) are those of the frame's info ("step", "time"), if they are numbers; without a step, the
+        frames are counted. A "timestep" that is a whole number, as in a LAMMPS dump, is a step. Any other "timestep",
+        such as 0.5, is the time step of a dynamics and is not read. `ids` are those of an array "id" or "ids" of whole
+        numbers (names of sites are no ids), and `forces` those of "model_forces". In a cut-out
+        (`quests_md.selection.Cutout`) only the core is watched.
+
+    Raises
+    ------
+    SourceError
+        The file does not exist or has no frames, ASE cannot read it, it does not tell the elements, or a frame lacks
+        the key.
+    """
+    for found in read_all(source, group_key, **how):
+        yield found.frame
+
+
+def read_atoms(source: str | os.PathLike[str], **how: Any) -> Iterator[Any]:
+    """Iterate over the frames of a file as ``ase.Atoms``, with everything that ASE reads.
+
+    Parameters
+    ----------
+    source, how
+        As in `read_frames`.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`.
+    """
+    for found in read_all(source, **how):
+        yield found.atoms
+
+
+def read_force_errors(
+    source: str | os.PathLike[str], group_key: str | None = None, **how: Any
+) -> Iterator[tuple[Frame, NDArray[np.float64]]]:
+    """Iterate over labelled frames and the force error of each environment.
+
+    Parameters
+    ----------
+    source, group_key
+        As in `read_frames`. The oracle's forces are the label `forces`, the model's are the array ``model_forces``;
+        both in eV/Å.
+    how
+        Keywords of `Reading`: `format`, `elements` and `forces_key`.
+
+    Yields
+    ------
+    frame, error
+        A `Frame`, and the norm (n_env,) of the difference of the two forces on each environment, in eV/Å.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`; or a frame lacks one of the forces, or a force is not finite.
+    """
+    key = Reading(**how).forces_key
+    for count, (frame, atoms, _) in enumerate(read_all(source, group_key, **how)):
+        where = f"{source}: frame {count}"
+        oracle, model = find_label(atoms, "forces", key, where), atoms.arrays.get("model_forces")
+        for name, forces in ((f"{key or 'forces'} (the oracle's)", oracle), ("model_forces (the model's)", model)):
+            if forces is None or np.shape(forces) != (len(atoms), 3) or not np.isfinite(forces).all():
+                raise SourceError(
+                    f"{where} needs {name}: three finite numbers, in eV/Å, for each atom. {name_what_is_there(atoms)}"
+                )
+        yield frame, np.linalg.norm(np.asarray(oracle) - np.asarray(model), axis=1)[frame.centres]
+
+
+def read_labelled(source: str | os.PathLike[str], **how: Any) -> Iterator[Any]:
+    """Iterate over the frames of a file as ``ase.Atoms`` with labels, which each frame must have.
+
+    Parameters
+    ----------
+    source
+        As in `read_frames`.
+    how
+        Keywords of `Reading`.
+
+    Yields
+    ------
+    ase.Atoms
+        Its calculator holds energy and forces, and the stress if the file has it.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`; or a frame has no energy or no forces, or one of them is no such thing.
+    """
+    reading = Reading(**how)
+    keys = {"energy": reading.energy_key, "forces": reading.forces_key, "stress": reading.stress_key}
+    for count, (_, atoms, _) in enumerate(read_all(source, **how)):
+        where = f"{source}: frame {count}"
+        labels = {name: find_label(atoms, name, key, where) for name, key in keys.items()}
+        missing = [keys[name] or name for name in ("energy", "forces") if labels[name] is None]
+        if keys["stress"] is not None and labels["stress"] is None:
+            missing.append(keys["stress"])
+        if missing:
+            raise SourceError(
+                f"{where} has no label: {' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing. "
+                f"{name_what_is_there(atoms)}"
+            )
+        yield _set_labels(atoms, {name: value for name, value in labels.items() if value is not None})
+
+
+# -- labels by name ----------------------------------------------------------------------------------------------------
+
+
+def find_label(atoms: Any, name: str, key: str | None = None, where: str = "the frame") -> Any:
+    """Return a label of an ``ase.Atoms``, or None. Nothing is calculated.
+
+    Parameters
+    ----------
+    atoms
+        The frame.
+    name
+        "energy", "forces" or "stress".
+    key
+        The name that the label has in the file; None: its own. ASE puts some labels into a calculator, and others
+        into info or arrays: all are looked through.
+    where
+        Names the frame in an error.
+
+    Returns
+    -------
+    float, (n, 3) or (6,)
+        In eV, eV/Å or eV/Å³, in ASE's order and sign.
+
+    Raises
+    ------
+    SourceError
+        The value is something else.
+    """
+    key = key or name
+    results = {} if atoms.calc is None else atoms.calc.results
+    places: list[Mapping[str, Any]] = [results, atoms.arrays if name == "forces" else atoms.info]
+    value = next((place[key] for place in places if place.get(key) is not None), None)
+    if value is None:
+        return None
+    shapes, wanted = _LABELS[name]
+    array: NDArray[Any] = np.asarray(value)
+    if array.dtype.kind not in "fiu" or array.shape not in [*shapes, *([(len(atoms), 3)] if name == "forces" else [])]:
+        said = repr(value) if array.ndim == 0 else f"an array of {array.dtype}, {array.shape}"
+        raise SourceError(f"{where}: {key} should be {wanted} to be the {name}, and it is {said}")
+    array = array.astype(np.float64)
+    if name == "energy":
+        return float(array.reshape(()))
+    return _to_stress(array, key, atoms, where) if name == "stress" else array
+
+
+def _to_stress(values: NDArray[np.float64], key: str, atoms: Any, where: str) -> NDArray[np.float64]:
+    """Return a stress in Voigt's order (6,), in eV/Å³, from 6 or 9 numbers; a virial is -stress times volume."""
+    if values.size == 9:
+        whole = values.reshape(3, 3)
+        whole = (whole + whole.T) / 2
+        values = whole[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    if "virial" not in key.lower():
+        return values
+    volume = abs(float(np.linalg.det(np.asarray(atoms.cell))))
+    if not volume > 0:
+        raise SourceError(f"{where}: {key} is a virial, which is a stress only in a cell: it has none")
+    return -values / volume
+
+
+def name_what_is_there(atoms: Any) -> str:
+    """Return a sentence that names what a frame holds and could be a label, and how one names it."""
+    results = [] if atoms.calc is None else [*atoms.calc.results]
+    groups = {
+        "labels": results,
+        "info": [*atoms.info],
+        "arrays": [name for name in atoms.arrays if name not in ("numbers", "positions")],
+    }
+    said = [f"{', '.join(map(str, names[:_SHOWN]))} ({kind})" for kind, names in groups.items() if names]
+    if not said:
+        return "It has no other values"
+    return f"It has {'; '.join(said)}. energy_key, forces_key and stress_key (--energy-key, ...) name labels"
+
+
+def _set_labels(atoms: Any, labels: dict[str, Any]) -> Any:
+    """Return a frame whose calculator holds labels, and what it held under other names."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    results = {} if atoms.calc is None else atoms.calc.results
+    # A free energy beside another energy would be that of another calculation.
+    kept = {name: value for name, value in results.items() if name not in ("energy", "free_energy", "forces", "stress")}
+    if results.get("energy") == labels.get("energy") and "free_energy" in results:
+        kept["free_energy"] = results["free_energy"]
+    atoms.calc = SinglePointCalculator(atoms, **kept, **labels)
+    return atoms
+
+
+# -- own descriptors, and where data came from -------------------------------------------------------------------------
+
+
+def read_descriptors(source: str | os.PathLike[str]) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+    """Open a file of own descriptors: an array that ``numpy.save`` has written.
+
+    Parameters
+    ----------
+    source
+        A file ``.npy`` of rows (n, d), or of frames with the same number of environments, (n_frames, n_atoms, d).
+
+    Returns
+    -------
+    rows, frame_offsets
+        The rows (n, d), mapped into memory and never written to; and the first row of every frame (n_frames + 1,), or
+        None if the file has rows only.
+
+    Raises
+    ------
+    SourceError
+        The file does not exist, is no array that numpy reads without pickle, or the array has a wrong shape or type.
+    """
+    try:
+        rows = np.lib.format.open_memmap(source, mode="c")  # not np.load, which also opens archives
+    except FileNotFoundError:
+        raise SourceError(f"{source}: no such file") from None
+    except Exception as error:
+        # numpy raises many types of exceptions: after a broken header, for example, those of Python's tokenizer.
+        raise SourceError(f"{source}: not an array that numpy reads without pickle: {error}") from error
+    if rows.ndim not in (2, 3) or rows.dtype.kind not in "fiu" or not rows.size:
+        what = f"{rows.dtype} {rows.shape}"
+        raise SourceError(f"{source}: descriptors are an array of numbers, (n, d) or (frames, atoms, d), not {what}")
+    if rows.ndim == 2:
+        return rows, None
+    return rows.reshape(-1, rows.shape[2]), rows.shape[1] * np.arange(len(rows) + 1)
+
+
+def describe_source(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return where data came from: path, selection, SHA-256, size and date of the file."""
+    path, selection = _split(source)
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    stat = path.stat()
+    modified = datetime.datetime.fromtimestamp(stat.st_mtime, datetime.timezone.utc)
+    return {
+        "file": str(path),
+        "selection": selection,
+        "sha256": digest.hexdigest(),
+        "bytes": stat.st_size,
+        "modified": modified.isoformat(timespec="seconds"),
+    }
+
+
+def _split(source: str | os.PathLike[str]) -> tuple[Path, str]:
+    text = os.fspath(source)
+    path, selection = (text, ":") if Path(text).exists() or "@" not in text else text.rsplit("@", 1)
+    if not Path(path).is_file():
+        raise SourceError(f"{path}: no such file")
+    if not _SELECTION.fullmatch(selection):
+        raise SourceError(f"{text}: {selection!r} is not a slice such as @0:100:2 or @-1")
+    return Path(path), selection
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_all(source: str | os.PathLike[str], group_key: str | None = None, **how: Any) -> Iterator[ReadFrame]:
+    """Iterate over the frames of a file: each as a `Frame`, as ``ase.Atoms``, and as text.
+
+    Parameters
+    ----------
+    source, group_key, how
+        As in `read_frames`.
+
+    Raises
+    ------
+    SourceError
+        As `read_frames`.
+    """
+    reading = Reading(**how)
+    path, selection = _split(source)
+    count = 0
+    try:
+        for atoms, written in _iterate(path, selection, reading):
+            where = f"{path}: frame {count}"
+            group = _read_group(atoms, group_key, where)
+            try:
+                frame = to_frame(atoms, count, group)
+            except FrameError as error:  # else the message would blame ASE
+                raise SourceError(f"{where}: {error}") from error
+            yield ReadFrame(frame, atoms, written)
+            count += 1
+    except SourceError:
+        raise
+    except Exception as error:
+        # ASE's readers raise many types of exceptions, even those of sqlite3.
+        what = f"{type(error).__name__}: {error}"
+        raise SourceError(f"{path}: ASE cannot read it after {count} frames: {what}") from error
+    if count == 0:
+        raise SourceError(f"{path}: no frames in it (selection {selection!r})")
+
+
+def _iterate(path: Path, selection: str, reading: Reading) -> Iterator[tuple[Any, FrameText | None]]:
+    """Iterate over the selected frames as ``ase.Atoms``, each with its text if the file is extended XYZ."""
+    import ase.io
+    import ase.io.formats
+
+    name, keywords = _find_format(path, reading.format)
+    if name == "extxyz" and not keywords:
+        yield from _iterate_texts(path, selection, reading.elements or ())
+        return
+    types = LammpsTypes(path, name, reading.elements or ())
+    # parallel=False, because one rank may read alone: with mpi4py imported, ASE's reading is collective otherwise.
+    options = {"parallel": False, "do_not_split_by_at_sign": True, "format": name, **keywords}
+    if ase.io.formats.ioformats[name].single and selection not in (":", "0", "-1"):
+        raise SourceError(f"{path}: a file of the format {name} holds one frame: leave @{selection} out")
+    for atoms in ase.io.iread(path, index=selection, **options):
+        yield types.name_elements(atoms), None
+
+
+def _find_format(path: Path, asked: str | None) -> tuple[str, dict[str, Any]]:
+    """Return ASE's name of the format of a file, and keywords of its reader."""
+    import ase.io.formats
+
+    name, _, options = (asked or "").partition(":")
+    if name and name not in ase.io.formats.ioformats:
+        raise SourceError(f"{path}: ASE knows no format {name!r}; `ase info --formats` lists those that it knows")
+    keywords = dict[str, Any]()
+    for option in options.split(",") if options else ():
+        key, equals, value = option.partition("=")
+        if not (key.strip().isidentifier() and equals):
+            raise SourceError(
+                f"{path}: the options of a format are written NAME:KEY=VALUE,..., such as "
+                f"lammps-data:atom_style=charge, not {asked!r}"
+            )
+        keywords[key.strip()] = _to_value(value.strip())
+    found: str = name or (LAMMPS_DATA if is_lammps_data(path) else ase.io.formats.filetype(str(path)))
+    if found not in ase.io.formats.ioformats:
+        raise SourceError(
+            f"{path}: ASE cannot read it after 0 frames: its format is not known: --format NAME names it, and "
+            "`ase info --formats` lists the names"
+        )
+    return found, keywords
+
+
+def _to_value(text: str) -> Any:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _iterate_texts(path: Path, selection: str, elements: Sequence[str]) -> Iterator[tuple[Any, FrameText]]:
+    """Iterate over the selected frames of an extended XYZ file."""
+    from ase.io.formats import open_with_compression
+
+    with cast(BinaryIO, open_with_compression(str(path), "rb")) as file:
+        bounds = [int(part) if part else None for part in selection.split(":")]
+        if len(bounds) == 1:
+            bounds = [bounds[0], (bounds[0] or 0) + 1 or None]
+        wanted = slice(*bounds)
+        # As ASE does: the whole file is looked through, unless the slice says where it ends.
+        forward = (wanted.start or 0) >= 0 and (wanted.step or 1) > 0
+        until = wanted.stop if forward and wanted.stop is not None and wanted.stop >= 0 else None
+        places = list(itertools.islice(find_frames(file), until))
+        if ":" not in selection and not places[wanted]:
+            raise IndexError(f"there is no frame {selection} among {len(places)}")
+        for place in places[wanted]:
+            written = read_text(file, place)
+            named = name_species(path, written, elements)
+            yield _parse(named), named
+
+
+_NEEDED = ("species", "Z", "pos", "move_mask")  # columns without which ASE makes no frame
+
+
+def _parse(written: FrameText) -> Any:
+    """Return a frame of an extended XYZ file as ASE reads it.
+
+    ASE refuses a frame for what nobody may need: a stress of six numbers, a dipole that is a word, an integer of more
+    than 32 bits. Then it reads the rest, and these become arrays and info: numbers if they are numbers, and else texts.
+    """
+    try:
+        return _read_by_ase(written.text)
+    except Exception as error:  # noqa: BLE001 - ASE raises many types
+        refused = error
+    try:
+        return _read_leniently(written)
+    except Exception:  # noqa: BLE001 - it is no frame: ASE said so first
+        raise refused from None
+
+
+def _read_by_ase(text: str) -> Any:
+    import ase.io
+
+    return ase.io.read(io.StringIO(text), index=0, format="extxyz", parallel=False)
+
+
+def _read_leniently(written: FrameText) -> Any:
+    keys = {key: value for key, value, _ in written.words if key not in ("Lattice", "Properties", "pbc")}
+    others = [name for name, *_ in written.columns if name not in _NEEDED]
+    atoms = _read_by_ase(b"".join(written.format(without={*keys, *others})).decode("utf-8", "surrogateescape"))
+    columns, _ = written.take(np.arange(len(atoms)), _NEEDED)
+    for name, (kind, words) in columns.items():
+        atoms.arrays[name] = _to_array(words if words.shape[1] > 1 else words[:, 0], kind)
+    for key, value in keys.items():
+        values = [_to_value(word) for word in value.split()] or [value]
+        is_text = any(isinstance(one, str) for one in values)
+        atoms.info[key] = value if is_text else values[0] if len(values) == 1 else np.array(values)
+    labels: dict[str, Any] = {}
+    for name, place in (("energy", atoms.info), ("forces", atoms.arrays), ("stress", atoms.info)):
+        with contextlib.suppress(SourceError):
+            labels |= {} if find_label(atoms, name) is None else {name: find_label(atoms, name)}
+            place.pop(name, None)
+    return _set_labels(atoms, labels) if labels else atoms
+
+
+def _to_array(words: NDArray[Any], kind: str) -> NDArray[Any]:
+    """Return a column of words as numbers or truth values, or as it is."""
+    with contextlib.suppress(ValueError, OverflowError):
+        if kind == "L":
+            return np.isin(words, ["T", "True"])
+        return words.astype(str).astype({"I": np.int64, "R": np.float64, "S": object}[kind])
+    return words
+
+
+# -- from ase.Atoms to a frame -----------------------------------------------------------------------------------------
+
+
+def _read_group(atoms: Any, key: str | None, where: str) -> str | None:
+    if key is None:
+        return None
+    if key not in atoms.info:
+        raise SourceError(
+            f"{where} has no {key!r} in its info, which has {', '.join(map(str, atoms.info)) or 'nothing'}"
+        )
+    return str(atoms.info[key])
+
+
+def to_frame(atoms: Any, count: int = 0, group: str | None = None) -> Frame:
+    """Return the frame of an ``ase.Atoms`` as `read_frames` does; `count` is its step if its info has none."""
+    info = atoms.info
+    ids = _to_ids(atoms.arrays.get("id", atoms.arrays.get("ids")))
+    # Outside the core, the environments of a cut-out exist in no simulation: an index must not learn them.
+    core = atoms.arrays.get("core") if info.get("cutout") else None
+    forces = atoms.arrays.get("model_forces")
+    step, time = _read_step(info, count), _to_number(info.get("time"))
+    return Frame.from_atoms(atoms, step, time, ids=ids, watched=core, forces=forces, group=group)
+
+
+def _read_step(info: Mapping[str, Any], count: int) -> int:
+    """Return the step in a frame's info, else `count`."""
+    # ASE reads TIMESTEP of a LAMMPS dump, a step, as "timestep"; elsewhere it is the time step of the dynamics.
+    for name in ("step", "timestep"):
+        if isinstance(info.get(name), (int, np.integer)) and not isinstance(info[name], bool):
+            return int(info[name])
+    step = _to_number(info.get("step"))
+    return int(step) if step.is_integer() else count
+
+
+def _to_number(value: Any) -> float:
+    """Return a number as float; nan for anything else, such as "0.5 ps" or "relax_3"."""
+    if isinstance(value, (bool, np.bool_)) or np.ndim(value):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _to_ids(values: NDArray[Any] | None) -> NDArray[np.int64] | None:
+    """Return an array of whole numbers as ids; None for any other array, such as names of sites or residues."""
+    if values is None or values.ndim != 1:
+        return None
+    if values.dtype.kind in "iu":
+        return values
+    try:
+        with np.errstate(invalid="ignore"):  # nan
+            ids = (values if values.dtype.kind == "f" else values.astype(str)).astype(np.int64)
+    except ValueError:
+        return None
+    return ids if values.dtype.kind != "f" or np.array_equal(ids, values) else None
