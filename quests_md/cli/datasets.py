@@ -156,10 +156,6 @@ def open_dataset(
     if not special:
         frames = Frames(sources, group_key, reading or {}, progress)
         return _open_files(frames, spec or make_spec(k, cutoff, species), threads, scratch)
-    if any((reading or {}).values()):
-        raise InputError(
-            f"{special[0]} holds no frames that ASE reads: --format and --elements are for files of frames"
-        )
     return together(scratch.comm, lambda: _open_special(special[0], k, cutoff, species, spec, group_key))
 
 

@@ -142,6 +142,18 @@ def test_index_build_bandwidth_by_the_volume_rule(files: Path) -> None:
     assert Index.open("new.qindex").bandwidth == pytest.approx(0.0285, abs=1e-4)
 
 
+@pytest.mark.parametrize("words", [["--elements", "Si", "C"], ["--elements=Si", "C"], ["--elements", "Si,C"]])
+def test_types_of_lammps_have_names(files: Path, words: list[str]) -> None:
+    cell = "ITEM: BOX BOUNDS pp pp pp\n0 4\n0 4\n0 4\n"
+    atoms = "ITEM: ATOMS id type x y z\n1 1 0 0 0\n2 2 2 2 1\n"
+    (files / "types.dump").write_text(f"ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n2\n{cell}{atoms}")
+    build = ("index", "build", "types.dump", "-o", "two.qindex", "--species", "neighbours", "--no-calibrate")
+    assert "types.dump: it does not say which elements its atoms are" in error(*build)
+    run("index", "build", *words, *build[2:], "--format", "lammps-dump-text:units=metal")
+    assert sorted(Index.open("two.qindex").elements) == ["C", "Si"]
+    assert "no format 'nonsense'" in error(*build, *words, "--format", "nonsense")
+
+
 def test_index_build_replaces_an_index_but_nothing_else(files: Path) -> None:
     before = Path("ref.xyz").read_bytes()
     assert "ref.xyz exists and is not an index" in error("index", "build", "ref.xyz", "-o", "ref.xyz")

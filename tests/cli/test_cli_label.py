@@ -182,6 +182,24 @@ def test_frames_without_labels_are_no_check(address, tmp_path):
     assert "frame 0 has no label: energy and forces are missing" in done.stderr
 
 
+def test_labels_of_other_names_are_named_and_used(address, tmp_path):
+    filled(address, [0])
+    path = write_labelled(address, 1)
+    with open(path) as file:
+        text = file.read().replace(" energy=", " REF_energy=").replace("forces:R:3", "REF_forces:R:3")
+    with open(path, "w") as file:
+        file.write(text)
+    done = run(address, "--calculator", EMT_PATH, "--check", path)
+    assert done.exit_code == 1
+    assert all(word in done.stderr for word in ("REF_energy", "REF_forces", "--energy-key"))
+    keys = ("--energy-key", "REF_energy", "--forces-key", "REF_forces")
+    oracle = tmp_path / "oracle.toml"
+    oracle.write_text(f'calculator = "{EMT_PATH}"\nenergy_key = "REF_energy"\nforces_key = "REF_forces"\n')
+    for more in ((EMT_PATH, *keys), (oracle,)):
+        done = run(address, "--check", path, "--calculator", *more)
+        assert (done.exit_code, "1 frames that have labels" in done.stdout) == (0, True), done.output
+
+
 # -- what is refused -----------------------------------------------------------------------------------------
 
 
