@@ -91,7 +91,7 @@ def format_columns(columns: Sequence[Column], keys: Mapping[str, Any]) -> Iterat
 
 def _format_words(keys: Mapping[str, Any]) -> list[str]:
     return [
-        str(value) if isinstance(value, Word) else f"{_format_key(key)}={_format_value(value)}"
+        str(value) if isinstance(value, Word) else f"{_format_key(str(key))}={_format_value(value)}"
         for key, value in keys.items()
     ]
 
@@ -147,14 +147,15 @@ def to_nine(value: Any) -> Any:
         xx, yy, zz, yz, xz, xy = values
         return np.array([xx, xy, xz, xy, yy, yz, xz, yz, zz])
     # ASE reads the nine numbers of a matrix column by column.
-    return values.ravel(order="F") if values.shape == (3, 3) else _to_readable(value)
+    is_matrix = values.size == 9 and values.dtype.kind in "if"
+    return values.ravel(order="F") if is_matrix else _to_readable(value)
 
 
 def format_frame(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], columns: Columns | None = None) -> bytes:
     """Format a whole frame as extended XYZ.
 
-    The columns are species, pos, id (number, if `columns` has an id), dH, those of `columns`, and, if the frame has
-    them, momenta (in ASE's units, with the standard masses, so that ``atoms.get_velocities()`` is right) and
+    The columns are species, pos, id (number, if `columns` has an id of its own), dH, those of `columns`, and, if the
+    frame has them, momenta (in ASE's units, with the standard masses, so that ``atoms.get_velocities()`` is right) and
     model_forces. The keys are Lattice if there is a cell, Origin if it is not zero, pbc, those of `info`, and
     model_energy. The names ``energy`` and ``forces`` are for the labels of an oracle.
     """
@@ -167,7 +168,7 @@ def format_parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], mo
     from ase.data import atomic_masses, chemical_symbols
 
     columns: list[Column] = [("species", np.array(chemical_symbols)[frame.numbers])]
-    name = "number" if more and "id" in more else "id"
+    name = next(name for name in ("id", "number", "our_id") if name not in (more or {}))
     columns += [("pos", frame.positions), (name, np.asarray(frame.ids)), ("dH", dH)]
     if frame.velocities is not None:
         columns.append(("momenta", frame.velocities * atomic_masses[frame.numbers][:, None]))
@@ -318,10 +319,12 @@ class FrameText:
             + ([format_properties(list(more.items()))] if more else [])
         )
         named = f"Properties={_quote(properties) if ' ' in properties else properties}"
-        words = [named if key == "Properties" else word for key, _, word in self.words if key not in gone]
+        # New keys come early: a quote that is not closed swallows all that stands after it.
+        words = [str(word) for key, _, word in self.words if key not in {*gone, "Properties"}]
+        lead = 1 if words and self.words[0][0] == "Lattice" and "Lattice" not in gone else 0
         lines = self._lines
         n = int(lines[0])
-        head = [*([] if named in words else [named]), *words, *_format_words(new)]
+        head = [*words[:lead], named, *_format_words(new), *words[lead:]]
         yield (f"{lines[0]}\n" + " ".join(head) + "\n").encode("utf-8", _UNDECODED)
         places = self._find_places(name for name, *_ in kept)
         declared = sum(width for *_, width in self.columns)

@@ -60,7 +60,7 @@ class LammpsTypes:
         """Give atoms the elements of their types; `SourceError` if nobody has said what these are."""
         if self._is_dump and atoms.calc is not None:
             # ASE adds an energy of 0 to the forces of a dump.
-            del atoms.calc.results["energy"]
+            atoms.calc.results.pop("energy", None)
         if not (self._is_dump or self._is_data):
             return atoms
         types = atoms.arrays.get("type")

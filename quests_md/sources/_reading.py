@@ -313,11 +313,12 @@ def name_what_is_there(atoms: Any) -> str:
 
 def _set_labels(atoms: Any, labels: dict[str, Any]) -> Any:
     """Return a frame whose calculator holds labels, and what it held under other names."""
+    from ase.calculators.calculator import all_properties
     from ase.calculators.singlepoint import SinglePointCalculator
 
     results = {} if atoms.calc is None else atoms.calc.results
     # A free energy beside another energy would be that of another calculation.
-    kept = {name: value for name, value in results.items() if name not in ("energy", "free_energy", "forces", "stress")}
+    kept = {name: value for name, value in results.items() if name in {*all_properties} - {"free_energy", *_LABELS}}
     if results.get("energy") == labels.get("energy") and "free_energy" in results:
         kept["free_energy"] = results["free_energy"]
     atoms.calc = SinglePointCalculator(atoms, **kept, **labels)
