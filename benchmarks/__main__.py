@@ -29,6 +29,8 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "soap": ("SOAP vectors as own descriptors: what each bandwidth says of real silicon", None),
     "copper": ("entropy of solid copper by descriptors, beside the integral of C_p/T from the same runs", None),
     "lammps": ("what works in which LAMMPS: the tests of each feature, in every build that is here", None),
+    "soak": ("a long watched run: memory, descriptors and cost per evaluation must not grow", 1),
+    "faults": ("faults that a run meets, each tried many times in real processes: what was wrong afterwards", 1),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }
 
