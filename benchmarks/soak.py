@@ -40,6 +40,7 @@ class Point:
     memory: float  # MB, resident
     descriptors: int
     cost: float  # ms of the processor, per evaluation
+    ratio: float  # that over the time of a fixed piece of work in between: a busy machine is slow at both
     judged: float  # share of the flagged frames that the selection judged
     kept: int
 
@@ -67,10 +68,16 @@ def soak(folder: Path, evaluations: int, budget: int | None, comm: Any) -> list[
     monitor = Monitor(index, select=SELECT, halt=1e9, consecutive=2, comm=comm)
     more: dict[str, Any] = {"history": 5, "after": 2, "budget": budget, "cutout": {"radius": 2.0, "most": 2}}
     frames, points, length = Frames(comm), [], evaluations // POINTS
+    always = frames.at(0)
     with Session(monitor, folder, **more) as session:
-        cost = judged = flagged = 0.0
+        fixed = session.monitor.measure
+        cost = work = judged = flagged = 0.0
         for step in range(length * POINTS):
             frame = frames.at(step)
+            if step % 10 == 0:
+                began = time.process_time()
+                fixed(always)
+                work += 10 * (time.process_time() - began)
             began = time.process_time()
             decision = session.observe(frame)
             cost += time.process_time() - began
@@ -78,10 +85,11 @@ def soak(folder: Path, evaluations: int, budget: int | None, comm: Any) -> list[
             flagged += decision.verdict != ""
             if (step + 1) % length == 0:
                 share = judged / flagged if flagged else 0.0
-                points.append(Point(step + 1, _memory(), _descriptors(), 1e3 * cost / length, share, session.n_saved))
+                now = _memory(), _descriptors(), 1e3 * cost / length, cost / work, share, session.n_saved
+                points.append(Point(step + 1, *now))
                 if comm.rank == 0:
                     _print(points[-1])
-                cost = judged = flagged = 0.0
+                cost = work = judged = flagged = 0.0
     return points
 
 
@@ -122,7 +130,7 @@ def judge(points: list[Point]) -> bool:
         [
             target("memory grew by", last.memory - first.memory, MEMORY, "MB"),
             target("descriptors that were not closed", last.descriptors - first.descriptors, 0, ""),
-            target("cost of the last evaluations, over that of the first", last.cost / first.cost, COST, ""),
+            target("cost of the last evaluations over that of the first", last.ratio / first.ratio, COST, "times"),
         ]
     )
 
@@ -138,10 +146,12 @@ def _descriptors() -> int:
 
 def _print(point: Point) -> None:
     if not _print_head:
-        print("  evaluations   memory MB   descriptors   ms per evaluation   judged of flagged   kept")
+        print(
+            "  evaluations   memory MB   descriptors   ms per evaluation   of a fixed work   judged of flagged   kept"
+        )
         _print_head.append(True)
     print(
-        f"  {point.evaluations:>11}{point.memory:>12.1f}{point.descriptors:>14}{point.cost:>20.2f}"
+        f"  {point.evaluations:>11}{point.memory:>12.1f}{point.descriptors:>14}{point.cost:>20.2f}{point.ratio:>18.2f}"
         f"{100 * point.judged:>18.0f} %{point.kept:>7}",
         flush=True,
     )

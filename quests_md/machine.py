@@ -37,9 +37,14 @@ def inherit_environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(_OF_MPI)}
 
 
+def _end_at_next() -> None:
+    """Let the next Ctrl-C end the program at once."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
-def hold_interrupt(tell: Callable[[], object]) -> Iterator[None]:
-    """Raise KeyboardInterrupt after the block, not in it: other people's code may catch it there, and lose it.
+def hold_interrupt(tell: Callable[[], object] = _end_at_next) -> Iterator[None]:
+    """Raise KeyboardInterrupt after the block, not in it: compiled code, or who called it, may lose it there.
 
     `tell` is called at once, at each Ctrl-C. If the program handles SIGINT itself, nothing is changed.
     """

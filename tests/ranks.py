@@ -11,6 +11,29 @@ from limits import LIMIT
 from quests_md.frame import Frame
 
 
+class Barrier:
+    """Where ranks wait for each other; who waits for one that has left fails at once."""
+
+    def __init__(self, size):
+        self._size, self._waiting, self._gone, self._turn = size, 0, 0, 0
+        self._changed = threading.Condition()
+
+    def wait(self):
+        with self._changed:
+            turn, self._waiting = self._turn, self._waiting + 1
+            if self._waiting == self._size:
+                self._turn, self._waiting = turn + 1, 0
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: self._turn > turn or self._gone, LIMIT)
+            if self._turn == turn:
+                raise RuntimeError("this rank waits for one that has left")
+
+    def leave(self):
+        with self._changed:
+            self._gone += 1
+            self._changed.notify_all()
+
+
 class ThreadComm:
     """A rank of `run`; every call is collective, and ranks that call different things are an error."""
 
@@ -20,9 +43,9 @@ class ThreadComm:
 
     def _exchange(self, call, item):
         self._slots[self.rank] = call, item
-        self._barrier.wait(LIMIT)  # a rank that waits longer waits for one that has left
+        self._barrier.wait()
         calls, items = zip(*self._slots, strict=True)
-        self._barrier.wait(LIMIT)  # nobody writes before everybody has read
+        self._barrier.wait()  # nobody writes before everybody has read
         assert set(calls) == {call}, f"the ranks call different things: {calls}"
         return items
 
@@ -39,13 +62,15 @@ class ThreadComm:
 
 def run(size, function):
     """Call ``function(comm)`` on `size` ranks; return what each returned or raised, in their order."""
-    barrier, slots, results = threading.Barrier(size), [None] * size, [None] * size
+    barrier, slots, results = Barrier(size), [None] * size, [None] * size
 
     def work(rank):
         try:
             results[rank] = function(ThreadComm(rank, size, barrier, slots))
         except Exception as error:  # noqa: BLE001 - it is what this rank has to say
             results[rank] = error
+        finally:
+            barrier.leave()
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:

@@ -71,12 +71,11 @@ class _Verbs(click.Group):
                 raise click.exceptions.Exit(error.exit_code) from error
             raise
         except KeyboardInterrupt as error:
-            from ..hosts.mpi import launched_rank
-
-            sys.last_value = error  # it ends the program: a rank does not leave the others waiting
-            if launched_rank() == 0:
-                click.echo("quests-md: interrupted", err=True)
-            raise click.exceptions.Exit(_INTERRUPTED) from error
+            _end_interrupted(error)
+        except SystemError as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):  # it came while compiled code ran
+                _end_interrupted(error.__cause__)
+            raise
         except QuestsError as error:
             _fail(str(error))
         except OSError as error:
@@ -99,6 +98,15 @@ def _join_elements(arguments: list[str]) -> list[str]:
             joined.append(argument)
             inside = argument.partition("=")[0] == "--elements"
     return joined
+
+
+def _end_interrupted(error: KeyboardInterrupt) -> NoReturn:
+    from ..hosts.mpi import launched_rank
+
+    sys.last_value = error  # it ends the program: a rank does not leave the others waiting
+    if launched_rank() == 0:
+        click.echo("quests-md: interrupted", err=True)
+    raise click.exceptions.Exit(_INTERRUPTED) from error
 
 
 def _fail(message: str) -> NoReturn:

@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import OracleError
 from ..machine import inherit_environment
 
-__all__ = ["Child", "Died", "TimedOut", "describe_end", "get_child", "guard_command", "kill_children"]
+__all__ = ["Child", "Died", "TimedOut", "describe_end", "get_child", "guard_command", "kill_children", "name_signal"]
 
 _GUARD = Path(__file__).with_name("_guard.py")
 _LOOK = 0.5  # seconds between two looks whether the process lives
@@ -171,8 +171,12 @@ def describe_end(code: int) -> str:
     """Return in words how a process ended."""
     if code >= 0:
         return f"ended with exit code {code}"
+    return f"was killed by signal {-code} ({name_signal(-code)})"
+
+
+def name_signal(number: int) -> str:
+    """Return the name of a signal; some have none, such as those for real-time programs."""
     try:
-        name = signal.Signals(-code).name
+        return signal.Signals(number).name
     except ValueError:
-        name = "a signal of the system's"
-    return f"was killed by signal {-code} ({name})"
+        return f"signal {number}"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Halted, HostError, InputError, OutputError, QuestsError
-from ..labelling._process import guard_command
+from ..labelling._process import guard_command, name_signal
 from ..machine import inherit_environment
 from ..monitor import Band
 from ..recording import LAST_COVERED
@@ -153,8 +153,8 @@ def _finish(one: _Running) -> Exploration:
         said = _read_last_lines(job.folder / _LOG)[-1:] or ["its process printed nothing: is the disk full?"]
         raise HostError(f"{name} cannot be run: {said[0]} (all of it: {job.folder / _LOG})")
     if -code in _ASKED or code - 128 in _ASKED:
-        raise Halted(f"{name} was asked to end by {signal.Signals(abs(code) % 128).name}; it begins anew the next time")
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"its process ended with exit code {code}"
+        raise Halted(f"{name} was asked to end by {name_signal(abs(code) % 128)}; it begins anew the next time")
+    how = f"killed by {name_signal(-code)}" if code < 0 else f"its process ended with exit code {code}"
     result = conclude(job, "crashed", how)
     result.write(job.folder)
     return result

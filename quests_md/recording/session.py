@@ -23,6 +23,7 @@ from ..errors import Halted, InputError, MonitorError, OutputError, QuestsError
 from ..files import HeldFolder
 from ..frame import Frame
 from ..index import Index, Live
+from ..machine import hold_interrupt
 from ..monitor import Band, Decision, Key, Monitor
 from ..toml import parse_seconds
 from .about import ABOUT, begin_folder, describe, is_overwriting, to_json, write_about
@@ -293,6 +294,11 @@ class Session:
             return Decision(step, evaluated=False)
         if self.given_up:
             return _make_unwatched(frame, step)
+        with hold_interrupt():  # so it is raised when the evaluation has its row
+            return self._evaluate(frame, step, error)
+
+    def _evaluate(self, frame: Frame | None, step: int, error: Exception | None) -> Decision:
+        """Evaluate a frame that is due, and write what must be written. Collective."""
         started = time.perf_counter()
         try:
             if self._is_limited:

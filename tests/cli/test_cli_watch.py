@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from limits import wait_until
 from watched import CANDIDATE, COVERED, HALTING, atoms_of, build_index
 
 from quests_md import Index, Session, cli, read_run
@@ -183,10 +183,11 @@ def test_commands_are_started(place):
     run("md.extxyz", "--config", "quests.toml")
     run("halts.extxyz", "--config", "halts.toml", "-o", "b", code=3)
     wanted = {"events": 2 * len(read_run("uq").events), "halted": 1}
-    until = time.monotonic() + 30
-    while not all(Path(name).exists() and Path(name).read_text().count("\n") == n for name, n in wanted.items()):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+
+    def are_done():
+        return all(Path(name).exists() and Path(name).read_text().count("\n") == n for name, n in wanted.items())
+
+    wait_until(are_done, "not all commands have run")
     steps = {int(line) for line in Path("selected").read_text().split()}
     assert steps >= {atoms.info["step"] for atoms in read_run("uq").candidates()}
     assert Path("halted").read_text() == f"{len(SCALES)}\n"

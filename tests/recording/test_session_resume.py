@@ -456,6 +456,23 @@ def test_sigterm_ends_the_run(index, folder):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_an_interrupt_is_raised_when_the_evaluation_has_its_row(index, folder):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), session_of(index, folder, on_select=interrupt) as session:
+            session.observe(frame_of(0, CANDIDATE))
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (len(rows_of(folder)), len(frames_of(folder)), run_of(folder)["status"]) == (1, 1, "failed")
+    with session_of(index, folder, resume=True) as session:
+        assert session.observe(frame_of(0, CANDIDATE)).again
+
+
+def interrupt(frame, decision):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_sigterm_of_a_program_that_listens_itself_is_left_alone(index, folder):
     heard = []
     signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
