@@ -280,7 +280,8 @@ def _open_index(
         raise InputError(f"{source} was built with {index.spec}, but is compared with {spec}")
     own = isinstance(index.descriptor, OwnDescriptors)
     places = np.argsort(index.order)
-    rows = (index.rows + index.centre)[places]
+    with index.reading():
+        rows = (index.rows + index.centre)[places]
     numbers = index.numbers[places].astype(np.int64)
     return Dataset(
         rows=np.column_stack([numbers, rows]) if index.descriptor.by_centre else rows,

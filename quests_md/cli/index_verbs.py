@@ -20,7 +20,7 @@ from ..errors import CalibrationError, IndexFileError, InputError, OutputError
 from ..frame import Frame
 from ..index import Calibration, ErrorBound, Index, calibrate, fit_error_bound
 from ..information import DEFAULT_BANDWIDTH
-from ..sources import describe_source, read_descriptors, read_force_errors
+from ..sources import describe_source, name_source, read_descriptors, read_force_errors
 from .datasets import convert_bandwidth, read_counted, reading_options, refuse_no_bandwidth
 from .results import Counter, format_facts, show_progress
 
@@ -313,7 +313,8 @@ def _describe(file: Path, index: Index) -> dict[str, Any]:
 
 
 def _format_source(source: dict[str, Any]) -> str:
-    return f"{source['file']}@{source['selection']}  sha256 {source['sha256'][:16]}"
+    digest = source.get("sha256")
+    return name_source(source) + (f"  sha256 {str(digest)[:16]}" if digest else "")
 
 
 def _format(file: Path, index: Index, before: dict[str, str] | None = None) -> str:

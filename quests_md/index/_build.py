@@ -17,7 +17,7 @@ from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS
 from ..errors import InputError
 from ..frame import Frame, as_frames
-from ..information import bandwidth_from_volume, check_bandwidth
+from ..information import bandwidth_from_volume, check_bandwidth, check_reach
 from ..kernels import search
 from ..kernels.blocks import order_of
 from ..kernels.threads import over_rows
@@ -25,6 +25,7 @@ from ..machine import find_versions
 from ._data import IndexData, find_parts
 
 __all__ = [
+    "LONGEST",
     "arrange",
     "build_index",
     "build_own_index",
@@ -219,7 +220,7 @@ def _now() -> str:
 
 _CHUNK = 1 << 22  # values that are converted at a time: rows may be mapped, and larger than memory
 # Single precision squares distances between 1e-19 and 1e19. This leaves room for sums and scaling.
-_LONGEST = 1e15
+LONGEST = 1e15
 
 
 def build_own_index(
@@ -248,7 +249,7 @@ def build_own_index(
         elements=(),
         pair_distances=np.empty((0, 0), np.float32),
         provenance=_make_provenance(sources, False),
-        **arrange(_subtract_centre(x, centre), np.zeros(len(x), np.int16), False, threads)._asdict(),
+        **arrange(_subtract_centre(x, centre, bandwidth), np.zeros(len(x), np.int16), False, threads)._asdict(),
     )
 
 
@@ -274,16 +275,17 @@ def _read_in_parts(x: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]
     step = max(1, _CHUNK // x.shape[1])
     for first, last in itertools.pairwise([*range(0, len(x), step), len(x)]):
         part = np.asarray(x[first:last], np.float64)
-        bad = np.flatnonzero(~(np.abs(part) < _LONGEST).all(axis=1))
+        bad = np.flatnonzero(~(np.abs(part) < LONGEST).all(axis=1))
         if len(bad):
-            raise InputError(f"row {first + bad[0]} holds values that are not finite, or beyond {_LONGEST:g}")
+            raise InputError(f"row {first + bad[0]} holds values that are not finite, or beyond {LONGEST:g}")
         yield slice(first, last), part
 
 
-def _subtract_centre(x: NDArray[Any], centre: NDArray[np.float64]) -> NDArray[np.float32]:
+def _subtract_centre(x: NDArray[Any], centre: NDArray[np.float64], bandwidth: float) -> NDArray[np.float32]:
     rows = np.empty(x.shape, np.float32)
     for where, part in _read_in_parts(x):
         np.subtract(part, centre, out=rows[where], casting="same_kind")
+        check_reach("the descriptors", rows[where], bandwidth)
     return rows
 
 
@@ -310,7 +312,7 @@ def _add_own(
     if x.shape[1] != index.descriptor.width:
         raise InputError(f"the index has {index.descriptor.width} columns, the array {x.shape[1]}: other descriptors")
     sizes = np.diff(_check_offsets(frame_offsets, len(x)))
-    rows, numbers = _subtract_centre(x, index.centre), np.zeros(len(x), np.int16)
+    rows, numbers = _subtract_centre(x, index.centre, index.bandwidth), np.zeros(len(x), np.int16)
     return _add_rows(index, rows, numbers, sizes, sources, threads)
 
 
@@ -349,7 +351,8 @@ def _add_rows(
     # The centre stays. So the old rows are not rounded a second time, and no dH can rise.
     all_rows = np.empty((n + len(rows), len(index.centre)), np.float32)
     all_numbers = np.empty(n + len(rows), np.int16)
-    all_rows[index.order], all_numbers[index.order] = index.rows, index.numbers  # in the order of the frames again
+    with index.reading():
+        all_rows[index.order], all_numbers[index.order] = index.rows, index.numbers  # in the order of the frames again
     all_rows[n:], all_numbers[n:] = rows, numbers
     entry = {
         "generation": index.generation + 1,

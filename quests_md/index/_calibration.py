@@ -52,7 +52,8 @@ def calibrate(index: IndexData, *, threads: int | None = None) -> Calibration:
         There is only one group.
     """
     rows = Rows(index.rows, index.numbers, index.order, index.frame_offsets)
-    parts = partition(rows, index.frame_groups, index.bandwidth)
+    with index.reading():
+        parts = partition(rows, index.frame_groups, index.bandwidth)
     n_groups = len(np.unique(parts.groups))
     if n_groups < 2:
         what = "independent frame" if not index.frame_groups else "group"
@@ -66,7 +67,8 @@ def calibrate(index: IndexData, *, threads: int | None = None) -> Calibration:
     counted = int((groups >= 0).sum())
     most = MOST_PAIRS * min(1.0, _COLUMNS / index.rows.shape[1])
     asked = _sample(parts, np.diff(index.frame_offsets)[parts.frames], counted, most)
-    dH = _compute_left_out(index, rows, groups, np.isin(rows.owner, asked), threads)
+    with index.reading():
+        dH = _compute_left_out(index, rows, groups, np.isin(rows.owner, asked), threads)
     symbols: list[int] = np.unique(index.numbers).tolist()
     sizes = np.zeros((len(asked), len(symbols)), np.int64)
     maxima = np.full(sizes.shape, -np.inf)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS, check_elements, name_of
-from ..errors import ElementError, InputError
+from ..errors import ElementError, IndexFileError, InputError
 from ..frame import as_frames
 from ..information import Blocks, Precision, log_kernel_sum, log_kernel_sum_of_few, pack
 from ..kernels import kernel_sum, search
@@ -26,12 +29,15 @@ from ._thresholds import Calibration
 __all__ = [
     "HASHED",
     "IndexData",
+    "MappedFile",
     "Part",
     "Reference",
+    "State",
     "find_parts",
     "fingerprint",
     "fingerprint_index",
     "limit_layout",
+    "read_state",
 ]
 
 
@@ -198,6 +204,86 @@ class Part:
         return out
 
 
+# -- rows that are a map of a file -------------------------------------------------------------------------------------
+
+_CHUNK = 1 << 20  # bytes that are hashed at a time
+
+
+class State(NamedTuple):
+    """What tells one state of a file from another: it changes when the file is overwritten or truncated."""
+
+    device: int
+    inode: int
+    size: int
+    changed: int  # time of the last change, ns
+
+
+def read_state(file: int) -> State:
+    """Return the state of an open file."""
+    found = os.fstat(file)
+    return State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+class MappedFile:
+    """An index file that is open as long as its rows are mapped, and tells whether it is still the same.
+
+    The pages of a map are those of the file: who overwrites the file changes the rows. (A file that is moved or removed
+    stays what it is.) A truncated file has no pages, and whoever reads them is killed by the system.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    file
+        Its descriptor, which may be closed later.
+    first, size
+        Where its rows are, in bytes.
+    digest
+        The SHA-256 of the rows.
+    """
+
+    def __init__(self, path: Path, file: int, first: int, size: int, digest: str) -> None:
+        self._path, self._first, self._size, self._digest = path, first, size, digest
+        self._file = os.dup(file)
+        weakref.finalize(self, os.close, self._file)
+        self._state = read_state(self._file)
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # an index that is pickled or copied holds its rows itself
+
+    def map(self, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return the rows, mapped."""
+        try:
+            with os.fdopen(os.dup(self._file), "rb") as file:
+                return np.memmap(file, dtype, "r", self._first, shape).view(np.ndarray)
+        except ValueError:  # the file is shorter than it was
+            raise self._changed() from None
+
+    def hash(self) -> str:
+        """Return the SHA-256 of the rows, which are read and not mapped: so a truncated file does no harm."""
+        digest, at, end = hashlib.sha256(), self._first, self._first + self._size
+        while at < end and (part := os.pread(self._file, min(_CHUNK, end - at), at)):
+            digest.update(part)
+            at += len(part)
+        return digest.hexdigest()
+
+    def check(self) -> None:
+        """Raise `IndexFileError` unless the rows are what they were. If only the time has changed, read them again."""
+        state = read_state(self._file)
+        if state == self._state:
+            return
+        if state.size != self._state.size or self.hash() != self._digest:
+            raise self._changed()
+        self._state = state
+
+    def _changed(self) -> IndexFileError:
+        return IndexFileError(
+            f"{self._path}: the file was overwritten or truncated while it was in use: restore it from a copy, or "
+            "build the index again, and start again. Replace an index file (mv), and never overwrite it (cp, rsync "
+            "--inplace)"
+        )
+
+
 # -- the index ---------------------------------------------------------------------------------------------------------
 
 
@@ -228,6 +314,7 @@ class IndexData:
 
     def __post_init__(self) -> None:
         """Make the parts. The first question lays out their rows for kernel sums."""
+        self.mapped: MappedFile | None = None  # the file, if the rows are a map of it: `open` sets it
         is_small = len(self) <= limit_layout(self.rows.shape[1])
         self._parts = {number: Part(tree, self.centre, self.bandwidth, is_small) for number, tree in self.trees()}
 
@@ -283,11 +370,12 @@ class IndexData:
         them as they are, in double precision. The two ways agree to 1e-12·max(1, |dH|).
         """
         rows = self._read_query(query, threads)
-        if not self.descriptor.by_centre:
-            return self._parts[0].log_kernel_sum(rows, threads, precision)
-        out = np.empty(len(rows))
-        for part, which, own in self._split_query(rows):
-            out[which] = part.log_kernel_sum(own, threads, precision)
+        with self.reading():
+            if not self.descriptor.by_centre:
+                return self._parts[0].log_kernel_sum(rows, threads, precision)
+            out = np.empty(len(rows))
+            for part, which, own in self._split_query(rows):
+                out[which] = part.log_kernel_sum(own, threads, precision)
         return out
 
     def delta_entropy(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
@@ -353,18 +441,31 @@ class IndexData:
             memory = np.full(len(rows), -1, np.int32)
         if memory.shape != (len(rows),) or memory.dtype != np.int32:  # kernels check no bounds
             raise InputError(f"memory must be ({len(rows)},) int32, not {memory.shape} {memory.dtype}")
-        if not self.descriptor.by_centre:
-            out = self._parts[0].upper_bound(rows, threshold, memory, threads)
-        else:
-            out = np.empty(len(rows))
-            for part, which, own in self._split_query(rows):
-                hints = memory[which]
-                out[which] = part.upper_bound(own, threshold, hints, threads)
-                memory[which] = hints
+        with self.reading():
+            if not self.descriptor.by_centre:
+                out = self._parts[0].upper_bound(rows, threshold, memory, threads)
+            else:
+                out = np.empty(len(rows))
+                for part, which, own in self._split_query(rows):
+                    hints = memory[which]
+                    out[which] = part.upper_bound(own, threshold, hints, threads)
+                    memory[which] = hints
         open_ = np.flatnonzero(np.isnan(out))
         if len(open_):
             out[open_] = self.delta_entropy(rows[open_], threads)
         return out
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read rows inside of this: `IndexFileError` if they are mapped, and the file was overwritten meanwhile.
+
+        Before, because a file that was truncated must not be read; after, because what was read must be right.
+        """
+        if self.mapped is not None:
+            self.mapped.check()
+        yield
+        if self.mapped is not None:
+            self.mapped.check()
 
     def require(self, *, k: int | None = None, cutoff: float | None = None) -> None:
         """Raise `InputError` unless the index was built with this `k` and `cutoff`; None accepts any."""
@@ -425,5 +526,6 @@ def fingerprint(
 def fingerprint_index(index: IndexData) -> str:
     """Return the fingerprint of an index. This reads all its rows."""
     arrays = {name: np.ascontiguousarray(getattr(index, name), dtype) for name, dtype in HASHED.items()}
-    digests = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}
+    with index.reading():
+        digests = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}
     return fingerprint(index.descriptor, index.bandwidth, index.generation, digests)

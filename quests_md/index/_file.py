@@ -5,9 +5,9 @@
     magic (8 bytes) | length of the header (8, little-endian) | SHA-256 of the header (32)
     | header (JSON, UTF-8) | sections, each on a multiple of 64 bytes
 
-The header lists the sections (type, shape, offset, SHA-256) and the size of the file. `open_index` checks the header's
-hash, every number in it, and the size; `verify_index` also hashes the sections. Stepwise migrations will read older
-formats; newer formats are refused.
+The header lists the sections (type, shape, offset, SHA-256) and the size of the file. Opening checks the size and all
+hashes, then what `_verification` knows of an index. Stepwise migrations will read older formats; newer formats are
+refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -27,10 +27,11 @@ from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS
 from ..errors import IndexFileError, InputError
 from ..files import write_atomically
-from ..kernels.search import levels
-from ._build import arrange, measure_tree
-from ._data import HASHED, IndexData, find_parts, fingerprint
+from ..information import check_bandwidth
+from ._build import arrange
+from ._data import HASHED, IndexData, MappedFile, State, fingerprint, limit_layout, read_state
 from ._thresholds import Calibration, is_count
+from ._verification import check_provenance, check_rows, check_sections
 
 __all__ = ["open_index", "save_index", "verify_index"]
 
@@ -41,6 +42,9 @@ MAGIC = b"QUESTSMD"
 _ALIGN = 64
 _PREFIX = len(MAGIC) + 8 + 32
 _MOST_HEADER = 1 << 28  # bytes; nothing longer than this is a header
+_CHUNK = 1 << 20  # bytes that are read and hashed at a time
+_SETTLED = 2_000_000_000  # ns; within a file's last two seconds, a change may leave its time as it is
+_REMEDY = "restore the file from a copy, or build the index again"
 
 # name: (dtype, number of dimensions)
 SECTIONS: dict[str, tuple[str, int]] = {
@@ -64,7 +68,7 @@ _KNOWN = SECTIONS | TREE
 
 
 def save_index(index: IndexData, path: Path) -> None:
-    """Write an index to a file, atomically; its `path` and `hash` are then those of the file."""
+    """Write an index to a file, as `Index.save` says; its `path` and `hash` are then those of the file."""
     header = {
         "spec": {k: value for k, value in asdict(index.descriptor).items() if (k, value) != ("elements", None)},
         "bandwidth": index.bandwidth,
@@ -75,13 +79,18 @@ def save_index(index: IndexData, path: Path) -> None:
         "calibration": None if index.calibration is None else index.calibration.to_json(),
     }
     arrays = {name: np.ascontiguousarray(getattr(index, name), dtype=dtype) for name, (dtype, _) in _KNOWN.items()}
+    # A file that cannot be opened again is not written.
+    check_provenance(index.provenance, index.generation)
+    check_sections(index.descriptor, header | {"calibration": index.calibration}, arrays)
+    with index.reading():  # so the hashes are those of rows that were verified
+        digests = {name: hashlib.sha256(array.data).hexdigest() for name, array in arrays.items()}
     table, offset = {}, 0
     for name, array in arrays.items():
         table[name] = {
             "dtype": _KNOWN[name][0],
             "shape": list(array.shape),
             "offset": offset,  # from the first section
-            "sha256": hashlib.sha256(array.data).hexdigest(),
+            "sha256": digests[name],
         }
         offset += -(-array.nbytes // _ALIGN) * _ALIGN
     text = json.dumps({"format": FORMAT, **header, "sections": table, "data_bytes": offset}).encode()
@@ -100,13 +109,52 @@ def save_index(index: IndexData, path: Path) -> None:
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
+# What was verified in this process: files whose rows stay mapped, and the hash of their header. Such a file takes some
+# time to verify; a small one is read anew each time, and verified as it is read.
+_VERIFIED: dict[State, str] = {}
+
 
 def open_index(kind: type[T], path: Path) -> T:
-    """Open an index file, as `Index.open` says."""
-    header, sections = _open_file(path)
+    """Open and verify an index file, as `Index.open` says."""
+    return _open(kind, path, _VERIFIED)
+
+
+def verify_index(path: Path) -> None:
+    """Raise `IndexFileError` unless every section has its checksum and holds what it must."""
+    _open(IndexData, path, {})
+
+
+def _open(kind: type[T], path: Path, verified: dict[State, str]) -> T:
+    try:
+        with open(path, "rb") as file:
+            state = read_state(file.fileno())
+            header, start = _read_header(path, file, state.size)
+            is_known = verified.get(state) == header["hash"]
+            sections, mapped = _read_sections(path, file, start, header, is_known)
+            if read_state(file.fileno()) != state:
+                raise IndexFileError(f"{path}: changed while it was read: replace an index, never overwrite it")
+    except FileNotFoundError:
+        raise IndexFileError(f"{path}: no such index") from None
+    except OSError as error:
+        raise IndexFileError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        index = _make_index(kind, path, header, sections)
+        if not is_known:
+            check_rows(index)
+    except InputError as error:
+        raise IndexFileError(f"{path}: damaged: {error}: {_REMEDY}") from None
+    index.mapped = mapped
+    if mapped is not None and time.time_ns() - state.changed > _SETTLED:
+        verified[state] = header["hash"]
+    return index
+
+
+def _make_index(kind: type[T], path: Path, header: dict[str, Any], sections: dict[str, NDArray[Any]]) -> T:
     descriptor = _read_descriptor(header)
+    check_sections(descriptor, header, sections)
     if "order" not in sections:
-        sections |= arrange(sections["rows"], sections["numbers"], descriptor.by_centre, None)._asdict()
+        sections |= arrange(sections["rows"], sections["numbers"], descriptor.by_centre, 1)._asdict()
+    sections["rows"].flags.writeable = False
     return kind(
         descriptor=descriptor,
         bandwidth=header["bandwidth"],
@@ -121,61 +169,56 @@ def open_index(kind: type[T], path: Path) -> T:
     )
 
 
-def _open_file(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return the checked header, with its "hash", and read-only maps of the sections."""
-    header, start = _read_header(path)
+def _read_sections(
+    path: Path, file: BinaryIO, start: int, header: dict[str, Any], is_known: bool
+) -> tuple[dict[str, NDArray[Any]], MappedFile | None]:
+    """Read the sections, and compare them with their checksums. The rows of a large index are not read but mapped.
+
+    Memory that was read stays as it is, whatever becomes of the file. But each rank of a run has its own.
+    """
     sections: dict[str, NDArray[Any]] = {}
+    mapped = None
     for name, entry in header["sections"].items():
-        shape = tuple(entry["shape"])
-        if shape == (0, 0) and name == "pair_distances":  # own descriptors know no elements
-            sections[name] = np.empty(shape, np.float32)
-            continue
-        if 0 in shape:
+        shape, first = tuple(entry["shape"]), start + entry["offset"]
+        if 0 in shape and (name, shape) != ("pair_distances", (0, 0)):  # own descriptors know no elements
             raise IndexFileError(f"{path}: section {name} is empty: an index needs at least one environment")
-        sections[name] = np.memmap(path, entry["dtype"], "r", start + entry["offset"], shape).view(np.ndarray)
-    for name in sections.keys() - {"rows", "order"}:
-        sections[name] = np.array(sections[name])  # small, or read as a whole anyway
-    _check_content(path, header, sections)
-    return header, sections
+        size = math.prod(shape) * np.dtype(entry["dtype"]).itemsize
+        if name == "rows" and "order" in header["sections"] and shape[0] > limit_layout(shape[1]):
+            mapped = MappedFile(path, file.fileno(), first, size, entry["sha256"])
+            is_right = is_known or mapped.hash() == entry["sha256"]
+            sections[name] = mapped.map(entry["dtype"], shape)
+        else:
+            sections[name] = np.empty(shape, entry["dtype"])
+            is_right = _read_hashed(file, first, sections[name]) == entry["sha256"]
+        if not is_right:
+            raise IndexFileError(f"{path}: section {name} is damaged (its checksum differs): {_REMEDY}")
+    return sections, mapped
 
 
-def verify_index(path: Path) -> None:
-    """Raise `IndexFileError` unless every section has its checksum and holds what it must."""
-    header, sections = _open_file(path)
-    for name, entry in header["sections"].items():
-        if hashlib.sha256(sections[name].data).hexdigest() != entry["sha256"]:
-            raise IndexFileError(f"{path}: section {name} is damaged (its checksum differs): copy or build it again")
-    if "order" in sections and (np.sort(sections["order"]) != np.arange(len(sections["order"]))).any():
-        raise IndexFileError(f"{path}: section order does not name every row once: build it again")
-    if not np.isfinite(sections["rows"]).all():
-        raise IndexFileError(f"{path}: section rows holds values that are not finite: build it again")
-    index = open_index(IndexData, path)
-    trees = [(tree, measure_tree(tree.rows, None)) for _, tree in index.trees()]
-    tiny = 1e-4 * index.bandwidth + 1e-6 * float(max(index.rows.max(), -index.rows.min()))
-    for name, slack in (("centres", tiny), ("radius", tiny), ("spread", tiny**2)):
-        if not all(np.allclose(getattr(kept, name), getattr(new, name), 1e-4, slack) for kept, new in trees):
-            raise IndexFileError(f"{path}: section node_{name} is not that of the rows: build it again")
+def _read_hashed(file: BinaryIO, first: int, out: NDArray[Any]) -> str:
+    """Read an array at this place, and return the hash of what was read: less than the array if the file ends."""
+    digest = hashlib.sha256()
+    if out.size:
+        file.seek(first)
+        view = out.data.cast("B")
+        for begin in range(0, len(view), _CHUNK):
+            part = view[begin : begin + _CHUNK]
+            digest.update(part[: file.readinto(part)])  # type: ignore[attr-defined] # all of it, unless the file ends
+    return digest.hexdigest()
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the header and the offset of the first section."""
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            prefix = file.read(_PREFIX)
-            if not prefix.startswith(MAGIC):
-                raise IndexFileError(f"{path}: not an index; make one with: quests-md index build FILE -o NAME.qindex")
-            length = int.from_bytes(prefix[8:16], "little")
-            if len(prefix) < _PREFIX or length > min(size, _MOST_HEADER):
-                raise IndexFileError(f"{path}: truncated or damaged: the file ends inside the header")
-            text = file.read(length)
-    except FileNotFoundError:
-        raise IndexFileError(f"{path}: no such index") from None
-    except OSError as error:
-        raise IndexFileError(f"{path}: cannot be read: {error.strerror}") from error
+def _read_header(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
+    """Return the header, with its "hash", and the offset of the first section, from a file of `size` bytes."""
+    prefix = file.read(_PREFIX)
+    if not prefix.startswith(MAGIC):
+        raise IndexFileError(f"{path}: not an index; make one with: quests-md index build FILE -o NAME.qindex")
+    length = int.from_bytes(prefix[8:16], "little")
+    if len(prefix) < _PREFIX or length > min(size, _MOST_HEADER):
+        raise IndexFileError(f"{path}: truncated or damaged: the file ends inside the header: {_REMEDY}")
+    text = file.read(length)
     digest = hashlib.sha256(text)
     if len(text) < length or digest.digest() != prefix[16:]:
-        raise IndexFileError(f"{path}: truncated or damaged: the header's checksum differs")
+        raise IndexFileError(f"{path}: truncated or damaged: the header's checksum differs: {_REMEDY}")
     try:
         header = json.loads(text)
         number = header["format"]
@@ -185,10 +228,11 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise IndexFileError(f"{path}: format {number} is newer than format {FORMAT}: upgrade quests_md to read it")
         _check_header(header)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise IndexFileError(f"{path}: the header is malformed: {type(error).__name__}: {error}") from error
+        what = f"{type(error).__name__}: {error}"
+        raise IndexFileError(f"{path}: the header is malformed: {what}: {_REMEDY}") from error
     expected = _PREFIX + length + header["data_bytes"]
     if size != expected:
-        raise IndexFileError(f"{path}: {size} bytes, but the header says {expected}: truncated or damaged")
+        raise IndexFileError(f"{path}: {size} bytes, but the header says {expected}: truncated or damaged: {_REMEDY}")
     header["hash"] = digest.hexdigest()
     _check_bound(path, header)
     return header, _PREFIX + length
@@ -197,11 +241,12 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 def _check_header(header: dict[str, Any]) -> None:
     """Raise `ValueError`, `KeyError` or `TypeError` for a header that is not ours. Files may be hostile."""
     descriptor = _read_descriptor(header)
-    h = header["bandwidth"]
-    if not (isinstance(h, float) and math.isfinite(h) and h > 0):
-        raise ValueError(f"bandwidth {h!r}")
-    if not (is_count(header["generation"]) and isinstance(header["provenance"], dict)):
-        raise ValueError("generation or provenance")
+    if not isinstance(header["bandwidth"], float):
+        raise ValueError(f"bandwidth {header['bandwidth']!r}")
+    check_bandwidth(header["bandwidth"])
+    if not is_count(header["generation"]):
+        raise ValueError(f"generation {header['generation']!r}")
+    check_provenance(header["provenance"], header["generation"])
     if not isinstance(header["elements"], list) or not all(isinstance(e, str) for e in header["elements"]):
         raise ValueError(f"elements {header['elements']!r}")
     if not isinstance(header["sections"], dict) or set(header["sections"]) not in (set(SECTIONS), set(_KNOWN)):
@@ -242,60 +287,3 @@ def _read_descriptor(header: dict[str, Any]) -> DescriptorSpec | OwnDescriptors:
     """Return the descriptor of a header. Own descriptors have a name and a width."""
     spec = header["spec"]
     return OwnDescriptors(**spec) if "name" in spec else DescriptorSpec(**spec)
-
-
-def _check_content(path: Path, header: dict[str, Any], sections: dict[str, NDArray[Any]]) -> None:
-    """Raise `IndexFileError` unless the small sections fit the rows and each other."""
-    n, width = sections["rows"].shape
-    offsets, numbers = sections["frame_offsets"], sections["numbers"]
-    try:
-        descriptor = _read_descriptor(header)
-        if width != descriptor.width - descriptor.by_centre or sections["centre"].shape != (width,):
-            raise InputError("the width of the rows is not that of the descriptor")
-        if not np.isfinite(sections["centre"]).all():
-            raise InputError("the centre is not finite")
-        if offsets[0] != 0 or offsets[-1] != n or (np.diff(offsets) < 0).any():
-            raise InputError("the frame offsets do not divide the rows")
-        _check_elements(descriptor, header["elements"], numbers, n)
-        if len(header.get("frame_groups", ())) not in (0, len(offsets) - 1):
-            raise InputError("the groups are not those of the frames")
-        distances = sections["pair_distances"]
-        if distances.shape != (len(header["elements"]),) * 2 or not (distances >= 0).all():
-            raise InputError("the smallest distances are not those of pairs of elements")
-        if "order" in sections:
-            _check_tree(descriptor.by_centre, sections)
-    except InputError as error:
-        raise IndexFileError(f"{path}: damaged: {error}") from None
-
-
-def _check_elements(
-    descriptor: DescriptorSpec | OwnDescriptors, elements: list[str], numbers: NDArray[np.int16], n: int
-) -> None:
-    """Raise `InputError` unless the elements fit the descriptor and the `n` rows."""
-    if isinstance(descriptor, OwnDescriptors):
-        if elements or numbers.shape != (n,) or numbers.any():
-            raise InputError("own descriptors have no elements")
-        return
-    if numbers.shape != (n,) or numbers.min() < 1 or numbers.max() >= len(SYMBOLS):
-        raise InputError("the elements of the rows are not atomic numbers")
-    if not {SYMBOLS[z] for z in np.unique(numbers)} <= set(elements) <= set(SYMBOLS[1:]):
-        raise InputError("the list of elements is not that of the rows")
-    if not set(elements) <= set(descriptor.elements or elements):
-        raise InputError("the list of elements is not that of the descriptor")
-
-
-def _check_tree(by_centre: bool, sections: dict[str, NDArray[Any]]) -> None:
-    """Raise `InputError` unless the search trees fit the rows."""
-    n, width = sections["rows"].shape
-    if by_centre and (np.diff(sections["numbers"]) < 0).any():
-        raise InputError("the rows are not in the order of their elements")
-    parts = find_parts(sections["numbers"], by_centre).values()
-    nodes = sum(int(levels(last - first)[-1]) for first, last in parts)
-    shapes = {"order": (n,), "node_centres": (nodes, width), "node_radius": (nodes,), "node_spread": (nodes,)}
-    if any(sections[name].shape != shape for name, shape in shapes.items()):
-        raise InputError("the search tree is not one over these rows")
-    if not np.isfinite(sections["node_centres"]).all():
-        raise InputError("the search tree holds centres that are not finite")
-    for name in ("node_radius", "node_spread"):
-        if not (np.isfinite(sections[name]).all() and sections[name].min() >= 0):
-            raise InputError(f"the search tree holds values of {name} that are no distances")

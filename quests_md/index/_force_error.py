@@ -128,7 +128,8 @@ def is_known(index: IndexData, rows: NDArray[np.float64], threads: int | None) -
     nearest = np.full(len(rows), -np.inf)
     for first in range(0, len(index.rows), _PART):
         part = index.rows[first : first + _PART]
-        sums = log_kernel_sum(rows, part, width, centre=index.centre, checked=True, threads=threads)
+        with index.reading():
+            sums = log_kernel_sum(rows, part, width, centre=index.centre, checked=True, threads=threads)
         nearest = np.maximum(nearest, sums)
     return bool((nearest > -0.5).all())
 

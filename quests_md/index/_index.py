@@ -24,8 +24,8 @@ class Index(IndexData):
     Attributes
     ----------
     rows
-        (n_env, d) float32 descriptors less `centre`, in 1/Å, in the order of the search tree. After `open` a read-only
-        map of the file. With ``spec.by_centre`` the rows lack the column of the centre's atomic number, they are sorted
+        (n_env, d) float32 descriptors less `centre`, in 1/Å, in the order of the search tree; read-only after `open`.
+        With ``spec.by_centre`` the rows lack the column of the centre's atomic number, they are sorted
         by that number, and the rows of each element have a tree of their own.
     centre
         (d,) mean of the reference's descriptors, in 1/Å.
@@ -167,12 +167,17 @@ class Index(IndexData):
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Index:
-        """Open an index file. This checks the header; it maps the rows and does not read them.
+        """Open an index file, and verify it: its checksums, and that its sections belong together.
+
+        The rows of up to 100,000 environments (of k = 32) are read into memory. Those of a larger index are mapped:
+        all processes of a node share them. If its file is overwritten or truncated while it is in use, the next
+        question is an `IndexFileError`. In a process a file that is mapped is verified once, until it changes.
 
         Raises
         ------
         IndexFileError
-            There is no such file, or it is not an index, truncated, damaged, or of a newer format.
+            There is no such file, or it is not an index, truncated, damaged, or of a newer format; or it holds what no
+            index can hold. The message names the section.
         """
         return open_index(cls, Path(path))
 
@@ -181,6 +186,8 @@ class Index(IndexData):
 
         Raises
         ------
+        InputError
+            Its calibration or its provenance is not one of this index: the file could not be opened again.
         OutputError
             The file cannot be written; nothing is left behind.
         """
@@ -188,11 +195,11 @@ class Index(IndexData):
 
     @staticmethod
     def verify(path: str | os.PathLike[str]) -> None:
-        """Read a whole index file and compare every section with its checksum.
+        """Read a whole index file and check all that opening checks, whatever was verified before.
 
         Raises
         ------
         IndexFileError
-            Something differs; the message names it.
+            Something is wrong; the message names it.
         """
         verify_index(Path(path))

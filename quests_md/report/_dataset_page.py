@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..frame import Frame, as_frames
 from ..index import Calibration, Index
 from ..information import DEFAULT_BANDWIDTH, Information, information
+from ..sources import name_source
 from ._drawings import draw_histogram, draw_maxima, find_alarm_thresholds
 from ._page import (
     MOST_ROWS,
@@ -157,7 +158,8 @@ def _read_frames(frames: Any, spec: DescriptorSpec | None, index: Index | None, 
 
 def _read_index(index: Index) -> _Dataset:
     places = np.argsort(index.order)
-    rows, numbers = (index.rows + index.centre)[places], index.numbers[places]
+    with index.reading():
+        rows, numbers = (index.rows + index.centre)[places], index.numbers[places]
     if index.spec.by_centre:
         rows = np.column_stack([numbers, rows])
     return _Dataset(rows, np.asarray(index.frame_offsets), numbers, index.frame_groups, index.spec, [])
@@ -328,7 +330,7 @@ def _show_sources(
                 ("its hash", f"{one.hash}"),
                 ("it holds", f"{len(one):,} environments of {', '.join(one.elements)}"),
             ]
-            facts += [("made of", f"{s['file']}@{s['selection']}\nsha256 {s['sha256']}") for s in _made_of(one)]
+            facts += [("made of", f"{name_source(s)}\nsha256 {s.get('sha256', 'unknown')}") for s in _made_of(one)]
     return Section("What was analysed", facts=facts, tables=[list_sources(sources)] if sources else [])
 
 

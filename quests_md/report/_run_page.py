@@ -397,7 +397,9 @@ def _open_index(folder: Path, run: dict[str, Any], notes: list[str]) -> Index | 
     for path in (Path(name), folder.parent / name):
         try:
             index = Index.open(path)
-        except (IndexFileError, OSError):
+        except IndexFileError as error:
+            if path.exists():
+                notes.append(f"The index of this run cannot be used: {error}.")
             continue
         if _is_index_of(run, index):
             return index

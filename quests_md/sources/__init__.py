@@ -5,6 +5,7 @@ from ._reading import (
     Reading,
     describe_source,
     find_label,
+    name_source,
     name_what_is_there,
     read_all,
     read_atoms,
@@ -16,6 +17,6 @@ from ._reading import (
 )
 
 __all__ = [
-    "ReadFrame", "Reading", "describe_source", "find_label", "name_what_is_there", "read_all", "read_atoms",
-    "read_descriptors", "read_force_errors", "read_frames", "read_labelled", "to_frame",
+    "ReadFrame", "Reading", "describe_source", "find_label", "name_source", "name_what_is_there", "read_all",
+    "read_atoms", "read_descriptors", "read_force_errors", "read_frames", "read_labelled", "to_frame",
 ]  # fmt: skip

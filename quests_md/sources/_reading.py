@@ -29,6 +29,7 @@ __all__ = [
     "Reading",
     "describe_source",
     "find_label",
+    "name_source",
     "name_what_is_there",
     "read_all",
     "read_atoms",
@@ -378,6 +379,13 @@ def describe_source(source: str | os.PathLike[str]) -> dict[str, Any]:
         "bytes": stat.st_size,
         "modified": modified.isoformat(timespec="seconds"),
     }
+
+
+def name_source(source: Mapping[str, Any]) -> str:
+    """Return a line about what `describe_source` returned; or a loop, a live reference or a user has noted instead."""
+    if "file" not in source:
+        return ", ".join(f"{key} {value}" for key, value in source.items())
+    return f"{source['file']}" + (f"@{source['selection']}" if "selection" in source else "")
 
 
 def _split(source: str | os.PathLike[str]) -> tuple[Path, str]:

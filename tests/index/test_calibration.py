@@ -352,8 +352,8 @@ def test_a_calibration_is_kept_in_the_file(tmp_path):
 
 
 def test_an_infinite_maximum_is_kept(tmp_path):
-    index = built(moving(2, 1, memory=0))
-    index.calibration = calibration_of([[0.5, math.inf], [1.0, -math.inf]], [[8, 8], [8, 0]], ("Si", "Ge"))
+    index = built(moving(3, 1, memory=0))
+    index.calibration = calibration_of([[0.5], [math.inf], [-math.inf]], [[16], [16], [0]])
     index.save(tmp_path / "a.qindex")
     np.testing.assert_array_equal(Index.open(tmp_path / "a.qindex").calibration.maxima, index.calibration.maxima)
 

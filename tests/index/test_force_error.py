@@ -189,6 +189,9 @@ def test_a_bound_is_kept_in_the_file_and_by_a_new_calibration(calibrated, tmp_pa
 def test_a_bound_of_another_generation_or_of_other_references_is_refused(calibrated, change, tmp_path):
     if "rows" in change:
         change = {"rows": calibrated.rows + np.float32(1e-6)}
+    if "generation" in change:
+        added = {"generation": 1, "created": "today", "frames": 1, "environments": 1, "sources": []}
+        change = change | {"provenance": {"generations": [added]}}
     dataclasses.replace(calibrated, **change).save(tmp_path / "a.qindex")
     with pytest.raises(IndexFileError, match=r"a\.qindex: its bound of the force error was fitted to other references"):
         Index.open(tmp_path / "a.qindex")

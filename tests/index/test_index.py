@@ -222,9 +222,12 @@ def test_a_file_from_before_the_search_tree_is_still_opened(index, structure):
     assert np.array_equal(opened.exceeds(query, 5.0), opened.delta_entropy(query) > 5.0)
 
 
-def test_opened_rows_are_mapped_and_read_only_and_can_be_saved_over(content, tmp_path):
+@pytest.mark.parametrize("laid_out", [40, 100_000])
+def test_opened_rows_are_read_only_and_can_be_saved_over(content, tmp_path, monkeypatch, laid_out):
+    """Those of a large index are mapped, too."""
+    monkeypatch.setattr("quests_md.index._data.LAID_OUT", laid_out)
     opened = Index.open(path := written(tmp_path, content))
-    assert isinstance(opened.rows.base, np.memmap)
+    assert isinstance(opened.rows.base, np.memmap) == (laid_out == 40)
     assert not opened.rows.flags.writeable
     opened.save(path)
     assert path.read_bytes() == content

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pickle
 
 import numpy as np
 import pytest
 from forging import PREFIX, REUSED, forge, forge_calibration, forge_spec, forged, header_of, refuse
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from indexes import silicon_index, written
+from indexes import silicon_frames, silicon_index, written
 
-from quests_md.index import Index
+from quests_md.errors import InputError
+from quests_md.index import Index, calibrate
+from quests_md.index._data import MappedFile
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +77,16 @@ def test_one_flipped_bit_of_the_header_is_seen_when_it_is_opened(saved, tmp_path
 
 @FOLDER_IS_REUSED
 @given(data=st.data(), bit=st.integers(0, 7))
-def test_one_flipped_bit_of_the_data_is_seen_when_it_is_verified(saved, tmp_path, data, bit):
+def test_one_flipped_bit_of_the_data_is_seen_when_it_is_opened(saved, tmp_path, data, bit):
     content = saved.read_bytes()
     text, values = header_of(content)
-    entry = data.draw(st.sampled_from(list(json.loads(text)["sections"].values())))
+    name, entry = data.draw(st.sampled_from(list(json.loads(text)["sections"].items())))
     size = np.dtype(entry["dtype"]).itemsize * int(np.prod(entry["shape"]))
     place = len(content) - len(values) + entry["offset"] + data.draw(st.integers(0, size - 1))
-    refuse(written(tmp_path, flipped(content, place, bit)), Index.verify, "damaged")
+    action = data.draw(st.sampled_from([Index.open, Index.verify]))
+    refuse(
+        written(tmp_path, flipped(content, place, bit)), action, f"section {name} is damaged .*: restore .* or build"
+    )
 
 
 def flipped(content, place, bit):
@@ -109,10 +116,13 @@ SECTIONS = ["rows", "centre", "frame_offsets", "numbers", "pair_distances"]
 MALFORMED = {  # what a header must not say, and where
     forge: {
         "format": [0, -1, True, "1", 1.0, None],
-        "bandwidth": [NAN, INF, 0.0, -0.01, True, "0.015"],
-        "generation": [True, -1, 0.5],
+        "bandwidth": [NAN, INF, 0.0, -0.01, True, "0.015", 1e308, 1e-320, 1e10],
+        "generation": [True, -1, 0.5, 1, 1 << 40],
         "data_bytes": [True, -64, "0", 1 << 60],
-        "provenance": [[], None],
+        "provenance": [
+            *([], None, {"sources": 3}, {"sources": [3]}, {"created": 3}, {"bandwidth_rule": []}),
+            *({"generations": v} for v in (3, [3], [{"generation": 1}])),
+        ],
         "spec": [[32, 5.0], None, {"more": 1}],
         "elements": ["Si", None],
         "sections": [{}, None, ["rows"], SECTIONS, dict.fromkeys(SECTIONS), dict.fromkeys(SECTIONS, "rows")],
@@ -144,6 +154,17 @@ HOSTILE = [
     *((lambda h, v=v: v, "malformed") for v in (b"{" * 50, b'"\xff\xfe"', b"[" * 100_000, [{}], {}, 3)),
     *((forge("elements", v), "list of elements") for v in ([], ["Ge"], ["Si", "Zz"], ["Si", "X"])),
     (forge("elements", ["Si", "Ge"]), "pairs of elements"),
+    (forge("elements", ["Si", "Si"]), "order of the atomic numbers"),
+    *((forge_spec("cutoff", v), "cutoff, smallest distances and rows do not belong together") for v in (6.0, 1e300)),
+    (forge_spec("cutoff", 1.0), "smallest distances"),
+    *(
+        (forge_calibration(k, v), "the calibration is not one of these frames")
+        for k, values in {"frames": [1, 9], "groups": [1, 3], "copies": [7], "correlation": [0.5, 9.0]}.items()
+        for v in values
+    ),
+    *((forge_calibration(k, v), "calibration is not one of") for k, v in (("sizes", [[97], [0]]), ("redundancy", 5.0))),
+    (forge_calibration("symbols", ["Ge"]), "the calibration is not one of these frames"),
+    *((forge_calibration("maxima", [[v], [None]]), "a dH that no row of the index can have") for v in (1e300, -6.0)),
     *((forge("frame_groups", v), "malformed") for v in ("ab", [1], None)),
     (forge("frame_groups", ["a"]), "groups are not those of the frames"),
     *((forge("calibration", v), "malformed") for v in (3, [], "", {}, {"symbols": ["Si"]})),
@@ -154,9 +175,8 @@ HOSTILE = [
     (forge("format", 2), "format 2 is newer than format 1: upgrade"),
     (forge("data_bytes", 1 << 30), "truncated or damaged"),
     (forge_rows("shape", [0, 63]), "section rows is empty"),
-    (forge_rows("shape", [95, 63]), "frame offsets"),
-    (forge_section("order", "shape", [95]), "search tree is not one over these rows"),
-    (forge_section("node_centres", "shape", [1, 63]), "search tree is not one over these rows"),
+    *((forge_section(k, "shape", v), f"section {k} is damaged") for k, v in (("rows", [95, 63]), ("order", [95]))),
+    (forge_section("node_centres", "shape", [1, 63]), "section node_centres is damaged"),
     (forge_section("node_radius", "dtype", "<f8"), "malformed"),
     (lambda h: h | {"sections": {n: v for n, v in h["sections"].items() if n != "order"}}, "malformed"),
 ]
@@ -177,33 +197,157 @@ def test_a_header_with_a_right_calibration_and_one_of_an_earlier_version_are_rea
     assert (index.calibration, index.frame_groups) == (None, ())
 
 
+def with_values(content, change):
+    """Return an index whose sections `change` has written to, with checksums that are right."""
+    text, values = header_of(content)
+    header, values = json.loads(text), bytearray(values)
+    arrays = {
+        name: np.frombuffer(values, e["dtype"], int(np.prod(e["shape"])), e["offset"]).reshape(e["shape"])
+        for name, e in header["sections"].items()
+    }
+    change(arrays)
+    for name, array in arrays.items():
+        header["sections"][name]["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
+    return forged(content, header)[: -len(values)] + bytes(values)
+
+
+OFFSETS = "frame_offsets: the frame offsets do not divide the rows"
+DISTANCES = "pair_distances: the smallest distances are not those"
+TREE = "of the search tree is not that of its rows"
+
+
 @pytest.mark.parametrize(
     ("section", "place", "value", "match"),
     [
         ("centre", 0, np.nan, "centre is not finite"),
-        ("frame_offsets", 0, -3, "frame offsets"),
-        ("frame_offsets", 1, 10**6, "frame offsets"),
-        ("frame_offsets", -1, 95, "frame offsets"),
+        *(("centre", place, v, "not those of a descriptor") for place in (1, 32, 62) for v in (-1.0, 7.0, 1e300)),
+        ("centre", 0, 0.1, "do not belong together"),
+        *(("frame_offsets", 0, v, OFFSETS) for v in (-3, 1)),
+        *(("frame_offsets", 1, v, OFFSETS) for v in (10**6, 0, -1, 2**63 - 1)),
+        ("frame_offsets", -1, 95, OFFSETS),
+        ("frame_offsets", slice(1, 3), [2**63 - 1, -2], OFFSETS),  # differences that overflow ascend
         ("numbers", 0, 0, "atomic numbers"),
         ("numbers", 0, 300, "atomic numbers"),
         ("numbers", 0, 32, "list of elements"),
-        ("pair_distances", 0, np.nan, "smallest distances"),
-        ("rows", 0, np.inf, "rows holds values that are not finite"),
-        ("order", 0, 5, "order does not name every row once"),
+        *(("pair_distances", 0, v, DISTANCES) for v in (np.nan, 0.0, -1.0, 5.1, 1e30)),
+        *(("pair_distances", 0, v, "do not belong together") for v in (np.inf, 2.5, 1e-3)),
+        *(("rows", 0, v, "rows: it holds values that are not finite") for v in (np.nan, np.inf)),
+        *(("rows", 0, v, TREE) for v in (1.0, 1e30, -1e30)),
+        *(("order", 0, v, "order: it does not name every environment once") for v in (5, -1, 96, 1 << 30)),
         ("node_centres", 0, np.nan, "centres that are not finite"),
-        ("node_centres", 0, 7.0, "node_centres is not that of the rows"),
+        ("node_centres", 0, 7.0, TREE),
         ("node_radius", 0, -1.0, "node_radius that are no distances"),
-        ("node_radius", 0, 1e-3, "node_radius is not that of the rows"),
+        *(("node_radius", 0, v, f"section node_radius: node 0 {TREE}") for v in (1e-3, 1e30)),
         ("node_spread", 0, np.inf, "node_spread that are no distances"),
-        ("node_spread", 0, 0.0, "node_spread is not that of the rows"),
+        *(("node_spread", 0, v, f"section node_spread: node 0 {TREE}") for v in (0.0, 1e30)),
     ],
 )
 def test_impossible_content_with_a_right_checksum_is_refused(content, tmp_path, section, place, value, match):
-    text, values = header_of(content)
-    header, values = json.loads(text), bytearray(values)
-    entry = header["sections"][section]
-    array = np.frombuffer(values, entry["dtype"], int(np.prod(entry["shape"])), entry["offset"])
-    array[place] = value
-    entry["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
-    damaged = forged(content, header)[: -len(values)] + bytes(values)
-    refuse(written(tmp_path, damaged), Index.verify, match)
+    def change(arrays):
+        arrays[section].reshape(-1)[place] = value
+
+    path = written(tmp_path, with_values(content, change))
+    for action in (Index.open, Index.verify):
+        refuse(path, action, match)
+
+
+@pytest.mark.parametrize(("name", "by"), [("node_centres", 1e-6), ("node_radius", -1e-6), ("node_spread", -1e-6)])
+def test_a_bound_of_any_node_that_does_not_hold_is_refused(tmp_path, name, by):
+    """Four levels, and parts of a leaf and of a node at the end: all nodes of a tree."""
+    Index.from_descriptors(np.random.default_rng(3).normal(1.0, 0.1, (1100, 5)), 0.1).save(tmp_path / "own.qindex")
+    content = (tmp_path / "own.qindex").read_bytes()
+    nodes = len(Index.open(tmp_path / "own.qindex").node_radius)
+    assert nodes == 35 + 9 + 3 + 1
+    for node in range(nodes):
+
+        def change(arrays, node=node):
+            arrays[name][node] += by
+
+        refuse(written(tmp_path, with_values(content, change)), match=f"section {name}: node {node} ")
+
+
+# -- files that change, and what was verified --------------------------------------------------------------------------
+
+QUESTIONS = {
+    "dH": lambda index: index.delta_entropy(silicon_frames()[0]),
+    "exceeds": lambda index: index.exceeds(silicon_frames()[0], 1.0),
+    "extend": lambda index: index.extend(silicon_frames()[0]).rows.copy(),
+    "calibrate": lambda index: calibrate(index).maxima,
+}
+
+
+@pytest.fixture
+def mapped(saved, tmp_path, monkeypatch):
+    """The path of an index whose rows are mapped, as those of a large one are, and which was written long ago."""
+    monkeypatch.setattr("quests_md.index._data.LAID_OUT", 40)
+    path = written(tmp_path, saved.read_bytes())
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+def damage(path):
+    """Overwrite a file in place, by one of the same size."""
+    path.write_bytes(flipped(path.read_bytes(), path.stat().st_size // 2, 6))
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+@pytest.mark.parametrize("overwrite", [damage, lambda path: os.truncate(path, 1000)], ids=["overwritten", "truncated"])
+def test_an_index_in_memory_stays_and_a_mapped_one_refuses(saved, mapped, monkeypatch, overwrite, question):
+    expected, large = question(Index.open(saved)), Index.open(mapped)
+    with monkeypatch.context() as patch:
+        patch.setattr("quests_md.index._data.LAID_OUT", 100_000)
+        small = Index.open(mapped)
+    overwrite(mapped)
+    for _ in range(2):  # it does not forget
+        refuse(
+            mapped, lambda path: question(large), match="overwritten or truncated while it was in use.* never overwrite"
+        )
+    refuse(mapped, lambda path: large.save(path.with_name("new.qindex")), match="overwritten or truncated")
+    assert not mapped.with_name("new.qindex").exists()
+    np.testing.assert_allclose(question(small), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["touched", "replaced", "removed", "copied"])
+def test_a_mapped_index_outlives_what_leaves_its_rows_alone(mapped, how):
+    index, question = Index.open(mapped), QUESTIONS["dH"]
+    expected = question(index)
+    if how == "touched":
+        os.utime(mapped)
+    elif how == "replaced":
+        (mapped.parent / "new").write_bytes(b"new")
+        os.replace(mapped.parent / "new", mapped)
+    elif how == "removed":
+        mapped.unlink()
+    else:
+        index = pickle.loads(pickle.dumps(index))
+        damage(mapped)
+    np.testing.assert_array_equal(question(index), expected)
+
+
+def test_a_mapped_file_is_verified_once_until_it_changes(mapped, monkeypatch):
+    read = []
+    hash_rows = MappedFile.hash
+    monkeypatch.setattr(MappedFile, "hash", lambda self: read.append(self) or hash_rows(self))
+    Index.open(mapped)
+    Index.open(mapped)
+    assert len(read) == 1
+    Index.verify(mapped)
+    assert len(read) == 2
+    os.utime(mapped)  # now: a further change may leave this time as it is
+    Index.open(mapped)
+    Index.open(mapped)
+    assert len(read) == 4
+    damage(mapped)
+    refuse(mapped, match="damaged")
+
+
+def test_an_index_that_could_not_be_opened_again_is_not_saved(saved, tmp_path):
+    index = Index.open(saved)
+    index.calibration = calibrate(Index.build([f * (2, 1, 1) for f in silicon_frames()]))
+    for wrong, match in (
+        (index, "the calibration is not one"),
+        (Index.build(silicon_frames(), sources=[3]), "sources"),
+    ):
+        with pytest.raises(InputError, match=match):
+            wrong.save(tmp_path / "new.qindex")
+    assert not list(tmp_path.iterdir())
