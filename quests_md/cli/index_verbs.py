@@ -122,7 +122,9 @@ def _refuse_other_files(output: Path) -> None:
         try:
             Index.open(output)
         except IndexFileError as error:
-            raise OutputError(f"{output} exists and is not an index: choose another name, or remove it") from error
+            raise OutputError(
+                f"{output} exists and is not an index, or a damaged one: choose another name, or remove it"
+            ) from error
 
 
 @index_group.command("extend")

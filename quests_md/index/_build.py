@@ -285,7 +285,7 @@ def _subtract_centre(x: NDArray[Any], centre: NDArray[np.float64], bandwidth: fl
     rows = np.empty(x.shape, np.float32)
     for where, part in _read_in_parts(x):
         np.subtract(part, centre, out=rows[where], casting="same_kind")
-        check_reach("the descriptors", rows[where], bandwidth)
+        check_reach("the array", rows[where], bandwidth)
     return rows
 
 

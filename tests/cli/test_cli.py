@@ -400,3 +400,42 @@ def test_watch_of_an_element_that_the_index_lacks(files: Path) -> None:
     arguments = ("watch", "ge.xyz", "--index", "si.qindex", "--select", "1", "--halt", "30", "-o", "uq")
     assert "Ge is not in the index, which knows Si" in error(*arguments)
     assert json.loads(Path("uq/run.json").read_text())["status"] == "failed"
+
+
+# -- a damaged index -------------------------------------------------------------------------------
+
+VERBS = {
+    "index info": ["si.qindex"],
+    "index verify": ["si.qindex"],
+    "index calibrate": ["si.qindex"],
+    "index extend": ["si.qindex", "md.xyz", "-o", "new"],
+    "dh": ["md.xyz", "--index", "si.qindex", "-o", "new.npy"],
+    "overlap": ["md.xyz", "--index", "si.qindex"],
+    "entropy": ["si.qindex"],
+    "learning-curve": ["si.qindex"],
+    "bandwidth": ["si.qindex"],
+    "compress": ["si.qindex", "--size", "2", "-o", "new.csv"],
+    "cutout": ["md.xyz", "--index", "si.qindex", "--threshold", "5", "--radius", "3", "-o", "new.xyz"],
+    "nuclei": ["md.xyz", "--index", "si.qindex", "--threshold", "5", "--link", "3", "-o", "new.csv"],
+    "report": ["si.qindex", "-o", "new.html"],
+    "watch": ["md.xyz", "--index", "si.qindex", "--select", "5", "--halt", "20", "--output", "new"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_uses_a_damaged_index(files: Path, verb: str) -> None:
+    content = bytearray((files / "si.qindex").read_bytes())
+    content[-64] ^= 64  # in the last section, on which no dH depends
+    (files / "si.qindex").write_bytes(content)
+    before = sorted(files.rglob("*"))
+    stderr = error(*verb.split(), *VERBS[verb])
+    assert stderr.startswith("quests-md: error: si.qindex: section node_spread is damaged (its checksum differs)")
+    assert "restore the file from a copy, or build the index again" in stderr
+    assert sorted(files.rglob("*")) == before
+    assert (files / "si.qindex").read_bytes() == content
+
+
+def test_index_info_shows_what_a_loop_notes_in_place_of_a_file(files: Path) -> None:
+    index = Index.open("si.qindex").extend(rattled(0.05, 5, 0), sources=[{"file": "queue.db", "selection": "3,4"}])
+    index.save("new.qindex")
+    assert "queue.db@3,4" in run("index", "info", "new.qindex").stdout
