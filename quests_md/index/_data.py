@@ -370,12 +370,16 @@ class IndexData:
         them as they are, in double precision. The two ways agree to 1e-12·max(1, |dH|).
         """
         rows = self._read_query(query, threads)
-        with self.reading():
-            if not self.descriptor.by_centre:
-                return self._parts[0].log_kernel_sum(rows, threads, precision)
+        if self.mapped is not None:  # as in `reading`, with no call for an index in memory
+            self.mapped.check()
+        if not self.descriptor.by_centre:
+            out = self._parts[0].log_kernel_sum(rows, threads, precision)
+        else:
             out = np.empty(len(rows))
             for part, which, own in self._split_query(rows):
                 out[which] = part.log_kernel_sum(own, threads, precision)
+        if self.mapped is not None:
+            self.mapped.check()
         return out
 
     def delta_entropy(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
@@ -441,15 +445,18 @@ class IndexData:
             memory = np.full(len(rows), -1, np.int32)
         if memory.shape != (len(rows),) or memory.dtype != np.int32:  # kernels check no bounds
             raise InputError(f"memory must be ({len(rows)},) int32, not {memory.shape} {memory.dtype}")
-        with self.reading():
-            if not self.descriptor.by_centre:
-                out = self._parts[0].upper_bound(rows, threshold, memory, threads)
-            else:
-                out = np.empty(len(rows))
-                for part, which, own in self._split_query(rows):
-                    hints = memory[which]
-                    out[which] = part.upper_bound(own, threshold, hints, threads)
-                    memory[which] = hints
+        if self.mapped is not None:
+            self.mapped.check()
+        if not self.descriptor.by_centre:
+            out = self._parts[0].upper_bound(rows, threshold, memory, threads)
+        else:
+            out = np.empty(len(rows))
+            for part, which, own in self._split_query(rows):
+                hints = memory[which]
+                out[which] = part.upper_bound(own, threshold, hints, threads)
+                memory[which] = hints
+        if self.mapped is not None:
+            self.mapped.check()
         open_ = np.flatnonzero(np.isnan(out))
         if len(open_):
             out[open_] = self.delta_entropy(rows[open_], threads)
