@@ -203,7 +203,13 @@ def _start(index: Path, folder: Path, ranks: int = 1, failing: int = -1, **envir
         command = [str(Path(sys.executable).with_name("mpiexec")), "-n", str(ranks), *command]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, env=os.environ | environment, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        env=os.environ | environment,
+        stdout=pipe,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job of a shell may ignore it
     )
 
 
@@ -300,10 +306,11 @@ def _first_start(index: Path, folder: Path, rng: Random) -> None:
                 fields = Path(f"/proc/{program.pid}/stat").read_text().rpartition(")")[2].split()
                 spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
             time.sleep(0.01)
+        is_over = program.poll() is not None
         program.send_signal(signal.SIGINT)
         os.set_blocking(program.stdout.fileno(), True)
         code, said = _end(program)
-    _expect(code in (0, 130, -signal.SIGINT), code, said)
+    _expect(code in (0 if is_over else 130, 130, -signal.SIGINT), code, said)
 
 
 def _stopped_rank(index: Path, folder: Path, rng: Random) -> None:
