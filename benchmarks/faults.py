@@ -66,6 +66,7 @@ def try_all(folder: Path, names: list[str], trials: int, started: int, seed: int
     Index.build(crystal(4, WARM, 1), threads=1).save(folder / "si.qindex")
     _run(folder / "si.qindex", folder / "whole")
     whole, failures = read(folder / "whole"), 0
+    print('"the same": resumed, it leaves what a run without a fault does')
     print(f"\n  {'fault':<52}trials   failed   right is")
     for name in names:
         rng, wrong = np.random.default_rng([seed, len(name)]), []
@@ -369,7 +370,7 @@ def _damaged(cache: Path) -> str:
     return str(cache)
 
 
-_SAME = "resumed, it leaves what a run without a fault does"
+_SAME = "the same"  # resumed, it leaves what a run without a fault does
 _ENDS = "it ends with an error that says why, or reaches its end; " + _SAME
 # name: (fault, whether its program is started and not forked, what right is)
 FAULTS: dict[str, tuple[Callable[[Path, Path, Random], None], bool, str]] = {
