@@ -32,6 +32,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "soak": ("a long watched run: memory, descriptors and cost per evaluation must not grow", 1),
     "faults": ("faults that a run meets, each tried many times in real processes: what was wrong afterwards", 1),
     "verification": ("damaged and forged index files, each asked everything; and what verifying costs at opening", 1),
+    "processors": ("decisions, rounding and values by kernels for other processors, against float64", None),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }
 

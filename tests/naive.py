@@ -274,3 +274,16 @@ def linked_mean(positions, cell, pbc, values, link):
     points, owner = images(positions, cell, pbc, link)
     near = np.linalg.norm(points - positions[:, None], axis=-1) <= link  # the atom itself too
     return np.array([values[owner[row]].mean() for row in near])
+
+
+def roundings(place, n, sizes, fused):
+    """Return how often the term at a place of a sum of n terms is rounded: made, then added up in chunks of chunks."""
+    count = 1
+    for size in sizes:
+        first = place // size * size
+        last = min(n, first + size)
+        count += sum(1 for other in range(first, last) if other > place)  # each is added to the sum that it is in
+        if place > first and not fused:
+            count += 1  # it is added to those before it
+        place, n, fused = place // size, -(-n // size), False
+    return count

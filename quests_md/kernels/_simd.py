@@ -35,11 +35,12 @@ _NO_NAN = ("nnan", "nsz")
 def vector_bytes(triple: str, features: str) -> int:
     """Return the width of the vectors of a processor, by LLVM's names; 0 if they are not worth using.
 
-    They are worth it with fused multiply-adds on vectors. On Arm both are part of the architecture.
+    They are worth it with fused multiply-adds on vectors. On Arm both are part of the architecture. A processor with
+    these but without AVX2 does well with half of its width.
     """
     if triple.startswith(("aarch64", "arm64")):
         return 16
-    for needed, width in (({"+avx512f"}, 64), ({"+avx2", "+fma"}, 32)):
+    for needed, width in (({"+avx512f"}, 64), ({"+avx2", "+fma"}, 32), ({"+avx", "+fma"}, 16)):
         if needed <= set(features.split(",")):
             return width
     return 0

@@ -7,19 +7,27 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ._simd import BYTES, Vectors, pointer
-from .jit import kernel
+from .jit import kernel, ordered
 
 Array = NDArray[Any]
 Value = Any  # of llvmlite, which has no types
 
 ROWS = 6  # rows of a product: 6 × 2 vectors of sums, 2 of the tile and a broadcast fit into 16 registers
-_CHUNK = 16  # coordinates whose products are added up first: a third of the rounding of one long sum
+
+# Sums over coordinates are made in chunks: so many coordinates one after the other, so many chunks one after the other,
+# and then what is left. Each number goes into a few sums only, so it is rounded a few times only; `roundings` counts.
+# Short chunks cost time, so products take long ones. Squares are for rows where products round too much.
+_OF_PRODUCTS = (16, 16)
+_OF_SQUARES = (4, 8)
+_OF_PLAIN = (4, 16)
+_SPAN_OF_PLAIN = 4 * 16
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 # exp2 of the fraction, |f| ≤ ½, as a polynomial with 2⁰ = 1. Double precision takes the Taylor series, single precision
@@ -43,46 +51,79 @@ def lanes(itemsize: int) -> int:
     return 2 * VECTOR_BYTES // itemsize
 
 
+def roundings(d: int, vector: bool, of_squares: bool = False) -> NDArray[np.int64]:
+    """Return how often each of `d` terms of a sum is rounded, at most, until it is part of the sum.
+
+    The terms are those of `products` or `squares`, or of their plain twins. Each is rounded when it is made, unless
+    that is fused with the sum, as it always is in vector code. Then it is rounded with every partial sum that it is
+    part of. The width of vectors does not matter: each element of a vector is a sum of its own, in the same order.
+    """
+    chunks = (_OF_SQUARES if of_squares else _OF_PRODUCTS) if vector else _OF_PLAIN
+    count, places, waiting, fused = np.ones(d, np.int64), np.arange(d), d, vector
+    for size in (*chunks, max(d, 1)):
+        position = places % size
+        members = np.minimum(size, waiting - (places - position))  # of the chunk that a term is in
+        count += members - 1 - position  # sums that begin before, and to which others are added
+        if not fused:
+            count += position > 0  # the sum that it is added to; nothing is rounded where it is the first
+        places, waiting, fused = places // size, -(-waiting // size), False
+    return count if vector else count + 2  # plain loops add up to three coordinates, the last ones, one by one
+
+
 # -- plain twins -------------------------------------------------------------------------------------------------------
 
 
-@kernel
+@ordered
 def products_plain(rows: Array, tile: Array, out: Array) -> None:
     """Write rows · tile into `out`, as `products` does."""
     panels, d, width = tile.shape
     out[:] = 0.0
+    part = np.empty(width, out.dtype)
     for p in range(panels):
         for r in range(ROWS):
-            for c in range(0, d - 3, 4):  # four coordinates at a time: reads and writes `out` a quarter as often
-                i = c * ROWS + r
-                x0, x1, x2, x3 = rows[i], rows[i + ROWS], rows[i + 2 * ROWS], rows[i + 3 * ROWS]
+            for start in range(0, d, _SPAN_OF_PLAIN):
+                part[:] = 0.0
+                end = min(d, start + _SPAN_OF_PLAIN)
+                for c in range(
+                    start, end - 3, 4
+                ):  # four coordinates at a time: reads and writes `part` a quarter as often
+                    i = c * ROWS + r
+                    x0, x1, x2, x3 = rows[i], rows[i + ROWS], rows[i + 2 * ROWS], rows[i + 3 * ROWS]
+                    for j in range(width):
+                        products = (x0 * tile[p, c, j] + x1 * tile[p, c + 1, j]) + x2 * tile[p, c + 2, j]
+                        part[j] += products + x3 * tile[p, c + 3, j]
+                for c in range(end - (end - start) % 4, end):
+                    for j in range(width):
+                        part[j] += rows[c * ROWS + r] * tile[p, c, j]
                 for j in range(width):
-                    products = x0 * tile[p, c, j] + x1 * tile[p, c + 1, j]
-                    out[r, p * width + j] += products + (x2 * tile[p, c + 2, j] + x3 * tile[p, c + 3, j])
-            for c in range(d // 4 * 4, d):
-                for j in range(width):
-                    out[r, p * width + j] += rows[c * ROWS + r] * tile[p, c, j]
+                    out[r, p * width + j] += part[j]
 
 
-@kernel
+@ordered
 def squares_plain(rows: Array, tile: Array, out: Array) -> None:
     """Write squared distances into `out`, as `squares` does."""
     panels, d, width = tile.shape
+    last = d - 1
     out[:] = 0.0
+    part = np.empty(width, out.dtype)
     for p in range(panels):
         for r in range(ROWS):
-            last = (d - 1) // 4 * 4
-            for c in range(0, last, 4):  # four at a time, as above
-                i = c * ROWS + r
-                x0, x1, x2, x3 = rows[i], rows[i + ROWS], rows[i + 2 * ROWS], rows[i + 3 * ROWS]
+            for start in range(0, last, _SPAN_OF_PLAIN):
+                part[:] = 0.0
+                end = min(last, start + _SPAN_OF_PLAIN)
+                for c in range(start, end - 3, 4):
+                    i = c * ROWS + r
+                    x0, x1, x2, x3 = rows[i], rows[i + ROWS], rows[i + 2 * ROWS], rows[i + 3 * ROWS]
+                    for j in range(width):
+                        d0, d1 = x0 - tile[p, c, j], x1 - tile[p, c + 1, j]
+                        d2, d3 = x2 - tile[p, c + 2, j], x3 - tile[p, c + 3, j]
+                        part[j] += ((d0 * d0 + d1 * d1) + d2 * d2) + d3 * d3
+                for c in range(end - (end - start) % 4, end):
+                    for j in range(width):
+                        difference = rows[c * ROWS + r] - tile[p, c, j]
+                        part[j] += difference * difference
                 for j in range(width):
-                    d0, d1 = x0 - tile[p, c, j], x1 - tile[p, c + 1, j]
-                    d2, d3 = x2 - tile[p, c + 2, j], x3 - tile[p, c + 3, j]
-                    out[r, p * width + j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-            for c in range(last, d - 1):
-                for j in range(width):
-                    difference = rows[c * ROWS + r] - tile[p, c, j]
-                    out[r, p * width + j] += difference * difference
+                    out[r, p * width + j] += part[j]
 
 
 @kernel
@@ -173,43 +214,61 @@ def _over_panels(rows: Any, tile: Any, out: Any, emit: Callable[..., None]) -> A
 
 def _products_of_panel(builder: Value, rows: Value, columns: Value, d: Value, out: Value, stride: Value) -> None:
     """Emit the products of six rows with two vectors of columns; rows of `out` are `stride` apart."""
-    _sums_of_panel(builder, rows, columns, d, out, stride, _multiply_add)
+    _sums_of_panel(builder, rows, columns, d, out, stride, _multiply_add, _OF_PRODUCTS)
 
 
 def _squares_of_panel(builder: Value, rows: Value, columns: Value, d: Value, out: Value, stride: Value) -> None:
     """Emit squared distances, as `_products_of_panel` does products, without the last of the d coordinates."""
-    _sums_of_panel(builder, rows, columns, builder.sub(d, _INT64(1)), out, stride, _add_square)
+    _sums_of_panel(builder, rows, columns, builder.sub(d, _INT64(1)), out, stride, _add_square, _OF_SQUARES)
 
 
 def _sums_of_panel(
-    builder: Value, rows: Value, columns: Value, d: Value, out: Value, stride: Value, add: Callable[..., Value]
+    builder: Value,
+    rows: Value,
+    columns: Value,
+    d: Value,
+    out: Value,
+    stride: Value,
+    add: Callable[..., Value],
+    chunks: tuple[int, int],
 ) -> None:
-    """Emit the sums over d coordinates of six rows with two vectors of columns each."""
+    """Emit the sums over d coordinates of six rows with two vectors of columns each, in chunks (see `roundings`)."""
     vector = _vector_of(rows)
     zero = _constant(vector, 0.0)
-    totals, sums = ([[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(ROWS)] for _ in range(2))
-    _for_each(totals, lambda total: builder.store(zero, total))
-    chunks = builder.sdiv(builder.add(d, _INT64(_CHUNK - 1)), _INT64(_CHUNK))
-    with cgutils.for_range(builder, chunks, intp=_INT64) as chunk:
-        start = builder.mul(chunk.index, _INT64(_CHUNK))
-        rest = builder.sub(d, start)
-        length = builder.select(builder.icmp_signed("<", rest, _INT64(_CHUNK)), rest, _INT64(_CHUNK))
-        _for_each(sums, lambda total: builder.store(zero, total))
-        with cgutils.for_range(builder, length, intp=_INT64) as coordinate:
-            c = builder.add(start, coordinate.index)
-            column = builder.gep(columns, [builder.mul(c, _INT64(2 * vector.count))])
-            row = builder.gep(rows, [builder.mul(c, _INT64(ROWS))])
-            both = [_load(builder, column, i, vector) for i in range(2)]
-            for r, pair in enumerate(sums):
-                x = _splat(builder, builder.load(builder.gep(row, [_INT64(r)])), vector)
-                for total, values in zip(pair, both, strict=True):
-                    builder.store(add(builder, x, values, builder.load(total)), total)
-        for total, part in zip(chain(*totals), chain(*sums), strict=True):
+    sums, totals, whole = (
+        [[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(ROWS)] for _ in "abc"
+    )
+    size, many = _INT64(chunks[0]), _INT64(chunks[0] * chunks[1])
+
+    def add_up(parts: list[list[Value]], into: list[list[Value]]) -> None:
+        for part, total in zip(chain(*parts), chain(*into), strict=True):
             builder.store(builder.fadd(builder.load(total), builder.load(part)), total)
-    for r, pair in enumerate(totals):
+
+    _for_each(whole, lambda total: builder.store(zero, total))
+    with cgutils.for_range_slice(builder, _INT64(0), d, many, intp=_INT64) as (first, _):
+        _for_each(totals, lambda total: builder.store(zero, total))
+        last = _lesser(builder, d, builder.add(first, many))
+        with cgutils.for_range_slice(builder, first, last, size, intp=_INT64) as (start, _):
+            _for_each(sums, lambda total: builder.store(zero, total))
+            end = _lesser(builder, last, builder.add(start, size))
+            with cgutils.for_range_slice(builder, start, end, _INT64(1), intp=_INT64) as (c, _):
+                column = builder.gep(columns, [builder.mul(c, _INT64(2 * vector.count))])
+                row = builder.gep(rows, [builder.mul(c, _INT64(ROWS))])
+                both = [_load(builder, column, i, vector) for i in range(2)]
+                for r, pair in enumerate(sums):
+                    x = _splat(builder, builder.load(builder.gep(row, [_INT64(r)])), vector)
+                    for total, values in zip(pair, both, strict=True):
+                        builder.store(add(builder, x, values, builder.load(total)), total)
+            add_up(sums, totals)
+        add_up(totals, whole)
+    for r, pair in enumerate(whole):
         target = builder.gep(out, [builder.mul(stride, _INT64(r))])
         for i, total in enumerate(pair):
             _store(builder, builder.load(total), target, i)
+
+
+def _lesser(builder: Value, a: Value, b: Value) -> Value:
+    return builder.select(builder.icmp_signed("<", a, b), a, b)
 
 
 def _for_each(pairs: list[list[Value]], do: Callable[[Value], object]) -> None:
@@ -247,8 +306,10 @@ def sums_exp2(typing_context: Any, x: Any, shifts: Any, out: Any) -> Any:
 def _sum_of_powers(builder: Value, x: Value, length: Value, shift: Value) -> Value:
     """Emit the sum of 2^(x_j + shift) over `length` values, two vectors at a time."""
     vector = _vector_of(x)
+    exact, rest = shift, None
     if vector.element == ir.FloatType():
         shift = builder.fptrunc(shift, vector.element)
+        rest = builder.fsub(exact, builder.fpext(shift, exact.type))
     shifts = _splat(builder, shift, vector)
     sums = [cgutils.alloca_once(builder, vector) for _ in range(2)]
     for total in sums:
@@ -259,7 +320,13 @@ def _sum_of_powers(builder: Value, x: Value, length: Value, shift: Value) -> Val
         for i, total in enumerate(sums):
             power = _exp2(builder, builder.fadd(_load(builder, start, i, vector), shifts))
             builder.store(builder.fadd(builder.load(total), power), total)
-    return _sum_of_elements(builder, builder.fadd(*map(builder.load, sums)))
+    total = _sum_of_elements(builder, builder.fadd(*map(builder.load, sums)))
+    if rest is None:
+        return total
+    # What rounding took from the shift: 2^rest = e^z, and z is so small that two terms are enough.
+    z = builder.fmul(rest, ir.Constant(exact.type, math.log(2.0)))
+    series = builder.fmul(z, builder.fadd(ir.Constant(exact.type, 1.0), builder.fmul(z, ir.Constant(exact.type, 0.5))))
+    return builder.fadd(total, builder.fmul(total, series))
 
 
 def _exp2(builder: Value, x: Value) -> Value:

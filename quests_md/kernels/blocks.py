@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._simd_sum import ROWS, lanes
-from .jit import kernel
+from ._simd_sum import ROWS, lanes, roundings
+from .jit import inlined, kernel
 
 Array = NDArray[Any]
 
@@ -182,21 +182,20 @@ LOG2E = math.log2(math.e)
 SAFE = 1e-12  # bounds of distances are widened by this, because they are rounded themselves
 _PADDING = -1e30  # the exponent in a place without a reference: 2^x is then clamped to nothing
 _AWAY = 1e13  # the first coordinate in such a place, so that its square is large too
-# The part of a sum that may be left out. Single precision promises 1e-4 nats: 8.3e-5 of these are for products
-# (`_TOLERANCE`, which is in powers of two), 1e-5 for this, 3e-6 for `EXP2_ERROR`, the rest for sums and shifts.
+# The part of a sum that may be left out. Single precision promises 1e-4 nats: 7.9e-5 of these are for exponents
+# (`_TOLERANCE`, which is in powers of two), 1e-5 for this, 3e-6 for `EXP2_ERROR`, 7e-6 for the rounding of an exponent
+# relative to the largest, which may be `_HEADROOM`, and of the sums of the terms.
 _NEGLIGIBLE = {4: 1e-5, 8: 1e-12}
-# The largest error that a product may have in an exponent: absolute, and relative to the block's smallest exponent.
-_TOLERANCE = {4: (1.2e-4, 1e-6), 8: (1e-11, 1e-11)}
-# The factor c of that rounding. An exponent is a sum of d + 1 products of rounded numbers: first in chunks of 16, then
-# over the chunks. So each product carries 3 roundings of its own and takes part in at most 16 + d/16 sums. By the
-# standard analysis (Higham, Accuracy and Stability of Numerical Algorithms, 3.1) c = 20 + d/16, whatever the signs.
-# Double precision asks for that. In single precision it would send most blocks of a melt to differences, which are ten
-# times slower, for a case that does not occur: all roundings of all terms that matter go the same way. There c is 5.2:
-# sampled systems reach 3.4, mostly 0.4, and rows made for this purpose 5.1 (tests/kernels/test_kernel_sum.py makes
-# them). Own descriptors can be wide: rows made for this purpose reach 17 at 1000 columns and 48 at 3000. So beyond
-# `_WIDE` columns c = 4.5 + d/60.
-_ROUNDINGS_SINGLE = 5.2
-_WIDE = 256
+# The largest error of an exponent, the larger of two: absolute, and relative to the exponent. Let a term be the share p
+# of a sum of n terms. Its exponent is −log₂ p more than that of the sum, dH/ln 2, and Σ −p·log₂ p ≤ log₂ n, as of every
+# entropy. So the exponents are dH/ln 2 + log₂ n in the mean of the terms, and the error of dH is relative to dH if
+# log₂ n is taken off first.
+_TOLERANCE = {4: (1.14e-4, 7.9e-7), 8: (1e-11, 1e-11)}
+# How often the two factors of a product are rounded before it is made. The query less the centre is rounded once. s
+# times the reference less the centre is computed in double precision: that is three roundings of double precision.
+# What its rounding to single precision changes is known.
+_FACTORS = {4: 1, 8: 4}
+_SECOND_ORDER = 1.001  # (1 + u)ⁿ is at most 1 + 1.001·n·u for n < 16,000
 
 
 class Blocks(NamedTuple):
@@ -204,6 +203,7 @@ class Blocks(NamedTuple):
 
     rows: Array  # (n, d) the references themselves
     order: Array  # (n,) rows in the order of the blocks
+    columns: Array  # (d,) the column of the rows that is each coordinate of the tiles
     tiles: Array  # (n_blocks, panels, d + 1, lanes): s·(r − c); in the last coordinate −s/2·|r − c|²
     centres: Array  # (d, n_blocks), rounded to the precision of the tiles
     repeated: Array  # (n_blocks, 6·(d + 1)), as the tiles: every coordinate of c six times; in the last, −1
@@ -217,7 +217,10 @@ class Blocks(NamedTuple):
     counts: Array  # (n_blocks,) number of references
     scale: float  # s
     unit: float  # u
-    rounding: float  # c·u
+    weights: Array  # (d,) w·u of every column: how much its product in an exponent may be wrong, relative to it
+    weighted: Array  # (n_blocks,) how wrong a product with a query at the distance 1 from the centre may be
+    of_lengths: float  # the same of −s/2·|r − c|²
+    of_squares: float  # how much a sum of squares may be wrong, relative to it
     tolerance: tuple[float, float]
     negligible: float
     vector: bool  # whether it is for vector code, in panels of `lanes`; else one panel, so that plain loops are long
@@ -228,10 +231,16 @@ def empty_blocks(rows: Array, order: Array, axes: Array, bandwidth: float, dtype
     n, d = rows.shape
     size = np.dtype(dtype).itemsize
     blocks, width = -(-n // TILE), lanes(size) if vector else TILE
-    unit = 0.5 * float(np.finfo(dtype).eps)
+    unit, scale = 0.5 * float(np.finfo(dtype).eps), LOG2E / bandwidth**2
+    times = roundings(d + 1, vector)
+    columns = _sort_columns(rows, times[:d])
+    weights = np.empty(d)
+    weights[columns] = times[:d] + _FACTORS[size]
+    own = 1 if size == 4 else d + 5  # roundings of |r − c|², which is computed in double precision
     return Blocks(
         rows=rows,
         order=order,
+        columns=columns,
         tiles=np.empty((blocks, TILE // width, d + 1, width), dtype),
         centres=np.empty((d, blocks)),
         repeated=np.empty((blocks, ROWS * (d + 1)), dtype),
@@ -243,27 +252,37 @@ def empty_blocks(rows: Array, order: Array, axes: Array, bandwidth: float, dtype
         across=np.empty(blocks),
         spread=np.empty(blocks),
         counts=np.minimum(TILE, n - TILE * np.arange(blocks)).astype(float),
-        scale=LOG2E / bandwidth**2,
+        scale=scale,
         unit=unit,
-        rounding=_roundings(d, size) * unit,
+        weights=weights * unit * _SECOND_ORDER,
+        weighted=np.empty(blocks),
+        of_lengths=float(times[d] + own) * unit * _SECOND_ORDER,
+        # A difference is rounded once and squared. The sum is multiplied by −1/2s, which is rounded.
+        of_squares=float(roundings(d, vector, of_squares=True).max(initial=0) + 4) * unit * _SECOND_ORDER,
         tolerance=_TOLERANCE[size],
         negligible=_NEGLIGIBLE[size],
         vector=vector,
     )
 
 
-def _roundings(d: int, size: int) -> float:
-    """Return the factor c for rows of `d` columns, with numbers of `size` bytes."""
-    if size == 8:
-        return 20.0 + d / 16
-    return _ROUNDINGS_SINGLE if d <= _WIDE else 4.5 + d / 60
+def _sort_columns(rows: Array, times: Array) -> Array:
+    """Return the order of columns (d,) in which those that vary most are rounded the fewest `times` (d,).
+
+    In descriptors a few columns vary much more than the others. So this halves the bound of the rounding.
+    """
+    sample = rows[:: max(1, len(rows) // _SAMPLE)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = np.var(sample, axis=0, dtype=np.float64) if len(sample) else np.zeros(len(times))
+    columns = np.empty(len(times), np.int64)
+    columns[np.argsort(-times, kind="stable")] = np.argsort(spread, kind="stable")
+    return columns
 
 
 @kernel
 def pack(blocks: Blocks, first: int, last: int) -> None:
     """Fill the blocks first..last."""
     n, d = blocks.rows.shape
-    width = blocks.tiles.shape[3]
+    width, columns = blocks.tiles.shape[3], blocks.columns
     centre = np.empty(d)
     for b in range(first, last):
         begin, end = b * TILE, min(n, (b + 1) * TILE)
@@ -271,21 +290,23 @@ def pack(blocks: Blocks, first: int, last: int) -> None:
         for j in range(begin, end):
             for c in range(d):
                 centre[c] += blocks.rows[blocks.order[j], c] / (end - begin)
-        for c in range(d):
-            blocks.repeated[b, ROWS * c : ROWS * (c + 1)] = centre[c]
-            centre[c] = blocks.repeated[b, ROWS * c]
+        for k in range(d):
+            c = columns[k]
+            blocks.repeated[b, ROWS * k : ROWS * (k + 1)] = centre[c]
+            centre[c] = blocks.repeated[b, ROWS * k]
             blocks.centres[c, b] = centre[c]
         blocks.repeated[b, ROWS * d :] = -1.0
-        largest, total = 0.0, 0.0
+        largest, total, weighted = 0.0, 0.0, 0.0
         for j in range(end - begin):
             row = blocks.rows[blocks.order[begin + j]]
-            squared = _pack_row(row, centre, blocks.scale, blocks.tiles[b, j // width, :, j % width])
-            largest, total = max(largest, squared), total + squared
+            squared, wrong = _pack_row(row, centre, blocks, blocks.tiles[b, j // width, :, j % width])
+            largest, total, weighted = max(largest, squared), total + squared, max(weighted, wrong)
         for j in range(end - begin, TILE):
             blocks.tiles[b, j // width, :, j % width] = 0.0
             blocks.tiles[b, j // width, 0, j % width] = _AWAY
             blocks.tiles[b, j // width, d, j % width] = _PADDING
         blocks.radius[b], blocks.spread[b] = math.sqrt(largest), total / (end - begin)
+        blocks.weighted[b] = weighted
         _enclose(blocks, b, blocks.order[begin:end], centre)
 
 
@@ -312,12 +333,50 @@ def _enclose(blocks: Blocks, b: int, order: Array, centre: Array) -> None:
 
 
 @kernel
-def _pack_row(row: Array, centre: Array, scale: float, column: Array) -> float:
-    """Write one reference into its column of a tile; return its squared distance from the centre."""
-    squared = 0.0
-    for c in range(len(row)):
+def _pack_row(row: Array, centre: Array, blocks: Blocks, column: Array) -> tuple[float, float]:
+    """Write one reference into its column of a tile; return its squared distance from the centre.
+
+    And return how wrong its product with a query at the distance 1 may be: see `error_of_products`.
+    """
+    squared, weighted, moved, columns, weights = 0.0, 0.0, 0.0, blocks.columns, blocks.weights
+    for k in range(len(row)):
+        c = columns[k]
         difference = row[c] - centre[c]
-        column[c] = difference * scale
+        column[k] = difference * blocks.scale
         squared += difference * difference
-    column[len(row)] = -0.5 * scale * squared
-    return squared
+        weighted += (difference * weights[c]) ** 2
+        moved += (difference - column[k] / blocks.scale) ** 2
+    column[len(row)] = -0.5 * blocks.scale * squared
+    return squared, math.sqrt(weighted) + math.sqrt(moved)
+
+
+# -- what rounding may do to an exponent -------------------------------------------------------------------------------
+
+
+@inlined
+def error_of_products(weighted: float, radius: float, far: float, lost: float, blocks: Blocks) -> float:
+    """Return the largest error of an exponent by a product with a block of this `weighted` and `radius`.
+
+    The query is at the distance `far` from the centre. A term a_c·b_c is wrong by at most w_c·u of itself, and Σ_c
+    w_c·|a_c|·|b_c| ≤ |a|·|w∘b| (Cauchy). Before, rounding moves the reference by a known vector, which is part of
+    `weighted`, and the query by one of the length `lost`.
+    """
+    return blocks.scale * (weighted * far + radius * (0.5 * blocks.of_lengths * radius + lost))
+
+
+@inlined
+def error_of_squares(radius: float, far: float, lost: float, reach: float, mean: float, blocks: Blocks) -> float:
+    """Return the largest error of exponents by differences, of references no farther than `reach` from the query.
+
+    Rounding moves the difference of query and reference: by `lost`; by 3·u·|a|, when the centre is subtracted and when
+    that is multiplied by s, which is rounded, too; and by u·|b|. The sum of squares is wrong by `of_squares` of itself,
+    so the sum of all terms is wrong by this share of their `mean` exponent.
+    """
+    moved = lost + blocks.unit * (3.0 * far + min(radius, far + reach))
+    return blocks.scale * moved * (reach + moved) + blocks.of_squares * mean
+
+
+@inlined
+def allowed_error(exponent: float, log_rows: float, blocks: Blocks) -> float:
+    """Return how wrong the exponents of a block may be, if none is larger than this. `log_rows` is log₂ n."""
+    return max(blocks.tolerance[0], blocks.tolerance[1] * (-exponent - log_rows))

@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..machine import hold_interrupt
 
 # Plain fastmath=True also promises "no inf, no nan". But the logarithm of an empty kernel sum, -inf, is an answer.
 _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
+_ORDERED = {"nsz", "contract"}  # a product may be fused with a sum, but a sum keeps its order
 
 # Seconds that compiling takes before a watched run, roughly. `python -m benchmarks start` measures them.
 _COMPILING = 20
@@ -35,12 +36,12 @@ def _stamp() -> str:
     return digest.hexdigest()[:12]
 
 
-def kernel(function: Callable[..., Any]) -> Any:
+def kernel(function: Callable[..., Any], flags: Collection[str] = _FLAGS) -> Any:
     """Compile `function`, and keep the machine code on disk if a folder is writable."""
     # numba names the kept code after the function. It checks whether the file of the function has changed, but not the
     # files of the kernels that it calls. With the hash of all of them in the name, old code never runs.
     function.__qualname__ += f"-{_stamp()}"
-    made = numba.njit(nogil=True, fastmath=_FLAGS, error_model="numpy")(function)
+    made = numba.njit(nogil=True, fastmath=set(flags), error_model="numpy")(function)
     compile_it = made.compile
 
     def compile_whole(signature: Any) -> Any:
@@ -56,6 +57,11 @@ def kernel(function: Callable[..., Any]) -> Any:
         global _kept
         _kept = False
     return made
+
+
+def ordered(function: Callable[..., Any]) -> Any:
+    """Compile `function` as a kernel whose sums are made in the order in which they are written."""
+    return kernel(function, _ORDERED)
 
 
 def inlined(function: Callable[..., Any]) -> Any:

@@ -8,13 +8,13 @@ precision of its `tiles`. Terms are powers of two: all exponents below are those
 Three bounds make the sums exact. Each is checked for every query and block, so no result depends on other queries:
 
 - A block is left out if its references are so far away that together they cannot add `negligible` of the sum to it.
-- The product of a query at a and a reference at b from the centre rounds by at most c·u·s·|b|·(|a| + |b|/2), with u
-  the rounding of a number near 1 and c as in `blocks`. It also rounds by u·s·|b|·|q|, because the query is rounded
-  before the centre is subtracted. If that is more than `tolerance` for the farthest reference of the block, differences
-  are used. They are in the precision of the tiles if their own rounding allows it: it moves q − r by at most
-  e = u·(|q| + 3|a| + |b|), and changes its square by the factor 1 ± (c + 2)·u. In an exponent this is
-  s·(ρ·e + e²/2 + (c/2 + 1)·u·ρ²), at the distance ρ beyond which no reference matters. Else they are in double
-  precision.
+- The product of a query at a and a reference at b from the centre is wrong by at most u·s·(|a|·|w∘b| + …), with u
+  the rounding of a number near 1, and w how often each term is rounded: a proven bound, on any processor
+  (`blocks.error_of_products`). If that is more
+  than `tolerance` for a reference of the block, differences are used. They are in the precision of the tiles if their
+  own rounding allows it: it moves q − r by at most e, and changes its square by the factor 1 ± g. In an exponent this
+  is s·(ρ·e + e²/2 + g·ρ²/2), at the distance ρ beyond which no reference matters (`blocks.error_of_squares`). Else
+  they are in double precision.
 - The sum is relative to 2^top. `top` starts as a lower bound of the largest term, so nothing that matters underflows.
   It is raised if an upper bound says that a term may overflow.
 """
@@ -27,8 +27,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._simd_sum import ROWS, exp_negative, products, products_plain, squares, squares_plain, sums_exp2, sums_exp2_plain
-from .blocks import LOG2E, SAFE, TILE, Blocks
+from ._simd_sum import (
+    ROWS,
+    exp_negative,
+    products,
+    products_plain,
+    squares,
+    squares_plain,
+    sums_exp2,
+    sums_exp2_plain,
+)
+from .blocks import LOG2E, SAFE, TILE, Blocks, allowed_error, error_of_products, error_of_squares
 from .jit import kernel
 
 Array = NDArray[Any]
@@ -109,7 +118,7 @@ def _bound(place: Array, squared: Array, blocks: Blocks, inside: Array, gap: Arr
 @kernel
 def _plan(
     place: Array,
-    length: float,
+    lost: float,
     squared: Array,
     blocks: Blocks,
     nothing: float,
@@ -119,15 +128,14 @@ def _plan(
 ) -> float:
     """Choose how one query sums each block; return `top`, an exponent that its largest term reaches.
 
-    The query has this `length` and lies at `place` along the axes. `upper` receives upper bounds of the exponents of
-    each block. By Jensen's inequality the mean of the terms of a block is at least 2^(−s/2·(|q−c|² + mean|r−c|²)). So
-    one term reaches that, and the number of terms times that is a lower bound of their sum. What is left out is small
-    beside the lower bound of the whole sum, or below 2^`nothing`. A block at a distance that is not finite is skipped.
+    Rounding moves the query by `lost`. It lies at `place` along the axes. `upper` receives upper bounds of the
+    exponents of each block. By Jensen's inequality the mean of the terms of a block is at least 2^(−s/2·(|q−c|² +
+    mean|r−c|²)). So one term reaches that, and the number of terms times that is a lower bound of their sum. What is
+    left out is small beside the lower bound of the whole sum, or below 2^`nothing`. A block at a distance that is not
+    finite is skipped.
     """
-    scale, radius, spread, counts, means = blocks.scale, blocks.radius, blocks.spread, blocks.counts, room.means
-    absolute, relative = blocks.tolerance
-    unit, rounding = blocks.unit, blocks.rounding * scale
-    rest, loose = unit * scale * length, 0.5 * blocks.rounding + unit
+    scale, radius, weighted = blocks.scale, blocks.radius, blocks.weighted
+    spread, counts, means = blocks.spread, blocks.counts, room.means
     _bound(place, squared, blocks, means, upper)
     top = -np.inf
     for b in range(len(squared)):
@@ -137,18 +145,20 @@ def _plan(
     for b in range(len(squared)):
         least += counts[b] * exp_negative((means[b] - top) * _LN2)
         rows += counts[b]
-    drop = top + math.log2(blocks.negligible * (least + 1e-300) / max(rows, 1.0))
+    rest = top + math.log2((least + 1e-300) / max(rows, 1.0))  # the sum is at least n times 2 to this
+    drop = rest + math.log2(blocks.negligible)
     if nothing > drop:
         drop = nothing
+    log_rows = math.log2(max(rows, 1.0))
+    mean = -rest  # the mean exponent of the terms is at most this, without the sign: their entropy is at most log₂ n
     reach = math.sqrt(-2.0 * drop / scale)  # a reference farther away than this does not matter
     for b in range(len(squared)):
         bound = -0.5 * scale * upper[b]
         upper[b] = bound
         far = math.sqrt(squared[b])
-        allowed = absolute - relative * bound if scale * squared[b] < _FAR else -1.0
-        error = radius[b] * (rounding * (far + 0.5 * radius[b]) + rest)
-        moved = unit * (length + 3.0 * far + min(radius[b], far + reach))
-        error_squares = scale * (reach * (moved + loose * reach) + moved * moved)
+        allowed = allowed_error(bound, log_rows, blocks) if scale * squared[b] < _FAR else -1.0
+        error = error_of_products(weighted[b], radius[b], far, lost, blocks)
+        error_squares = error_of_squares(radius[b], far, lost, reach, mean, blocks)
         chosen = _PRODUCT if error <= allowed else (_SQUARES if error_squares <= allowed else _DIFFERENCES)
         way[b] = chosen if bound > drop and squared[b] < np.inf else _SKIP
     return top
@@ -274,6 +284,17 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: A
 
 
 @kernel
+def lay_out(query: Array, columns: Array, group: Array, r: int) -> float:
+    """Write a query into a group, as the r-th of six; return how far it is moved if that rounds it."""
+    lost = 0.0
+    for k in range(len(columns)):
+        value = query[columns[k]]
+        group[ROWS * k + r] = value
+        lost += (value - group[ROWS * k + r]) ** 2
+    return math.sqrt(lost)
+
+
+@kernel
 def _padded(d: int) -> int:
     """Return the width at which rows are whole vectors of double precision."""
     return (d + 15) // 16 * 16
@@ -282,14 +303,11 @@ def _padded(d: int) -> int:
 @kernel
 def _prepare(block: int, queries: Queries, blocks: Blocks, nothing: float, room: Room) -> None:
     """Plan the sums of the first `block` queries and make groups of them."""
-    axes, groups, place = blocks.axes, queries.groups, np.empty(len(blocks.axes))
+    axes, columns, groups, place = blocks.axes, blocks.columns, queries.groups, np.empty(len(blocks.axes))
     queries.way[:] = _SKIP  # places without a query
     for i in range(block):
-        query, length = queries.centred[i], 0.0
-        for c in range(axes.shape[1]):
-            groups[i // ROWS, ROWS * c + i % ROWS] = query[c]
-        for c in range(len(query)):
-            length += query[c] * query[c]
+        query = queries.centred[i]
+        lost = lay_out(query, columns, groups[i // ROWS], i % ROWS)
         for k in range(len(axes)):
             total = 0.0
             for c in range(axes.shape[1]):
@@ -297,7 +315,7 @@ def _prepare(block: int, queries: Queries, blocks: Blocks, nothing: float, room:
             place[k] = total
         squared = queries.squared[i]
         _squared_distances(query, blocks.centres, squared)
-        top = _plan(place, math.sqrt(length), squared, blocks, nothing, queries.upper[i], queries.way[i], room)
+        top = _plan(place, lost, squared, blocks, nothing, queries.upper[i], queries.way[i], room)
         queries.state[i, 0], queries.state[i, 1] = top, 0.0
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._simd_sum import ROWS, add_exp2, add_exp2_plain, exp_negative, products, products_plain
-from .blocks import TILE, Blocks
+from .blocks import TILE, Blocks, allowed_error, error_of_products
 from .jit import kernel
-from .kernel_sum import _bound, _padded, _squared_distances, _subtract
+from .kernel_sum import _bound, _padded, _squared_distances, _subtract, lay_out
 
 Array = NDArray[Any]
 
@@ -46,40 +46,38 @@ def strips(n: int) -> list[tuple[int, int]]:
 
 
 @kernel
-def _plan(place: Array, length: float, squared: Array, blocks: Blocks, drop: float, room: Array, way: Array) -> None:
+def _plan(place: Array, lost: float, squared: Array, blocks: Blocks, drop: float, room: Array, way: Array) -> None:
     """Choose how the terms of one row with each block are computed; write it into `way` (n_blocks,)."""
-    scale, radius, bounds = blocks.scale, blocks.radius, room[1]
-    absolute, relative = blocks.tolerance
-    rounding, rest = blocks.rounding * scale, blocks.unit * scale * length
+    scale, radius, weighted, bounds = blocks.scale, blocks.radius, blocks.weighted, room[1]
+    log_rows = math.log2(len(blocks.order))
     _bound(place, squared, blocks, room[0], bounds)
     for b in range(len(squared)):
         bound = -0.5 * scale * bounds[b]
-        allowed = absolute - relative * bound if scale * squared[b] < _FAR else -1.0
-        error = radius[b] * (rounding * (math.sqrt(squared[b]) + 0.5 * radius[b]) + rest)
+        allowed = allowed_error(bound, log_rows, blocks) if scale * squared[b] < _FAR else -1.0
+        error = error_of_products(weighted[b], radius[b], math.sqrt(squared[b]), lost, blocks)
         way[b] = _SKIP if bound <= drop else (_PRODUCT if error <= allowed else _DIFFERENCES)
 
 
 @kernel
 def _prepare(i: int, blocks: Blocks, drop: float, centred: Array, groups: Array, squared: Array, way: Array) -> None:
     """Lay out the rows of block i as queries, and plan their terms with each block."""
-    axes, rows, order = blocks.axes, blocks.rows, blocks.order
+    axes, rows, order, columns = blocks.axes, blocks.rows, blocks.order, blocks.columns
     d, n = blocks.centres.shape
     place, room = np.empty(len(axes)), np.empty((2, n))
     count = min(TILE, len(order) - i * TILE)
     groups[:], way[:] = 0.0, _SKIP
     for r in range(count):
-        query, length = centred[r], 0.0
+        query = centred[r]
         for c in range(d):
             query[c] = rows[order[i * TILE + r], c]
-            groups[r // ROWS, ROWS * c + r % ROWS] = query[c]
-            length += query[c] * query[c]
+        lost = lay_out(query, columns, groups[r // ROWS], r % ROWS)
         for k in range(len(axes)):
             total = 0.0
             for c in range(d):
                 total += axes[k, c] * query[c]
             place[k] = total
         _squared_distances(query, blocks.centres, squared[r])
-        _plan(place, math.sqrt(length), squared[r], blocks, drop, room, way[r])
+        _plan(place, lost, squared[r], blocks, drop, room, way[r])
 
 
 @kernel

@@ -70,7 +70,7 @@ def test_blocks_too_wide_for_products_are_summed_by_differences():
     rows = rng.normal(0.0, 300.0, (400, 9))
     rows = np.concatenate([rows, rows + rng.normal(0.0, 0.01, rows.shape)])
     blocks = pack(rows, 0.015)
-    assert blocks.radius.min() ** 2 * blocks.scale * blocks.rounding > 1e5 * blocks.tolerance[0]
+    assert blocks.radius.min() * blocks.scale * blocks.weighted.min() > 1e5 * blocks.tolerance[0]
     assert_promised(own(rows, 0.015), naive.log_kernel_sum(rows, rows, 0.015))
 
 

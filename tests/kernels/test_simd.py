@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from llvmlite import binding, ir
 from numba.core.registry import cpu_target
-from rounding import gamma
+from rounding import gamma, of_exponents, power_of_two
 
 from quests_md.kernels import _simd, _simd_sum
 
@@ -63,6 +63,26 @@ def distances_module(width):
 
     single = ir.FloatType().as_pointer()
     return module("distances", [single, single, single, I64, I64], emit)
+
+
+def panel_module(emit, dtype, width, monkeypatch):
+    """Return the module of products or squares of six rows with two vectors of columns."""
+    monkeypatch.setattr(_simd_sum, "VECTOR_BYTES", width)
+    pointer = ELEMENTS[dtype].as_pointer()
+
+    def body(builder, rows, columns, out, d, stride):
+        emit(builder, rows, columns, d, out, stride)
+
+    return module("panel", [pointer, pointer, pointer, I64, I64], body)
+
+
+def powers_module(dtype, width, monkeypatch):
+    monkeypatch.setattr(_simd_sum, "VECTOR_BYTES", width)
+
+    def body(builder, values, shift, out, n):
+        builder.store(_simd_sum._sum_of_powers(builder, values, n, builder.load(shift)), out)
+
+    return module("powers", [ELEMENTS[dtype].as_pointer(), F64.as_pointer(), F64.as_pointer(), I64], body)
 
 
 def machine(triple=None):
@@ -185,6 +205,40 @@ def test_squared_distances_agree_with_the_naive_twin(width, d, n):
     # A difference, rounded once and squared, and a square, in a sum of d terms.
     np.testing.assert_allclose(out[:n], naive.squared_distances(query, rows), rtol=gamma(d + 2, np.float32))
     assert np.isnan(out[n])
+
+
+@pytest.mark.parametrize("emit", [_simd_sum._products_of_panel, _simd_sum._squares_of_panel])
+@pytest.mark.parametrize("dtype", ELEMENTS)
+@pytest.mark.parametrize("d", [1, 17, 64, 300])
+def test_products_and_squares_have_the_same_digits_for_every_width(emit, dtype, d, monkeypatch):
+    """An element of a vector is a sum of its own, so the width does not matter. `test_kernel_sum` has the twins."""
+    rng = np.random.default_rng(d)
+    rows, columns = rng.normal(size=(d, _simd_sum.ROWS)).astype(dtype), rng.normal(size=(d, 64)).astype(dtype)
+    found = []
+    for width in (16, 32, 64):
+        lanes = 2 * width // np.dtype(dtype).itemsize
+        out, text = np.full((_simd_sum.ROWS, 64), np.nan, dtype), panel_module(emit, dtype, width, monkeypatch)
+        for first in range(0, 64, lanes):
+            part = np.ascontiguousarray(columns[:, first : first + lanes])
+            call(text, "panel", rows, part, out[:, first:], d, 64)
+        found.append(out)
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    assert np.isfinite(found[0]).all()
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("dtype", ELEMENTS)
+def test_sums_of_powers_agree_with_the_naive_twin(dtype, width, monkeypatch):
+    """The shift is a number of double precision, and of single precision nothing is lost of it."""
+    x = np.random.default_rng(1).uniform(-20.0, 0.0, 256).astype(dtype)
+    shift, out = np.array([-300.1]), np.empty(1)
+    x += dtype(300.0)
+    call(powers_module(dtype, width, monkeypatch), "powers", x, shift, out, 256)
+    powers = naive.powers(x[None], shift)
+    # An exponent is rounded once it is moved, by at most 20.1 u; then come the power, and 256 sums at most.
+    most = power_of_two(dtype) + of_exponents(20.1, dtype) + gamma(256, dtype)
+    assert abs(out[0] / powers.sum() - 1.0) <= most
 
 
 # -- other processors ------------------------------------------------------------------------------
