@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import re
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig
-from ..errors import HostError, InputError, MissingExtraError, QuestsError
+from ..errors import Halted, HostError, InputError, MissingExtraError, QuestsError
 from .lammps import Watch, attach
 from .mpi import MpiComm
 
@@ -80,7 +81,8 @@ def _run_parts(lmp: Any, config: RunConfig, head: str, rest: str) -> Watch:
         _run_file(lmp, parts[0])
         watch = attach(lmp, config)
         with watch.session:
-            _run_file(lmp, parts[1])
+            with contextlib.suppress(Halted):  # the session knows it
+                _run_file(lmp, parts[1], watch)
             if not watch.watching and lmp.extract_setting("box_exist"):
                 raise HostError("the script has removed fix quests (clear, unfix): what followed was not watched")
     lmp.close()
@@ -107,12 +109,14 @@ def split_script(text: str, name: str = "the script") -> tuple[str, str]:
     return "\n".join(head) + "\n", "\n".join(rest) + "\n"
 
 
-def _run_file(lmp: Any, path: Path) -> None:
+def _run_file(lmp: Any, path: Path, watch: Watch | None = None) -> None:
     try:
         lmp.file(str(path))
     except QuestsError:
         raise
     except Exception as error:  # the lammps module has no exception of its own
+        if watch is not None and error is watch.failure:
+            raise HostError(f"watching failed: {type(error).__name__}: {error}") from error
         text = str(getattr(error, "message", error))
         raise HostError(f"LAMMPS stopped: {' '.join(text.split())}") from error
 

@@ -402,6 +402,18 @@ class Session:
         self.flush()
         self._commands.tell_halt(moment)
 
+    def halt(self, reason: str) -> None:
+        """Take note that the run ends because of something outside of it, such as another run. Collective.
+
+        Raises
+        ------
+        OutputError, MonitorError
+            As in `flush`.
+        """
+        if self.status == "running" and not self._ended:
+            self.status, self.reason = "halted", reason
+            self.flush()
+
     def acknowledge(self) -> None:
         """Let a halted run go on. Collective."""
         if self.status == "halted" and not self._ended:

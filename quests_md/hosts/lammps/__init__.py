@@ -15,7 +15,8 @@ from ...recording import HOOKS, Session, reference_of
 from ..mpi import MpiComm
 from ._arrays import FrameReader
 from ._library import Library, get_address
-from ._watch import FIX, FIX_ATOM, Watch, attach_watch, get_watch
+from ._replicas import Replicas, find_replicas
+from ._watch import END, FIX, FIX_ATOM, Watch, attach_watch, get_watch
 
 __all__ = ["Watch", "attach", "quests_attach", "quests_close", "quests_step"]
 
@@ -67,7 +68,7 @@ def attach(
     earlier = get_watch(lmp)
     if earlier is not None and not earlier.watching:  # after `clear` the program goes on to another system
         earlier.close()
-    watch = _attach(library, index, keys, hooks, host=_MODULE)
+    watch = _attach(library, index, keys, hooks, host=_MODULE, universe=getattr(lmp, "comm", None))
     attach_watch(lmp, watch)
     return watch
 
@@ -120,15 +121,18 @@ def quests_close(capsule: Any) -> None:
         raise
 
 
-def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str, Any], host: str) -> Watch:
+def _attach(
+    library: Library, index: Any, given: dict[str, Any], hooks: dict[str, Any], host: str, universe: Any = None
+) -> Watch:
     """Make a watch, or raise an error on all ranks."""
     if library.get_setting("box_exist") == 0:
         raise HostError("there is no simulation box yet: attach after the atoms are there")
-    for fix in (FIX, FIX_ATOM):
+    for fix in (FIX, FIX_ATOM, END):
         if library.has_fix(fix.encode()):
             raise HostError(f"there is a fix {fix} already: this LAMMPS is watched, or unfix it first")
     comm = _make_comm(library)
     config, reference, reader, error = None, None, None, None
+    replicas: Replicas | None = None
     try:
         unknown = set(hooks) - set(HOOKS)
         if unknown:
@@ -137,6 +141,7 @@ def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str
         if config.restart_file is not None and host != _MODULE:
             raise InputError("restart_file is for LAMMPS driven from Python: put `write_restart` after the run")
         reader = FrameReader(library, config, reference)
+        replicas = find_replicas(library, universe)
     except (QuestsError, OSError) as caught:
         error = caught
     raise_together(comm, error)
@@ -144,12 +149,13 @@ def _attach(library: Library, index: Any, given: dict[str, Any], hooks: dict[str
     assert reader is not None
     reader.prepare(comm)
     session = Session.from_config(config, comm, reference, host, **hooks)
+    # In an input script fix external only holds the global values, and fix python/invoke says when to evaluate.
+    within_step = host == _MODULE
     with contextlib.ExitStack() as failing:
         failing.push(session)
-        _define_fixes(library, config.every, comm, within_step=host == _MODULE)
+        _define_fixes(library, config.every, comm, within_step)
         failing.pop_all()
-    # In an input script fix external only holds the global values, and fix python/invoke says when to evaluate.
-    watch = Watch(library, session, reader, config, within_step=host == _MODULE)
+    watch = Watch(library, session, reader, config, within_step, replicas)
     watch.publish_nothing()
     library.set_callback(FIX, watch.on_forces)
     return watch
@@ -159,6 +165,7 @@ def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool) -
     # Without this write_data would add a section that read_data refuses. Older versions have `write_data ... nofix`.
     keep_out = " writedata no" if library.version >= _WRITEDATA else ""
     library.command(f"fix {FIX_ATOM} all property/atom d_dH i_quests{keep_out}")
+    library.command(f"group {FIX_ATOM} empty")
     # KOKKOS copies all arrays to the host and back around a fix that it does not have. It has a fix external, for which
     # it copies positions only: the dH that an evaluation writes there could be lost.
     kokkos = library.get_setting("kokkos_active") == 1
@@ -172,6 +179,9 @@ def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool) -
     # It has no energy and no virial, but some versions add its virial before they have set it to zero.
     library.command(f"fix_modify {FIX} energy no virial no")
     library.set_vector_length(FIX, _ENTRIES)
+    if within_step and library.can_set_variables:  # fix python/invoke can raise errors itself
+        library.command(f"variable {END} internal 0.0")
+        library.command(f"fix {END} all halt 1 v_{END} > 0.5 error hard message no")
 
 
 def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index | Live]:

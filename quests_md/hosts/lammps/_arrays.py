@@ -13,6 +13,7 @@ from ...config import RunConfig
 from ...errors import ElementError, HostError
 from ...frame import Frame
 from ...index import Index, Live
+from ._ghosts import find_missing_ghosts
 from ._library import Library
 
 __all__ = ["FrameReader"]
@@ -88,6 +89,10 @@ class FrameReader:
                     "at its default, give skin = its value)"
                 )
         raise_together(comm, error)
+
+    def count_ghosts(self, frame: Frame | None, comm: Comm) -> HostError | None:
+        """Return an error, on all ranks, if ghosts are missing. Collective."""
+        return find_missing_ghosts(frame, self._cutoff, comm)
 
     def note_box(self, step: int) -> None:
         """Remember the box of a step. Call it after the forces have been computed: then the ghosts are current."""

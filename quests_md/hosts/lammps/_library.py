@@ -12,7 +12,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ _PTR, _STR, _INT = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
 _DOUBLES = ctypes.POINTER(ctypes.c_double)
 _WARNING = 0  # a kind of message that lammps_error knows
 _TRIAL = b"Modify12pre_exchange"  # in the (mangled) name of the function that calls the fixes that exchange atoms
+_SET_UP = (b"5setupEi", b"13setup_minimal")  # in the names of the functions that set up a run
 _INTEGERS = ("i_quests", "mask", "type")  # arrays of 32-bit integers; "id" has LAMMPS's own size, others are floats
 _CALLBACK = ctypes.CFUNCTYPE(None, _PTR, ctypes.c_int64, _INT, _PTR, _PTR, _PTR)
 
@@ -243,6 +244,18 @@ class Library:
         return False
 
     @property
+    def is_setting_up(self) -> bool:
+        """Whether LAMMPS sets up a run, which it does at the step where the last one ended. True if it is not known."""
+        return self._list_callers is None or bool(self.find_callers(_SET_UP))
+
+    def find_callers(self, names: Sequence[bytes]) -> set[bytes]:
+        """Return which of these names are part of the (mangled) name of a function that is running now."""
+        if self._list_callers is None:
+            return set()
+        n = self._list_callers(self._callers, len(self._callers))
+        return {name for address in self._callers[:n] for name in _find_parts(address, tuple(names))}
+
+    @property
     def n_atoms(self) -> int:
         """Number of atoms on all ranks, as LAMMPS counts them: with those that it has lost."""
         return int(self.get_number("natoms", self._big))
@@ -300,6 +313,17 @@ class Library:
         if first and n:
             ctypes.memset(first, 0, 24 * n)
 
+    @property
+    def can_set_variables(self) -> bool:
+        """Whether `set_variable` is there: not in older versions."""
+        return hasattr(self._library, "lammps_set_internal_variable")
+
+    def set_variable(self, name: str, value: float) -> None:
+        """Set a variable of style internal."""
+        function = self._library.lammps_set_internal_variable
+        function.restype, function.argtypes = _INT, [_PTR, _STR, ctypes.c_double]
+        function(self._handle, name.encode(), value)
+
     def say(self, text: str) -> None:
         """Write a line to LAMMPS's screen and log, as a warning. A single rank may do so, at any time.
 
@@ -325,6 +349,13 @@ class _Symbol(ctypes.Structure):
     """What dladdr says of an address: Dl_info of <dlfcn.h>."""
 
     _fields_ = [("file", _STR), ("base", _PTR), ("name", _STR), ("address", _PTR)]
+
+
+@functools.cache
+def _find_parts(address: int | None, names: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Return which of these names are part of the name of the function that holds an address."""
+    function = _find_name(address)
+    return tuple(name for name in names if name in function)
 
 
 @functools.cache

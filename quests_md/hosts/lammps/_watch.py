@@ -20,19 +20,22 @@ from numpy.typing import NDArray
 
 from ...comm import raise_together
 from ...config import RunConfig
-from ...errors import HostError, QuestsError
+from ...errors import Halted, HostError, MonitorError, QuestsError
 from ...machine import hold_interrupt
 from ...monitor import Decision
 from ...recording import Session
 from ..mpi import MpiComm
 from ._arrays import FrameReader
 from ._library import Library
+from ._replicas import Ending, News, Replicas, find_ending, list_coupling_fixes
 
-__all__ = ["FIX", "FIX_ATOM", "Watch", "attach_watch", "get_watch"]
+__all__ = ["END", "FIX", "FIX_ATOM", "Watch", "attach_watch", "get_watch"]
 
 FIX = "quests"  # holds the global values f_quests[1..6]
 FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms, and i_quests: the id of the atom whose value it is
+END = "quests_end"  # a fix halt, and its variable: it ends commands that do not heed LAMMPS's timeout
 _FIX, _FIX_ATOM = FIX.encode(), FIX_ATOM.encode()
+_REPEATS = 64  # a command that comes back to the step of its end so often goes round for ever
 # LAMMPS replaces variables in what it prints, and quotes would end the text.
 _PRINTABLE = str.maketrans({"µ": "u", "$": "?", '"': "?", "&": "?"})
 
@@ -49,7 +52,13 @@ class Watch:
     """
 
     def __init__(
-        self, library: Library, session: Session, reader: FrameReader, config: RunConfig, within_step: bool
+        self,
+        library: Library,
+        session: Session,
+        reader: FrameReader,
+        config: RunConfig,
+        within_step: bool,
+        replicas: Replicas | None = None,
     ) -> None:
         self.session = session
         self.failure: BaseException | None = None
@@ -57,6 +66,8 @@ class Watch:
         self._reader = reader
         self._comm = session.monitor.comm
         self._every = session.monitor.every
+        # In this group are the atoms that have a value. LAMMPS takes it along with the atoms.
+        self._dated = library.get_group_bit(FIX_ATOM, self._comm)
         self._within_step = within_step  # evaluate in the callback of fix external, not in `evaluate_or_raise`
         self._warns = config.on_error == "warn"
         self._restart_file, self._restart_due = config.restart_file, False
@@ -66,6 +77,18 @@ class Watch:
         self._called = False  # whether LAMMPS has called since the last command ended; the same on all ranks
         self._interrupted = self._closed = self._freed = False
         self._pending = False  # whether a frame has been evaluated since the last flush
+        self._has_new = True  # whether this rank has atoms that were made since the last evaluation
+        self._is_new = True  # whether LAMMPS has set up since its ghost atoms were counted
+        self._replicas = replicas
+        self._ending = Ending.TIMEOUT  # how the command that is running can be ended
+        self._halted_at = -1  # the step after which LAMMPS was told to end
+        self._repeats = 0  # how often LAMMPS has come back to that step
+        self._must_break = False  # whether the command must be ended by an error of LAMMPS
+        self._exit_code = 0  # with which the job will end
+        self._must_meet = False  # whether the other partitions must hear of a failure before it is raised
+        if replicas is not None:
+            replicas.join(self._comm)
+            self.look_at_fixes()
 
     @property
     def decision(self) -> Decision | None:
@@ -90,7 +113,11 @@ class Watch:
         It never raises, because C code cannot pass an exception on. Each exception becomes the watch's failure.
         """
         try:
+            if step != self._step + 1 and (step != self._step or self._library.is_setting_up):
+                self._is_new = True
             self._called, self._step = True, step
+            if self._must_break or (not self._within_step and step == self._halted_at):
+                self._break()
             try:
                 if forces and step % self._every == 0:
                     self._library.set_to_zero(forces, n_local)
@@ -103,6 +130,11 @@ class Watch:
                 self.evaluate(step, end_of_step=False)
         except BaseException as error:  # noqa: BLE001 - an interrupt too: the run ends, and the command raises it
             self.take(error)
+        if self._replicas is not None:
+            try:
+                self._meet(self._replicas)
+            except BaseException as error:  # noqa: BLE001
+                self.take(error)
 
     def evaluate_or_raise(self, end_of_step: bool) -> None:
         """Evaluate the present step for ``fix python/invoke``, and raise what has ended the watching."""
@@ -110,9 +142,11 @@ class Watch:
             self.evaluate(self._library.step, end_of_step)
         except BaseException as error:  # noqa: BLE001 - raised below
             self.take(error)
-        if self.failure is not None:
+        if self.failure is not None and not self._must_meet and not self._exit_code:
             self._raised = self.failure
             raise self.failure
+        if self._must_break and self._halted_at != self._library.step:
+            raise Halted(f"{self.session.reason}. LAMMPS can end this command only by an error")
 
     def evaluate(self, step: int, end_of_step: bool) -> None:
         """Evaluate the present configuration, publish its dH to LAMMPS, and stop the run if asked to. Collective.
@@ -125,6 +159,8 @@ class Watch:
         self._step = step
         if self.failure is not None:
             self._library.stop()  # the program has started another run
+        elif self._must_break or self._exit_code:
+            return  # the command is about to end
         elif not self._closed and self._is_due(step, end_of_step):
             if self.session.given_up:
                 self._go_on_unwatched()
@@ -140,16 +176,26 @@ class Watch:
         return due and (end_of_step or not self._library.trying)
 
     def _evaluate(self, step: int, end_of_step: bool) -> None:
-        frame, error = None, self._error
+        if self._replicas is not None or self.session.status == "halted":
+            self._ending = find_ending(self._library, self._replicas)
+        if self.session.status == "halted" and self._is_held(step):
+            return
+        frame, error = None, self._error or self._listen()
         if error is None:
             try:
                 self._check()
                 frame = self._reader.read(step, end_of_step)
             except Exception as caught:  # noqa: BLE001 - the other ranks must hear of any error
                 error = caught
+        if self._is_new:
+            self._is_new = False
+            missing = self._reader.count_ghosts(frame, self._comm)  # on all ranks, whatever has failed on this one
+            error = error or missing
         try:
             if self.session.status == "halted":
                 self.session.acknowledge()  # LAMMPS runs again: somebody has reset its timer
+                if self._replicas is not None:
+                    self._replicas.forget()
             decision = self.session.observe(frame, step=step, error=error)
         except QuestsError as failure:  # on all ranks
             self._fail(failure)
@@ -162,7 +208,7 @@ class Watch:
         self._pending = True
         if decision.stop:
             self._restart_due = True
-            self._library.stop()
+            self._end_command()
         try:
             if decision.evaluated:  # else a live reference has learned from the frame
                 self._publish(decision)
@@ -182,14 +228,17 @@ class Watch:
     def clear_new_atoms(self) -> None:
         """Set d_dH to 0 for atoms that were made since the last evaluation.
 
-        LAMMPS does not set it: a new atom has the dH of the atom that was at its place in memory before.
+        LAMMPS does not set it: a new atom has the dH of the atom that was at its place in memory before. It may even
+        have its id. But it is in no group.
         """
         library = self._library
         if self.failure is not None or not library.has_array("i_quests"):
             return
         n = library.n_local()
         new = library.get_vector("i_quests", n) != library.get_vector("id", n).astype(np.int32, copy=False)
+        new |= (library.get_vector("mask", n) & self._dated) == 0
         if new.any():
+            self._has_new = True
             library.get_vector("d_dH", n)[new] = 0.0
 
     # -- what fails --------------------------------------------------------------------------------------------------
@@ -208,8 +257,7 @@ class Watch:
         """End the watching: stop LAMMPS, and publish inf."""
         self.failure = failure
         try:
-            if self._within_step:  # else `evaluate_or_raise` raises, and LAMMPS ends with an error
-                self._library.stop()
+            self._end_command()
         except BaseException as error:  # noqa: BLE001 - the other ranks stop, and this one does not
             _show(error)
             self._leave(error)
@@ -232,6 +280,8 @@ class Watch:
         if self.failure is None:
             self._try(lambda: self.session.fail(error))
             self._fail(error)
+        if self._replicas is not None and self._comm.size > 1:
+            self._try(self._tell)
         self._leave(error)
 
     def _leave(self, error: BaseException) -> None:
@@ -261,6 +311,152 @@ class Watch:
                 raise KeyboardInterrupt
             self._library.stop()
 
+    # -- how a command ends before its time --------------------------------------------------------------------------
+
+    def look_at_fixes(self) -> None:
+        """Look whether fixes couple the partitions. Collective, outside of a run."""
+        if self._replicas is not None:
+            self._replicas.coupled = bool(self._comm.broadcast(list_coupling_fixes(self._library, self._comm)))
+
+    def _end_command(self) -> None:
+        """Let the command that is running end, because the session has halted or failed.
+
+        A job that will end goes on until then, so that other partitions come to their next evaluation.
+        """
+        self._ending = ending = find_ending(self._library, self._replicas)
+        self._halted_at, self._repeats = self._step, 0
+        raises = not self._within_step  # in an input script `evaluate_or_raise` raises, and LAMMPS ends with an error
+        if ending is Ending.TOGETHER:
+            self._must_meet = True  # and then all stop
+        elif ending is Ending.JOB:
+            self._end_job()
+        elif not (raises and (self.failure is not None or ending is Ending.ERROR or ending is Ending.RERUN)):
+            self._library.stop()
+        if ending is Ending.ERROR or ending is Ending.RERUN:
+            self._must_break = self.failure is None or not raises
+        elif ending is Ending.SWAP:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell the other partitions how this one has ended."""
+        if self._replicas is not None:
+            self._replicas.tell(self._news())
+
+    def _news(self) -> News:
+        if self.failure is not None:
+            return News("failed", str(self.failure))
+        return News("halted", self.session.reason) if self.halted and not self._closed else News()
+
+    def _listen(self) -> Exception | None:
+        """Look whether another partition has ended; return an error if it has failed. If it has halted, halt."""
+        replicas = self._replicas
+        if replicas is None or self._ending not in (Ending.SWAP, Ending.JOB):
+            return None
+        replicas.listen()
+        if replicas.news is not None and replicas.news.state == "failed":
+            return MonitorError(replicas.news.reason)
+        if replicas.news is not None and self.session.status == "running":
+            self.session.monitor.request_stop(replicas.news.reason)
+        return None
+
+    def _meet(self, replicas: Replicas) -> None:
+        """End together with the other partitions, if LAMMPS takes every step of all of them together."""
+        if self._exit_code:
+            replicas.end_if_written(self._exit_code, self.session.reason)
+            return
+        self._ending = find_ending(self._library, replicas)
+        if self._ending in (Ending.TOGETHER, Ending.SWAP, Ending.JOB):
+            replicas.announce()
+        if self._ending is not Ending.TOGETHER:
+            return
+        mine = self._news()
+        news = replicas.meet(mine)
+        self._must_meet = False
+        if news is not None:
+            self._follow(news)
+        elif mine.state != "running":
+            self._end_command()
+
+    def _follow(self, news: News | None) -> None:
+        """End as one of the partitions has ended, if one has."""
+        if news is None or news.state == "running":
+            return
+        self._halted_at, self._repeats = self._step, 0
+        if self._within_step or self.failure is None:  # else `evaluate_or_raise` raises
+            self._library.stop()
+        if not self._closed and self._take_over(news):
+            self._say(f"ends after step {self._step}: {news.reason}")
+            if self.failure is not None:
+                self._try(self._publish_failure)
+
+    def _take_over(self, news: News) -> bool:
+        """Let the session end as another partition has ended; return whether it was still running."""
+        if self.failure is not None or self.session.status != "running":
+            return False
+        if news.state == "failed":
+            self.failure = MonitorError(f"watching failed in {news.reason}")
+            self.session.fail(self.failure)
+        else:
+            self.session.halt(news.reason)
+            self._restart_due = True
+        return True
+
+    def _follow_late(self) -> None:
+        """End as another partition has ended, after a command in which this one has not heard of it. Collective."""
+        if self._replicas is not None and self._ending in (Ending.SWAP, Ending.JOB):
+            self._replicas.listen()
+            news = self._comm.broadcast(self._replicas.news)
+            if news is not None:  # nothing is told to LAMMPS here: it may be gone
+                self._take_over(news)
+        self._ending = Ending.TIMEOUT
+
+    def _end_job(self) -> None:
+        """End the job, when the other partitions have written their files, or have had the time to do so."""
+        if self._replicas is None or self._exit_code:
+            return
+        self._exit_code = 3 if self.failure is None else 1
+        self._replicas.announce()
+        self._tell()
+        self._try(self.session.close)
+        self._replicas.end_soon()
+
+    def _is_held(self, step: int) -> bool:
+        """Return whether LAMMPS only sets up the next part of a command that has been told to end.
+
+        Most commands look at the timeout before they set up. Of the others, it is told by steps that do not go on.
+        """
+        if self._ending is Ending.TIMEOUT or self._ending is Ending.RERUN or step != self._halted_at:
+            return False
+        self._repeats += 1
+        if self._repeats > _REPEATS and self._ending is Ending.ERROR:
+            self._must_break = True
+        elif self._repeats > _REPEATS and self._ending is Ending.JOB:
+            self._end_job()
+        return True
+
+    def _break(self) -> None:
+        """End the command by an error of LAMMPS, as soon as this callback has returned."""
+        if self._within_step and self._library.can_set_variables:
+            self._library.set_variable(END, 1.0)
+            return
+        if not self._within_step:  # `evaluate_or_raise` raises, if the command goes on
+            self._repeats += 1
+            if self._repeats < _REPEATS or find_ending(self._library, self._replicas) is not Ending.ERROR:
+                return
+        self._try(self.session.close)
+        print(f"quests_md: the program ends, for LAMMPS cannot end this command: {self.session.reason}", flush=True)
+        ctypes.CDLL(None).fflush(None)  # LAMMPS's log
+        if isinstance(self._comm, MpiComm):
+            self._comm.abort(self.session.reason)
+        os._exit(3 if self.failure is None else 1)
+
+    def has_broken(self) -> bool:
+        """Return whether the command that has just failed did so because it had to be ended; then it is forgotten."""
+        broken, self._must_break = self._must_break, False
+        if broken and self._library.can_set_variables:
+            self._library.set_variable(END, 0.0)
+        return broken
+
     # -- called by the program ---------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
@@ -275,9 +471,11 @@ class Watch:
 
     def after_command(self) -> None:
         """Raise what ended the watching, once. Write the last frame of the run that has ended. Collective."""
+        self.has_broken()
+        self._follow_late()
         self.raise_failure()
         try:
-            if self._pending and self.session.status in ("running", "halted"):
+            if self._pending and not self._exit_code and self.session.status in ("running", "halted"):
                 self.session.flush()
                 self._do_alone(self.log)
             self._pending = False
@@ -330,6 +528,9 @@ class Watch:
         if error is not None:
             self.session.fail(error)
             return
+        self._follow_late()
+        if self._replicas is not None:
+            self._replicas.settle()
         if self.failure is None:
             self.failure = failure = self._agree()
             if failure is not None and self._warns:
@@ -356,9 +557,12 @@ class Watch:
     def detach(self) -> None:
         """Close, and remove the fixes, so that this LAMMPS can be watched again. Collective, outside of a run."""
         self.close()
-        for fix, name in ((_FIX, FIX), (_FIX_ATOM, FIX_ATOM)):
-            if self._library.has_fix(fix):
+        if self._replicas is not None:
+            self._replicas.leave()
+        for name in (END, FIX, FIX_ATOM):
+            if self._library.has_fix(name.encode()):
                 self._library.command(f"unfix {name}")
+        self._library.command(f"group {FIX_ATOM} delete")
 
     def log(self) -> None:
         """Write what watching cost to LAMMPS's log. Collective, outside of a run."""
@@ -396,7 +600,11 @@ class Watch:
         target = library.get_vector("d_dH", n)
         target[:] = dH
         target[np.isnan(target)] = 0.0
-        library.get_vector("i_quests", n)[:] = library.get_vector("id", n)
+        if self._has_new:
+            self._has_new = False
+            library.get_vector("i_quests", n)[:] = library.get_vector("id", n)
+            mask = library.get_vector("mask", n)
+            mask |= self._dated
 
     def _set_values(self, values: Sequence[float]) -> None:
         for i, value in enumerate(values, start=1):
@@ -438,13 +646,21 @@ def _make_class(base: Any) -> type[Any]:
         @functools.wraps(method)
         def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
             watch: Watch = getattr(self, _ATTRIBUTE)
+            watch.look_at_fixes()
+            broken = False
             try:
                 with hold_interrupt(watch.interrupt):  # Ctrl-C ends the run at its next evaluation
                     result = method(self, *arguments, **keywords)
             except Exception:
+                broken, result = watch.has_broken(), None
                 watch.raise_failure()  # if there is one, it came first
-                raise
+                if not broken:
+                    raise
             watch.after_command()
+            if broken and name != "command":
+                raise Halted(
+                    f"{watch.session.reason}. LAMMPS could end the command only by an error, so the rest was not run"
+                )
             return result
 
         return call
