@@ -8,6 +8,7 @@ import datetime
 import itertools
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -294,6 +295,8 @@ class Session:
             return Decision(step, evaluated=False)
         if self.given_up:
             return _make_unwatched(frame, step)
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # LAMMPS's host handles Ctrl-C itself
+            return self._evaluate(frame, step, error)
         with hold_interrupt():  # so it is raised when the evaluation has its row
             return self._evaluate(frame, step, error)
 

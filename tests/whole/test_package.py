@@ -147,7 +147,7 @@ HOSTS = {
         "run_page",
         "timeline",
     ],
-    "quests_md.selection": ["SKIPPED", "Cutout", "Kept", "Proposal", "Selection", "Verdict", "check_cutout", "cutouts"],
+    "quests_md.selection": ["Cutout", "Kept", "Proposal", "SKIPPED", "Selection", "Verdict", "check_cutout", "cutouts"],
     "quests_md.training": [
         "CommandTrainer",
         "Errors",
