@@ -29,6 +29,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "soap": ("SOAP vectors as own descriptors: what each bandwidth says of real silicon", None),
     "copper": ("entropy of solid copper by descriptors, beside the integral of C_p/T from the same runs", None),
     "lammps": ("what works in which LAMMPS: the tests of each feature, in every build that is here", None),
+    "kokkos": ("what watching costs a LAMMPS with KOKKOS, beside one without, on the processor", 1),
     "soak": ("a long watched run: memory, descriptors and cost per evaluation must not grow", 1),
     "faults": ("faults that a run meets, each tried many times in real processes: what was wrong afterwards", 1),
     "verification": ("damaged and forged index files, each asked everything; and what verifying costs at opening", 1),
