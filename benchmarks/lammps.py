@@ -49,7 +49,7 @@ def find_version(command: list[str]) -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    found = re.search(r"Simulator - (\d+ \w+ \d+)|^(\d+\.\d+\.\d+)", done.stdout)
+    found = re.search(r"Simulator - (\d+ \w+ \d+)|^(\d{8})$", done.stdout, re.MULTILINE)
     return found[1] or found[2] if found else "?"
 
 
