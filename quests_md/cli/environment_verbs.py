@@ -69,6 +69,7 @@ class _Answer:
 @result_options(*FRAMES, ".csv", ".json", ".npy")
 def dh_command(
     sources: tuple[str, ...],
+    reading: dict[str, Any],
     index_file: str | None,
     references: tuple[str, ...],
     itself: bool,
@@ -76,7 +77,6 @@ def dh_command(
     thresholds: tuple[float, ...],
     outputs: Outputs,
     threads: int | None,
-    reading: dict[str, Any],
     **descriptor: Any,
 ) -> None:
     """Compute dH of every environment of frames against a reference, in nats.

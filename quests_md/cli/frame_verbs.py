@@ -89,6 +89,7 @@ def _convert_size(context: click.Context, parameter: click.Parameter, value: str
 @result_options(*FRAMES, ".json", ".csv")
 def compress_command(
     sources: tuple[str, ...],
+    reading: dict[str, Any],
     size: int | float | None,
     entropy: float | None,
     keep: float | None,
@@ -98,7 +99,6 @@ def compress_command(
     bandwidth: float | str | None,
     outputs: Outputs,
     threads: int | None,
-    reading: dict[str, Any],
     **descriptor: Any,
 ) -> None:
     """Choose few frames that keep the information of a dataset, by the minimum set cover of QUESTS or otherwise.
