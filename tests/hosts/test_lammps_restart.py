@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from lammps_runs import (
     ATTACH,
-    DEBIAN,
     HOSTS,
     PUBLISHED,
     SILICON,
     WHEEL,
     configure,
     drive,
+    in_scripts,
     ok,
     published,
     rows_of,
-    run_debian,
     run_host,
     run_json,
+    run_lmp,
     run_wheel,
     script,
 )
@@ -110,11 +110,10 @@ def test_a_halt_writes_a_restart(folder, ranks):
     assert [int(row["step"]) for row in rows_of(folder)] == list(range(0, step + 6, 5))
 
 
-@pytest.mark.python_invoke
-@DEBIAN[1]
-def test_an_input_script_writes_its_own_restart(folder):
+@in_scripts
+def test_an_input_script_writes_its_own_restart(build, folder):
     configure(folder, restart_file="halt.restart")
-    finished = run_debian(folder, script("run 1"))
+    finished = run_lmp(build, folder, script("run 1"))
     assert finished.returncode != 0
     assert "put `write_restart` after the run" in finished.stdout + finished.stderr
 
@@ -136,7 +135,7 @@ lmp.command("run 100000")
 print("at", lmp.extract_global("ntimestep"))
 watch.close()
 """
-TERMINATE_DEBIAN = '''
+TERMINATE_SCRIPT = '''
 python terminate input 1 SELF format p here """
 import os, signal
 from quests_md.hosts.lammps._library import Library, get_address
@@ -157,7 +156,7 @@ write_restart halt.restart
 @pytest.mark.parametrize("host", HOSTS)
 def test_sigterm_ends_the_run_in_order(host, folder):
     configure(folder, every=2)
-    finished = run_host(host, folder, drive().replace("watch.close()", TERMINATE_WHEEL), script(TERMINATE_DEBIAN))
+    finished = run_host(host, folder, drive().replace("watch.close()", TERMINATE_WHEEL), script(TERMINATE_SCRIPT))
     ok(finished)
     run = run_json(folder)
     assert (run["status"], run["last_step"]) == ("halted", 4 if host.startswith("wheel") else 6)

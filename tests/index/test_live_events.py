@@ -9,7 +9,7 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.md.langevin import Langevin
-from lammps_runs import HOSTS, PUBLISHED, drive, dump, ok, published, run_host, run_json, script
+from lammps_runs import HOSTS, PUBLISHED, TWO_RANKS, WHEEL_1, drive, dump, ok, published, run_host, run_json, script
 from lammps_runs import rows_of as rows_in
 from watched import rows_of
 
@@ -124,7 +124,7 @@ def test_a_vacancy_in_silicon(host, tmp_path):
     assert np.all(np.abs(saved.arrays["dH"] - expected) <= 1e-10 * np.maximum(1, np.abs(expected)))
 
 
-@pytest.mark.parametrize("host", [HOSTS[1], HOSTS[3]])
+@pytest.mark.parametrize("host", TWO_RANKS)
 def test_a_span_that_is_too_short_ends_the_run_on_all_ranks(host, tmp_path):
     (tmp_path / "quests.toml").write_text(LIVE_TOML.replace("2000", "150"))
     finished = run_host(host, tmp_path, drive("run 1000"), script("run 1000"))
@@ -133,7 +133,7 @@ def test_a_span_that_is_too_short_ends_the_run_on_all_ranks(host, tmp_path):
     assert run_json(tmp_path)["status"] == "failed"
 
 
-@pytest.mark.parametrize("host", [HOSTS[0]])
+@pytest.mark.parametrize("host", [WHEEL_1])
 def test_attach_takes_the_keys_without_an_index(host, tmp_path):
     attach = """attach(lmp, reference="live", span=300, every=10, select=1e6, halt=1e6, elements=["Si"])"""
     ok(run_host(host, tmp_path, drive("run 400").replace('attach(lmp, "quests.toml")', attach), ""))

