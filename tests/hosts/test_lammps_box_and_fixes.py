@@ -219,4 +219,5 @@ def test_folders_change_and_have_spaces(host, folder, monkeypatch):
     ok(run_host(host, folder, drive(after), script(after)))
     assert [row["step"] for row in rows_of(folder)][-4:] == ["1", "2", "3", "4"]
     assert (folder / "uq" / "last.extxyz").exists()
-    assert not list((folder / "a b").iterdir())
+    left = [path.name for path in (folder / "a b").iterdir()]
+    assert all(name.startswith(("ompi.", "prte")) for name in left)  # what OpenMPI 5 leaves
