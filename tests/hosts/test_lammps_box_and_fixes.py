@@ -12,6 +12,7 @@ from lammps_runs import (
     TWO_RANKS,
     WHEEL,
     WHEEL_1,
+    build_of,
     check_saved,
     configure,
     drive,
@@ -94,7 +95,7 @@ def test_ghosts_that_the_box_has_left_behind(build, folder, point):
     finished = run_lmp(build, folder, text)
     if point == "post_force":
         ok(finished)
-        check_saved(folder, 3)
+        check_saved(folder, 3 if build_of(build) == "debian" else 4)  # newer ones call at the first step, too
     else:
         assert finished.returncode != 0
         assert "a fix has changed the box since the ghost atoms were placed" in finished.stderr
