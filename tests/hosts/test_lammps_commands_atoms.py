@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.build import molecule
 from lammps_runs import (
     ATTACH,
+    KOKKOS,
     SCRIPT_2,
     SILICON,
     TWO_RANKS,
@@ -116,7 +117,10 @@ EXCHANGE = {
 
 POINTS = [
     pytest.param(*host.values, point, marks=host.marks)
-    for host, points in ((WHEEL_2, [""]), *((host, ["end_of_step", "post_force"]) for host in SCRIPT_2))
+    for host, points in (
+        (WHEEL_2, [""]),
+        *((host, ["end_of_step", "post_force"]) for host in [*SCRIPT_2, pytest.param("kokkos-2", marks=KOKKOS)]),
+    )
     for point in points
 ]
 
