@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from quests_md import Index, Monitor, Session
+from quests_md import Index, Monitor, Session, read_run
 from quests_md.comm import Serial
 from quests_md.errors import QuestsError
 from quests_md.hosts.mpi import world
@@ -35,16 +35,22 @@ from .soak import WARM, Frames
 
 STEPS = 150  # of a run; the two hot parts of it are an event each
 RANKS = 4
+SMALL = 40  # kB; a disk of this size holds the first rows of a run
 PATIENCE = 1800.0  # s; a program that takes longer hangs
 FILES = ("candidates.extxyz", "cutouts.extxyz", "history.extxyz", "events.jsonl")
 _BETWEEN = re.compile(r"[\s,/\"=:\[\]{}]+")  # words of the files
 _ROUNDING = (1e-8, 1e-8)  # relative and absolute
 _ROUNDED = ("seconds", "novelty", "excess")  # columns that need not be the same to the last digit
 Random = np.random.Generator
+Fault = Callable[[Path, Path, Random], None]  # index, output folder
 
 
 class Wrong(Exception):
     """What a fault has led to, and must not."""
+
+
+class NotTried(Exception):
+    """Why a fault cannot be tried on this machine."""
 
 
 def main() -> None:
@@ -66,26 +72,36 @@ def try_all(folder: Path, names: list[str], trials: int, started: int, seed: int
     Index.build(crystal(4, WARM, 1), threads=1).save(folder / "si.qindex")
     _run(folder / "si.qindex", folder / "whole")
     whole, failures = read(folder / "whole"), 0
-    print('"the same": resumed, it leaves what a run without a fault does')
-    print(f"\n  {'fault':<52}trials   failed   right is")
+    print("failed: it ended otherwise than is right, or left, when resumed, something else than a run without a fault")
+    print(f"\n  {'fault':<52}trials   failed   right")
     for name in names:
         rng, wrong = np.random.default_rng([seed, len(name)]), []
         act, is_started, right = FAULTS[name]
         n = started if is_started else trials
-        for trial in range(n):
-            place = folder / f"{name}-{trial}"
-            try:
-                act(folder / "si.qindex", place, rng)
-                _resume(folder / "si.qindex", place)
-                _compare(place, whole)
-            except Wrong as error:
-                wrong.append(str(error))
-            shutil.rmtree(place, ignore_errors=True)
+        try:
+            for trial in range(n):
+                wrong += _try(act, folder / "si.qindex", folder / f"{name}-{trial}", rng, whole)
+        except NotTried as why:
+            print(f"  {WHAT[name]:<52}  not tried: {why}", flush=True)
+            continue
         print(f"  {WHAT[name]:<52}{n:>6}{len(wrong):>9}   {right}", flush=True)
         for text in wrong[:3]:
             print(f"      {text}", flush=True)
         failures += len(wrong)
     return not failures
+
+
+def _try(act: Fault, index: Path, place: Path, rng: Random, whole: dict[str, str]) -> list[str]:
+    """Let a run meet a fault, and resume it; return what is wrong."""
+    try:
+        act(index, place, rng)
+        _resume(index, place)
+        _compare(place, whole)
+    except Wrong as error:
+        return [str(error)]
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return []
 
 
 # -- the run -----------------------------------------------------------------------------------------------------------
@@ -197,9 +213,13 @@ def _reach(pid: int, folder: Path, rng: Random) -> None:
     time.sleep(rng.uniform(0.0, 0.01))
 
 
+def _command(index: Path, folder: Path, failing: int = -1) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.faults", str(index), str(folder), str(failing)]
+
+
 def _start(index: Path, folder: Path, ranks: int = 1, failing: int = -1, **environment: str) -> Any:
     """Start a run in a new interpreter, on some ranks of MPI."""
-    command = [sys.executable, "-m", "benchmarks.faults", str(index), str(folder), str(failing)]
+    command = _command(index, folder, failing)
     if ranks > 1:
         command = [str(Path(sys.executable).with_name("mpiexec")), "-n", str(ranks), *command]
     pipe = subprocess.PIPE
@@ -232,7 +252,7 @@ def _expect(right: bool, code: int, said: str) -> None:
 # -- the faults --------------------------------------------------------------------------------------------------------
 
 
-def _signalled(number: int, codes: tuple[int, ...]) -> Callable[[Path, Path, Random], None]:
+def _signalled(number: int, codes: tuple[int, ...]) -> Fault:
     def act(index: Path, folder: Path, rng: Random) -> None:
         pid = _fork(folder, lambda: _run(index, folder))
         _reach(pid, folder, rng)
@@ -251,7 +271,7 @@ def _killed_again(index: Path, folder: Path, rng: Random) -> None:
         _wait(pid, folder)
 
 
-def _limited(kind: int, find: Callable[[Random], int]) -> Callable[[Path, Path, Random], None]:
+def _limited(kind: int, find: Callable[[Random], int]) -> Fault:
     """Lower a limit of the system in the middle of a run: it must end with one of our errors, or reach its end."""
 
     def act(index: Path, folder: Path, rng: Random) -> None:
@@ -283,17 +303,66 @@ def _in_use(kind: int) -> int:
     return 0
 
 
+def _run_isolated(script: str, *words: str) -> tuple[int, str]:
+    """Run a script of the shell that may mount: nobody else sees what it mounts. Return how it ended, and said."""
+    alone = ["unshare", "-rm"]
+    try:
+        able = subprocess.run([*alone, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, text=True)
+    except FileNotFoundError:
+        raise NotTried("this system has no `unshare`") from None
+    if able.returncode:
+        raise NotTried(able.stderr.strip())
+    done = subprocess.run([*alone, "sh", "-c", script, *words], capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
 def _read_only(index: Path, folder: Path, rng: Random) -> None:
-    """A folder on a file system that cannot be written, in a name space of its own."""
+    """A folder on a file system that cannot be written."""
     folder.mkdir()
-    read_only = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
-    run = [sys.executable, "-m", "benchmarks.faults", str(index), str(folder), "-1"]
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", read_only, str(folder), *run], capture_output=True, text=True, check=False
-    )
-    said = done.stdout + done.stderr
-    _expect(done.returncode != 0 and "Read-only file system" in said and str(folder) in said, done.returncode, said)
-    _expect(not any(folder.iterdir()), done.returncode, "something was written")
+    script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    code, said = _run_isolated(script, str(folder), *_command(index, folder))
+    _expect(code != 0 and "Read-only file system" in said and str(folder) in said, code, said)
+    _expect(not any(folder.iterdir()), code, "something was written")
+
+
+# Run until the disk is full, keep what is there, and run again on the full disk: both must fail.
+_FULL = """
+mount -t tmpfs -o size=$1k none "$0" || exit 99
+kept=$2
+shift 2
+"$@" && exit 98
+cp -r "$0/uq" "$kept.first"
+"$@" && exit 97
+cp -r "$0/uq" "$kept"
+"""
+
+
+def _full_disk(index: Path, folder: Path, rng: Random) -> None:
+    """A disk that is full after some rows: an error says so, also if the run is resumed on it, and nothing is lost."""
+    whole = sum(path.stat().st_size for path in (folder.parent / "whole").iterdir())
+    disk, size = Path(f"{folder}.disk"), int(rng.integers(SMALL, int(0.9e-3 * whole)))  # kB
+    disk.mkdir()
+    code, said = _run_isolated(_FULL, str(disk), str(size), str(folder), *_command(index, disk / "uq"))
+    _expect(code == 0 and said.count("No space left on device") >= 2, code, said)
+    first, again = (_check_readable(each) for each in (Path(f"{folder}.first"), folder))
+    wanted = read(folder.parent / "whole")["monitor.csv"]
+    _expect(bool(first) and first == again and wanted.startswith(first), code, "rows are gone")
+
+
+def _check_readable(folder: Path) -> str:
+    """Read all files of a run; return its rows."""
+    try:
+        run = read_run(folder)
+        kept = {int(atoms.info["step"]) for atoms in run.candidates()}
+        for frames in (run.cutouts, run.history, run.implausible):
+            list(frames())
+    except QuestsError as error:
+        raise Wrong(f"what was written before cannot be read: {error}") from None
+    saved = {int(row["step"]) for row in run.rows if row["saved"]}
+    saved -= {int(text.split(":")[1]) for text in run.rows["dropped"] if text}
+    if run.n_damaged or not saved <= kept:
+        raise Wrong(f"{run.n_damaged} rows are damaged; frames of the steps {saved} should be there, and {kept} are")
+    return read(folder)["monitor.csv"]
 
 
 def _first_start(index: Path, folder: Path, rng: Random) -> None:
@@ -341,7 +410,7 @@ def _interrupted_ranks(index: Path, folder: Path, rng: Random) -> None:
     _expect(code != 0, code, said)
 
 
-def _cache(ranks: int, prepare: Callable[[Path], str]) -> Callable[[Path, Path, Random], None]:
+def _cache(ranks: int, prepare: Callable[[Path], str]) -> Fault:
     def act(index: Path, folder: Path, rng: Random) -> None:
         with tempfile.TemporaryDirectory() as cache:
             where = prepare(Path(cache))
@@ -370,34 +439,35 @@ def _damaged(cache: Path) -> str:
     return str(cache)
 
 
-_SAME = "the same"  # resumed, it leaves what a run without a fault does
-_ENDS = "it ends with an error that says why, or reaches its end; " + _SAME
-# name: (fault, whether its program is started and not forked, what right is)
-FAULTS: dict[str, tuple[Callable[[Path, Path, Random], None], bool, str]] = {
-    "kill": (_signalled(signal.SIGKILL, (0, -9)), False, _SAME),
-    "kill-again": (_killed_again, False, _SAME),
-    "sigterm": (_signalled(signal.SIGTERM, (0, -15)), False, "it stops at an evaluation; " + _SAME),
-    "sigint": (_signalled(signal.SIGINT, (0, 130)), False, "KeyboardInterrupt; " + _SAME),
+_ENDS = "it finishes, or an error says why"
+# name: (fault, whether its program is started and not forked, how it must end)
+FAULTS: dict[str, tuple[Fault, bool, str]] = {
+    "kill": (_signalled(signal.SIGKILL, (0, -9)), False, "killed"),
+    "kill-again": (_killed_again, False, "killed"),
+    "sigterm": (_signalled(signal.SIGTERM, (0, -15)), False, "halted at an evaluation"),
+    "sigint": (_signalled(signal.SIGINT, (0, 130)), False, "KeyboardInterrupt"),
     "file-size": (_limited(resource.RLIMIT_FSIZE, lambda rng: int(rng.integers(2_000, 200_000))), False, _ENDS),
     "memory": (_limited(resource.RLIMIT_AS, lambda rng: int(rng.integers(0, 4_000_000))), False, _ENDS),
     "descriptors": (_limited(resource.RLIMIT_NOFILE, lambda rng: int(rng.integers(0, 3))), False, _ENDS),
-    "read-only": (_read_only, True, "an error names the folder, nothing is written; " + _SAME),
-    "sigint-first-start": (_first_start, True, "KeyboardInterrupt, never lost; " + _SAME),
-    "cache-unwritable": (_cache(RANKS, _unwritable), True, "it reaches its end; " + _SAME),
-    "cache-damaged": (_cache(RANKS, _damaged), True, "it reaches its end; " + _SAME),
-    "cache-shared": (_cache(RANKS, str), True, "it reaches its end; " + _SAME),
-    "stopped-rank": (_stopped_rank, True, "the others wait, it reaches its end; " + _SAME),
-    "failing-rank": (_failing_rank, True, "the job ends, and says why; " + _SAME),
-    "sigint-ranks": (_interrupted_ranks, True, "the job ends; " + _SAME),
+    "full-disk": (_full_disk, True, "an error says why, all is readable"),
+    "read-only": (_read_only, True, "an error says why, nothing is written"),
+    "sigint-first-start": (_first_start, True, "KeyboardInterrupt"),
+    "cache-unwritable": (_cache(RANKS, _unwritable), True, "it finishes"),
+    "cache-damaged": (_cache(RANKS, _damaged), True, "it finishes"),
+    "cache-shared": (_cache(RANKS, str), True, "it finishes"),
+    "stopped-rank": (_stopped_rank, True, "the others wait, it finishes"),
+    "failing-rank": (_failing_rank, True, "all ranks end, an error says why"),
+    "sigint-ranks": (_interrupted_ranks, True, "all ranks end"),
 }
 WHAT = {
     "kill": "kill -9 at a random moment",
     "kill-again": "kill -9 four times, also while it starts",
     "sigterm": "SIGTERM at a random moment",
     "sigint": "Ctrl-C at a random moment of a run",
-    "file-size": "disk full (RLIMIT_FSIZE) from a random moment on",
-    "memory": "memory limit (RLIMIT_AS) from a random moment on",
+    "file-size": "no larger files (RLIMIT_FSIZE) from some moment on",
+    "memory": "no more memory (RLIMIT_AS) from some moment on",
     "descriptors": "no more descriptors (RLIMIT_NOFILE)",
+    "full-disk": "disk full after some rows, and when resumed",
     "read-only": "output folder on a read-only file system",
     "sigint-first-start": "Ctrl-C at a random moment of a first start",
     "cache-unwritable": "numba cache cannot be written, 4 ranks",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from limits import LIMIT
 from paths import ROOT
 
@@ -25,3 +26,12 @@ def test_faults_leave_what_a_run_without_one_does():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("   2        0   ") == len(faults)
+
+
+def test_a_full_disk_ends_a_run_with_an_error_and_loses_nothing():
+    command = [sys.executable, "-m", "benchmarks", "faults", "--started", "1", "--only", "full-disk"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if "not tried" in done.stdout:
+        pytest.skip(done.stdout.rpartition("not tried: ")[2].strip())
+    assert "   1        0   " in done.stdout
