@@ -410,11 +410,11 @@ def _interrupted_ranks(index: Path, folder: Path, rng: Random) -> None:
     _expect(code != 0, code, said)
 
 
-def _cache(ranks: int, prepare: Callable[[Path], str]) -> Fault:
+def _cache(ranks: int, prepare: Callable[[Path], str], **environment: str) -> Fault:
     def act(index: Path, folder: Path, rng: Random) -> None:
         with tempfile.TemporaryDirectory() as cache:
             where = prepare(Path(cache))
-            code, said = _end(_start(index, folder, ranks, NUMBA_CACHE_DIR=where))
+            code, said = _end(_start(index, folder, ranks, NUMBA_CACHE_DIR=where, **environment))
         _expect(code == 0 and "compiling" in said, code, said)
 
     return act
@@ -439,6 +439,7 @@ def _damaged(cache: Path) -> str:
     return str(cache)
 
 
+_ONLY = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}  # else the folder of the kernels would serve
 _ENDS = "it finishes, or an error says why"
 # name: (fault, whether its program is started and not forked, how it must end)
 FAULTS: dict[str, tuple[Fault, bool, str]] = {
@@ -452,8 +453,8 @@ FAULTS: dict[str, tuple[Fault, bool, str]] = {
     "full-disk": (_full_disk, True, "an error says why, all is readable"),
     "read-only": (_read_only, True, "an error says why, nothing is written"),
     "sigint-first-start": (_first_start, True, "KeyboardInterrupt"),
-    "cache-unwritable": (_cache(RANKS, _unwritable), True, "it finishes"),
-    "cache-damaged": (_cache(RANKS, _damaged), True, "it finishes"),
+    "cache-unwritable": (_cache(2, _unwritable, **_ONLY), True, "it finishes"),
+    "cache-damaged": (_cache(2, _damaged), True, "it finishes"),
     "cache-shared": (_cache(RANKS, str), True, "it finishes"),
     "stopped-rank": (_stopped_rank, True, "the others wait, it finishes"),
     "failing-rank": (_failing_rank, True, "all ranks end, an error says why"),
@@ -470,8 +471,8 @@ WHAT = {
     "full-disk": "disk full after some rows, and when resumed",
     "read-only": "output folder on a read-only file system",
     "sigint-first-start": "Ctrl-C at a random moment of a first start",
-    "cache-unwritable": "numba cache cannot be written, 4 ranks",
-    "cache-damaged": "every file of the numba cache damaged, 4 ranks",
+    "cache-unwritable": "numba cache cannot be written, 2 ranks",
+    "cache-damaged": "every file of the numba cache damaged, 2 ranks",
     "cache-shared": "empty numba cache, shared by 4 ranks",
     "stopped-rank": "one rank of 4 stopped for a second (SIGSTOP)",
     "failing-rank": "one rank of 4 raises an error",
