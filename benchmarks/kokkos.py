@@ -18,17 +18,18 @@ from .printing import head
 ROOT = Path(__file__).parent.parent
 LMP = "/opt/lammps-kokkos/build/lmp"  # where scripts/newer-lammps makes it
 TIMES, STEPS, EVERY = 5, 400, 10
-SETUP = """\
+# The tests run these inputs, too.
+SILICON = """\
 units metal
 lattice diamond 5.431
-region box block 0 4 0 4 0 4
+region box block 0 {cells} 0 {cells} 0 {cells}
 create_box 1 box
 create_atoms 1 box
 mass 1 28.085
-pair_style tersoff
-pair_coeff * * Si.tersoff Si
+pair_style {potential}
+pair_coeff * * Si.{potential} Si
 comm_modify cutoff 7.0
-velocity all create 600 7 loop geom
+velocity all create {velocity} loop geom
 fix move all nve
 timestep 0.001
 """
@@ -37,6 +38,7 @@ python quests_attach input 2 SELF quests.toml format ps here "from quests_md.hos
 python quests_attach invoke
 fix watch all python/invoke {every} {when} quests_step
 """
+SETUP = SILICON.format(cells=4, potential="tersoff", velocity="600 7")
 IDLE = "fix quests_dH all property/atom d_dH i_quests\nfix quests all external pf/array 1\n"
 SETTINGS = 'index = "si.qindex"\nelements = ["Si"]\nevery = {every}\nselect = 1e6\nhalt = 1e7\noutput = "uq"\n'
 # What is run: its name, and the lines between the set-up and the run.

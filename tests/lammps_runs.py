@@ -22,6 +22,7 @@ import pytest
 from limits import LIMIT, POLITE
 from paths import ROOT
 
+from benchmarks import kokkos
 from quests_md import Index
 from quests_md.sources import read_frames
 
@@ -51,7 +52,7 @@ BUILDS = {
     "kokkos": Build(
         ROOT / ".venv-sid",
         (NEWER, "run", "kokkos"),
-        "/opt/lammps-kokkos/build/lmp",
+        kokkos.LMP,
         ("-k", "on", "t", "1", "-sf", "kk"),
     ),
 }
@@ -98,27 +99,8 @@ in_scripts = pytest.mark.parametrize(
     "build", [pytest.param("debian", marks=_DEBIAN), pytest.param("trixie", marks=_TRIXIE)]
 )
 
-ATTACH = """\
-python quests_attach input 2 SELF quests.toml format ps here "from quests_md.hosts.lammps import *"
-python quests_attach invoke
-fix watch all python/invoke 1 end_of_step quests_step
-"""
-
-SILICON = """\
-units metal
-lattice diamond 5.431
-region box block 0 2 0 2 0 2
-create_box 1 box
-create_atoms 1 box
-mass 1 28.085
-pair_style sw
-pair_coeff * * Si.sw Si
-comm_modify cutoff 7.0
-velocity all create 1500 7 mom yes rot yes dist gaussian loop geom
-fix move all nve
-timestep 0.001
-"""
-
+ATTACH = kokkos.ATTACH.format(every=1, when="end_of_step")
+SILICON = kokkos.SILICON.format(cells=2, potential="sw", velocity="1500 7 mom yes rot yes dist gaussian")
 
 HEADER = "from mpi4py import MPI\nfrom lammps import lammps\nfrom quests_md.hosts.lammps import attach\n"
 
