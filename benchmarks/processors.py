@@ -71,18 +71,16 @@ def main() -> None:
 
 def _print(results: dict[str, Any]) -> None:
     print(
-        "\n                 decisions  open  wrong   blocks left out  too much     "
-        "rounding / allowed    dH: error / promised   products\n"
-        "                                                                         single    double"
-        "      single    double        single"
+        "\n                                        blocks of sums    rounding/allowed   dH error/promised  products\n"
+        "                 decisions   open wrong left out too much   single  double   single  double      single"
     )
     for setting, result in results.items():
         one, two = result["single"], result["double"]
         print(
-            f"  {setting:<14}{result['decisions']:>10}{result['open']:>6}{result['wrong']:>7}"
-            f"{one['left out'] + two['left out']:>18}{one['too much'] + two['too much']:>10}"
-            f"{one['rounding']:>15.2f}{two['rounding']:>10.2f}{one['error']:>12.3f}{two['error']:>10.3f}"
-            f"{100 * one['products'] / (one['blocks'] - one['left out']):>12.0f} %"
+            f"  {setting:<14}{result['decisions']:>10}{result['open']:>7}{result['wrong']:>6}"
+            f"{one['left out'] + two['left out']:>9}{one['too much'] + two['too much']:>9}"
+            f"{one['rounding']:>9.2f}{two['rounding']:>8.2f}{one['error']:>9.3f}{two['error']:>8.3f}"
+            f"{100 * one['products'] / (one['blocks'] - one['left out']):>10.0f} %"
         )
     values = np.array([result["values"] for result in results.values()])
     print()
