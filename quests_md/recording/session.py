@@ -33,7 +33,7 @@ from .commands import Commands, Hook
 from .ending import Ending
 from .events import EventLines, replay_events
 from .history import History
-from .last import Implausible, Last
+from .last import Implausible, Last, Recent
 from .live_reference import LiveReference, reference_of
 from .past import Past, check_mode, find_past
 from .recorder import Moment, Place, Recorder, to_quests_error
@@ -124,7 +124,7 @@ class Session:
         self._ended, self._on_error, self._process = False, on_error, os.getpid()
         self._every = monitor.every
         self._resolved = monitor.thresholds.resolved is not None
-        self._recent = _Recent()
+        self._recent = Recent()
         self._halted: Key | None = None  # the last evaluation that halted
         self._passed: set[Key] = set()  # halts that the host knows of
         self._newest: Key | None = None  # key and event of the last row when the run was resumed
@@ -594,44 +594,3 @@ def _make_unwatched(frame: Frame | None, step: int) -> Decision:
     """Return the decision on a frame of a run that is no longer watched. dH is inf: a host would not stop at nan."""
     n = 0 if frame is None else frame.n_local or 0
     return Decision(step, evaluated=False, maximum=math.inf, mean=math.inf, dH=np.full(n, math.inf))
-
-
-class _Recent:
-    """The last moments of a run, in memory that is used again.
-
-    Attributes
-    ----------
-    present
-        The last new evaluation, or None.
-    plausible
-        The last evaluation of a plausible frame, or None.
-    is_broken
-        Whether the frame of the last new evaluation was implausible.
-    """
-
-    def __init__(self) -> None:
-        self.present: Moment | None = None
-        self.plausible: Moment | None = None
-        self.is_broken = False
-        self._spare: Frame | None = None  # its memory is free for the next frame
-
-    def take(self, frame: Frame, decision: Decision, may_reuse: bool) -> Moment:
-        """Return the moment of a new evaluation, with a copy of its frame.
-
-        If it `may_reuse` them, the arrays of the moment that is replaced serve for the next copy.
-        """
-        moment = Moment(frame.local(self._spare), decision)
-        replaced, is_broken = self.present, decision.band is Band.IMPLAUSIBLE
-        if not is_broken:
-            replaced, self.plausible = self.plausible, moment
-        else:
-            moment.proposed, moment.follows_broken = self.plausible, self.is_broken
-            replaced = None if replaced is self.plausible else replaced
-        self._spare = replaced.frame if replaced is not None and may_reuse else None
-        self.is_broken, self.present = is_broken, moment
-        return moment
-
-    def take_again(self, moment: Moment) -> None:
-        """Take note of an evaluation that was made before."""
-        if moment.is_plausible and (self.plausible is None or moment.key >= self.plausible.key):
-            self.plausible = moment

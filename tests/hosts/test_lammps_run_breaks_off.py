@@ -117,7 +117,7 @@ def test_dH_that_cannot_be_published_ends_the_run(folder, ranks):
 def fail(values):
     raise MemoryError("no room")
 if MPI.COMM_WORLD.rank == MPI.COMM_WORLD.size - 1:
-    watch._set_values = fail
+    watch._values._set_globals = fail
 lmp.command("run 1")
 watch.close()
 print("went on")

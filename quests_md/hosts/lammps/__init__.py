@@ -14,9 +14,11 @@ from ...index import Index, Live
 from ...recording import HOOKS, Session, reference_of
 from ..mpi import MpiComm
 from ._arrays import FrameReader
+from ._instance import attach_watch, get_watch
 from ._library import Library, get_address
 from ._replicas import Replicas, find_replicas
-from ._watch import END, FIX, FIX_ATOM, Watch, attach_watch, get_watch
+from ._values import FIX, FIX_ATOM
+from ._watch import END, Watch
 
 __all__ = ["Watch", "attach", "quests_attach", "quests_close", "quests_step"]
 
@@ -156,7 +158,6 @@ def _attach(
         _define_fixes(library, config.every, comm, within_step)
         failing.pop_all()
     watch = Watch(library, session, reader, config, within_step, replicas)
-    watch.publish_nothing()
     library.set_callback(FIX, watch.on_forces)
     return watch
 

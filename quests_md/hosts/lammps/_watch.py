@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import functools
 import os
-import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ...comm import raise_together
 from ...config import RunConfig
 from ...errors import Halted, HostError, MonitorError, QuestsError
-from ...machine import hold_interrupt
 from ...monitor import Decision
 from ...recording import Session
 from ..mpi import MpiComm
 from ._arrays import FrameReader
 from ._library import Library
 from ._replicas import Ending, News, Replicas, find_ending, list_coupling_fixes
+from ._values import FIX, FIX_ATOM, Values
 
-__all__ = ["END", "FIX", "FIX_ATOM", "Watch", "attach_watch", "get_watch"]
+__all__ = ["END", "Watch"]
 
-FIX = "quests"  # holds the global values f_quests[1..6]
-FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms, and i_quests: the id of the atom whose value it is
 END = "quests_end"  # a fix halt, and its variable: it ends commands that do not heed LAMMPS's timeout
-_FIX, _FIX_ATOM = FIX.encode(), FIX_ATOM.encode()
 _REPEATS = 64  # a command that comes back to the step of its end so often goes round for ever
 # LAMMPS replaces variables in what it prints, and quotes would end the text.
 _PRINTABLE = str.maketrans({"µ": "u", "$": "?", '"': "?", "&": "?"})
@@ -66,8 +58,7 @@ class Watch:
         self._reader = reader
         self._comm = session.monitor.comm
         self._every = session.monitor.every
-        # In this group are the atoms that have a value. LAMMPS takes it along with the atoms.
-        self._dated = library.get_group_bit(FIX_ATOM, self._comm)
+        self._values = Values(library, self._comm)
         self._within_step = within_step  # evaluate in the callback of fix external, not in `evaluate_or_raise`
         self._warns = config.on_error == "warn"
         self._restart_file, self._restart_due = config.restart_file, False
@@ -77,7 +68,6 @@ class Watch:
         self._called = False  # whether LAMMPS has called since the last command ended; the same on all ranks
         self._interrupted = self._closed = self._freed = False
         self._pending = False  # whether a frame has been evaluated since the last flush
-        self._has_new = True  # whether this rank has atoms that were made since the last evaluation
         self._is_new = True  # whether LAMMPS has set up since its ghost atoms were counted
         self._replicas = replicas
         self._ending = Ending.TIMEOUT  # how the command that is running can be ended
@@ -89,6 +79,7 @@ class Watch:
         if replicas is not None:
             replicas.join(self._comm)
             self.look_at_fixes()
+        self._values.publish_nothing()
 
     @property
     def decision(self) -> Decision | None:
@@ -103,7 +94,7 @@ class Watch:
     @property
     def watching(self) -> bool:
         """Whether LAMMPS still has the fixes that `attach` defined: ``clear`` and ``unfix`` remove them."""
-        return bool(self._library.has_fix(_FIX) and self._library.has_fix(_FIX_ATOM))
+        return self._values.have_fixes
 
     # -- called by LAMMPS --------------------------------------------------------------------------------------------
 
@@ -121,7 +112,8 @@ class Watch:
             try:
                 if forces and step % self._every == 0:
                     self._library.set_to_zero(forces, n_local)
-                self.clear_new_atoms()
+                if self.failure is None:
+                    self._values.clear_new_atoms()
                 if not self._within_step and self.session.due(step):
                     self._reader.note_box(step)
             except Exception as error:  # noqa: BLE001 - the other ranks must hear of any error
@@ -211,7 +203,7 @@ class Watch:
             self._end_command()
         try:
             if decision.evaluated:  # else a live reference has learned from the frame
-                self._publish(decision)
+                self._values.publish(decision, self.session.n_saved)
             if decision.stop:
                 self._say(f"halted at step {step}: {'; '.join(decision.reasons)}")
         except Exception as caught:  # noqa: BLE001 - of this rank alone
@@ -224,22 +216,6 @@ class Watch:
             raise HostError("interrupted")
         if not self.watching:
             raise HostError(f"fix {FIX} or {FIX_ATOM} is gone: after `clear` or `unfix`, attach again")
-
-    def clear_new_atoms(self) -> None:
-        """Set d_dH to 0 for atoms that were made since the last evaluation.
-
-        LAMMPS does not set it: a new atom has the dH of the atom that was at its place in memory before. It may even
-        have its id. But it is in no group.
-        """
-        library = self._library
-        if self.failure is not None or not library.has_array("i_quests"):
-            return
-        n = library.n_local()
-        new = library.get_vector("i_quests", n) != library.get_vector("id", n).astype(np.int32, copy=False)
-        new |= (library.get_vector("mask", n) & self._dated) == 0
-        if new.any():
-            self._has_new = True
-            library.get_vector("d_dH", n)[new] = 0.0
 
     # -- what fails --------------------------------------------------------------------------------------------------
 
@@ -570,109 +546,15 @@ class Watch:
         text = self.session.summary().translate(_PRINTABLE).encode("ascii", "replace").decode()
         self._library.command(f'print "{text}" screen no')
 
-    # -- what LAMMPS sees --------------------------------------------------------------------------------------------
-
     def _say(self, text: str) -> None:
         if self._comm.rank == 0:
             self._library.say(f"quests_md: {text}")
 
-    def publish_nothing(self) -> None:
-        """Set what LAMMPS sees before the first evaluation. LAMMPS itself would leave what the memory held."""
-        self._set_values((0.0, 0.0, 0.0, 0.0, -1.0, 0.0))
-        self._set_dH(0.0)  # after read_restart it is not 0
-
-    def _publish(self, decision: Decision) -> None:
-        """Write dH to d_dH and the global values to the fix. LAMMPS sees them at this very step."""
-        self._set_dH(decision.dH)
-        mean = 0.0 if np.isnan(decision.mean) else decision.mean  # nan: there are no watched atoms
-        values = (decision.maximum, mean, decision.n_select, decision.n_halt, decision.step, self.session.n_saved)
-        self._set_values(values)
-
     def _publish_failure(self) -> None:
-        # inf, never nan: `fix halt` acts on inf and does not see nan.
         if self.watching:
-            self._set_dH(np.inf)
-            self._set_values((np.inf, np.inf, 0, 0, self._step, self.session.n_saved))
-
-    def _set_dH(self, dH: NDArray[np.float64] | float) -> None:
-        library = self._library
-        n = library.n_local()
-        target = library.get_vector("d_dH", n)
-        target[:] = dH
-        target[np.isnan(target)] = 0.0
-        if self._has_new:
-            self._has_new = False
-            library.get_vector("i_quests", n)[:] = library.get_vector("id", n)
-            mask = library.get_vector("mask", n)
-            mask |= self._dated
-
-    def _set_values(self, values: Sequence[float]) -> None:
-        for i, value in enumerate(values, start=1):
-            self._library.set_vector(_FIX, i, value)
+            self._values.publish_failure(self._step, self.session.n_saved)
 
 
 def _show(error: BaseException) -> None:
     """Print an error that nobody would see otherwise."""
     traceback.print_exception(type(error), error, error.__traceback__)
-
-
-# -- an instance of the lammps module that is watched ------------------------------------------------------------------
-
-_ATTRIBUTE = "_quests_md_watch"
-
-
-def get_watch(lmp: Any) -> Watch | None:
-    """Return the last watch of an instance, or None."""
-    return getattr(lmp, _ATTRIBUTE, None)
-
-
-def attach_watch(lmp: Any, watch: Watch) -> None:
-    """Let an instance raise what fails in its runs, and close its watch when it is closed.
-
-    This replaces the class of the instance, not its methods. Methods would make a cycle of references: then the ranks
-    would delete the instance at different times, which LAMMPS's destructor does not allow.
-    """
-    if get_watch(lmp) is None:
-        base: Any = type(lmp)
-        lmp.__class__ = _make_class(base)
-    setattr(lmp, _ATTRIBUTE, watch)
-
-
-@functools.cache
-def _make_class(base: Any) -> type[Any]:
-    def wrap(name: str) -> Callable[..., Any]:
-        method = getattr(base, name)
-
-        @functools.wraps(method)
-        def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
-            watch: Watch = getattr(self, _ATTRIBUTE)
-            watch.look_at_fixes()
-            broken = False
-            try:
-                with hold_interrupt(watch.interrupt):  # Ctrl-C ends the run at its next evaluation
-                    result = method(self, *arguments, **keywords)
-            except Exception:
-                broken, result = watch.has_broken(), None
-                watch.raise_failure()  # if there is one, it came first
-                if not broken:
-                    raise
-            watch.after_command()
-            if broken and name != "command":
-                raise Halted(
-                    f"{watch.session.reason}. LAMMPS could end the command only by an error, so the rest was not run"
-                )
-            return result
-
-        return call
-
-    def close(self: Any) -> None:
-        """Close the watch, then LAMMPS. While an exception ends the program, do not wait for the other ranks."""
-        getattr(self, _ATTRIBUTE).close(sys.exc_info()[1])
-        base.close(self)
-
-    def delete(self: Any) -> None:
-        # Nothing collective here: the ranks may collect their garbage at different times.
-        base.close(self)
-
-    methods = {name: wrap(name) for name in ("command", "commands_list", "commands_string", "file")}
-    return type(base.__name__, (base,), {**methods, "close": close, "__del__": delete, "__doc__": base.__doc__})
