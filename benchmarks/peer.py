@@ -9,13 +9,13 @@ from typing import Any
 from numba.core.errors import NumbaPerformanceWarning
 from quests.entropy import delta_entropy
 
+from .silicon import BANDWIDTH
 from .timing import seconds
 
 __all__ = ["BANDWIDTH", "DEFAULT_BATCH", "best_batch", "delta_entropy"]
 
 warnings.simplefilter("ignore", NumbaPerformanceWarning)  # of quests, which multiplies slices of arrays
 
-BANDWIDTH = 0.015
 DEFAULT_BATCH = 20000
 BATCHES = (64, 256, 1024, DEFAULT_BATCH)
 

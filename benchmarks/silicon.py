@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from quests_md import Frame, Index
 
-from .peer import BANDWIDTH
+__all__ = ["BANDWIDTH", "SIDE", "Lammps", "cache_folder", "cached", "crystal", "frames_of", "md_index", "sample"]
 
-__all__ = ["SIDE", "Lammps", "cache_folder", "cached", "crystal", "frames_of", "md_index", "sample"]
-
+BANDWIDTH = 0.015  # 1/Å; the default of quests
 SIDE = 5.431  # Å, of the cubic cell of 8 atoms
 TIMESTEP = 0.001  # ps
 _MELT = 1700  # K; above it a crystal gets time to melt
