@@ -214,7 +214,7 @@ class Watch:
     def _check(self) -> None:
         if self._interrupted:
             raise HostError("interrupted")
-        if not self.watching:
+        if not self._values.have_fixes:
             raise HostError(f"fix {FIX} or {FIX_ATOM} is gone: after `clear` or `unfix`, attach again")
 
     # -- what fails --------------------------------------------------------------------------------------------------
