@@ -1,4 +1,4 @@
-"""The last moments of a run, and broken frames: last.extxyz, last_covered.extxyz, implausible.extxyz."""
+"""The last frames of a run, and broken ones: last.extxyz, last_covered.extxyz, implausible.extxyz."""
 
 from __future__ import annotations
 
@@ -9,55 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files.extxyz import format_parts
-from ..frame import Frame
-from ..monitor import Band, Decision
+from ..monitor import Band
 from .past import Past
 from .recorder import FrameFile, Moment, Place, Recorder
 
-__all__ = ["LAST_COVERED", "Implausible", "Last", "LastCovered", "Recent"]
+__all__ = ["LAST_COVERED", "Implausible", "Last", "LastCovered"]
 
 LAST, LAST_COVERED, IMPLAUSIBLE = "last.extxyz", "last_covered.extxyz", "implausible.extxyz"
-
-
-class Recent:
-    """The last moments of a run, in memory that is used again.
-
-    Attributes
-    ----------
-    present
-        The last new evaluation, or None.
-    plausible
-        The last evaluation of a plausible frame, or None.
-    is_broken
-        Whether the frame of the last new evaluation was implausible.
-    """
-
-    def __init__(self) -> None:
-        self.present: Moment | None = None
-        self.plausible: Moment | None = None
-        self.is_broken = False
-        self._spare: Frame | None = None  # its memory is free for the next frame
-
-    def take(self, frame: Frame, decision: Decision, may_reuse: bool) -> Moment:
-        """Return the moment of a new evaluation, with a copy of its frame.
-
-        If it `may_reuse` them, the arrays of the moment that is replaced serve for the next copy.
-        """
-        moment = Moment(frame.local(self._spare), decision)
-        replaced, is_broken = self.present, decision.band is Band.IMPLAUSIBLE
-        if not is_broken:
-            replaced, self.plausible = self.plausible, moment
-        else:
-            moment.proposed, moment.follows_broken = self.plausible, self.is_broken
-            replaced = None if replaced is self.plausible else replaced
-        self._spare = replaced.frame if replaced is not None and may_reuse else None
-        self.is_broken, self.present = is_broken, moment
-        return moment
-
-    def take_again(self, moment: Moment) -> None:
-        """Take note of an evaluation that was made before."""
-        if moment.is_plausible and (self.plausible is None or moment.key >= self.plausible.key):
-            self.plausible = moment
 
 
 class Last(Recorder):

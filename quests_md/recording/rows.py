@@ -1,4 +1,7 @@
-"""monitor.csv: one row per evaluation, written after all that it adds to other files; and what evaluations cost."""
+"""The evaluations of a run: their rows in monitor.csv, the last ones in memory, and what they cost.
+
+A row is written after all that its evaluation adds to other files.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ import time
 from dataclasses import dataclass
 
 from ..errors import OutputError
+from ..frame import Frame
+from ..monitor import Band, Decision
 from .past import Past
 from .reader import DEFAULTS
 from .recorder import Moment, Place, Recorder, say_cut
 
-__all__ = ["COLUMNS", "ROWS", "Cost", "RowLines"]
+__all__ = ["COLUMNS", "ROWS", "Cost", "Recent", "RowLines"]
 
 ROWS = "monitor.csv"
 COLUMNS = tuple(DEFAULTS)
@@ -68,6 +73,47 @@ class RowLines(Recorder):
         else:
             say_cut(folder.path / ROWS, folder.cut(ROWS, past.rows_end), "a line")
         folder.adopt(ROWS)
+
+
+class Recent:
+    """The last moments of a run, in memory that is used again.
+
+    Attributes
+    ----------
+    present
+        The last new evaluation, or None.
+    plausible
+        The last evaluation of a plausible frame, or None.
+    is_broken
+        Whether the frame of the last new evaluation was implausible.
+    """
+
+    def __init__(self) -> None:
+        self.present: Moment | None = None
+        self.plausible: Moment | None = None
+        self.is_broken = False
+        self._spare: Frame | None = None  # its memory is free for the next frame
+
+    def take(self, frame: Frame, decision: Decision, may_reuse: bool) -> Moment:
+        """Return the moment of a new evaluation, with a copy of its frame.
+
+        If it `may_reuse` them, the arrays of the moment that is replaced serve for the next copy.
+        """
+        moment = Moment(frame.local(self._spare), decision)
+        replaced, is_broken = self.present, decision.band is Band.IMPLAUSIBLE
+        if not is_broken:
+            replaced, self.plausible = self.plausible, moment
+        else:
+            moment.proposed, moment.follows_broken = self.plausible, self.is_broken
+            replaced = None if replaced is self.plausible else replaced
+        self._spare = replaced.frame if replaced is not None and may_reuse else None
+        self.is_broken, self.present = is_broken, moment
+        return moment
+
+    def take_again(self, moment: Moment) -> None:
+        """Take note of an evaluation that was made before."""
+        if moment.is_plausible and (self.plausible is None or moment.key >= self.plausible.key):
+            self.plausible = moment
 
 
 @dataclass

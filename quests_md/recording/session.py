@@ -33,11 +33,11 @@ from .commands import Commands, Hook
 from .ending import Ending
 from .events import EventLines, replay_events
 from .history import History
-from .last import Implausible, Last, Recent
+from .last import Implausible, Last
 from .live_reference import LiveReference, reference_of
 from .past import Past, check_mode, find_past
 from .recorder import Moment, Place, Recorder, to_quests_error
-from .rows import Cost, RowLines
+from .rows import Cost, Recent, RowLines
 
 __all__ = ["Session"]
 

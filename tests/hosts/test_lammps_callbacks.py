@@ -291,7 +291,7 @@ lmp.command("run 20")
 sys.setprofile(None)
 n = watch.session.n_evaluated - evaluated
 assert n >= 20
-assert {name for name in calls if calls[name] >= n} == {"_arrays.py", "_library.py", "_values.py", "_watch.py"}
+assert {name for name in calls if calls[name] >= n} == {"_arrays.py", "_library.py", "_watch.py"}
 assert sum(calls.values()) <= 40 * n, calls
 watch.close()
 """

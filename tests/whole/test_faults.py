@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -14,8 +15,9 @@ from quests_md.comm import Serial
 
 
 def test_memory_and_descriptors_stay_the_same_in_a_long_run(tmp_path):
+    gc.collect()  # what earlier tests of this process left open
     _, first, *_, last = soak(tmp_path / "uq", 800, 4, Serial())
-    assert last.descriptors == first.descriptors
+    assert last.descriptors <= first.descriptors
     assert last.memory - first.memory < MEMORY
     assert last.kept == 4
 

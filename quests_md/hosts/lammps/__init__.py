@@ -13,11 +13,10 @@ from ...errors import HostError, InputError, QuestsError
 from ...index import Index, Live
 from ...recording import HOOKS, Session, reference_of
 from ..mpi import MpiComm
-from ._arrays import FrameReader
+from ._arrays import FIX, FIX_ATOM, FrameReader
 from ._instance import attach_watch, get_watch
 from ._library import Library, get_address
 from ._replicas import Replicas, find_replicas
-from ._values import FIX, FIX_ATOM
 from ._watch import END, Watch
 
 __all__ = ["Watch", "attach", "quests_attach", "quests_close", "quests_step"]

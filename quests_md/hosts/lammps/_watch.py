@@ -19,10 +19,9 @@ from ...errors import Halted, HostError, MonitorError, QuestsError
 from ...monitor import Decision
 from ...recording import Session
 from ..mpi import MpiComm
-from ._arrays import FrameReader
+from ._arrays import FIX, FIX_ATOM, FrameReader, Values
 from ._library import Library
 from ._replicas import Ending, News, Replicas, find_ending, list_coupling_fixes
-from ._values import FIX, FIX_ATOM, Values
 
 __all__ = ["END", "Watch"]
 
