@@ -64,6 +64,15 @@ def sorted_sums(near, n, size):
     return np.sort(matrix, axis=0)[::-1].sum(axis=1)
 
 
+def near(vectors, r2, cutoff):
+    """Return (x, y, z, u) of neighbours, then empty places; and x1. `vectors` are (3, n), `r2` their squares."""
+    n = len(r2)
+    made = np.zeros((4, 32), WIDE)
+    made[0] = cutoff * (2 + np.arange(32))
+    made[:3, :n], made[3, :n] = vectors, 1 - np.asarray(r2, WIDE) / cutoff**2
+    return made, made[3, :n] ** 2 / np.sqrt(np.asarray(r2, WIDE))
+
+
 def inside(points, first, last, centre, limit):
     """Return the columns first..last of points (3, m), less `centre`, whose r² from it is below `limit`."""
     r2 = ((points.T - points[:, centre]) ** 2).sum(axis=1)

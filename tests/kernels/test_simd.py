@@ -44,17 +44,28 @@ def ranks_module(width):
     def emit(builder, values, out, n):
         _simd.emit_ranks(builder, width, values, n, out)
 
-    return module("ranks", [F64.as_pointer(), I64.as_pointer(), I64], emit)
+    return module("ranks", [ir.FloatType().as_pointer(), ir.IntType(32).as_pointer(), I64], emit)
 
 
 def inside_module(width):
-    def emit(builder, points, rows, found, stride, first, last, centre, limit, n):
-        ends = first, last
-        total = _simd.emit_inside(builder, width, points, stride, ends, centre, builder.load(limit), rows, n)
+    def emit(builder, points, rows, squares, found, stride, first, last, centre, limit, n):
+        ends, limit = (first, last), builder.load(limit)
+        total = _simd.emit_inside(builder, width, points, stride, ends, centre, limit, rows, n, squares)
         builder.store(total, found)
 
-    pointers = [F64.as_pointer(), I64.as_pointer(), I64.as_pointer()]
+    pointers = [F64.as_pointer(), I64.as_pointer(), F64.as_pointer(), I64.as_pointer()]
     return module("inside", [*pointers, I64, I64, I64, I64, F64.as_pointer(), I64], emit)
+
+
+def near_module(dtype, width):
+    element = ELEMENTS[dtype]
+
+    def emit(builder, points, order, rows, r2, near, x1, cutoff, stride, centre, n):
+        points, chosen = (points, stride, centre), (order, rows, r2)
+        _simd.emit_near(builder, element, width, points, chosen, n, builder.load(cutoff), near, x1)
+
+    f64, i64 = F64.as_pointer(), I64.as_pointer()
+    return module("near", [f64, i64, i64, f64, element.as_pointer(), f64, f64, I64, I64, I64], emit)
 
 
 def distances_module(width):
@@ -111,8 +122,8 @@ def environment(n, seed=0, cutoff=5.0):
         place = rng.uniform(-cutoff, cutoff, 3)
         if 1.5 < np.linalg.norm(place) < cutoff and (np.linalg.norm(found - place, axis=1) > 1.5).all():
             found = np.vstack([found, place])
-    near = np.zeros((4, _simd.WIDTH))
-    near[0] = cutoff * (2.0 + np.arange(_simd.WIDTH))
+    near = np.zeros((4, _simd.SPAN))
+    near[0] = cutoff * (2.0 + np.arange(_simd.SPAN))
     near[:3, :n] = found.T
     near[3, :n] = 1.0 - (found**2).sum(axis=1) / cutoff**2
     return near
@@ -130,7 +141,7 @@ def test_a_network_that_sorts_zeros_and_ones_sorts_everything(n):
     assert (np.diff(values, axis=0) >= 0).all()
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", range(15, 33))
 def test_networks_sort_random_values_with_ties(n):
     values = np.random.default_rng(n).integers(0, n, (n, 20000))
     expected = np.sort(values, axis=0)
@@ -153,29 +164,32 @@ def test_sorted_sums_agree_with_the_naive_twin(width, dtype, of_root, n):
     nothing, and two roundings count. Other processors have better estimates, or divide.
     """
     size = next(size for size in SIZES if n <= size)
-    near, out = environment(n, seed=n).astype(dtype), np.full(size, np.nan)
+    near, out = environment(n, seed=n).astype(dtype), np.full(_simd.WIDTH, np.nan)
+    expected = naive.sorted_sums(near, n, size)
     call(sums_module(dtype, width, size), "sums", near, out, n)
+    out = out[:size]
     # Differences round once and their squares add up in 3: half of 5 counts below the root. Two factors, n − 1 sums.
     # If no term is off by more than that, no place of a sorted column is.
     most = gamma(3 + of_root + 2 + n - 1, dtype)
-    np.testing.assert_allclose(out, naive.sorted_sums(near, n, size), rtol=most)
+    np.testing.assert_allclose(out, expected, rtol=most)
     assert (out[n - 1 :] == 0.0).all()
 
 
 @pytest.mark.parametrize("dtype", ELEMENTS)
 def test_neighbours_at_one_place_give_inf(dtype):
-    near, out = environment(20).astype(dtype), np.empty(24)
+    near, out = environment(20).astype(dtype), np.empty(_simd.WIDTH)
     near[:3, 7] = near[:3, 3]
     call(sums_module(dtype, 32, 24), "sums", near, out, 20)
     assert out[0] == np.inf
-    assert np.isfinite(out[1:]).all()
+    assert np.isfinite(out[1:24]).all()
 
 
 @pytest.mark.parametrize("width", [16, 32, 64])
 @pytest.mark.parametrize("n", [0, 1, 8, 43])
 def test_ranks_agree_with_the_naive_twin(width, n):
-    values = np.random.default_rng(n).integers(0, 30, n + 8) / 7.0  # some are equal
-    out = np.full(n + 8, -1)
+    more = _simd.RANKED * width // 4
+    values = (np.random.default_rng(n).integers(0, 30, n + more) / 7.0).astype(np.float32)  # some are equal
+    out = np.full(n + more, -1, np.int32)
     call(ranks_module(width), "ranks", values, out, n)
     np.testing.assert_array_equal(out[:n], naive.ranks(values[:n]))
 
@@ -186,12 +200,37 @@ def test_points_inside_agree_with_the_naive_twin(width, first, last):
     points = np.full((3, 50 + 8), 0.1)  # beyond the last point, others that would be inside
     points[:, :50] = np.random.default_rng(last).normal(size=(3, 50))
     for centre in (3, 28, 49):
-        rows, found = np.full(50 + 2, -1), np.zeros(1, np.int64)
+        rows, squares, found = np.full(50 + 2 + 8, -1), np.full(50 + 8, np.nan), np.zeros(1, np.int64)
         rows[:2] = 77, 78
         limit = np.array([2.5])
-        call(inside_module(width), "inside", points, rows, found, 58, first, last, centre, limit, 2)
-        expected = [77, 78, *naive.inside(points, first, last, centre, 2.5)]
-        assert rows[: found[0]].tolist() == expected
+        call(inside_module(width), "inside", points, rows, squares, found, 58, first, last, centre, limit, 2)
+        expected = naive.inside(points, first, last, centre, 2.5)
+        assert rows[: found[0]].tolist() == [77, 78, *expected]
+        vectors = np.asarray(points[:, expected] - points[:, [centre]], naive.WIDE)
+        np.testing.assert_allclose(squares[expected], (vectors**2).sum(axis=0), rtol=gamma(5, float))
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("dtype", ELEMENTS)
+@pytest.mark.parametrize("n", [0, 1, 12, 32])
+def test_near_agrees_with_the_naive_twin(width, dtype, n):
+    rng = np.random.default_rng(n)
+    points, cutoff = rng.normal(size=(3, 90 + 8)), 5.0
+    rows, order = rng.permutation(89)[:40], rng.permutation(40)
+    r2 = ((points[:, rows] - points[:, [89]]) ** 2).sum(axis=0)
+    near, x1 = np.full((4, _simd.SPAN), np.nan, dtype), np.full(_simd.WIDTH, np.nan)
+    call(near_module(dtype, width), "near", points, order, rows, r2, near, x1, np.array([cutoff]), 98, 89, n)
+    expected, first = naive.near(points[:, rows[order[:n]]] - points[:, [89]], r2[order[:n]], cutoff)
+    np.testing.assert_allclose(near[:, : _simd.WIDTH], expected, rtol=gamma(4, dtype), atol=gamma(2, dtype))
+    np.testing.assert_allclose(x1[:n], first, rtol=gamma(12, float))
+
+
+@pytest.mark.parametrize("dtype", ELEMENTS)
+def test_a_neighbour_at_the_place_of_the_centre_gives_inf(dtype):
+    points, rows, r2 = np.ones((3, 10)), np.arange(1, 4), np.array([0.0, 1.0, 4.0])
+    near, x1 = np.empty((4, _simd.SPAN), dtype), np.empty(_simd.WIDTH)
+    call(near_module(dtype, 32), "near", points, rows - 1, rows, r2, near, x1, np.array([5.0]), 10, 0, 3)
+    assert np.isinf(x1[:3]).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("width", [16, 32, 64])
@@ -251,7 +290,8 @@ def test_the_code_compiles_for_other_processors(triple, dtype):
         compiler = machine(triple)
     except RuntimeError as error:
         pytest.skip(f"this llvmlite compiles for no {triple}: {error}")
-    for text in (sums_module(dtype, 16, 32), ranks_module(16), inside_module(16), distances_module(16)):
+    texts = sums_module(dtype, 16, 32), ranks_module(16), inside_module(16), near_module(dtype, 16)
+    for text in (*texts, distances_module(16)):
         parsed = binding.parse_assembly(text)
         assert len(compiler.emit_object(parsed)) > 500
         assembly = compiler.emit_assembly(parsed)
@@ -262,6 +302,7 @@ def test_the_code_compiles_for_other_processors(triple, dtype):
 
 def test_no_instruction_of_one_processor_is_named():
     sums = (sums_module(np.float32, 64, 32), sums_module(np.float64, 64, 32))
-    for text in (*sums, ranks_module(64), inside_module(64), distances_module(64)):
+    near = near_module(np.float32, 64)
+    for text in (*sums, ranks_module(64), inside_module(64), near, distances_module(64)):
         assert "llvm.x86" not in text
         assert "llvm.aarch64" not in text
