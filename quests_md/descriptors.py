@@ -266,9 +266,12 @@ class Environments:
         self.centres = frame.centres
         self._spec, self._frame = spec, frame
         points, owner, places = _collect_points(frame, self.centres, spec.cutoff)
-        kinds = spec._kinds[frame.numbers][owner]
-        if kinds.min(initial=0) < 0:
-            spec.check_elements(set(frame.distinct_numbers.tolist()))
+        if spec.elements is None:
+            kinds = np.zeros(len(points), np.int8)
+        else:
+            kinds = spec._kinds[frame.numbers][owner]
+            if kinds.min(initial=0) < 0:
+                spec.check_elements(set(frame.distinct_numbers.tolist()))
         self._wanted = spec._wanted
         self._bins = _neighbors.bin_points(points, spec.cutoff)
         self._has_vectors = _vector.available(spec.k)
@@ -292,27 +295,63 @@ class Environments:
         FrameError
             Two atoms are at the same place.
         """
+        rows, _ = self._fill(which, threads, inside)
+        # A finite sum needs finite rows. This takes one pass and no temporary array.
+        if not math.isfinite(float(rows.sum())):
+            bad = self.centres[which][~np.isfinite(rows).all(axis=1)]
+            raise FrameError(_explain_shared_place(self._frame, bad))
+        return rows
+
+    def compute_in_single(
+        self, which: slice | NDArray[np.int64], threads: int | None = None
+    ) -> tuple[NDArray[np.float64], float]:
+        """Compute descriptors as `compute` does, but with x2 in single precision inside, which is faster.
+
+        Returns
+        -------
+        rows
+            (n, d), in 1/Å.
+        error
+            What the distance (1/Å) of a row from that of `compute` is at most. This is proven, and no estimate.
+
+        Raises
+        ------
+        FrameError
+            Two atoms are at the same place.
+        """
+        rows, found = self._fill(which, threads, np.float32)
+        error = 0.0
+        if found:
+            smallest, largest = zip(*found, strict=True)
+            error = _vector.error_in_single(min(smallest), max(largest), self._spec.cutoff)
+        if math.isfinite(float(rows.sum()) + error):
+            return rows, error
+        # Two atoms are at the same place, or so near that single precision cannot tell them apart.
+        return self.compute(which, threads), 0.0
+
+    def _fill(
+        self, which: slice | NDArray[np.int64], threads: int | None, inside: type
+    ) -> tuple[NDArray[np.float64], list[tuple[float, float]]]:
+        """Return the rows, and of each call of the kernel what `error_in_single` needs; none is without vectors."""
         spec, places = self._spec, self._places[which]
         out, column = np.empty((len(places), spec.width)), int(spec.by_centre)
         if column:
             out[:, 0] = self._frame.numbers[self.centres[which]]
         points, how = (self._points, self._kinds, self._wanted), (self._bins, spec.k, spec.cutoff, column)
+        found: list[tuple[float, float]] = []
         if not self._has_vectors:
             task = partial(_descriptor.describe, *points, places, *how, out=out)
             over_rows(task, len(places), threads, _BLOCK)
         elif threads == 1:  # as in a run: call the kernel directly
-            _vector.describe(*points, places, *how, _vector.scratch(inside), out)
+            found.append(_vector.describe(*points, places, *how, _vector.scratch(inside), out))
         else:
 
             def describe(first: int, last: int) -> None:
-                _vector.describe(*points, places[first:last], *how, _vector.scratch(inside), out[first:last])
+                part, rows = places[first:last], out[first:last]
+                found.append(_vector.describe(*points, part, *how, _vector.scratch(inside), rows))
 
             over_rows(describe, len(places), threads, _BLOCK)
-        # A finite sum needs finite rows. This takes one pass and no temporary array.
-        if not math.isfinite(float(out.sum())):
-            bad = self.centres[which][~np.isfinite(out).all(axis=1)]
-            raise FrameError(_explain_shared_place(self._frame, bad))
-        return out
+        return out, found
 
     def is_nearer(self, rows: NDArray[np.float64], r: float) -> NDArray[np.bool_]:
         """Return for descriptors (n, d) from `compute` whether the nearest neighbour is nearer than r (Å).
@@ -349,20 +388,19 @@ def _collect_points(
     The points may be the frame's own positions: do not write to them.
     """
     # A finite sum needs finite positions, and takes no temporary array. A sum that is not finite may have overflowed.
-    with np.errstate(invalid="ignore", over="ignore"):
-        total = float(np.sum(frame.positions))
-    if not math.isfinite(total):
+    points = frame.positions
+    if not points.flags.carray:  # kernels were compiled for arrays in the order of C that may be written to
+        points = np.require(points, requirements=["C", "A", "W"])
+    if not math.isfinite(_neighbors.total(points)):
         _check_positions(frame)
-    points = np.require(frame.positions, requirements=["C", "A", "W"])  # what kernels were compiled for
-    if frame.numbers.all():
-        owner = np.arange(len(points))
-    else:
+    owner = None
+    if not frame.numbers.all():
         owner = np.flatnonzero(frame.numbers)
         points, centres = points[owner], np.searchsorted(owner, centres)
-    if not frame.has_ghosts and np.any(frame.pbc):
+    if not frame.has_ghosts and np.count_nonzero(frame.pbc):
         points, atoms = _neighbors.pad_images(points, *cell_of(frame, cutoff), cutoff)
-        owner = owner[atoms]
-    return points, owner, centres
+        owner = atoms if owner is None else owner[atoms]
+    return points, np.arange(len(points)) if owner is None else owner, centres
 
 
 def _check_positions(frame: Frame) -> None:
@@ -378,20 +416,33 @@ def _check_positions(frame: Frame) -> None:
 def cell_of(frame: Frame, cutoff: float) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
     """Return cell, inverse and pbc. Missing vectors of directions that are not periodic are filled in."""
     cell, pbc = np.array(frame.cell, dtype=np.float64), np.array(frame.pbc, dtype=bool)
-    if not np.isfinite(cell).all():
+    # Every evaluation of a frame of few atoms waits for this: numbers of Python are faster than arrays as short.
+    a, b, c = cell.tolist()
+    lengths = [math.hypot(*vector) for vector in (a, b, c)]
+    if not math.isfinite(sum(lengths)):
         raise FrameError(f"step {frame.step}: the cell is not finite: {cell.tolist()}")
-    lengths = np.linalg.norm(cell, axis=1)
-    missing = (lengths == 0.0) & ~pbc
-    if missing.any():
+    missing = [length == 0.0 and not periodic for length, periodic in zip(lengths, pbc.tolist(), strict=True)]
+    if any(missing):
         # Any vectors that complete the basis will do: these are orthonormal to the others.
-        _, _, basis = np.linalg.svd(cell[~missing], full_matrices=True)
-        cell[missing], lengths[missing] = basis[3 - missing.sum() :], 1.0
-    if (lengths == 0).any() or abs(np.linalg.det(cell / lengths[:, None])) < 1e-6:
+        _, _, basis = np.linalg.svd(cell[np.logical_not(missing)], full_matrices=True)
+        cell[missing] = basis[3 - sum(missing) :]
+        a, b, c = cell.tolist()
+        lengths = [math.hypot(*vector) for vector in (a, b, c)]
+    columns = _cross(b, c), _cross(c, a), _cross(a, b)
+    volume = sum(x * y for x, y in zip(a, columns[0], strict=True))
+    if 0.0 in lengths or not abs(volume) / math.prod(lengths) >= 1e-6:
         raise FrameError(f"step {frame.step}: the cell is singular, yet pbc is {pbc.tolist()}: {cell.tolist()}")
-    inverse = np.linalg.inv(cell)
-    if np.prod(2.0 * np.ceil(cutoff * np.linalg.norm(inverse, axis=0)[pbc]) + 1.0) > _MOST_IMAGES:
+    inverse = np.array(columns).T / volume
+    images = 1.0
+    for column, periodic in zip(columns, pbc.tolist(), strict=True):
+        images *= 2.0 * math.ceil(cutoff * math.hypot(*column) / abs(volume)) + 1.0 if periodic else 1.0
+    if images > _MOST_IMAGES:
         raise FrameError(f"step {frame.step}: the cell has collapsed: {cell.tolist()}")
-    return cell, inverse, pbc
+    return cell, np.ascontiguousarray(inverse), pbc
+
+
+def _cross(a: list[float], b: list[float]) -> list[float]:
+    return [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 
 
 def _explain_shared_place(frame: Frame, bad: NDArray[np.int64]) -> str:

@@ -166,6 +166,85 @@ def test_single_precision_inside_is_good_to_1e_7(structure, name, cutoff):
     np.testing.assert_allclose(single, expected, rtol=0, atol=1e-7)  # as `compute` promises
 
 
+def hard(kind, seed):
+    """Return a frame of about 4000 atoms in which single precision has a hard time, or as hard a time as in a run."""
+    rng = np.random.default_rng(seed)
+    if kind == "crystal":  # many equal distances, of which rounding makes one or the other the larger
+        return bulk("Cu", cubic=True) * (10, 10, 10)
+    if kind == "rattled":
+        atoms = bulk("Si", cubic=True) * (8, 8, 8)
+        atoms.rattle(rng.uniform(0.01, 0.4), seed=seed)
+        return atoms
+    if kind == "gas":  # any distances, most environments with less than k neighbours
+        return Atoms("H4000", rng.uniform(0, 60, (4000, 3)), cell=[60] * 3, pbc=True)
+    if kind == "pairs":  # each atom has another one very near it
+        first = (bulk("Cu", "sc", a=3.3) * (12, 12, 12)).positions + rng.normal(0, 0.2, (1728, 3))
+        second = first + rng.normal(size=(1728, 3)) * 10 ** rng.uniform(-6, -1, (1728, 1))
+        return Atoms("Cu3456", np.concatenate([first, second]), cell=[39.6] * 3, pbc=True)
+    # Shells of atoms just inside the cutoff, where weights are tiny.
+    lattice = bulk("Cu", "sc", a=15.0) * (5, 5, 5)
+    away = rng.normal(size=(125, 30, 3))
+    away *= (5.0 - 10 ** rng.uniform(-9, -1, (125, 30, 1))) / np.linalg.norm(away, axis=2, keepdims=True)
+    places = np.concatenate([lattice.positions, (lattice.positions[:, None] + away).reshape(-1, 3)])
+    return Atoms(f"Cu{len(places)}", places, cell=lattice.cell, pbc=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "frames", "least"),
+    [("crystal", 1, 1e-3), ("rattled", 8, 1e-2), ("gas", 3, 1e-2), ("pairs", 3, 1e-3), ("shells", 2, 1e-3)],
+)
+def test_the_error_of_single_precision_is_what_is_proven(kind, frames, least):
+    """Each call tells one error for all its rows, so calls are of few rows, and of many."""
+    worst, n = 0.0, 0
+    for seed in range(frames):
+        environments = Environments(SPEC, Frame.from_atoms(hard(kind, seed)))
+        for size, last in ((1, 40), (64, 1280), (len(environments), len(environments))):
+            for first in range(0, last, size):
+                part = slice(first, first + size)
+                rows, error = environments.compute_in_single(part, 1)
+                found = np.linalg.norm(rows - environments.compute(part, 1), axis=1).max()
+                assert found <= error
+                worst, n = max(worst, found / error if error else 0.0), n + len(rows)
+    assert n >= 3000 * frames
+    assert worst >= least or not descriptor_vector.available(32)  # a bound that says nothing would hold, too
+
+
+def test_single_precision_does_not_depend_on_threads_and_calls(structure):
+    environments = Environments(SPEC, Frame.from_atoms(structure("molten") * (2, 2, 2)))
+    rows, error = environments.compute_in_single(slice(None), 1)
+    for threads in (2, 3):
+        again, other = environments.compute_in_single(slice(None), threads)
+        np.testing.assert_array_equal(again, rows)
+        assert other == error
+    parts = [environments.compute_in_single(slice(first, first + 50), 1) for first in range(0, len(environments), 50)]
+    np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), rows)
+    assert max(other for _, other in parts) <= error
+
+
+@pytest.mark.parametrize("apart", [1e-9, 1e-7, 1e-6])
+def test_atoms_that_single_precision_cannot_tell_apart_are_computed_in_double(apart):
+    places = [[0.0, 0.0, 0.0], [3.0, 0.1, 0.1], [3.0 + apart, 0.1, 0.1]]
+    environments = Environments(SPEC, Frame(np.array(places), np.array([14, 14, 14])))
+    rows, error = environments.compute_in_single(np.array([0]), 1)
+    np.testing.assert_array_equal(rows, environments.compute(np.array([0]), 1))
+    assert error == 0.0
+
+
+def test_atoms_at_one_place_are_refused_in_single_precision_too():
+    places = np.array([[0.0, 0.0, 0.0], [3.0, 0.1, 0.1], [3.0, 0.1, 0.1]])
+    for which in (slice(0, 1), slice(1, 2), slice(None)):
+        with pytest.raises(FrameError, match="share a place"):
+            Environments(SPEC, Frame(places, np.array([14, 14, 14]))).compute_in_single(which, 1)
+
+
+@pytest.mark.usefixtures("plain")
+def test_without_vectors_single_precision_is_double_precision(structure):
+    environments = Environments(SPEC, Frame.from_atoms(structure("si")))
+    rows, error = environments.compute_in_single(slice(None), 1)
+    np.testing.assert_array_equal(rows, environments.compute(slice(None), 1))
+    assert error == 0.0
+
+
 @pytest.mark.parametrize("path", ["vectors, where there are any", "plain"])
 @pytest.mark.parametrize("name", ["molten", "small", "nacl"])
 def test_a_row_does_not_depend_on_which_others_are_computed(request, structure, name, path):

@@ -7,12 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import kernel
+from .jit import inlined, kernel
 
 Array = NDArray[Any]
 
 # Bins along z are contiguous. So thinner bins along z give fewer points in the same number of ranges.
 _Z_BINS = 3
+
+
+@kernel
+def total(positions: Array) -> float:
+    """Return the sum of all coordinates, which is a finite number only if all are."""
+    added = 0.0
+    for a in range(positions.shape[0]):
+        added += positions[a, 0] + positions[a, 1] + positions[a, 2]
+    return added
 
 
 @kernel
@@ -23,56 +32,53 @@ def pad_images(positions: Array, cell: Array, inverse: Array, pbc: Array, cutoff
     the inverse of `cell`. Nothing is wrapped or repeated along directions that are not periodic.
     """
     # Loops, because numba takes seconds to compile products, slices and reductions of arrays.
-    n = positions.shape[0]
-    points, fractional, owner = np.empty((n, 3)), np.empty((n, 3)), np.arange(n)
+    n, total = positions.shape[0], 0
+    wrapped, first, last = np.empty((n, 3)), np.zeros((n, 3), np.int64), np.zeros((n, 3), np.int64)
+    reach = np.empty(3)
+    for i in range(3):
+        # |∇f_i| is the norm of column i: the f_i of a point within `cutoff` differs by at most cutoff·|∇f_i|.
+        reach[i] = cutoff * np.sqrt(inverse[0, i] ** 2 + inverse[1, i] ** 2 + inverse[2, i] ** 2) + 1e-9
     for a in range(n):
-        for c in range(3):
-            points[a, c] = positions[a, c]
-            fractional[a, c] = 0.0
-            for i in range(3):
-                fractional[a, c] += positions[a, i] * inverse[i, c]
-    for i in range(3):
-        if pbc[i]:
-            for a in range(n):
-                whole = np.floor(fractional[a, i])
-                fractional[a, i] -= whole
-                for c in range(3):
-                    points[a, c] -= whole * cell[i, c]
-    # One direction after the other: the second direction repeats the images of the first.
-    for i in range(3):
-        if pbc[i]:
-            # |∇f_i| is the norm of column i: the f_i of a point within `cutoff` differs by at most cutoff·|∇f_i|.
-            reach = cutoff * np.sqrt(inverse[0, i] ** 2 + inverse[1, i] ** 2 + inverse[2, i] ** 2) + 1e-9
-            points, fractional, owner = _repeat(i, reach, cell[i], points, fractional, owner)
+        x, y, z, images = positions[a, 0], positions[a, 1], positions[a, 2], 1
+        for i in range(3):
+            if pbc[i]:
+                fraction = positions[a, 0] * inverse[0, i] + positions[a, 1] * inverse[1, i]
+                fraction += positions[a, 2] * inverse[2, i]
+                whole = np.floor(fraction)
+                fraction -= whole
+                x, y, z = x - whole * cell[i, 0], y - whole * cell[i, 1], z - whole * cell[i, 2]
+                first[a, i] = int(np.ceil(-reach[i] - fraction))
+                last[a, i] = int(np.floor(1.0 + reach[i] - fraction))
+                images *= last[a, i] - first[a, i] + 1
+        wrapped[a, 0], wrapped[a, 1], wrapped[a, 2] = x, y, z
+        total += images
+    points, owner = _repeat(wrapped, cell, first, last, total)
     return points, owner
 
 
 @kernel
-def _repeat(
-    i: int, reach: float, vector: Array, points: Array, fractional: Array, owner: Array
-) -> tuple[Array, Array, Array]:
-    """Add the images of points along direction i whose coordinate is within `reach` of the cell."""
-    m, most = points.shape[0], int(np.ceil(reach))
-    total = m
-    for p in range(m):
-        for u in range(-most, most + 1):
-            total += int(u != 0 and -reach <= fractional[p, i] + u <= 1.0 + reach)
-    all_points, all_fractional = np.empty((total, 3)), np.empty((total, 3))
-    all_owner = np.empty(total, np.int64)
-    for p in range(m):
-        all_owner[p] = owner[p]
+def _repeat(wrapped: Array, cell: Array, first: Array, last: Array, total: int) -> tuple[Array, Array]:
+    """Return the atoms, then all images of each: those from `first` to `last` along the three directions."""
+    n = m = wrapped.shape[0]
+    points, owner = np.empty((total, 3)), np.empty(total, np.int64)
+    for a in range(n):
+        owner[a] = a
         for c in range(3):
-            all_points[p, c], all_fractional[p, c] = points[p, c], fractional[p, c]
-    for p in range(points.shape[0]):
-        for u in range(-most, most + 1):
-            if u != 0 and -reach <= fractional[p, i] + u <= 1.0 + reach:
-                for c in range(3):
-                    all_points[m, c] = points[p, c] + u * vector[c]
-                    all_fractional[m, c] = fractional[p, c]
-                all_fractional[m, i] += u
-                all_owner[m] = owner[p]
-                m += 1
-    return all_points, all_fractional, all_owner
+            points[a, c] = wrapped[a, c]
+        for i in range(first[a, 0], last[a, 0] + 1):
+            for j in range(first[a, 1], last[a, 1] + 1):
+                x, y, z = (
+                    wrapped[a, 0] + i * cell[0, 0] + j * cell[1, 0],
+                    wrapped[a, 1] + i * cell[0, 1] + j * cell[1, 1],
+                    wrapped[a, 2] + i * cell[0, 2] + j * cell[1, 2],
+                )
+                for k in range(first[a, 2], last[a, 2] + 1):
+                    if i != 0 or j != 0 or k != 0:
+                        owner[m] = a
+                        points[m, 0], points[m, 1] = x + k * cell[2, 0], y + k * cell[2, 1]
+                        points[m, 2] = z + k * cell[2, 2]
+                        m += 1
+    return points, owner
 
 
 @kernel
@@ -86,22 +92,26 @@ def bin_points(points: Array, cutoff: float) -> tuple[Array, Array, Array, Array
     low, width, count = np.zeros(3), np.array([cutoff, cutoff, cutoff / _Z_BINS]), np.ones(3, np.int64)
     if m:
         for c in range(3):
-            low[c], high = points[0, c], points[0, c]
+            lowest, highest = points[0, c], points[0, c]
             for p in range(m):
-                low[c], high = min(low[c], points[p, c]), max(high, points[p, c])
-            span = high - low[c]
+                lowest, highest = min(lowest, points[p, c]), max(highest, points[p, c])
+            low[c], span = lowest, highest - lowest
             # Not many more bins than points: a gas in a wide box would waste memory.
             most = max(1, int(np.cbrt(4.0 * m)))
             count[c] = min(most, max(1, int(span / width[c])))
             width[c] = max(width[c], span / count[c] * (1.0 + 1e-12))
     bins = np.empty(m, np.int64)
     start = np.zeros(count[0] * count[1] * count[2] + 1, np.int64)
+    # In variables, since the compiler cannot know that what is written below leaves the arrays as they are.
+    a, b, c = count[0], count[1], count[2]
+    low_x, low_y, low_z = low[0], low[1], low[2]
+    per_x, per_y, per_z = 1.0 / width[0], 1.0 / width[1], 1.0 / width[2]
     for p in range(m):
-        b = 0
-        for c in range(3):
-            b = b * count[c] + min(count[c] - 1, int((points[p, c] - low[c]) / width[c]))
-        bins[p] = b
-        start[b + 1] += 1
+        x = min(a - 1, int((points[p, 0] - low_x) * per_x))
+        y = min(b - 1, int((points[p, 1] - low_y) * per_y))
+        z = min(c - 1, int((points[p, 2] - low_z) * per_z))
+        bins[p] = (x * b + y) * c + z
+        start[bins[p] + 1] += 1
     for b in range(start.shape[0] - 1):
         start[b + 1] += start[b]
     order = np.empty(m, np.int64)
@@ -112,7 +122,7 @@ def bin_points(points: Array, cutoff: float) -> tuple[Array, Array, Array, Array
     return order, start, low, width, count
 
 
-@kernel
+@inlined
 def adjacent_ranges(point: Array, start: Array, low: Array, width: Array, count: Array, ranges: Array) -> int:
     """Write the (first, last) sorted rows of the bins around `point` into `ranges` (9, 2); return how many."""
     x = min(count[0] - 1, int((point[0] - low[0]) / width[0]))
