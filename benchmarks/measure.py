@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
 from ase import Atoms
+from ase.build import bulk
 from quests.descriptor import get_descriptors
 
 from quests_md import DescriptorSpec, Index, delta_entropy
+from quests_md.descriptors import Environments
 from quests_md.frame import Frame
+from quests_md.kernels._simd import BYTES
 from quests_md.kernels._simd_sum import ROWS, lanes, products
 from quests_md.kernels.blocks import TILE
 from quests_md.kernels.threads import over_rows
@@ -29,6 +33,7 @@ from .timing import alternate, seconds
 
 REPETITIONS = 7
 TILES = 8  # that a peak is measured with: they stay in the second cache
+SMALL = (1, 16, 64)  # atoms that are asked for, of a frame of 64
 LARGE = 4096  # atoms, about, of the frame whose descriptors are timed
 
 
@@ -38,6 +43,8 @@ def main(threads: int) -> None:
         "flops": {"double": peak_flops(np.float64, threads), "single": peak_flops(np.float32, threads)},
         "bytes": _peak_bytes(),
         "systems": [_measure(system, threads) for system in systems()],
+        "small": _measure_small(threads),
+        "bits": 8 * BYTES,
     }
     print(json.dumps(result))
 
@@ -81,6 +88,18 @@ def _measure(system: System, threads: int) -> dict[str, Any]:
         },
         "infinite": int(len(query) - finite.sum()),
     }
+
+
+def _measure_small(threads: int) -> dict[int, float]:
+    """Return the µs of a new frame of 64 atoms of which some are asked for, by their number."""
+    atoms = bulk("Si", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.1, seed=0)
+    spec, frame = DescriptorSpec(), Frame.from_atoms(atoms)
+
+    def call(n: int) -> Any:
+        return Environments(spec, frame).compute(np.arange(n), threads)
+
+    return {n: 1e6 * min(seconds(partial(call, n)) for _ in range(2000)) for n in SMALL}
 
 
 def _quests_descriptor(atoms: Atoms) -> Any:
