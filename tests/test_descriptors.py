@@ -276,6 +276,9 @@ def test_positions_are_not_touched_and_may_be_read_only(structure):
 def test_finite_positions_whose_sum_is_not_are_no_obstacle():
     far = Frame(np.array([[1e308, 0, 0], [1e308, 2, 0], [1e308, 0, 2]]), np.array([14, 14, 14]))
     assert np.isfinite(SPEC.compute(far)).all()
+    # A place whose fractional coordinates overflow has no images, and does not make endless ones.
+    far = Frame(np.array([[1e308, 0, 0], [0.1, 0.1, 0.1]]), np.array([14, 14]), 0.5 * np.eye(3), pbc=True)
+    assert np.isfinite(SPEC.compute(far)).all()
 
 
 @pytest.mark.parametrize("crystal", [bulk("Cu"), bulk("Si"), bulk("Fe"), bulk("Mg")], ids=lambda a: str(a.symbols))

@@ -46,6 +46,8 @@ def pad_images(positions: Array, cell: Array, inverse: Array, pbc: Array, cutoff
                 fraction += positions[a, 2] * inverse[2, i]
                 whole = np.floor(fraction)
                 fraction -= whole
+                if not 0.0 <= fraction <= 1.0:  # so far away that the fraction is no number
+                    continue
                 x, y, z = x - whole * cell[i, 0], y - whole * cell[i, 1], z - whole * cell[i, 2]
                 first[a, i] = int(np.ceil(-reach[i] - fraction))
                 last[a, i] = int(np.floor(1.0 + reach[i] - fraction))
