@@ -286,21 +286,43 @@ class Environments:
         return len(self.centres)
 
     def compute(
-        self, which: slice | NDArray[np.int64], threads: int | None = None, inside: type = np.float64
+        self,
+        which: slice | NDArray[np.int64],
+        threads: int | None = None,
+        inside: type = np.float64,
+        found: list[tuple[float, float]] | None = None,
     ) -> NDArray[np.float64]:
         """Compute the descriptors (n, d) of the environments `which`. No row depends on another.
+
+        `found` gets what `compute_in_single` needs of every call of the kernel; nothing on the path without vectors.
 
         Raises
         ------
         FrameError
             Two atoms are at the same place.
         """
-        rows, _ = self._fill(which, threads, inside)
+        spec, places, found = self._spec, self._places[which], [] if found is None else found
+        out, column = np.empty((len(places), spec.width)), int(spec.by_centre)
+        if column:
+            out[:, 0] = self._frame.numbers[self.centres[which]]
+        points, how = (self._points, self._kinds, self._wanted), (self._bins, spec.k, spec.cutoff, column)
+        if not self._has_vectors:
+            task = partial(_descriptor.describe, *points, places, *how, out=out)
+            over_rows(task, len(places), threads, _BLOCK)
+        elif threads == 1:  # as in a run: call the kernel directly
+            found.append(_vector.describe(*points, places, *how, np.empty(_vector.SCRATCH, inside), out))
+        else:
+
+            def describe(first: int, last: int) -> None:
+                part, rows = places[first:last], out[first:last]
+                found.append(_vector.describe(*points, part, *how, np.empty(_vector.SCRATCH, inside), rows))
+
+            over_rows(describe, len(places), threads, _BLOCK)
         # A finite sum needs finite rows. This takes one pass and no temporary array.
-        if not math.isfinite(float(rows.sum())):
-            bad = self.centres[which][~np.isfinite(rows).all(axis=1)]
+        if not math.isfinite(float(out.sum())):
+            bad = self.centres[which][~np.isfinite(out).all(axis=1)]
             raise FrameError(_explain_shared_place(self._frame, bad))
-        return rows
+        return out
 
     def compute_in_single(
         self, which: slice | NDArray[np.int64], threads: int | None = None
@@ -319,39 +341,18 @@ class Environments:
         FrameError
             Two atoms are at the same place.
         """
-        rows, found = self._fill(which, threads, np.float32)
+        found: list[tuple[float, float]] = []
+        try:
+            rows = self.compute(which, threads, np.float32, found)
+        except FrameError:
+            rows = None  # single precision may not tell two atoms apart that are at different places
         error = 0.0
-        if found:
+        if found:  # of all calls together: so it does not depend on the number of threads
             smallest, largest = zip(*found, strict=True)
             error = _vector.error_in_single(min(smallest), max(largest), self._spec.cutoff)
-        if math.isfinite(float(rows.sum()) + error):
-            return rows, error
-        # Two atoms are at the same place, or so near that single precision cannot tell them apart.
-        return self.compute(which, threads), 0.0
-
-    def _fill(
-        self, which: slice | NDArray[np.int64], threads: int | None, inside: type
-    ) -> tuple[NDArray[np.float64], list[tuple[float, float]]]:
-        """Return the rows, and of each call of the kernel what `error_in_single` needs; none is without vectors."""
-        spec, places = self._spec, self._places[which]
-        out, column = np.empty((len(places), spec.width)), int(spec.by_centre)
-        if column:
-            out[:, 0] = self._frame.numbers[self.centres[which]]
-        points, how = (self._points, self._kinds, self._wanted), (self._bins, spec.k, spec.cutoff, column)
-        found: list[tuple[float, float]] = []
-        if not self._has_vectors:
-            task = partial(_descriptor.describe, *points, places, *how, out=out)
-            over_rows(task, len(places), threads, _BLOCK)
-        elif threads == 1:  # as in a run: call the kernel directly
-            found.append(_vector.describe(*points, places, *how, _vector.scratch(inside), out))
-        else:
-
-            def describe(first: int, last: int) -> None:
-                part, rows = places[first:last], out[first:last]
-                found.append(_vector.describe(*points, part, *how, _vector.scratch(inside), rows))
-
-            over_rows(describe, len(places), threads, _BLOCK)
-        return out, found
+        if rows is None or math.isinf(error):
+            return self.compute(which, threads), 0.0
+        return rows, error
 
     def is_nearer(self, rows: NDArray[np.float64], r: float) -> NDArray[np.bool_]:
         """Return for descriptors (n, d) from `compute` whether the nearest neighbour is nearer than r (Å).

@@ -20,6 +20,8 @@ Array = NDArray[Any]
 
 # Whole vectors read and write up to this many numbers past the end.
 _SPARE = 64
+# The shape of the array into which `describe` writes neighbours. The matrix behind x2 has its precision.
+SCRATCH = (4, SPAN)
 # If more neighbours than this are inside the cutoff, they are thinned out before they are ranked.
 _MANY = 128
 
@@ -27,11 +29,6 @@ _MANY = 128
 def available(k: int) -> bool:
     """Return whether this processor has vectors, and the networks sort k neighbours."""
     return BYTES > 0 and k <= WIDTH
-
-
-def scratch(precision: type) -> Array:
-    """Return the array into which `describe` writes neighbours. The matrix behind x2 has its precision."""
-    return np.empty((4, SPAN), precision)
 
 
 @kernel
@@ -203,7 +200,7 @@ def describe(
     It returns the smallest r² of two neighbours, and the largest |x2|² of a row: `error_in_single` needs them.
 
     `kinds` are the kinds of the points, in the order of the bins. `kernels.descriptor` explains `wanted`. `near` is
-    `scratch` of the wanted precision.
+    of the shape `SCRATCH` and of the wanted precision.
     """
     _, start, low, width, count = bins
     ranges = np.empty((9, 2), np.int64)
