@@ -21,18 +21,16 @@ from quests_md import DescriptorSpec, Index, delta_entropy
 from quests_md.descriptors import Environments
 from quests_md.frame import Frame
 from quests_md.kernels._simd import BYTES
-from quests_md.kernels._simd_sum import ROWS, lanes, products
-from quests_md.kernels.blocks import TILE
+from quests_md.kernels._simd_panel import DOUBLES, NORMS, add_panels, panel_width
+from quests_md.kernels._simd_sum import ROWS
 from quests_md.kernels.threads import over_rows
 
-from .environments import DIMENSION
 from .peer import BANDWIDTH, best_batch
 from .peer import delta_entropy as quests_delta_entropy
 from .systems import System, systems
 from .timing import alternate, seconds
 
 REPETITIONS = 7
-TILES = 8  # that a peak is measured with: they stay in the second cache
 SMALL = (1, 16, 64)  # atoms that are asked for, of a frame of 64
 LARGE = 4096  # atoms, about, of the frame whose descriptors are timed
 
@@ -111,26 +109,36 @@ def _difference(a: Any, b: Any) -> float:
 
 
 def peak_flops(dtype: Any, threads: int) -> float:
-    """Return the operations per second of the better of two products: of matrices by numpy's BLAS, and of our tiles."""
-    a = np.random.default_rng(0).random((1536, 1536)).astype(dtype)
+    """Return the operations per second of the better of two products: of matrices by numpy's BLAS, and of our panels.
+
+    The panels have so many coordinates that the powers of two take no time beside them. With OPENBLAS_CORETYPE a BLAS
+    takes the vectors of another processor, as NUMBA_CPU_NAME has numba do.
+    """
+    rng = np.random.default_rng(0)
+    a = rng.random((1536, 1536)).astype(dtype)
     blas = 2.0 * len(a) ** 3 / min(seconds(lambda: a @ a) for _ in range(8))
-    width, d, times = lanes(a.itemsize), DIMENSION + 1, 400
-    tiles = a.reshape(-1)[: TILES * TILE * d].reshape(TILES, TILE // width, d, width).copy()
-    rows = a[0, : ROWS * d].copy()
+    width, groups, near, rest, times = panel_width(a.itemsize), 8, 8, 248, 1000
+    queries, others = rng.random((groups, ROWS * near)), rng.random((groups, ROWS * rest)).astype(dtype)
+    tile, rest_tile = rng.random((1, NORMS + near, width)), rng.random((1, rest, width)).astype(dtype)
+    numbers = np.zeros((groups, 3, ROWS))
+    numbers[:, 2] = -1000.0
 
     def task(first: int, last: int) -> None:
-        _multiply(rows, tiles, np.empty((ROWS, TILE), dtype), times * (last - first))
+        sums = np.zeros((groups, ROWS * DOUBLES))
+        active = np.ones(groups, np.int8)
+        _multiply(queries, others, active, numbers, tile, rest_tile, sums, times * (last - first))
 
     shares = 4 * threads
     ours = min(seconds(lambda: over_rows(task, shares, threads, 1)) for _ in range(8))
-    return max(blas, 2.0 * shares * times * TILES * TILE * ROWS * d / ours)
+    return max(blas, 2.0 * shares * times * groups * ROWS * width * (near + rest) / ours)
 
 
 @numba.njit(nogil=True)
-def _multiply(rows: Any, tiles: Any, out: Any, times: int) -> None:
+def _multiply(
+    queries: Any, others: Any, active: Any, numbers: Any, tile: Any, rest_tile: Any, sums: Any, times: int
+) -> None:
     for _ in range(times):
-        for b in range(len(tiles)):
-            products(rows, tiles[b], out)
+        add_panels(queries, others, active, numbers, tile, rest_tile, queries.shape[1] // ROWS, sums, None)
 
 
 def _peak_bytes() -> float:

@@ -23,7 +23,6 @@ from quests_md import DescriptorSpec
 from quests_md.information import information, pack
 from quests_md.kernels import kernel_sum, self_sum
 from quests_md.kernels._simd_sum import ROWS
-from quests_md.kernels.blocks import TILE
 
 from .decision_data import Pool
 from .environments import DIMENSION, OPERATIONS
@@ -122,12 +121,10 @@ def share_of_pairs(x: NDArray[np.float64]) -> float:
 
 def _needed(i: int, blocks: Any, drop: float) -> NDArray[np.bool_]:
     """Return which blocks (groups of six rows of block i, blocks) are summed."""
-    d, n = blocks.centres.shape
-    rows = self_sum._GROUPS * ROWS
-    groups, way = np.zeros((self_sum._GROUPS, ROWS * (d + 1))), np.empty((rows, n), np.int8)
-    centred, squared = np.zeros((TILE, kernel_sum._padded(d))), np.zeros((rows, n))
-    self_sum._prepare(i, blocks, drop, centred, groups, squared, way)
-    needed: NDArray[np.bool_] = (way != 0).reshape(self_sum._GROUPS, ROWS, n).any(axis=1)
+    rows = self_sum.GROUPS * ROWS
+    queries, room = kernel_sum.make_queries(rows, blocks), kernel_sum.make_room(rows, blocks)
+    self_sum.prepare(i, blocks, drop, queries, room)
+    needed: NDArray[np.bool_] = (queries.way != kernel_sum.SKIP).reshape(self_sum.GROUPS, ROWS, -1).any(axis=1)
     return needed
 
 

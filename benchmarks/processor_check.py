@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from quests_md.information import log_kernel_sum, pack
-from quests_md.kernels import _simd, _simd_sum, kernel_sum, search
+from quests_md.kernels import _simd, _simd_panel, _simd_sum, blocks, kernel_sum, search
 from quests_md.kernels.blocks import TILE, Blocks
 from quests_md.kernels.kernel_sum import BLOCK, ROWS
 
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 H = 0.015
 D = 63  # columns
-PROMISED = {"single": (1e-4, 1e-6), "double": (1e-10, 1e-10)}  # absolute and relative, in nats
+PROMISED = {"single": (1e-5, 1e-6), "double": (1e-10, 1e-10)}  # absolute and relative, in nats
 THRESHOLDS = 48
 
 
@@ -32,13 +32,13 @@ def main() -> None:
     exact = -(np.log(np.exp(exponents - top).sum(axis=1)) + top[:, 0])
     result: dict[str, Any] = {"bits": 8 * _simd.BYTES, **_decide(query, reference, exact)}
     for precision in ("single",) if single_only else ("single", "double"):
-        blocks = pack(reference, H, precision, sort=False, threads=1)
-        values = -log_kernel_sum(query, reference, H, blocks=blocks, precision=precision, threads=1)
+        layout = pack(reference, H, precision, order=np.arange(len(reference)), threads=1)
+        values = -log_kernel_sum(query, reference, H, blocks=layout, precision=precision, threads=1)
         absolute, relative = PROMISED[precision]
         result[precision] = {
             "error": float(np.max(np.abs(values - exact) / np.maximum(absolute, relative * np.abs(exact)))),
-            "rounding": _round(blocks),
-            **_skip(query, blocks, exponents - top),
+            "rounding": _round(layout),
+            **_skip(query, layout, exponents / np.log(2.0)),
         }
         if precision == "double":
             result["values"] = values[::100].tolist()
@@ -73,70 +73,85 @@ def _decide(query: Array, reference: Array, exact: Array) -> dict[str, int]:
     return counts
 
 
-def _skip(query: Array, blocks: Blocks, exponents: Array) -> dict[str, int]:
-    """Count blocks that were left out of sums, and queries from whose sum this took more than it may."""
-    d, n = blocks.centres.shape
-    dtype = blocks.tiles.dtype
-    terms = np.exp(exponents)
-    of_blocks = np.add.reduceat(terms, TILE * np.arange(n), axis=1)
-    room = kernel_sum.Room(
-        np.empty(ROWS * (d + 1), dtype),
-        np.empty((ROWS, TILE), dtype),
-        np.empty(ROWS),
-        np.empty(ROWS),
-        np.zeros((kernel_sum._CHUNK, kernel_sum._padded(d))),
-        np.empty(n),
-    )
+def _skip(query: Array, layout: Blocks, exponents: Array) -> dict[str, int]:
+    """Count blocks that are left out of sums, and queries from whose sum all that is left out takes more than it may.
+
+    Terms are left out with their block, with their panel, or alone: all that are small enough.
+    """
+    n = len(layout.radius)
+    queries, room = kernel_sum.make_queries(BLOCK, layout), kernel_sum.make_room(BLOCK, layout)
     counts = {"blocks": 0, "left out": 0, "products": 0, "too much": 0}
     for first in range(0, len(query), BLOCK):
-        queries = kernel_sum.Queries(
-            np.zeros((BLOCK, kernel_sum._padded(d))),
-            np.zeros((BLOCK // ROWS, ROWS * (d + 1)), dtype),
-            np.empty((BLOCK, n)),
-            np.empty((BLOCK, n)),
-            np.zeros((BLOCK, n), np.int8),
-            np.empty((BLOCK, 2)),
-        )
-        queries.centred[:, :d] = query[first : first + BLOCK]
-        kernel_sum._prepare(BLOCK, queries, blocks, -np.inf, room)
-        part, skipped = of_blocks[first : first + BLOCK], queries.way == kernel_sum._SKIP
-        lost = (part * skipped).sum(axis=1) / part.sum(axis=1)
-        counts["blocks"] += skipped.size
-        counts["left out"] += int(skipped.sum())
-        counts["products"] += int((queries.way == kernel_sum._PRODUCT).sum())
-        counts["too much"] += int((lost > blocks.negligible).sum())
+        queries.centred[:, :D] = query[first : first + BLOCK]
+        kernel_sum.prepare(BLOCK, queries, layout, -np.inf, room)
+        part = exponents[first : first + BLOCK]
+        terms = np.exp2(part - part.max(axis=1, keepdims=True))
+        away = np.repeat(queries.way == kernel_sum.SKIP, TILE, axis=1)[:, : part.shape[1]]
+        away |= part <= queries.drop[:, None] - 1e-6
+        lost = (terms * away).sum(axis=1) / terms.sum(axis=1)
+        counts["blocks"] += BLOCK * n
+        counts["left out"] += int((queries.way == kernel_sum.SKIP).sum())
+        counts["products"] += int((queries.way == kernel_sum.PANELS).sum())
+        counts["too much"] += int((lost > layout.negligible).sum())
     return counts
 
 
-def _round(blocks: Blocks) -> float:
-    """Return the largest rounding of a product over what is allowed for, of rows that were made to round much.
+def _round(layout: Blocks) -> float:
+    """Return the largest error of a term over what is allowed for, of rows that were made to round much.
 
-    Half of them have equal entries, and all partial sums grow. In the others the first term of every chunk is large and
-    all others are about half of its last digit. Both have many roundings that go the same way.
+    All entries of a row are equal, so that all partial sums grow: many roundings go the same way. Every panel holds one
+    reference.
     """
-    dtype, rng, largest = blocks.tiles.dtype, np.random.default_rng(3), 0.0
-    out, unit = np.empty((ROWS, TILE), dtype), 0.5 * float(np.finfo(dtype).eps)
-    width = blocks.tiles.shape[3]
-    multiply = _multiply if blocks.vector else _simd_sum.products_plain
-    times = _simd_sum.roundings(D + 1, blocks.vector)
-    for trial in range(100):
-        rows = np.repeat(rng.uniform(1.0, 2.0, (1, ROWS)), D + 1, axis=0)
-        columns = np.repeat(rng.uniform(1.0, 2.0, (1, TILE)), D + 1, axis=0)
-        if trial % 2:
-            small = np.arange(D + 1) % (16 if blocks.vector else 4) > 0
-            columns[small] *= unit * rng.uniform(0.3, 1.0, (int(small.sum()), TILE))
-        rows, columns = rows.astype(dtype), columns.astype(dtype)
-        tile = np.ascontiguousarray(columns.reshape(D + 1, -1, width).swapaxes(0, 1))
-        multiply(rows.ravel(), tile, out)
-        terms = [np.outer(rows[c].astype(np.longdouble), columns[c].astype(np.longdouble)) for c in range(D + 1)]
-        allowed = sum(times[c] * np.abs(terms[c]) for c in range(D + 1))
-        largest = max(largest, float(np.max(np.abs(out - sum(terms)) / (unit * allowed))))
+    rng, largest, dtype = np.random.default_rng(3), 0.0, layout.rest.dtype
+    p, t, (_, panels, _, width) = blocks.AXES, D - blocks.AXES, layout.rest.shape
+    weights = blocks._weigh(p + t, p, dtype.itemsize, layout.vector)[p:]
+    power = _simd_sum.EXP2_ERROR["short" if dtype == np.float32 else "double"] if layout.vector else 0.0
+    for _ in range(100):
+        query, reference = rng.uniform(0.1, 0.2, (ROWS, 1)), rng.uniform(0.1, 0.2, (panels, 1))
+        a, b = np.repeat(query, p + t, axis=1), np.repeat(reference, p + t, axis=1)
+        a[:, p:], b[:, p:] = a[:, p:].astype(dtype), b[:, p:].astype(dtype)
+        tile, rest = np.zeros((panels, p + 2, width)), np.zeros((panels, t, width), dtype)
+        tile[:, 0], tile[:, 2:, 0], rest[:, :, 0], tile[:, 0, 0] = -1e30, b[:, :p], b[:, p:], 0.0
+        terms = _add(a, tile, rest, p, layout.vector)
+        wide = a.astype(np.longdouble), b.astype(np.longdouble)
+        allowed = (np.abs(a[:, p:]) * weights) @ np.abs(b[:, p:]).T + layout.of_near * (np.abs(a) @ np.abs(b).T + 60.0)
+        wrong = np.abs(np.log2(terms.astype(np.longdouble)) - wide[0] @ wide[1].T)
+        largest = max(largest, float(np.max(wrong / (allowed + power / np.log(2.0) + 1e-15))))
     return largest
 
 
+def _add(a: Array, tile: Array, rest: Array, p: int, vector: bool) -> Array:
+    """Return the term (6, panels) of each query with the only reference of each panel."""
+    queries, others = a[:, :p].T.ravel(), a[:, p:].T.ravel().astype(rest.dtype)
+    numbers, out = np.zeros((3, ROWS)), np.empty((ROWS, len(tile)))
+    numbers[0], numbers[2] = -60.0, -60.0
+    for panel in range(len(tile)):
+        if vector:
+            sums = np.zeros((1, ROWS * _simd_panel.DOUBLES))
+            arrays = (
+                queries[None],
+                others[None],
+                np.ones(1, np.int8),
+                numbers[None],
+                tile[panel][None],
+                rest[panel][None],
+            )
+            _add_panels(*arrays, min(p, blocks.AXES), sums)
+            out[:, panel] = sums.reshape(ROWS, -1).sum(axis=1)
+        else:
+            exponents = np.empty(tile.shape[2])
+            for r in range(ROWS):
+                arrays = queries, others, r, numbers, tile[panel], rest[panel], min(p, blocks.AXES), exponents
+                _simd_panel.exponents_plain(*arrays)
+                out[r, panel] = np.exp2(exponents[0] - 60.0)
+    return out
+
+
 @_simd_sum.kernel
-def _multiply(rows: Array, tile: Array, out: Array) -> None:
-    _simd_sum.products(rows, tile, out)
+def _add_panels(
+    queries: Array, rest: Array, active: Array, numbers: Array, tile: Array, rest_tile: Array, first: int, sums: Array
+) -> None:
+    _simd_panel.add_panels(queries, rest, active, numbers, tile, rest_tile, first, sums, None)
 
 
 if __name__ == "__main__":

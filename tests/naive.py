@@ -164,14 +164,27 @@ def squared_distances(query, rows):
     return ((np.asarray(rows, WIDE) - np.asarray(query, WIDE)) ** 2).sum(axis=1)
 
 
-def products(rows, tile):
-    """Return the products of six rows, coordinate by coordinate as (6·d,), with a tile (panels, d, lanes)."""
-    columns = np.concatenate(list(np.asarray(tile, WIDE)), axis=1)
-    return np.asarray(rows, WIDE).reshape(-1, 6).T @ columns
+def add_panels(queries, rest, numbers, tile, rest_tile, first):
+    """Return the terms of six queries with the references of panels, (6, panels·width), as `add_panels` adds them up.
+
+    A term is 0 if its exponent is too small. A panel whose exponents are too small in the first coordinates alone, for
+    all six, has no others, because those of all coordinates are smaller.
+    """
+    wide = [np.asarray(array, np.longdouble) for array in (queries, rest, numbers, tile, rest_tile)]
+    queries, rest, numbers, tile, rest_tile = wide
+    a, far = queries.reshape(-1, 6).T, rest.reshape(-1, 6).T
+    terms = []
+    for panel, others in zip(tile, rest_tile, strict=True):
+        near = a[:, :first] @ panel[2 : 2 + first] + panel[0] - numbers[0][:, None]
+        exponents = near + a[:, first:] @ panel[2 + first :] + far @ others + panel[1] - numbers[1][:, None]
+        assert np.all(exponents <= near + 1e-6)
+        powers = np.exp2(exponents + (numbers[1] + numbers[2])[:, None])
+        terms.append(np.where(exponents > 0.0, powers, 0.0))
+    return np.hstack(terms)
 
 
 def squares(rows, tile):
-    """Return the squared distances of six rows, as of `products`, from the columns of a tile, less the last column."""
+    """Return the squared distances of six rows, coordinate by coordinate, from the columns of a tile but the last."""
     columns = np.concatenate(list(np.asarray(tile, WIDE)), axis=1)[:-1]
     rows = np.asarray(rows, WIDE).reshape(-1, 6).T[:, :-1]
     return ((rows[:, :, None] - columns) ** 2).sum(axis=1)
@@ -283,16 +296,3 @@ def linked_mean(positions, cell, pbc, values, link):
     points, owner = images(positions, cell, pbc, link)
     near = np.linalg.norm(points - positions[:, None], axis=-1) <= link  # the atom itself too
     return np.array([values[owner[row]].mean() for row in near])
-
-
-def roundings(place, n, sizes, fused):
-    """Return how often the term at a place of a sum of n terms is rounded: made, then added up in chunks of chunks."""
-    count = 1
-    for size in sizes:
-        first = place // size * size
-        last = min(n, first + size)
-        count += sum(1 for other in range(first, last) if other > place)  # each is added to the sum that it is in
-        if place > first and not fused:
-            count += 1  # it is added to those before it
-        place, n, fused = place // size, -(-n // size), False
-    return count

@@ -365,9 +365,9 @@ class IndexData:
         """Compute ln K(q) against the index, exactly; `query` and `threads` as in `delta_entropy`.
 
         `precision` is that of `quests_md.information.log_kernel_sum`. The first call lays out the rows in memory for
-        all later calls: 512 bytes per environment in double precision (k = 32), 256 in single. An index of more than
-        100,000 environments keeps no layout. Each call lays out its rows in turn or, for fewer than 48 queries, reads
-        them as they are, in double precision. The two ways agree to 1e-12·max(1, |dH|).
+        all later calls: 520 bytes per environment in double precision (k = 32), some 300 in single. An index of more
+        than 100,000 environments keeps no layout. Each call lays out its rows in turn or, for fewer than 48 queries,
+        reads them as they are, in double precision. The two ways agree to 1e-10·max(1, |dH|).
         """
         rows = self._read_query(query, threads)
         if self.mapped is not None:  # as in `reading`, with no call for an index in memory

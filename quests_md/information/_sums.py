@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..kernels import _simd_sum, self_sum
 from ..kernels import blocks as _blocks
 from ..kernels import kernel_sum as _kernel_sum
-from ..kernels.blocks import TILE, axes_of, order_of
+from ..kernels.blocks import TILE, order_of
 from ..kernels.kernel_sum import BLOCK
 from ..kernels.threads import over_rows
 
@@ -75,7 +75,8 @@ def log_kernel_sum(
     blocks
         What `pack` returned for `reference` at this bandwidth and precision. Default: made for this call.
     precision
-        "double" (to 1e-10·max(1, |dH|)), or "single" (to max(1e-4, 1e-6·|dH|)), which takes about half the time.
+        "double" (to 1e-10·max(1, |dH|)), or "single" (to max(1e-5, 1e-6·|dH|)), which takes about two thirds of the
+        time: the longest principal axes of the references are in double precision, the others in single.
     threads
         Threads to use; None takes all cores. A result depends neither on it nor on the other queries.
 
@@ -161,19 +162,17 @@ def pack(
 ) -> Blocks:
     """Lay out references (n, d), finite and C-contiguous, for many calls of `log_kernel_sum`.
 
-    The layout takes 8 bytes per value in double precision and 4 in single, beside the references. With `sort`, a block
-    holds rows that are near each other. From some hundred queries on, this saves more time than it takes. In single
-    precision it always does, because products with wide blocks would have to be repeated in double. If the caller knows
-    the sorted order of the rows, `order` saves the sorting.
+    The layout takes 8 bytes per value in double precision and about 5 in single, beside the references. With `sort`, a
+    block holds rows that are near each other, along their principal axes. From some hundred queries on, this saves more
+    time than it takes. In single precision it always does, because most coordinates of wide blocks must be in double.
+    If the caller knows the sorted order of the rows, `order` saves the sorting.
     """
     if precision not in _DTYPES:
         raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
-    axes = np.zeros((_blocks.AXES, reference.shape[1]))
     if order is None:
         order = order_of(reference) if sort else np.arange(len(reference))
-    if sort:  # blocks of unsorted rows are wide: axes would not help to leave out any of them
-        axes = axes_of(reference, _blocks.AXES)
-    blocks = _blocks.empty_blocks(reference, order, axes, float(bandwidth), _DTYPES[precision], _simd_sum.VECTOR)
+    vector = _simd_sum.VECTOR
+    blocks = _blocks.empty_blocks(reference, order, float(bandwidth), _DTYPES[precision], vector, turned=sort)
     over_rows(lambda first, last: _blocks.pack(blocks, first, last), len(blocks.radius), threads, 8)
     return blocks
 

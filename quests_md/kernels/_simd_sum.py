@@ -1,4 +1,4 @@
-"""The inner loops of kernel sums and of the search, as vector code."""
+"""The inner loops of the choice of frames and of the search, as vector code; and powers of two for all sums."""
 
 from __future__ import annotations
 
@@ -21,23 +21,26 @@ Value = Any  # of llvmlite, which has no types
 
 ROWS = 6  # rows of a product: 6 × 2 vectors of sums, 2 of the tile and a broadcast fit into 16 registers
 
-# Sums over coordinates are made in chunks: so many coordinates one after the other, so many chunks one after the other,
-# and then what is left. Each number goes into a few sums only, so it is rounded a few times only; `roundings` counts.
-# Short chunks cost time, so products take long ones. Squares are for rows where products round too much.
-_OF_PRODUCTS = (16, 16)
+# Sums of squares are made in chunks: so many coordinates one after the other, so many chunks one after the other, and
+# then what is left. So each number is rounded a few times only.
 _OF_SQUARES = (4, 8)
-_OF_PLAIN = (4, 16)
 _SPAN_OF_PLAIN = 4 * 16
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
-# exp2 of the fraction, |f| ≤ ½, as a polynomial with 2⁰ = 1. Double precision takes the Taylor series, single precision
-# the polynomial of degree 4 with the smallest relative error. `EXP2_ERROR` is that error. It is small beside the
-# promised 1e-10 and 1e-4, and every degree costs 1 % of a sum.
+# exp2 of the fraction, |f| ≤ ½, as the polynomial with 2⁰ = 1 that has the smallest relative error. `EXP2_ERROR` is
+# that error. It is small beside the promised 1e-10 and 1e-6, and every degree costs 1 % of a sum.
 _COEFFICIENTS = {
     "float": [1.0, 0.69312423, 0.24024099, 0.055906430, 0.0095828551],
-    "double": [math.log(2.0) ** n / math.factorial(n) for n in range(12)],
-}
-EXP2_ERROR = {"float": 3e-6, "double": 9e-15}
+    "short": [
+        1.0, 0.6931469775984707, 0.24022242084919057, 0.0555073374424643, 0.009671512660573815,
+        0.0013264726898403905,
+    ],
+    "double": [
+        1.0, 0.6931471805482129, 0.24022650698110556, 0.05550410935265717, 0.009618128616150915,
+        0.0013333454860632995, 0.00015403825442480767, 1.530915620821591e-05, 1.3178937761526264e-06,
+    ],
+}  # fmt: skip
+EXP2_ERROR = {"float": 3e-6, "short": 9.2e-8, "double": 1e-12}
 # x is clamped to this, because below it 2^x is not a normal number.
 _SMALLEST = {"float": -126.0, "double": -1022.0}
 
@@ -51,52 +54,7 @@ def lanes(itemsize: int) -> int:
     return 2 * VECTOR_BYTES // itemsize
 
 
-def roundings(d: int, vector: bool, of_squares: bool = False) -> NDArray[np.int64]:
-    """Return how often each of `d` terms of a sum is rounded, at most, until it is part of the sum.
-
-    The terms are those of `products` or `squares`, or of their plain twins. Each is rounded when it is made, unless
-    that is fused with the sum, as it always is in vector code. Then it is rounded with every partial sum that it is
-    part of. The width of vectors does not matter: each element of a vector is a sum of its own, in the same order.
-    """
-    chunks = (_OF_SQUARES if of_squares else _OF_PRODUCTS) if vector else _OF_PLAIN
-    count, places, waiting, fused = np.ones(d, np.int64), np.arange(d), d, vector
-    for size in (*chunks, max(d, 1)):
-        position = places % size
-        members = np.minimum(size, waiting - (places - position))  # of the chunk that a term is in
-        count += members - 1 - position  # sums that begin before, and to which others are added
-        if not fused:
-            count += position > 0  # the sum that it is added to; nothing is rounded where it is the first
-        places, waiting, fused = places // size, -(-waiting // size), False
-    return count if vector else count + 2  # plain loops add up to three coordinates, the last ones, one by one
-
-
 # -- plain twins -------------------------------------------------------------------------------------------------------
-
-
-@ordered
-def products_plain(rows: Array, tile: Array, out: Array) -> None:
-    """Write rows · tile into `out`, as `products` does."""
-    panels, d, width = tile.shape
-    out[:] = 0.0
-    part = np.empty(width, out.dtype)
-    for p in range(panels):
-        for r in range(ROWS):
-            for start in range(0, d, _SPAN_OF_PLAIN):
-                part[:] = 0.0
-                end = min(d, start + _SPAN_OF_PLAIN)
-                for c in range(
-                    start, end - 3, 4
-                ):  # four coordinates at a time: reads and writes `part` a quarter as often
-                    i = c * ROWS + r
-                    x0, x1, x2, x3 = rows[i], rows[i + ROWS], rows[i + 2 * ROWS], rows[i + 3 * ROWS]
-                    for j in range(width):
-                        products = (x0 * tile[p, c, j] + x1 * tile[p, c + 1, j]) + x2 * tile[p, c + 2, j]
-                        part[j] += products + x3 * tile[p, c + 3, j]
-                for c in range(end - (end - start) % 4, end):
-                    for j in range(width):
-                        part[j] += rows[c * ROWS + r] * tile[p, c, j]
-                for j in range(width):
-                    out[r, p * width + j] += part[j]
 
 
 @ordered
@@ -171,27 +129,13 @@ def exp_negative(x: float) -> float:
 
 
 @intrinsic
-def products(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
-    """Write rows · tile into `out`.
+def squares(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
+    """Write the squared distances of six rows from the columns of a tile into `out`.
 
     `rows` (6·d,) holds six rows, with the six values of a coordinate side by side. `tile` (panels, d, lanes) holds the
     columns, `lanes` at a time. `out` is (6, panels·lanes). The 6 × lanes sums of a panel stay in registers until they
-    are complete.
+    are complete. The last coordinate is left out.
     """
-    return _over_panels(rows, tile, out, _products_of_panel)
-
-
-@intrinsic
-def squares(typing_context: Any, rows: Any, tile: Any, out: Any) -> Any:
-    """Write the squared distances of the rows from the columns of a tile into `out`, as `products` does.
-
-    It leaves out the last coordinate.
-    """
-    return _over_panels(rows, tile, out, _squares_of_panel)
-
-
-def _over_panels(rows: Any, tile: Any, out: Any, emit: Callable[..., None]) -> Any:
-    """Return signature and generator of an intrinsic that emits code for each panel of a tile."""
     if not (rows.dtype == tile.dtype == out.dtype and rows.layout == tile.layout == out.layout == "C"):
         return None
     signature = types.void(rows, tile, out)
@@ -206,39 +150,23 @@ def _over_panels(rows: Any, tile: Any, out: Any, emit: Callable[..., None]) -> A
             start = builder.mul(panel.index, width)
             columns = builder.gep(tile.data, [builder.mul(start, d)])
             target, stride = builder.gep(out.data, [start]), builder.mul(panels, width)
-            emit(builder, rows.data, columns, d, target, stride)
+            _squares_of_panel(builder, rows.data, columns, d, target, stride)
         return context.get_dummy_value()
 
     return signature, generate
 
 
-def _products_of_panel(builder: Value, rows: Value, columns: Value, d: Value, out: Value, stride: Value) -> None:
-    """Emit the products of six rows with two vectors of columns; rows of `out` are `stride` apart."""
-    _sums_of_panel(builder, rows, columns, d, out, stride, _multiply_add, _OF_PRODUCTS)
-
-
 def _squares_of_panel(builder: Value, rows: Value, columns: Value, d: Value, out: Value, stride: Value) -> None:
-    """Emit squared distances, as `_products_of_panel` does products, without the last of the d coordinates."""
-    _sums_of_panel(builder, rows, columns, builder.sub(d, _INT64(1)), out, stride, _add_square, _OF_SQUARES)
+    """Emit the squared distances of six rows from two vectors of columns, in chunks; rows of `out` are `stride` apart.
 
-
-def _sums_of_panel(
-    builder: Value,
-    rows: Value,
-    columns: Value,
-    d: Value,
-    out: Value,
-    stride: Value,
-    add: Callable[..., Value],
-    chunks: tuple[int, int],
-) -> None:
-    """Emit the sums over d coordinates of six rows with two vectors of columns each, in chunks (see `roundings`)."""
-    vector = _vector_of(rows)
+    The last of the d coordinates is left out.
+    """
+    vector, d = _vector_of(rows), builder.sub(d, _INT64(1))
     zero = _constant(vector, 0.0)
     sums, totals, whole = (
         [[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(ROWS)] for _ in "abc"
     )
-    size, many = _INT64(chunks[0]), _INT64(chunks[0] * chunks[1])
+    size, many = _INT64(_OF_SQUARES[0]), _INT64(_OF_SQUARES[0] * _OF_SQUARES[1])
 
     def add_up(parts: list[list[Value]], into: list[list[Value]]) -> None:
         for part, total in zip(chain(*parts), chain(*into), strict=True):
@@ -258,7 +186,7 @@ def _sums_of_panel(
                 for r, pair in enumerate(sums):
                     x = _splat(builder, builder.load(builder.gep(row, [_INT64(r)])), vector)
                     for total, values in zip(pair, both, strict=True):
-                        builder.store(add(builder, x, values, builder.load(total)), total)
+                        builder.store(_add_square(builder, x, values, builder.load(total)), total)
             add_up(sums, totals)
         add_up(totals, whole)
     for r, pair in enumerate(whole):
@@ -331,19 +259,25 @@ def _sum_of_powers(builder: Value, x: Value, length: Value, shift: Value) -> Val
 
 def _exp2(builder: Value, x: Value) -> Value:
     """Emit 2^x = 2^k · 2^f: the nearest integer k goes into the bits of the exponent, 2^f is a polynomial."""
-    vector = x.type
-    name = str(vector.element)
-    smallest = _constant(vector, _SMALLEST[name])
+    vector, name = x.type, str(x.type.element)
+    bits, mantissa = (32, 23) if name == "float" else (64, 52)
+    # Adding this to an integer leaves that in the lowest bits. AVX2 has no conversion for double precision.
+    magic, smallest = _constant(vector, 1.5 * 2.0**mantissa), _constant(vector, _SMALLEST[name])
     x = builder.select(builder.fcmp_ordered(">", x, smallest), x, smallest)
     whole = _call(builder, "rint", vector, x)
-    fraction = builder.fsub(x, whole)
-    power = _constant(vector, _COEFFICIENTS[name][-1])
-    for coefficient in _COEFFICIENTS[name][-2::-1]:
-        power = _multiply_add(builder, power, fraction, _constant(vector, coefficient))
-    bits, mantissa = (32, 23) if name == "float" else (64, 52)
+    power = _polynomial(builder, builder.fsub(x, whole), name)
     integers = ir.VectorType(ir.IntType(bits), vector.count)
-    exponent = builder.shl(builder.fptosi(whole, integers), _constant(integers, mantissa))
+    exponent = builder.shl(builder.bitcast(builder.fadd(whole, magic), integers), _constant(integers, mantissa))
     return builder.bitcast(builder.add(builder.bitcast(power, integers), exponent), vector)
+
+
+def _polynomial(builder: Value, fraction: Value, name: str) -> Value:
+    """Emit 2^f, |f| ≤ ½, by the polynomial of this name."""
+    coefficients = _COEFFICIENTS[name]
+    power = _constant(fraction.type, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        power = _multiply_add(builder, power, fraction, _constant(fraction.type, coefficient))
+    return power
 
 
 def _vector_of(pointer: Value) -> Value:
@@ -476,58 +410,3 @@ def squared_distances(typing: Any, query: Any, rows: Any, first: Any, n: Any, ou
         return context.get_dummy_value()
 
     return types.void(query, rows, whole, whole, out), generate
-
-
-# -- sums for both rows of a pair --------------------------------------------------------------------------------------
-
-
-@kernel
-def add_exp2_plain(x: Array, shifts: Array, rows: Array, columns: Array) -> None:
-    """Do what `add_exp2` does, for x_j + shift ≤ 0. Terms less than e^-60 are nothing."""
-    for r in range(x.shape[0]):
-        total = 0.0
-        for j in range(x.shape[1]):
-            term = exp_negative((x[r, j] + shifts[r]) * _LN2)
-            total += term
-            columns[j] += term
-        rows[r] += total
-
-
-@intrinsic
-def add_exp2(typing_context: Any, x: Any, shifts: Any, rows: Any, columns: Any) -> Any:
-    """Add 2^(x_rj + shift_r) to ``rows[r]`` and ``columns[j]``, for all r and j; all float64.
-
-    The length of a row of `x` is a multiple of `lanes`. No term is below the smallest normal number, which is nothing.
-    """
-    if not all(array.layout == "C" and array.dtype == types.float64 for array in (x, shifts, rows, columns)):
-        return None
-    signature = types.void(x, shifts, rows, columns)
-
-    def generate(context: Any, builder: Value, signature: Any, arguments: Any) -> Value:
-        x, shifts, rows, columns = (
-            context.make_array(kind)(context, builder, value)
-            for kind, value in zip(signature.args, arguments, strict=True)
-        )
-        vector = _vector_of(x.data)
-        _, length = cgutils.unpack_tuple(builder, x.shape)
-        moved = [_splat(builder, builder.load(builder.gep(shifts.data, [_INT64(r)])), vector) for r in range(ROWS)]
-        sums = [cgutils.alloca_once(builder, vector) for _ in range(ROWS)]
-        for total in sums:
-            builder.store(_constant(vector, 0.0), total)
-        lane = _INT64(vector.count)
-        with cgutils.for_range(builder, builder.sdiv(length, lane), intp=_INT64) as part:
-            start = builder.mul(part.index, lane)
-            target = builder.gep(columns.data, [start])
-            column = _load(builder, target, 0, vector)
-            for r, (shift, total) in enumerate(zip(moved, sums, strict=True)):
-                place = builder.gep(x.data, [builder.add(start, builder.mul(length, _INT64(r)))])
-                power = _exp2(builder, builder.fadd(_load(builder, place, 0, vector), shift))
-                builder.store(builder.fadd(builder.load(total), power), total)
-                column = builder.fadd(column, power)
-            _store(builder, column, target, 0)
-        for r, total in enumerate(sums):
-            place = builder.gep(rows.data, [_INT64(r)])
-            builder.store(builder.fadd(builder.load(place), _sum_of_elements(builder, builder.load(total))), place)
-        return context.get_dummy_value()
-
-    return signature, generate

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._simd_sum import ROWS, lanes, roundings
-from .jit import inlined, kernel
+from ._simd_panel import NORMS, panel_width
+from ._simd_sum import ROWS
+from .jit import inlined, kernel, ordered
 
 Array = NDArray[Any]
 
@@ -176,204 +177,325 @@ def select(values: Array, order: Array, count: int) -> None:
 
 # -- the layout --------------------------------------------------------------------------------------------------------
 
-TILE = 256  # references of a block: a multiple of every `lanes`
-AXES = 4  # a box along these axes of the references encloses a block; more axes would not leave out more blocks
+TILE = 256  # references of a block: a multiple of every `panel_width`
+AXES = 8  # coordinates that tell whether a panel is needed; a box along these encloses a block
 LOG2E = math.log2(math.e)
 SAFE = 1e-12  # bounds of distances are widened by this, because they are rounded themselves
-_PADDING = -1e30  # the exponent in a place without a reference: 2^x is then clamped to nothing
-_AWAY = 1e13  # the first coordinate in such a place, so that its square is large too
-# The part of a sum that may be left out. Single precision promises 1e-4 nats: 7.9e-5 of these are for exponents
-# (`_TOLERANCE`, which is in powers of two), 1e-5 for this, 3e-6 for `EXP2_ERROR`, 7e-6 for the rounding of an exponent
-# relative to the largest, which may be `_HEADROOM`, and of the sums of the terms.
-_NEGLIGIBLE = {4: 1e-5, 8: 1e-12}
+_PADDING = -1e30  # the exponent in a place without a reference: it is always too small to count
+# The part of a sum that may be left out. Single precision promises 1e-5 nats, double precision 1e-10. Of these 8e-6 and
+# 3e-11 are for exponents (`_TOLERANCE`, which is in powers of two), 1e-6 and 1e-11 for this.
+_NEGLIGIBLE = {4: 1e-6, 8: 1e-11}
 # The largest error of an exponent, the larger of two: absolute, and relative to the exponent. Let a term be the share p
 # of a sum of n terms. Its exponent is −log₂ p more than that of the sum, dH/ln 2, and Σ −p·log₂ p ≤ log₂ n, as of every
 # entropy. So the exponents are dH/ln 2 + log₂ n in the mean of the terms, and the error of dH is relative to dH if
 # log₂ n is taken off first.
-_TOLERANCE = {4: (1.14e-4, 7.9e-7), 8: (1e-11, 1e-11)}
-# How often the two factors of a product are rounded before it is made. The query less the centre is rounded once. s
-# times the reference less the centre is computed in double precision: that is three roundings of double precision.
-# What its rounding to single precision changes is known.
-_FACTORS = {4: 1, 8: 4}
+_TOLERANCE = {4: (1.15e-5, 7.9e-7), 8: (4e-11, 4e-11)}
 _SECOND_ORDER = 1.001  # (1 + u)ⁿ is at most 1 + 1.001·n·u for n < 16,000
+_UNIT = 2.0**-53
+_USUAL = 0.3  # of the error that is allowed, what is usual
+_TOGETHER = 4096  # rows that are measured at a time
+_WIDEST = 256  # a wider row is not turned: that would take as long as some hundred pairs
 
 
 class Blocks(NamedTuple):
-    """References in blocks of `TILE`, laid out for `log_kernel_sum` at one bandwidth."""
+    """References in blocks of `TILE`, laid out for `log_kernel_sum` at one bandwidth.
+
+    The coordinates of a row are those along the principal axes of the references, the longest first: p in double
+    precision; then the rest, the shortest first, so that the longer are rounded less often.
+    """
 
     rows: Array  # (n, d) the references themselves
     order: Array  # (n,) rows in the order of the blocks
-    columns: Array  # (d,) the column of the rows that is each coordinate of the tiles
-    tiles: Array  # (n_blocks, panels, d + 1, lanes): s·(r − c); in the last coordinate −s/2·|r − c|²
-    centres: Array  # (d, n_blocks), rounded to the precision of the tiles
-    repeated: Array  # (n_blocks, 6·(d + 1)), as the tiles: every coordinate of c six times; in the last, −1
+    middle: Array  # (d,) is subtracted from a row before it is turned
+    turn: Array  # (d, d) and zeros: row c holds what coordinates get of column c; empty if `columns` are enough
+    columns: Array  # (d,) the column of the rows that is each coordinate, without `turn`
+    tiles: (
+        Array  # (n_blocks, panels, 2 + p, width) −s/2·|r − c|² of the first `first`, and of all others; then s·(r − c)
+    )
+    rest: Array  # (n_blocks, panels, t, width): s·(r − c) in the rest of the coordinates
+    centres: Array  # (d, n_blocks) coordinates
+    repeated: Array  # (n_blocks, 6·d) the same, every coordinate six times
+    low: Array  # (AXES, n_blocks) the smallest of the first coordinates of the references, less that of the centre
+    high: Array  # the same for the largest
+    across: Array  # (n_blocks,) largest distance from the centre, at right angles to the first `AXES`
     radius: Array  # (n_blocks,) largest distance from the centre
-    axes: Array  # (AXES, d) the longest axes of all references: orthonormal, or zeros
-    along: Array  # (AXES, n_blocks) the centres along these axes
-    low: Array  # (AXES, n_blocks) the smallest coordinate of the references along these, less that of the centre
-    high: Array  # the same for the largest coordinate
-    across: Array  # (n_blocks,) largest distance from the centre, at right angles to all these axes
     spread: Array  # (n_blocks,) mean squared distance from the centre
+    weighted: Array  # (n_blocks,) how wrong the rest of an exponent may be, for a query at the distance 1 in the rest
     counts: Array  # (n_blocks,) number of references
     scale: float  # s
-    unit: float  # u
-    weights: Array  # (d,) w·u of every column: how much its product in an exponent may be wrong, relative to it
-    weighted: Array  # (n_blocks,) how wrong a product with a query at the distance 1 from the centre may be
-    of_lengths: float  # the same of −s/2·|r − c|²
-    of_squares: float  # how much a sum of squares may be wrong, relative to it
+    first: int  # coordinates after which a panel is left out or not
+    weights: Array  # (d,) how wrong a product of the rest may be, relative to it; 0 for the first p
+    of_near: float  # how wrong the first p products and the norms may be, relative to all that is added up
+    of_turn: float  # how far turning moves a row, relative to its length
+    longest: float  # the length of the longest reference
     tolerance: tuple[float, float]
     negligible: float
-    vector: bool  # whether it is for vector code, in panels of `lanes`; else one panel, so that plain loops are long
+    vector: bool  # whether it is for vector code, in panels; else one panel, so that plain loops are long
 
 
-def empty_blocks(rows: Array, order: Array, axes: Array, bandwidth: float, dtype: Any, vector: bool) -> Blocks:
+def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector: bool, turned: bool) -> Blocks:
     """Make room for the blocks of the references `rows` (n, d) in this order; `pack` fills them."""
     n, d = rows.shape
-    size = np.dtype(dtype).itemsize
-    blocks, width = -(-n // TILE), lanes(size) if vector else TILE
-    unit, scale = 0.5 * float(np.finfo(dtype).eps), LOG2E / bandwidth**2
-    times = roundings(d + 1, vector)
-    columns = _sort_columns(rows, times[:d])
-    weights = np.empty(d)
-    weights[columns] = times[:d] + _FACTORS[size]
-    own = 1 if size == 4 else d + 5  # roundings of |r − c|², which is computed in double precision
+    size, scale = np.dtype(dtype).itemsize, LOG2E / bandwidth**2
+    middle = rows.mean(axis=0, dtype=np.float64) if n else np.zeros(d)
+    longest = _longest(rows, middle)
+    turn, columns, spread = _find_coordinates(rows, turned and _may_turn(longest, d, scale, _TOLERANCE[size][0]))
+    p = _count_near(spread, scale, size, vector)
+    # The rest is added up from its shortest coordinate to its longest.
+    backwards = np.r_[np.arange(p), np.arange(d - 1, p - 1, -1)]
+    turn, columns = turn[:, backwards] if len(turn) else turn, columns[backwards]
+    blocks, width = -(-n // TILE), panel_width(size) if vector else TILE
     return Blocks(
         rows=rows,
         order=order,
+        middle=middle,
+        turn=_pad(turn),
         columns=columns,
-        tiles=np.empty((blocks, TILE // width, d + 1, width), dtype),
+        tiles=np.empty((blocks, TILE // width, NORMS + p, width)),
+        rest=np.empty((blocks, TILE // width, d - p, width), dtype),
         centres=np.empty((d, blocks)),
-        repeated=np.empty((blocks, ROWS * (d + 1)), dtype),
-        radius=np.empty(blocks),
-        axes=axes,
-        along=np.empty((len(axes), blocks)),
-        low=np.empty((len(axes), blocks)),
-        high=np.empty((len(axes), blocks)),
+        repeated=np.empty((blocks, ROWS * d)),
+        low=np.empty((min(AXES, d), blocks)),
+        high=np.empty((min(AXES, d), blocks)),
         across=np.empty(blocks),
+        radius=np.empty(blocks),
         spread=np.empty(blocks),
+        weighted=np.empty(blocks),
         counts=np.minimum(TILE, n - TILE * np.arange(blocks)).astype(float),
         scale=scale,
-        unit=unit,
-        weights=weights * unit * _SECOND_ORDER,
-        weighted=np.empty(blocks),
-        of_lengths=float(times[d] + own) * unit * _SECOND_ORDER,
-        # A difference is rounded once and squared. The sum is multiplied by −1/2s, which is rounded.
-        of_squares=float(roundings(d, vector, of_squares=True).max(initial=0) + 4) * unit * _SECOND_ORDER,
+        first=min(AXES, p),
+        weights=_weigh(d, p, size, vector),
+        of_near=(d + 2 * p + 10) * (1 if vector else 2) * _UNIT * _SECOND_ORDER,
+        of_turn=_moves(d) if len(turn) else 0.0,
+        longest=longest,
         tolerance=_TOLERANCE[size],
         negligible=_NEGLIGIBLE[size],
         vector=vector,
     )
 
 
-def _sort_columns(rows: Array, times: Array) -> Array:
-    """Return the order of columns (d,) in which those that vary most are rounded the fewest `times` (d,).
+def _longest(rows: Array, middle: Array) -> float:
+    """Return the largest distance of a row from `middle`, or a little more."""
+    largest = 0.0
+    with np.errstate(over="ignore"):
+        for first in range(0, len(rows), _TOGETHER):
+            away = rows[first : first + _TOGETHER] - middle
+            largest = max(largest, float(np.einsum("ij,ij->i", away, away).max()))
+    return math.sqrt(largest) * (1.0 + SAFE)
 
-    In descriptors a few columns vary much more than the others. So this halves the bound of the rounding.
+
+def _moves(d: int) -> float:
+    """Return how far rounding may move a row that is turned, relative to its length.
+
+    A coordinate is a sum of d products, in groups of eight. So a product is rounded when it is made, three times in its
+    group, and once with each group. No coordinate is wrong by more than that times the length of the row (Cauchy).
     """
-    sample = rows[:: max(1, len(rows) // _SAMPLE)]
+    return (padded_width(d) // 8 + 5) * math.sqrt(d) * _UNIT
+
+
+def _may_turn(longest: float, d: int, scale: float, tolerance: float) -> bool:
+    """Return whether turning rows moves them so little that exponents may still be wrong by half of `tolerance`."""
+    moved = 2.0 * _moves(d) * longest
+    reach = math.sqrt(2.0 * 60.0 / scale)  # terms below 2⁻⁶⁰ of the largest do not matter
+    return d <= _WIDEST and scale * moved * (reach + moved) <= 0.5 * tolerance
+
+
+def _find_coordinates(rows: Array, turned: bool) -> tuple[Array, Array, Array]:
+    """Return `turn` (d, d), or nothing; the columns in the order of the coordinates; and the variance of each.
+
+    Coordinates are sorted by their variance, the largest first.
+    """
+    sample = np.asarray(rows[:: max(1, len(rows) // (2 * _SAMPLE))], np.float64)
+    axes = np.eye(rows.shape[1])
+    if turned and len(sample):
+        axes = _complete(axes_of(rows, min(2 * AXES, rows.shape[1])))
     with np.errstate(over="ignore", invalid="ignore"):
-        spread = np.var(sample, axis=0, dtype=np.float64) if len(sample) else np.zeros(len(times))
-    columns = np.empty(len(times), np.int64)
-    columns[np.argsort(-times, kind="stable")] = np.argsort(spread, kind="stable")
-    return columns
+        spread = np.var(sample @ axes.T, axis=0) if len(sample) else np.zeros(len(axes))
+    order = np.argsort(-spread, kind="stable")
+    return np.ascontiguousarray(axes[order].T) if turned else np.empty((0, len(axes))), order, spread[order]
+
+
+def _complete(axes: Array) -> Array:
+    """Return d orthonormal axes (d, d), the first of which are those of `axes` (k, d) but for their sign.
+
+    These are Householder's reflections, written out so that no digit depends on a library.
+    """
+    d = axes.shape[1]
+    whole, left = np.eye(d), axes.T.copy()
+    for k in range(len(axes)):
+        mirror = left[k:, k].copy()
+        length = math.sqrt(float((mirror * mirror).sum()))
+        if length < 0.5:  # no such axis
+            continue
+        mirror[0] += math.copysign(length, mirror[0])
+        mirror /= math.sqrt(float((mirror * mirror).sum()))
+        for columns in (left[k:], whole[k:]):
+            columns -= 2.0 * mirror[:, None] * (mirror[:, None] * columns).sum(axis=0)
+    return whole
+
+
+def _count_near(spread: Array, scale: float, size: int, vector: bool) -> int:
+    """Return how many coordinates are summed in double precision before the rest.
+
+    In single precision as few as keep the bound of `error_of_panels` far below what is allowed, for rows of three
+    deviations.
+    """
+    d = len(spread)
+    if size == 8:
+        return min(AXES, d)
+    for p in range(AXES, d, AXES):
+        backwards = spread[p:][::-1]
+        wrong = 9.0 * math.sqrt(float((_weigh(d, p, size, vector)[p:] ** 2 * backwards).sum() * backwards.sum()))
+        if scale * wrong <= _USUAL * _TOLERANCE[size][0]:
+            return p
+    return d
+
+
+def _weigh(d: int, p: int, size: int, vector: bool) -> Array:
+    """Return how wrong a product of the rest may be, relative to it: how often it is rounded, times the unit.
+
+    A product is rounded with each partial sum that it is part of, and when it is made, unless that is fused. The query
+    is rounded once, and what is subtracted from the reference counts as three times; what rounding takes from a
+    reference is known, and counted when it is laid out.
+    """
+    after = d - 1 - np.arange(d)
+    weights = (after + 1 + 4 + (0 if vector else 1)) * (2.0**-24 if size == 4 else _UNIT) * _SECOND_ORDER
+    weights[:p] = 0.0
+    return weights
+
+
+def _pad(turn: Array) -> Array:
+    """Return it with zeros after its rows and columns, so that both are whole vectors."""
+    d, width = len(turn), padded_width(len(turn))
+    out = np.zeros((width, width))
+    if d:
+        out[:d, :d] = turn
+    return out
+
+
+def padded_width(d: int) -> int:
+    """Return the width at which rows are whole vectors of double precision."""
+    return (d + 15) // 16 * 16
+
+
+padded = inlined(padded_width)
+
+
+@ordered
+def find_coordinates(row: Array, blocks: Blocks, out: Array) -> None:
+    """Write the coordinates of a row less `middle` (d and zeros,) into `out`, as long. `_moves` bounds the rounding."""
+    turn, columns = blocks.turn, blocks.columns
+    if len(turn) == 0:
+        for k in range(len(columns)):
+            out[k] = row[columns[k]]
+        return
+    out[:] = 0.0
+    for c in range(0, len(row), 8):
+        x0, x1, x2, x3 = row[c], row[c + 1], row[c + 2], row[c + 3]
+        x4, x5, x6, x7 = row[c + 4], row[c + 5], row[c + 6], row[c + 7]
+        for k in range(len(out)):
+            low = (x0 * turn[c, k] + x1 * turn[c + 1, k]) + (x2 * turn[c + 2, k] + x3 * turn[c + 3, k])
+            high = (x4 * turn[c + 4, k] + x5 * turn[c + 5, k]) + (x6 * turn[c + 6, k] + x7 * turn[c + 7, k])
+            out[k] += low + high
 
 
 @kernel
 def pack(blocks: Blocks, first: int, last: int) -> None:
     """Fill the blocks first..last."""
     n, d = blocks.rows.shape
-    width, columns = blocks.tiles.shape[3], blocks.columns
-    centre = np.empty(d)
+    row, coordinates, centre = np.zeros(padded(d)), np.empty((TILE, padded(d))), np.empty(d)
     for b in range(first, last):
         begin, end = b * TILE, min(n, (b + 1) * TILE)
         centre[:] = 0.0
-        for j in range(begin, end):
-            for c in range(d):
-                centre[c] += blocks.rows[blocks.order[j], c] / (end - begin)
-        for k in range(d):
-            c = columns[k]
-            blocks.repeated[b, ROWS * k : ROWS * (k + 1)] = centre[c]
-            centre[c] = blocks.repeated[b, ROWS * k]
-            blocks.centres[c, b] = centre[c]
-        blocks.repeated[b, ROWS * d :] = -1.0
-        largest, total, weighted = 0.0, 0.0, 0.0
         for j in range(end - begin):
-            row = blocks.rows[blocks.order[begin + j]]
-            squared, wrong = _pack_row(row, centre, blocks, blocks.tiles[b, j // width, :, j % width])
-            largest, total, weighted = max(largest, squared), total + squared, max(weighted, wrong)
-        for j in range(end - begin, TILE):
-            blocks.tiles[b, j // width, :, j % width] = 0.0
-            blocks.tiles[b, j // width, 0, j % width] = _AWAY
-            blocks.tiles[b, j // width, d, j % width] = _PADDING
-        blocks.radius[b], blocks.spread[b] = math.sqrt(largest), total / (end - begin)
-        blocks.weighted[b] = weighted
-        _enclose(blocks, b, blocks.order[begin:end], centre)
+            source = blocks.rows[blocks.order[begin + j]]
+            for c in range(d):
+                row[c] = source[c] - blocks.middle[c]
+            find_coordinates(row, blocks, coordinates[j])
+            for k in range(d):
+                centre[k] += coordinates[j, k] / (end - begin)
+        for k in range(d):
+            blocks.repeated[b, ROWS * k : ROWS * (k + 1)] = centre[k]
+            blocks.centres[k, b] = centre[k]
+        for j in range(end - begin):
+            for k in range(d):
+                coordinates[j, k] -= centre[k]
+        _lay_out(blocks, b, coordinates, end - begin)
+        _enclose(blocks, b, coordinates, end - begin)
 
 
 @kernel
-def _enclose(blocks: Blocks, b: int, order: Array, centre: Array) -> None:
-    """Find the box along the axes around the references `order` of block b, and their distance across the axes."""
-    axes, low, high, across = blocks.axes, blocks.low, blocks.high, 0.0
-    for k in range(len(axes)):
-        blocks.along[k, b], low[k, b], high[k, b] = 0.0, np.inf, -np.inf
-        for c in range(len(centre)):
-            blocks.along[k, b] += axes[k, c] * centre[c]
-    for i in order:
-        squared, inside = 0.0, 0.0
-        for c in range(len(centre)):
-            squared += (blocks.rows[i, c] - centre[c]) ** 2
-        for k in range(len(axes)):
-            place = 0.0
-            for c in range(len(centre)):
-                place += axes[k, c] * (blocks.rows[i, c] - centre[c])
-            low[k, b], high[k, b] = min(low[k, b], place), max(high[k, b], place)
-            inside += place * place
-        across = max(across, squared * (1.0 + SAFE) - inside)
-    blocks.across[b] = math.sqrt(across)
+def _lay_out(blocks: Blocks, b: int, coordinates: Array, count: int) -> None:
+    """Write the references of block b, less their centre, into its panels."""
+    tiles, rest, d, scale = blocks.tiles[b], blocks.rest[b], len(blocks.columns), blocks.scale
+    width, p = tiles.shape[2], tiles.shape[1] - NORMS
+    tiles[:], rest[:], worst = 0.0, 0.0, 0.0
+    for j in range(TILE):
+        panel, lane = j // width, j % width
+        if j >= count:
+            tiles[panel, 0, lane] = _PADDING
+            continue
+        near, far, wrong, moved = 0.0, 0.0, 0.0, 0.0
+        for k in range(p):
+            x = coordinates[j, k]
+            tiles[panel, NORMS + k, lane] = x * scale
+            if k < blocks.first:
+                near += x * x
+            else:
+                far += x * x
+        for k in range(p, d):
+            x = coordinates[j, k]
+            rest[panel, k - p, lane] = x * scale
+            far += x * x
+            wrong += (x * blocks.weights[k]) ** 2
+            moved += (x - rest[panel, k - p, lane] / scale) ** 2
+        tiles[panel, 0, lane], tiles[panel, 1, lane] = -0.5 * scale * near, -0.5 * scale * far
+        worst = max(worst, math.sqrt(wrong) + math.sqrt(moved))
+    blocks.weighted[b] = worst
 
 
 @kernel
-def _pack_row(row: Array, centre: Array, blocks: Blocks, column: Array) -> tuple[float, float]:
-    """Write one reference into its column of a tile; return its squared distance from the centre.
-
-    And return how wrong its product with a query at the distance 1 may be: see `error_of_products`.
-    """
-    squared, weighted, moved, columns, weights = 0.0, 0.0, 0.0, blocks.columns, blocks.weights
-    for k in range(len(row)):
-        c = columns[k]
-        difference = row[c] - centre[c]
-        column[k] = difference * blocks.scale
-        squared += difference * difference
-        weighted += (difference * weights[c]) ** 2
-        moved += (difference - column[k] / blocks.scale) ** 2
-    column[len(row)] = -0.5 * blocks.scale * squared
-    return squared, math.sqrt(weighted) + math.sqrt(moved)
+def _enclose(blocks: Blocks, b: int, coordinates: Array, count: int) -> None:
+    """Find the radius of block b, and the box along the first axes around its references."""
+    low, high, d = blocks.low, blocks.high, len(blocks.columns)
+    low[:, b], high[:, b] = np.inf, -np.inf
+    largest, total, across = 0.0, 0.0, 0.0
+    for j in range(count):
+        inside, outside = 0.0, 0.0
+        for k in range(len(low)):
+            x = coordinates[j, k]
+            low[k, b], high[k, b] = min(low[k, b], x), max(high[k, b], x)
+            inside += x * x
+        for k in range(len(low), d):
+            outside += coordinates[j, k] ** 2
+        total += inside + outside
+        largest, across = max(largest, inside + outside), max(across, outside)
+    blocks.radius[b], blocks.spread[b] = math.sqrt(largest) * (1.0 + SAFE), total / count
+    blocks.across[b] = math.sqrt(across) * (1.0 + SAFE)
 
 
 # -- what rounding may do to an exponent -------------------------------------------------------------------------------
 
 
 @inlined
-def error_of_products(weighted: float, radius: float, far: float, lost: float, blocks: Blocks) -> float:
-    """Return the largest error of an exponent by a product with a block of this `weighted` and `radius`.
+def error_of_panels(squared: float, rest: float, radius: float, weighted: float, limit: float, blocks: Blocks) -> float:
+    """Return the largest error of the exponents of a block of this `radius` and `weighted`.
 
-    The query is at the distance `far` from the centre. A term a_c·b_c is wrong by at most w_c·u of itself, and Σ_c
-    w_c·|a_c|·|b_c| ≤ |a|·|w∘b| (Cauchy). Before, rounding moves the reference by a known vector, which is part of
-    `weighted`, and the query by one of the length `lost`.
+    The squared distance of the query from the centre is `squared`, and `rest` in the rest of the coordinates; `limit`
+    is the exponent below which terms are nothing. In the rest a product a_c·b_c is wrong by at most w_c of itself, and
+    Σ_c w_c·|a_c|·|b_c| ≤ |a|·|w∘b| (Cauchy). The first products, the norms and the limit are added up in double
+    precision. None of their partial sums is larger than what all add up to.
     """
-    return blocks.scale * (weighted * far + radius * (0.5 * blocks.of_lengths * radius + lost))
+    far = math.sqrt(squared) + radius
+    added = 0.5 * blocks.scale * far * far + abs(limit)
+    return float(blocks.scale * weighted * math.sqrt(rest) + blocks.of_near * added)
 
 
 @inlined
-def error_of_squares(radius: float, far: float, lost: float, reach: float, mean: float, blocks: Blocks) -> float:
-    """Return the largest error of exponents by differences, of references no farther than `reach` from the query.
-
-    Rounding moves the difference of query and reference: by `lost`; by 3·u·|a|, when the centre is subtracted and when
-    that is multiplied by s, which is rounded, too; and by u·|b|. The sum of squares is wrong by `of_squares` of itself,
-    so the sum of all terms is wrong by this share of their `mean` exponent.
-    """
-    moved = lost + blocks.unit * (3.0 * far + min(radius, far + reach))
-    return blocks.scale * moved * (reach + moved) + blocks.of_squares * mean
+def error_of_turn(length: float, reach: float, blocks: Blocks) -> float:
+    """Return the largest error of exponents by turning a query of this length, and references, within its `reach`."""
+    moved = blocks.of_turn * (length + blocks.longest)
+    return float(blocks.scale * moved * (reach + moved))
 
 
 @inlined

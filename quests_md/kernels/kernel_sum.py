@@ -1,22 +1,18 @@
 """Exact sums of Gaussian kernels, by log-sum-exp over blocks of references.
 
 The squared distance of a query q from the references r of a block with centre c is |q−c|² − 2(q−c)·(r−c) + |r−c|². The
-first term is computed from differences, in double precision. The others are one product of matrices per block, in the
-precision of its `tiles`. Terms are powers of two: all exponents below are those of 2, so s = log₂e / h² and a term is
-2^(−s/2 · ‖q − r‖²).
+first term is computed from differences, in double precision. The others are one product of matrices per block. Terms
+are powers of two: all exponents below are those of 2, so s = log₂e / h² and a term is 2^(−s/2 · ‖q − r‖²).
 
-Three bounds make the sums exact. Each is checked for every query and block, so no result depends on other queries:
+Bounds make the sums exact. Each is checked for every query and block, so no result depends on other queries:
 
-- A block is left out if its references are so far away that together they cannot add `negligible` of the sum to it.
-- The product of a query at a and a reference at b from the centre is wrong by at most u·s·(|a|·|w∘b| + …), with u
-  the rounding of a number near 1, and w how often each term is rounded: a proven bound, on any processor
-  (`blocks.error_of_products`). If that is more
-  than `tolerance` for a reference of the block, differences are used. They are in the precision of the tiles if their
-  own rounding allows it: it moves q − r by at most e, and changes its square by the factor 1 ± g. In an exponent this
-  is s·(ρ·e + e²/2 + g·ρ²/2), at the distance ρ beyond which no reference matters (`blocks.error_of_squares`). Else
-  they are in double precision.
-- The sum is relative to 2^top. `top` starts as a lower bound of the largest term, so nothing that matters underflows.
-  It is raised if an upper bound says that a term may overflow.
+- A term is left out if all such terms together cannot add `negligible` of the sum to it. Most of them are left out
+  unseen: with their block, if that is far enough away; or with their panel of it, if the first coordinates alone put
+  it far enough away (`_simd_panel`).
+- How wrong a product may make an exponent is bounded, for any processor (`blocks.error_of_panels`). If that is more
+  than `tolerance`, the block is summed from differences of its rows, in double precision.
+- The sum is relative to 2^top, a lower bound of the largest term, so nothing that matters underflows. Differences are
+  used if a term may be so much larger that it overflows.
 """
 
 from __future__ import annotations
@@ -27,83 +23,126 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._simd_sum import (
-    ROWS,
-    exp_negative,
-    products,
-    products_plain,
-    squares,
-    squares_plain,
-    sums_exp2,
-    sums_exp2_plain,
-)
-from .blocks import LOG2E, SAFE, TILE, Blocks, allowed_error, error_of_products, error_of_squares
+from ._simd_panel import DOUBLES, NORMS, add_panels, exponents_plain
+from ._simd_sum import ROWS, exp_negative
+from .blocks import LOG2E, SAFE, TILE, Blocks, allowed_error, error_of_panels, error_of_turn, find_coordinates, padded
 from .jit import kernel
 
 Array = NDArray[Any]
 
 BLOCK = 16 * ROWS  # queries that pass a block of references while it is in the second cache
 _LN2 = math.log(2.0)
-_HEADROOM = 100.0  # a term may exceed 2^top by so many exponents in vector code; single precision overflows at 128
+_HEADROOM = 900.0  # a term may exceed 2^top by so many exponents; double precision overflows at 1024
 PART = 8192  # rows of a part, if there are no blocks; a thread takes some parts
 _CHUNK = 32  # rows at a time: in double precision they stay in the first cache
 _NOTHING = -80.0  # log₂ of a term, relative to the largest, that is not computed: 10⁹ of them add 1e-15
-_FAR = 1e6  # beyond this exponent differences are used, so that no product overflows
+_FAR = 1e12  # beyond this exponent differences are used, so that no product overflows
+NEVER = 1e300  # the exponent that a term must exceed, for a query that leaves out a block
 
-_SKIP, _PRODUCT, _SQUARES, _DIFFERENCES = 0, 1, 2, 4  # the ways to sum a block, cheapest first
+SKIP, PANELS, DIFFERENCES = 0, 1, 2  # the ways to sum a block, cheapest first
 
 
 class Queries(NamedTuple):
     """The queries that pass a block of references together, and what is known about each."""
 
-    centred: Array  # (BLOCK, d and zeros)
-    groups: Array  # (BLOCK / 6, 6·(d + 1)), as the tiles: six queries, coordinate by coordinate; the last one is 0
-    squared: Array  # (BLOCK, n_blocks) squared distances from the centres
-    upper: Array  # (BLOCK, n_blocks) upper bounds of the exponents
-    way: Array  # (BLOCK, n_blocks) how each block is summed
-    state: Array  # (BLOCK, 2): top, and the sum so far relative to 2^top
+    centred: Array  # (n, d and zeros)
+    groups: Array  # (n / 6, 6·d): six queries, coordinate by coordinate
+    squared: Array  # (n, n_blocks) squared distances from the centres
+    near: Array  # (n, n_blocks) the part of the first coordinates, which tell whether a panel is needed
+    rest: Array  # (n, n_blocks) the part of the coordinates that are in the precision of the rest
+    upper: Array  # (n, n_blocks) upper bounds of the exponents
+    way: Array  # (n, n_blocks) how each block is summed
+    drop: Array  # (n,) terms below 2 to this are left out
+    state: Array  # (n, 2): top, and the sum so far relative to 2^top
 
 
 class Room(NamedTuple):
     """Scratch arrays."""
 
-    shifted: Array  # (6·(d + 1),) six queries less the centre of a block
-    exponents: Array  # (6, TILE)
-    shifts: Array  # (6,) what is added to the exponents of a row
-    sums: Array  # (6,)
+    queries: Array  # (groups, 6·p) the queries less the centre of a block
+    others: Array  # (groups, 6·t) their other coordinates
+    active: Array  # (groups,) whether any query of a group takes the panels of this block
+    numbers: Array  # (groups, 3, 6) what `add_panels` wants to know of the queries
+    sums: Array  # (groups, 6·DOUBLES)
+    exponents: Array  # (TILE,) of plain loops
     chunk: Array  # (_CHUNK, d and zeros)
+    place: Array  # (d and zeros,)
     means: Array  # (n_blocks,)
 
 
 @kernel
-def _squared_distances(query: Array, centres: Array, out: Array) -> None:
-    """Write the squared distances of a query (d and zeros,) from `centres` (d, n_blocks) into `out`."""
-    d = len(centres)
-    out[:] = 0.0
-    for c in range(0, d - 3, 4):  # four coordinates at a time: reads and writes `out` a quarter as often
-        q0, q1, q2, q3 = query[c], query[c + 1], query[c + 2], query[c + 3]
+def make_queries(n: int, blocks: Blocks) -> Queries:
+    """Make room for n queries, a multiple of six."""
+    d, n_blocks = blocks.centres.shape
+    return Queries(
+        np.zeros((n, padded(d))),
+        np.zeros((n // ROWS, ROWS * d)),
+        np.empty((n, n_blocks)),
+        np.empty((n, n_blocks)),
+        np.empty((n, n_blocks)),
+        np.empty((n, n_blocks)),
+        np.zeros((n, n_blocks), np.int8),
+        np.zeros(n),
+        np.zeros((n, 2)),
+    )
+
+
+@kernel
+def make_room(n: int, blocks: Blocks) -> Room:
+    """Make scratch arrays for n queries."""
+    groups, d, p = n // ROWS, len(blocks.columns), blocks.tiles.shape[2] - NORMS
+    return Room(
+        np.zeros((groups, ROWS * p)),
+        np.zeros((groups, ROWS * blocks.rest.shape[2]), blocks.rest.dtype),
+        np.zeros(groups, np.int8),
+        np.zeros((groups, 3, ROWS)),
+        np.zeros((groups, ROWS * DOUBLES)),
+        np.empty(TILE),
+        np.zeros((_CHUNK, padded(d))),
+        np.zeros(padded(d)),
+        np.empty(len(blocks.radius)),
+    )
+
+
+@kernel
+def measure(place: Array, blocks: Blocks, squared: Array, near: Array, rest: Array) -> None:
+    """Write the squared distances of a query at `place` from the centres of blocks, and two parts of them."""
+    p, d = blocks.tiles.shape[2] - NORMS, len(blocks.columns)
+    near[:], rest[:], squared[:] = 0.0, 0.0, 0.0
+    _add_squares(place, blocks.centres, 0, blocks.first, near)
+    _add_squares(place, blocks.centres, blocks.first, p, squared)
+    _add_squares(place, blocks.centres, p, d, rest)
+    for b in range(len(squared)):
+        squared[b] += near[b] + rest[b]
+
+
+@kernel
+def _add_squares(place: Array, centres: Array, first: int, last: int, out: Array) -> None:
+    """Add squared distances from `centres` (d, n_blocks), in the coordinates first..last, to `out`."""
+    for c in range(first, last - 3, 4):  # four coordinates at a time: reads and writes `out` a quarter as often
+        q0, q1, q2, q3 = place[c], place[c + 1], place[c + 2], place[c + 3]
         for b in range(len(out)):
             d0, d1 = q0 - centres[c, b], q1 - centres[c + 1, b]
             d2, d3 = q2 - centres[c + 2, b], q3 - centres[c + 3, b]
             out[b] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-    for c in range(d // 4 * 4, d):
+    for c in range(last - (last - first) % 4, last):
         for b in range(len(out)):
-            out[b] += (query[c] - centres[c, b]) ** 2
+            out[b] += (place[c] - centres[c, b]) ** 2
 
 
 @kernel
-def _bound(place: Array, squared: Array, blocks: Blocks, inside: Array, gap: Array) -> None:
+def bound_distances(place: Array, squared: Array, blocks: Blocks, inside: Array, gap: Array) -> None:
     """Write lower bounds of the squared distance of a query from all references of each block into `gap`.
 
     A bound is the larger of two: from the ball around the centre, and from the box along the axes with the ball across
-    them. `place` is the query along the axes, `inside` is scratch. A nan bounds nothing.
+    them. The query lies at `place`, `inside` is scratch. A nan bounds nothing.
     """
-    radius, across, along, low, high = blocks.radius, blocks.across, blocks.along, blocks.low, blocks.high
+    radius, across, centres, low, high = blocks.radius, blocks.across, blocks.centres, blocks.low, blocks.high
     inside[:], gap[:] = 0.0, 0.0
-    for k in range(len(place)):
+    for k in range(len(low)):
         x = place[k]
         for b in range(len(squared)):
-            part = x - along[k, b]
+            part = x - centres[k, b]
             outside = max(0.0, max(part - high[k, b], low[k, b] - part))
             inside[b] += part * part
             gap[b] += outside * outside
@@ -116,28 +155,13 @@ def _bound(place: Array, squared: Array, blocks: Blocks, inside: Array, gap: Arr
 
 
 @kernel
-def _plan(
-    place: Array,
-    lost: float,
-    squared: Array,
-    blocks: Blocks,
-    nothing: float,
-    upper: Array,
-    way: Array,
-    room: Room,
-) -> float:
-    """Choose how one query sums each block; return `top`, an exponent that its largest term reaches.
+def _find_top(squared: Array, blocks: Blocks, means: Array) -> tuple[float, float]:
+    """Return an exponent that the largest term of a query reaches, and one that the mean term reaches.
 
-    Rounding moves the query by `lost`. It lies at `place` along the axes. `upper` receives upper bounds of the
-    exponents of each block. By Jensen's inequality the mean of the terms of a block is at least 2^(−s/2·(|q−c|² +
-    mean|r−c|²)). So one term reaches that, and the number of terms times that is a lower bound of their sum. What is
-    left out is small beside the lower bound of the whole sum, or below 2^`nothing`. A block at a distance that is not
-    finite is skipped.
+    By Jensen's inequality the mean of the terms of a block is at least 2^(−s/2·(|q−c|² + mean|r−c|²)). So one term
+    reaches that, and the number of terms times that is a lower bound of their sum.
     """
-    scale, radius, weighted = blocks.scale, blocks.radius, blocks.weighted
-    spread, counts, means = blocks.spread, blocks.counts, room.means
-    _bound(place, squared, blocks, means, upper)
-    top = -np.inf
+    top, scale, spread, counts = -np.inf, blocks.scale, blocks.spread, blocks.counts
     for b in range(len(squared)):
         means[b] = -0.5 * scale * (squared[b] + spread[b])
         top = max(top, means[b])
@@ -145,45 +169,76 @@ def _plan(
     for b in range(len(squared)):
         least += counts[b] * exp_negative((means[b] - top) * _LN2)
         rows += counts[b]
-    rest = top + math.log2((least + 1e-300) / max(rows, 1.0))  # the sum is at least n times 2 to this
-    drop = rest + math.log2(blocks.negligible)
-    if nothing > drop:
-        drop = nothing
-    log_rows = math.log2(max(rows, 1.0))
-    mean = -rest  # the mean exponent of the terms is at most this, without the sign: their entropy is at most log₂ n
-    reach = math.sqrt(-2.0 * drop / scale)  # a reference farther away than this does not matter
+    return top, top + math.log2((least + 1e-300) / max(rows, 1.0))
+
+
+@kernel
+def choose_ways(
+    drop: float, top: float, turned: float, squared: Array, rest: Array, upper: Array, blocks: Blocks, way: Array
+) -> None:
+    """Choose how one query sums each block.
+
+    `upper` holds bounds of the squared distances, and receives upper bounds of the exponents. What is below 2^`drop` is
+    left out. Turning makes exponents wrong by `turned`. A block at a distance that is not finite is skipped.
+    """
+    scale, radius, weighted = blocks.scale, blocks.radius, blocks.weighted
+    log_rows = math.log2(max(1, len(blocks.order)))
     for b in range(len(squared)):
-        bound = -0.5 * scale * upper[b]
+        bound, far = -0.5 * scale * upper[b], scale * squared[b]
         upper[b] = bound
-        far = math.sqrt(squared[b])
-        allowed = allowed_error(bound, log_rows, blocks) if scale * squared[b] < _FAR else -1.0
-        error = error_of_products(weighted[b], radius[b], far, lost, blocks)
-        error_squares = error_of_squares(radius[b], far, lost, reach, mean, blocks)
-        chosen = _PRODUCT if error <= allowed else (_SQUARES if error_squares <= allowed else _DIFFERENCES)
-        way[b] = chosen if bound > drop and squared[b] < np.inf else _SKIP
-    return top
+        error = turned + error_of_panels(squared[b], rest[b], radius[b], weighted[b], drop, blocks)
+        fits = error <= allowed_error(bound, log_rows, blocks) and far < _FAR and bound <= top + _HEADROOM
+        way[b] = (PANELS if fits else DIFFERENCES) if bound > drop and far < np.inf else SKIP
 
 
 @kernel
-def _raise(state: Array, r: int, exponent: float) -> None:
-    """Make the sum of query r relative to at least 2^exponent; (top, total) are its row of `state`."""
-    if exponent > state[r, 0]:
-        state[r, 1] *= 2.0 ** (state[r, 0] - exponent)
-        state[r, 0] = exponent
+def lay_out(query: Array, blocks: Blocks, place: Array, room: Array, group: Array, r: int) -> float:
+    """Write the coordinates of a query into `place`, and into a group, as the r-th of six; return its length.
+
+    `room` (d and zeros,) is scratch. The coordinates of a query that is not finite are nan, and 0 in the group.
+    """
+    d, squared = len(blocks.columns), 0.0
+    for c in range(d):
+        room[c] = query[c] - blocks.middle[c]
+        squared += room[c] * room[c]
+    find_coordinates(room, blocks, place)
+    for k in range(d):
+        group[ROWS * k + r] = place[k] if squared < np.inf else 0.0
+    return math.sqrt(squared)
 
 
 @kernel
-def _largest(values: Array, row: int) -> float:
-    largest = -np.inf
-    for j in range(values.shape[1]):
-        largest = max(largest, values[row, j])
-    return largest
+def _subtract(group: Array, centre: Array, out: Array) -> None:
+    for k in range(len(centre)):
+        out[k] = group[k] - centre[k]
 
 
 @kernel
-def _subtract(groups: Array, g: int, centre: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = groups[g, i] - centre[i]
+def subtract_centre(b: int, queries: Queries, blocks: Blocks, room: Room, lifts: Array, n_groups: int) -> bool:
+    """Lay out the first groups of queries for the panels of block b; return whether any query takes them.
+
+    `lifts` (n,) is what is added to an exponent that is relative to the one below which terms are nothing.
+    """
+    groups, way, near, squared, drop = queries.groups, queries.way, queries.near, queries.squared, queries.drop
+    shifted, others, active, numbers = room.queries, room.others, room.active, room.numbers
+    centre, half, any_active = blocks.repeated[b], 0.5 * blocks.scale, False
+    split = shifted.shape[1]
+    for g in range(n_groups):
+        active[g] = 0
+        for r in range(ROWS):
+            i = ROWS * g + r
+            if way[i, b] == PANELS:
+                active[g] = 1
+                numbers[g, 0, r] = drop[i] + half * near[i, b]
+                numbers[g, 1, r] = half * (squared[i, b] - near[i, b])
+                numbers[g, 2, r] = lifts[i] - numbers[g, 1, r]
+            else:
+                numbers[g, 0, r], numbers[g, 1, r], numbers[g, 2, r] = NEVER, 0.0, 0.0
+        if active[g]:
+            any_active = True
+            _subtract(groups[g, :split], centre[:split], shifted[g])
+            _subtract(groups[g, split:], centre[split:], others[g])
+    return any_active
 
 
 @kernel
@@ -211,9 +266,7 @@ def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: 
         exponents[j] = -0.5 * scale * squared
         largest = max(largest, exponents[j])
     if largest > state[r, 0] * (1.0 + 1e-9) + _NOTHING:  # the top is negative or 0, and rounded
-        if largest > state[r, 0]:
-            state[r, 1] *= 2.0 ** (state[r, 0] - largest)
-            state[r, 0] = largest
+        _raise(state, r, largest)
         top, total = state[r, 0], 0.0
         for j in range(count):
             total += exp_negative((exponents[j] - top) * _LN2)
@@ -221,114 +274,94 @@ def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: 
 
 
 @kernel
-def _square(shifted: Array, tile: Array, plain: Any, scale: Any, to_exponents: Any, exponents: Array) -> None:
-    """Write exponents from differences, in the precision of the tile. This scales `shifted` as the tile is scaled."""
-    for i in range(len(shifted)):
-        shifted[i] *= scale
-    if plain is None:
-        squares(shifted, tile, exponents)
-    else:
-        squares_plain(shifted, tile, exponents)
+def _raise(state: Array, r: int, exponent: float) -> None:
+    """Make the sum of query r relative to at least 2^exponent; (top, total) are its row of `state`."""
+    if exponent > state[r, 0]:
+        state[r, 1] *= 2.0 ** (state[r, 0] - exponent)
+        state[r, 0] = exponent
+
+
+@kernel
+def _add_plain(b: int, g: int, queries: Queries, blocks: Blocks, room: Room) -> None:
+    """Add the panel of block b to the sums of a group, by plain loops. These cannot sum a term above 1."""
+    tile, rest, numbers, exponents = blocks.tiles[b, 0], blocks.rest[b, 0], room.numbers[g], room.exponents
+    state = queries.state
     for r in range(ROWS):
-        for j in range(exponents.shape[1]):
-            exponents[r, j] *= to_exponents
+        i = ROWS * g + r
+        if queries.way[i, b] != PANELS:
+            continue
+        if exponents_plain(room.queries[g], room.others[g], r, numbers, tile, rest, blocks.first, exponents):
+            drop, largest = queries.drop[i], -np.inf
+            for j in range(len(exponents)):
+                largest = max(largest, exponents[j])
+            _raise(state, i, drop + largest)
+            shift, total = drop - state[i, 0], 0.0
+            for j in range(len(exponents)):
+                total += exp_negative((exponents[j] + shift) * _LN2) if exponents[j] > 0.0 else 0.0
+            state[i, 1] += total
 
 
 @kernel
 def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: Any, room: Room) -> None:
     """Add block `b` to the sums of all queries."""
     # Take arrays out of their tuples once: numba counts their users, and threads wait for each other's counts.
-    groups, way, state, squared, upper = queries.groups, queries.way, queries.state, queries.squared, queries.upper
-    tile, centre, half = blocks.tiles[b], blocks.repeated[b], 0.5 * blocks.scale
-    shifted, exponents, shifts, sums, chunk = room.shifted, room.exponents, room.shifts, room.sums, room.chunk
-    scale, to_exponents = shifted.dtype.type(blocks.scale), shifted.dtype.type(-0.5 / blocks.scale)
-    for g in range(n_groups):
-        first, ways = g * ROWS, 0
-        for r in range(ROWS):
-            ways |= way[first + r, b]
-        if ways & (_PRODUCT | _SQUARES):
-            _subtract(groups, g, centre, shifted)
-        for kind in (_PRODUCT, _SQUARES):
-            if ways & kind == 0:
-                continue
-            if kind == _PRODUCT:
-                if plain is None:
-                    products(shifted, tile, exponents)
-                else:
-                    products_plain(shifted, tile, exponents)
-            else:
-                _square(shifted, tile, plain, scale, to_exponents, exponents)
-            lacking = half if kind == _PRODUCT else 0.0
-            for r in range(ROWS):
-                i = first + r
-                shifts[r] = 0.0  # nobody reads the sum of a query that goes another way
-                if way[i, b] == kind:
-                    start = -lacking * squared[i, b]
-                    may_exceed = True  # plain loops cannot sum a term above 1
-                    if plain is None:
-                        may_exceed = upper[i, b] > state[i, 0] + _HEADROOM
-                    if may_exceed:
-                        _raise(state, i, start + _largest(exponents, r))
-                    shifts[r] = start - state[i, 0]
-            if plain is None:
-                sums_exp2(exponents, shifts, sums)
-            else:
-                sums_exp2_plain(exponents, shifts, sums)
-            for r in range(ROWS):
-                if way[first + r, b] == kind:
-                    state[first + r, 1] += sums[r]
-        if ways & _DIFFERENCES:
-            for i in range(first, first + ROWS):
-                if way[i, b] == _DIFFERENCES:
-                    _add_differences(queries.centred[i], b, blocks, chunk, state, i)
+    way, state, sums = queries.way, queries.state, room.sums
+    lifts, drop = np.empty(ROWS * n_groups), queries.drop
+    for i in range(ROWS * n_groups):
+        # One term is at least 2^top, which differences may have raised: no term that counts is below 2^-1000 of it.
+        drop[i] = max(drop[i], state[i, 0] + math.log2(blocks.negligible / len(blocks.order)))
+        lifts[i] = drop[i] - state[i, 0]
+    if subtract_centre(b, queries, blocks, room, lifts, n_groups):
+        if plain is None:
+            sums[:n_groups] = 0.0
+            active, tile, rest, first = room.active[:n_groups], blocks.tiles[b], blocks.rest[b], blocks.first
+            add_panels(room.queries, room.others, active, room.numbers, tile, rest, first, sums, None)
+            for g in range(n_groups):
+                if active[g]:
+                    for r in range(ROWS):
+                        total = 0.0
+                        for lane in range(DOUBLES):
+                            total += sums[g, DOUBLES * r + lane]
+                        state[ROWS * g + r, 1] += total
+        else:
+            for g in range(n_groups):
+                if room.active[g]:
+                    _add_plain(b, g, queries, blocks, room)
+    for i in range(ROWS * n_groups):
+        if way[i, b] == DIFFERENCES:
+            _add_differences(queries.centred[i], b, blocks, room.chunk, state, i)
 
 
 @kernel
-def lay_out(query: Array, columns: Array, group: Array, r: int) -> float:
-    """Write a query into a group, as the r-th of six; return how far it is moved if that rounds it."""
-    lost = 0.0
-    for k in range(len(columns)):
-        value = query[columns[k]]
-        group[ROWS * k + r] = value
-        lost += (value - group[ROWS * k + r]) ** 2
-    return math.sqrt(lost)
-
-
-@kernel
-def _padded(d: int) -> int:
-    """Return the width at which rows are whole vectors of double precision."""
-    return (d + 15) // 16 * 16
-
-
-@kernel
-def _prepare(block: int, queries: Queries, blocks: Blocks, nothing: float, room: Room) -> None:
+def prepare(block: int, queries: Queries, blocks: Blocks, nothing: float, room: Room) -> None:
     """Plan the sums of the first `block` queries and make groups of them."""
-    axes, columns, groups, place = blocks.axes, blocks.columns, queries.groups, np.empty(len(blocks.axes))
-    queries.way[:] = _SKIP  # places without a query
+    scale, way, place, scratch = blocks.scale, queries.way, room.place, np.zeros(len(room.place))
+    way[:] = SKIP  # places without a query
     for i in range(block):
-        query = queries.centred[i]
-        lost = lay_out(query, columns, groups[i // ROWS], i % ROWS)
-        for k in range(len(axes)):
-            total = 0.0
-            for c in range(axes.shape[1]):
-                total += axes[k, c] * query[c]
-            place[k] = total
-        squared = queries.squared[i]
-        _squared_distances(query, blocks.centres, squared)
-        top = _plan(place, lost, squared, blocks, nothing, queries.upper[i], queries.way[i], room)
-        queries.state[i, 0], queries.state[i, 1] = top, 0.0
+        length = lay_out(queries.centred[i], blocks, place, scratch, queries.groups[i // ROWS], i % ROWS)
+        squared, rest, upper = queries.squared[i], queries.rest[i], queries.upper[i]
+        measure(place, blocks, squared, queries.near[i], rest)
+        top, mean = _find_top(squared, blocks, room.means)
+        drop = max(nothing, mean + math.log2(blocks.negligible))
+        turned = error_of_turn(length, math.sqrt(-2.0 * drop / scale), blocks)
+        bound_distances(place, squared, blocks, room.means, upper)
+        choose_ways(drop, top, turned, squared, rest, upper, blocks, way[i])
+        queries.drop[i], queries.state[i, 0], queries.state[i, 1] = drop, top, 0.0
 
 
 @kernel
-def _order_along(query: Array, axis: Array, first: int, last: int) -> Array:
-    """Return the queries first..last in their order along an axis: near queries leave out the same blocks.
+def _order_along(query: Array, blocks: Blocks, first: int, last: int) -> Array:
+    """Return the queries first..last in their order along the longest axis: near queries leave out the same blocks.
 
     A block is left out only if no query of a group needs it.
     """
-    places = np.zeros(last - first)
+    turn, places = blocks.turn, np.zeros(last - first)
     for i in range(len(places)):
-        for c in range(len(axis)):
-            places[i] += query[first + i, c] * axis[c]
+        for c in range(query.shape[1]):
+            if len(turn):
+                places[i] += query[first + i, c] * turn[c, 0]
+        if len(turn) == 0:
+            places[i] = query[first + i, blocks.columns[0]] if query.shape[1] else 0.0
     return first + np.argsort(places)
 
 
@@ -345,30 +378,14 @@ def log_kernel_sum(
     -inf if there is no reference, or the query is not finite.
     """
     d, n = blocks.centres.shape
-    dtype = blocks.tiles.dtype
-    queries = Queries(
-        np.zeros((BLOCK, _padded(d))),
-        np.zeros((BLOCK // ROWS, ROWS * (d + 1)), dtype),
-        np.empty((BLOCK, n)),
-        np.empty((BLOCK, n)),
-        np.zeros((BLOCK, n), np.int8),
-        np.empty((BLOCK, 2)),
-    )
-    room = Room(
-        np.empty(ROWS * (d + 1), dtype),
-        np.empty((ROWS, TILE), dtype),
-        np.empty(ROWS),
-        np.empty(ROWS),
-        np.zeros((_CHUNK, _padded(d))),
-        np.empty(n),
-    )
-    order = _order_along(query, blocks.axes[0], first, last)
+    queries, room = make_queries(BLOCK, blocks), make_room(BLOCK, blocks)
+    order = _order_along(query, blocks, first, last)
     for begin in range(0, last - first, BLOCK):
         block = min(BLOCK, last - first - begin)
         for i in range(block):
             for c in range(d):
                 queries.centred[i, c] = query[order[begin + i], c] - centre[c]
-        _prepare(block, queries, blocks, nothing, room)
+        prepare(block, queries, blocks, nothing, room)
         for b in range(n):
             _add_block(b, (block + ROWS - 1) // ROWS, queries, blocks, plain, room)
         for i in range(block):
@@ -384,8 +401,8 @@ def log_sums_of_parts(query: Array, rows: Array, bandwidth: float, first: int, l
     queries, for which blocks are not worth making. The result is -inf if the query is not finite.
     """
     n, d = query.shape
-    padded, chunk, state = np.zeros((n, _padded(d))), np.zeros((_CHUNK, _padded(d))), np.empty((n, 2))
-    padded[:, :d] = query
+    queries, chunk, state = np.zeros((n, padded(d))), np.zeros((_CHUNK, padded(d))), np.empty((n, 2))
+    queries[:, :d] = query
     scale, exponents = LOG2E / bandwidth**2, np.empty(_CHUNK)
     for part in range(first, last):
         state[:, 0], state[:, 1] = -np.inf, 0.0
@@ -396,6 +413,6 @@ def log_sums_of_parts(query: Array, rows: Array, bandwidth: float, first: int, l
                 for c in range(d):
                     chunk[j, c] = rows[begin + j, c]
             for i in range(n):
-                _add_chunk(padded[i], chunk, count, scale, exponents, state, i)
+                _add_chunk(queries[i], chunk, count, scale, exponents, state, i)
         for i in range(n):
             out[part, i] = np.log(state[i, 1]) + state[i, 0] * _LN2 if state[i, 1] > 0.0 else -np.inf

@@ -1,9 +1,9 @@
 """Exact sums of Gaussian kernels of a dataset over itself. Every pair is computed once, for both of its rows.
 
 This is simpler than `kernel_sum`: a row is its own neighbour, so every sum is at least 1, and need not be relative to
-its largest term. A block is left out if all its terms together are `negligible` beside 1, for the row as well as for
-the block. Blocks i and j > i are multiplied once, and a term is added to two sums: that of its row of block i, and that
-of its row of block j. If a product would round too much, differences in double precision are used.
+its largest term. A term is left out if n such terms together are `negligible` beside 1. Blocks i and j > i are
+multiplied once, and a term is added to two sums: that of its row of block i, and that of its row of block j. If a
+product would round too much, differences in double precision are used.
 
 The sums are made in strips of blocks. The strips do not depend on threads and ranks, and are added up in order.
 """
@@ -16,18 +16,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._simd_sum import ROWS, add_exp2, add_exp2_plain, exp_negative, products, products_plain
-from .blocks import TILE, Blocks, allowed_error, error_of_products
+from ._simd_panel import DOUBLES, add_panels, exponents_plain
+from ._simd_sum import ROWS, exp_negative
+from .blocks import TILE, Blocks, error_of_turn, padded
 from .jit import kernel
-from .kernel_sum import _bound, _padded, _squared_distances, _subtract, lay_out
+from .kernel_sum import (
+    DIFFERENCES,
+    PANELS,
+    SKIP,
+    Queries,
+    Room,
+    bound_distances,
+    choose_ways,
+    lay_out,
+    make_queries,
+    make_room,
+    measure,
+    subtract_centre,
+)
 
 Array = NDArray[Any]
 
 _LN2 = math.log(2.0)
-_FAR = 1e6  # beyond this exponent differences are used, so that no product overflows
-_AWAY = -1e30  # added to an exponent, it makes the term nothing
-_SKIP, _PRODUCT, _DIFFERENCES = 0, 1, 2
-_GROUPS = -(-TILE // ROWS)  # of six rows in a block
+GROUPS = -(-TILE // ROWS)  # of six rows in a block
 
 
 def strips(n: int) -> list[tuple[int, int]]:
@@ -46,38 +57,21 @@ def strips(n: int) -> list[tuple[int, int]]:
 
 
 @kernel
-def _plan(place: Array, lost: float, squared: Array, blocks: Blocks, drop: float, room: Array, way: Array) -> None:
-    """Choose how the terms of one row with each block are computed; write it into `way` (n_blocks,)."""
-    scale, radius, weighted, bounds = blocks.scale, blocks.radius, blocks.weighted, room[1]
-    log_rows = math.log2(len(blocks.order))
-    _bound(place, squared, blocks, room[0], bounds)
-    for b in range(len(squared)):
-        bound = -0.5 * scale * bounds[b]
-        allowed = allowed_error(bound, log_rows, blocks) if scale * squared[b] < _FAR else -1.0
-        error = error_of_products(weighted[b], radius[b], math.sqrt(squared[b]), lost, blocks)
-        way[b] = _SKIP if bound <= drop else (_PRODUCT if error <= allowed else _DIFFERENCES)
-
-
-@kernel
-def _prepare(i: int, blocks: Blocks, drop: float, centred: Array, groups: Array, squared: Array, way: Array) -> None:
+def prepare(i: int, blocks: Blocks, drop: float, queries: Queries, room: Room) -> None:
     """Lay out the rows of block i as queries, and plan their terms with each block."""
-    axes, rows, order, columns = blocks.axes, blocks.rows, blocks.order, blocks.columns
-    d, n = blocks.centres.shape
-    place, room = np.empty(len(axes)), np.empty((2, n))
-    count = min(TILE, len(order) - i * TILE)
-    groups[:], way[:] = 0.0, _SKIP
+    rows, order, way = blocks.rows, blocks.order, queries.way
+    d, count = len(blocks.columns), min(TILE, len(order) - i * TILE)
+    scratch, reach = np.zeros(padded(d)), math.sqrt(-2.0 * drop / blocks.scale)
+    way[:], queries.drop[:] = SKIP, drop
     for r in range(count):
-        query = centred[r]
+        query = queries.centred[r]
         for c in range(d):
             query[c] = rows[order[i * TILE + r], c]
-        lost = lay_out(query, columns, groups[r // ROWS], r % ROWS)
-        for k in range(len(axes)):
-            total = 0.0
-            for c in range(d):
-                total += axes[k, c] * query[c]
-            place[k] = total
-        _squared_distances(query, blocks.centres, squared[r])
-        _plan(place, lost, squared[r], blocks, drop, room, way[r])
+        length = lay_out(query, blocks, room.place, scratch, queries.groups[r // ROWS], r % ROWS)
+        squared, rest, upper = queries.squared[r], queries.rest[r], queries.upper[r]
+        measure(room.place, blocks, squared, queries.near[r], rest)
+        bound_distances(room.place, squared, blocks, room.means, upper)
+        choose_ways(drop, 0.0, error_of_turn(length, reach, blocks), squared, rest, upper, blocks, way[r])
 
 
 @kernel
@@ -95,41 +89,52 @@ def _add_differences(query: Array, j: int, blocks: Blocks, both: bool, own: Arra
 
 
 @kernel
+def _add_plain(j: int, g: int, queries: Queries, blocks: Blocks, room: Room, own: Array, others: Array) -> None:
+    """Add the terms of a group with block j, by plain loops."""
+    tile, rest, numbers, exponents = blocks.tiles[j, 0], blocks.rest[j, 0], room.numbers[g], room.exponents
+    for r in range(ROWS):
+        i = ROWS * g + r
+        if queries.way[i, j] != PANELS:
+            continue
+        if exponents_plain(room.queries[g], room.others[g], r, numbers, tile, rest, blocks.first, exponents):
+            for t in range(TILE):
+                if exponents[t] > 0.0:
+                    term = exp_negative((exponents[t] + queries.drop[i]) * _LN2)
+                    own[i] += term
+                    others[t] += term
+
+
+@kernel
 def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) -> None:
     """Add the terms of the blocks first..last, with themselves and with all later blocks, to `sums` (n_blocks, TILE).
 
     The sums are in the order of the blocks. `plain` is as in `kernel_sum.log_kernel_sum`.
     """
-    d, n = blocks.centres.shape
-    dtype, half = blocks.tiles.dtype, 0.5 * blocks.scale
-    centred, groups = np.zeros((TILE, _padded(d))), np.zeros((_GROUPS, ROWS * (d + 1)), dtype)
-    squared, way = np.zeros((_GROUPS * ROWS, n)), np.empty((_GROUPS * ROWS, n), np.int8)
-    shifted, exponents = np.empty(ROWS * (d + 1), dtype), np.empty((ROWS, TILE), dtype)
-    shifts, nobody = np.empty(ROWS), np.zeros(TILE)
-    own = np.empty(_GROUPS * ROWS)
+    n = len(blocks.radius)
+    queries, room = make_queries(GROUPS * ROWS, blocks), make_room(GROUPS * ROWS, blocks)
+    own, nobody, lanes = np.empty(GROUPS * ROWS), np.zeros(TILE), room.sums
+    lifts = np.empty(GROUPS * ROWS)
     drop = math.log2(blocks.negligible / len(blocks.order))
+    lifts[:] = drop
     for i in range(first, last):
-        _prepare(i, blocks, drop, centred, groups, squared, way)
-        own[:] = 0.0
+        prepare(i, blocks, drop, queries, room)
+        own[:], lanes[:] = 0.0, 0.0
         for j in range(i, n):
-            tile, centre = blocks.tiles[j], blocks.repeated[j]
             others = sums[j] if j > i else nobody  # within a block every row adds its own terms
-            for g in range(_GROUPS):
-                start, ways = g * ROWS, 0
-                for r in range(ROWS):
-                    ways |= way[start + r, j]
-                    shifts[r] = -half * squared[start + r, j] if way[start + r, j] == _PRODUCT else _AWAY
-                if ways & _PRODUCT:
-                    _subtract(groups, g, centre, shifted)
-                    if plain is None:
-                        products(shifted, tile, exponents)
-                        add_exp2(exponents, shifts, own[start : start + ROWS], others)
-                    else:
-                        products_plain(shifted, tile, exponents)
-                        add_exp2_plain(exponents, shifts, own[start : start + ROWS], others)
-                if ways & _DIFFERENCES:
-                    for r in range(start, start + ROWS):
-                        if way[r, j] == _DIFFERENCES:
-                            _add_differences(centred[r], j, blocks, j > i, own, r, others)
+            if subtract_centre(j, queries, blocks, room, lifts, GROUPS):
+                if plain is None:
+                    tile, rest = blocks.tiles[j], blocks.rest[j]
+                    add_panels(
+                        room.queries, room.others, room.active, room.numbers, tile, rest, blocks.first, lanes, others
+                    )
+                else:
+                    for g in range(GROUPS):
+                        if room.active[g]:
+                            _add_plain(j, g, queries, blocks, room, own, others)
+            for r in range(TILE):
+                if queries.way[r, j] == DIFFERENCES:
+                    _add_differences(queries.centred[r], j, blocks, j > i, own, r, others)
         for r in range(TILE):
+            for lane in range(DOUBLES):
+                own[r] += lanes[r // ROWS, DOUBLES * (r % ROWS) + lane]
             sums[i, r] += own[r]

@@ -16,7 +16,8 @@ from quests_md.index import Index
 from quests_md.information import log_kernel_sum, log_kernel_sum_of_few, pack
 from quests_md.kernels import _simd_sum, kernel_sum
 from quests_md.kernels._simd import vector_bytes
-from quests_md.kernels._simd_sum import ROWS, lanes, products, squares, sums_exp2
+from quests_md.kernels._simd_panel import DOUBLES, add_panels, exponents_plain, panel_width
+from quests_md.kernels._simd_sum import ROWS, lanes, squares, sums_exp2
 from quests_md.kernels.blocks import TILE, axes_of
 from quests_md.kernels.jit import kernel
 
@@ -24,9 +25,9 @@ SINGLE, DOUBLE = np.float32, np.float64
 
 
 @kernel
-def call_products(rows, tile, out):
+def call_panels(queries, rest, active, numbers, tile, rest_tile, first, sums, columns):
     """Call the intrinsic, which exists in compiled code only."""
-    products(rows, tile, out)
+    add_panels(queries, rest, active, numbers, tile, rest_tile, first, sums, columns)
 
 
 @kernel
@@ -62,30 +63,94 @@ def rows_of(n, seed, spread=0.01, width=63):
 
 def tolerance(precision, dH):
     """Return what is promised of each precision, in nats."""
-    absolute, relative = {"single": (1e-4, 1e-6), "double": (1e-10, 1e-10)}[precision]
+    absolute, relative = {"single": (1e-5, 1e-6), "double": (1e-10, 1e-10)}[precision]
     return np.maximum(absolute, relative * np.abs(dH))
 
 
 # -- the two loops ---------------------------------------------------------------------------------
 
 
-def allowed(rows, tile, vector):
-    """Return how wrong each product may be: each of its terms as often as it is rounded."""
-    d = tile.shape[1]
-    times = _simd_sum.roundings(d, vector) + (vector and not _simd_sum.VECTOR)  # vector code that does not fuse
-    weighted = np.abs(rows).reshape(d, ROWS) * np.array([gamma(n, rows.dtype) for n in times])[:, None]
-    return naive.products(weighted.astype(np.longdouble).ravel(), np.abs(tile).astype(np.longdouble))
+def panels(p, t, dtype, first=None, groups=3, seed=0):
+    """Return queries and references as `add_panels` takes them, with exponents from far below the limit to above it."""
+    rng, width = np.random.default_rng(seed), panel_width(np.dtype(dtype).itemsize)
+    n = TILE // width
+    queries, rest = rng.normal(size=(groups, ROWS * p)), rng.normal(0.0, 0.1, (groups, ROWS * t)).astype(dtype)
+    tile, rest_tile = rng.normal(size=(n, 2 + p, width)), rng.normal(0.0, 0.1, (n, t, width)).astype(dtype)
+    first = min(8, p) if first is None else first
+    tile[:, 0] = -0.5 * (tile[:, 2 : 2 + first] ** 2).sum(axis=1)
+    tile[:, 1] = -0.5 * ((tile[:, 2 + first :] ** 2).sum(axis=1) + (rest_tile.astype(float) ** 2).sum(axis=1))
+    squares = [(a.astype(float).reshape(groups, -1, ROWS) ** 2) for a in (queries, rest)]
+    half = [0.5 * squares[0][:, :first].sum(axis=1)]
+    half.append(0.5 * (squares[0][:, first:].sum(axis=1) + squares[1].sum(axis=1)))
+    limit = rng.uniform(-12.0, -4.0, (groups, ROWS)) - p
+    return queries, rest, np.stack([limit + half[0], half[1], limit - half[1]], axis=1), tile, rest_tile
 
 
-@pytest.mark.parametrize("multiply", [call_products, _simd_sum.products_plain])
+def terms_of(made, g, first):
+    """Return the naive terms of a group, and how wrong the kernel may make them."""
+    queries, rest, numbers, tile, rest_tile = made
+    expected = naive.add_panels(queries[g], rest[g], numbers[g], tile, rest_tile, first)
+    p, t = tile.shape[1] - 2, rest_tile.shape[1]
+    # None of the numbers that are added up is larger than 100 in all, in the rest 10; a power is wrong as it says.
+    wrong = gamma(p + 8, DOUBLE) * 100.0 + gamma(t + 4, rest.dtype) * 10.0
+    name = "short" if rest.dtype == SINGLE else "double"
+    return expected, expected * (np.expm1(np.log(2.0) * wrong) + _simd_sum.EXP2_ERROR[name] + 1e-14)
+
+
+def near_the_limit(made, g):
+    """Return the largest part of a sum that rounding may leave out or not: terms as small as the limit."""
+    numbers = made[2][g]
+    return TILE * 1e-4 * np.exp2(numbers[1] + numbers[2])
+
+
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
-@pytest.mark.parametrize("d", [1, 2, 15, 16, 17, 64, 127])
-def test_products_agree_with_the_naive_twin(d, dtype, multiply):
-    rows, tile = factors(d, dtype)
-    out = np.full((ROWS, TILE), np.nan, dtype)
-    multiply(rows, tile, out)
-    most = allowed(rows, tile, multiply is not _simd_sum.products_plain)
-    assert np.all(np.abs(out - naive.products(rows, tile)) <= most)
+@pytest.mark.parametrize(("p", "t", "first"), [(8, 55, 8), (16, 47, 8), (3, 0, 3), (1, 0, 1), (8, 1, 8), (24, 100, 8)])
+def test_panels_agree_with_the_naive_twin(p, t, first, dtype):
+    made = panels(p, t, dtype, first)
+    queries, rest, numbers, tile, rest_tile = made
+    active, groups = np.array([1, 0, 1], np.int8), len(queries)
+    sums, columns = np.zeros((groups, ROWS * DOUBLES)), np.full(TILE, 3.0)
+    call_panels(queries, rest, active, numbers, tile, rest_tile, first, sums, columns)
+    alone = np.zeros_like(sums)
+    call_panels(queries, rest, active, numbers, tile, rest_tile, first, alone, None)
+    assert np.array_equal(sums, alone)
+    assert not sums[1].any()
+    both, both_wrong = np.zeros(TILE), np.zeros(TILE)
+    for g in (0, 2):
+        expected, wrong = terms_of(made, g, first)
+        actual = sums[g].reshape(ROWS, DOUBLES).sum(axis=1)
+        assert np.all(np.abs(actual - expected.sum(axis=1)) <= wrong.sum(axis=1) + near_the_limit(made, g))
+        both, both_wrong = both + expected.sum(axis=0), both_wrong + wrong.sum(axis=0) + near_the_limit(made, g).sum()
+    assert np.all(np.abs(columns - 3.0 - both) <= both_wrong + 1e-14)
+    assert (both > 0).mean() > 0.02
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+def test_panels_that_the_first_coordinates_leave_out_have_no_terms(dtype):
+    """All references of some panels are far away in the first coordinates: nothing else is read of these."""
+    queries, rest, numbers, tile, rest_tile = panels(8, 20, dtype)
+    tile[::2, 0] -= 1e6
+    rest_tile[::2] = np.nan
+    sums, columns = np.zeros((3, ROWS * DOUBLES)), np.zeros(TILE)
+    call_panels(queries, rest, np.ones(3, np.int8), numbers, tile, rest_tile, 8, sums, columns)
+    assert np.isfinite(sums).all()
+    assert not columns.reshape(len(tile), -1)[::2].any()
+    assert columns.any()
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize(("p", "t"), [(8, 55), (3, 0), (16, 20)])
+def test_plain_exponents_agree_with_the_naive_twin(p, t, dtype):
+    queries, rest, numbers, tile, rest_tile = made = panels(p, t, dtype)
+    out = np.empty(tile.shape[2])
+    for panel in range(len(tile)):
+        for r in range(ROWS):
+            arrays = tile[panel], rest_tile[panel]
+            needed = exponents_plain(queries[0], rest[0], r, numbers[0], *arrays, min(8, p), out)
+            one = (*made[:3], tile[panel : panel + 1], rest_tile[panel : panel + 1])
+            expected, wrong = terms_of(one, 0, min(8, p))
+            powers = np.where(out > 0.0, np.exp2(out + numbers[0, 1, r] + numbers[0, 2, r]), 0.0) if needed else 0.0
+            assert np.all(np.abs(powers - expected[r]) <= wrong[r] + near_the_limit(made, 0)[r] / TILE)
 
 
 @pytest.mark.parametrize("measure", [call_squares, _simd_sum.squares_plain])
@@ -94,7 +159,7 @@ def test_products_agree_with_the_naive_twin(d, dtype, multiply):
 def test_squares_agree_with_the_naive_twin(d, dtype, measure):
     """All terms are positive: rows of equal entries, where most roundings go the same way, and random ones."""
     vector = measure is call_squares
-    times = _simd_sum.roundings(d - 1, vector, of_squares=True).max()
+    times = sum(_simd_sum._OF_SQUARES) + d // np.prod(_simd_sum._OF_SQUARES) + 1
     # A term is a difference, rounded once and squared, and a square. Not every processor fuses that with the sum.
     most = gamma(times + 2 + (vector and not _simd_sum.VECTOR), dtype)
     for seed in range(20):
@@ -151,45 +216,6 @@ def test_powers_that_vanish_add_nothing(dtype):
     assert 0.0 <= sums(call_sums_exp2, x, [0.0]) < 1e-30
     x[0, 5] = 0.0
     assert sums(call_sums_exp2, x, [0.0]) == 1.0
-
-
-@pytest.mark.parametrize("multiply", [call_products, _simd_sum.products_plain])
-@pytest.mark.parametrize(("dtype", "d"), [(SINGLE, 64), (DOUBLE, 64), (SINGLE, 300), (SINGLE, 3001)])
-@pytest.mark.parametrize("kind", ["equal", "one large"])
-def test_products_round_less_than_is_proven_even_of_rows_made_for_it(kind, dtype, d, multiply):
-    """Many roundings go the same way.
-
-    Either all entries of a row are equal, so that all partial sums grow. Or the first term of each chunk is large, and
-    all others are about half of its last digit.
-    """
-    rng, largest = np.random.default_rng(21), 0.0
-    vector = multiply is call_products
-    chunk = (_simd_sum._OF_PRODUCTS if vector else _simd_sum._OF_PLAIN)[0]
-    _, tile = factors(d, dtype)
-    for _ in range(20):
-        rows = np.repeat(rng.uniform(1.0, 2.0, (1, ROWS)), d, axis=0)
-        columns = np.repeat(rng.uniform(1.0, 2.0, (1, TILE)), d, axis=0)
-        if kind == "one large":
-            small = np.arange(d) % chunk > 0
-            columns[small] *= unit(dtype) * rng.uniform(0.3, 1.0, (small.sum(), TILE))
-        rows = rows.astype(dtype).ravel()
-        tile[:] = columns.reshape(d, len(tile), -1).swapaxes(0, 1)
-        out = np.empty((ROWS, TILE), dtype)
-        multiply(rows, tile, out)
-        wrong = np.abs(out - naive.products(rows, tile)) / allowed(rows, tile, vector)
-        largest = max(largest, float(wrong.max()))
-    # Below a tenth the rows were not adversarial enough to mean anything.
-    assert 0.1 < largest <= 1.0
-
-
-def test_roundings_are_counted():
-    """In chunks of 16, 16 chunks, and what is left. The first of a sum is rounded when it is made."""
-    for d, vector in ((1, True), (16, True), (64, True), (300, True), (1, False), (64, False), (300, False)):
-        count = _simd_sum.roundings(d, vector)
-        sizes = (*(_simd_sum._OF_PRODUCTS if vector else _simd_sum._OF_PLAIN), d)
-        assert count.tolist() == [naive.roundings(c, d, sizes, fused=vector) + 2 * (not vector) for c in range(d)]
-    assert _simd_sum.roundings(64, True).max() == 16 + 3
-    assert _simd_sum.roundings(64, True)[-1] == 1 + 1
 
 
 @pytest.mark.parametrize("precision", ["single", "double"])
@@ -254,9 +280,9 @@ def test_the_vector_code_compiles_for_arm(element):
         pytest.skip("this llvmlite knows no aarch64")
     module = ir.Module()
     values, count = element.as_pointer(), ir.IntType(64)
-    multiply = ir.Function(module, ir.FunctionType(ir.VoidType(), [values, values, count, values, count]), "multiply")
-    builder = ir.IRBuilder(multiply.append_basic_block())
-    _simd_sum._products_of_panel(builder, *multiply.args)
+    measure = ir.Function(module, ir.FunctionType(ir.VoidType(), [values, values, count, values, count]), "measure")
+    builder = ir.IRBuilder(measure.append_basic_block())
+    _simd_sum._squares_of_panel(builder, *measure.args)
     builder.ret_void()
     powers = ir.Function(module, ir.FunctionType(ir.DoubleType(), [values, count, ir.DoubleType()]), "powers")
     builder = ir.IRBuilder(powers.append_basic_block())

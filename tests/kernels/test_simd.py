@@ -12,7 +12,7 @@ from llvmlite import binding, ir
 from numba.core.registry import cpu_target
 from rounding import gamma, of_exponents, power_of_two
 
-from quests_md.kernels import _simd, _simd_sum
+from quests_md.kernels import _simd, _simd_panel, _simd_sum
 
 SIZES = (16, 24, 28, 32)  # of the networks
 ELEMENTS = {np.float32: ir.FloatType(), np.float64: ir.DoubleType()}
@@ -76,15 +76,28 @@ def distances_module(width):
     return module("distances", [single, single, single, I64, I64], emit)
 
 
-def panel_module(emit, dtype, width, monkeypatch):
-    """Return the module of products or squares of six rows with two vectors of columns."""
+def squares_module(dtype, width, monkeypatch):
+    """Return the module of squared distances of six rows from two vectors of columns."""
     monkeypatch.setattr(_simd_sum, "VECTOR_BYTES", width)
     pointer = ELEMENTS[dtype].as_pointer()
 
     def body(builder, rows, columns, out, d, stride):
-        emit(builder, rows, columns, d, out, stride)
+        _simd_sum._squares_of_panel(builder, rows, columns, d, out, stride)
 
     return module("panel", [pointer, pointer, pointer, I64, I64], body)
+
+
+def panels_module(dtype, width):
+    """Return the module of sums over panels."""
+    rest = ELEMENTS[dtype].as_pointer()
+
+    def body(builder, *arguments):
+        pointers, counts = arguments[:8], arguments[8:]
+        _simd_panel.emit_panels(builder, width // 8, ELEMENTS[dtype], counts, pointers)
+
+    doubles, bytes_ = F64.as_pointer(), ir.IntType(8).as_pointer()
+    pointers = [doubles, rest, bytes_, doubles, doubles, rest, doubles, doubles]
+    return module("panels", [*pointers, *[I64] * 5], body)
 
 
 def powers_module(dtype, width, monkeypatch):
@@ -246,17 +259,16 @@ def test_squared_distances_agree_with_the_naive_twin(width, d, n):
     assert np.isnan(out[n])
 
 
-@pytest.mark.parametrize("emit", [_simd_sum._products_of_panel, _simd_sum._squares_of_panel])
 @pytest.mark.parametrize("dtype", ELEMENTS)
 @pytest.mark.parametrize("d", [1, 17, 64, 300])
-def test_products_and_squares_have_the_same_digits_for_every_width(emit, dtype, d, monkeypatch):
+def test_squares_have_the_same_digits_for_every_width(dtype, d, monkeypatch):
     """An element of a vector is a sum of its own, so the width does not matter. `test_kernel_sum` has the twins."""
     rng = np.random.default_rng(d)
     rows, columns = rng.normal(size=(d, _simd_sum.ROWS)).astype(dtype), rng.normal(size=(d, 64)).astype(dtype)
     found = []
     for width in (16, 32, 64):
         lanes = 2 * width // np.dtype(dtype).itemsize
-        out, text = np.full((_simd_sum.ROWS, 64), np.nan, dtype), panel_module(emit, dtype, width, monkeypatch)
+        out, text = np.full((_simd_sum.ROWS, 64), np.nan, dtype), squares_module(dtype, width, monkeypatch)
         for first in range(0, 64, lanes):
             part = np.ascontiguousarray(columns[:, first : first + lanes])
             call(text, "panel", rows, part, out[:, first:], d, 64)
@@ -264,6 +276,34 @@ def test_products_and_squares_have_the_same_digits_for_every_width(emit, dtype, 
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
     assert np.isfinite(found[0]).all()
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("dtype", ELEMENTS)
+@pytest.mark.parametrize(("p", "t"), [(8, 55), (16, 3), (2, 0)])
+def test_panels_agree_with_the_naive_twin_for_every_width(p, t, dtype, width):
+    """Only the sums of columns are compared, because these do not depend on lanes."""
+    rng, n = np.random.default_rng(p), 64
+    a, b = rng.normal(size=(p + t, 6)), rng.normal(size=(p + t, n))
+    a[p:], b[p:] = 0.1 * a[p:], 0.1 * b[p:]
+    queries, rest, first = a[:p].ravel(), a[p:].ravel().astype(dtype), min(8, p)
+    numbers = np.zeros((3, 6))
+    numbers[0] = 0.5 * (a[:first] ** 2).sum(axis=0) - 3.0 * p
+    numbers[1] = 0.5 * (a[first:] ** 2).sum(axis=0)
+    numbers[2] = -numbers[1]
+    lanes = (4 if dtype == np.float32 else 2) * width // 8
+    norms = -0.5 * np.stack([(b[:first] ** 2).sum(axis=0), (b[first:] ** 2).sum(axis=0)])
+    tile = np.ascontiguousarray(np.vstack([norms, b[:p]]).reshape(2 + p, n // lanes, lanes).swapaxes(0, 1))
+    rest_tile = np.ascontiguousarray(b[p:].reshape(t, n // lanes, lanes).swapaxes(0, 1).astype(dtype))
+    sums, columns, active = np.zeros(6 * width // 8), np.zeros(n), np.ones(1, np.int8)
+    counts = 1, n // lanes, first, p, t
+    arrays = queries, rest, active, numbers, tile, rest_tile, sums, columns
+    call(panels_module(dtype, width), "panels", *arrays, *counts)
+    expected = naive.add_panels(queries, rest, numbers, tile, rest_tile, first)
+    rtol = 1e-4 if dtype == np.float32 and t else 1e-6 if dtype == np.float32 else 1e-10
+    np.testing.assert_allclose(columns, expected.sum(axis=0).astype(float), rtol=rtol)
+    np.testing.assert_allclose(sums.reshape(6, -1).sum(axis=1), expected.sum(axis=1).astype(float), rtol=rtol)
+    assert (expected > 0).any()
 
 
 @pytest.mark.parametrize("width", [16, 32, 64])
@@ -291,7 +331,7 @@ def test_the_code_compiles_for_other_processors(triple, dtype):
     except RuntimeError as error:
         pytest.skip(f"this llvmlite compiles for no {triple}: {error}")
     texts = sums_module(dtype, 16, 32), ranks_module(16), inside_module(16), near_module(dtype, 16)
-    for text in (*texts, distances_module(16)):
+    for text in (*texts, distances_module(16), panels_module(dtype, 16)):
         parsed = binding.parse_assembly(text)
         assert len(compiler.emit_object(parsed)) > 500
         assembly = compiler.emit_assembly(parsed)
@@ -302,7 +342,7 @@ def test_the_code_compiles_for_other_processors(triple, dtype):
 
 def test_no_instruction_of_one_processor_is_named():
     sums = (sums_module(np.float32, 64, 32), sums_module(np.float64, 64, 32))
-    near = near_module(np.float32, 64)
-    for text in (*sums, ranks_module(64), inside_module(64), near, distances_module(64)):
+    others = near_module(np.float32, 64), distances_module(64), panels_module(np.float32, 64)
+    for text in (*sums, ranks_module(64), inside_module(64), *others):
         assert "llvm.x86" not in text
         assert "llvm.aarch64" not in text
