@@ -5,7 +5,7 @@ The core never imports mpi4py: ``hosts.mpi`` makes a ``Comm`` of an MPI communic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 
 from .errors import MonitorError
 
-__all__ = ["Comm", "Serial", "on_root", "raise_together", "share_text", "together"]
+__all__ = [
+    "Comm",
+    "Serial",
+    "choose_threads",
+    "deal_frames",
+    "join",
+    "on_root",
+    "raise_together",
+    "share_rows",
+    "share_text",
+    "together",
+]
 
 _Result = TypeVar("_Result")
 
@@ -98,3 +109,55 @@ def share_text(comm: Comm, rank: int, text: str | None) -> str:
     texts = comm.gather(text)
     shared: str = comm.broadcast(None if texts is None else texts[rank])
     return shared
+
+
+# -- work that ranks share ---------------------------------------------------------------------------------------------
+
+
+def choose_threads(comm: Comm, threads: int | None) -> int | None:
+    """Return the threads of each rank: one if nothing is asked for and there are several ranks."""
+    return 1 if threads is None and comm.size > 1 else threads
+
+
+def deal_frames(offsets: NDArray[np.int64], least: int) -> list[tuple[int, int]]:
+    """Return first and last frame of parts of a dataset that have `least` environments or a few more.
+
+    Part k is for rank k % size. `offsets` (n_frames + 1,) says which environment is the first of every frame.
+    """
+    out, first = [], 0
+    for frame in range(1, len(offsets)):
+        if offsets[frame] - offsets[first] >= least or frame == len(offsets) - 1:
+            out.append((first, frame))
+            first = frame
+    return out
+
+
+def share_rows(comm: Comm, out: NDArray[np.float64], parts: Sequence[tuple[int, int]]) -> None:
+    """Give the rows that each rank has computed to the others, one part of each at a time. Collective.
+
+    `out` (n, d) holds on every rank the rows of its own parts; `parts` are first and last row of every part, of which
+    number k is of rank k % size.
+    """
+    if comm.size == 1:
+        return
+    for begin in range(0, len(parts), comm.size):
+        now = parts[begin : begin + comm.size]
+        mine = np.zeros(max(last - first for first, last in now) * out.shape[1])
+        if comm.rank < len(now):
+            rows = out[slice(*now[comm.rank])]
+            mine[: rows.size] = rows.ravel()
+        for (first, last), values in zip(now, comm.allgather(mine), strict=False):
+            out[first:last] = values[: (last - first) * out.shape[1]].reshape(-1, out.shape[1])
+
+
+def join(comm: Comm, own: NDArray[np.float64], places: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Put the values of all ranks together, on all ranks. Collective.
+
+    `own` are the values of this rank; `places` says for each rank where in the result its values belong.
+    """
+    out = np.empty(sum(map(len, places)))
+    padded = np.zeros(max(map(len, places)))
+    padded[: len(own)] = own
+    for rows, values in zip(places, comm.allgather(padded), strict=True):
+        out[rows] = values[: len(rows)]
+    return out

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import report
-from ..comm import together
+from ..comm import on_root, together
 from ..descriptors import DescriptorSpec
 from ..errors import InputError, OutputError
 from ..files import write_atomically
@@ -23,6 +23,8 @@ from ..index import Index
 from ..information import (
     DEFAULT_BANDWIDTH,
     Information,
+    LearningCurve,
+    Precision,
     Sampled,
     bandwidth_from_volume,
     information_at,
@@ -38,13 +40,16 @@ from .datasets import (
     bandwidth_option,
     compute_volume,
     dataset_options,
+    describe_precision,
     open_dataset,
+    precision_option,
     read_counted,
     reading_options,
     resolve_bandwidths,
+    tell_precision,
 )
-from .references import open_reference, reference_options, thresholds_option
-from .results import Outputs, format_table, result_options, show_progress, write_result
+from .references import OpenedReference, open_reference, reference_options, thresholds_option
+from .results import Outputs, add_options, format_table, result_options, show_progress, write_result
 from .shared_work import Scratch, scratch_option, start_ranks
 
 if TYPE_CHECKING:
@@ -52,6 +57,10 @@ if TYPE_CHECKING:
 
 __all__ = ["bandwidth_command", "entropy_command", "learning_curve_command", "overlap_command", "report_command"]
 
+_sampling_options = add_options(
+    click.option("--seed", default=0, show_default=True, help="Of the samples."),
+    click.option("--replace", is_flag=True, help="Sample with replacement, as quests does."),
+)
 _SPREAD = 10_000  # most rows from which the spread of own descriptors is computed
 
 
@@ -157,8 +166,8 @@ def _make_rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]],
 @click.option("--group-key", metavar="KEY", help="A row for each group of frames, by this key of their info.")
 @click.option("--sample", type=click.IntRange(2), metavar="SIZE", help="Of random samples of this many environments.")
 @click.option("--runs", default=20, show_default=True, type=click.IntRange(2), help="Number of samples.")
-@click.option("--seed", default=0, show_default=True, help="Of the samples.")
-@click.option("--replace", is_flag=True, help="Sample with replacement, as quests does.")
+@_sampling_options
+@precision_option
 @dataset_options
 @reading_options()
 @scratch_option
@@ -171,6 +180,7 @@ def entropy_command(
     runs: int,
     seed: int,
     replace: bool,
+    precision: Precision,
     outputs: Outputs,
     threads: int | None,
     scratch: Path | None,
@@ -189,7 +199,7 @@ def entropy_command(
                 sources, **descriptor, group_key=group_key, threads=threads, progress=progress, scratch=room
             )
             h = together(comm, lambda: resolve_bandwidths(data, bandwidths))
-            how: dict[str, Any] = {"threads": threads, "comm": comm, "report": progress.share}
+            how: dict[str, Any] = {"precision": precision, "threads": threads, "comm": comm, "report": progress.share}
             results: dict[str, Sequence[Information | Sampled]] = {}
             parts = {} if group_key is None else dict(data.iterate_groups())
             for name in (*parts, ALL):
@@ -201,16 +211,19 @@ def entropy_command(
                     drawn = {"seed": seed, "replace": replace}
                     results[name] = [_sample(rows, sample, runs, one, {**drawn, **how}) for one in h]
         of = {**data.describe(), **({"seed": seed, "replace": replace} if sample is not None else {})}
-        together(comm, lambda: _tell(results, of, outputs) if comm.rank == 0 else None)
+        on_root(comm, lambda: _tell(results, of, precision, outputs))
 
 
-def _tell(results: dict[str, Sequence[Information | Sampled]], of: dict[str, Any], outputs: Outputs) -> None:
+def _tell(
+    results: dict[str, Sequence[Information | Sampled]], of: dict[str, Any], precision: Precision, outputs: Outputs
+) -> None:
     groups = len(results) > 1
     found = [
         {**({"group": name} if groups else {}), **_make_row(one)} for name, ones in results.items() for one in ones
     ]
-    result = {**of, "results": found, "versions": find_versions()}
+    result = {**of, **describe_precision(precision), "results": found, "versions": find_versions()}
     outputs.deliver(found, lambda path: write_result(path, result, found), lambda: _draw(results))
+    tell_precision(precision)
 
 
 def _sample(rows: NDArray[Any], size: int, runs: int, bandwidth: float, how: dict[str, Any]) -> Sampled:
@@ -261,6 +274,7 @@ def _draw(results: dict[str, Sequence[Information | Sampled]]) -> Figure:
 @bandwidth_option()
 @thresholds_option("dH (nats) below which an environment is covered. May be repeated.", 1e-5)
 @click.option("--group-key", metavar="KEY", help="A row for each group of frames, by this key of their info.")
+@precision_option
 @dataset_options
 @reading_options()
 @result_options()
@@ -271,6 +285,7 @@ def overlap_command(
     bandwidth: float | str | None,
     thresholds: tuple[float, ...],
     group_key: str | None,
+    precision: Precision,
     outputs: Outputs,
     threads: int | None,
     reading: dict[str, Any],
@@ -279,27 +294,43 @@ def overlap_command(
     """Compute the fraction of environments whose dH against a reference is below a threshold.
 
     FILE is anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of
-    own descriptors (.npy); so is what --reference takes.
+    own descriptors (.npy); so is what --reference takes. Under mpiexec the ranks share the work, and the numbers are
+    the same. They are the same in single precision, too: a dH near a threshold is computed again in double.
     """
-    outputs.check()
-    with show_progress() as progress:
-        reference = open_reference(index_file, references, bandwidth, descriptor, reading, threads, progress)
-        how = (descriptor if reference.spec is None else {"spec": reference.spec}) | {"reading": reading}
-        data = open_dataset(sources, **how, group_key=group_key, threads=threads, progress=progress)
-        progress.begin("dH")
-        dH = reference.delta_entropy(data.rows, data.numbers)
-    parts = [({}, dH)] if group_key is None else [({"group": name}, dH[which]) for name, which in data.iterate_groups()]
-    if group_key is not None:
-        parts.append(({"group": ALL}, dH))
+    with start_ranks() as comm, Scratch(None, comm) as room:
+        together(comm, outputs.check)
+        with show_progress() as progress:
+            reference = open_reference(
+                index_file, references, bandwidth, descriptor, reading, threads, precision, progress, room
+            )
+            how = (descriptor if reference.spec is None else {"spec": reference.spec}) | {"reading": reading}
+            data = open_dataset(sources, **how, group_key=group_key, threads=threads, progress=progress, scratch=room)
+            progress.begin("dH")
+            dH = reference.delta_entropy(data.rows, data.numbers, thresholds, comm)
+        on_root(comm, lambda: _tell_overlap(data, reference, dH, thresholds, group_key is not None, outputs))
+
+
+def _tell_overlap(
+    data: Dataset,
+    reference: OpenedReference,
+    dH: NDArray[np.float64],
+    thresholds: Sequence[float],
+    grouped: bool,
+    outputs: Outputs,
+) -> None:
+    parts = [({"group": name}, dH[which]) for name, which in data.iterate_groups()] if grouped else []
+    parts.append(({"group": ALL} if grouped else {}, dH))
     rows = [
         {**group, "threshold": threshold, "n_env": len(some), "overlap": float(np.mean(some < threshold))}
         for group, some in parts
         for threshold in thresholds
     ]
-    result = {**data.describe(), "reference": reference.describe(), "results": rows, "versions": find_versions()}
+    of = {**data.describe(), "reference": reference.describe(), **describe_precision(reference.precision)}
+    result = {**of, "results": rows, "versions": find_versions()}
 
     write = functools.partial(write_result, result=result, rows=rows)
     outputs.deliver(rows, write, lambda: report.histogram(dH, thresholds))
+    tell_precision(reference.precision)
 
 
 # -- learning-curve ----------------------------------------------------------------------------------------------------
@@ -323,14 +354,15 @@ def _convert_fractions(context: click.Context, parameter: click.Parameter, value
     help="Shares of the environments, above 0 and at most 1.",
 )
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="Samples of each share.")
-@click.option("--seed", default=0, show_default=True, help="Of the samples.")
-@click.option("--replace", is_flag=True, help="Sample with replacement, as quests does.")
+@_sampling_options
+@precision_option
 @dataset_options
 @reading_options()
 @result_options()
 def learning_curve_command(
     sources: tuple[str, ...],
     bandwidth: float | str | None,
+    precision: Precision,
     fractions: tuple[float, ...],
     runs: int,
     seed: int,
@@ -342,15 +374,23 @@ def learning_curve_command(
     """Compute the entropy of random samples of a growing share of a dataset, in nats.
 
     Where it no longer grows, more data of the same kind add nothing. FILE is anything that ASE reads, with an
-    optional slice (md.traj@::10); or one index (.qindex), or one array of own descriptors (.npy).
+    optional slice (md.traj@::10); or one index (.qindex), or one array of own descriptors (.npy). Under mpiexec the
+    ranks share the work, and every digit is the same.
     """
-    outputs.check()
-    with show_progress() as progress:
-        data = open_dataset(sources, **descriptor, threads=threads, progress=progress)
-        (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
-        progress.begin("learning curve")
-        drawn: dict[str, Any] = {"seed": seed, "replace": replace}
-        curve = learning_curve(data.rows, fractions, runs, h, **drawn, threads=threads, report=progress.share)
+    drawn: dict[str, Any] = {"seed": seed, "replace": replace}
+    with start_ranks() as comm, Scratch(None, comm) as room:
+        together(comm, outputs.check)
+        with show_progress() as progress:
+            data = open_dataset(sources, **descriptor, threads=threads, progress=progress, scratch=room)
+            (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
+            progress.begin("learning curve")
+            how: dict[str, Any] = {"precision": precision, "threads": threads, "comm": comm, "report": progress.share}
+            curve = learning_curve(data.rows, fractions, runs, h, **drawn, **how)
+        of = {**data.describe(), "bandwidth": h, "runs": runs, **drawn, **describe_precision(precision)}
+        on_root(comm, lambda: _tell_curve(curve, of, precision, outputs))
+
+
+def _tell_curve(curve: LearningCurve, of: dict[str, Any], precision: Precision, outputs: Outputs) -> None:
     rows = [
         {
             "fraction": float(fraction),
@@ -363,11 +403,11 @@ def learning_curve_command(
         for fraction, some in zip(curve.fractions, curve.samples, strict=True)
     ]
     runs_of = [{**row, "entropies": some.entropies} for row, some in zip(rows, curve.samples, strict=True)]
-    head = {**data.describe(), "bandwidth": h, "runs": runs, **drawn}
-    result = {**head, "results": runs_of, "versions": find_versions()}
+    result = {**of, "results": runs_of, "versions": find_versions()}
 
     write = functools.partial(write_result, result=result, rows=rows)
     outputs.deliver(rows, write, lambda: report.learning_curve(curve))
+    tell_precision(precision)
 
 
 # -- report ------------------------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import together
+from ..comm import Comm, together
 from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..errors import InputError, SourceError
 from ..frame import Frame
 from ..index import Index, mean_volume, volume_per_atom
-from ..information import DEFAULT_BANDWIDTH, bandwidth_from_volume, check_rows
+from ..information import DEFAULT_BANDWIDTH, ERRORS, Precision, bandwidth_from_volume, check_rows
 from ..sources import Reading, describe_source, read_descriptors, read_frames
 from .results import Counter, add_options
 from .shared_work import Scratch, compute_rows
@@ -31,13 +31,17 @@ __all__ = [
     "compute_volume",
     "convert_bandwidth",
     "dataset_options",
+    "describe_precision",
     "make_spec",
     "open_dataset",
     "open_index",
+    "precision_option",
     "read_counted",
     "reading_options",
     "refuse_no_bandwidth",
+    "refuse_other_frames",
     "resolve_bandwidths",
+    "tell_precision",
 ]
 
 
@@ -207,10 +211,15 @@ def _open_files(source: Frames, spec: DescriptorSpec, threads: int | None, scrat
     data = together(scratch.comm, lambda: _survey(read() if kept is None else kept, sources, spec))
     assert data.spec is not None
     frames, names = read() if kept is None else kept, ", ".join(sources)
-    if len(np.unique(scratch.comm.allgather(np.array([data.n_frames, data.frame_offsets[-1]])), axis=0)) > 1:
-        raise SourceError(f"{names}: the ranks do not read the same frames: is a file still written to?")
+    refuse_other_frames(scratch.comm, [data.n_frames, int(data.frame_offsets[-1])], names)
     rows = compute_rows(frames, names, data.frame_offsets, data.spec, scratch, threads)
     return replace(data, rows=rows)
+
+
+def refuse_other_frames(comm: Comm, counts: Sequence[int], names: str) -> None:
+    """Raise `SourceError` on all ranks if they have read other frames than each other, by these counts. Collective."""
+    if len(np.unique(comm.allgather(np.array(counts, np.float64)), axis=0)) > 1:
+        raise SourceError(f"{names}: the ranks do not read the same frames: is a file still written to?")
 
 
 def _survey(frames: Iterable[Frame], sources: Sequence[str], spec: DescriptorSpec) -> Dataset:
@@ -358,6 +367,38 @@ def reading_options(*labels: str) -> Callable[[_Command], _Command]:
 def _split_symbols(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
     """Convert an option: chemical symbols, with commas or spaces between them."""
     return None if text is None else tuple(text.replace(",", " ").split())
+
+
+def precision_option(command: _Command) -> _Command:
+    """Add --precision."""
+    return click.option(
+        "--precision",
+        default="double",
+        show_default=True,
+        type=click.Choice(list(ERRORS)),
+        help="Of dH and what is made of it: {}.".format(
+            ", ".join(f"{name} errs by at most {_format_error(*error)} nats" for name, error in ERRORS.items())
+        ),
+    )(command)
+
+
+def _format_error(absolute: float, relative: float) -> str:
+    return f"max({absolute:g}, {relative:g}·|dH|)"
+
+
+def describe_precision(precision: Precision) -> dict[str, Any]:
+    """Describe the precision for a result: no dH errs by more than the larger of nats and of a share of |dH|."""
+    absolute, relative = ERRORS[precision]
+    return {"precision": precision, "error": {"absolute": absolute, "relative": relative}}
+
+
+def tell_precision(precision: Precision) -> None:
+    """Say on stderr how wrong numbers in single precision may be; tables on stdout are read by programs."""
+    if precision != "double":
+        click.echo(
+            f"quests-md: {precision} precision: no dH errs by more than {_format_error(*ERRORS[precision])} nats",
+            err=True,
+        )
 
 
 def convert_bandwidth(value: Any) -> float | str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,16 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import report
+from ..comm import Comm, choose_threads, join, on_root, together
 from ..errors import FrameError, InputError, NucleationError, OutputError
-from ..files import write_atomically
+from ..files import open_atomically, write_atomically
 from ..files.extxyz import format_frame
 from ..frame import Frame
 from ..index import Index
-from ..information import DEFAULT_BANDWIDTH
+from ..information import DEFAULT_BANDWIDTH, Precision
 from ..machine import find_versions
 from ..nuclei import SPHERE, Nucleation, Nuclei, NucleiSeries, linked_mean, nucleation, nuclei
 from ..sources import ReadFrame, describe_source, read_all, read_frames
-from .datasets import FRAMES, NOT_FRAMES, bandwidth_option, dataset_options, make_spec, open_dataset, reading_options
+from .datasets import (
+    FRAMES,
+    NOT_FRAMES,
+    bandwidth_option,
+    dataset_options,
+    describe_precision,
+    make_spec,
+    open_dataset,
+    precision_option,
+    reading_options,
+    refuse_other_frames,
+    tell_precision,
+)
 from .references import Itself, OpenedReference, open_reference, reference_options, thresholds_option
 from .results import (
     Counter,
@@ -36,6 +51,7 @@ from .results import (
     show_progress,
     write_result,
 )
+from .shared_work import Scratch, start_ranks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +80,7 @@ class _Answer:
 @click.option("--itself", is_flag=True, help="Instead: each frame against itself.")
 @bandwidth_option()
 @thresholds_option("Report the fraction above this dH (nats). May be repeated.")
+@precision_option
 @dataset_options
 @reading_options()
 @result_options(*FRAMES, ".csv", ".json", ".npy")
@@ -75,6 +92,7 @@ def dh_command(
     itself: bool,
     bandwidth: float | str | None,
     thresholds: tuple[float, ...],
+    precision: Precision,
     outputs: Outputs,
     threads: int | None,
     **descriptor: Any,
@@ -83,37 +101,89 @@ def dh_command(
 
     FILE is anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of
     own descriptors (.npy); so is what --reference takes. With -o, the frames with dH of every atom (.extxyz, .xyz), a
-    row for every frame (.csv), a summary and these rows (.json), or the plain values (.npy).
+    row for every frame (.csv), a summary and these rows (.json), or the plain values (.npy). Under mpiexec the ranks
+    share the work, and every digit is the same.
     """
-    outputs.check()
-    are_frames = outputs.output is not None and outputs.output.suffix in FRAMES
-    with show_progress() as progress:
-        if itself:
-            reference: OpenedReference | Itself = _make_itself(
-                sources, index_file, references, bandwidth, descriptor, threads
-            )
-        else:
-            reference = open_reference(index_file, references, bandwidth, descriptor, reading, threads, progress)
-        asked = _ask(sources, reference, thresholds, {**descriptor, "reading": reading}, progress)
-        if outputs.output is not None and are_frames:
-            done: list[_Answer] = []
-            write_atomically(outputs.output, lambda file: file.writelines(_format_frames(asked, done, sources)))
-        else:
-            done = [answer for answer, _ in asked]
-    done = _keep_environments(done, sources)
+    with start_ranks() as comm, Scratch(None, comm) as room:
+        together(comm, outputs.check)
+        with show_progress() as progress:
+            if itself:
+                given = (sources, index_file, references, bandwidth, descriptor)
+                reference: OpenedReference | Itself = _make_itself(*given, choose_threads(comm, threads), precision)
+            else:
+                reference = open_reference(
+                    index_file, references, bandwidth, descriptor, reading, threads, precision, progress, room
+                )
+            question = _Question(sources, reference, thresholds, {**descriptor, "reading": reading}, progress, room)
+            done = _answer(question, outputs.output)
+        on_root(comm, lambda: _tell(question, done, outputs))
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of which reference, and the ranks that share the work."""
+
+    sources: Sequence[str]
+    reference: OpenedReference | Itself
+    thresholds: Sequence[float]
+    descriptor: dict[str, Any]
+    progress: Counter
+    room: Scratch
+
+    @property
+    def limits(self) -> list[float]:
+        """All dH (nats) of which the result says how many are above or below."""
+        return [*self.thresholds, _OVERLAP]
+
+
+def _answer(question: _Question, path: Path | None) -> list[_Answer]:
+    """Return the answers for all frames with environments. If `path` is one of frames, rank 0 writes them. Collective.
+
+    Raises
+    ------
+    InputError
+        There are none; then no file is left.
+    OutputError
+        There are no frames to write.
+    """
+    comm, done = question.room.comm, list[_Answer]()
+    wanted = path is not None and path.suffix in FRAMES
+    if wanted and _hold_no_frames(question.sources):
+        raise OutputError(f"{question.sources[0]} holds no frames to write: give a name that ends with .csv or .json")
+    with ExitStack() as stack:
+        file = on_root(comm, lambda: stack.enter_context(open_atomically(path)) if path and wanted else None)
+        for some in _ask(question):
+            if wanted:
+                on_root(comm, partial(_write_texts, file, some))
+            done += [answer for answer, _ in some]
+        found = _keep_environments(done, question.sources)
+        on_root(comm, stack.close)  # the file is whole, or all ranks learn that it is not
+    return found
+
+
+def _write_texts(file: BinaryIO | None, some: Sequence[tuple[_Answer, Iterator[bytes]]]) -> None:
+    assert file is not None
+    for _, text in some:
+        file.writelines(text)
+
+
+def _tell(question: _Question, done: Sequence[_Answer], outputs: Outputs) -> None:
+    reference, thresholds = question.reference, question.thresholds
     values = np.concatenate([answer.dH for answer in done])
     summary = {"n_frames": len(done), **_summarise(values, thresholds), "overlap": float(np.mean(values < _OVERLAP))}
-    of = {"reference": reference.describe(), "thresholds": list(thresholds), **summary}
+    about = {"reference": reference.describe(), "thresholds": list(thresholds)}
+    of = {**about, **describe_precision(reference.precision), **summary}
 
     def draw() -> Figure:
         offsets = np.cumsum([0] + [len(answer.dH) for answer in done])
         return report.histogram(values, thresholds, frame_offsets=offsets)
 
     def write(path: Path) -> None:
-        if not are_frames:  # they are written already
-            _write(path, sources, of, done, values)
+        if path.suffix not in FRAMES:  # they are written already
+            _write(path, question.sources, of, done, values)
 
     outputs.deliver([summary], write, draw)
+    tell_precision(reference.precision)
 
 
 def _keep_environments(done: Sequence[_Answer], sources: Sequence[str]) -> list[_Answer]:
@@ -142,54 +212,77 @@ def _make_itself(
     bandwidth: float | str | None,
     descriptor: dict[str, Any],
     threads: int | None,
+    precision: Precision,
 ) -> Itself:
     if index_file is not None or references:
         raise click.UsageError("--itself takes the place of --index and --reference: give one of them")
     if bandwidth == "auto" or _hold_no_frames(sources):
         raise click.UsageError("--itself is for files of frames, and for a bandwidth that is a number")
-    return Itself(make_spec(**descriptor), DEFAULT_BANDWIDTH if bandwidth is None else float(bandwidth), threads)
+    h = DEFAULT_BANDWIDTH if bandwidth is None else float(bandwidth)
+    return Itself(make_spec(**descriptor), h, threads, precision)
 
 
 def _hold_no_frames(sources: Sequence[str]) -> bool:
     return any(Path(source).suffix in NOT_FRAMES for source in sources)
 
 
-def _ask(
-    sources: Sequence[str],
-    reference: OpenedReference | Itself,
-    thresholds: Sequence[float],
-    descriptor: dict[str, Any],
-    progress: Counter,
-) -> Iterator[tuple[_Answer, Iterator[bytes] | None]]:
-    """Yield the answer for every frame, and its text with dH, in pieces; None if there are no frames."""
-    if isinstance(reference, OpenedReference) and _hold_no_frames(sources):
-        how = descriptor if reference.spec is None else {"spec": reference.spec, "reading": descriptor["reading"]}
-        data = open_dataset(sources, **how, threads=reference.threads, progress=progress)
-        dH = reference.delta_entropy(data.rows, data.numbers)
-        # Own descriptors do not always say where a frame begins: then all of them are one frame.
-        offsets = [0, len(dH)] if data.spec is None and data.n_frames == len(dH) else data.frame_offsets.tolist()
-        for number, (first, last) in enumerate(itertools.pairwise(offsets)):
-            some = dH[first:last]
-            yield _Answer({"file": sources[0], "frame": number, **_summarise(some, thresholds)}, some), None
+def _ask(question: _Question) -> Iterator[list[tuple[_Answer, Iterator[bytes]]]]:
+    """Yield the answers for some frames at a time, each with the text of its frame, in pieces. Collective."""
+    reference, comm = question.reference, question.room.comm
+    if isinstance(reference, OpenedReference) and _hold_no_frames(question.sources):
+        yield [(answer, iter(())) for answer in _ask_dataset(question, reference)]
         return
     if reference.spec is None:
-        raise InputError(f"the reference holds own descriptors: {sources[0]} must be an array (.npy) of them, too")
-    for batch in _batches(sources, descriptor["reading"], progress):
-        frames = [found.frame for *_, found in batch]
-        for (source, number, found), some in zip(batch, _split(_compute_dH(reference, batch), frames), strict=True):
+        raise InputError(
+            f"the reference holds own descriptors: {question.sources[0]} must be an array (.npy) of them, too"
+        )
+    batches = _batches(question.sources, question.descriptor["reading"], question.progress)
+    while some := _read_batches(batches, comm, ", ".join(question.sources)):
+        frames = [found.frame for batch in some for *_, found in batch]
+        own = together(comm, partial(_compute_dH, question, some[comm.rank : comm.rank + 1]))
+        ends = np.cumsum([0, *(sum(len(found.frame.centres) for *_, found in batch) for batch in some)])
+        places = [np.arange(*ends[rank : rank + 2]) if rank < len(some) else np.arange(0) for rank in range(comm.size)]
+        answers = []
+        parts = _split(join(comm, own, places), frames)
+        for (source, number, found), dH in zip(itertools.chain(*some), parts, strict=True):
             row = {"file": source, "frame": number, "step": found.frame.step, "time": found.frame.time}
-            summary = _summarise(some, thresholds, found.frame)
-            yield _Answer({**row, **summary}, some), _format_frame(found, some, summary)
+            summary = _summarise(dH, question.thresholds, found.frame)
+            answers.append((_Answer({**row, **summary}, dH), _format_frame(found, dH, summary)))
+        yield answers
 
 
-def _compute_dH(reference: OpenedReference | Itself, batch: Sequence[_Place]) -> NDArray[np.float64]:
+def _ask_dataset(question: _Question, reference: OpenedReference) -> Iterator[_Answer]:
+    """Yield the answers for the frames of an index, or of own descriptors. Collective."""
+    sources, descriptor, room = question.sources, question.descriptor, question.room
+    how = descriptor if reference.spec is None else {"spec": reference.spec, "reading": descriptor["reading"]}
+    data = open_dataset(sources, **how, threads=reference.threads, progress=question.progress, scratch=room)
+    dH = reference.delta_entropy(data.rows, data.numbers, question.limits, room.comm)
+    # Own descriptors do not always say where a frame begins: then all of them are one frame.
+    offsets = [0, len(dH)] if data.spec is None and data.n_frames == len(dH) else data.frame_offsets.tolist()
+    for number, (first, last) in enumerate(itertools.pairwise(offsets)):
+        some = dH[first:last]
+        yield _Answer({"file": sources[0], "frame": number, **_summarise(some, question.thresholds)}, some)
+
+
+def _read_batches(batches: Iterator[list[_Place]], comm: Comm, names: str) -> list[list[_Place]]:
+    """Return a batch for each rank, or what is left; every rank reads all of them. Collective."""
+    some = together(comm, lambda: list(itertools.islice(batches, comm.size)))
+    frames = [found.frame for batch in some for *_, found in batch]
+    refuse_other_frames(comm, [len(some), len(frames), sum(len(frame.centres) for frame in frames)], names)
+    return some
+
+
+def _compute_dH(question: _Question, batches: Sequence[Sequence[_Place]]) -> NDArray[np.float64]:
     """Compute dH of some frames. If a frame has no descriptor, the error names its file."""
+    places = list(itertools.chain(*batches))
+    if not places:  # the frames do not suffice for all ranks
+        return np.empty(0)
     try:
-        return reference.ask([found.frame for *_, found in batch])
+        return question.reference.ask([found.frame for *_, found in places], question.limits)
     except FrameError:
-        for source, number, found in batch:
+        for source, number, found in places:
             try:
-                reference.ask([found.frame])
+                question.reference.ask([found.frame])
             except FrameError as error:
                 raise FrameError(f"{source}: frame {number}: {error}") from error
         raise
@@ -234,20 +327,6 @@ def _format_frame(found: ReadFrame, dH: NDArray[np.float64], summary: dict[str, 
     values = np.full(len(found.frame.positions), np.nan)
     values[found.frame.centres] = dH
     yield from found.text.format({"dH": values}, {f"dH_{key}": value for key, value in summary.items()})
-
-
-def _format_frames(
-    asked: Iterable[tuple[_Answer, Iterator[bytes] | None]], done: list[_Answer], sources: Sequence[str]
-) -> Iterator[bytes]:
-    """Yield the text of every frame, and keep its answer. Raise if none has environments: then no file is left."""
-    for answer, text in asked:
-        if text is None:
-            raise OutputError(
-                f"{answer.row['file']} holds no frames to write: give a name that ends with .csv or .json"
-            )
-        done.append(answer)
-        yield from text
-    _keep_environments(done, sources)
 
 
 # -- nuclei ------------------------------------------------------------------------------------------------------------

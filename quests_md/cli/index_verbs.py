@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from ..comm import Comm, choose_threads, on_root, together
 from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..errors import CalibrationError, IndexFileError, InputError, OutputError
 from ..frame import Frame
 from ..index import Calibration, ErrorBound, Index, calibrate, fit_error_bound
 from ..information import DEFAULT_BANDWIDTH
 from ..sources import describe_source, name_source, read_descriptors, read_force_errors
-from .datasets import convert_bandwidth, read_counted, reading_options, refuse_no_bandwidth
+from .datasets import convert_bandwidth, read_counted, reading_options, refuse_no_bandwidth, refuse_other_frames
 from .results import Counter, format_facts, show_progress
+from .shared_work import start_ranks
 
 __all__ = ["index_group"]
 
@@ -75,31 +77,64 @@ def build(
 
     FILE is anything that ASE reads, with an optional slice: ref.xyz, md.traj@100:, md.traj@0:100:2. Or it holds own
     descriptors, as numpy.save writes them: features.npy, of one frame (n, d), or of frames with as many atoms each
-    (frames, atoms, d). These need --bandwidth, in their own unit.
+    (frames, atoms, d). These need --bandwidth, in their own unit. Under mpiexec the ranks share the work, and the index
+    is the same.
     """
     started = time.perf_counter()
-    descriptor: dict[str, Any] = {"k": k, "cutoff": cutoff, "species": species}
-    _refuse_other_files(output)
-    with show_progress() as progress:
-        if _are_own(sources):
-            index = _build_own(sources, bandwidth, name, {**descriptor, "group-key": group_key, **reading}, threads)
-        elif name is None:
-            spec = DescriptorSpec(**{key: value for key, value in descriptor.items() if value is not None})
-            h = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
-            described = [describe_source(source) for source in sources]
-            frames = _read(sources, group_key, progress, reading)
-            index = Index.build(frames, spec, h, sources=described, threads=threads)
-        else:
-            raise InputError(f"--name is for own descriptors (.npy), and {sources[0]} holds frames")
-        if calibrated:
-            progress.say("calibrating with")
-            reason = _calibrate(index, threads)
-    index.save(output)
-    seconds = time.perf_counter() - started
-    click.echo(_format(output, index))
-    if calibrated and reason:
-        click.echo(f"quests-md: warning: no calibration: {reason}", err=True)
-    click.echo(format_facts({"built in": f"{seconds:.1f} s"}))
+    asked: dict[str, Any] = {"k": k, "cutoff": cutoff, "species": species}
+    with start_ranks() as comm:
+        threads = choose_threads(comm, threads)
+        on_root(comm, lambda: _refuse_other_files(output))
+        with show_progress() as progress:
+            if _are_own(sources):
+                for_frames = {**asked, "group-key": group_key, **reading}
+                index = together(comm, lambda: _build_own(sources, bandwidth, name, for_frames, threads))
+            elif name is None:
+                frames = _read_together(sources, group_key, progress, reading, comm)
+                index = _build(sources, frames, asked, bandwidth, threads, comm)
+            else:
+                raise InputError(f"--name is for own descriptors (.npy), and {sources[0]} holds frames")
+            reason = ""
+            if calibrated:
+                progress.say("calibrating with")
+                reason = _calibrate(index, threads, comm)
+
+        def tell() -> None:
+            index.save(output)
+            seconds = time.perf_counter() - started
+            click.echo(_format(output, index))
+            if reason:
+                click.echo(f"quests-md: warning: no calibration: {reason}", err=True)
+            click.echo(format_facts({"built in": f"{seconds:.1f} s"}))
+
+        on_root(comm, tell)
+
+
+def _build(
+    sources: Sequence[str],
+    frames: Iterable[Frame],
+    asked: Mapping[str, Any],
+    bandwidth: float | str | None,
+    threads: int | None,
+    comm: Comm,
+) -> Index:
+    """Build an index of frames. Collective."""
+    spec = DescriptorSpec(**{key: value for key, value in asked.items() if value is not None})
+    h = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
+    described = together(comm, lambda: [describe_source(source) for source in sources])
+    return Index.build(frames, spec, h, sources=described, threads=threads, comm=comm)
+
+
+def _read_together(
+    sources: Sequence[str], group_key: str | None, progress: Counter, reading: dict[str, Any], comm: Comm
+) -> Iterable[Frame]:
+    """Return the frames of files, the same on all ranks. Collective."""
+    if comm.size == 1:
+        return _read(sources, group_key, progress, reading)
+    frames = together(comm, lambda: list(_read(sources, group_key, progress, reading)))
+    n_env = sum(len(frame.centres) for frame in frames)
+    refuse_other_frames(comm, [len(frames), n_env], ", ".join(sources))
+    return frames
 
 
 def _read(sources: Sequence[str], group_key: str | None, progress: Counter, reading: dict[str, Any]) -> Iterator[Frame]:
@@ -107,10 +142,10 @@ def _read(sources: Sequence[str], group_key: str | None, progress: Counter, read
     progress.say("computing descriptors of")
 
 
-def _calibrate(index: Index, threads: int | None) -> str:
+def _calibrate(index: Index, threads: int | None, comm: Comm | None = None) -> str:
     """Calibrate an index, or return the reason why not: an index without a calibration is of use, too."""
     try:
-        index.calibration = calibrate(index, threads=threads)
+        index.calibration = calibrate(index, threads=threads, comm=comm)
     except CalibrationError as error:
         return str(error)
     return ""

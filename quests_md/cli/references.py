@@ -5,24 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
+from ..comm import Comm, choose_threads, join, together
 from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS
 from ..errors import ElementError, InputError
 from ..frame import Frame
 from ..index import Index
-from ..information import delta_entropy
+from ..information import Precision, delta_entropy, find_undecided
 from .datasets import Dataset, open_dataset, open_index, resolve_bandwidths
 from .results import Counter, add_options
+from .shared_work import Scratch
 
 __all__ = ["Itself", "OpenedReference", "check_elements", "open_reference", "reference_options", "thresholds_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_PIECE = 96  # least number of rows that a rank is given at a time, unless all are fewer; more than `index` calls few
+_PIECES = 8  # a rank gets several pieces, since rows in one place may take longer than others
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,15 @@ class OpenedReference:
         h, in 1/Å.
     threads
         Threads to use; None takes all cores.
+    precision
+        Of dH. Where a threshold is given, its errors do not change on which side of it a dH lies.
     """
 
     data: Dataset | None
     index: Index | None
     bandwidth: float
     threads: int | None
+    precision: Precision = "double"
 
     @property
     def spec(self) -> DescriptorSpec | None:
@@ -54,7 +63,7 @@ class OpenedReference:
         assert self.data is not None
         return self.data.spec
 
-    def ask(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+    def ask(self, frames: Sequence[Frame], thresholds: Sequence[float] = ()) -> NDArray[np.float64]:
         """Compute dH of the environments of frames, in their order; (n,), in nats.
 
         Raises
@@ -66,10 +75,24 @@ class OpenedReference:
         """
         assert self.spec is not None
         numbers = np.concatenate([frame.numbers for frame in frames])
-        return self.delta_entropy(self.spec.compute(frames, self.threads), numbers)
+        rows = self.spec.compute(frames, self.threads)
+        return _settle(lambda p, which: self._compute(rows[which], numbers, p), thresholds, self.precision)
 
-    def delta_entropy(self, query: NDArray[Any], numbers: NDArray[np.int64] | None) -> NDArray[np.float64]:
-        """Compute dH of rows (n, d) in nats, (n,). `numbers` are the atomic numbers of their centres, if known.
+    def delta_entropy(
+        self, query: NDArray[Any], numbers: NDArray[np.int64] | None, thresholds: Sequence[float], comm: Comm
+    ) -> NDArray[np.float64]:
+        """Compute dH of rows (n, d) in nats, (n,), on all ranks. Collective.
+
+        Parameters
+        ----------
+        query
+            The rows, the same on all ranks, which share them.
+        numbers
+            Atomic numbers of their centres, if known.
+        thresholds
+            In nats. A dH whose error leaves open on which side of one it is, is computed in double precision.
+        comm
+            The ranks.
 
         Raises
         ------
@@ -78,15 +101,47 @@ class OpenedReference:
         InputError
             The rows are those of other descriptors.
         """
+
+        def compute(precision: Precision, which: Any) -> NDArray[np.float64]:
+            rows = query[which]
+            if comm.size == 1:
+                return self._compute(rows, numbers, precision)
+            places = self._deal(rows, comm.size)
+            own = together(comm, lambda: self._compute(rows[places[comm.rank]], numbers, precision))
+            return join(comm, own, places)
+
+        return _settle(compute, thresholds, self.precision)
+
+    def _deal(self, rows: NDArray[Any], ranks: int) -> list[NDArray[np.int64]]:
+        """Return for each rank which rows are its own.
+
+        A large index sums few rows in another way than many, which may change the last digit. So a rank has many rows
+        of an element if all ranks together have many.
+        """
+        by_centre = self.index is not None and self.index.descriptor.by_centre
+        elements = rows[:, 0] if by_centre else np.zeros(len(rows))
+        mine: list[list[NDArray[np.int64]]] = [[np.empty(0, np.int64)] for _ in range(ranks)]
+        for z in np.unique(elements):
+            which = np.flatnonzero(elements == z)
+            pieces = np.array_split(which, max(1, min(_PIECES * ranks, len(which) // _PIECE)))
+            for number, piece in enumerate(pieces):
+                mine[number % ranks].append(piece)
+        return [np.concatenate(some) for some in mine]
+
+    def _compute(
+        self, query: NDArray[Any], numbers: NDArray[np.int64] | None, precision: Precision
+    ) -> NDArray[np.float64]:
         if self.spec is None and numbers is not None:
             raise InputError("the reference holds own descriptors: the queries must be an array (.npy) of them, too")
         if self.index is not None:
             if numbers is not None:
                 self.index.check_elements(numbers)
-            return self.index.delta_entropy(np.asarray(query, dtype=np.float64), self.threads)
+            rows = np.asarray(query, dtype=np.float64)
+            return self.index.delta_entropy(rows, self.threads, precision=precision)
         assert self.data is not None
         check_elements(numbers, self.data)
-        return delta_entropy(query, self.data.rows, self.bandwidth, threads=self.threads)
+        how: dict[str, Any] = {"precision": precision, "threads": self.threads}
+        return delta_entropy(query, self.data.rows, self.bandwidth, **how)
 
     def describe(self) -> dict[str, Any]:
         """Describe the reference for a result."""
@@ -104,26 +159,41 @@ class Itself:
     ----------
     spec
         The descriptor. If it needs elements, each frame takes its own.
-    bandwidth, threads
+    bandwidth, threads, precision
         As of `OpenedReference`.
     """
 
     spec: DescriptorSpec
     bandwidth: float
     threads: int | None
+    precision: Precision = "double"
 
-    def ask(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+    def ask(self, frames: Sequence[Frame], thresholds: Sequence[float] = ()) -> NDArray[np.float64]:
         """Compute dH of the environments of frames, in their order; (n,), in nats. Raises as `OpenedReference.ask`."""
         answers = []
         for frame in frames:
             rows = self.spec.for_elements(frame.distinct_numbers.tolist()).compute(frame, self.threads)
-            answers.append(delta_entropy(rows, rows, self.bandwidth, threads=self.threads))
+            answers.append(_settle(partial(self._compute, rows), thresholds, self.precision))
         return np.concatenate(answers)
+
+    def _compute(self, rows: NDArray[np.float64], precision: Precision, which: Any) -> NDArray[np.float64]:
+        return delta_entropy(rows[which], rows, self.bandwidth, precision=precision, threads=self.threads)
 
     def describe(self) -> dict[str, Any]:
         """Describe the reference for a result."""
         spec = {"k": self.spec.k, "cutoff": self.spec.cutoff, "species": self.spec.species}
         return {"itself": True, "descriptor": spec, "bandwidth": self.bandwidth}
+
+
+def _settle(
+    compute: Callable[[Precision, Any], NDArray[np.float64]], thresholds: Sequence[float], precision: Precision
+) -> NDArray[np.float64]:
+    """Return dH as ``compute(precision, which)`` does; those that may be on another side of a threshold, in double."""
+    dH = compute(precision, slice(None))
+    undecided = find_undecided(dH, thresholds, precision)
+    if len(undecided):
+        dH[undecided] = compute("double", undecided)
+    return dH
 
 
 def check_elements(numbers: NDArray[np.int64] | None, reference: Dataset) -> None:
@@ -179,9 +249,11 @@ def open_reference(
     descriptor: dict[str, Any],
     reading: Mapping[str, Any],
     threads: int | None,
+    precision: Precision,
     progress: Counter,
+    scratch: Scratch,
 ) -> OpenedReference:
-    """Open an index, or make a reference of files.
+    """Open an index, or make a reference of files. Collective, if `scratch` has several ranks.
 
     Raises
     ------
@@ -193,13 +265,14 @@ def open_reference(
     if (index_file is None) == (not references):
         raise click.UsageError("give a reference: either --index INDEX or --reference FILE")
     if index_file is None:
-        data = open_dataset(references, **descriptor, reading=reading, threads=threads, progress=progress)
+        how: dict[str, Any] = {"reading": reading, "threads": threads, "progress": progress, "scratch": scratch}
+        data = open_dataset(references, **descriptor, **how)
         (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
-        return OpenedReference(data, None, h, threads)
-    index = open_index(index_file, **descriptor)
+        return OpenedReference(data, None, h, choose_threads(scratch.comm, threads), precision)
+    index = together(scratch.comm, lambda: open_index(index_file, **descriptor))
     if bandwidth not in (None, index.bandwidth):
         raise InputError(
             f"{index_file} was built with a bandwidth of {index.bandwidth:g} 1/Å, but {bandwidth} is asked for: "
             "build another index, or leave --bandwidth out"
         )
-    return OpenedReference(None, index, index.bandwidth, threads)
+    return OpenedReference(None, index, index.bandwidth, choose_threads(scratch.comm, threads), precision)

@@ -16,7 +16,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ..comm import Comm, Serial, together
+from ..comm import Comm, Serial, choose_threads, deal_frames, share_rows, together
 from ..descriptors import DescriptorSpec
 from ..errors import FrameError, InputError, OutputError, SourceError
 from ..frame import Frame
@@ -45,7 +45,7 @@ def start_ranks() -> Iterator[Comm]:
         comm.leave(f"{type(error).__name__}: {error}")
         if comm.rank == 0:
             raise
-        raise click.exceptions.Exit(1) from error
+        raise click.exceptions.Exit(getattr(error, "exit_code", 1)) from error
     comm.free()
 
 
@@ -172,7 +172,7 @@ def compute_rows(
         The frames are not those that were counted.
     """
     comm, shape = scratch.comm, (int(offsets[-1]), spec.width)
-    threads = 1 if threads is None and comm.size > 1 else threads
+    threads = choose_threads(comm, threads)
     n_bytes = 8 * shape[0] * shape[1]
 
     def computed() -> Iterator[tuple[int, NDArray[np.float64]]]:
@@ -193,17 +193,7 @@ def compute_rows(
             out[first : first + len(rows)] = rows
 
     together(comm, fill)
-    _share(out, offsets, comm)
-    return out
-
-
-def _make_batches(offsets: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return first and last frame of every batch; rank 0 has the first one, rank 1 the second, and so on."""
-    out, first = [], 0
-    for frame in range(1, len(offsets)):
-        if offsets[frame] - offsets[first] >= _BATCH or frame == len(offsets) - 1:
-            out.append((first, frame))
-            first = frame
+    share_rows(comm, out, [(int(offsets[a]), int(offsets[b])) for a, b in deal_frames(offsets, _BATCH)])
     return out
 
 
@@ -212,7 +202,7 @@ def _compute_batches(
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Yield (first row, rows) of the batches of this rank."""
     left = iter(frames)
-    for number, (first, last) in enumerate(_make_batches(offsets)):
+    for number, (first, last) in enumerate(deal_frames(offsets, _BATCH)):
         some = list(itertools.islice(left, last - first))
         if [len(frame.centres) for frame in some] != np.diff(offsets[first : last + 1]).tolist():
             raise SourceError(
@@ -232,21 +222,6 @@ def _write(path: Path, computed: Iterator[tuple[int, NDArray[np.float64]]]) -> N
             os.fsync(file.fileno())
     except OSError as error:
         raise OutputError(f"{path}: the scratch file cannot be written: {error.strerror or error}") from error
-
-
-def _share(out: NDArray[np.float64], offsets: NDArray[np.int64], comm: Comm) -> None:
-    """Give the rows that each rank has computed to the others, a batch of each at a time."""
-    if comm.size == 1:
-        return
-    ends = [(int(offsets[first]), int(offsets[last])) for first, last in _make_batches(offsets)]
-    for begin in range(0, len(ends), comm.size):
-        now = ends[begin : begin + comm.size]
-        mine = np.zeros(max(last - first for first, last in now) * out.shape[1])
-        if comm.rank < len(now):
-            rows = out[slice(*now[comm.rank])]
-            mine[: rows.size] = rows.ravel()
-        for (first, last), values in zip(now, comm.allgather(mine), strict=False):
-            out[first:last] = values[: (last - first) * out.shape[1]].reshape(-1, out.shape[1])
 
 
 def _refuse_too_many(n_bytes: int, shape: tuple[int, int]) -> None:

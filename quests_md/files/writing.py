@@ -7,6 +7,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import OutputError
 
-__all__ = ["pack", "unpack", "write_atomically"]
+__all__ = ["open_atomically", "pack", "unpack", "write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -26,12 +27,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     OutputError
         The file cannot be written; nothing is left behind.
     """
+    with open_atomically(path) as file:
+        write(file)
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file, and move it to `path` when the block ends without an error; as `write_atomically`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                write(file)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_get_umask())

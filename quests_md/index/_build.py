@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import descriptors
+from ..comm import Comm, Serial, choose_threads, deal_frames, share_rows, together
 from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS
 from ..errors import InputError
@@ -81,6 +82,8 @@ def measure_tree(rows: NDArray[np.float32], threads: int | None) -> search.Tree:
 
 # -- an index of frames ------------------------------------------------------------------------------------------------
 
+_SHARED = 1024  # least number of environments that a rank describes at a time
+
 
 def build_index(
     kind: type[T],
@@ -89,8 +92,11 @@ def build_index(
     bandwidth: float | str,
     sources: Sequence[dict[str, Any]],
     threads: int | None,
+    comm: Comm | None = None,
 ) -> T:
     """Build an index of frames, as `Index.build` says."""
+    comm = comm or Serial()
+    threads = choose_threads(comm, threads)
     spec = DescriptorSpec() if spec is None else spec
     if bandwidth != "auto":
         check_bandwidth(bandwidth)
@@ -101,7 +107,7 @@ def build_index(
     present = set(np.concatenate([f.numbers for f in kept]).tolist()) - {0}
     spec = spec.for_elements(present)
     spec.check_elements(present)
-    described = [spec.compute(frame, threads)[:, int(spec.by_centre) :] for frame in kept]
+    described = _describe(kept, spec, threads, comm)
     h = _choose_bandwidth(kept, spec) if bandwidth == "auto" else float(bandwidth)
     offsets = np.cumsum([0] + [len(x) for x in described], dtype=np.int64)
     centre = np.sum([x.sum(axis=0) for x in described], axis=0) / offsets[-1]
@@ -114,11 +120,30 @@ def build_index(
         centre=centre,
         frame_offsets=offsets,
         elements=_list_symbols(present),
-        pair_distances=_measure_pair_distances(kept, spec.cutoff),
+        pair_distances=_measure_pair_distances(kept, spec.cutoff, comm),
         provenance=_make_provenance(sources, bandwidth == "auto"),
         frame_groups=_read_groups(kept),
         **arrange(rows, numbers, spec.by_centre, threads)._asdict(),
     )
+
+
+def _describe(
+    frames: Sequence[Frame], spec: DescriptorSpec, threads: int | None, comm: Comm
+) -> list[NDArray[np.float64]]:
+    """Return the descriptors of each frame, without the atomic number. Each rank computes its share. Collective."""
+    first = int(spec.by_centre)
+    if comm.size == 1:
+        return [spec.compute(frame, threads)[:, first:] for frame in frames]
+    offsets = np.cumsum([0, *(len(frame.centres) for frame in frames)], dtype=np.int64)
+    parts, out = deal_frames(offsets, _SHARED), np.empty((offsets[-1], spec.width))
+
+    def work() -> None:
+        for begin, end in parts[comm.rank :: comm.size]:
+            out[offsets[begin] : offsets[end]] = spec.compute(frames[begin:end], threads)
+
+    together(comm, work)
+    share_rows(comm, out, [(int(offsets[begin]), int(offsets[end])) for begin, end in parts])
+    return [rows[:, first:] for rows in np.split(out, offsets[1:-1])]
 
 
 def _list_symbols(numbers: set[int]) -> tuple[str, ...]:
@@ -183,14 +208,20 @@ def _has_vacuum(frame: Frame) -> bool:
     return bool((gaps / np.linalg.norm(inverse, axis=0) > _VACUUM_GAP).any())
 
 
-def _measure_pair_distances(frames: Sequence[Frame], cutoff: float) -> NDArray[np.float32]:
+def _measure_pair_distances(frames: Sequence[Frame], cutoff: float, comm: Comm | None = None) -> NDArray[np.float32]:
     """Return the smallest distance (Å) between atoms of each pair of elements; inf if none is within the cutoff."""
     known = np.unique(np.concatenate([f.numbers for f in frames]))
     known = known[known != 0]
     out = np.full((len(known), len(known)), np.inf)
-    for frame in frames:
-        kinds = np.searchsorted(known, frame.numbers)
-        descriptors.minimum_distances(frame, cutoff, kinds, out)
+    comm = comm or Serial()
+
+    def work() -> None:
+        for frame in frames[comm.rank :: comm.size]:
+            kinds = np.searchsorted(known, frame.numbers)
+            descriptors.minimum_distances(frame, cutoff, kinds, out)
+
+    together(comm, work)
+    out = comm.allgather(out.ravel()).min(axis=0).reshape(out.shape)
     symmetric: NDArray[np.float32] = np.minimum(out, out.T).astype(np.float32)
     return symmetric
 

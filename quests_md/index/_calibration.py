@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from ..comm import Comm, Serial, choose_threads, together
 from ..elements import SYMBOLS
 from ..errors import CalibrationError
 from ..information import log_kernel_sum, pack
@@ -26,7 +27,7 @@ MOST_PAIRS = 25_000_000_000
 _COLUMNS = 256
 
 
-def calibrate(index: IndexData, *, threads: int | None = None) -> Calibration:
+def calibrate(index: IndexData, *, threads: int | None = None, comm: Comm | None = None) -> Calibration:
     """Compute dH of the references against the index without their group.
 
     The groups are those that the frames were given (`Index.frame_groups`), or contiguous blocks of four independent
@@ -39,7 +40,10 @@ def calibrate(index: IndexData, *, threads: int | None = None) -> Calibration:
     index
         The index; it does not change.
     threads
-        Threads to use; None takes all cores.
+        Threads of each rank; None takes all cores, or one thread if there are several ranks.
+    comm
+        The ranks that share the work; the index must be the same on all of them. Default: this rank alone. The result
+        does not depend on it.
 
     Returns
     -------
@@ -50,7 +54,10 @@ def calibrate(index: IndexData, *, threads: int | None = None) -> Calibration:
     ------
     CalibrationError
         There is only one group.
+    MonitorError
+        Another rank failed.
     """
+    comm = comm or Serial()
     rows = Rows(index.rows, index.numbers, index.order, index.frame_offsets)
     with index.reading():
         parts = partition(rows, index.frame_groups, index.bandwidth)
@@ -68,7 +75,7 @@ def calibrate(index: IndexData, *, threads: int | None = None) -> Calibration:
     most = MOST_PAIRS * min(1.0, _COLUMNS / index.rows.shape[1])
     asked = _sample(parts, np.diff(index.frame_offsets)[parts.frames], counted, most)
     with index.reading():
-        dH = _compute_left_out(index, rows, groups, np.isin(rows.owner, asked), threads)
+        dH = _compute_left_out(index, rows, groups, np.isin(rows.owner, asked), choose_threads(comm, threads), comm)
     symbols: list[int] = np.unique(index.numbers).tolist()
     sizes = np.zeros((len(asked), len(symbols)), np.int64)
     maxima = np.full(sizes.shape, -np.inf)
@@ -99,15 +106,20 @@ def _sample(parts: Partition, sizes: NDArray[np.int64], counted: int, most: floa
 
 
 def _compute_left_out(
-    index: IndexData, rows: Rows, groups: NDArray[np.int64], is_asked: NDArray[np.bool_], threads: int | None
+    index: IndexData,
+    rows: Rows,
+    groups: NDArray[np.int64],
+    is_asked: NDArray[np.bool_],
+    threads: int | None,
+    comm: Comm,
 ) -> NDArray[np.float64]:
-    """Return left-out dH (n,) of the rows that are asked about, and nan for the others."""
+    """Return left-out dH (n,) of the rows that are asked about, and nan for the others. Collective."""
     dH = np.full(len(groups), np.nan)
     for z in np.unique(rows.numbers) if index.descriptor.by_centre else [None]:
         which = np.flatnonzero((groups >= 0) if z is None else (groups >= 0) & (rows.numbers == z))
         asked = np.flatnonzero(is_asked[which])
         if len(asked):
-            sums = sum_left_out(rows.rows[which], groups[which], asked, index.bandwidth, threads)
+            sums = sum_left_out(rows.rows[which], groups[which], asked, index.bandwidth, threads, comm)
             dH[which[asked]] = -sums
     return dH
 
@@ -344,8 +356,9 @@ def sum_left_out(
     asked: NDArray[np.int64],
     bandwidth: float,
     threads: int | None = None,
+    comm: Comm | None = None,
 ) -> NDArray[np.float64]:
-    """Compute ln K of the rows `asked` over all rows of other groups.
+    """Compute ln K of the rows `asked` over all rows of other groups. Collective.
 
     This does not subtract the sum over the own group from the sum over all rows: if the two are nearly equal, their
     difference has no correct digits. Instead the groups are put into folds, and each sum has two parts. One part is
@@ -362,6 +375,8 @@ def sum_left_out(
         (m,) the rows whose sums are computed.
     bandwidth
         h, in 1/Å.
+    comm
+        The ranks, each of which takes some of the folds; all return all sums.
 
     Returns
     -------
@@ -372,16 +387,20 @@ def sum_left_out(
     n_groups = int(groups.max()) + 1
     # With this number of folds, laying out the other folds takes as long as laying out the groups within the folds.
     folds = groups % min(n_groups, max(2, math.isqrt(len(np.unique(groups[asked])))))
-    out = np.full(len(asked), -np.inf)
-    for fold in np.unique(folds[asked]):
-        mine = np.flatnonzero(folds[asked] == fold)
-        out[mine] = _sum_over(rows[asked[mine]], rows[folds != fold], bandwidth, threads)
-        inside = np.flatnonzero(folds == fold)
-        for group in np.unique(groups[asked[mine]]):
-            some = mine[groups[asked[mine]] == group]
-            others = rows[inside[groups[inside] != group]]
-            out[some] = np.logaddexp(out[some], _sum_over(rows[asked[some]], others, bandwidth, threads))
-    return out
+    out, comm = np.full(len(asked), -np.inf), comm or Serial()
+
+    def work() -> None:
+        for fold in np.unique(folds[asked])[comm.rank :: comm.size]:
+            mine = np.flatnonzero(folds[asked] == fold)
+            out[mine] = _sum_over(rows[asked[mine]], rows[folds != fold], bandwidth, threads)
+            inside = np.flatnonzero(folds == fold)
+            for group in np.unique(groups[asked[mine]]):
+                some = mine[groups[asked[mine]] == group]
+                others = rows[inside[groups[inside] != group]]
+                out[some] = np.logaddexp(out[some], _sum_over(rows[asked[some]], others, bandwidth, threads))
+
+    together(comm, work)
+    return np.asarray(comm.allgather(out).max(axis=0))  # the sums of other ranks are −inf here
 
 
 def _sum_over(

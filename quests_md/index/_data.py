@@ -382,7 +382,9 @@ class IndexData:
             self.mapped.check()
         return out
 
-    def delta_entropy(self, query: Any, threads: int | None = None) -> NDArray[np.float64]:
+    def delta_entropy(
+        self, query: Any, threads: int | None = None, *, precision: Precision = "double"
+    ) -> NDArray[np.float64]:
         """Compute dH = −ln K(q) against the index, exactly.
 
         Parameters
@@ -391,6 +393,8 @@ class IndexData:
             Descriptors (n, d), or frames (`Frame`, ``ase.Atoms``, or a list of them).
         threads
             Threads to use; None takes all cores. The result does not depend on it.
+        precision
+            That of `quests_md.information.log_kernel_sum`.
 
         Returns
         -------
@@ -406,7 +410,7 @@ class IndexData:
         InputError
             The descriptors have another width, or a frame has no descriptor.
         """
-        return 0.0 - self.log_kernel_sum(query, threads)  # and not −0
+        return 0.0 - self.log_kernel_sum(query, threads, precision=precision)  # and not −0
 
     def exceeds(self, query: Any, threshold: float, threads: int | None = None) -> NDArray[np.bool_]:
         """Return for every query whether dH > `threshold`. The answer is always right."""

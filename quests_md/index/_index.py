@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
+from ..comm import Comm
 from ..descriptors import DescriptorSpec
 from ..information import DEFAULT_BANDWIDTH
 from ._build import build_index, build_own_index, extend_index
@@ -65,6 +66,7 @@ class Index(IndexData):
         *,
         sources: Sequence[dict[str, Any]] = (),
         threads: int | None = None,
+        comm: Comm | None = None,
     ) -> Index:
         """Build an index of reference frames.
 
@@ -81,14 +83,19 @@ class Index(IndexData):
         sources
             Where the frames came from, kept as provenance.
         threads
-            Threads to use; None takes all cores.
+            Threads of each rank; None takes all cores, or one thread if there are several ranks.
+        comm
+            The ranks that share the work (``quests_md.hosts.mpi.MpiComm``); the frames must be the same on all of them,
+            and all get the same index. Default: this rank alone. No digit depends on it.
 
         Raises
         ------
         InputError
             There are no frames or no atoms, two elements and no choice of `species`, or a frame has no descriptor.
+        MonitorError
+            Another rank failed.
         """
-        return build_index(cls, frames, spec, bandwidth, sources, threads)
+        return build_index(cls, frames, spec, bandwidth, sources, threads, comm)
 
     @classmethod
     def from_descriptors(

@@ -22,11 +22,13 @@ from ._entropy import (
 
 # A name with itself as its alias is for the other rooms of the package. It is not public.
 from ._sums import DEFAULT_BANDWIDTH, delta_entropy, log_kernel_sum
+from ._sums import ERRORS as ERRORS
 from ._sums import Blocks as Blocks
 from ._sums import Precision as Precision
 from ._sums import check_bandwidth as check_bandwidth
 from ._sums import check_reach as check_reach
 from ._sums import check_rows as check_rows
+from ._sums import find_undecided as find_undecided
 from ._sums import log_kernel_sum_of_few as log_kernel_sum_of_few
 from ._sums import pack as pack
 

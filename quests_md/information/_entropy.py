@@ -12,7 +12,16 @@ from scipy.special import logsumexp
 
 from ..comm import Comm, Serial
 from ..errors import InputError
-from ._sums import DEFAULT_BANDWIDTH, Report, as_rows, check_bandwidth, delta_entropy, sum_dataset
+from ._sums import (
+    DEFAULT_BANDWIDTH,
+    Precision,
+    Report,
+    as_rows,
+    check_bandwidth,
+    delta_entropy,
+    find_undecided,
+    sum_dataset,
+)
 
 __all__ = [
     "Information",
@@ -77,6 +86,7 @@ def information(
     x: ArrayLike,
     bandwidth: float = DEFAULT_BANDWIDTH,
     *,
+    precision: Precision = "double",
     threads: int | None = None,
     comm: Comm | None = None,
     report: Report | None = None,
@@ -93,6 +103,9 @@ def information(
         (n, d) descriptors, in 1/Å; the same on all ranks.
     bandwidth
         h, in 1/Å.
+    precision
+        "double" (no dH errs by more than 1e-10·max(1, |dH|) nats), or "single" (max(1e-5, 1e-6·|dH|)), which is faster.
+        Neither H nor D errs by more than the largest dH.
     threads
         Threads of each rank; None takes all cores, or one thread if there are several ranks.
     comm
@@ -112,13 +125,14 @@ def information(
     -----
     H is as in arXiv:2404.12367, and D as in ``quests.entropy.diversity``.
     """
-    return information_at(x, [bandwidth], threads=threads, comm=comm, report=report)[0]
+    return information_at(x, [bandwidth], precision=precision, threads=threads, comm=comm, report=report)[0]
 
 
 def information_at(
     x: ArrayLike,
     bandwidths: Sequence[float],
     *,
+    precision: Precision = "double",
     threads: int | None = None,
     comm: Comm | None = None,
     report: Report | None = None,
@@ -140,24 +154,28 @@ def information_at(
     for bandwidth in bandwidths:
         check_bandwidth(bandwidth)
     rows = as_rows(x)
-    sums = sum_dataset(rows, bandwidths, comm=comm or Serial(), threads=threads, report=report)
+    sums = sum_dataset(rows, bandwidths, comm=comm or Serial(), threads=threads, report=report, precision=precision)
     return tuple(Information.from_delta_entropy(0.0 - some, h) for some, h in zip(sums, bandwidths, strict=True))
 
 
-def entropy(x: ArrayLike, bandwidth: float = DEFAULT_BANDWIDTH, *, threads: int | None = None) -> float:
+def entropy(
+    x: ArrayLike, bandwidth: float = DEFAULT_BANDWIDTH, *, precision: Precision = "double", threads: int | None = None
+) -> float:
     """Compute the entropy H = −(1/N) Σ_i ln(K_i/N) of a dataset (n, d) against itself, in nats.
 
     Parameters and errors are those of `quests_md.information.information`.
     """
-    return information(x, bandwidth, threads=threads).entropy
+    return information(x, bandwidth, precision=precision, threads=threads).entropy
 
 
-def diversity(x: ArrayLike, bandwidth: float = DEFAULT_BANDWIDTH, *, threads: int | None = None) -> float:
+def diversity(
+    x: ArrayLike, bandwidth: float = DEFAULT_BANDWIDTH, *, precision: Precision = "double", threads: int | None = None
+) -> float:
     """Compute the diversity D = ln Σ_i 1/K_i of a dataset (n, d) against itself, in nats.
 
     Parameters and errors are those of `quests_md.information.information`.
     """
-    return information(x, bandwidth, threads=threads).diversity
+    return information(x, bandwidth, precision=precision, threads=threads).diversity
 
 
 def overlap(
@@ -166,6 +184,7 @@ def overlap(
     bandwidth: float = DEFAULT_BANDWIDTH,
     threshold: float = 1e-5,
     *,
+    precision: Precision = "double",
     threads: int | None = None,
 ) -> float:
     """Compute the fraction of query environments whose dH against a reference is below a threshold.
@@ -178,6 +197,9 @@ def overlap(
         h, in 1/Å.
     threshold
         In nats. ``quests overlap`` has 1e-5 too.
+    precision
+        As in `information`. A dH whose error leaves open on which side of the threshold it is, is computed again in
+        double precision: so the result does not depend on `precision`.
 
     Raises
     ------
@@ -186,7 +208,10 @@ def overlap(
     """
     if not math.isfinite(threshold):
         raise InputError(f"the threshold must be a number of nats, not {threshold!r}")
-    dH = delta_entropy(query, reference, bandwidth, threads=threads)
+    dH = delta_entropy(query, reference, bandwidth, precision=precision, threads=threads)
+    open_ = find_undecided(dH, [threshold], precision)
+    if len(open_):
+        dH[open_] = delta_entropy(np.asarray(query)[open_], reference, bandwidth, threads=threads)
     if not len(dH):
         raise InputError("query has no rows")
     return float(np.mean(dH < threshold))
@@ -302,6 +327,7 @@ def sample_entropy(
     *,
     seed: int | np.random.Generator = 0,
     replace: bool = False,
+    precision: Precision = "double",
     threads: int | None = None,
     comm: Comm | None = None,
     report: Report | None = None,
@@ -325,6 +351,8 @@ def sample_entropy(
         The seed of the generator, ``numpy.random.default_rng(seed)``.
     replace
         Draw with replacement.
+    precision
+        As in `information`.
     threads, comm
         As in `information`. The result does not depend on them.
     report
@@ -348,7 +376,7 @@ def sample_entropy(
     for run in range(runs):
         # Sorted: a mapped file is read from one end to the other.
         chosen = np.sort(generator.choice(len(rows), size, replace=replace))
-        found.append(information(rows[chosen], bandwidth, threads=threads, comm=comm))
+        found.append(information(rows[chosen], bandwidth, precision=precision, threads=threads, comm=comm))
         if report is not None:
             report((run + 1) / runs)
     return Sampled(
@@ -369,6 +397,7 @@ def learning_curve(
     *,
     seed: int | np.random.Generator = 0,
     replace: bool = False,
+    precision: Precision = "double",
     threads: int | None = None,
     comm: Comm | None = None,
     report: Report | None = None,
@@ -379,7 +408,7 @@ def learning_curve(
     ----------
     fractions
         Shares of the dataset, above 0 and at most 1; a sample has ``int(fraction · n)`` rows, as in ``quests``.
-    x, runs, bandwidth, seed, replace, threads, comm, report
+    x, runs, bandwidth, seed, replace, precision, threads, comm, report
         As in `sample_entropy`. One generator serves all shares, in their order.
 
     Raises
@@ -404,6 +433,7 @@ def learning_curve(
                 bandwidth,
                 seed=generator,
                 replace=replace,
+                precision=precision,
                 threads=threads,
                 comm=comm,
             )

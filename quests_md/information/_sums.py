@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..comm import Comm, together
+from ..comm import Comm, choose_threads, join, together
 from ..errors import InputError
 from ..kernels import _simd_sum, self_sum
 from ..kernels import blocks as _blocks
@@ -21,6 +21,7 @@ from ..kernels.threads import over_rows
 
 __all__ = [
     "DEFAULT_BANDWIDTH",
+    "ERRORS",
     "Blocks",
     "Precision",
     "Report",
@@ -29,6 +30,7 @@ __all__ = [
     "check_reach",
     "check_rows",
     "delta_entropy",
+    "find_undecided",
     "log_kernel_sum",
     "log_kernel_sum_of_few",
     "pack",
@@ -47,6 +49,8 @@ _BANDWIDTHS = (1e-9, 1e9)
 # rows that pad a block are no longer far from all others.
 _REACH = 1e12
 _DTYPES = {"double": np.float64, "single": np.float32}
+# What no dH errs by more than: the larger of nats, and of a share of |dH|.
+ERRORS: dict[Precision, tuple[float, float]] = {"double": (1e-10, 1e-10), "single": (1e-5, 1e-6)}
 
 
 def log_kernel_sum(
@@ -182,6 +186,7 @@ def delta_entropy(
     reference: ArrayLike,
     bandwidth: float = DEFAULT_BANDWIDTH,
     *,
+    precision: Precision = "double",
     threads: int | None = None,
 ) -> NDArray[np.float64]:
     """Compute dH(q) = −ln K(q) of every query against a reference, exactly.
@@ -194,7 +199,19 @@ def delta_entropy(
     ndarray
         (n_query,), in nats; +inf for an empty reference.
     """
-    return 0.0 - log_kernel_sum(query, reference, bandwidth, threads=threads)  # a minus sign alone could give −0
+    # A minus sign alone could give −0.
+    return 0.0 - log_kernel_sum(query, reference, bandwidth, precision=precision, threads=threads)
+
+
+def find_undecided(dH: NDArray[np.float64], thresholds: Sequence[float], precision: Precision) -> NDArray[np.intp]:
+    """Return which dH (n,) of this precision may lie on the other side of a threshold, by their error."""
+    if precision == "double":
+        return np.empty(0, np.intp)
+    absolute, relative = ERRORS[precision]
+    with np.errstate(invalid="ignore"):  # dH against an empty reference is infinite
+        error = np.maximum(absolute, relative * np.abs(dH))
+        near = [np.abs(dH - threshold) <= error for threshold in thresholds]
+    return np.flatnonzero(np.any(near, axis=0)) if near else np.empty(0, np.intp)
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -279,6 +296,7 @@ def sum_dataset(
     comm: Comm,
     threads: int | None,
     report: Report | None,
+    precision: Precision = "double",
 ) -> NDArray[np.float64]:
     """Compute ln K of the rows of a dataset over all of its rows, at several bandwidths. Collective.
 
@@ -298,6 +316,8 @@ def sum_dataset(
         Threads of this rank; None takes all cores, or one thread if there are several ranks.
     report
         It is called from time to time with the share of the work that is done.
+    precision
+        As in `log_kernel_sum`.
 
     Returns
     -------
@@ -309,13 +329,13 @@ def sum_dataset(
     InputError
         A value is not finite, or beyond 1e12 bandwidths.
     """
-    threads = 1 if threads is None and comm.size > 1 else threads
+    threads = choose_threads(comm, threads)
     if len(x) <= PAIRED:
-        return sum_pairs(x, bandwidths, comm=comm, threads=threads, report=report)
+        return sum_pairs(x, bandwidths, comm=comm, threads=threads, report=report, precision=precision)
 
     def work() -> tuple[list[list[NDArray[np.int64]]], NDArray[np.float64]]:
         shares = _deal_out(x, comm.size)
-        return shares, _sum_share(x, [share[comm.rank] for share in shares], bandwidths, threads, report)
+        return shares, _sum_share(x, [share[comm.rank] for share in shares], bandwidths, threads, report, precision)
 
     shares, own = together(comm, work)
     return _gather(own, shares, len(x), comm)
@@ -331,6 +351,7 @@ def sum_pairs(
     comm: Comm,
     threads: int | None,
     report: Report | None = None,
+    precision: Precision = "double",
 ) -> NDArray[np.float64]:
     """Compute ln K (n_bandwidths, n) of the rows of a dataset over all of its rows, each pair once. Collective.
 
@@ -345,7 +366,7 @@ def sum_pairs(
         rows = np.require(check_rows("x", x, np.float64), requirements=["W"])  # what kernels were compiled for
         check_reach("x", rows, min(bandwidths))
         order = order_of(rows)
-        return order, [_sum_strips(rows, h, order, mine, threads, done) for h in bandwidths]
+        return order, [_sum_strips(rows, h, order, mine, threads, done, precision) for h in bandwidths]
 
     order, own = together(comm, work)
     out = np.empty((len(bandwidths), len(x)))
@@ -379,9 +400,10 @@ def _sum_strips(
     strips: Sequence[tuple[int, int]],
     threads: int | None,
     done: _Progress,
+    precision: Precision,
 ) -> NDArray[np.float64]:
     """Return what each strip adds to the sums, (n_strips, n_blocks·TILE), in the order of the blocks."""
-    blocks = pack(rows, bandwidth, order=order, threads=threads)
+    blocks = pack(rows, bandwidth, precision, order=order, threads=threads)
     sums, plain = np.zeros((len(strips), len(blocks.radius), TILE)), None if blocks.vector else 1
 
     def task(first: int, last: int) -> None:
@@ -420,6 +442,7 @@ def _sum_share(
     bandwidths: Sequence[float],
     threads: int | None,
     report: Report | None,
+    precision: Precision,
 ) -> NDArray[np.float64]:
     """Compute ln K (n_bandwidths, n_share) of the rows of this rank; `share` has those of each chunk."""
     ends = np.cumsum([0, *(len(rows) for rows in share)])
@@ -430,7 +453,7 @@ def _sum_share(
         check_reach("x", reference, min(bandwidths))
         order = order_of(reference)
         for k, bandwidth in enumerate(bandwidths):
-            blocks = pack(reference, bandwidth, order=order, threads=threads)
+            blocks = pack(reference, bandwidth, precision, order=order, threads=threads)
             for c, rows in enumerate(share):
                 query = (reference if c * CHUNK == first else _read_chunk(x, c * CHUNK))[rows]
                 for begin in range(0, len(query), _BATCH):
@@ -446,10 +469,4 @@ def _sum_share(
 def _gather(own: NDArray[np.float64], shares: list[list[NDArray[np.int64]]], n: int, comm: Comm) -> NDArray[np.float64]:
     """Put the sums of all ranks together, on all ranks."""
     places = [np.concatenate([c * CHUNK + share[rank] for c, share in enumerate(shares)]) for rank in range(comm.size)]
-    out, longest = np.empty((len(own), n)), max(len(rows) for rows in places)
-    for k, sums in enumerate(own):
-        padded = np.zeros(longest)
-        padded[: len(sums)] = sums
-        for rows, values in zip(places, comm.allgather(padded), strict=True):
-            out[k, rows] = values[: len(rows)]
-    return out
+    return np.array([join(comm, sums, places) for sums in own]).reshape(len(own), n)

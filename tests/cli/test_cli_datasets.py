@@ -210,6 +210,56 @@ def test_overlap_is_that_of_quests(quests) -> None:
     assert rows[2]["overlap"] == "1.0"
 
 
+# -- precision ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["entropy", "train.extxyz"],
+        ["entropy", "train.extxyz", "--sample", "20", "--runs", "2"],
+        ["learning-curve", "train.extxyz", "--fractions", "0.5,1"],
+        ["overlap", "test.extxyz", "--index", "si.qindex"],
+        ["dh", "test.extxyz", "--reference", "train.extxyz", "--threshold", "0.5"],
+        ["dh", "test.extxyz", "--itself"],
+    ],
+)
+def test_the_precision_and_its_error_are_told_and_held(arguments: list[str]) -> None:
+    absolute, relative = information.ERRORS["single"]
+    shown = {name: run(*arguments, "--precision", name, "-o", f"{name}.json") for name in ("single", "double")}
+    assert shown["double"].stderr == ""
+    assert (
+        f"single precision: no dH errs by more than max({absolute:g}, {relative:g}·|dH|) nats" in shown["single"].stderr
+    )
+    single, double = (json.loads(Path(f"{name}.json").read_text()) for name in ("single", "double"))
+    assert (single.pop("precision"), double.pop("precision")) == ("single", "double")
+    assert single.pop("error") == {"absolute": absolute, "relative": relative}
+    assert double.pop("error")["absolute"] < absolute
+    pairs = list(zip(flatten(single), flatten(double), strict=True))
+    assert any(isinstance(b, float) for _, b in pairs)
+    for a, b in pairs:
+        close = pytest.approx(b, abs=2 * absolute, rel=2 * relative) if isinstance(b, float) else b
+        assert a == close  # twice: 1 − H / ln N, for one, has the error of H
+
+
+def flatten(value: object) -> list[object]:
+    """Return the values in a result, in their order."""
+    if isinstance(value, dict):
+        return [one for item in value.values() for one in flatten(item)]
+    if isinstance(value, list):
+        return [one for item in value for one in flatten(item)]
+    return [value]
+
+
+def test_a_threshold_within_the_error_of_single_precision_is_met_as_in_double() -> None:
+    run("dh", "test.extxyz", "--reference", "train.extxyz", "-o", "dh.npy")
+    for threshold in np.load("dh.npy")[:4]:
+        asked = ["test.extxyz", "--reference", "train.extxyz", "--threshold", repr(float(threshold))]
+        for verb in ("dh", "overlap"):
+            tables = [run(verb, *asked, "--precision", name).stdout.split()[-3:] for name in ("single", "double")]
+            assert tables[0][-2:] == tables[1][-2:]
+
+
 # -- learning curve and bandwidth --------------------------------------------------------------------------------------
 
 

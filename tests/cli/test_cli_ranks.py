@@ -1,13 +1,15 @@
-"""`quests-md entropy` under mpiexec, and descriptors that ranks share, in memory or in a scratch file."""
+"""Verbs under mpiexec, and descriptors that ranks share, in memory or in a scratch file."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -19,12 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from limits import LIMIT
 
-from quests_md.cli import main, shared_work
+from quests_md.cli import environment_verbs, main, shared_work
 from quests_md.cli.datasets import open_dataset
+from quests_md.cli.references import OpenedReference
 from quests_md.cli.shared_work import Scratch, compute_rows
 from quests_md.descriptors import DescriptorSpec
 from quests_md.errors import InputError, MonitorError, OutputError, SourceError
 from quests_md.frame import Frame
+from quests_md.index import Index
+from quests_md.index._data import FEW
 from quests_md.information import information
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
@@ -103,6 +108,92 @@ def test_what_is_wrong_with_the_arguments_is_said_once(dataset):
         assert done.stderr.count(text) == 1
 
 
+@pytest.fixture
+def others(tmp_path):
+    """Return the path of frames that batches of all ranks are made of, and those of a last one that is not full."""
+    frames = [bulk("Si", cubic=True) * (8, 8, 8) for _ in range(3)]
+    for i, atoms in enumerate(frames):
+        atoms.rattle(0.05 + 0.05 * i, seed=50 + i)
+    ase.io.write(tmp_path / "others.xyz", [*frames, *silicon(3)])
+    return tmp_path / "others.xyz"
+
+
+SHARED = [
+    ["dh", "--reference", "si.xyz", "--threshold", "5", "-o", "out.extxyz"],
+    ["dh", "--reference", "si.xyz", "--threshold", "5", "--precision", "single", "-o", "out.json"],
+    ["dh", "--itself", "-o", "out.npy"],
+    ["overlap", "--reference", "si.xyz", "--threshold", "0", "--threshold", "5", "-o", "out.json"],
+    ["learning-curve", "--fractions", "0.02,0.05", "-o", "out.json"],
+]
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize(("n", "arguments"), [(2, arguments) for arguments in SHARED] + [(4, SHARED[0])])
+def test_other_verbs_print_and_write_what_one_rank_does(n, arguments, dataset, others, tmp_path):
+    places = {"si.xyz": dataset}
+
+    def asked(folder):
+        words = [folder / word if word.startswith("out.") else places.get(word, word) for word in arguments[1:]]
+        return [arguments[0], others, *words]
+
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    first = serial(*asked(alone))
+    assert first.exit_code == 0, first.output
+    done = launched(n, *asked(shared))
+    assert (done.returncode, done.stdout, done.stderr) == (0, first.stdout, first.stderr)
+    (name,) = [path.name for path in alone.iterdir()]
+    assert (shared / name).read_bytes() == (alone / name).read_bytes()
+
+
+def undated(path):
+    """Return the bytes of an index without its date."""
+    index = Index.open(path)
+    assert index.calibration is not None
+    copy = dataclasses.replace(index, provenance={**index.provenance, "created": ""})
+    copy.save(path.with_suffix(".undated"))
+    return path.with_suffix(".undated").read_bytes()
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_ranks_build_the_index_that_one_builds(others, tmp_path):
+    for n in (1, 2, 4):
+        done = launched(n, "index", "build", others, "-o", tmp_path / f"{n}.qindex")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.count("environments") == 1
+    assert undated(tmp_path / "1.qindex") == undated(tmp_path / "2.qindex") == undated(tmp_path / "4.qindex")
+
+
+@pytest.mark.mpi
+@needs_mpi
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["dh", "others.xyz", "--itself", "-o", "out.extxyz"], "others.xyz: frame 1: step 1: two atoms share a place"),
+        (["index", "build", "others.xyz", "-o", "out.qindex"], "two atoms share a place"),
+        (["dh", "si.xyz", "--itself", "-o", "si.xyz/out.extxyz"], "out.extxyz: cannot be written"),
+    ],
+)
+def test_an_error_in_shared_work_is_one_line_and_leaves_nothing(arguments, text, dataset, others, tmp_path):
+    frames = ase.io.read(others, ":")
+    frames[1].positions[1] = frames[1].positions[0]  # in the batch of rank 1
+    ase.io.write(others, frames)
+    done = launched(2, *(tmp_path / word if "." in word else word for word in arguments))
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert text in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["others.xyz", "si.xyz"]
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_a_verb_without_a_reference_says_so_once_and_with_the_code_of_wrong_usage(dataset):
+    done = launched(2, "overlap", dataset)
+    assert done.returncode == 2
+    assert done.stderr.count("give a reference") == 1
+
+
 def test_ranks_that_do_not_see_each_other_are_refused(dataset):
     command = [sys.executable, "-m", "quests_md.cli", "entropy", str(dataset)]
     pytest.importorskip("mpi4py", reason="pip install 'quests_md[mpi]'")
@@ -176,6 +267,44 @@ def test_ranks_that_read_other_frames_are_refused(tmp_path):
     for error in ranks.run(2, work):
         assert isinstance(error, SourceError)
         assert "do not read the same frames" in str(error)
+
+
+def test_ranks_that_ask_about_other_frames_are_refused(tmp_path):
+    for rank in range(2):
+        ase.io.write(tmp_path / f"{rank}.xyz", silicon(2 + rank))
+
+    def work(comm):
+        batches = environment_verbs._batches([str(tmp_path / f"{comm.rank}.xyz")], {}, Uncounted())
+        return environment_verbs._read_batches(batches, comm, "si.xyz")
+
+    for error in ranks.run(2, work):
+        assert isinstance(error, SourceError)
+        assert "do not read the same frames" in str(error)
+
+
+class Uncounted:
+    """Shows no progress."""
+
+    def begin(self, text):
+        pass
+
+    def count(self, frames):
+        return frames
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(st.integers(0, 400), min_size=1, max_size=3), size=st.integers(1, 5))
+def test_a_rank_has_few_rows_of_an_element_only_where_all_have(sizes, size):
+    """An index sums few rows (`FEW`) in another way than many, which may change the last digit."""
+    rows = np.repeat(np.arange(len(sizes)), sizes)[:, None].astype(float)
+    rows = rows[np.random.default_rng(0).permutation(len(rows))]
+    index = SimpleNamespace(descriptor=SimpleNamespace(by_centre=True))
+    shares = OpenedReference(None, index, 0.015, 1)._deal(rows, size)
+    assert sorted(np.concatenate(shares).tolist()) == list(range(len(rows)))
+    for share in shares:
+        for z, total in enumerate(sizes):
+            n = int((rows[share, 0] == z).sum())
+            assert n in (0, total) or n >= FEW
 
 
 def test_a_disk_without_space_is_met_before_anything_is_computed(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import naive
 import numpy as np
 import pytest
+import ranks
 from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +16,9 @@ from paths import DOCS
 from rounding import assert_promised
 
 from quests_md.descriptors import DescriptorSpec
-from quests_md.errors import ElementError, IndexFileError, InputError
+from quests_md.errors import ElementError, FrameError, IndexFileError, InputError, MonitorError
 from quests_md.frame import Frame
-from quests_md.index import Index
+from quests_md.index import Index, _build, calibrate
 from quests_md.information import delta_entropy
 from quests_md.monitor import Monitor
 
@@ -43,6 +44,36 @@ def expected_dH(index, reference, query):
         mine = q[:, 0] == z
         dH[mine] = -naive.log_kernel_sum(q[mine, 1:], x[x[:, 0] == z, 1:], H)
     return dH
+
+
+@pytest.mark.parametrize("species", MODES)
+def test_ranks_build_and_calibrate_the_same_index(indexes, reference, species, monkeypatch):
+    monkeypatch.setattr(_build, "_SHARED", 60)  # a frame or two, of six
+
+    def work(comm):
+        built = Index.build(reference, DescriptorSpec(species=species), H, comm=comm)
+        built.calibration = calibrate(built, comm=comm)
+        return built
+
+    expected, calibration = indexes[species], calibrate(indexes[species])
+    for built in ranks.run(4, work):
+        for name in ("rows", "centre", "numbers", "order", "frame_offsets", "node_centres", "pair_distances"):
+            np.testing.assert_array_equal(getattr(built, name), getattr(expected, name))
+        assert built.calibration.describe() == calibration.describe()
+        np.testing.assert_array_equal(built.calibration.maxima, calibration.maxima)
+
+
+def test_a_frame_that_one_rank_cannot_describe_fails_all(reference, monkeypatch):
+    monkeypatch.setattr(_build, "_SHARED", 1)
+    broken = reference[1].copy()
+    broken.positions[1] = broken.positions[0]
+
+    def work(comm):
+        return Index.build([reference[0], broken], DescriptorSpec(species="ignore"), H, comm=comm)
+
+    first, other = ranks.run(2, work)
+    assert (type(first), type(other)) == (MonitorError, FrameError)
+    assert "rank 1 failed: FrameError" in str(first)
 
 
 # -- what it answers -------------------------------------------------------------------------------

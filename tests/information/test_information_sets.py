@@ -18,6 +18,8 @@ from quests_md.information import (
     _sums,
     bandwidth_from_volume,
     delta_entropy,
+    diversity,
+    entropy,
     information,
     information_at,
     learning_curve,
@@ -115,6 +117,43 @@ def test_overlap_is_a_share_of_dH(quests):
 def test_both_forms_of_the_volume_rule_are_those_of_quests(quests, volume):
     for method in ("gaussian", "cutoff"):
         assert bandwidth_from_volume(volume, method) == pytest.approx(quests.bandwidth(volume, method), rel=1e-12)
+
+
+# -- precision -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_single_precision_errs_by_no_more_than_it_says(monkeypatch, paired):
+    monkeypatch.setattr(_sums, "PAIRED", 10_000 * paired)
+    x = rows(3000, clusters=40)
+    single, double = (information(x, precision=precision) for precision in ("single", "double"))
+    absolute, relative = _sums.ERRORS["single"]
+    dH = double.delta_entropy
+    assert np.all(np.abs(single.delta_entropy - dH) <= np.maximum(absolute, relative * np.abs(dH)))
+    most = max(absolute, relative * np.abs(dH).max())
+    assert single.entropy == pytest.approx(double.entropy, abs=most)
+    assert single.diversity == pytest.approx(double.diversity, abs=most)
+    for function in (entropy, diversity):
+        assert function(x, precision="single") == getattr(single, function.__name__)
+    for precision, expected in (("single", single), ("double", double)):
+        drawn = sample_entropy(x, len(x), 1, precision=precision)
+        assert drawn.mean == pytest.approx(expected.entropy, abs=1e-12)
+        curve = learning_curve(x, [1.0], 1, precision=precision)
+        assert curve.mean[0] == drawn.mean
+
+
+def test_a_precision_that_does_not_exist_is_refused():
+    with pytest.raises(InputError, match="precision must be one of double, single"):
+        information(rows(10), precision="half")
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, which=st.integers(0, 199), off=st.sampled_from([-1e-7, 0.0, 1e-7]))
+def test_the_overlap_does_not_depend_on_the_precision(seed, which, off):
+    query, reference = rows(200, seed), rows(300, seed + 1)
+    threshold = float(delta_entropy(query, reference, H)[which]) + off
+    shares = {overlap(query, reference, H, threshold, precision=precision) for precision in ("single", "double")}
+    assert len(shares) == 1
 
 
 # -- chunks, threads, ranks ------------------------------------------------------------------------------
