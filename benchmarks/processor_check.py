@@ -64,7 +64,7 @@ def _decide(query: Array, reference: Array, exact: Array) -> dict[str, int]:
     for threshold in np.quantile(exact, np.linspace(0.01, 0.99, THRESHOLDS)) + 1e-7:
         ask = search.question(np.zeros(D), tree, float(threshold), H)
         out, memory = np.empty(len(query)), np.full(len(query), -1, np.int32)
-        search.upper_bounds(query, tree, ask, memory, 0, len(query), out)
+        search.upper_bounds(query, tree, ask, memory, 0, len(query), out, np.empty(len(query)))
         decided = ~np.isnan(out)
         wrong = ((out > threshold) != (exact > threshold)) | (out < exact - 1e-9 * np.maximum(1.0, np.abs(exact)))
         counts["decisions"] += int(decided.sum())

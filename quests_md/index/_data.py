@@ -191,17 +191,21 @@ class Part:
 
     def upper_bound(
         self, query: NDArray[np.float64], threshold: float, memory: NDArray[np.int32], threads: int | None
-    ) -> NDArray[np.float64]:
-        """Return upper bounds of dH as `search.upper_bounds` does: nan where the search could not decide."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return upper bounds of dH and guesses as `search.upper_bounds` does: nan where the search did not decide."""
         if self._question is None:  # all but the threshold follows from the tree
             self._question = search.question(self._centre, self._tree, 0.0, self._bandwidth)
-        ask, out = self._question._replace(threshold=float(threshold)), np.empty(len(query))
-        task = partial(search.upper_bounds, query, self._tree, ask, memory, out=out)
+        ask, out, guess = (
+            self._question._replace(threshold=float(threshold)),
+            np.empty(len(query)),
+            np.empty(len(query)),
+        )
         if threads == 1:
-            task(0, len(query))
+            search.upper_bounds(query, self._tree, ask, memory, 0, len(query), out, guess)
         else:
+            task = partial(search.upper_bounds, query, self._tree, ask, memory, out=out, guess=guess)
             over_rows(task, len(query), threads, _SEARCHED)
-        return out
+        return out, guess
 
 
 # -- rows that are a map of a file -------------------------------------------------------------------------------------
@@ -447,24 +451,39 @@ class IndexData:
             return self.delta_entropy(rows, threads)
         if memory is None:
             memory = np.full(len(rows), -1, np.int32)
+        out, _ = self.search(rows, threshold, memory, threads)
+        open_ = np.flatnonzero(np.isnan(out))
+        if len(open_):
+            out[open_] = self.delta_entropy(rows[open_], threads)
+        return out
+
+    def search(
+        self, query: NDArray[np.float64], threshold: float, memory: NDArray[np.int32], threads: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return upper bounds of dH as `upper_bound` does, but nan where the search could not decide; and guesses.
+
+        A guess (nats) is an upper bound that may be loose. Of rows that are not proved to be at most `threshold`, those
+        with the largest guesses have the largest dH, probably.
+        """
+        rows = self._read_query(query, threads)
+        if not abs(threshold) <= _LARGEST_THRESHOLD:
+            exact = self.delta_entropy(rows, threads)
+            return exact, exact
         if memory.shape != (len(rows),) or memory.dtype != np.int32:  # kernels check no bounds
             raise InputError(f"memory must be ({len(rows)},) int32, not {memory.shape} {memory.dtype}")
         if self.mapped is not None:
             self.mapped.check()
         if not self.descriptor.by_centre:
-            out = self._parts[0].upper_bound(rows, threshold, memory, threads)
+            out, guess = self._parts[0].upper_bound(rows, threshold, memory, threads)
         else:
-            out = np.empty(len(rows))
+            out, guess = np.empty(len(rows)), np.empty(len(rows))
             for part, which, own in self._split_query(rows):
                 hints = memory[which]
-                out[which] = part.upper_bound(own, threshold, hints, threads)
+                out[which], guess[which] = part.upper_bound(own, threshold, hints, threads)
                 memory[which] = hints
         if self.mapped is not None:
             self.mapped.check()
-        open_ = np.flatnonzero(np.isnan(out))
-        if len(open_):
-            out[open_] = self.delta_entropy(rows[open_], threads)
-        return out
+        return out, guess
 
     @contextmanager
     def reading(self) -> Iterator[None]:

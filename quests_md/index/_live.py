@@ -389,6 +389,10 @@ class Live:
         """Ask the index."""
         return self._ready().upper_bound(*args, **more)
 
+    def search(self, *args: Any, **more: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ask the index."""
+        return self._ready().search(*args, **more)
+
     def exceeds(self, *args: Any, **more: Any) -> NDArray[np.bool_]:
         """Ask the index."""
         return self._ready().exceeds(*args, **more)

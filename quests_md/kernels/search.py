@@ -253,11 +253,11 @@ def _open(node: int, size: int, best: float, best_node: int, room: _Room, tree: 
 
 
 @kernel
-def _decide(room: _Room, tree: Tree, ask: Question, budget: int) -> tuple[float, int]:
+def _decide(room: _Room, tree: Tree, ask: Question, budget: int) -> tuple[float, int, float]:
     """Bound the sum of one query until the threshold is clear, by opening at most `budget` nodes.
 
-    It returns an upper bound of dH − threshold (negative: dH does not exceed it; inf: it does; nan: undecided), and the
-    node whose single bound was the best.
+    It returns an upper bound of dH − threshold (negative: dH does not exceed it; inf: it does; nan: undecided), the
+    node whose single bound was the best, and the lower bound of the sum that it came to.
     """
     slack = _SLACK * max(1.0, abs(ask.threshold))
     best, best_node, size, node = -np.inf, -1, 0, len(tree.radius) - 1
@@ -270,28 +270,31 @@ def _decide(room: _Room, tree: Tree, ask: Question, budget: int) -> tuple[float,
             known[1] += upper
         else:
             size, best, best_node = _open(node, size, best, best_node, room, tree, ask)
-        if best > slack:
-            return -best, best_node
         lower = known[0] + waiting[0]
+        if best > slack:
+            return -best, best_node, lower
         if lower > 1.0 + 2.0 * slack:
-            return slack - math.log(lower), best_node
+            return slack - math.log(lower), best_node, lower
         if known[1] + waiting[1] < 1.0 - 2.0 * slack:
-            return np.inf, best_node
+            return np.inf, best_node, lower
         if size == 0:
             break
         node = room.node[0]
         size -= 1
         _pop(room, size)
-    return np.nan, best_node
+    return np.nan, best_node, known[0] + waiting[0]
 
 
 @kernel
-def upper_bounds(query: Array, tree: Tree, ask: Question, memory: Array, first: int, last: int, out: Array) -> None:
+def upper_bounds(
+    query: Array, tree: Tree, ask: Question, memory: Array, first: int, last: int, out: Array, guess: Array
+) -> None:
     """Write upper bounds of dH of the queries first..last into `out`.
 
     A bound is at most the threshold if it is proved that dH does not exceed it, and inf if it is proved that it does.
     It is nan if a proof would take longer than the exact sum. `memory` (n_query,) holds the node that certified each
-    query last, or any number, and is updated.
+    query last, or any number, and is updated. `guess` receives what dH is at most, whatever the threshold, as far as
+    the search came: it tells which queries that are not at most the threshold have the largest dH, probably.
     """
     most = FAN * ask.budget
     room = _Room(
@@ -312,13 +315,13 @@ def upper_bounds(query: Array, tree: Tree, ask: Question, memory: Array, first: 
             _distances(room.query, tree.centres, node, 1, room.squared, ask.vector)
             lower = _lower(np.float64(room.squared[0]), node, tree, ask)
         if lower > slack:
-            out[i] = ask.threshold - lower
+            out[i] = guess[i] = ask.threshold - lower
             continue
         tried = _UNDECIDED <= node < -1
-        bound, best = _decide(room, tree, ask, min(_LEAST, ask.budget) if tried else ask.budget)
+        bound, best, least = _decide(room, tree, ask, min(_LEAST, ask.budget) if tried else ask.budget)
         if bound == np.inf and not np.isfinite(room.query).all():
             bound = np.nan  # a query that is not finite has no distances
-        out[i] = ask.threshold + bound
+        out[i], guess[i] = ask.threshold + bound, ask.threshold - math.log(max(least, 1e-300))
         if bound < 0.0:
             memory[i] = best
         elif np.isnan(bound):

@@ -42,7 +42,7 @@ def ask_tree(query, tree, threshold, h=H, memory=None, **changes):
     ask = search.question(np.zeros(query.shape[1]), tree, threshold, h)._replace(**changes)
     memory = np.full(len(query), -1, np.int32) if memory is None else memory
     out = np.empty(len(query))
-    search.upper_bounds(query, tree, ask, memory, 0, len(query), out)
+    search.upper_bounds(query, tree, ask, memory, 0, len(query), out, np.empty(len(query)))
     return out
 
 

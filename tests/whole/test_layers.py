@@ -40,7 +40,7 @@ def in_single_then_some_in_double(index, frame):
 
 def bounds(index, frame):
     environments, memory = Environments(index.spec, frame), np.full(64, -1, np.int32)
-    index.upper_bound(environments.compute(np.arange(64), 1), 50.0, memory, 1)
+    index.search(environments.compute(np.arange(64), 1), 50.0, memory, 1)
 
 
 def calls_of(work, index):
