@@ -13,6 +13,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "environments": ("µs per environment of descriptors and exact dH, beside quests", None),
     "decision": ("µs per atom-step of the certified decision in MD, beside quests; and whether it is right", 1),
     "live": ("what watching costs LAMMPS, 4096 atoms at every step, beside SNAP and Stillinger-Weber", 1),
+    "small": ("µs of the processor per evaluation of 64, 512, 4096 atoms, flagged and exact, also with AVX2", None),
     "growth": ("cost per atom from 10³ to 10⁶ atoms; building, saving and opening an index of 10⁵ and 10⁶", 1),
     "million_entropy": ("entropy of 10⁶ environments from a mapped file: time, memory, pairs that are summed", None),
     "million": ("a million atoms in LAMMPS on two ranks: time and memory of an evaluation", 1),

@@ -1,0 +1,102 @@
+"""What one process measures of small frames, with kernels for the processor that its environment names."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quests_md import Frame, Index, Monitor
+from quests_md.kernels import _simd
+
+from .silicon import cached, frames_of, sample
+
+NARROW = "256 bits"  # AVX2, by the name that `processors` has for it
+VALUES = ("flagged", "exact")
+STEPS = 40
+FIRST = 3  # steps that are not counted: nothing is remembered yet, and the first sample is large
+LARGE = 1000  # atoms; larger frames are timed for few steps
+SELECT, HALT = 5.0, 1e6
+
+
+class Counting:
+    """A reference that counts the exact sums that it is asked for."""
+
+    def __init__(self, index: Index) -> None:
+        self._index, self.asked = index, {"single": 0, "double": 0}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._index, name)
+
+    def log_kernel_sum(self, query: NDArray[Any], threads: int | None = None, *, precision: Any = "double") -> Any:
+        """Ask the index."""
+        self.asked[precision] += len(query)
+        return self._index.log_kernel_sum(query, threads, precision=precision)
+
+
+def stream(folder: Path, cells: int) -> NDArray[np.float64]:
+    """Return positions of consecutive steps of 1 fs."""
+    return cached(folder, "small", sample, cells=cells, temperature=300, seed=11, n=STEPS, apart=1)
+
+
+def main() -> None:
+    """Measure all sizes and print them as JSON."""
+    folder, passes, cells = Path(sys.argv[1]), int(sys.argv[2]), [int(each) for each in sys.argv[3:]]
+    index, rates = Index.open(folder / "live.qindex"), {p: _find_rate(t) for p, t in _TYPES.items()}
+    result = []
+    for size in cells:
+        frames = frames_of(stream(folder, size))
+        for step, frame in enumerate(frames):
+            frame.step = step
+        if len(frames[0].positions) > LARGE:
+            frames = frames[: 3 * FIRST]
+        for values in VALUES:
+            result.append(_measure(index, frames, values, passes, rates))
+    print(json.dumps(result))
+
+
+_TYPES = {"single": np.float32, "double": np.float64}
+
+
+def _find_rate(dtype: Any, n: int = 768) -> float:
+    """Return multiply-adds per second of a product of matrices, by the BLAS of numpy."""
+    a, best = np.ones((n, n), dtype), np.inf
+    for _ in range(8):
+        started = time.thread_time()
+        _ = a @ a
+        best = min(best, time.thread_time() - started)
+    return n**3 / best
+
+
+def _measure(index: Index, frames: list[Frame], values: str, passes: int, rates: dict[str, float]) -> dict[str, Any]:
+    """Return what an evaluation of these frames costs."""
+    best = np.full(len(frames), np.inf)
+    for _ in range(passes):
+        monitor = Monitor(index, select=SELECT, halt=HALT, values=values)
+        monitor.warm_up()
+        for i, frame in enumerate(frames):
+            started = time.thread_time()
+            decision = monitor.observe(frame, whole=False)
+            best[i] = min(best[i], time.thread_time() - started)
+            assert decision.band.value == "covered"
+    counting = Counting(index)
+    monitor = Monitor(counting, select=SELECT, halt=HALT, values=values)
+    for i, frame in enumerate(frames):
+        monitor.observe(frame, whole=False)
+        if i == FIRST - 1:
+            counting.asked = dict.fromkeys(counting.asked, 0)
+    sums = {precision: n / (len(frames) - FIRST) for precision, n in counting.asked.items()}
+    floor = sum(n * len(index) * (index.spec.width + 1) / rates[precision] for precision, n in sums.items())
+    micro = 1e6 * statistics.median(best[FIRST:])
+    n = len(frames[0].positions)
+    return {"bits": 8 * _simd.BYTES, "atoms": n, "values": values, "us": micro, "floor": 1e6 * floor, **sums}
+
+
+if __name__ == "__main__":
+    main()
