@@ -78,7 +78,7 @@ def check(folder):
         torn += bool(lines) and not lines[-1].endswith("\n")
         for line in lines[:-1]:
             assert line.endswith("\n")
-            assert line.startswith("run,step,") or len(line.split(",")) == 23 or json.loads(line)["event"]
+            assert line.startswith("run,step,") or len(line.split(",")) == 26 or json.loads(line)["event"]
     for name in ("candidates.extxyz", "history.extxyz", "cutouts.extxyz"):
         lines = (output / name).read_text().splitlines(keepends=True) if (output / name).exists() else []
         end = frames = 0

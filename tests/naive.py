@@ -296,3 +296,21 @@ def linked_mean(positions, cell, pbc, values, link):
     points, owner = images(positions, cell, pbc, link)
     near = np.linalg.norm(points - positions[:, None], axis=-1) <= link  # the atom itself too
     return np.array([values[owner[row]].mean() for row in near])
+
+
+def count(dH, ids, numbers, select, halt, sample, edges):
+    """Return what `kernels.tally.count` returns, and the histogram."""
+    dH, chosen = np.asarray(dH), np.asarray(dH)[sample]
+    worst = max(zip(dH.tolist(), [-i for i in ids.tolist()], strict=True), default=(-np.inf, 1))
+    counts = [int(np.sum(dH > limits[numbers])) for limits in (select, halt)]
+    bins = np.clip(np.searchsorted(edges, chosen, side="right") - 1, 0, len(edges) - 2)
+    histogram = np.bincount(bins, minlength=len(edges) - 1)
+    return (worst[0], -worst[1], *counts, len(chosen), chosen.sum()), histogram
+
+
+def in_window(number, low, width):
+    """Return whether the hash of a whole number, in 64 bits as the processor does it, lies in a window."""
+    mixed = number * 0x9E3779B97F4A7C15 % 2**64
+    mixed ^= mixed >> 32
+    mixed = mixed * 0xD6E8FEB86659FD93 % 2**64
+    return ((mixed >> 32) - low) % 2**32 < width

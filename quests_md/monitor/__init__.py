@@ -1,7 +1,20 @@
 """The monitor: one frame in, one decision out. No files, no MPI library, no host."""
 
 from ._decision import Above, Band, Decision, Evaluations, Key, Visits
+from ._measure import POOLED, Part
 from ._monitor import Monitor
 from ._rules import Event, Events
 
-__all__ = ["Above", "Band", "Decision", "Evaluations", "Event", "Events", "Key", "Monitor", "Visits"]
+__all__ = [
+    "POOLED",
+    "Above",
+    "Band",
+    "Decision",
+    "Evaluations",
+    "Event",
+    "Events",
+    "Key",
+    "Monitor",
+    "Part",
+    "Visits",
+]

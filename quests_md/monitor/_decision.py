@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ..frame import Frame
 from ..index import Lesson
-from ..kernels.configuration import add_mark
-from ._measure import Evaluation
+from ..kernels.tally import add_mark
+from ._measure import Evaluation, Part
 
 __all__ = ["Above", "Band", "Decision", "Evaluations", "Key", "Visits", "compute_cell_mark", "compute_mark", "is_same"]
 
@@ -349,8 +349,13 @@ class Decision:
         implausible.
     mean, q50, q99
         Mean, median and 99 % quantile of dH over all watched atoms, or with ``Monitor(values="flagged")`` over a sample
-        of about 128; nan if there are none. The quantiles come from a histogram that ends at 8e4 nats: they are within
-        0.07·(1 + |dH|) nats of the exact ones.
+        that the last evaluations have made together; nan if there are none. The quantiles come from a histogram that
+        ends at 8e4 nats: they are within 0.07·(1 + |dH|) nats of the exact ones.
+    n_sample, sample_age
+        Number of values that mean and quantiles are made of, and the age of the oldest of them, in steps. Without a
+        sample they are `n` and 0.
+    sample
+        What this evaluation adds to the sample, for the row; None if mean and quantiles are over all atoms.
     n, n_select, n_halt
         Number of watched atoms, and how many of them lie above each threshold.
     dH
@@ -394,6 +399,9 @@ class Decision:
     mean: float = float("nan")
     q50: float = float("nan")
     q99: float = float("nan")
+    n_sample: int = 0
+    sample_age: int = 0
+    sample: Part | None = field(default=None, repr=False, compare=False)
     n: int = 0
     n_select: int = 0
     n_halt: int = 0

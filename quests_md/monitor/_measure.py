@@ -1,11 +1,13 @@
-"""Measure a frame: dH of every atom, exact or bounded, and the vector that the ranks exchange."""
+"""Measure a frame: dH of every atom, the vector that the ranks exchange, and the statistics of a sample."""
 
 from __future__ import annotations
 
 import enum
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +18,21 @@ from ..errors import MonitorError
 from ..frame import Frame
 from ..index import Reference
 from ..information import Precision
+from ..kernels import tally
 
 __all__ = [
+    "ALL",
     "CHUNK",
+    "POOLED",
     "Evaluation",
-    "Flagged",
+    "Part",
+    "Pool",
     "RankState",
     "Summary",
+    "Window",
     "combine",
     "compute_in_single",
     "count_only",
-    "is_sampled",
     "summarise",
     "summarise_nothing",
 ]
@@ -64,6 +70,8 @@ class Evaluation:
         (n,) in nats: exact, an upper bound, or nan where nothing is known.
     is_exact
         (n,) bool: where dH is exact, in double precision.
+    maximum
+        The largest dH that is known exactly; −inf before one is.
     is_crowded
         Whether any environment whose row has been computed has a neighbour nearer than `screen`.
     present
@@ -89,12 +97,13 @@ class Evaluation:
         self.is_crowded, self._screen = False, screen
         self.dH = np.full(len(self.ids), np.nan)
         self.is_exact = np.zeros(len(self.ids), dtype=bool)
+        self.maximum = -math.inf
         self._n_local = frame.n_local
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, which: NDArray[np.int64]) -> NDArray[np.float64]:
+    def rows(self, which: slice | NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the descriptors of environments."""
         rows = self.environments.compute(which, self.threads)
         if self._screen and not self.is_crowded:
@@ -104,10 +113,15 @@ class Evaluation:
     def put(self, which: NDArray[np.int64], rows: NDArray[np.float64], precision: Precision = "double") -> None:
         """Compute dH of environments from their `rows`."""
         dH = -self.index.log_kernel_sum(rows, self.threads, precision=precision)
-        if np.isnan(dH).any():
+        largest = float(dH.max(initial=-math.inf))  # nan, if any is
+        if largest != largest:
             raise MonitorError("the reference gave a dH that is not a number")
         self.dH[which] = dH
-        self.is_exact[which] = precision == "double"
+        if precision == "double":
+            self.is_exact[which] = True
+            self.maximum = max(self.maximum, largest)
+        else:
+            self.is_exact[which] = False
 
     def compute(self, which: NDArray[np.int64], precision: Precision = "double") -> None:
         """Compute dH of environments, in chunks. A value does not depend on the other environments of its chunk."""
@@ -145,10 +159,138 @@ def compute_in_single(evaluation: Evaluation, thresholds: Sequence[NDArray[np.fl
     evaluation.compute(np.flatnonzero(again))
 
 
-# -- the vector that the ranks exchange --------------------------------------------------------------------------------
+# -- mean and quantiles ------------------------------------------------------------------------------------------------
+
+# An exact dH of every atom is what flagged values spare. So few atoms are summed at an evaluation, other ones each
+# time, and the statistics are those of the last evaluations together.
 
 # Bins of equal width in asinh(dH): fine near zero, a constant share of dH far away.
 _EDGES = np.sinh(np.linspace(-4.0, 12.0, 257))
+_SHARES = np.array([0.5, 0.99])
+
+POOLED = 128  # values that mean and quantiles are made of, about
+# Atoms that are summed at an evaluation, about: one in so many, but at least and at most this. An exact sum takes as
+# long as an evaluation takes for some tens of atoms. The least number shares a pass over the references with the atoms
+# that may be the maximum.
+_ONE_IN, _FEWEST, _MOST = 64, 4, 16
+
+
+class Window(NamedTuple):
+    """Which ids are in a sample: those whose hash lies between `low` and `low` + `width`, round a circle.
+
+    Whole numbers, so that all ranks and a resumed run agree to the last atom.
+    """
+
+    low: int
+    width: int
+
+    @classmethod
+    def at(cls, share: float, count: int, is_first: bool = False) -> Window:
+        """Return the window of the evaluation number `count`, from 0, in a frame of `POOLED` / `share` atoms.
+
+        Windows follow each other. If it `is_first`, because nothing is pooled yet, it is as wide as a whole pool.
+        """
+        some = min(_MOST / POOLED * share, max(_FEWEST / POOLED * share, 1.0 / _ONE_IN))
+        step = round(min(1.0, some) * tally.WHOLE) if share else 0
+        return cls(step * count % tally.WHOLE, round(min(1.0, share) * tally.WHOLE) if is_first else step)
+
+    def mark(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which atoms (n,) are in the sample."""
+        sample = np.empty(len(ids), bool)
+        tally.mark_sample(ids, self.low, self.width, sample)
+        return sample
+
+
+class Part(NamedTuple):
+    """The sample of one evaluation: number and sum of its dH, their histogram, and the largest dH of the frame."""
+
+    n: int
+    total: float
+    maximum: float
+    histogram: NDArray[np.float64]
+
+    def __str__(self) -> str:
+        """Return the sum, then each bin that is not empty with its count: a row has it, for a run that is resumed."""
+        bins = np.flatnonzero(self.histogram)
+        counts = self.histogram[bins].tolist()
+        return "/".join([repr(self.total), *[f"{b}*{c:.0f}" for b, c in zip(bins.tolist(), counts, strict=True)]])
+
+    @classmethod
+    def parse(cls, text: str, maximum: float) -> Part:
+        """Return the sample that a text stands for; `ValueError` if it stands for none."""
+        total, *bins = text.split("/")
+        histogram = np.zeros(len(_EDGES) - 1)
+        for each in bins:
+            place, count = map(int, each.split("*"))
+            if not (0 <= place < len(histogram) and count > 0):
+                raise ValueError(f"no bin: {each}")
+            histogram[place] = count
+        return cls(int(histogram.sum()), float(total), maximum, histogram)
+
+
+class Statistics(NamedTuple):
+    """Mean and quantiles of `n` values (nats), and the age in steps of the oldest of them; nan if there are none."""
+
+    mean: float
+    q50: float
+    q99: float
+    n: int
+    age: int
+
+
+class Pool:
+    """The samples of the last evaluations, with equal weights of all values. The same on every rank.
+
+    Parameters
+    ----------
+    least
+        The oldest sample goes when the others have this many values without it; 0: only the last one counts.
+    """
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+        self._parts: deque[tuple[int, Part]] = deque()  # step and sample of each
+        self._n = 0
+        self._histogram = np.zeros(len(_EDGES) - 1)
+        self._run = 0
+
+    def __len__(self) -> int:
+        """Return the number of values."""
+        return self._n
+
+    def add(self, part: Part, run: int, step: int) -> None:
+        """Add the sample of an evaluation. A new run begins a new pool, because its steps begin anew."""
+        if run != self._run:
+            self._run = run
+            while self._parts:
+                self._forget()
+        if not part.n and self._least:
+            return
+        self._parts.append((step, part))
+        self._n += part.n
+        self._histogram += part.histogram
+        while len(self._parts) > 1 and self._n - self._parts[0][1].n >= self._least:
+            self._forget()
+
+    def _forget(self) -> None:
+        _, part = self._parts.popleft()
+        self._n -= part.n
+        self._histogram -= part.histogram
+
+    def describe(self, step: int) -> Statistics:
+        """Return the statistics at a step."""
+        quantiles = np.empty(len(_SHARES))
+        highest = max([part.maximum for _, part in self._parts], default=np.inf)
+        tally.quantiles(self._histogram, _EDGES, _SHARES, highest, quantiles)
+        q50, q99 = quantiles.tolist()
+        mean = sum([part.total for _, part in self._parts]) / self._n if self._n else float("nan")
+        age = step - self._parts[0][0] if self._parts else 0
+        return Statistics(mean, q50, q99, self._n, age)
+
+
+# -- the vector that the ranks exchange --------------------------------------------------------------------------------
+
+ALL = np.empty(0, bool)  # as a sample: every environment
 _LOW = (1 << 32) - 1
 # The scalars of a vector; the id of the maximum comes in two halves. A histogram follows them.
 _HEAD = (
@@ -174,7 +316,8 @@ class RankState(enum.IntEnum):
 class Summary:
     """What all ranks know about one frame.
 
-    `failed`, `implausible` and `stopping` are numbers of ranks. `mark` lacks the part of the cell.
+    `failed`, `implausible` and `stopping` are numbers of ranks. `part` is the sample of this frame. `mark` lacks the
+    part of the cell.
     """
 
     failed: tuple[int, ...]
@@ -186,11 +329,9 @@ class Summary:
     n: int
     maximum: float
     max_id: int
-    mean: float
-    q50: float
-    q99: float
     n_select: int
     n_halt: int
+    part: Part
     mark: tuple[float, float]
 
 
@@ -216,195 +357,60 @@ def count_only(spec: DescriptorSpec, frame: Frame, stop: bool, mark: NDArray[np.
 def summarise(
     dH: NDArray[np.float64],
     ids: NDArray[np.int64],
-    select: NDArray[np.float64] | float,
-    halt: NDArray[np.float64] | float,
+    numbers: NDArray[np.uint8],
+    thresholds: tuple[NDArray[np.float64], NDArray[np.float64]],
     *,
     stop: bool = False,
     n_rank: int = 0,
     n_expected: int | None = None,
     force_error: float = float("nan"),
-    sample: NDArray[np.bool_] | None = None,
+    sample: NDArray[np.bool_] = ALL,
     mark: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return this rank's vector. Mean and quantiles are over the environments of `sample`, by default over all.
 
-    `n_rank` is the number of this rank's atoms, and `n_expected` the number that the host expects in the whole frame.
+    `thresholds` are `select` and `halt` by atomic number, `n_rank` is the number of this rank's atoms, and `n_expected`
+    the number that the host expects in the whole frame.
     """
     vector = summarise_nothing(RankState.DONE, stop, mark)
     vector[_AT["n_rank"]], vector[_AT["n_expected"]] = n_rank, -1 if n_expected is None else n_expected
     if len(dH):
-        # The smallest id of equal maxima, so that the order of the atoms does not matter.
-        worst = dH.max()
-        max_id = int(ids[dH == worst].min())
-        chosen = dH if sample is None else dH[sample]
+        select, halt = thresholds
+        maximum, max_id, n_select, n_halt, size, total = tally.count(
+            dH, ids, numbers, select, halt, sample, _EDGES, vector[_SCALARS:]
+        )
         vector[_COUNTED] = (
-            len(dH), worst,
+            len(dH), maximum,
             max_id >> 32, max_id & _LOW,  # an id has 64 bits, and a float only holds 53
-            np.count_nonzero(dH > select), np.count_nonzero(dH > halt),
-            force_error, len(chosen), chosen.sum(),
+            n_select, n_halt, force_error, size, total,
         )  # fmt: skip
-        bins = np.searchsorted(_EDGES[1:-1], chosen, side="right")
-        vector[_SCALARS:] = np.bincount(bins, minlength=len(_EDGES) - 1)
     return vector
 
 
 def combine(vectors: NDArray[np.float64]) -> Summary:
     """Return the summary of all ranks' vectors (size, n); it is the same on every rank."""
-    with np.errstate(invalid="ignore"):  # sums of infinite maxima mean nothing, and are not used
-        total = vectors.sum(axis=0)
-    n, n_select, n_halt, n_chosen = (int(total[_AT[name]]) for name in ("n", "n_select", "n_halt", "n_chosen"))
-    maxima, counts, states = vectors[:, _AT["maximum"]], vectors[:, _AT["n"]], vectors[:, _AT["state"]]
-    maximum = float(maxima.max())
-    # A rank without atoms has −inf for its maximum; but a rank with atoms may have it, too.
-    worst = vectors[(maxima == maximum) & (counts > 0), _AT["high"] : _AT["low"] + 1].tolist()
-    q50, q99 = _find_quantiles(total[_SCALARS:], (0.5, 0.99), maximum)
-    measured = vectors[counts > 0, _AT["force_error"]]
+    if len(vectors) == 1:
+        total = vectors[0]
+    else:
+        with np.errstate(invalid="ignore"):  # sums of infinite maxima mean nothing, and are not used
+            total = vectors.sum(axis=0)
+    head = dict(zip(_HEAD, total[:_SCALARS].tolist(), strict=True))
+    counts, errors = vectors[:, _AT["n"]], vectors[:, _AT["force_error"]]
+    maximum, max_id = tally.unite(*(vectors[:, _AT[name]] for name in ("n", "maximum", "high", "low")))
+    measured = errors[counts > 0] if head["n"] and head["force_error"] == head["force_error"] else counts[:0]
+    states = vectors[:, _AT["state"]]
     return Summary(
-        failed=tuple(np.flatnonzero(states == RankState.FAILED).tolist()),
-        implausible=tuple(np.flatnonzero(states == RankState.IMPLAUSIBLE).tolist()),
-        stopping=tuple(np.flatnonzero(vectors[:, _AT["stop"]]).tolist()),
-        n_frame=int(total[_AT["n_rank"]]),
+        failed=tuple(np.flatnonzero(states == RankState.FAILED).tolist()) if head["state"] else (),
+        implausible=tuple(np.flatnonzero(states == RankState.IMPLAUSIBLE).tolist()) if head["state"] else (),
+        stopping=tuple(np.flatnonzero(vectors[:, _AT["stop"]]).tolist()) if head["stop"] else (),
+        n_frame=int(head["n_rank"]),
         n_expected=int(vectors[:, _AT["n_expected"]].max()),
         force_error=float(measured.max()) if len(measured) else float("nan"),
-        n=n,
+        n=int(head["n"]),
         maximum=maximum,
-        max_id=min([int(high) << 32 | int(low) for high, low in worst], default=-1),
-        mean=float(total[_AT["sum"]]) / n_chosen if n_chosen else float("nan"),
-        q50=q50,
-        q99=q99,
-        n_select=n_select,
-        n_halt=n_halt,
-        mark=(float(total[_AT["mark"]]), float(total[_AT["mark_too"]])),
+        max_id=max_id,
+        n_select=int(head["n_select"]),
+        n_halt=int(head["n_halt"]),
+        part=Part(int(head["n_chosen"]), head["sum"], maximum, total[_SCALARS:]),
+        mark=(head["mark"], head["mark_too"]),
     )
-
-
-def _find_quantiles(counts: NDArray[np.float64], shares: tuple[float, ...], maximum: float) -> list[float]:
-    """Return quantiles of a histogram: linear within a bin, and never above the maximum."""
-    below = np.zeros(len(counts) + 1)
-    np.cumsum(counts, out=below[1:])
-    if below[-1] == 0:
-        return [float("nan")] * len(shares)
-    quantiles = []
-    for q in shares:
-        b = int(np.searchsorted(below[1:], q * below[-1]))
-        share = (q * below[-1] - below[b]) / counts[b]
-        quantiles.append(float(min(maximum, _EDGES[b] + share * (_EDGES[b + 1] - _EDGES[b]))))
-    return quantiles
-
-
-# -- flagged values ----------------------------------------------------------------------------------------------------
-
-_SAMPLE = 128  # atoms of the whole frame in the sample, about
-_SUSPECTS = 16  # atoms with the largest dH that a rank remembers
-# A bound and an exact sum may round differently (they agree to 1e-10), and all atoms as high as the maximum must be
-# found. So a bounded atom stays below the threshold by at least this times max(1, |dH|).
-_MARGIN = 1e-9
-# The table of hints gets a slot for each id if that makes it at most this many times larger than the rank's atoms.
-_SPARSE = 16
-
-
-class Flagged:
-    """Decides which dH of a frame are computed, and which only bounded. Ranks have only the sample's share in common.
-
-    Attributes
-    ----------
-    share
-        Share of the atoms that are in the sample; None before the first evaluation with atoms.
-    hints
-        The reference that certified an atom last, in the slot ``id & (size - 1)``. Atoms may share a slot: a wrong hint
-        only costs time.
-    """
-
-    def __init__(self) -> None:
-        self.share: float | None = None
-        self.hints = np.full(1, -1, np.int32)
-        self._suspects = np.empty(0, np.int64)  # ids of the largest dH of the last evaluation
-        self._is_crowded = False  # most atoms could not be bounded then: a hot melt, or a perfect crystal
-
-    def choose_share(self, n: int) -> None:
-        """Choose the share for a frame of n atoms, the same on all ranks; it does not change later."""
-        self.share = min(1.0, _SAMPLE / n)
-
-    def compute(self, evaluation: Evaluation, select: float) -> NDArray[np.bool_]:
-        """Compute what must be exact and bound the rest; return which environments (n,) are in the sample."""
-        ids = evaluation.ids
-        sample = is_sampled(ids, 1.0 if self.share is None else self.share)
-        if self._is_crowded or select == -math.inf:
-            evaluation.complete()
-        else:
-            first = np.flatnonzero(sample | np.isin(ids, self._suspects))
-            if not len(first):
-                first = np.arange(0, len(ids), max(1, len(ids) // _SUSPECTS))
-            evaluation.compute(first)
-            self._bound(evaluation, np.flatnonzero(~evaluation.is_exact), select)
-        self._remember(evaluation, select)
-        return sample
-
-    def _bound(self, evaluation: Evaluation, rest: NDArray[np.int64], select: float) -> None:
-        """Bound dH of the environments `rest` below both `select` and the maximum; compute it where that fails."""
-        slots = self._find_slots(evaluation.ids[rest])
-        waiting: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
-        maximum = _find_maximum(evaluation)
-        for first in range(0, len(rest), CHUNK):
-            part, slot = rest[first : first + CHUNK], slots[first : first + CHUNK]
-            threshold = _step_below(min(maximum, select))
-            rows, memory = evaluation.rows(part), self.hints[slot]
-            bounds = evaluation.index.upper_bound(rows, threshold, memory, evaluation.threads)
-            self.hints[slot] = memory
-            evaluation.dH[part] = bounds
-            above = ~(bounds <= threshold)
-            # Kernel sums are cheapest for many queries at a time, so rows wait until there is a chunk of them.
-            if above.any():
-                waiting.append((part[above], rows[above]))
-            if sum(len(which) for which, _ in waiting) >= CHUNK:
-                _compute(evaluation, waiting)
-                maximum = _find_maximum(evaluation)
-        _compute(evaluation, waiting)
-
-    def _find_slots(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the slots of atoms in the table of hints, and enlarge the table if needed."""
-        if len(ids):
-            wanted = max(2 * len(ids), min(int(ids.max()) + 1, _SPARSE * len(ids)))
-            while len(self.hints) < wanted:
-                self.hints = np.tile(self.hints, 2)  # every atom finds its hint in the new slot
-        slots: NDArray[np.int64] = ids & (len(self.hints) - 1)
-        return slots
-
-    def _remember(self, evaluation: Evaluation, select: float) -> None:
-        """Remember, for the next evaluation, the atoms with the largest dH, and whether bounds fail for most atoms."""
-        known = np.flatnonzero(evaluation.is_exact)
-        if len(known) > _SUSPECTS:
-            known = known[np.argpartition(evaluation.dH[known], -_SUSPECTS)[-_SUSPECTS:]]
-        self._suspects = evaluation.ids[known]
-        threshold = _step_below(min(_find_maximum(evaluation), select))
-        self._is_crowded = bool(2 * np.count_nonzero(evaluation.dH > threshold) > len(evaluation))
-
-
-def is_sampled(ids: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
-    """Return which atoms are in the sample. A hash of the id decides, so order and rank do not matter."""
-    if share >= 1.0:
-        return np.ones(len(ids), dtype=bool)
-    mixed = ids.astype(np.uint64)
-    mixed *= np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(32)
-    mixed *= np.uint64(0xD6E8FEB86659FD93)
-    return (mixed >> np.uint64(32)) < np.uint64(share * 2**32)
-
-
-def _compute(evaluation: Evaluation, waiting: list[tuple[NDArray[np.int64], NDArray[np.float64]]]) -> None:
-    """Compute dH of the environments whose rows are waiting, and empty the list."""
-    if waiting:
-        which, rows = (np.concatenate(column) for column in zip(*waiting, strict=True))
-        evaluation.put(which, rows)
-        waiting.clear()
-
-
-def _find_maximum(evaluation: Evaluation) -> float:
-    return float(np.max(evaluation.dH, where=evaluation.is_exact, initial=-np.inf))
-
-
-def _step_below(value: float) -> float:
-    """Return a number that is below `value`, even if `value` was rounded in another way."""
-    if math.isinf(value):
-        return float(np.nextafter(value, 0.0)) if value > 0 else value
-    return value - _MARGIN * max(1.0, abs(value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,13 @@ from ..index import Live, Reference
 from ..information import Precision
 from ..kernels.jit import announce_compiling
 from ._decision import Above, Band, Decision, Key, Visits, compute_cell_mark, compute_mark
+from ._flagged import Flagged
 from ._measure import (
+    ALL,
+    POOLED,
     Evaluation,
-    Flagged,
+    Part,
+    Pool,
     RankState,
     Summary,
     combine,
@@ -125,6 +129,7 @@ class Monitor:
         self.threads = threads
         self.comm = Serial() if comm is None else comm
         self._flagged = Flagged() if values == "flagged" else None
+        self._pool = Pool(0 if self._flagged is None else POOLED)
         self.visits = Visits()
         self.learned_until: Key | None = None  # the last evaluation that a live reference has taken
         self._every = every
@@ -167,12 +172,19 @@ class Monitor:
         thresholds: Mapping[str, Any] | None,
         saved: tuple[int, int] | None,
         learned_until: Key | None = None,
+        evaluations: int = 0,
+        samples: Sequence[tuple[int, int, Part]] = (),
     ) -> None:
-        """Go on after an earlier part of the run, which saved its last frame at run and step `saved`."""
+        """Go on after an earlier part of the run, which saved its last frame at run and step `saved`.
+
+        It has made this number of `evaluations`, the last of which had these `samples` (run, step, what it added).
+        """
         self.plausibility.volume = state.get("volume")
         self.learned_until = learned_until
         if self._flagged is not None:
-            self._flagged.share = state.get("sample")
+            self._flagged.share, self._flagged.count = state.get("sample"), evaluations
+            for run, step, part in samples:
+                self._pool.add(part, run, step)
         if thresholds is not None:
             self.thresholds.restore(thresholds)
         self._ready = self.thresholds.resolved is not None and (
@@ -262,6 +274,8 @@ class Monitor:
         if not broken and isinstance(self.index, Live) and not self.index.ready:
             assert frame is not None
             return self._learn(self.index, frame, summary, key, named)
+        if not again and self._flagged is not None:
+            self._flagged.count += 1
         named["seconds"] = time.perf_counter() - started
         if broken:
             return self._decide_broken(broken, step, frame, summary, named)
@@ -382,12 +396,11 @@ class Monitor:
     def _summarise(self, evaluation: Evaluation, frame: Frame, mark: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """Compute the dH that decisions need, and return this rank's vector."""
         thresholds = self.thresholds
-        select, halt = thresholds.uniform or thresholds.get(evaluation.numbers)
-        sample = None
+        sample = ALL
         if self._flagged is not None:
-            sample = self._flagged.compute(evaluation, thresholds.lowest)
+            sample = self._flagged.compute(evaluation, thresholds.lowest, not len(self._pool))
         elif self.precision == "single":
-            compute_in_single(evaluation, (select, halt))
+            compute_in_single(evaluation, thresholds.uniform or thresholds.get(evaluation.numbers))
         else:
             evaluation.complete()
         overlap = self.plausibility.find_overlap(frame) if evaluation.is_crowded else ""
@@ -397,8 +410,8 @@ class Monitor:
         return summarise(
             evaluation.dH,
             evaluation.ids,
-            select,
-            halt,
+            evaluation.numbers,
+            thresholds.tables,
             stop=bool(self._stop),
             n_rank=frame.n_local or 0,
             n_expected=frame.n_expected,
@@ -468,6 +481,9 @@ class Monitor:
         if summary.stopping:
             reasons.append(self._say_why_stopping(summary))
         bound = self._bound_force_errors(evaluation)
+        if not again or not len(self._pool):
+            self._pool.add(summary.part, self.visits.run, frame.step)
+        sample = self._pool.describe(frame.step)
         return Decision(
             frame.step,
             evaluated=True,
@@ -480,9 +496,12 @@ class Monitor:
             ends=ends,
             maximum=summary.maximum,
             max_id=summary.max_id,
-            mean=summary.mean,
-            q50=summary.q50,
-            q99=summary.q99,
+            mean=sample.mean,
+            q50=sample.q50,
+            q99=sample.q99,
+            n_sample=sample.n,
+            sample_age=sample.age,
+            sample=None if self._flagged is None else summary.part,
             n=summary.n,
             n_select=summary.n_select,
             n_halt=summary.n_halt,

@@ -37,6 +37,8 @@ class Thresholds:
     resolved
         Thresholds in nats, by name and then by symbol; None until the watched atoms are known. A number for all
         elements has the only key "".
+    tables
+        `select` and `halt` in nats by atomic number; empty until the watched atoms are known.
     uniform
         `select` and `halt` in nats if they are the same for all elements; else None.
 
@@ -57,6 +59,7 @@ class Thresholds:
         self.min_atoms, self.min_fraction = min_atoms, float(min_fraction)
         self.resolved: dict[str, dict[str, float]] | None = None
         self.uniform: tuple[float, float] | None = None
+        self.tables = (np.empty(0), np.empty(0))
         self._values: dict[str, NDArray[np.float64]] = {}
         if not any(isinstance(value, Mapping) for value in self.given.values()):
             self._settle({name: {"": float(value)} for name, value in self.given.items()})
@@ -96,6 +99,7 @@ class Thresholds:
             raise InputError(f"select = {select} lies above halt = {halt}: candidates lie between the two")
         numbers = [float(values[0]) for values in self._values.values() if bool((values == values[0]).all())]
         self.uniform = (numbers[0], numbers[1]) if len(numbers) == len(self._values) == 2 else None
+        self.tables = self._values["select"], self._values["halt"]
         self.resolved = resolved
 
     @property

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..comm import Comm, on_root
 from ..errors import InputError, OutputError, QuestsError
 from ..files import HeldFolder
-from ..monitor import Evaluations, Key
+from ..monitor import POOLED, Evaluations, Key, Part
 from ..selection import SKIPPED
 from .about import ABOUT, Base, ResumeState, read_about_strictly
 from .reader import DEFAULTS, Rows, read_events, read_rows
@@ -26,7 +26,8 @@ _DECIDING = (
     "implausible", "novelty", "budget",
 )  # fmt: skip
 _COLUMNS = ",".join(DEFAULTS)
-_COLUMNS_1 = _COLUMNS.partition(",repeat")[0]  # format 1 has the columns before this one
+# The heads of older files: the columns before these names. The first is that of format 1.
+_OLDER = [_COLUMNS.partition(f",{name}")[0] for name in ("repeat", "n_sample")]
 _PIECE = 1 << 16
 
 
@@ -60,6 +61,8 @@ class Past:
         The last rows, in which an event may be open; and how many events began before them.
     considered, at_rows
         The rows whose frames the selection judged or skipped; and their numbers.
+    samples
+        Run, step and sample of the last evaluations that have one, as many as a pool may need.
     began, since
         Number of the event that began last, and number of rows since then, its first row included; 0 without events.
     halts
@@ -73,7 +76,7 @@ class Past:
     events
         Lines of events.jsonl.
     rows_end, lacks_columns
-        Size of the complete rows of monitor.csv in bytes, and whether the file has only the columns of format 1.
+        Size of the complete rows of monitor.csv in bytes, and the columns that the file of an older version lacks.
     """
 
     format: int
@@ -87,6 +90,7 @@ class Past:
     open_rows: Rows
     considered: Rows
     at_rows: NDArray[np.int64]
+    samples: list[tuple[int, int, Part]] = field(default_factory=list)
     rows: int = 0
     flagged: int = 0
     last: Key | None = None
@@ -101,7 +105,7 @@ class Past:
     base: Base | None = None
     base_rows: int = 0
     rows_end: int = 0
-    lacks_columns: bool = False
+    lacks_columns: tuple[str, ...] = ()
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def has_row(self, key: Key) -> bool:
@@ -175,7 +179,7 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
             'or say resume = "anyway"'
         )
     path, head = folder.path / "monitor.csv", _read_head(folder)
-    if head not in ("", _COLUMNS, _COLUMNS_1):
+    if head not in ("", _COLUMNS, *_OLDER):
         raise OutputError(f"{path} has other columns: it is of another version, and cannot be resumed")
     rows, damaged = read_rows(path)
     events, damaged_events = read_events(folder.path / "events.jsonl")
@@ -199,8 +203,9 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
         open_rows=rows,
         considered=rows[is_considered],
         at_rows=np.flatnonzero(is_considered),
+        samples=_parse_samples(path, rows),
         rows_end=_find_end_of_lines(folder, "monitor.csv"),
-        lacks_columns=head == _COLUMNS_1,
+        lacks_columns=tuple(DEFAULTS)[head.count(",") + 1 :] if head in _OLDER else (),
         events=events,
     )
     _count(past, rows)
@@ -287,6 +292,18 @@ def _parse_marks(texts: NDArray[np.str_]) -> NDArray[np.float64]:
         except ValueError:
             continue
     return marks
+
+
+def _parse_samples(path: Path, rows: Rows) -> list[tuple[int, int, Part]]:
+    """Return run, step and sample of the last rows that have a sample. Each has at least one value."""
+    samples = []
+    for row in rows[np.flatnonzero(rows["sample"] != "")[-POOLED:]]:
+        run, step = int(row["run"]), int(row["step"])
+        try:
+            samples.append((run, step, Part.parse(str(row["sample"]), float(row["max"]))))
+        except ValueError:
+            raise OutputError(f"{path}: sample of run {run}, step {step}: {str(row['sample'])!r} is none") from None
+    return samples
 
 
 def _find_end_of_lines(folder: HeldFolder, name: str) -> int:

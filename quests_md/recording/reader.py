@@ -59,6 +59,9 @@ DEFAULTS: dict[str, int | float | bool | str] = {
     "n_novel": 0,
     "excess": math.nan,
     "dropped": "",
+    "n_sample": 0,
+    "sample_age": 0,
+    "sample": "",
 }
 _ESSENTIAL = ("run", "step", "n", "max", "band")
 

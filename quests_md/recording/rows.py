@@ -49,7 +49,8 @@ class RowLines(Recorder):
             f"{d.run},{int(d.step)},{float(moment.frame.time)!r},{d.n},{d.maximum!r},{d.max_id},{d.mean!r},{d.q50!r},"
             f"{d.q99!r},{d.n_select},{d.n_halt},{d.band.value},{int(d.save)},{self._values},{moment.seconds!r},{d.event},"
             f"{d.novelty!r},{d.force_error!r},{d.repeat},{d.mark[0]!r}/{d.mark[1]!r},{d.n_novel},{d.excess!r},"
-            f"{'' if moment.dropped is None else moment.dropped}\n"
+            f"{'' if moment.dropped is None else moment.dropped},{d.n_sample},{d.sample_age},"
+            f"{'' if d.sample is None else d.sample}\n"
         )
         try:
             self._place.folder.append(ROWS, (text.encode(),), _HEAD)
@@ -65,7 +66,7 @@ class RowLines(Recorder):
     def _mend(self, past: Past) -> None:
         folder = self._place.folder
         if past.lacks_columns:
-            empty = b"," + b",".join([b"0", b"", b"0", b"nan", b""]) + b"\n"
+            empty = ("," + ",".join(_as_text(DEFAULTS[name]) for name in past.lacks_columns) + "\n").encode()
             with folder.open(ROWS) as file:
                 file.readline()
                 lines = [line[:-1] + empty for line in file if line.endswith(b"\n")]
@@ -114,6 +115,10 @@ class Recent:
         """Take note of an evaluation that was made before."""
         if moment.is_plausible and (self.plausible is None or moment.key >= self.plausible.key):
             self.plausible = moment
+
+
+def _as_text(value: float | bool | str) -> str:
+    return value if isinstance(value, str) else repr(value)
 
 
 @dataclass

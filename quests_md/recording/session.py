@@ -227,7 +227,8 @@ class Session:
         self._recent.is_broken = past.is_broken
         self.counter = itertools.count(0 if past.last is None else past.last.step + 1)
         state = {"volume": past.state.volume, "sample": past.state.sample}
-        monitor.restore(state, past.thresholds if past.same else None, past.saved)
+        thresholds = past.thresholds if past.same else None
+        monitor.restore(state, thresholds, past.saved, evaluations=past.rows, samples=past.samples)
         monitor.visits.resume(past.evaluations)
         replay_events(monitor.events, past.open_rows, past.events_before)
         self._resolved = monitor.thresholds.resolved is not None

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quests_md import Frame
-from quests_md.kernels.configuration import add_mark
+from quests_md.kernels.tally import add_mark
 from quests_md.monitor import Evaluations, Key, Visits
 from quests_md.monitor._decision import compute_cell_mark, compute_mark, is_same
 

@@ -16,7 +16,7 @@ from quests_md.comm import Serial, raise_together
 from quests_md.errors import ElementError, InputError, MonitorError
 from quests_md.frame import Frame
 from quests_md.monitor import Band, Monitor
-from quests_md.monitor._measure import combine, summarise
+from quests_md.monitor._measure import Pool, combine, summarise
 
 INF = float("inf")
 
@@ -124,9 +124,21 @@ def test_without_watched_atoms_nothing_is_wrong(index, frame):
     assert np.isnan([decision.mean, decision.q50, decision.q99]).all()
 
 
+def vector_of(dH, ids):
+    """The vector of a rank, with thresholds 1 and 2."""
+    tables = np.full(2, 1.0), np.full(2, 2.0)
+    return summarise(np.array(dH, float), np.array(ids, np.int64), np.zeros(len(dH), np.uint8), tables)
+
+
+def statistics_of(summary):
+    pool = Pool(0)
+    pool.add(summary.part, 1, 0)
+    return pool.describe(0)
+
+
 def test_of_equal_maxima_the_smallest_id_is_named():
     parts = [([2.0, 1.0, 2.0], [9, 1, 7]), ([2.0], [4]), ([], [])]
-    vectors = [summarise(np.array(dH), np.array(ids), 1.0, 2.0) for dH, ids in parts]
+    vectors = [vector_of(dH, ids) for dH, ids in parts]
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         assert combine(np.stack([vectors[i] for i in order])).max_id == 4
     assert combine(vectors[0][None]).max_id == 7
@@ -135,7 +147,7 @@ def test_of_equal_maxima_the_smallest_id_is_named():
 @pytest.mark.parametrize("ids", [[2**63 - 1, 2**63 - 2, 2**63 - 3], [-3, -2, 5], [2**53 + 1, 2**53 + 2, 2**53]])
 def test_an_id_keeps_all_its_bits(ids):
     dH = np.array([1.0, 2.0, 2.0])
-    vectors = [summarise(dH[part], np.array(ids)[part], 1.0, 2.0) for part in ([0, 1], [2], [])]
+    vectors = [vector_of(dH[part], np.array(ids)[part]) for part in ([0, 1], [2], [])]
     assert combine(np.stack(vectors)).max_id == min(ids[1:])
     assert combine(vectors[0][None]).max_id == ids[1]
 
@@ -211,8 +223,8 @@ def test_impossible_options_are_refused(index, options, message):
 def test_quantiles_are_as_near_as_documented(dH, parts):
     ids = np.arange(len(dH))
     cuts = np.array_split(np.arange(len(dH)), parts)
-    summary = combine(np.stack([summarise(dH[cut], ids[cut], 1.0, 2.0) for cut in cuts]))
-    for value, q in [(summary.q50, 0.5), (summary.q99, 0.99)]:
+    statistics = statistics_of(combine(np.stack([vector_of(dH[cut], ids[cut]) for cut in cuts])))
+    for value, q in [(statistics.q50, 0.5), (statistics.q99, 0.99)]:
         expected = np.quantile(dH, q, method="inverted_cdf")
         assert abs(value - expected) <= 0.07 * (1 + abs(expected))
         assert value <= dH.max()
@@ -220,10 +232,11 @@ def test_quantiles_are_as_near_as_documented(dH, parts):
 
 def test_infinite_and_huge_values_do_not_break_the_summary():
     dH = np.array([1.0, 1e9, INF])
-    summary = combine(summarise(dH, np.array([4, 5, 6]), 1.0, 2.0)[None])
-    assert (summary.maximum, summary.max_id, summary.mean) == (INF, 6, INF)
+    summary = combine(vector_of(dH, [4, 5, 6])[None])
+    statistics = statistics_of(summary)
+    assert (summary.maximum, summary.max_id, statistics.mean) == (INF, 6, INF)
     assert (summary.n, summary.n_select, summary.n_halt) == (3, 2, 2)
-    assert summary.q99 == pytest.approx(8.1e4, rel=0.01)
+    assert statistics.q99 == pytest.approx(8.1e4, rel=0.01)
 
 
 # -- several ranks ---------------------------------------------------------------------------------

@@ -17,8 +17,10 @@ from watched import frames_of, rows_of, run_of, steps_of
 from quests_md import Session
 from quests_md.errors import MonitorError
 from quests_md.frame import Frame
+from quests_md.kernels import tally
 from quests_md.monitor import Band, Monitor
-from quests_md.monitor._measure import CHUNK, Flagged, is_sampled
+from quests_md.monitor._flagged import Flagged
+from quests_md.monitor._measure import CHUNK, POOLED, Part, Window
 
 INF = math.inf
 DOUBLE = {"precision": "double"}
@@ -42,7 +44,7 @@ def runs(draw):
     near += [-INF, INF, *np.nextafter(near, -INF).tolist(), *(x + d for x in near for d in (-5e-5, 2e-5, 5e-4))]
     select, halt = sorted(draw(st.lists(st.sampled_from(near), min_size=2, max_size=2)))
     owners = draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))
-    return np.array(ids), np.array(frames), select, halt, np.array(owners), draw(st.sampled_from([0.0, 0.2, 1.0]))
+    return np.array(ids), np.array(frames), select, halt, np.array(owners), draw(st.sampled_from([0.0, 0.2, 1.0, 30.0]))
 
 
 @settings(max_examples=150, deadline=None)
@@ -56,7 +58,7 @@ def test_all_modes_decide_the_same(run, size, random):
     def observe(comm, mode, orders):
         monitor = Monitor(reference, select=select, halt=halt, save_every=2, comm=comm, **mode)
         if monitor._flagged is not None:
-            monitor._flagged.share = share  # few atoms would all be the sample
+            monitor._flagged.share = share  # of few atoms all would be in the first sample
         decisions = []
         for step, order in enumerate(orders):
             mine = order[owners[order] == comm.rank]
@@ -98,39 +100,127 @@ def watch(reference, ids, select, steps=2, **options):
     return [monitor.observe(pairs(step * len(ids) + np.arange(len(ids)), ids, step)) for step in range(steps)]
 
 
+def samples_of(ids, steps):
+    """Which atoms are in the sample at each step of a run of this many atoms, as documented."""
+    n = len(ids)
+    return [Window.at(POOLED / n, step, is_first=step == 0).mark(ids) for step in range(steps)]
+
+
 @pytest.mark.parametrize("select", [-1.0, 3.0, 9.0, 1e3, INF])
-def test_mean_and_quantiles_are_those_of_a_fixed_sample(many, select):
+def test_mean_and_quantiles_are_those_of_the_last_samples(many, select):
     ids, dH = many
-    sample = is_sampled(ids, 128 / len(ids))
-    assert 90 < sample.sum() < 170
-    for decision, exact in zip(watch(Loose(dH), ids, select), dH.reshape(2, -1), strict=True):
+    steps = 14
+    drift = np.linspace(0.0, 1.0, steps)[:, None]
+    frames = dH[: len(ids)] + drift
+    references = [Loose(frame) for frame in frames]
+    monitor = Monitor(references[0], select=select, halt=INF, values="flagged")
+    samples, pooled = samples_of(ids, steps), []
+    for step, (exact, sample) in enumerate(zip(frames, samples, strict=True)):
+        monitor.index = references[step]
+        decision = monitor.observe(pairs(np.arange(len(ids)), ids, 10 * step))
         check_published(decision, exact, select, is_exact=sample)
         assert decision.values == ("exact" if decision.save else "flagged")
-        assert decision.mean == pytest.approx(exact[sample].mean(), rel=1e-12)
+        pooled.append(exact[sample])
+        while sum(map(len, pooled[1:])) >= POOLED:
+            pooled.pop(0)
+        values = np.concatenate(pooled)
+        assert (decision.n_sample, decision.sample_age) == (len(values), 10 * (len(pooled) - 1))
+        assert decision.mean == pytest.approx(values.mean(), rel=1e-12)
         for value, q in [(decision.q50, 0.5), (decision.q99, 0.99)]:
-            wanted = np.quantile(exact[sample], q, method="inverted_cdf")
+            wanted = np.quantile(values, q, method="inverted_cdf")
             assert abs(value - wanted) <= 0.07 * (1 + abs(wanted))
+    assert 5 < len(pooled) < steps  # the large first sample has left
 
 
-def test_few_atoms_are_all_the_sample(many):
+def test_exact_values_are_all_the_sample(many):
     ids, dH = many
-    (decision,) = watch(Loose(dH), ids[:128], 1e3, steps=1)
-    np.testing.assert_array_equal(decision.dH, dH[:128])
-    assert decision.mean == pytest.approx(dH[:128].mean())
+    for decision, exact in zip(watch(Loose(dH), ids, 1e3, values="exact", **DOUBLE), dH.reshape(2, -1), strict=True):
+        assert (decision.n_sample, decision.sample_age) == (len(ids), 0)
+        assert decision.mean == pytest.approx(exact.mean(), rel=1e-12)
+
+
+def test_the_first_sample_of_few_atoms_is_all_of_them(many):
+    ids, dH = many
+    first, second = (np.copy(some) for some in dH.reshape(2, -1)[:, :100])
+    one, two = watch(Loose(np.concatenate([first, second])), ids[:100], 1e3)
+    np.testing.assert_array_equal(one.dH, first)
+    assert one.mean == pytest.approx(first.mean())
+    assert (one.n_sample, one.sample_age) == (100, 0)
+    sample = samples_of(ids[:100], 2)[1]
+    assert 0 < sample.sum() < 20
+    assert two.mean == pytest.approx(np.concatenate([first, second[sample]]).mean())
+    assert (two.n_sample, two.sample_age) == (100 + sample.sum(), 1)
+
+
+def test_the_sample_goes_through_all_atoms(many):
+    ids = many[0]
+    n = len(ids)
+    seen = np.zeros(n, int)
+    for sample in samples_of(ids, n // 16)[1:]:  # without the first, which is larger
+        assert sample.sum() < 40
+        seen += sample
+    assert np.count_nonzero(seen == 1) > 0.97 * n
+    assert seen.max() <= 2
+
+
+def test_a_repeated_evaluation_adds_nothing(many):
+    ids, dH = many
+    monitor = Monitor(Loose(dH), select=INF, halt=INF, values="flagged")
+    frame = pairs(np.arange(len(ids)), ids)
+    first, again = monitor.observe(frame), monitor.observe(frame)
+    assert again.again
+    named = ("mean", "q50", "q99", "n_sample", "sample_age")
+    assert [getattr(first, name) for name in named] == [getattr(again, name) for name in named]
+    assert monitor._flagged.count == 1
+
+
+def test_a_new_run_begins_a_new_pool(many):
+    ids, dH = many
+    monitor = Monitor(Loose(dH), select=INF, halt=INF, values="flagged")
+    for step in (10, 20, 5):
+        decision = monitor.observe(pairs(np.arange(step, len(ids)), ids[step:], step))
+    assert (decision.run, decision.sample_age) == (2, 0)
+    assert 0 < decision.n_sample < 40
 
 
 def test_few_sums_are_computed(many):
     ids, dH = many
     n = len(ids)
-    sample = is_sampled(ids, 128 / n)
-    dH[:n][sample], dH[n:][sample] = 3.5, 3.5  # many are above: the first evaluation knows no better
+    samples = samples_of(ids, 2)
+    dH[:n][samples[0]] = 3.5  # hundreds are above: the first evaluation knows no better
     reference = Loose(dH)
     for decision in watch(reference, ids, select=1e3):
         assert not decision.save
     first, second = reference.asked.reshape(2, -1)
-    assert sample.sum() + 300 < first.sum() <= np.count_nonzero(dH[:n] >= 3.5)
-    assert second.sum() <= sample.sum() + 16 + 3
+    assert np.count_nonzero(dH[:n] > 3.5) > 600
+    assert samples[0].sum() < first.sum() < samples[0].sum() + 100
+    assert second.sum() <= samples[1].sum() + 2 + 3
     assert reference.most <= 2 * CHUNK
+
+
+class Guessing(Loose):
+    """A reference that also guesses, rather badly, how large dH is that it does not bound."""
+
+    def search(self, query, threshold, memory, threads=None):
+        bounds = self.upper_bound(query, threshold, memory, threads)
+        kinds = self.find(query)
+        open_ = ~(bounds <= threshold)
+        bounds[open_ & (kinds % 2 == 0)] = np.nan  # undecided
+        return bounds, self.dH[kinds] + np.cos(1e3 * kinds)
+
+
+@pytest.mark.parametrize("select", [2.0, 9.0, INF])
+def test_guesses_spare_sums_and_change_nothing(many, select):
+    ids, dH = many
+    exact = dH[: len(ids)]
+    plain, guessing = (watch(kind(dH), ids, select) for kind in (Loose, Guessing))
+    for ours, theirs in zip(plain, guessing, strict=True):
+        assert {x: getattr(ours, x) for x in DECIDED} == {x: getattr(theirs, x) for x in DECIDED}
+        assert (ours.mean, ours.n_sample) == (theirs.mean, theirs.n_sample)
+    check_published(guessing[0], exact, select)
+    reference = Guessing(np.where(samples_of(ids, 1)[0], 0.0, exact))  # the first maximum is far too low
+    watch(reference, ids, INF, steps=1)
+    assert reference.asked.sum() < POOLED + 150
 
 
 @pytest.mark.parametrize("select", [-INF, 1e-3])
@@ -155,27 +245,45 @@ def test_atoms_that_are_all_the_same_are_all_candidates_for_the_maximum(many):
 def test_the_sample_is_spread_over_any_ids():
     rng = np.random.default_rng(0)
     for ids in (np.arange(10**5), np.arange(10**5) * 64 + 2**40, -np.arange(10**5), rng.integers(0, 2**63, 10**5)):
-        assert 80 < is_sampled(ids, 128 / 10**5).sum() < 180
-        assert is_sampled(ids, 1.0).all()
+        assert 80 < Window.at(POOLED / 10**5, 0, is_first=True).mark(ids).sum() < 180
+        assert 0 < np.mean([Window.at(POOLED / 10**5, i).mark(ids).sum() for i in range(20)]) < 25
+        assert Window.at(1.0, 3, is_first=True).mark(ids).all()
         order = rng.permutation(len(ids))
-        np.testing.assert_array_equal(is_sampled(ids[order], 0.01), is_sampled(ids, 0.01)[order])
-    assert is_sampled(np.arange(1, 4097), 1 / 32).reshape(8, -1).sum(axis=1).min() > 5
+        window = Window.at(1.0, 123)
+        np.testing.assert_array_equal(window.mark(ids[order]), window.mark(ids)[order])
+    first = Window.at(1 / 32, 0, is_first=True).mark(np.arange(1, 4097))
+    assert first.reshape(8, -1).sum(axis=1).min() > 5
+
+
+@pytest.mark.parametrize(("n", "some"), [(1, 1), (3, 3), (4, 4), (64, 4), (256, 4), (512, 8), (1024, 16), (10**6, 16)])
+def test_the_sample_of_an_evaluation_has_its_size(n, some):
+    window = Window.at(POOLED / n, 0)
+    assert n * window.width / 2**32 == pytest.approx(some, rel=1e-3)
+    assert Window.at(0.0, 5).width == 0
 
 
 def test_hints_are_found_again_when_the_table_has_grown():
     kept = Flagged()
     rng = np.random.default_rng(1)
     ids = rng.choice(10**5, 10, replace=False)
-    slots = kept._find_slots(ids)
-    kept.hints[slots] = np.arange(10)
-    before = kept.hints[kept._find_slots(ids)]
+
+    def recall(ids):
+        kept._make_room(len(ids), int(ids.max()))
+        memory = np.empty(len(ids), np.int32)
+        tally.recall(ids, kept.hints, memory)
+        return memory
+
+    recall(ids)
+    kept.hints[ids & (len(kept.hints) - 1)] = np.arange(10)
+    before = recall(ids)
     more = np.concatenate([ids, 10**5 + np.arange(50_000)])
-    slots = kept._find_slots(more)
-    np.testing.assert_array_equal(kept.hints[slots[:10]], before)
+    np.testing.assert_array_equal(recall(more)[:10], before)
     assert 2 * len(more) <= len(kept.hints) <= 32 * len(more)
     dense = Flagged()
-    assert len(np.unique(dense._find_slots(np.arange(1000) * 9))) == 1000  # as of one rank of nine
-    assert dense._find_slots(np.array([2**63 - 1, -1, 0])).max() < len(dense.hints) <= 2**14
+    dense._make_room(1000, 9 * 999)
+    assert len(np.unique(9 * np.arange(1000) & (len(dense.hints) - 1))) == 1000  # as of one rank of nine
+    dense._make_room(3, 2**63 - 1)
+    assert len(dense.hints) <= 2**14
 
 
 def test_a_frame_may_lose_and_gain_atoms(many):
@@ -184,7 +292,7 @@ def test_a_frame_may_lose_and_gain_atoms(many):
     for step, kinds in enumerate([np.arange(0), np.arange(1), np.arange(0), np.arange(2000), np.arange(1500, 2000)]):
         decision = monitor.observe(pairs(kinds, ids[kinds], step))
         assert (decision.n, decision.maximum) == (len(kinds), dH[kinds].max(initial=-INF))
-    assert monitor._flagged.share == 1.0  # of the first frame that had an atom
+    assert monitor._flagged.share == POOLED  # of the first frame that had an atom
 
 
 # -- silicon, with an index ------------------------------------------------------------------------------------
@@ -239,7 +347,7 @@ def test_a_perfect_crystal(index, mode):
         for frame.watched in (np.ones(216, bool), watched):
             ours, exact = (Monitor(index, select=INF, halt=INF, **m) for m in (mode, DOUBLE))
             if ours._flagged is not None:
-                ours._flagged.share = 0.1
+                ours._flagged.share = 0.1  # few of them in the sample
             wanted = exact.observe(frame)
             for _ in range(2):
                 decision = ours.observe(frame)
@@ -291,7 +399,7 @@ class Fails(Loose):
 def low(many):
     """An atom that is bounded at every step: not of the sample, and with a low dH."""
     ids, dH = many
-    return int(np.flatnonzero(~is_sampled(ids, 128 / len(ids)) & (dH[: len(ids)] < 1.0))[0])
+    return int(np.flatnonzero(~np.any(samples_of(ids, 2), axis=0) & (dH[: len(ids)] < 1.0))[0])
 
 
 @pytest.mark.parametrize("victim", [0, 2])
@@ -365,3 +473,14 @@ def test_files_say_which_values_they_hold(many, tmp_path):
     for ours, theirs in zip(rows_of(tmp_path / "flagged"), rows_of(tmp_path / "exact"), strict=True):
         for column in ("max", "max_id", "n", "n_select", "n_halt", "band", "saved"):
             assert ours[column] == theirs[column]
+
+
+@given(st.dictionaries(st.integers(0, 255), st.integers(1, 10**6), max_size=20), st.floats(allow_nan=False))
+def test_a_sample_is_read_back_from_its_row(counts, total):
+    histogram = np.zeros(256)
+    for place, count in counts.items():
+        histogram[place] = count
+    part = Part(int(histogram.sum()), total, 3.0, histogram)
+    again = Part.parse(str(part), 3.0)
+    assert (again.n, again.total, again.maximum) == (part.n, part.total, 3.0)
+    np.testing.assert_array_equal(again.histogram, histogram)

@@ -19,7 +19,7 @@ from quests_md.recording.reader import DEFAULTS, count_frames, iterate_frames, r
 
 HEAD = "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error"
 ROW = "1,{},0.5,32,2.5,7,0.1,0.2,0.3,4,0,candidate,1,exact,0.01,1,nan,inf"
-LAST = ("repeat", "configuration", "n_novel", "excess", "dropped")
+LAST = ("repeat", "configuration", "n_novel", "excess", "dropped", "n_sample", "sample_age", "sample")
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_columns_that_an_older_version_lacks_have_their_defaults(tmp_path):
     assert damaged == []
     assert [rows[name].tolist() for name in LAST[:3]] == [[0, 0], ["", ""], [0, 0]]
     assert np.isnan(rows["excess"]).all()
-    assert rows["dropped"].tolist() == ["", ""]
+    assert [rows[name].tolist() for name in LAST[4:]] == [["", ""], [0, 0], [0, 0], ["", ""]]
     rows, _ = read_rows(write_rows(tmp_path, "1,5,32,0.5,covered", head="run,step,n,max,band"))
     assert (rows["step"][0], rows["max_id"][0], rows["saved"][0], rows["values"][0]) == (5, -1, False, "")
 
@@ -96,11 +96,11 @@ def test_columns_that_an_older_version_lacks_have_their_defaults(tmp_path):
 def test_columns_of_the_next_version_and_unknown_ones(tmp_path):
     head = f"{HEAD},{','.join(LAST)},later,n"  # a second `n` is as unknown as `later`
     long = "sha256:" + "a" * 300
-    row = ROW.format(10) + f",3,{long},5,0.25,1:40,anything at all,x"
-    rows, damaged = read_rows(write_rows(tmp_path, row, ROW.format(20) + ",0,,0,nan,,,", head=head))
+    row = ROW.format(10) + f",3,{long},5,0.25,1:40,128,90,-3.5/100*4,anything at all,x"
+    rows, damaged = read_rows(write_rows(tmp_path, row, ROW.format(20) + ",0,,0,nan,,32,0,,,", head=head))
     assert damaged == []
     assert rows.dtype.names == tuple(DEFAULTS)
-    assert [rows[name].tolist()[0] for name in LAST] == [3, long, 5, 0.25, "1:40"]
+    assert [rows[name].tolist()[0] for name in LAST] == [3, long, 5, 0.25, "1:40", 128, 90, "-3.5/100*4"]
     assert (rows["n"].tolist(), rows["dropped"].tolist()) == ([32, 32], ["1:40", ""])
 
 

@@ -144,6 +144,7 @@ def test_numbers_of_rows_are_read_back(tmp_path_factory, index, values, step):
     names = ("maximum", "mean", "q50", "q99", "novelty", "force_error", "excess")
     for time, *numbers in values:
         decision = Decision(step, evaluated=True, max_id=2**62 + 1, n=np.int64(3), save=np.bool_(True), repeat=4)
+        decision = replace(decision, n_sample=128, sample_age=2**61)
         decision = replace(decision, mark=tuple(numbers[:2]), **dict(zip(names, numbers, strict=True)))
         moment = Moment(replace(a_frame(), time=np.float64(time)), decision, dropped=Key(1, 2, 3))
         rows.see(moment)
@@ -158,8 +159,9 @@ def test_numbers_of_rows_are_read_back(tmp_path_factory, index, values, step):
         np.testing.assert_array_equal([float(text[name]) for name in columns], [time, *numbers])
         np.testing.assert_array_equal([read_row[name] for name in columns], [time, *numbers])
         np.testing.assert_array_equal([float(half) for half in text["configuration"].split("/")], numbers[:2])
-        wanted = [str(step), str(2**62 + 1), "3", "1", "4", "1:2:3"]
-        assert [text[name] for name in ("step", "max_id", "n", "saved", "repeat", "dropped")] == wanted
+        wanted = [str(step), str(2**62 + 1), "3", "1", "4", "1:2:3", "128", str(2**61)]
+        names_of_text = ("step", "max_id", "n", "saved", "repeat", "dropped", "n_sample", "sample_age")
+        assert [text[name] for name in names_of_text] == wanted
         assert [read_row[name] for name in ("step", "max_id", "n", "saved")] == [step, 2**62 + 1, 3, True]
 
 

@@ -21,7 +21,10 @@ FOLDERS = DATA / "format_1"
 OLD = runpy.run_path(str(FOLDERS / "make_format_1.py"))  # what was watched, and with which settings
 STEPS, CUT = len(OLD["SCALES"]), OLD["CUT"]
 # What a row has where version 0.1.0 wrote it.
-DEFAULTS = {"repeat": "0", "configuration": "", "n_novel": "0", "excess": "nan", "dropped": ""}
+DEFAULTS = {
+    "repeat": "0", "configuration": "", "n_novel": "0", "excess": "nan", "dropped": "", "n_sample": "0",
+    "sample_age": "0", "sample": "",
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from watched import (
 
 from quests_md import Frame
 from quests_md.errors import Halted, InputError, OutputError
+from quests_md.recording.rows import COLUMNS
 
 # A run of thirteen frames with two events, the second of which is cut in two by most restarts.
 SCALES = [COVERED, CANDIDATE, CANDIDATE, COVERED, COVERED, *[0.09] * 2, 0.1, 0.11, 0.1, COVERED, COVERED, COVERED]
@@ -284,9 +285,51 @@ def test_the_sample_and_the_first_volume_stay(index, folder, values):
     assert session.monitor.state() == state
     assert (state["volume"], state["sample"]) == (
         pytest.approx(frame_of(0).cell[0, 0] ** 3),
-        1.0 if values == "flagged" else None,
+        4.0 if values == "flagged" else None,  # 128 over 32 atoms
     )
     session.close()
+
+
+def test_the_sample_goes_on_with_the_rows(index, folder, tmp_path):
+    """A resumed run asks the atoms that the run would have asked, and pools what it would have pooled."""
+    names = ("mean", "q50", "q99", "n_sample", "sample_age", "sample")
+    rows = []
+    for parts, output in (([(0, 12)], folder), ([(0, 5), (4, 6), (0, 0), (6, 12)], tmp_path / "again")):
+        for first, last in parts:
+            with session_of(index, output, resume=True, values="flagged") as session:
+                for step in range(first, last):
+                    session.observe(frame_of(step, COVERED - 1e-4 * step))
+        assert session.monitor._flagged.count == 12
+        rows.append([{name: row[name] for name in names} for row in rows_of(output)])
+    assert rows[0] == rows[1]
+    assert [int(row["sample_age"]) for row in rows[0]] == list(range(12))
+    sizes = [int(row["n_sample"]) for row in rows[0]]
+    assert (sizes[0], sizes) == (32, sorted(sizes))
+
+
+@pytest.mark.parametrize("text", ["x", "1.5/3", "1.5/300*1", "1.5/3*0", "1.5/-1*1", "/", "1.5/3*1/"])
+def test_a_sample_that_no_run_wrote_is_refused(index, folder, text):
+    with session_of(index, folder, values="flagged") as session:
+        session.observe(frame_of(0))
+    path = folder / "monitor.csv"
+    head, row = path.read_text().splitlines()
+    path.write_text(f"{head}\n{row.rpartition(',')[0]},{text}\n")
+    with pytest.raises(OutputError, match=r"monitor\.csv: sample of run 1, step 0: '.*' is none"):
+        session_of(index, folder, resume=True, values="flagged")
+
+
+@pytest.mark.parametrize("lacks", [3, 8])
+def test_a_run_of_an_older_version_is_gone_on_with(index, folder, lacks):
+    with session_of(index, folder) as session:
+        session.observe(frame_of(0))
+    path = folder / "monitor.csv"
+    path.write_text("".join(line.rsplit(",", lacks)[0] + "\n" for line in path.read_text().splitlines()))
+    with session_of(index, folder, resume=True) as session:
+        session.observe(frame_of(1))
+    assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
+    old, new = rows_of(folder)
+    assert (old["step"], old["n_sample"], old["sample_age"]) == ("0", "0", "0")
+    assert (new["step"], new["n_sample"], new["sample_age"]) == ("1", new["n"], "0")
 
 
 # -- torn ends -------------------------------------------------------------------------------------------
