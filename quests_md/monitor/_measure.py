@@ -45,7 +45,7 @@ CHUNK = 960
 
 # Single precision errs by at most the larger of _ABSOLUTE and _RELATIVE·|dH|. Bands are those of double precision: dH
 # within _NEAR of a threshold is computed again.
-_ABSOLUTE, _RELATIVE, _NEAR = 1e-5, 1e-6, 1e-3
+_ABSOLUTE, _RELATIVE, _NEAR = 1e-4, 1e-6, 1e-3
 
 
 class Evaluation:

@@ -544,6 +544,10 @@ def _ask_all(index: Reference, precision: Precision, is_flagged: bool) -> None:
     known = SYMBOLS.index(index.centre_elements[0]) if index.ready else 1
     two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
     compute_mark(two)
+    vector = summarise(np.zeros(2), np.arange(2), np.zeros(2, np.uint8), (np.zeros(1), np.zeros(1)))
+    for ranks in (1, 2):
+        combine(np.repeat(vector[None], ranks, axis=0))
+    Pool(0).describe(0)
     if not index.ready:
         return
     rows = index.spec.compute(two, 1)

@@ -35,7 +35,7 @@ def call(folder, *command, halts=False):
     return finished if halts and finished.returncode == 3 else ok(finished)
 
 
-def build(folder):
+def build_index(folder):
     dumps = sorted(path.name for path in folder.glob("reference-*.dump"))
     assert dumps == [f"reference-{t}.dump" for t in (300, 600, 900)]
     call(folder, str(BIN / "quests-md"), "index", "build", *dumps, "-o", "si.qindex", "--bandwidth", "auto")
@@ -46,7 +46,7 @@ def build(folder):
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
 def test_input_script(build, folder, ranks):
     ok(run_lmp(build, folder, (folder / "in.reference").read_text(), steps=200))
-    build(folder)
+    build_index(folder)
     finished = ok(run_lmp(build, folder, (folder / "in.lammps").read_text(), ranks, steps=900, hot=4000))
     run = run_json(folder)
     assert run["status"] in ("finished", "halted")
@@ -60,7 +60,7 @@ def test_input_script(build, folder, ranks):
 @WHEEL[1]
 def test_input_script_in_the_wheel(folder):
     call(folder, str(BIN / "lmp"), "-in", "in.reference", "-log", "none", "-var", "steps", "200")
-    build(folder)
+    build_index(folder)
     run = (
         "quests-md",
         "run",
