@@ -16,6 +16,7 @@ from ..errors import FrameError, InputError
 from ..frame import Frame
 from ..index import Live, Reference
 from ..information import Precision
+from ..kernels import tally
 from ..kernels.jit import announce_compiling
 from ._decision import Above, Band, Decision, Key, Visits, compute_cell_mark, compute_mark
 from ._flagged import Flagged
@@ -557,3 +558,14 @@ def _ask_all(index: Reference, precision: Precision, is_flagged: bool) -> None:
             index.log_kernel_sum(np.repeat(rows, times, axis=0), 1, precision=each)
     if is_flagged:
         index.upper_bound(rows, 0.0, np.full(len(rows), -1, np.int32), 1)
+        _count_all()
+
+
+def _count_all() -> None:
+    """Call every kernel that counts flagged values, once."""
+    ids, marks, values, memory = np.arange(2), np.zeros(2, bool), np.zeros(2), np.full(2, -1, np.int32)
+    tally.mark_sample(ids, 0, 1, marks)
+    tally.choose(ids, marks, ids, np.empty(2, np.int64))
+    tally.recall(ids, memory, memory.copy())
+    tally.settle(values, 0.0, ids, memory, memory.copy(), marks, values.copy(), np.empty(2, np.int64))
+    tally.find_largest(values, marks, ids, 0.0, np.empty(2, np.int64))
