@@ -114,7 +114,7 @@ def share_of_pairs(x: NDArray[np.float64]) -> float:
     """
     rng = np.random.default_rng(1)
     blocks = pack(x, BANDWIDTH)
-    n, drop = len(blocks.radius), math.log2(blocks.negligible / len(x))
+    n, drop = len(blocks.tiles), math.log2(blocks.negligible / len(x))
     share = np.mean([_needed(i, blocks, drop).mean() for i in rng.integers(n, size=BLOCKS)])
     return float(share) * (n + 1) / (2 * n)
 

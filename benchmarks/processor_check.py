@@ -78,7 +78,7 @@ def _skip(query: Array, layout: Blocks, exponents: Array) -> dict[str, int]:
 
     Terms are left out with their block, with their panel, or alone: all that are small enough.
     """
-    n = len(layout.radius)
+    n = len(layout.tiles)
     queries, room = kernel_sum.make_queries(BLOCK, layout), kernel_sum.make_room(BLOCK, layout)
     counts = {"blocks": 0, "left out": 0, "products": 0, "too much": 0}
     for first in range(0, len(query), BLOCK):

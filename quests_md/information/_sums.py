@@ -177,7 +177,7 @@ def pack(
         order = order_of(reference) if sort else np.arange(len(reference))
     vector = _simd_sum.VECTOR
     blocks = _blocks.empty_blocks(reference, order, float(bandwidth), _DTYPES[precision], vector, turned=sort)
-    over_rows(lambda first, last: _blocks.pack(blocks, first, last), len(blocks.radius), threads, 8)
+    over_rows(lambda first, last: _blocks.pack(blocks, first, last), len(blocks.tiles), threads, 8)
     return blocks
 
 
@@ -404,7 +404,7 @@ def _sum_strips(
 ) -> NDArray[np.float64]:
     """Return what each strip adds to the sums, (n_strips, n_blocks·TILE), in the order of the blocks."""
     blocks = pack(rows, bandwidth, precision, order=order, threads=threads)
-    sums, plain = np.zeros((len(strips), len(blocks.radius), TILE)), None if blocks.vector else 1
+    sums, plain = np.zeros((len(strips), len(blocks.tiles), TILE)), None if blocks.vector else 1
 
     def task(first: int, last: int) -> None:
         for s in range(first, last):
@@ -412,7 +412,7 @@ def _sum_strips(
             done.add()
 
     over_rows(task, len(strips), threads, 1)
-    return sums.reshape(len(strips), len(blocks.radius) * TILE)
+    return sums.reshape(len(strips), len(blocks.tiles) * TILE)
 
 
 # -- chunks as references in turn --------------------------------------------------------------------------------------

@@ -258,12 +258,21 @@ def _sum_of_powers(builder: Value, x: Value, length: Value, shift: Value) -> Val
 
 
 def _exp2(builder: Value, x: Value) -> Value:
-    """Emit 2^x = 2^k · 2^f: the nearest integer k goes into the bits of the exponent, 2^f is a polynomial."""
-    vector, name = x.type, str(x.type.element)
-    bits, mantissa = (32, 23) if name == "float" else (64, 52)
+    """Emit 2^x, or a number near 0 where that is not a normal number."""
+    name = str(x.type.element)
+    smallest = _constant(x.type, _SMALLEST[name])
+    return exp2_inside(builder, builder.select(builder.fcmp_ordered(">", x, smallest), x, smallest), name)
+
+
+def exp2_inside(builder: Value, x: Value, name: str) -> Value:
+    """Emit 2^x = 2^k · 2^f: the nearest integer k goes into the bits of the exponent, 2^f is the polynomial `name`.
+
+    It is any number where 2^x is not a normal number.
+    """
+    vector = x.type
+    bits, mantissa = (32, 23) if vector.element == ir.FloatType() else (64, 52)
     # Adding this to an integer leaves that in the lowest bits. AVX2 has no conversion for double precision.
-    magic, smallest = _constant(vector, 1.5 * 2.0**mantissa), _constant(vector, _SMALLEST[name])
-    x = builder.select(builder.fcmp_ordered(">", x, smallest), x, smallest)
+    magic = _constant(vector, 1.5 * 2.0**mantissa)
     whole = _call(builder, "rint", vector, x)
     power = _polynomial(builder, builder.fsub(x, whole), name)
     integers = ir.VectorType(ir.IntType(bits), vector.count)

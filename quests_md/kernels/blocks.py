@@ -180,6 +180,8 @@ def select(values: Array, order: Array, count: int) -> None:
 TILE = 256  # references of a block: a multiple of every `panel_width`
 AXES = 8  # coordinates that tell whether a panel is needed; a box along these encloses a block
 LOG2E = math.log2(math.e)
+_PLACES = 32  # a loop over so many blocks has no rest that is not vector code
+_NOWHERE = 1e100  # a coordinate of a block that does not exist: none of its references matters
 SAFE = 1e-12  # bounds of distances are widened by this, because they are rounded themselves
 _PADDING = -1e30  # the exponent in a place without a reference: it is always too small to count
 # The part of a sum that may be left out. Single precision promises 1e-5 nats, double precision 1e-10. Of these 8e-6 and
@@ -189,10 +191,11 @@ _NEGLIGIBLE = {4: 1e-6, 8: 1e-11}
 # of a sum of n terms. Its exponent is −log₂ p more than that of the sum, dH/ln 2, and Σ −p·log₂ p ≤ log₂ n, as of every
 # entropy. So the exponents are dH/ln 2 + log₂ n in the mean of the terms, and the error of dH is relative to dH if
 # log₂ n is taken off first.
-_TOLERANCE = {4: (1.15e-5, 7.9e-7), 8: (4e-11, 4e-11)}
+_TOLERANCE = {4: (1.3e-4, 1.3e-6), 8: (4e-11, 4e-11)}
+_HEADROOM = {4: 60.0, 8: 900.0}  # sums of terms overflow at 128 and 1024
+_REST = 0.1  # of the tolerance, what blocks get that add little
 _SECOND_ORDER = 1.001  # (1 + u)ⁿ is at most 1 + 1.001·n·u for n < 16,000
 _UNIT = 2.0**-53
-_USUAL = 0.3  # of the error that is allowed, what is usual
 _TOGETHER = 4096  # rows that are measured at a time
 _WIDEST = 256  # a wider row is not turned: that would take as long as some hundred pairs
 
@@ -200,8 +203,8 @@ _WIDEST = 256  # a wider row is not turned: that would take as long as some hund
 class Blocks(NamedTuple):
     """References in blocks of `TILE`, laid out for `log_kernel_sum` at one bandwidth.
 
-    The coordinates of a row are those along the principal axes of the references, the longest first: p in double
-    precision; then the rest, the shortest first, so that the longer are rounded less often.
+    The coordinates of a row are those along the principal axes of the references: the longest `first` of them, then the
+    rest, each from the shortest to the longest, so that the longer are rounded less often.
     """
 
     rows: Array  # (n, d) the references themselves
@@ -209,27 +212,26 @@ class Blocks(NamedTuple):
     middle: Array  # (d,) is subtracted from a row before it is turned
     turn: Array  # (d, d) and zeros: row c holds what coordinates get of column c; empty if `columns` are enough
     columns: Array  # (d,) the column of the rows that is each coordinate, without `turn`
-    tiles: (
-        Array  # (n_blocks, panels, 2 + p, width) −s/2·|r − c|² of the first `first`, and of all others; then s·(r − c)
-    )
-    rest: Array  # (n_blocks, panels, t, width): s·(r − c) in the rest of the coordinates
-    centres: Array  # (d, n_blocks) coordinates
+    tiles: Array  # (n_blocks, panels, 2 + d, width) −s/2·|r − c|² of the `first`, and of the rest; then s·(r − c)
+    centres: Array  # (d, places) coordinates; places are blocks, and then some that are far from everything
     repeated: Array  # (n_blocks, 6·d) the same, every coordinate six times
-    low: Array  # (AXES, n_blocks) the smallest of the first coordinates of the references, less that of the centre
+    low: Array  # (first, places) the smallest of the first coordinates of the references, less that of the centre
     high: Array  # the same for the largest
-    across: Array  # (n_blocks,) largest distance from the centre, at right angles to the first `AXES`
-    radius: Array  # (n_blocks,) largest distance from the centre
-    spread: Array  # (n_blocks,) mean squared distance from the centre
-    weighted: Array  # (n_blocks,) how wrong the rest of an exponent may be, for a query at the distance 1 in the rest
-    counts: Array  # (n_blocks,) number of references
+    across: Array  # (places,) largest distance from the centre, at right angles to the first axes
+    radius: Array  # (places,) largest distance from the centre
+    spread: Array  # (places,) mean squared distance from the centre
+    weighted: Array  # (places,) how wrong products and rounded references make an exponent, at the distance 1
+    counts: Array  # (places,) number of references
     scale: float  # s
     first: int  # coordinates after which a panel is left out or not
-    weights: Array  # (d,) how wrong a product of the rest may be, relative to it; 0 for the first p
-    of_near: float  # how wrong the first p products and the norms may be, relative to all that is added up
+    weights: Array  # (d,) how wrong a product may be, relative to it
+    of_norms: float  # how wrong the norms and what they are added to may be, relative to all that is added up
     of_turn: float  # how far turning moves a row, relative to its length
     longest: float  # the length of the longest reference
     tolerance: tuple[float, float]
     negligible: float
+    log_negligible: float  # the exponent of a term, relative to the sum, n of which are negligible
+    headroom: float  # a term may exceed what its sum is relative to by so many exponents
     vector: bool  # whether it is for vector code, in panels; else one panel, so that plain loops are long
 
 
@@ -239,37 +241,38 @@ def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector
     size, scale = np.dtype(dtype).itemsize, LOG2E / bandwidth**2
     middle = rows.mean(axis=0, dtype=np.float64) if n else np.zeros(d)
     longest = _longest(rows, middle)
-    turn, columns, spread = _find_coordinates(rows, turned and _may_turn(longest, d, scale, _TOLERANCE[size][0]))
-    p = _count_near(spread, scale, size, vector)
-    # The rest is added up from its shortest coordinate to its longest.
-    backwards = np.r_[np.arange(p), np.arange(d - 1, p - 1, -1)]
+    turn, columns = _find_coordinates(rows, turned and _may_turn(longest, d, scale, _TOLERANCE[size][0]))
+    first = min(AXES, d)
+    backwards = np.r_[np.arange(first - 1, -1, -1), np.arange(d - 1, first - 1, -1)]
     turn, columns = turn[:, backwards] if len(turn) else turn, columns[backwards]
     blocks, width = -(-n // TILE), panel_width(size) if vector else TILE
+    places = -(-blocks // _PLACES) * _PLACES
     return Blocks(
         rows=rows,
         order=order,
         middle=middle,
         turn=_pad(turn),
         columns=columns,
-        tiles=np.empty((blocks, TILE // width, NORMS + p, width)),
-        rest=np.empty((blocks, TILE // width, d - p, width), dtype),
-        centres=np.empty((d, blocks)),
+        tiles=np.empty((blocks, TILE // width, NORMS + d, width), dtype),
+        centres=np.full((d, places), _NOWHERE),
         repeated=np.empty((blocks, ROWS * d)),
-        low=np.empty((min(AXES, d), blocks)),
-        high=np.empty((min(AXES, d), blocks)),
-        across=np.empty(blocks),
-        radius=np.empty(blocks),
-        spread=np.empty(blocks),
-        weighted=np.empty(blocks),
-        counts=np.minimum(TILE, n - TILE * np.arange(blocks)).astype(float),
+        low=np.zeros((first, places)),
+        high=np.zeros((first, places)),
+        across=np.zeros(places),
+        radius=np.zeros(places),
+        spread=np.zeros(places),
+        weighted=np.zeros(places),
+        counts=np.clip(n - TILE * np.arange(places), 0, TILE).astype(float),
         scale=scale,
-        first=min(AXES, p),
-        weights=_weigh(d, p, size, vector),
-        of_near=(d + 2 * p + 10) * (1 if vector else 2) * _UNIT * _SECOND_ORDER,
+        first=first,
+        weights=_weigh(d, first, size, vector),
+        of_norms=_of_norms(d, size),
         of_turn=_moves(d) if len(turn) else 0.0,
         longest=longest,
         tolerance=_TOLERANCE[size],
         negligible=_NEGLIGIBLE[size],
+        log_negligible=math.log2(_NEGLIGIBLE[size] / max(n, 1)),
+        headroom=_HEADROOM[size],
         vector=vector,
     )
 
@@ -300,8 +303,8 @@ def _may_turn(longest: float, d: int, scale: float, tolerance: float) -> bool:
     return d <= _WIDEST and scale * moved * (reach + moved) <= 0.5 * tolerance
 
 
-def _find_coordinates(rows: Array, turned: bool) -> tuple[Array, Array, Array]:
-    """Return `turn` (d, d), or nothing; the columns in the order of the coordinates; and the variance of each.
+def _find_coordinates(rows: Array, turned: bool) -> tuple[Array, Array]:
+    """Return `turn` (d, d), or nothing; and the columns in the order of the coordinates.
 
     Coordinates are sorted by their variance, the largest first.
     """
@@ -312,7 +315,7 @@ def _find_coordinates(rows: Array, turned: bool) -> tuple[Array, Array, Array]:
     with np.errstate(over="ignore", invalid="ignore"):
         spread = np.var(sample @ axes.T, axis=0) if len(sample) else np.zeros(len(axes))
     order = np.argsort(-spread, kind="stable")
-    return np.ascontiguousarray(axes[order].T) if turned else np.empty((0, len(axes))), order, spread[order]
+    return np.ascontiguousarray(axes[order].T) if turned else np.empty((0, len(axes))), order
 
 
 def _complete(axes: Array) -> Array:
@@ -334,34 +337,31 @@ def _complete(axes: Array) -> Array:
     return whole
 
 
-def _count_near(spread: Array, scale: float, size: int, vector: bool) -> int:
-    """Return how many coordinates are summed in double precision before the rest.
+def _weigh(d: int, first: int, size: int, vector: bool) -> Array:
+    """Return how wrong a product may be, relative to it: how often it is rounded, times the unit.
 
-    In single precision as few as keep the bound of `error_of_panels` far below what is allowed, for rows of three
-    deviations.
+    A product is rounded with each partial sum that it is part of, and when it is made, unless that is fused. Then the
+    norms are added to it, and its sum to the other one. The query is rounded once, and what is subtracted from the
+    query and the reference counts as three times of double precision. What rounding takes from a reference is known,
+    and counted when it is laid out.
     """
-    d = len(spread)
-    if size == 8:
-        return min(AXES, d)
-    for p in range(AXES, d, AXES):
-        backwards = spread[p:][::-1]
-        wrong = 9.0 * math.sqrt(float((_weigh(d, p, size, vector)[p:] ** 2 * backwards).sum() * backwards.sum()))
-        if scale * wrong <= _USUAL * _TOLERANCE[size][0]:
-            return p
-    return d
+    after = np.r_[first - 1 - np.arange(first), d - 1 - np.arange(first, d)]
+    return ((after + 1 + 2 + 1 + (0 if vector else 1)) * _unit(size) + 3 * _UNIT) * _SECOND_ORDER
 
 
-def _weigh(d: int, p: int, size: int, vector: bool) -> Array:
-    """Return how wrong a product of the rest may be, relative to it: how often it is rounded, times the unit.
+def _of_norms(d: int, size: int) -> float:
+    """Return how wrong norms may be, relative to |top| and all squares.
 
-    A product is rounded with each partial sum that it is part of, and when it is made, unless that is fused. The query
-    is rounded once, and what is subtracted from the reference counts as three times; what rounding takes from a
-    reference is known, and counted when it is laid out.
+    A norm is computed in double precision, as a sum of d squares. What rounding takes from the first one is part of the
+    second, which is rounded, too. It is subtracted from another one, added to the products, and with these to the
+    others.
     """
-    after = d - 1 - np.arange(d)
-    weights = (after + 1 + 4 + (0 if vector else 1)) * (2.0**-24 if size == 4 else _UNIT) * _SECOND_ORDER
-    weights[:p] = 0.0
-    return weights
+    return (2 * _unit(size) + (d + 10) * _UNIT) * _SECOND_ORDER
+
+
+def _unit(size: int) -> float:
+    """Return how wrong a rounded number is at most, relative to it."""
+    return 2.0**-24 if size == 4 else _UNIT
 
 
 def _pad(turn: Array) -> Array:
@@ -427,29 +427,27 @@ def pack(blocks: Blocks, first: int, last: int) -> None:
 @kernel
 def _lay_out(blocks: Blocks, b: int, coordinates: Array, count: int) -> None:
     """Write the references of block b, less their centre, into its panels."""
-    tiles, rest, d, scale = blocks.tiles[b], blocks.rest[b], len(blocks.columns), blocks.scale
-    width, p = tiles.shape[2], tiles.shape[1] - NORMS
-    tiles[:], rest[:], worst = 0.0, 0.0, 0.0
+    tiles, d, scale, first = blocks.tiles[b], len(blocks.columns), blocks.scale, blocks.first
+    width = tiles.shape[2]
+    tiles[:], worst = 0.0, 0.0
     for j in range(TILE):
         panel, lane = j // width, j % width
         if j >= count:
             tiles[panel, 0, lane] = _PADDING
             continue
         near, far, wrong, moved = 0.0, 0.0, 0.0, 0.0
-        for k in range(p):
+        for k in range(d):
             x = coordinates[j, k]
             tiles[panel, NORMS + k, lane] = x * scale
-            if k < blocks.first:
+            if k < first:
                 near += x * x
             else:
                 far += x * x
-        for k in range(p, d):
-            x = coordinates[j, k]
-            rest[panel, k - p, lane] = x * scale
-            far += x * x
             wrong += (x * blocks.weights[k]) ** 2
-            moved += (x - rest[panel, k - p, lane] / scale) ** 2
-        tiles[panel, 0, lane], tiles[panel, 1, lane] = -0.5 * scale * near, -0.5 * scale * far
+            moved += (x - tiles[panel, NORMS + k, lane] / scale) ** 2
+        tiles[panel, 0, lane] = -0.5 * scale * near
+        # What rounding takes from the first is part of the second, which is smaller.
+        tiles[panel, 1, lane] = -0.5 * scale * far + (-0.5 * scale * near - tiles[panel, 0, lane])
         worst = max(worst, math.sqrt(wrong) + math.sqrt(moved))
     blocks.weighted[b] = worst
 
@@ -478,17 +476,16 @@ def _enclose(blocks: Blocks, b: int, coordinates: Array, count: int) -> None:
 
 
 @inlined
-def error_of_panels(squared: float, rest: float, radius: float, weighted: float, limit: float, blocks: Blocks) -> float:
-    """Return the largest error of the exponents of a block of this `radius` and `weighted`.
+def error_of_panels(squared: float, radius: float, weighted: float, top: float, blocks: Blocks) -> float:
+    """Return the largest error of the exponents of a block of this `radius` and `weighted`, relative to 2^`top`.
 
-    The squared distance of the query from the centre is `squared`, and `rest` in the rest of the coordinates; `limit`
-    is the exponent below which terms are nothing. In the rest a product a_c·b_c is wrong by at most w_c of itself, and
-    Σ_c w_c·|a_c|·|b_c| ≤ |a|·|w∘b| (Cauchy). The first products, the norms and the limit are added up in double
-    precision. None of their partial sums is larger than what all add up to.
+    The squared distance of the query from the centre is `squared`. A product a_c·b_c is wrong by at most w_c of itself,
+    and Σ_c w_c·|a_c|·|b_c| ≤ |a|·|w∘b| (Cauchy). The norms are no larger than what all squares and |top| add up to.
     """
-    far = math.sqrt(squared) + radius
-    added = 0.5 * blocks.scale * far * far + abs(limit)
-    return float(blocks.scale * weighted * math.sqrt(rest) + blocks.of_near * added)
+    away = math.sqrt(squared)
+    far = away + radius
+    added = 0.5 * blocks.scale * far * far + abs(top)
+    return float(blocks.scale * weighted * away + blocks.of_norms * added)
 
 
 @inlined
@@ -499,6 +496,13 @@ def error_of_turn(length: float, reach: float, blocks: Blocks) -> float:
 
 
 @inlined
-def allowed_error(exponent: float, log_rows: float, blocks: Blocks) -> float:
-    """Return how wrong the exponents of a block may be, if none is larger than this. `log_rows` is log₂ n."""
-    return max(blocks.tolerance[0], blocks.tolerance[1] * (-exponent - log_rows))
+def allowed_error(exponent: float, log_rows: float, total: float, blocks: Blocks) -> float:
+    """Return how wrong the exponents of a block may be, if none is larger than this. `log_rows` is log₂ n.
+
+    The sum is at least 2^`total`. So the share of this block in it is at most `TILE`·2^(exponent − total), and a block
+    that adds little may be wrong by more: all that is allowed on top, each times its share, adds up to `_REST` of the
+    tolerance.
+    """
+    allowed = (1.0 - _REST) * max(blocks.tolerance[0], blocks.tolerance[1] * (-exponent - log_rows))
+    places = float(TILE * len(blocks.tiles))
+    return float(allowed + _REST * blocks.tolerance[0] * 2.0 ** min(total - exponent, 50.0) / places)

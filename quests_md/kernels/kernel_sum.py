@@ -1,8 +1,9 @@
 """Exact sums of Gaussian kernels, by log-sum-exp over blocks of references.
 
 The squared distance of a query q from the references r of a block with centre c is |q−c|² − 2(q−c)·(r−c) + |r−c|². The
-first term is computed from differences, in double precision. The others are one product of matrices per block. Terms
-are powers of two: all exponents below are those of 2, so s = log₂e / h² and a term is 2^(−s/2 · ‖q − r‖²).
+first term is computed from differences, in double precision. The others are one product of matrices per block, in the
+precision of its `tiles`. Terms are powers of two: all exponents below are those of 2, so s = log₂e / h² and a term is
+2^(−s/2 · ‖q − r‖²).
 
 Bounds make the sums exact. Each is checked for every query and block, so no result depends on other queries:
 
@@ -12,7 +13,7 @@ Bounds make the sums exact. Each is checked for every query and block, so no res
 - How wrong a product may make an exponent is bounded, for any processor (`blocks.error_of_panels`). If that is more
   than `tolerance`, the block is summed from differences of its rows, in double precision.
 - The sum is relative to 2^top, a lower bound of the largest term, so nothing that matters underflows. Differences are
-  used if a term may be so much larger that it overflows.
+  used if a term may be so much larger that it overflows; they raise the top.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._simd_panel import DOUBLES, NORMS, add_panels, exponents_plain
+from ._simd_panel import add_panels, exponents_plain
 from ._simd_sum import ROWS, exp_negative
 from .blocks import LOG2E, SAFE, TILE, Blocks, allowed_error, error_of_panels, error_of_turn, find_coordinates, padded
 from .jit import kernel
@@ -32,12 +33,11 @@ Array = NDArray[Any]
 
 BLOCK = 16 * ROWS  # queries that pass a block of references while it is in the second cache
 _LN2 = math.log(2.0)
-_HEADROOM = 900.0  # a term may exceed 2^top by so many exponents; double precision overflows at 1024
 PART = 8192  # rows of a part, if there are no blocks; a thread takes some parts
 _CHUNK = 32  # rows at a time: in double precision they stay in the first cache
 _NOTHING = -80.0  # log₂ of a term, relative to the largest, that is not computed: 10⁹ of them add 1e-15
 _FAR = 1e12  # beyond this exponent differences are used, so that no product overflows
-NEVER = 1e300  # the exponent that a term must exceed, for a query that leaves out a block
+_NEVER = 1e30  # the exponent that a term must exceed, for a query that leaves out a block
 
 SKIP, PANELS, DIFFERENCES = 0, 1, 2  # the ways to sum a block, cheapest first
 
@@ -47,11 +47,10 @@ class Queries(NamedTuple):
 
     centred: Array  # (n, d and zeros)
     groups: Array  # (n / 6, 6·d): six queries, coordinate by coordinate
-    squared: Array  # (n, n_blocks) squared distances from the centres
-    near: Array  # (n, n_blocks) the part of the first coordinates, which tell whether a panel is needed
-    rest: Array  # (n, n_blocks) the part of the coordinates that are in the precision of the rest
-    upper: Array  # (n, n_blocks) upper bounds of the exponents
-    way: Array  # (n, n_blocks) how each block is summed
+    squared: Array  # (n, places) squared distances from the centres
+    near: Array  # (n, places) the part of the first coordinates, which tell whether a panel is needed
+    upper: Array  # (n, places) upper bounds of the exponents
+    way: Array  # (n, places) how each block is summed
     drop: Array  # (n,) terms below 2 to this are left out
     state: Array  # (n, 2): top, and the sum so far relative to 2^top
 
@@ -59,29 +58,27 @@ class Queries(NamedTuple):
 class Room(NamedTuple):
     """Scratch arrays."""
 
-    queries: Array  # (groups, 6·p) the queries less the centre of a block
-    others: Array  # (groups, 6·t) their other coordinates
+    queries: Array  # (groups, 6·d) the queries less the centre of a block
     active: Array  # (groups,) whether any query of a group takes the panels of this block
     numbers: Array  # (groups, 3, 6) what `add_panels` wants to know of the queries
-    sums: Array  # (groups, 6·DOUBLES)
+    sums: Array  # (groups, 6·lanes_of)
     exponents: Array  # (TILE,) of plain loops
     chunk: Array  # (_CHUNK, d and zeros)
     place: Array  # (d and zeros,)
-    means: Array  # (n_blocks,)
+    means: Array  # (places,)
 
 
 @kernel
 def make_queries(n: int, blocks: Blocks) -> Queries:
     """Make room for n queries, a multiple of six."""
-    d, n_blocks = blocks.centres.shape
+    d, places = blocks.centres.shape
     return Queries(
         np.zeros((n, padded(d))),
         np.zeros((n // ROWS, ROWS * d)),
-        np.empty((n, n_blocks)),
-        np.empty((n, n_blocks)),
-        np.empty((n, n_blocks)),
-        np.empty((n, n_blocks)),
-        np.zeros((n, n_blocks), np.int8),
+        np.empty((n, places)),
+        np.empty((n, places)),
+        np.empty((n, places)),
+        np.zeros((n, places), np.int8),
         np.zeros(n),
         np.zeros((n, 2)),
     )
@@ -90,13 +87,12 @@ def make_queries(n: int, blocks: Blocks) -> Queries:
 @kernel
 def make_room(n: int, blocks: Blocks) -> Room:
     """Make scratch arrays for n queries."""
-    groups, d, p = n // ROWS, len(blocks.columns), blocks.tiles.shape[2] - NORMS
+    groups, d, dtype = n // ROWS, len(blocks.columns), blocks.tiles.dtype
     return Room(
-        np.zeros((groups, ROWS * p)),
-        np.zeros((groups, ROWS * blocks.rest.shape[2]), blocks.rest.dtype),
+        np.zeros((groups, ROWS * d), dtype),
         np.zeros(groups, np.int8),
         np.zeros((groups, 3, ROWS)),
-        np.zeros((groups, ROWS * DOUBLES)),
+        np.zeros((groups, ROWS * (blocks.tiles.shape[3] // 2)), dtype),
         np.empty(TILE),
         np.zeros((_CHUNK, padded(d))),
         np.zeros(padded(d)),
@@ -105,15 +101,13 @@ def make_room(n: int, blocks: Blocks) -> Room:
 
 
 @kernel
-def measure(place: Array, blocks: Blocks, squared: Array, near: Array, rest: Array) -> None:
-    """Write the squared distances of a query at `place` from the centres of blocks, and two parts of them."""
-    p, d = blocks.tiles.shape[2] - NORMS, len(blocks.columns)
-    near[:], rest[:], squared[:] = 0.0, 0.0, 0.0
+def measure(place: Array, blocks: Blocks, squared: Array, near: Array) -> None:
+    """Write the squared distances of a query at `place` from the centres of blocks, and the part of the first axes."""
+    near[:], squared[:] = 0.0, 0.0
     _add_squares(place, blocks.centres, 0, blocks.first, near)
-    _add_squares(place, blocks.centres, blocks.first, p, squared)
-    _add_squares(place, blocks.centres, p, d, rest)
+    _add_squares(place, blocks.centres, blocks.first, len(blocks.columns), squared)
     for b in range(len(squared)):
-        squared[b] += near[b] + rest[b]
+        squared[b] += near[b]
 
 
 @kernel
@@ -174,20 +168,20 @@ def _find_top(squared: Array, blocks: Blocks, means: Array) -> tuple[float, floa
 
 @kernel
 def choose_ways(
-    drop: float, top: float, turned: float, squared: Array, rest: Array, upper: Array, blocks: Blocks, way: Array
+    drop: float, top: float, total: float, turned: float, squared: Array, upper: Array, blocks: Blocks, way: Array
 ) -> None:
     """Choose how one query sums each block.
 
     `upper` holds bounds of the squared distances, and receives upper bounds of the exponents. What is below 2^`drop` is
-    left out. Turning makes exponents wrong by `turned`. A block at a distance that is not finite is skipped.
+    left out. The sum is at least 2^`total`. Turning makes exponents wrong by `turned`. A block at a distance that is not finite is skipped.
     """
     scale, radius, weighted = blocks.scale, blocks.radius, blocks.weighted
     log_rows = math.log2(max(1, len(blocks.order)))
     for b in range(len(squared)):
         bound, far = -0.5 * scale * upper[b], scale * squared[b]
         upper[b] = bound
-        error = turned + error_of_panels(squared[b], rest[b], radius[b], weighted[b], drop, blocks)
-        fits = error <= allowed_error(bound, log_rows, blocks) and far < _FAR and bound <= top + _HEADROOM
+        error = turned + error_of_panels(squared[b], radius[b], weighted[b], top, blocks)
+        fits = error <= allowed_error(bound, log_rows, total, blocks) and far < _FAR
         way[b] = (PANELS if fits else DIFFERENCES) if bound > drop and far < np.inf else SKIP
 
 
@@ -214,30 +208,30 @@ def _subtract(group: Array, centre: Array, out: Array) -> None:
 
 
 @kernel
-def subtract_centre(b: int, queries: Queries, blocks: Blocks, room: Room, lifts: Array, n_groups: int) -> bool:
+def subtract_centre(b: int, queries: Queries, blocks: Blocks, room: Room, tops: Array, n_groups: int) -> bool:
     """Lay out the first groups of queries for the panels of block b; return whether any query takes them.
 
-    `lifts` (n,) is what is added to an exponent that is relative to the one below which terms are nothing.
+    Exponents will be relative to `tops` (n,).
     """
     groups, way, near, squared, drop = queries.groups, queries.way, queries.near, queries.squared, queries.drop
-    shifted, others, active, numbers = room.queries, room.others, room.active, room.numbers
+    shifted, active, numbers = room.queries, room.active, room.numbers
     centre, half, any_active = blocks.repeated[b], 0.5 * blocks.scale, False
-    split = shifted.shape[1]
     for g in range(n_groups):
         active[g] = 0
         for r in range(ROWS):
             i = ROWS * g + r
             if way[i, b] == PANELS:
                 active[g] = 1
-                numbers[g, 0, r] = drop[i] + half * near[i, b]
-                numbers[g, 1, r] = half * (squared[i, b] - near[i, b])
-                numbers[g, 2, r] = lifts[i] - numbers[g, 1, r]
+                first = tops[i] + half * near[i, b]
+                numbers[g, 0, r] = first
+                # What rounding takes from the first is part of the second, which is smaller.
+                numbers[g, 1, r] = half * (squared[i, b] - near[i, b]) + (first - shifted.dtype.type(first))
+                numbers[g, 2, r] = drop[i] - tops[i]
             else:
-                numbers[g, 0, r], numbers[g, 1, r], numbers[g, 2, r] = NEVER, 0.0, 0.0
+                numbers[g, 0, r], numbers[g, 1, r], numbers[g, 2, r] = 0.0, 0.0, _NEVER
         if active[g]:
             any_active = True
-            _subtract(groups[g, :split], centre[:split], shifted[g])
-            _subtract(groups[g, split:], centre[split:], others[g])
+            _subtract(groups[g], centre, shifted[g])
     return any_active
 
 
@@ -284,50 +278,56 @@ def _raise(state: Array, r: int, exponent: float) -> None:
 @kernel
 def _add_plain(b: int, g: int, queries: Queries, blocks: Blocks, room: Room) -> None:
     """Add the panel of block b to the sums of a group, by plain loops. These cannot sum a term above 1."""
-    tile, rest, numbers, exponents = blocks.tiles[b, 0], blocks.rest[b, 0], room.numbers[g], room.exponents
-    state = queries.state
+    tile, numbers, exponents, state = blocks.tiles[b, 0], room.numbers[g], room.exponents, queries.state
     for r in range(ROWS):
         i = ROWS * g + r
         if queries.way[i, b] != PANELS:
             continue
-        if exponents_plain(room.queries[g], room.others[g], r, numbers, tile, rest, blocks.first, exponents):
-            drop, largest = queries.drop[i], -np.inf
+        if exponents_plain(room.queries[g], r, numbers, tile, blocks.first, exponents):
+            limit, before, largest = numbers[2, r], state[i, 0], -np.inf
             for j in range(len(exponents)):
                 largest = max(largest, exponents[j])
-            _raise(state, i, drop + largest)
-            shift, total = drop - state[i, 0], 0.0
+            _raise(state, i, before + largest)
+            shift, total = before - state[i, 0], 0.0
             for j in range(len(exponents)):
-                total += exp_negative((exponents[j] + shift) * _LN2) if exponents[j] > 0.0 else 0.0
+                total += exp_negative((exponents[j] + shift) * _LN2) if exponents[j] > limit else 0.0
             state[i, 1] += total
+
+
+@kernel
+def take_sums(lanes: Array, sums: Array, n_groups: int, column: int) -> None:
+    """Add what is in parts, (groups, 6·lanes_of), to a column of sums (n, :), and empty the parts."""
+    count = lanes.shape[1] // ROWS
+    for g in range(n_groups):
+        for r in range(ROWS):
+            total = 0.0
+            for lane in range(count * r, count * (r + 1)):
+                total += lanes[g, lane]
+                lanes[g, lane] = 0.0
+            sums[ROWS * g + r, column] += total
 
 
 @kernel
 def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: Any, room: Room) -> None:
     """Add block `b` to the sums of all queries."""
     # Take arrays out of their tuples once: numba counts their users, and threads wait for each other's counts.
-    way, state, sums = queries.way, queries.state, room.sums
-    lifts, drop = np.empty(ROWS * n_groups), queries.drop
-    for i in range(ROWS * n_groups):
-        # One term is at least 2^top, which differences may have raised: no term that counts is below 2^-1000 of it.
-        drop[i] = max(drop[i], state[i, 0] + math.log2(blocks.negligible / len(blocks.order)))
-        lifts[i] = drop[i] - state[i, 0]
-    if subtract_centre(b, queries, blocks, room, lifts, n_groups):
+    way, state, drop, upper = queries.way, queries.state, queries.drop, queries.upper
+    n, headroom = ROWS * n_groups, blocks.headroom
+    for i in range(n):
+        # One term is at least 2^top, which differences may have raised.
+        drop[i] = max(drop[i], state[i, 0] + blocks.log_negligible)
+        if way[i, b] == PANELS and upper[i, b] > state[i, 0] + headroom:
+            way[i, b] = DIFFERENCES
+    if subtract_centre(b, queries, blocks, room, state[:, 0], n_groups):
         if plain is None:
-            sums[:n_groups] = 0.0
-            active, tile, rest, first = room.active[:n_groups], blocks.tiles[b], blocks.rest[b], blocks.first
-            add_panels(room.queries, room.others, active, room.numbers, tile, rest, first, sums, None)
-            for g in range(n_groups):
-                if active[g]:
-                    for r in range(ROWS):
-                        total = 0.0
-                        for lane in range(DOUBLES):
-                            total += sums[g, DOUBLES * r + lane]
-                        state[ROWS * g + r, 1] += total
+            active, tile = room.active[:n_groups], blocks.tiles[b]
+            add_panels(room.queries, active, room.numbers, tile, blocks.first, room.sums, None)
+            take_sums(room.sums, state, n_groups, 1)
         else:
             for g in range(n_groups):
                 if room.active[g]:
                     _add_plain(b, g, queries, blocks, room)
-    for i in range(ROWS * n_groups):
+    for i in range(n):
         if way[i, b] == DIFFERENCES:
             _add_differences(queries.centred[i], b, blocks, room.chunk, state, i)
 
@@ -336,16 +336,16 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: A
 def prepare(block: int, queries: Queries, blocks: Blocks, nothing: float, room: Room) -> None:
     """Plan the sums of the first `block` queries and make groups of them."""
     scale, way, place, scratch = blocks.scale, queries.way, room.place, np.zeros(len(room.place))
-    way[:] = SKIP  # places without a query
+    way[:], log_rows = SKIP, math.log2(max(1, len(blocks.order)))  # places without a query are skipped
     for i in range(block):
         length = lay_out(queries.centred[i], blocks, place, scratch, queries.groups[i // ROWS], i % ROWS)
-        squared, rest, upper = queries.squared[i], queries.rest[i], queries.upper[i]
-        measure(place, blocks, squared, queries.near[i], rest)
+        squared, upper = queries.squared[i], queries.upper[i]
+        measure(place, blocks, squared, queries.near[i])
         top, mean = _find_top(squared, blocks, room.means)
         drop = max(nothing, mean + math.log2(blocks.negligible))
         turned = error_of_turn(length, math.sqrt(-2.0 * drop / scale), blocks)
         bound_distances(place, squared, blocks, room.means, upper)
-        choose_ways(drop, top, turned, squared, rest, upper, blocks, way[i])
+        choose_ways(drop, top, mean + log_rows, turned, squared, upper, blocks, way[i])
         queries.drop[i], queries.state[i, 0], queries.state[i, 1] = drop, top, 0.0
 
 
@@ -355,13 +355,13 @@ def _order_along(query: Array, blocks: Blocks, first: int, last: int) -> Array:
 
     A block is left out only if no query of a group needs it.
     """
-    turn, places = blocks.turn, np.zeros(last - first)
+    turn, places, longest = blocks.turn, np.zeros(last - first), blocks.first - 1
     for i in range(len(places)):
         for c in range(query.shape[1]):
             if len(turn):
-                places[i] += query[first + i, c] * turn[c, 0]
+                places[i] += query[first + i, c] * turn[c, longest]
         if len(turn) == 0:
-            places[i] = query[first + i, blocks.columns[0]] if query.shape[1] else 0.0
+            places[i] = query[first + i, blocks.columns[longest]] if query.shape[1] else 0.0
     return first + np.argsort(places)
 
 
@@ -377,7 +377,7 @@ def log_kernel_sum(
     of the sum over references is fixed, so a result depends neither on the block nor on the thread of its query. It is
     -inf if there is no reference, or the query is not finite.
     """
-    d, n = blocks.centres.shape
+    d, n = len(blocks.columns), len(blocks.tiles)
     queries, room = make_queries(BLOCK, blocks), make_room(BLOCK, blocks)
     order = _order_along(query, blocks, first, last)
     for begin in range(0, last - first, BLOCK):

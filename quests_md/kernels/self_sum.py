@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._simd_panel import DOUBLES, add_panels, exponents_plain
+from ._simd_panel import add_panels, exponents_plain
 from ._simd_sum import ROWS, exp_negative
 from .blocks import TILE, Blocks, error_of_turn, padded
 from .jit import kernel
@@ -33,6 +33,7 @@ from .kernel_sum import (
     make_room,
     measure,
     subtract_centre,
+    take_sums,
 )
 
 Array = NDArray[Any]
@@ -68,10 +69,10 @@ def prepare(i: int, blocks: Blocks, drop: float, queries: Queries, room: Room) -
         for c in range(d):
             query[c] = rows[order[i * TILE + r], c]
         length = lay_out(query, blocks, room.place, scratch, queries.groups[r // ROWS], r % ROWS)
-        squared, rest, upper = queries.squared[r], queries.rest[r], queries.upper[r]
-        measure(room.place, blocks, squared, queries.near[r], rest)
+        squared, upper = queries.squared[r], queries.upper[r]
+        measure(room.place, blocks, squared, queries.near[r])
         bound_distances(room.place, squared, blocks, room.means, upper)
-        choose_ways(drop, 0.0, error_of_turn(length, reach, blocks), squared, rest, upper, blocks, way[r])
+        choose_ways(drop, 0.0, 0.0, error_of_turn(length, reach, blocks), squared, upper, blocks, way[r])
 
 
 @kernel
@@ -83,7 +84,7 @@ def _add_differences(query: Array, j: int, blocks: Blocks, both: bool, own: Arra
         for c in range(rows.shape[1]):
             squared += (query[c] - rows[place, c]) ** 2
         term = exp_negative(-0.5 * scale * squared * _LN2)
-        own[r] += term
+        own[r, 0] += term
         if both:
             others[t] += term
 
@@ -91,16 +92,16 @@ def _add_differences(query: Array, j: int, blocks: Blocks, both: bool, own: Arra
 @kernel
 def _add_plain(j: int, g: int, queries: Queries, blocks: Blocks, room: Room, own: Array, others: Array) -> None:
     """Add the terms of a group with block j, by plain loops."""
-    tile, rest, numbers, exponents = blocks.tiles[j, 0], blocks.rest[j, 0], room.numbers[g], room.exponents
+    tile, numbers, exponents = blocks.tiles[j, 0], room.numbers[g], room.exponents
     for r in range(ROWS):
         i = ROWS * g + r
         if queries.way[i, j] != PANELS:
             continue
-        if exponents_plain(room.queries[g], room.others[g], r, numbers, tile, rest, blocks.first, exponents):
+        if exponents_plain(room.queries[g], r, numbers, tile, blocks.first, exponents):
             for t in range(TILE):
-                if exponents[t] > 0.0:
-                    term = exp_negative((exponents[t] + queries.drop[i]) * _LN2)
-                    own[i] += term
+                if exponents[t] > numbers[2, r]:
+                    term = exp_negative(exponents[t] * _LN2)
+                    own[i, 0] += term
                     others[t] += term
 
 
@@ -110,23 +111,20 @@ def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) ->
 
     The sums are in the order of the blocks. `plain` is as in `kernel_sum.log_kernel_sum`.
     """
-    n = len(blocks.radius)
+    n = len(blocks.tiles)
     queries, room = make_queries(GROUPS * ROWS, blocks), make_room(GROUPS * ROWS, blocks)
-    own, nobody, lanes = np.empty(GROUPS * ROWS), np.zeros(TILE), room.sums
-    lifts = np.empty(GROUPS * ROWS)
-    drop = math.log2(blocks.negligible / len(blocks.order))
-    lifts[:] = drop
+    own, nobody, tops = np.empty((GROUPS * ROWS, 1)), np.zeros(TILE), np.zeros(GROUPS * ROWS)
     for i in range(first, last):
-        prepare(i, blocks, drop, queries, room)
-        own[:], lanes[:] = 0.0, 0.0
+        prepare(i, blocks, blocks.log_negligible, queries, room)
+        own[:] = 0.0
         for j in range(i, n):
             others = sums[j] if j > i else nobody  # within a block every row adds its own terms
-            if subtract_centre(j, queries, blocks, room, lifts, GROUPS):
+            if subtract_centre(j, queries, blocks, room, tops, GROUPS):
                 if plain is None:
-                    tile, rest = blocks.tiles[j], blocks.rest[j]
                     add_panels(
-                        room.queries, room.others, room.active, room.numbers, tile, rest, blocks.first, lanes, others
+                        room.queries, room.active, room.numbers, blocks.tiles[j], blocks.first, room.sums, others
                     )
+                    take_sums(room.sums, own, GROUPS, 0)
                 else:
                     for g in range(GROUPS):
                         if room.active[g]:
@@ -135,6 +133,4 @@ def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) ->
                 if queries.way[r, j] == DIFFERENCES:
                     _add_differences(queries.centred[r], j, blocks, j > i, own, r, others)
         for r in range(TILE):
-            for lane in range(DOUBLES):
-                own[r] += lanes[r // ROWS, DOUBLES * (r % ROWS) + lane]
-            sums[i, r] += own[r]
+            sums[i, r] += own[r, 0]

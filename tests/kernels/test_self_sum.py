@@ -53,9 +53,9 @@ def test_blocks_too_wide_for_products_are_summed_by_differences():
 def test_plain_loops_give_the_same():
     rows = dataset(3 * TILE + 5)
     blocks = empty_blocks(rows, order_of(rows), 0.015, np.float64, False, True)
-    fill(blocks, 0, len(blocks.radius))
-    sums = np.zeros((len(blocks.radius), TILE))
-    self_sum.add_strip(blocks, 1, 0, len(blocks.radius), sums)
+    fill(blocks, 0, len(blocks.tiles))
+    sums = np.zeros((len(blocks.tiles), TILE))
+    self_sum.add_strip(blocks, 1, 0, len(blocks.tiles), sums)
     found = np.empty(len(rows))
     found[blocks.order] = np.log(sums.ravel()[: len(rows)])
     assert_promised(found, own(rows, 0.015))
