@@ -21,7 +21,7 @@ from quests_md import DescriptorSpec, Index, delta_entropy
 from quests_md.descriptors import Environments
 from quests_md.frame import Frame
 from quests_md.kernels._simd import BYTES
-from quests_md.kernels._simd_panel import DOUBLES, NORMS, add_panels, panel_width
+from quests_md.kernels._simd_panel import NORMS, add_panels, panel_width
 from quests_md.kernels._simd_sum import ROWS
 from quests_md.kernels.threads import over_rows
 
@@ -117,28 +117,24 @@ def peak_flops(dtype: Any, threads: int) -> float:
     rng = np.random.default_rng(0)
     a = rng.random((1536, 1536)).astype(dtype)
     blas = 2.0 * len(a) ** 3 / min(seconds(lambda: a @ a) for _ in range(8))
-    width, groups, near, rest, times = panel_width(a.itemsize), 8, 8, 248, 1000
-    queries, others = rng.random((groups, ROWS * near)), rng.random((groups, ROWS * rest)).astype(dtype)
-    tile, rest_tile = rng.random((1, NORMS + near, width)), rng.random((1, rest, width)).astype(dtype)
+    width, groups, d, times = panel_width(a.itemsize), 8, 256, 1000
+    queries, tile = rng.random((groups, ROWS * d)).astype(dtype), rng.random((1, NORMS + d, width)).astype(dtype)
     numbers = np.zeros((groups, 3, ROWS))
     numbers[:, 2] = -1000.0
 
     def task(first: int, last: int) -> None:
-        sums = np.zeros((groups, ROWS * DOUBLES))
-        active = np.ones(groups, np.int8)
-        _multiply(queries, others, active, numbers, tile, rest_tile, sums, times * (last - first))
+        sums, active = np.zeros((groups, ROWS * width // 2), dtype), np.ones(groups, np.int8)
+        _multiply(queries, active, numbers, tile, sums, times * (last - first))
 
     shares = 4 * threads
     ours = min(seconds(lambda: over_rows(task, shares, threads, 1)) for _ in range(8))
-    return max(blas, 2.0 * shares * times * groups * ROWS * width * (near + rest) / ours)
+    return max(blas, 2.0 * shares * times * groups * ROWS * width * d / ours)
 
 
 @numba.njit(nogil=True)
-def _multiply(
-    queries: Any, others: Any, active: Any, numbers: Any, tile: Any, rest_tile: Any, sums: Any, times: int
-) -> None:
+def _multiply(queries: Any, active: Any, numbers: Any, tile: Any, sums: Any, times: int) -> None:
     for _ in range(times):
-        add_panels(queries, others, active, numbers, tile, rest_tile, queries.shape[1] // ROWS, sums, None)
+        add_panels(queries, active, numbers, tile, tile.shape[1] - NORMS, sums, None)
 
 
 def _peak_bytes() -> float:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from quests_md.information import log_kernel_sum, pack
-from quests_md.kernels import _simd, _simd_panel, _simd_sum, blocks, kernel_sum, search
+from quests_md.kernels import _simd, _simd_panel, _simd_sum, kernel_sum, search
+from quests_md.kernels._simd_panel import NORMS
 from quests_md.kernels.blocks import TILE, Blocks
 from quests_md.kernels.kernel_sum import BLOCK, ROWS
 
@@ -86,12 +87,13 @@ def _skip(query: Array, layout: Blocks, exponents: Array) -> dict[str, int]:
         kernel_sum.prepare(BLOCK, queries, layout, -np.inf, room)
         part = exponents[first : first + BLOCK]
         terms = np.exp2(part - part.max(axis=1, keepdims=True))
-        away = np.repeat(queries.way == kernel_sum.SKIP, TILE, axis=1)[:, : part.shape[1]]
+        way = queries.way[:, :n]
+        away = np.repeat(way == kernel_sum.SKIP, TILE, axis=1)[:, : part.shape[1]]
         away |= part <= queries.drop[:, None] - 1e-6
         lost = (terms * away).sum(axis=1) / terms.sum(axis=1)
         counts["blocks"] += BLOCK * n
-        counts["left out"] += int((queries.way == kernel_sum.SKIP).sum())
-        counts["products"] += int((queries.way == kernel_sum.PANELS).sum())
+        counts["left out"] += int((way == kernel_sum.SKIP).sum())
+        counts["products"] += int((way == kernel_sum.PANELS).sum())
         counts["too much"] += int((lost > layout.negligible).sum())
     return counts
 
@@ -102,56 +104,43 @@ def _round(layout: Blocks) -> float:
     All entries of a row are equal, so that all partial sums grow: many roundings go the same way. Every panel holds one
     reference.
     """
-    rng, largest, dtype = np.random.default_rng(3), 0.0, layout.rest.dtype
-    p, t, (_, panels, _, width) = blocks.AXES, D - blocks.AXES, layout.rest.shape
-    weights = blocks._weigh(p + t, p, dtype.itemsize, layout.vector)[p:]
+    rng, largest, dtype = np.random.default_rng(3), 0.0, layout.tiles.dtype
+    _, panels, _, width = layout.tiles.shape
     power = _simd_sum.EXP2_ERROR["short" if dtype == np.float32 else "double"] if layout.vector else 0.0
     for _ in range(100):
         query, reference = rng.uniform(0.1, 0.2, (ROWS, 1)), rng.uniform(0.1, 0.2, (panels, 1))
-        a, b = np.repeat(query, p + t, axis=1), np.repeat(reference, p + t, axis=1)
-        a[:, p:], b[:, p:] = a[:, p:].astype(dtype), b[:, p:].astype(dtype)
-        tile, rest = np.zeros((panels, p + 2, width)), np.zeros((panels, t, width), dtype)
-        tile[:, 0], tile[:, 2:, 0], rest[:, :, 0], tile[:, 0, 0] = -1e30, b[:, :p], b[:, p:], 0.0
-        terms = _add(a, tile, rest, p, layout.vector)
+        a, b = (np.repeat(values, D, axis=1).astype(dtype) for values in (query, reference))
+        tile = np.zeros((panels, D + NORMS, width), dtype)
+        tile[:, 0], tile[:, NORMS:, 0], tile[:, 0, 0] = -1e30, b, 0.0
+        norm = 0.04 * D  # more than any product: the exponent of all coordinates is no larger than that of the first
+        terms = _add(a, tile, norm, layout.first, layout.vector)
         wide = a.astype(np.longdouble), b.astype(np.longdouble)
-        allowed = (np.abs(a[:, p:]) * weights) @ np.abs(b[:, p:]).T + layout.of_near * (np.abs(a) @ np.abs(b).T + 60.0)
-        wrong = np.abs(np.log2(terms.astype(np.longdouble)) - wide[0] @ wide[1].T)
-        largest = max(largest, float(np.max(wrong / (allowed + power / np.log(2.0) + 1e-15))))
+        allowed = (np.abs(a) * layout.weights) @ np.abs(b).T + layout.of_norms * norm
+        wrong = np.abs(np.log2(terms.astype(np.longdouble)) - (wide[0] @ wide[1].T - norm))
+        largest = max(largest, float(np.max(wrong / (allowed + power / np.log(2.0) + 4 * np.finfo(dtype).eps))))
     return largest
 
 
-def _add(a: Array, tile: Array, rest: Array, p: int, vector: bool) -> Array:
-    """Return the term (6, panels) of each query with the only reference of each panel."""
-    queries, others = a[:, :p].T.ravel(), a[:, p:].T.ravel().astype(rest.dtype)
-    numbers, out = np.zeros((3, ROWS)), np.empty((ROWS, len(tile)))
-    numbers[0], numbers[2] = -60.0, -60.0
+def _add(a: Array, tile: Array, norm: float, first: int, vector: bool) -> Array:
+    """Return the term (6, panels) of each query with the only reference of each panel; `norm` is one of the rest."""
+    queries, numbers, out = a.T.ravel().copy(), np.zeros((3, ROWS)), np.empty((ROWS, len(tile)))
+    numbers[1], numbers[2] = norm, -60.0
     for panel in range(len(tile)):
         if vector:
-            sums = np.zeros((1, ROWS * _simd_panel.DOUBLES))
-            arrays = (
-                queries[None],
-                others[None],
-                np.ones(1, np.int8),
-                numbers[None],
-                tile[panel][None],
-                rest[panel][None],
-            )
-            _add_panels(*arrays, min(p, blocks.AXES), sums)
+            sums = np.zeros((1, ROWS * tile.shape[2] // 2), tile.dtype)
+            _add_panels(queries[None], np.ones(1, np.int8), numbers[None], tile[panel][None], first, sums)
             out[:, panel] = sums.reshape(ROWS, -1).sum(axis=1)
         else:
             exponents = np.empty(tile.shape[2])
             for r in range(ROWS):
-                arrays = queries, others, r, numbers, tile[panel], rest[panel], min(p, blocks.AXES), exponents
-                _simd_panel.exponents_plain(*arrays)
-                out[r, panel] = np.exp2(exponents[0] - 60.0)
+                _simd_panel.exponents_plain(queries, r, numbers, tile[panel], first, exponents)
+                out[r, panel] = np.exp2(exponents[0])
     return out
 
 
 @_simd_sum.kernel
-def _add_panels(
-    queries: Array, rest: Array, active: Array, numbers: Array, tile: Array, rest_tile: Array, first: int, sums: Array
-) -> None:
-    _simd_panel.add_panels(queries, rest, active, numbers, tile, rest_tile, first, sums, None)
+def _add_panels(queries: Array, active: Array, numbers: Array, tile: Array, first: int, sums: Array) -> None:
+    _simd_panel.add_panels(queries, active, numbers, tile, first, sums, None)
 
 
 if __name__ == "__main__":

@@ -126,8 +126,8 @@ class RunConfig(pydantic.BaseModel):
     decides](monitor.md#exact-values-and-flagged-ones) (above `select`, for the frame's maximum and in saved frames),
     and a certified upper bound elsewhere. The decisions are the same, and it is much faster."""
     precision: Literal["single", "double"] = "single"
-    """Precision of exact dH where it decides nothing. `"single"` errs by less than max(1e-5, 1e-6·abs(dH)) nats,
-    `"double"` by less than 1e-10; it takes about half as long again."""
+    """Precision of exact dH where it decides nothing. `"single"` errs by less than max(1e-4, 1e-6·abs(dH)) nats,
+    `"double"` by less than 1e-10; it takes longer."""
     threads: pydantic.PositiveInt = 1
     """Number of threads that each rank uses."""
 

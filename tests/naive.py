@@ -164,22 +164,19 @@ def squared_distances(query, rows):
     return ((np.asarray(rows, WIDE) - np.asarray(query, WIDE)) ** 2).sum(axis=1)
 
 
-def add_panels(queries, rest, numbers, tile, rest_tile, first):
+def add_panels(queries, numbers, tile, first):
     """Return the terms of six queries with the references of panels, (6, panels·width), as `add_panels` adds them up.
 
     A term is 0 if its exponent is too small. A panel whose exponents are too small in the first coordinates alone, for
     all six, has no others, because those of all coordinates are smaller.
     """
-    wide = [np.asarray(array, np.longdouble) for array in (queries, rest, numbers, tile, rest_tile)]
-    queries, rest, numbers, tile, rest_tile = wide
-    a, far = queries.reshape(-1, 6).T, rest.reshape(-1, 6).T
-    terms = []
-    for panel, others in zip(tile, rest_tile, strict=True):
+    queries, numbers, tile = (np.asarray(array, np.longdouble) for array in (queries, numbers, tile))
+    a, terms = queries.reshape(-1, 6).T, []
+    for panel in tile:
         near = a[:, :first] @ panel[2 : 2 + first] + panel[0] - numbers[0][:, None]
-        exponents = near + a[:, first:] @ panel[2 + first :] + far @ others + panel[1] - numbers[1][:, None]
+        exponents = near + a[:, first:] @ panel[2 + first :] + panel[1] - numbers[1][:, None]
         assert np.all(exponents <= near + 1e-6)
-        powers = np.exp2(exponents + (numbers[1] + numbers[2])[:, None])
-        terms.append(np.where(exponents > 0.0, powers, 0.0))
+        terms.append(np.where(exponents > numbers[2][:, None], np.exp2(exponents), 0.0))
     return np.hstack(terms)
 
 

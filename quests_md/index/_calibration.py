@@ -381,7 +381,7 @@ def sum_left_out(
     Returns
     -------
     ndarray
-        (m,), as exact as single precision allows (max(1e-5, 1e-6·|ln K|)); −inf if there is no other group.
+        (m,), as exact as single precision allows (max(1e-4, 1e-6·|ln K|)); −inf if there is no other group.
     """
     _, groups = np.unique(groups, return_inverse=True)
     n_groups = int(groups.max()) + 1

@@ -66,7 +66,7 @@ def exponents_plain(queries: Array, r: int, numbers: Array, tile: Array, first: 
     part[:] = 0.0
     _add_products(queries, tile, r, first, tile.shape[0] - NORMS, part)
     for j in range(width):
-        out[j] += part[j] + (tile[1, j] - tile.dtype.type(numbers[1, r]))
+        out[j] += min(0.0, part[j] + (tile[1, j] - tile.dtype.type(numbers[1, r])))
     return True
 
 
@@ -208,7 +208,7 @@ class _Emitter:
         own: list[Value] = []
         for r, (near, far) in enumerate(zip(self.near, self.far, strict=True)):
             limit = self._number(numbers, 2 * ROWS + r)
-            exponents = [b.fadd(b.load(x), b.load(y)) for x, y in zip(near, far, strict=True)]
+            exponents = [self._add_far(b.load(x), b.load(y)) for x, y in zip(near, far, strict=True)]
             powers = [exp2_inside(b, exponent, name) for exponent in exponents]
             inside = [b.fcmp_ordered(">", exponent, limit) for exponent in exponents]
             powers = [b.select(keep, power, zero) for keep, power in zip(inside, powers, strict=True)]
@@ -216,6 +216,16 @@ class _Emitter:
             own = [b.fadd(a, c) for a, c in zip(own, powers, strict=True)] if own else powers
         if self.columns is not None:
             self._add_columns(own)
+
+    def _add_far(self, near: Value, far: Value) -> Value:
+        """Emit the exponent of all coordinates, which is no larger than that of the first ones.
+
+        Rounding may make it larger. Then a term that its first coordinates leave out would count if its panel is needed
+        for another query, and not else.
+        """
+        b = self.b
+        both = b.fadd(near, far)
+        return b.select(b.fcmp_ordered("<", both, near), both, near)
 
     def _add_columns(self, totals: list[Value]) -> None:
         """Add what the six queries add to each reference, in double precision."""

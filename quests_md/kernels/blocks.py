@@ -184,8 +184,9 @@ _PLACES = 32  # a loop over so many blocks has no rest that is not vector code
 _NOWHERE = 1e100  # a coordinate of a block that does not exist: none of its references matters
 SAFE = 1e-12  # bounds of distances are widened by this, because they are rounded themselves
 _PADDING = -1e30  # the exponent in a place without a reference: it is always too small to count
-# The part of a sum that may be left out. Single precision promises 1e-5 nats, double precision 1e-10. Of these 8e-6 and
-# 3e-11 are for exponents (`_TOLERANCE`, which is in powers of two), 1e-6 and 1e-11 for this.
+# The part of a sum that may be left out. Single precision promises 1e-4 nats, double precision 1e-10. Of these 9e-5 and
+# 3e-11 are for exponents (`_TOLERANCE`, which is in powers of two), 1e-6 and 1e-11 for this, and 1e-6 and 1e-12 for the
+# powers of two and their sums.
 _NEGLIGIBLE = {4: 1e-6, 8: 1e-11}
 # The largest error of an exponent, the larger of two: absolute, and relative to the exponent. Let a term be the share p
 # of a sum of n terms. Its exponent is −log₂ p more than that of the sum, dH/ln 2, and Σ −p·log₂ p ≤ log₂ n, as of every
@@ -382,9 +383,8 @@ padded = inlined(padded_width)
 
 
 @ordered
-def find_coordinates(row: Array, blocks: Blocks, out: Array) -> None:
+def find_coordinates(row: Array, turn: Array, columns: Array, out: Array) -> None:
     """Write the coordinates of a row less `middle` (d and zeros,) into `out`, as long. `_moves` bounds the rounding."""
-    turn, columns = blocks.turn, blocks.columns
     if len(turn) == 0:
         for k in range(len(columns)):
             out[k] = row[columns[k]]
@@ -411,7 +411,7 @@ def pack(blocks: Blocks, first: int, last: int) -> None:
             source = blocks.rows[blocks.order[begin + j]]
             for c in range(d):
                 row[c] = source[c] - blocks.middle[c]
-            find_coordinates(row, blocks, coordinates[j])
+            find_coordinates(row, blocks.turn, blocks.columns, coordinates[j])
             for k in range(d):
                 centre[k] += coordinates[j, k] / (end - begin)
         for k in range(d):

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ._simd_panel import add_panels, exponents_plain
 from ._simd_sum import ROWS, exp_negative
 from .blocks import LOG2E, SAFE, TILE, Blocks, allowed_error, error_of_panels, error_of_turn, find_coordinates, padded
-from .jit import kernel
+from .jit import inlined, kernel, ordered
 
 Array = NDArray[Any]
 
@@ -61,7 +61,8 @@ class Room(NamedTuple):
     queries: Array  # (groups, 6·d) the queries less the centre of a block
     active: Array  # (groups,) whether any query of a group takes the panels of this block
     numbers: Array  # (groups, 3, 6) what `add_panels` wants to know of the queries
-    sums: Array  # (groups, 6·lanes_of)
+    sums: Array  # (groups, 6·lanes_of) of a block, in the precision of its products
+    totals: Array  # (groups, 6·lanes_of) of all blocks
     exponents: Array  # (TILE,) of plain loops
     chunk: Array  # (_CHUNK, d and zeros)
     place: Array  # (d and zeros,)
@@ -93,6 +94,7 @@ def make_room(n: int, blocks: Blocks) -> Room:
         np.zeros(groups, np.int8),
         np.zeros((groups, 3, ROWS)),
         np.zeros((groups, ROWS * (blocks.tiles.shape[3] // 2)), dtype),
+        np.zeros((groups, ROWS * (blocks.tiles.shape[3] // 2))),
         np.empty(TILE),
         np.zeros((_CHUNK, padded(d))),
         np.zeros(padded(d)),
@@ -100,7 +102,7 @@ def make_room(n: int, blocks: Blocks) -> Room:
     )
 
 
-@kernel
+@inlined
 def measure(place: Array, blocks: Blocks, squared: Array, near: Array) -> None:
     """Write the squared distances of a query at `place` from the centres of blocks, and the part of the first axes."""
     near[:], squared[:] = 0.0, 0.0
@@ -112,7 +114,7 @@ def measure(place: Array, blocks: Blocks, squared: Array, near: Array) -> None:
 
 @kernel
 def _add_squares(place: Array, centres: Array, first: int, last: int, out: Array) -> None:
-    """Add squared distances from `centres` (d, n_blocks), in the coordinates first..last, to `out`."""
+    """Add squared distances from `centres` (d, places), in the coordinates first..last, to `out`."""
     for c in range(first, last - 3, 4):  # four coordinates at a time: reads and writes `out` a quarter as often
         q0, q1, q2, q3 = place[c], place[c + 1], place[c + 2], place[c + 3]
         for b in range(len(out)):
@@ -124,7 +126,7 @@ def _add_squares(place: Array, centres: Array, first: int, last: int, out: Array
             out[b] += (place[c] - centres[c, b]) ** 2
 
 
-@kernel
+@inlined
 def bound_distances(place: Array, squared: Array, blocks: Blocks, inside: Array, gap: Array) -> None:
     """Write lower bounds of the squared distance of a query from all references of each block into `gap`.
 
@@ -148,7 +150,7 @@ def bound_distances(place: Array, squared: Array, blocks: Blocks, inside: Array,
         gap[b] = (1.0 - SAFE) * (box if box > ball else ball)
 
 
-@kernel
+@inlined
 def _find_top(squared: Array, blocks: Blocks, means: Array) -> tuple[float, float]:
     """Return an exponent that the largest term of a query reaches, and one that the mean term reaches.
 
@@ -166,14 +168,15 @@ def _find_top(squared: Array, blocks: Blocks, means: Array) -> tuple[float, floa
     return top, top + math.log2((least + 1e-300) / max(rows, 1.0))
 
 
-@kernel
+@inlined
 def choose_ways(
     drop: float, top: float, total: float, turned: float, squared: Array, upper: Array, blocks: Blocks, way: Array
 ) -> None:
     """Choose how one query sums each block.
 
     `upper` holds bounds of the squared distances, and receives upper bounds of the exponents. What is below 2^`drop` is
-    left out. The sum is at least 2^`total`. Turning makes exponents wrong by `turned`. A block at a distance that is not finite is skipped.
+    left out. The sum is at least 2^`total`. Turning makes exponents wrong by `turned`. A block at a distance that is
+    not finite is skipped.
     """
     scale, radius, weighted = blocks.scale, blocks.radius, blocks.weighted
     log_rows = math.log2(max(1, len(blocks.order)))
@@ -185,7 +188,7 @@ def choose_ways(
         way[b] = (PANELS if fits else DIFFERENCES) if bound > drop and far < np.inf else SKIP
 
 
-@kernel
+@inlined
 def lay_out(query: Array, blocks: Blocks, place: Array, room: Array, group: Array, r: int) -> float:
     """Write the coordinates of a query into `place`, and into a group, as the r-th of six; return its length.
 
@@ -195,7 +198,7 @@ def lay_out(query: Array, blocks: Blocks, place: Array, room: Array, group: Arra
     for c in range(d):
         room[c] = query[c] - blocks.middle[c]
         squared += room[c] * room[c]
-    find_coordinates(room, blocks, place)
+    find_coordinates(room, blocks.turn, blocks.columns, place)
     for k in range(d):
         group[ROWS * k + r] = place[k] if squared < np.inf else 0.0
     return math.sqrt(squared)
@@ -294,17 +297,24 @@ def _add_plain(b: int, g: int, queries: Queries, blocks: Blocks, room: Room) -> 
             state[i, 1] += total
 
 
-@kernel
-def take_sums(lanes: Array, sums: Array, n_groups: int, column: int) -> None:
-    """Add what is in parts, (groups, 6·lanes_of), to a column of sums (n, :), and empty the parts."""
-    count = lanes.shape[1] // ROWS
+@ordered
+def take_sums(sums: Array, totals: Array, n_groups: int) -> None:
+    """Add the sums of a block, in parts (groups, 6·lanes_of), to those of all blocks, and empty them."""
     for g in range(n_groups):
-        for r in range(ROWS):
-            total = 0.0
-            for lane in range(count * r, count * (r + 1)):
-                total += lanes[g, lane]
-                lanes[g, lane] = 0.0
-            sums[ROWS * g + r, column] += total
+        for k in range(sums.shape[1]):
+            totals[g, k] += sums[g, k]
+            sums[g, k] = 0.0
+
+
+@ordered
+def take_total(totals: Array, i: int) -> float:
+    """Return the sum of query i of what `take_sums` added up, and empty it. Its place changes no digit."""
+    count = totals.shape[1] // ROWS
+    g, first, total = i // ROWS, count * (i % ROWS), 0.0
+    for k in range(first, first + count):
+        total += totals[g, k]
+        totals[g, k] = 0.0
+    return total
 
 
 @kernel
@@ -322,13 +332,14 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: A
         if plain is None:
             active, tile = room.active[:n_groups], blocks.tiles[b]
             add_panels(room.queries, active, room.numbers, tile, blocks.first, room.sums, None)
-            take_sums(room.sums, state, n_groups, 1)
+            take_sums(room.sums, room.totals, n_groups)
         else:
             for g in range(n_groups):
                 if room.active[g]:
                     _add_plain(b, g, queries, blocks, room)
     for i in range(n):
         if way[i, b] == DIFFERENCES:
+            state[i, 1] += take_total(room.totals, i)  # these may raise what the sum is relative to
             _add_differences(queries.centred[i], b, blocks, room.chunk, state, i)
 
 
@@ -347,6 +358,23 @@ def prepare(block: int, queries: Queries, blocks: Blocks, nothing: float, room: 
         bound_distances(place, squared, blocks, room.means, upper)
         choose_ways(drop, top, mean + log_rows, turned, squared, upper, blocks, way[i])
         queries.drop[i], queries.state[i, 0], queries.state[i, 1] = drop, top, 0.0
+
+
+@kernel
+def share_of_differences(blocks: Blocks) -> float:
+    """Return which share of the blocks that matter to some of the references has to be summed from differences."""
+    n, d = blocks.rows.shape
+    queries, room = make_queries(BLOCK, blocks), make_room(BLOCK, blocks)
+    block, panels, differences = min(n, BLOCK), 0, 0
+    for i in range(block):
+        for c in range(d):
+            queries.centred[i, c] = blocks.rows[i * n // block, c]
+    prepare(block, queries, blocks, -np.inf, room)
+    for i in range(block):
+        for b in range(len(blocks.tiles)):
+            panels += queries.way[i, b] == PANELS
+            differences += queries.way[i, b] == DIFFERENCES
+    return differences / max(1, panels + differences)
 
 
 @kernel
@@ -389,7 +417,7 @@ def log_kernel_sum(
         for b in range(n):
             _add_block(b, (block + ROWS - 1) // ROWS, queries, blocks, plain, room)
         for i in range(block):
-            top, total = queries.state[i, 0], queries.state[i, 1]
+            top, total = queries.state[i, 0], queries.state[i, 1] + take_total(room.totals, i)
             out[order[begin + i]] = np.log(total) + top * _LN2 if total > 0.0 else -np.inf
 
 

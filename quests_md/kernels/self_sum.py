@@ -34,6 +34,7 @@ from .kernel_sum import (
     measure,
     subtract_centre,
     take_sums,
+    take_total,
 )
 
 Array = NDArray[Any]
@@ -84,7 +85,7 @@ def _add_differences(query: Array, j: int, blocks: Blocks, both: bool, own: Arra
         for c in range(rows.shape[1]):
             squared += (query[c] - rows[place, c]) ** 2
         term = exp_negative(-0.5 * scale * squared * _LN2)
-        own[r, 0] += term
+        own[r] += term
         if both:
             others[t] += term
 
@@ -101,7 +102,7 @@ def _add_plain(j: int, g: int, queries: Queries, blocks: Blocks, room: Room, own
             for t in range(TILE):
                 if exponents[t] > numbers[2, r]:
                     term = exp_negative(exponents[t] * _LN2)
-                    own[i, 0] += term
+                    own[i] += term
                     others[t] += term
 
 
@@ -113,7 +114,7 @@ def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) ->
     """
     n = len(blocks.tiles)
     queries, room = make_queries(GROUPS * ROWS, blocks), make_room(GROUPS * ROWS, blocks)
-    own, nobody, tops = np.empty((GROUPS * ROWS, 1)), np.zeros(TILE), np.zeros(GROUPS * ROWS)
+    own, nobody, tops = np.empty(GROUPS * ROWS), np.zeros(TILE), np.zeros(GROUPS * ROWS)
     for i in range(first, last):
         prepare(i, blocks, blocks.log_negligible, queries, room)
         own[:] = 0.0
@@ -124,7 +125,7 @@ def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) ->
                     add_panels(
                         room.queries, room.active, room.numbers, blocks.tiles[j], blocks.first, room.sums, others
                     )
-                    take_sums(room.sums, own, GROUPS, 0)
+                    take_sums(room.sums, room.totals, GROUPS)
                 else:
                     for g in range(GROUPS):
                         if room.active[g]:
@@ -133,4 +134,4 @@ def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) ->
                 if queries.way[r, j] == DIFFERENCES:
                     _add_differences(queries.centred[r], j, blocks, j > i, own, r, others)
         for r in range(TILE):
-            sums[i, r] += own[r, 0]
+            sums[i, r] += own[r] + take_total(room.totals, r)

@@ -76,7 +76,7 @@ class Monitor:
         maximum and in saved frames. The others are certified upper bounds, never above `select`, and mean and quantiles
         are those of a fixed sample of about 128 atoms. Maximum, counts, bands and decisions are the same.
     precision
-        Precision of exact values. "single" errs by less than max(1e-5, 1e-6·|dH|) nats, and only where that decides
+        Precision of exact values. "single" errs by less than max(1e-4, 1e-6·|dH|) nats, and only where that decides
         nothing: near a threshold, for the maximum and in saved frames dH is computed in "double". "flagged" values are
         always in double precision.
     threads

@@ -43,7 +43,7 @@ def test_nothing_is_wrong_on_another_processor(setting, results):
         of = found[precision]
         assert of["left out"] > 5_000
         assert of["too much"] == 0
-        assert 0.01 < of["rounding"] <= 1.0  # what is added up in double precision has room to spare
+        assert 0.05 < of["rounding"] <= 1.0
         assert of["error"] <= 1.0
 
 

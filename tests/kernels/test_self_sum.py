@@ -46,7 +46,9 @@ def test_blocks_too_wide_for_products_are_summed_by_differences():
     rows = rng.normal(0.0, 300.0, (400, 9))
     rows = np.concatenate([rows, rows + rng.normal(0.0, 0.01, rows.shape)])
     blocks = pack(rows, 0.015)
-    assert blocks.of_near * 0.5 * blocks.scale * blocks.radius.min() ** 2 > 1e3 * blocks.tolerance[0]
+    assert (
+        blocks.of_norms * 0.5 * blocks.scale * blocks.radius[: len(blocks.tiles)].min() ** 2 > 1e3 * blocks.tolerance[0]
+    )
     assert_promised(own(rows, 0.015), naive.log_kernel_sum(rows, rows, 0.015))
 
 
