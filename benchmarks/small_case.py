@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from quests_md import Frame, Index, Monitor
 from quests_md.kernels import _simd
 
+from .measure import peak_flops
 from .silicon import cached, frames_of, sample
 
 NARROW = "256 bits"  # AVX2, by the name that `processors` has for it
@@ -48,7 +49,7 @@ def stream(folder: Path, cells: int) -> NDArray[np.float64]:
 def main() -> None:
     """Measure all sizes and print them as JSON."""
     folder, passes, cells = Path(sys.argv[1]), int(sys.argv[2]), [int(each) for each in sys.argv[3:]]
-    index, rates = Index.open(folder / "live.qindex"), {p: _find_rate(t) for p, t in _TYPES.items()}
+    index, peaks = Index.open(folder / "live.qindex"), {p: peak_flops(t, 1) for p, t in _TYPES.items()}
     result = []
     for size in cells:
         frames = frames_of(stream(folder, size))
@@ -57,24 +58,25 @@ def main() -> None:
         if len(frames[0].positions) > LARGE:
             frames = frames[: 3 * FIRST]
         for values in VALUES:
-            result.append(_measure(index, frames, values, passes, rates))
-    print(json.dumps(result))
+            result.append(_measure(index, frames, values, passes, peaks))
+    shares = {precision: _find_share(index, frames[0], precision, peak) for precision, peak in peaks.items()}
+    print(json.dumps({"rows": result, "shares": shares}))
 
 
 _TYPES = {"single": np.float32, "double": np.float64}
 
 
-def _find_rate(dtype: Any, n: int = 768) -> float:
-    """Return multiply-adds per second of a product of matrices, by the BLAS of numpy."""
-    a, best = np.ones((n, n), dtype), np.inf
+def _find_share(index: Index, frame: Frame, precision: Any, peak: float) -> float:
+    """Return the share of the product peak of exact sums of which nothing can be left out."""
+    query, best = index.spec.compute(frame, 1), np.inf
     for _ in range(8):
         started = time.thread_time()
-        _ = a @ a
+        index.log_kernel_sum(query, 1, precision=precision)
         best = min(best, time.thread_time() - started)
-    return n**3 / best
+    return 2.0 * len(query) * len(index) * index.spec.width / best / peak
 
 
-def _measure(index: Index, frames: list[Frame], values: str, passes: int, rates: dict[str, float]) -> dict[str, Any]:
+def _measure(index: Index, frames: list[Frame], values: str, passes: int, peaks: dict[str, float]) -> dict[str, Any]:
     """Return what an evaluation of these frames costs."""
     best = np.full(len(frames), np.inf)
     for _ in range(passes):
@@ -92,7 +94,7 @@ def _measure(index: Index, frames: list[Frame], values: str, passes: int, rates:
         if i == FIRST - 1:
             counting.asked = dict.fromkeys(counting.asked, 0)
     sums = {precision: n / (len(frames) - FIRST) for precision, n in counting.asked.items()}
-    floor = sum(n * len(index) * (index.spec.width + 1) / rates[precision] for precision, n in sums.items())
+    floor = sum(2.0 * n * len(index) * index.spec.width / peaks[precision] for precision, n in sums.items())
     micro = 1e6 * statistics.median(best[FIRST:])
     n = len(frames[0].positions)
     return {"bits": 8 * _simd.BYTES, "atoms": n, "values": values, "us": micro, "floor": 1e6 * floor, **sums}

@@ -49,7 +49,10 @@ _BANDWIDTHS = (1e-9, 1e9)
 # In bandwidths: the largest value of a row. Beyond it, the rounding of a distance is larger than a bandwidth, and the
 # rows that pad a block are no longer far from all others.
 _REACH = 1e12
-_DTYPES = {"double": [np.float64], "single": [np.float32, np.float64]}  # the first that rounds little enough
+_DTYPES: dict[Precision, list[Any]] = {
+    "double": [np.float64],
+    "single": [np.float32, np.float64],
+}  # the first that rounds little enough
 _MOST_DIFFERENCES = 0.05  # of the blocks that matter. A block takes far longer by differences than as a product
 # What no dH errs by more than: the larger of nats, and of a share of |dH|.
 ERRORS: dict[Precision, tuple[float, float]] = {"double": (1e-10, 1e-10), "single": (1e-4, 1e-6)}

@@ -347,7 +347,8 @@ def _weigh(d: int, first: int, size: int, vector: bool) -> Array:
     and counted when it is laid out.
     """
     after = np.r_[first - 1 - np.arange(first), d - 1 - np.arange(first, d)]
-    return ((after + 1 + 2 + 1 + (0 if vector else 1)) * _unit(size) + 3 * _UNIT) * _SECOND_ORDER
+    rounded = after + 1 + 2 + 1 + (0 if vector else 1)
+    return np.asarray((rounded * _unit(size) + 3 * _UNIT) * _SECOND_ORDER)
 
 
 def _of_norms(d: int, size: int) -> float:
