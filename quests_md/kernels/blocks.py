@@ -497,13 +497,15 @@ def error_of_turn(length: float, reach: float, blocks: Blocks) -> float:
 
 
 @inlined
-def allowed_error(exponent: float, log_rows: float, total: float, blocks: Blocks) -> float:
-    """Return how wrong the exponents of a block may be, if none is larger than this. `log_rows` is log₂ n.
+def is_allowed(error: float, exponent: float, log_rows: float, total: float, blocks: Blocks) -> bool:
+    """Return whether the exponents of a block may be so wrong, if none is larger than this. `log_rows` is log₂ n.
 
     The sum is at least 2^`total`. So the share of this block in it is at most `TILE`·2^(exponent − total), and a block
     that adds little may be wrong by more: all that is allowed on top, each times its share, adds up to `_REST` of the
     tolerance.
     """
     allowed = (1.0 - _REST) * max(blocks.tolerance[0], blocks.tolerance[1] * (-exponent - log_rows))
+    if error <= allowed:  # a power takes longer than all of this
+        return True
     places = float(TILE * len(blocks.tiles))
-    return float(allowed + _REST * blocks.tolerance[0] * 2.0 ** min(total - exponent, 50.0) / places)
+    return bool(error <= allowed + _REST * blocks.tolerance[0] * 2.0 ** min(total - exponent, 50.0) / places)

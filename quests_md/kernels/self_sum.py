@@ -62,18 +62,19 @@ def strips(n: int) -> list[tuple[int, int]]:
 def prepare(i: int, blocks: Blocks, drop: float, queries: Queries, room: Room) -> None:
     """Lay out the rows of block i as queries, and plan their terms with each block."""
     rows, order, way = blocks.rows, blocks.order, queries.way
-    d, count = len(blocks.columns), min(TILE, len(order) - i * TILE)
-    scratch, reach = np.zeros(padded(d)), math.sqrt(-2.0 * drop / blocks.scale)
+    d, count, places = len(blocks.columns), min(TILE, len(order) - i * TILE), room.places
+    scratch, reach, lengths = np.zeros(padded(d)), math.sqrt(-2.0 * drop / blocks.scale), np.empty(count)
     way[:], queries.drop[:] = SKIP, drop
     for r in range(count):
         query = queries.centred[r]
         for c in range(d):
             query[c] = rows[order[i * TILE + r], c]
-        length = lay_out(query, blocks, room.place, scratch, queries.groups[r // ROWS], r % ROWS)
+        lengths[r] = lay_out(query, blocks, places[r], scratch, queries.groups[r // ROWS], r % ROWS)
+    for r in range(count):
         squared, upper = queries.squared[r], queries.upper[r]
-        measure(room.place, blocks, squared, queries.near[r])
-        bound_distances(room.place, squared, blocks, room.means, upper)
-        choose_ways(drop, 0.0, 0.0, error_of_turn(length, reach, blocks), squared, upper, blocks, way[r])
+        measure(places[r], blocks, squared, queries.near[r])
+        bound_distances(places[r], squared, blocks, room.means, upper)
+        choose_ways(drop, 0.0, 0.0, error_of_turn(lengths[r], reach, blocks), squared, upper, blocks, way[r])
 
 
 @kernel
