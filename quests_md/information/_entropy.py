@@ -104,7 +104,7 @@ def information(
     bandwidth
         h, in 1/Å.
     precision
-        "double" (no dH errs by more than 1e-10·max(1, |dH|) nats), or "single" (max(1e-5, 1e-6·|dH|)), which is faster.
+        "double" (no dH errs by more than 1e-10·max(1, |dH|) nats), or "single" (max(1e-5, 1e-6·|dH|)).
         Neither H nor D errs by more than the largest dH.
     threads
         Threads of each rank; None takes all cores, or one thread if there are several ranks.

@@ -79,8 +79,8 @@ def log_kernel_sum(
     blocks
         What `pack` returned for `reference` at this bandwidth and precision. Default: made for this call.
     precision
-        "double" (to 1e-10·max(1, |dH|)), or "single" (to max(1e-5, 1e-6·|dH|)), which takes about two thirds of the
-        time: the longest principal axes of the references are in double precision, the others in single.
+        "double" (to 1e-10·max(1, |dH|)), or "single" (to max(1e-5, 1e-6·|dH|)): the longest principal axes of the
+        references are in double precision, the others in single.
     threads
         Threads to use; None takes all cores. A result depends neither on it nor on the other queries.
 
@@ -167,8 +167,8 @@ def pack(
     """Lay out references (n, d), finite and C-contiguous, for many calls of `log_kernel_sum`.
 
     The layout takes 8 bytes per value in double precision and about 5 in single, beside the references. With `sort`, a
-    block holds rows that are near each other, along their principal axes. From some hundred queries on, this saves more
-    time than it takes. In single precision it always does, because most coordinates of wide blocks must be in double.
+    block holds rows that are near each other, along their principal axes: for many queries, and always in single
+    precision, because most coordinates of wide blocks must be in double.
     If the caller knows the sorted order of the rows, `order` saves the sorting.
     """
     if precision not in _DTYPES:
