@@ -127,7 +127,7 @@ class RunConfig(pydantic.BaseModel):
     and a certified upper bound elsewhere. The decisions are the same, and it is much faster."""
     precision: Literal["single", "double"] = "single"
     """Precision of exact dH where it decides nothing. `"single"` errs by less than max(1e-4, 1e-6·abs(dH)) nats,
-    `"double"` by less than 1e-10; it takes longer."""
+    `"double"` by less than 1e-10."""
     threads: pydantic.PositiveInt = 1
     """Number of threads that each rank uses."""
 

@@ -98,6 +98,41 @@ def address(request, tmp_path):
     return request.getfixturevalue("postgresql_server").make()
 
 
+# -- in which order --------------------------------------------------------------------------------------
+
+# Files that take about half a minute of a processor or more, roughly the longest first. `--durations` finds others.
+_LONG = [
+    "test_processors",
+    "test_lammps_restart",
+    "test_examples",
+    "test_cli_ranks",
+    "test_lammps_callbacks",
+    "test_lammps_attach",
+    "test_learning",
+    "test_lammps_commands",
+    "test_recording_killed",
+    "test_exploration",
+    "test_learning_killed",
+    "test_lammps_commands_atoms",
+    "test_cli_datasets",
+    "test_lammps_replicas",
+    "test_exploration_ase",
+    "test_lammps_box_and_fixes",
+    "test_lammps_long_run",
+    "test_live_events",
+    "test_lammps_errors",
+    "test_docs_lammps",
+    "test_label_executors",
+]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Let the long files begin first: where several processes take one file after the other, they end together then."""
+    places = {name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 # -- what must run ---------------------------------------------------------------------------------------
 
 _MUST_RUN = ("browser", "lammps", "mpi", "postgresql", "python_invoke", "viewers")

@@ -87,17 +87,20 @@ KOKKOS = [pytest.mark.kokkos, _needs_newer("kokkos")]
 # Name of a host and its marks: the build, and the number of ranks.
 WHEEL_1 = pytest.param("wheel-1", marks=WHEEL)
 WHEEL_2 = pytest.param("wheel-2", marks=[*WHEEL, pytest.mark.mpi])
-SCRIPT_1 = [pytest.param("debian-1", marks=_DEBIAN), pytest.param("trixie-1", marks=_TRIXIE)]
-SCRIPT_2 = [
-    pytest.param("debian-2", marks=[*_DEBIAN, pytest.mark.mpi]),
-    pytest.param("trixie-2", marks=[*_TRIXIE, pytest.mark.mpi]),
-]
+DEBIAN_1 = pytest.param("debian-1", marks=_DEBIAN)
+DEBIAN_2 = pytest.param("debian-2", marks=[*_DEBIAN, pytest.mark.mpi])
+SCRIPT_1 = [DEBIAN_1, pytest.param("trixie-1", marks=_TRIXIE)]
+SCRIPT_2 = [DEBIAN_2, pytest.param("trixie-2", marks=[*_TRIXIE, pytest.mark.mpi])]
 HOSTS = [WHEEL_1, WHEEL_2, *SCRIPT_1, *SCRIPT_2]
 TWO_RANKS = [WHEEL_2, *SCRIPT_2]
 # Decorates what only an input script can do.
 in_scripts = pytest.mark.parametrize(
     "build", [pytest.param("debian", marks=_DEBIAN), pytest.param("trixie", marks=_TRIXIE)]
 )
+# The same for what no LAMMPS decides: files, settings and their messages, what dH is of. One build of scripts is
+# enough for these; QUESTS_MD_LAMMPS takes another one.
+HOSTS_ONCE = [WHEEL_1, WHEEL_2, DEBIAN_1, DEBIAN_2]
+in_scripts_once = pytest.mark.parametrize("build", [pytest.param("debian", marks=_DEBIAN)])
 
 ATTACH = kokkos.ATTACH.format(every=1, when="end_of_step")
 SILICON = kokkos.SILICON.format(cells=2, potential="sw", velocity="1500 7 mom yes rot yes dist gaussian")
@@ -141,7 +144,6 @@ def _enter(build, folder, command, ranks, **variables):
     environment = {
         "PATH": path,
         "LAMMPS_POTENTIALS": "/usr/share/lammps/potentials",
-        "NUMBA_CACHE_DIR": str(build.environment / "numba-cache"),
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         **variables,

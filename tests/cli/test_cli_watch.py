@@ -164,21 +164,40 @@ def test_the_reference_of_the_file_can_be_replaced(place):
     assert (read_run("b").about["reference"], read_run("b").about["budget"]) == ("live", 2)
 
 
-def test_resuming_a_replay_gives_the_rows_of_one_that_went_through(place):
-    write(resume=True)
+def resume(folder, **keys):
+    """Replay the whole in a folder, and again in two parts, which gives the same run: return both history.extxyz."""
+    write(resume=True, **keys)
     run("md.extxyz", "--config", "quests.toml", "-o", "whole")
     assert "resumes" not in run("md.extxyz@:9", "--config", "quests.toml").stdout
     assert "resumes run 1 after step 8: 5 evaluations" in run("md.extxyz", "--config", "quests.toml").stdout
-    whole, resumed = read_run("whole"), read_run("uq")
+    whole, resumed = read_run(folder / "whole"), read_run(folder / "uq")
     for name in set(whole.rows.dtype.names) - {"seconds"}:
         np.testing.assert_array_equal(whole.rows[name], resumed.rows[name])
     assert whole.events == resumed.events
-    for name in ("candidates", "cutouts"):
-        assert Path("uq", f"{name}.extxyz").read_bytes() == Path("whole", f"{name}.extxyz").read_bytes()
-    # Bounds depend on what the search remembers, and a resumed run remembers nothing: all but these is the same.
-    for one, other in zip(*(ase.io.read(f"{folder}/history.extxyz", ":") for folder in ("uq", "whole")), strict=True):
+    for name in ("candidates.extxyz", "cutouts.extxyz"):
+        assert (folder / "uq" / name).read_bytes() == (folder / "whole" / name).read_bytes() != b""
+    return [folder / name / "history.extxyz" for name in ("whole", "uq")]
+
+
+def test_resuming_a_replay_gives_the_run_that_went_through(place):
+    whole, resumed = resume(place, values="exact", precision="double")
+    assert whole.read_bytes() == resumed.read_bytes() != b""
+
+
+def test_resuming_a_replay_with_bounds_gives_the_same_decisions(place):
+    """Bounds depend on what the search remembers, and a resumed run remembers nothing: all but these is the same."""
+    histories = [ase.io.read(path, ":") for path in resume(place, values="flagged")]
+    index, n_bounded = Index.open("cu.qindex"), 0
+    for one, other in zip(*histories, strict=True):
         assert one.info == other.info
         np.testing.assert_array_equal(one.positions, other.positions)
+        exact = index.delta_entropy(one)
+        for bounds in (one.arrays["dH"], other.arrays["dH"]):
+            assert np.all(bounds >= exact - 1e-10)
+            np.testing.assert_array_equal(bounds > KEYS["select"], exact > KEYS["select"])
+            assert bounds.max() == pytest.approx(exact.max(), rel=0, abs=1e-10)
+            n_bounded += np.count_nonzero(bounds > exact + 1e-6)
+    assert n_bounded
 
 
 def test_commands_are_started(place):

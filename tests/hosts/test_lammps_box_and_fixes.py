@@ -6,6 +6,7 @@ import lammps_runs
 import pytest
 from lammps_runs import (
     ATTACH,
+    DEBIAN_1,
     NOT_MOVED,
     SCRIPT_1,
     SILICON,
@@ -211,7 +212,7 @@ lmp.close()
     assert (folder / "second" / "last.extxyz").exists()
 
 
-@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_1])
+@pytest.mark.parametrize("host", [WHEEL_1, DEBIAN_1])
 def test_folders_change_and_have_spaces(host, folder, monkeypatch):
     (folder / "a b").mkdir()
     monkeypatch.setenv("TMPDIR", str(folder / "a b"))

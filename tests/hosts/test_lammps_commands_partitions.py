@@ -14,6 +14,7 @@ from lammps_runs import (
     drive,
     dump,
     in_scripts,
+    in_scripts_once,
     ok,
     quests_md_run,
     run_json,
@@ -85,7 +86,7 @@ def test_the_same_output_for_two_partitions_from_python(folder, how):
     assert TAKEN.search(finished.stderr)
 
 
-@in_scripts
+@in_scripts_once
 def test_the_same_output_for_two_partitions_of_an_input_script(build, folder, monkeypatch):
     configure(folder)
     wrap_lmp(folder, monkeypatch, f'{lammps_runs.LMP} "$@" -partition 2x1')

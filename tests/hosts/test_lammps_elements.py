@@ -6,7 +6,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
-from lammps_runs import ATTACH, SCRIPT_2, TWO_RANKS, WHEEL_1, configure, dump, ok, run_host, run_json
+from lammps_runs import ATTACH, DEBIAN_2, WHEEL_1, WHEEL_2, configure, dump, ok, run_host, run_json
 
 from quests_md import DescriptorSpec, Index
 
@@ -44,7 +44,7 @@ watch.close()
     return run_host(host, folder, code, CARBIDE + ATTACH + after)
 
 
-@pytest.mark.parametrize("host", TWO_RANKS)
+@pytest.mark.parametrize("host", [WHEEL_2, DEBIAN_2])
 def test_both_elements_are_watched(host, carbide):
     configure(carbide, elements=["Si", "C"], select=-1e9)
     ok(
@@ -60,7 +60,7 @@ def test_both_elements_are_watched(host, carbide):
     assert saved.get_chemical_symbols() == atoms.get_chemical_symbols()
 
 
-@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_2])
+@pytest.mark.parametrize("host", [WHEEL_1, DEBIAN_2])
 def test_elements_in_another_order_than_the_types_end_the_run(host, carbide):
     configure(carbide, elements=["C", "Si"])
     finished = run_carbide(host, carbide, "run 1")

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from lammps_runs import (
     ATTACH,
+    DEBIAN_2,
     HOSTS,
-    SCRIPT_2,
+    HOSTS_ONCE,
     SILICON,
     WHEEL,
     WHEEL_1,
     configure,
     drive,
-    in_scripts,
+    in_scripts_once,
     rows_of,
     run_host,
     run_json,
@@ -82,7 +83,7 @@ for name, (replaced, message) in json.load(open("cases.json")).items():
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-@in_scripts
+@in_scripts_once
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("name", ["no_index", "misspelt", "short_ghosts"])
 def test_an_input_script_that_cannot_be_watched_ends(build, folder, name, ranks):
@@ -95,7 +96,7 @@ def test_an_input_script_that_cannot_be_watched_ends(build, folder, name, ranks)
     assert not (folder / "uq" / "monitor.csv").exists()
 
 
-@in_scripts
+@in_scripts_once
 def test_a_step_without_attaching_ends(build, folder):
     lines = ATTACH.replace("python quests_attach invoke\n", "")
     finished = run_lmp(build, folder, SLIM + lines + "run 1")
@@ -123,7 +124,7 @@ def test_attach_at_the_wrong_moment(folder, code, message):
     assert message in finished.stderr
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", HOSTS_ONCE)
 def test_masses_of_another_element_end_the_run(host, folder):
     """Known when the run begins only; so this fails inside of it, on all ranks."""
     configure(folder)
@@ -134,7 +135,7 @@ def test_masses_of_another_element_end_the_run(host, folder):
     assert run_json(folder)["status"] == "failed"
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", HOSTS_ONCE)
 def test_isotopes_are_allowed_when_told(host, folder):
     configure(folder, check_masses=False)
     heavy = ("mass 1 28.085", "mass 1 30.0")
@@ -181,7 +182,7 @@ def test_nan_on_one_rank_ends_all_ranks(host, folder):
     assert all(row["band"] == "covered" for row in rows[:-1])
 
 
-@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_2])
+@pytest.mark.parametrize("host", [WHEEL_1, DEBIAN_2])
 def test_atoms_without_ids_end_the_run(host, folder):
     configure(folder)
     setup = SLIM.replace("units metal", "units metal\natom_modify id no").replace("loop geom", "loop local")

