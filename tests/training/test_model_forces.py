@@ -21,6 +21,7 @@ from quests_md.index import Index
 from quests_md.labelling import Oracle
 from quests_md.sources import read_force_errors, read_forces
 from quests_md.training import Potential, fingerprint, measure_residuals, read_commands
+from quests_md.training._cross_validation import FOLDS, cross_validate
 from quests_md.training._model_forces import check_units, compute_forces, fingerprint_potential
 
 LJ = "ase.calculators.lj:LennardJones"
@@ -106,6 +107,68 @@ def test_a_frame_without_forces_and_forces_that_are_not_finite_are_named(frames,
         ase.io.write(tmp_path / "b.extxyz", broken)
         with pytest.raises(SourceError, match=rf"b.extxyz: frame 2 needs {key} .*three finite numbers"):
             list(read_forces(tmp_path / "b.extxyz"))
+
+
+# -- cross-validation --------------------------------------------------------------------------------------------------
+
+
+class Remembers:
+    """A trainer whose potentials are Lennard-Jones, with an ε that is a hundredth of the number of training frames."""
+
+    name, masks = "remembers", False
+
+    def __init__(self):
+        self.trained, self.folders = [], []
+
+    def train(self, frames, folder, *, seed=0):
+        assert not list(folder.iterdir())
+        (folder / "left").write_text("over")
+        self.trained.append([atoms.info["number"] for atoms in frames])
+        self.folders.append(folder)
+        call = {"call": LJ, **KEYWORDS, "epsilon": 0.01 * len(frames)}
+        potential = Potential(folder, ("Cu",), (), call)
+        potential.save()
+        return potential
+
+
+@pytest.fixture
+def numbered(frames, labelled):
+    """Return thirteen labelled frames, of which the last one is a copy of the second."""
+    made = []
+    for number in range(12):
+        atoms = frames[number % 4].copy()
+        atoms.calc = frames[number % 4].calc
+        atoms.info["number"] = number
+        atoms.positions[0] += 0.01 * (number // 4)
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=frames[number % 4].get_forces())
+        made.append(atoms)
+    ase.io.write(labelled, [*made, made[1]])
+    return list(read_forces(labelled, model_key=None))
+
+
+def test_no_fit_has_seen_the_frames_that_it_is_asked_about(numbered, tmp_path):
+    trainer, folder = Remembers(), tmp_path / "fold"
+    done = list(cross_validate(trainer, numbered, folder))
+    assert sorted(one.where for one in done) == sorted(one.where for one in numbered)
+    assert len(trainer.trained) == FOLDS == 4
+    for trained, asked in zip(trainer.trained, [[0, 4, 8], [1, 5, 9, 1], [2, 6, 10], [3, 7, 11]], strict=True):
+        assert set(trained) == set(range(12)) - set(asked)
+    assert [one.atoms.info["number"] for one in done] == [0, 4, 8, 1, 5, 9, 1, 2, 6, 10, 3, 7, 11]
+    for one in done:
+        atoms = one.atoms.copy()
+        seen = 9 if one.atoms.info["number"] in (1, 5, 9) else 10
+        atoms.calc = LennardJones(**{**KEYWORDS, "epsilon": 0.01 * seen})
+        np.testing.assert_allclose(one.model, atoms.get_forces(), atol=1e-9)
+    assert not folder.exists()
+
+
+def test_few_frames_are_no_cross_validation_and_nothing_is_left(numbered, tmp_path):
+    with pytest.raises(InputError, match="7 different frames are too few for a cross-validation with 4 folds"):
+        list(cross_validate(Remembers(), [*numbered[:7], numbered[0]], tmp_path / "fold"))
+    forces = cross_validate(Remembers(), numbered, tmp_path / "fold")
+    next(forces)
+    forces.close()  # as if the next one failed
+    assert not (tmp_path / "fold").exists()
 
 
 # -- units -------------------------------------------------------------------------------------------------------------
