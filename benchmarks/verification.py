@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from quests_md import DescriptorSpec, Index, cli
 from quests_md.errors import IndexFileError
 from quests_md.frame import Frame
-from quests_md.index import calibrate, fit_error_bound
+from quests_md.index import Residuals, calibrate, fit_error_bound
 
 from .printing import head, target
 from .timing import seconds
@@ -69,6 +69,8 @@ def _indexes() -> Iterator[tuple[str, Index, Any, Any]]:
     bound = fit_error_bound(silicon, labelled, coverage=0.5)
     silicon.calibration = type(silicon.calibration)(**{**vars(silicon.calibration), "force_error": bound})
     yield "silicon", silicon, _silicon(0.08, 50), _silicon(0.08, 51)
+    errors = np.random.default_rng(SEED).exponential(0.1, len(silicon))
+    silicon = silicon.with_residuals(Residuals("SNAP", "ab" * 32, "training", errors))
     yield "extended", silicon.extend([_silicon(0.1, 60)]), _silicon(0.08, 50), _silicon(0.08, 51)
     alloy = Index.build([_alloy(seed) for seed in range(8)], DescriptorSpec(species="neighbours"), bandwidth=0.05)
     alloy.calibration = calibrate(alloy)

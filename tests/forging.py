@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck
 
@@ -24,6 +25,20 @@ def forged(content, header):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     size, digest = len(text).to_bytes(8, "little"), hashlib.sha256(text).digest()
     return b"".join([content[:8], size, digest, text, header_of(content)[1]])
+
+
+def with_values(content, change):
+    """Return an index whose sections `change` has written to, with checksums that are right."""
+    text, values = header_of(content)
+    header, values = json.loads(text), bytearray(values)
+    arrays = {
+        name: np.frombuffer(values, e["dtype"], int(np.prod(e["shape"])), e["offset"]).reshape(e["shape"])
+        for name, e in header["sections"].items()
+    }
+    change(arrays)
+    for name, array in arrays.items():
+        header["sections"][name]["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
+    return forged(content, header)[: -len(values)] + bytes(values)
 
 
 def refuse(path, action=Index.open, match=None):

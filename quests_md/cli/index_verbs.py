@@ -1,4 +1,4 @@
-"""quests-md index: build, extend, calibrate, info, verify."""
+"""quests-md index: build, extend, calibrate, residuals, info, verify."""
 
 from __future__ import annotations
 
@@ -19,15 +19,26 @@ from ..comm import Comm, choose_threads, on_root, together
 from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..errors import CalibrationError, IndexFileError, InputError, OutputError
 from ..frame import Frame
-from ..index import Calibration, ErrorBound, Index, calibrate, fit_error_bound
+from ..index import ORIGINS, Calibration, ErrorBound, Index, Residuals, calibrate, fit_error_bound
 from ..information import DEFAULT_BANDWIDTH
-from ..sources import describe_source, name_source, read_descriptors, read_force_errors
+from ..labelling import Oracle
+from ..sources import (
+    MODEL_FORCES,
+    ReadForces,
+    describe_source,
+    name_source,
+    read_descriptors,
+    read_force_errors,
+    read_forces,
+)
+from .calculators import keywords_option, read_oracle
 from .datasets import convert_bandwidth, read_counted, reading_options, refuse_no_bandwidth, refuse_other_frames
 from .results import Counter, format_facts, show_progress
 from .shared_work import start_ranks
 
 __all__ = ["index_group"]
 
+_ORIGINS = {origin.replace(" ", "-"): origin for origin in ORIGINS}  # by what is typed
 _RATES = (0.1, 0.01)  # false alarms per independent frame, of which `index info` shows the thresholds
 
 
@@ -248,6 +259,57 @@ def calibrate_command(
     click.echo(_format(file, index))
 
 
+@index_group.command("residuals")
+@click.argument("index_file", metavar="INDEX", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="LABELLED...", nargs=-1, required=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The index file to write.  [default: INDEX]")
+@click.option("--calculator", metavar="MODEL", help="Compute the model's forces: the import path of an ASE calculator.")
+@keywords_option
+@click.option("--lammps", metavar="COMMANDS", help="Compute them by LAMMPS: a file with pair_style and pair_coeff.")
+@click.option("--model-forces-key", "model_key", default=MODEL_FORCES, show_default=True, metavar="KEY",
+              help="Name of the model's forces in LABELLED, if nothing computes them.")  # fmt: skip
+@click.option("--potential", metavar="NAME", help="Of the model.  [default: that of MODEL or COMMANDS, or model]")
+@click.option("--origin", default="training", show_default=True, type=click.Choice([*_ORIGINS]),
+              help="What LABELLED was to the model.")  # fmt: skip
+@click.option("--add", is_flag=True, help="Keep the residuals of other potentials that INDEX has.")
+@click.option("--replace", is_flag=True, help="Drop the residuals that INDEX has.")
+@click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
+@reading_options("forces")
+def residuals(
+    index_file: Path,
+    sources: tuple[str, ...],
+    output: Path | None,
+    potential: str | None,
+    origin: str,
+    add: bool,
+    replace: bool,
+    threads: int | None,
+    **model: Any,
+) -> None:
+    """Keep in INDEX how wrong a model's force on each of its environments is.
+
+    LABELLED are the frames that INDEX was built of, or some of them, with the oracle's forces. Each environment is
+    found by its descriptor, in any order. The model's forces are in these files, too, or MODEL or COMMANDS computes
+    them.
+    """
+    index = Index.open(index_file)
+    if output is not None:
+        _refuse_other_files(output)
+    from ..training import measure_residuals
+
+    computes, digest, name = _open_model(index, sources, **model)
+    name = potential or name
+    kept = _keep_residuals(index_file, index, name, add, replace)
+    with show_progress() as progress:
+        labelled = _read_both(sources, computes is None, progress, **model)
+        made = measure_residuals(
+            index, labelled, name=name, fingerprint=digest, origin=_ORIGINS[origin], model=computes, threads=threads
+        )
+    index = index.with_residuals(*kept, made)
+    index.save(output or index_file)
+    click.echo(_format(output or index_file, index))
+
+
 @index_group.command("info")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
@@ -273,6 +335,59 @@ def verify(file: Path) -> None:
     """Read a whole index and compare it with its checksums."""
     Index.verify(file)
     click.echo(f"{file}: every section has its checksum")
+
+
+# -- residuals ---------------------------------------------------------------------------------------------------------
+
+
+def _open_model(
+    index: Index,
+    sources: Sequence[str],
+    calculator: str | None,
+    keywords: dict[str, Any],
+    lammps: str | None,
+    model_key: str,
+    reading: dict[str, Any],
+) -> tuple[Oracle | None, str, str]:
+    """Return what computes the model's forces (None: the files have them), its fingerprint and its name."""
+    from ..training import fingerprint, read_commands
+
+    if calculator is not None and lammps is not None:
+        raise click.UsageError("give --calculator or --lammps")
+    if keywords and calculator is None:
+        raise click.UsageError("--keyword is for --calculator")
+    if model_key != MODEL_FORCES and (calculator or lammps):
+        raise click.UsageError("--model-forces-key names forces in LABELLED: leave it out if they are computed")
+    if lammps is not None:
+        return *read_commands(lammps, reading["elements"] or index.elements), Path(lammps).stem
+    if calculator is not None:
+        model = read_oracle(calculator, keywords, {})
+        return model, fingerprint(model.settings), model.calculator.rpartition(":")[2]
+    digests = [describe_source(source)["sha256"] for source in sources]
+    return None, fingerprint({"frames": digests, "key": model_key}), "model"
+
+
+def _keep_residuals(file: Path, index: Index, name: str, add: bool, replace: bool) -> tuple[Residuals, ...]:
+    """Return the residuals that an index keeps beside those of potential `name`."""
+    names = [one.name for one in index.residuals]
+    if add and replace:
+        raise click.UsageError("give --add or --replace")
+    if replace or not names:
+        return ()
+    if not add or name in names:
+        also = "" if name in names else ", --add keeps them beside those of the other potential"
+        raise InputError(f"{file} has residuals of {', '.join(names)} already: --replace drops them{also}")
+    return index.residuals
+
+
+def _read_both(
+    sources: Sequence[str], has_model: bool, progress: Counter, model_key: str, reading: dict[str, Any], **_: Any
+) -> Iterator[ReadForces]:
+    """Yield labelled frames; with the model's forces, if the files have them."""
+    for source in sources:
+        progress.say(f"reading {source}:")
+        yield from progress.count(read_forces(source, None, model_key if has_model else None, **reading))
+    progress.say("comparing forces on" if has_model else "the model computes forces on")
 
 
 # -- own descriptors ---------------------------------------------------------------------------------------------------
@@ -346,6 +461,7 @@ def _describe(file: Path, index: Index) -> dict[str, Any]:
         "provenance": index.provenance,
         "groups": sorted(set(index.frame_groups)),
         "calibration": None if index.calibration is None else index.calibration.describe(),
+        "residuals": [one.describe() for one in index.residuals],
     }
 
 
@@ -397,6 +513,7 @@ def _list_facts(file: Path, index: Index) -> dict[str, str]:
         "made": f"{index.provenance.get('created', 'at an unknown date')}",
         "hash": f"{index.hash}",
         **_list_calibration(index.calibration),
+        **_list_residuals(index.residuals),
     }
 
 
@@ -443,4 +560,15 @@ def _list_bound(bound: ErrorBound | None) -> dict[str, str]:
     for symbol, bins in bound.bins.items():
         steps = ", ".join(f"{b.bound:.3g} up to dH = {b.upper:.4g}" for b in bins)
         lines[f"  {symbol}"] = f"{steps} (eV/Å)"
+    return lines
+
+
+def _list_residuals(residuals: Sequence[Residuals]) -> dict[str, str]:
+    lines = dict[str, str]()
+    for number, one in enumerate(residuals, 1):
+        said = one.describe()
+        rows = f"{said['labelled']} of {said['rows']} environments"
+        lines["residuals" if number == 1 else f"residuals {number}"] = (
+            f"of {one.name} ({one.origin}): {rows}; mean {said['mean']:.4g} eV/Å"
+        )
     return lines

@@ -27,8 +27,8 @@ from ..errors import Halted, InputError, MissingExtraError, OutputError, SourceE
 from ..files import write_atomically
 from ..labelling import EXECUTORS, STATES, Entry, Labelling, Oracle, Queue, check_labels, digest, label, make_executor
 from ..sources import read_all, read_atoms, read_labelled
-from ..toml import make_settings, read_toml, tomllib
 from . import EXIT_CODES
+from .calculators import keywords_option, read_oracle
 from .datasets import reading_options
 from .results import format_facts, format_table
 
@@ -204,26 +204,11 @@ def _format_date(seconds: float) -> str:
 # -- label -------------------------------------------------------------------------------------------------------------
 
 
-def _convert_keywords(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
-    """Convert an option: NAME=VALUE pairs to a dict. A value that is no TOML is a text."""
-    keywords: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name.isidentifier() and equals):
-            raise click.BadParameter(f"NAME=VALUE, not {text!r}")
-        try:
-            keywords[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            keywords[name] = value
-    return keywords
-
-
 @click.command("label")
 @click.argument("queue_address", metavar="QUEUE")
 @click.option("--calculator", required=True,
               help="A TOML file of an oracle or of a loop, or the import path of an ASE calculator.")  # fmt: skip
-@click.option("--keyword", "keywords", multiple=True, metavar="NAME=VALUE", callback=_convert_keywords,
-              help="Of the calculator; VALUE as in TOML, or a text. May be repeated.")  # fmt: skip
+@keywords_option
 @click.option("--wall-time", type=float, help="Seconds that a frame may take.  [default: that of the file, or 3600]")
 @click.option("--max-force", type=float, help="In eV/Å; larger is not believed.  [default: that of the file, or 50]")
 @click.option("--executor", "kind", default="local", show_default=True, type=click.Choice(EXECUTORS))
@@ -259,7 +244,7 @@ def label_command(
     tried; 3 told to stop, by Ctrl-C or SIGTERM.
     """
     keys = {name: reading.pop(name) for name in ("energy_key", "forces_key", "stress_key")}
-    oracle = _read_oracle(calculator, keywords, options | keys)
+    oracle = read_oracle(calculator, keywords, options | keys)
     reading |= oracle.label_keys()
     queue = Queue(queue_address, tries=tries, lease=lease, create=False)
     with _catch_signals() as stop, _show_view() as view:
@@ -276,22 +261,6 @@ def label_command(
             code = EXIT_CODES["failed" if nothing else "finished"]
     click.echo(view.summary(queue))
     raise click.exceptions.Exit(code)
-
-
-def _read_oracle(calculator: str, keywords: dict[str, Any], options: dict[str, Any]) -> Oracle:
-    """Read the oracle from its file, the file of a loop or an import path. Options replace what the file says."""
-    path = Path(calculator)
-    values: dict[str, Any]
-    values = read_toml(path) if path.suffix == ".toml" or path.is_file() else {"calculator": calculator}
-    if isinstance(values.get("oracle"), dict):  # the file of a loop
-        from ..learning import LearnConfig
-
-        values = LearnConfig.make(values, calculator).oracle.oracle().model_dump()
-    values |= {name: value for name, value in options.items() if value is not None}
-    given = values.get("keywords", {})
-    if keywords and isinstance(given, dict):
-        values["keywords"] = {**given, **keywords}
-    return make_settings(Oracle, values, calculator)
 
 
 def _check(

@@ -6,9 +6,12 @@ from ._data import Reference
 from ._force_error import fit_error_bound
 from ._index import Index
 from ._live import Learned, Lesson, Live
+from ._matching import match_residuals
+from ._residuals import ORIGINS, Residuals
 from ._thresholds import Calibration, ErrorBin, ErrorBound, check_threshold, resolve_threshold
 
 __all__ = [
+    "ORIGINS",
     "Calibration",
     "ErrorBin",
     "ErrorBound",
@@ -17,9 +20,11 @@ __all__ = [
     "Lesson",
     "Live",
     "Reference",
+    "Residuals",
     "calibrate",
     "check_threshold",
     "fit_error_bound",
+    "match_residuals",
     "mean_volume",
     "resolve_threshold",
     "volume_per_atom",

@@ -24,6 +24,7 @@ from ..kernels.blocks import order_of
 from ..kernels.threads import over_rows
 from ..machine import find_versions
 from ._data import IndexData, find_parts
+from ._residuals import extend_residuals
 
 __all__ = [
     "LONGEST",
@@ -394,6 +395,7 @@ def _add_rows(
         "sources": list(sources),
         "versions": find_versions(),
     }
+    made = arrange(all_rows, all_numbers, index.descriptor.by_centre, threads)
     return replace(
         index,
         frame_offsets=np.concatenate([index.frame_offsets, n + np.cumsum(sizes)]),
@@ -401,9 +403,10 @@ def _add_rows(
         # The provenance of generation 0, and an entry for each later generation.
         provenance={**index.provenance, "generations": [*index.provenance.get("generations", []), entry]},
         calibration=None,
+        residuals=extend_residuals(index.residuals, index.order, made.order),
         path=None,
         hash=None,
-        **arrange(all_rows, all_numbers, index.descriptor.by_centre, threads)._asdict(),
+        **made._asdict(),
     )
 
 

@@ -24,6 +24,7 @@ from ..frame import as_frames
 from ..information import Blocks, Precision, log_kernel_sum, log_kernel_sum_of_few, pack
 from ..kernels import kernel_sum, search
 from ..kernels.threads import over_rows
+from ._residuals import Residuals, find_residuals
 from ._thresholds import Calibration
 
 __all__ = [
@@ -311,6 +312,7 @@ class IndexData:
     provenance: dict[str, Any] = field(default_factory=dict)
     frame_groups: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    residuals: tuple[Residuals, ...] = ()
     path: Path | None = None
     hash: str | None = None
 
@@ -362,6 +364,16 @@ class IndexData:
             "bandwidth": self.bandwidth,
             **{key: value for key, value in asdict(self.descriptor).items() if key != "elements"},
         }
+
+    def residuals_of(self, name: str | None = None) -> Residuals:
+        """Return the residuals of a potential; without a `name`, those of the only one.
+
+        Raises
+        ------
+        InputError
+            The index has no residuals, or none of this potential, or those of several, and no name is given.
+        """
+        return find_residuals(self.residuals, name, str(self.path or "the index"))
 
     def log_kernel_sum(
         self, query: Any, threads: int | None = None, *, precision: Precision = "double"

@@ -30,6 +30,7 @@ from ..files import write_atomically
 from ..information import check_bandwidth
 from ._build import arrange
 from ._data import HASHED, IndexData, MappedFile, State, fingerprint, limit_layout, read_state
+from ._residuals import Residuals, check_several, read_entries
 from ._thresholds import Calibration, is_count
 from ._verification import check_provenance, check_rows, check_sections
 
@@ -61,7 +62,10 @@ TREE: dict[str, tuple[str, int]] = {
     "node_radius": ("<f4", 1),
     "node_spread": ("<f4", 1),
 }
-_KNOWN = SECTIONS | TREE
+# The residuals of potentials. Most files have none.
+RESIDUALS: dict[str, tuple[str, int]] = {"residuals": ("<f4", 2)}
+_KNOWN = SECTIONS | TREE | RESIDUALS
+_WHOLE = (set(SECTIONS), set(SECTIONS | TREE), set(_KNOWN))  # the sections that a file can have
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -78,7 +82,12 @@ def save_index(index: IndexData, path: Path) -> None:
         "frame_groups": list(index.frame_groups),
         "calibration": None if index.calibration is None else index.calibration.to_json(),
     }
-    arrays = {name: np.ascontiguousarray(getattr(index, name), dtype=dtype) for name, (dtype, _) in _KNOWN.items()}
+    kept = SECTIONS | TREE
+    arrays = {name: np.ascontiguousarray(getattr(index, name), dtype=dtype) for name, (dtype, _) in kept.items()}
+    if index.residuals:
+        check_several(index.residuals, len(index))
+        header["residuals"] = [one.to_json() for one in index.residuals]
+        arrays["residuals"] = np.array([one.values for one in index.residuals], RESIDUALS["residuals"][0])
     # A file that cannot be opened again is not written.
     check_provenance(index.provenance, index.generation)
     check_sections(index.descriptor, header | {"calibration": index.calibration}, arrays)
@@ -155,6 +164,7 @@ def _make_index(kind: type[T], path: Path, header: dict[str, Any], sections: dic
     if "order" not in sections:
         sections |= arrange(sections["rows"], sections["numbers"], descriptor.by_centre, 1)._asdict()
     sections["rows"].flags.writeable = False
+    pairs = zip(header.get("residuals", ()), sections.pop("residuals", ()), strict=True)
     return kind(
         descriptor=descriptor,
         bandwidth=header["bandwidth"],
@@ -165,6 +175,7 @@ def _make_index(kind: type[T], path: Path, header: dict[str, Any], sections: dic
         hash=header["hash"],
         frame_groups=tuple(header.get("frame_groups", ())),
         calibration=header.get("calibration"),
+        residuals=tuple(Residuals(**entry, values=values) for entry, values in pairs),
         **sections,
     )
 
@@ -249,8 +260,10 @@ def _check_header(header: dict[str, Any]) -> None:
     check_provenance(header["provenance"], header["generation"])
     if not isinstance(header["elements"], list) or not all(isinstance(e, str) for e in header["elements"]):
         raise ValueError(f"elements {header['elements']!r}")
-    if not isinstance(header["sections"], dict) or set(header["sections"]) not in (set(SECTIONS), set(_KNOWN)):
+    if not isinstance(header["sections"], dict) or set(header["sections"]) not in _WHOLE:
         raise ValueError("sections")
+    if bool(read_entries(header.get("residuals", []))) != ("residuals" in header["sections"]):
+        raise ValueError("residuals")
     groups = header.get("frame_groups", [])
     if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
         raise ValueError("frame_groups")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..information import DEFAULT_BANDWIDTH
 from ._build import build_index, build_own_index, extend_index
 from ._data import IndexData
 from ._file import open_index, save_index, verify_index
+from ._residuals import Residuals, check_several
 
 __all__ = ["Index"]
 
@@ -55,6 +57,8 @@ class Index(IndexData):
         (n_frames,) the group of every frame, if the frames were given with one; else empty.
     calibration
         What `calibrate` returned, or None.
+    residuals
+        The force errors of potentials on the rows, a `Residuals` for each potential; `with_residuals` sets them.
     """
 
     @classmethod
@@ -147,7 +151,8 @@ class Index(IndexData):
         """Return the next generation: an index of this reference and more frames. This one does not change.
 
         The new index has the descriptor, the bandwidth and the `centre` of this one. So its rows stay what they are,
-        and no dH rises. It has no calibration, which belongs to one generation: `calibrate` makes the new one.
+        and no dH rises. It has no calibration, which belongs to one generation: `calibrate` makes the new one. The old
+        rows keep their residuals, and those of the new rows are nan.
 
         Parameters
         ----------
@@ -171,6 +176,22 @@ class Index(IndexData):
             There is a new element, and the descriptor has blocks of single elements ("full", "neighbours").
         """
         return extend_index(self, frames, frame_offsets, sources, threads)
+
+    def with_residuals(self, *residuals: Residuals) -> Index:
+        """Return an index that has these residuals and no others. This one does not change.
+
+        ``index.with_residuals(*index.residuals, made)`` adds those of one more potential. `match_residuals` makes
+        residuals of labelled frames.
+
+        Raises
+        ------
+        InputError
+            They are those of another number of rows, or two of them have one name.
+        """
+        check_several(residuals, len(self))
+        made = replace(self, residuals=residuals, path=None, hash=None)
+        made.mapped = self.mapped  # it has the same rows
+        return made
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Index:

@@ -22,6 +22,7 @@ from ..kernels.jit import kernel
 from ..kernels.search import FAN, Tree, levels
 from ._build import LONGEST
 from ._data import IndexData, find_parts
+from ._residuals import check_residuals
 from ._thresholds import Calibration, is_count
 
 __all__ = ["check_provenance", "check_rows", "check_sections"]
@@ -78,6 +79,7 @@ def check_sections(
         _check_tree(descriptor.by_centre, sections)
     if header.get("calibration") is not None:
         _check_calibration(header["calibration"], sections)
+    check_residuals(header.get("residuals", ()), sections.get("residuals"), n)
 
 
 def _check_elements(

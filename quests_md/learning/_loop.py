@@ -21,6 +21,7 @@ from ..sources import read_labelled
 from ..training._records import TrainingRecord, write_record
 from . import _stages as stages
 from ._loop_folder import COLUMNS, Exploration, Folder, Generation, Labelled, Row, State, read_file
+from ._residual_stage import fill_residuals
 from ._settings import LearnConfig
 from ._stages import Reporter, Silent, Work
 
@@ -125,6 +126,7 @@ def _run_generations(work: Work) -> LearnResult:
     stages.verify_index(work, first)
     for generation in itertools.count(first):
         stages.train_potential(work, generation)
+        fill_residuals(work, generation)
         explorations, ids = stages.run_explorations(work, generation), list[int]()
         result = _find_end(work, generation, explorations, any(one.n_candidates for one in explorations))
         if result is None:
@@ -199,6 +201,7 @@ def _record_generation(work: Work, generation: int, explorations: list[Explorati
     training = read_file(TrainingRecord, folder.trained(generation))
     seconds = work.state.seconds.get(str(generation), {})
     row = _make_row(work, generation, explorations, labels, training, seconds)
+    known = Index.open(folder.index(generation)).residuals
     record = Generation(
         generation=generation,
         ended=ended,
@@ -206,6 +209,7 @@ def _record_generation(work: Work, generation: int, explorations: list[Explorati
         training=training,
         explorations=[exploration.relative_to(folder.path) for exploration in explorations],
         labels=labels,
+        residuals=known[0].describe() if known else None,
         files=_hash_files(folder, generation),
         seconds=seconds,
         row=row,
@@ -269,7 +273,6 @@ def _hash_files(folder: Folder, generation: int) -> dict[str, str]:
     """Return the SHA-256 of the files of a generation, by their paths in the folder."""
     paths = [
         folder.index(generation),
-        folder.index(generation + 1),
         folder.selected(generation),
         folder.labelled(generation),
     ]

@@ -308,8 +308,11 @@ class Generation(pydantic.BaseModel):
         The content of training.json.
     explorations, labels
         Results of the explorations; ids of the labelled frames.
+    residuals
+        What the residuals of the potential in the index are: name, fingerprint, origin, of how many rows they are
+        (`labelled` of `rows`), and their mean in eV/Å; None if there are none, and in earlier files.
     files
-        SHA-256 of each file of the generation.
+        SHA-256 of each file of the generation. The index of the next one is in the record of that: it gets residuals.
     seconds
         Seconds that each stage took.
     row
@@ -322,6 +325,7 @@ class Generation(pydantic.BaseModel):
     training: TrainingRecord
     explorations: list[Exploration]
     labels: Labelled
+    residuals: dict[str, Any] | None = None
     files: dict[str, str]
     seconds: dict[str, float]
     row: Row

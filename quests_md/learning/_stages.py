@@ -32,8 +32,9 @@ from ._loop_folder import Exploration, Folder, Job, Labelled, Selected, Selected
 from ._settings import Explore, LearnConfig
 
 __all__ = [
-    "Candidate", "Reporter", "Silent", "Work", "extend_index", "is_covered", "label_frames", "list_labels_before",
-    "make_jobs", "prepare", "run_explorations", "select", "select_frames", "train_potential", "verify_index",
+    "Candidate", "Reporter", "Silent", "Work", "extend_index", "is_covered", "label_frames", "list_frames",
+    "list_labels_before", "make_jobs", "prepare", "run_explorations", "select", "select_frames", "train_potential",
+    "verify_index",
 ]  # fmt: skip
 
 
@@ -177,12 +178,18 @@ def train_potential(work: Work, generation: int) -> None:
     if work.folder.trained(generation).exists():
         return
     keys = work.config.oracle.label_keys()
-    frames = [atoms for file in work.config.training for atoms in read_labelled(file, **keys)]
-    frames += _fetch_frames(work, list_labels_before(work, generation))
+    frames = list_frames(work, generation)
     held_out = [atoms for file in work.config.held_out for atoms in read_labelled(file, **keys)]
     started, seed = work.begin(generation, "train", len(frames)), work.seed(generation, 0)
     train(make_trainer(work.config.trainer), frames, held_out, work.folder.training(generation), seed=seed)
     work.end(generation, "train", started)
+
+
+def list_frames(work: Work, generation: int) -> list[ase.Atoms]:
+    """Return the labelled frames that the potential of a generation is trained on, and its index is made of."""
+    keys = work.config.oracle.label_keys()
+    frames = [atoms for file in work.config.training for atoms in read_labelled(file, **keys)]
+    return frames + _fetch_frames(work, list_labels_before(work, generation))
 
 
 def list_labels_before(work: Work, generation: int) -> list[int]:

@@ -2,6 +2,8 @@
 
 from ._labels import find_label, name_what_is_there
 from ._reading import (
+    MODEL_FORCES,
+    ReadForces,
     ReadFrame,
     Reading,
     describe_source,
@@ -10,12 +12,14 @@ from ._reading import (
     read_atoms,
     read_descriptors,
     read_force_errors,
+    read_forces,
     read_frames,
     read_labelled,
     to_frame,
 )
 
 __all__ = [
-    "ReadFrame", "Reading", "describe_source", "find_label", "name_source", "name_what_is_there", "read_all",
-    "read_atoms", "read_descriptors", "read_force_errors", "read_frames", "read_labelled", "to_frame",
+    "MODEL_FORCES", "ReadForces", "ReadFrame", "Reading", "describe_source", "find_label", "name_source",
+    "name_what_is_there", "read_all", "read_atoms", "read_descriptors", "read_force_errors", "read_forces",
+    "read_frames", "read_labelled", "to_frame",
 ]  # fmt: skip

@@ -26,6 +26,8 @@ from ._labels import find_label, name_what_is_there, set_labels
 from ._lammps_types import LAMMPS_DATA, LammpsTypes, is_lammps_data, name_species
 
 __all__ = [
+    "MODEL_FORCES",
+    "ReadForces",
     "ReadFrame",
     "Reading",
     "describe_source",
@@ -34,11 +36,13 @@ __all__ = [
     "read_atoms",
     "read_descriptors",
     "read_force_errors",
+    "read_forces",
     "read_frames",
     "read_labelled",
     "to_frame",
 ]
 
+MODEL_FORCES = "model_forces"  # name of the forces of the model that made a frame
 _SELECTION = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
 
 
@@ -109,6 +113,36 @@ class ReadFrame(NamedTuple):
     def text(self) -> FrameText:
         """The frame as extended XYZ: as it stands in its file, or, from another format, all that ASE reads."""
         return self.written or FrameText(format_atoms(self.atoms).decode("utf-8", "surrogateescape"))
+
+
+class ReadForces(NamedTuple):
+    """A labelled frame, and the forces of a model on it.
+
+    Attributes
+    ----------
+    where
+        Names the frame in errors.
+    frame
+        The frame.
+    atoms
+        The ``ase.Atoms`` that it views.
+    oracle
+        (n_env, 3) forces of the oracle on the environments of the frame, in eV/Å.
+    model
+        (n_env, 3) forces of the model, in eV/Å; None if they are not known.
+    """
+
+    where: str
+    frame: Frame
+    atoms: Any
+    oracle: NDArray[np.float64]
+    model: NDArray[np.float64] | None
+
+    def errors(self) -> NDArray[np.float64]:
+        """Return the force error (n_env,) of each environment: the norm of the difference, in eV/Å."""
+        assert self.model is not None
+        error: NDArray[np.float64] = np.linalg.norm(self.oracle - self.model, axis=1)
+        return error
 
 
 def read_frames(source: str | os.PathLike[str], group_key: str | None = None, **how: Any) -> Iterator[Frame]:
@@ -183,16 +217,46 @@ def read_force_errors(
     SourceError
         As `read_frames`; or a frame lacks one of the forces, or a force is not finite.
     """
+    for found in read_forces(source, group_key, **how):
+        yield found.frame, found.errors()
+
+
+def read_forces(
+    source: str | os.PathLike[str], group_key: str | None = None, model_key: str | None = MODEL_FORCES, **how: Any
+) -> Iterator[ReadForces]:
+    """Iterate over labelled frames, with the forces of the oracle and, if the file has them, those of a model.
+
+    Parameters
+    ----------
+    source, group_key, how
+        As in `read_force_errors`.
+    model_key
+        Name of the model's forces, an array or a label, which each frame must have; None: they are not read.
+
+    Raises
+    ------
+    SourceError
+        As `read_force_errors`.
+    """
     key = Reading(**how).forces_key
     for count, (frame, atoms, _) in enumerate(read_all(source, group_key, **how)):
         where = f"{source}: frame {count}"
-        oracle, model = find_label(atoms, "forces", key, where), atoms.arrays.get("model_forces")
-        for name, forces in ((f"{key or 'forces'} (the oracle's)", oracle), ("model_forces (the model's)", model)):
-            if forces is None or np.shape(forces) != (len(atoms), 3) or not np.isfinite(forces).all():
-                raise SourceError(
-                    f"{where} needs {name}: three finite numbers, in eV/Å, for each atom. {name_what_is_there(atoms)}"
-                )
-        yield frame, np.linalg.norm(np.asarray(oracle) - np.asarray(model), axis=1)[frame.centres]
+        oracle = _take_forces(atoms, key or "forces", find_label(atoms, "forces", key, where), "oracle", where)
+        model = None
+        if model_key is not None:
+            model = _take_forces(atoms, model_key, find_label(atoms, "forces", model_key, where), "model", where)
+            model = model[frame.centres]
+        yield ReadForces(where, frame, atoms, oracle[frame.centres], model)
+
+
+def _take_forces(atoms: Any, key: str, forces: Any, whose: str, where: str) -> NDArray[np.float64]:
+    if forces is None or not np.isfinite(forces).all():
+        raise SourceError(
+            f"{where} needs {key} (the {whose}'s): three finite numbers, in eV/Å, for each atom. "
+            f"{name_what_is_there(atoms)}"
+        )
+    taken: NDArray[np.float64] = np.asarray(forces)
+    return taken
 
 
 def read_labelled(source: str | os.PathLike[str], **how: Any) -> Iterator[Any]:
@@ -485,7 +549,7 @@ def to_frame(atoms: Any, count: int = 0, group: str | None = None) -> Frame:
     ids = _to_ids(atoms.arrays.get("id", atoms.arrays.get("ids")))
     # Outside the core, the environments of a cut-out exist in no simulation: an index must not learn them.
     core = atoms.arrays.get("core") if info.get("cutout") else None
-    forces = atoms.arrays.get("model_forces")
+    forces = atoms.arrays.get(MODEL_FORCES)
     step, time = _read_step(info, count), _to_number(info.get("time"))
     return Frame.from_atoms(atoms, step, time, ids=ids, watched=core, forces=forces, group=group)
 

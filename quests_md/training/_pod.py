@@ -84,6 +84,7 @@ class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, a
 
     name: ClassVar[str] = "pod"
     masks: ClassVar[bool] = False
+    quick: ClassVar[bool] = True  # so a loop repeats the fit for each fold of a cross-validation
 
     parameters: Annotated[dict[str, float], pydantic.AfterValidator(_check_names)] = {}
     energy_weight: float = pydantic.Field(100.0, ge=0.0)

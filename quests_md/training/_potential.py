@@ -18,7 +18,7 @@ from ..errors import ElementError, MissingExtraError, TrainingError
 from ..labelling._oracle_settings import FOLDER, Oracle, call_tables, fill_folder
 from ._records import PotentialRecord, read_record, write_record
 
-__all__ = ["Potential", "check_commands"]
+__all__ = ["Potential", "check_commands", "lammps_oracle", "quote"]
 
 _FILE = "potential.json"
 _COMMANDS = ("pair_style", "pair_coeff", "pair_modify", "kspace_style", "kspace_modify")
@@ -108,11 +108,7 @@ class Potential:
     def _fill_word(self, word: str) -> str:
         if FOLDER not in word:
             return word
-        word = word.replace(FOLDER, str(self.folder))
-        quote = next((q for q in ('"', "'") if q not in word), None)
-        if quote is None or any(letter in word for letter in "\n\r"):
-            raise TrainingError(f"{self.folder}: LAMMPS cannot read a path with quotes of both kinds or several lines")
-        return f"{quote}{word}{quote}" if any(letter in word for letter in " \t$&#\"'") else word
+        return quote(word.replace(FOLDER, str(self.folder)))
 
     def keywords(self) -> dict[str, Any]:
         """Return `calculator` with the path of the folder."""
@@ -153,6 +149,25 @@ def open_calculator(folder: str, written: int) -> Any:
     return Potential.open(folder).ase_calculator()
 
 
+def lammps_oracle(commands: Sequence[str], elements: Sequence[str]) -> Oracle:
+    """Return a potential as an oracle for `compute`: commands in `units metal`, and the elements of the atom types."""
+    keywords: dict[str, pydantic.JsonValue] = {"commands": list(commands), "elements": list(elements)}
+    return Oracle(calculator=f"{__name__}:open_commands", keywords=keywords, max_force=math.inf)
+
+
+def open_commands(commands: Sequence[str], elements: Sequence[str]) -> Any:
+    """Return an ASE calculator that runs LAMMPS as a library with these commands."""
+    return _LammpsLibrary(commands, elements)
+
+
+def quote(word: str) -> str:
+    """Return a word of a command as LAMMPS reads it; `TrainingError` if it cannot."""
+    mark = next((q for q in ('"', "'") if q not in word), None)
+    if mark is None or any(letter in word for letter in "\n\r"):
+        raise TrainingError(f"{word}: LAMMPS cannot read a path with quotes of both kinds or several lines")
+    return f"{mark}{word}{mark}" if any(letter in word for letter in " \t$&#\"'") else word
+
+
 def check_commands(commands: tuple[str, ...]) -> None:
     """Raise `TrainingError` if a command of LAMMPS does not define a potential."""
     for command in commands:
@@ -186,6 +201,9 @@ class _LammpsLibrary(LAMMPSlib):  # type: ignore[misc]
         LAMMPS is not installed.
     """
 
+    lmp: Any
+    initialized: bool
+
     def __init__(self, commands: Sequence[str], elements: Sequence[str]) -> None:
         try:
             from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
@@ -211,8 +229,18 @@ class _LammpsLibrary(LAMMPSlib):  # type: ignore[misc]
             self.previous_atoms_numbers: list[int] = []
         if not self.initialized:
             self._made_for = placed
-        super().calculate(placed, properties, system_changes)
+        try:
+            super().calculate(placed, properties, system_changes)
+        except BaseException:
+            self._abandon()
+            raise
         self.atoms = atoms.copy()  # what the results are compared with
+
+    def _abandon(self) -> None:
+        """Leave a LAMMPS in which something has failed, and never close it: what is half made in it may crash then."""
+        if self.lmp is not None:
+            self.lmp.lmp, self.lmp.opened = None, 0
+        self.lmp, self.initialized, self._made_for = None, False, None
 
 
 def _is_same_system(one: Any, other: Any) -> bool:

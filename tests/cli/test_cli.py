@@ -409,6 +409,7 @@ VERBS = {
     "index verify": ["si.qindex"],
     "index calibrate": ["si.qindex"],
     "index extend": ["si.qindex", "md.xyz", "-o", "new"],
+    "index residuals": ["si.qindex", "md.xyz"],
     "dh": ["md.xyz", "--index", "si.qindex", "-o", "new.npy"],
     "overlap": ["md.xyz", "--index", "si.qindex"],
     "entropy": ["si.qindex"],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
 
 import numpy as np
 import pytest
-from forging import PREFIX, REUSED, forge, forge_calibration, forge_spec, forged, header_of, refuse
+from forging import PREFIX, REUSED, forge, forge_calibration, forge_spec, forged, header_of, refuse, with_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from indexes import silicon_frames, silicon_index, written
@@ -195,20 +194,6 @@ def test_a_header_with_a_right_calibration_and_one_of_an_earlier_version_are_rea
     early = {key: value for key, value in header.items() if key not in ("calibration", "frame_groups")}
     index = Index.open(written(tmp_path, forged(content, early)))
     assert (index.calibration, index.frame_groups) == (None, ())
-
-
-def with_values(content, change):
-    """Return an index whose sections `change` has written to, with checksums that are right."""
-    text, values = header_of(content)
-    header, values = json.loads(text), bytearray(values)
-    arrays = {
-        name: np.frombuffer(values, e["dtype"], int(np.prod(e["shape"])), e["offset"]).reshape(e["shape"])
-        for name, e in header["sections"].items()
-    }
-    change(arrays)
-    for name, array in arrays.items():
-        header["sections"][name]["sha256"] = hashlib.sha256(array.tobytes()).hexdigest()
-    return forged(content, header)[: -len(values)] + bytes(values)
 
 
 OFFSETS = "frame_offsets: the frame offsets do not divide the rows"

@@ -29,10 +29,15 @@ from quests_md.errors import (
     TrainingError,
 )
 from quests_md.files import FolderLock
+from quests_md.index import Residuals
 from quests_md.labelling import Labels, Queue, digest
 from quests_md.learning import learn
 from quests_md.learning._loop import COLUMNS
-from quests_md.training import Potential
+from quests_md.learning._loop_folder import Folder, State
+from quests_md.learning._residual_stage import fill_residuals
+from quests_md.learning._stages import Work
+from quests_md.training import PodTrainer, Potential
+from quests_md.training._model_forces import fingerprint_potential
 
 pytestmark = pytest.mark.lammps
 
@@ -76,7 +81,7 @@ def test_it_converges(finished):
 def test_the_stages_come_in_their_order(finished):
     _, result, heard = finished
     assert heard.stages[:2] == [(0, "check"), (0, "index")]
-    one = ["train", "explore", "select", "label", "extend"]
+    one = ["train", "residuals", "explore", "select", "label", "extend"]
     for generation in range(result.generation):
         assert [name for g, name in heard.stages[2:] if g == generation and name != "confirm"] == one
     assert heard.stages[-1][1] in ("explore", "confirm")
@@ -131,9 +136,78 @@ def test_learning_csv_has_a_row_for_each_generation(finished):
     assert int(rows[-1]["labels"]) == result.labels
 
 
+def test_each_index_has_the_residuals_of_its_potential_from_fits_without_the_frame(finished):
+    folder, result, _ = finished
+    for generation in range(result.generation + 1):
+        index = Index.open(folder / "out" / f"index-{generation:03d}.qindex")
+        residuals = index.residuals_of()
+        assert residuals.describe() == record(folder, generation)["residuals"]
+        assert (residuals.name, residuals.origin) == (f"generation-{generation:03d}", "cross-validated")
+        potential = Potential.open(folder / "out" / f"generation-{generation:03d}" / "training")
+        assert residuals.fingerprint == fingerprint_potential(potential)
+        assert residuals.labelled == len(index)
+        errors = record(folder, generation)["training"]["errors"]
+        rmse = np.sqrt((residuals.values.astype(float) ** 2).mean() / 3)
+        assert errors["training"]["force_rmse"] < rmse < 10 * errors["held_out"]["force_rmse"]
+        assert not (folder / "out" / f"generation-{generation:03d}" / "fold").exists()
+        assert record(folder, generation)["seconds"]["residuals"] > 0
+
+
+def test_a_trainer_that_is_not_quick_has_residuals_of_its_training_data(finished, tmp_path, monkeypatch):
+    folder, _, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "out" / "index-000.qindex"
+    before = Index.open(path)
+    Index.with_residuals(before).save(path)
+    (tmp_path / "out" / "generation-000" / "generation.json").unlink()
+    monkeypatch.setattr(PodTrainer, "quick", False)
+    heard = Heard()
+    work = work_of(tmp_path, heard)
+    fill_residuals(work, 0)
+    made = Index.open(path).residuals_of()
+    assert (made.origin, made.labelled, made.fingerprint) == (
+        "training",
+        len(before),
+        before.residuals_of().fingerprint,
+    )
+    rmse = np.sqrt((made.values.astype(float) ** 2).mean() / 3)
+    assert rmse == pytest.approx(record(folder, 0)["training"]["errors"]["training"]["force_rmse"], rel=1e-4)
+    content = path.read_bytes()
+    fill_residuals(work, 0)  # nothing is left to do
+    assert path.read_bytes() == content
+    assert heard.stages == [(0, "residuals")]
+
+
+def test_a_loop_goes_on_without_residuals(finished, tmp_path, monkeypatch):
+    folder, _, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path, heard = tmp_path / "out" / "index-001.qindex", Heard()
+    index = Index.open(path)
+    old = Residuals("generation-000", "0" * 64, "training", index.residuals_of().values)
+    index.with_residuals(old).save(path)
+
+    def fail(*_, **__):
+        raise TrainingError("no\nfit")
+        yield
+
+    monkeypatch.setattr("quests_md.learning._residual_stage.cross_validate", fail)
+    monkeypatch.setattr("quests_md.learning._residual_stage.compute_forces", fail)
+    fill_residuals(work_of(tmp_path, heard), 1)
+    assert Index.open(path).residuals == ()  # and not those of another potential
+    assert heard.texts == ["no residuals (cross-validated): no fit", "no residuals (training): no fit"]
+
+
+def work_of(folder, heard):
+    made = config(folder, output=str(folder / "out"))
+    where = Folder(folder / "out")
+    state = State.model_validate_json((folder / "out" / "learning.json").read_text())
+    state._path = folder / "out" / "learning.json"
+    return Work(made, where, state, Queue(where.queue), heard, lambda: None)
+
+
 def test_the_records_hash_the_files(finished):
     folder, _, _ = finished
-    files = record(folder, 0)["files"]
+    files = record(folder, 0)["files"] | record(folder, 1)["files"]
     assert {"index-000.qindex", "index-001.qindex", "generation-000/training/training.json"} <= set(files)
     for name, sha256 in files.items():
         assert hashlib.sha256((folder / "out" / name).read_bytes()).hexdigest() == sha256

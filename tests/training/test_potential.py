@@ -45,6 +45,20 @@ def test_a_potential_comes_back_from_wherever_its_folder_is_moved(tmp_path: Path
     assert str(tmp_path) not in (second / "potential.json").read_text()
 
 
+@pytest.mark.lammps
+def test_a_lammps_in_which_a_command_has_failed_crashes_nothing(tmp_path: Path) -> None:
+    """LAMMPS may crash when it is closed with a potential that is half made. The next frame must not pay for that."""
+    (tmp_path / "bad").mkdir()
+    Potential(tmp_path / "bad", ("Si",), ("pair_style eam", "pair_coeff * * absent.eam")).save()
+    Potential(tmp_path, ("Si",), LJ).save()
+    silicon = bulk("Si", cubic=True)
+    for _ in range(2):
+        outcome = compute(Potential.open(tmp_path / "bad").as_oracle(), silicon)
+        assert outcome.problem == "failed"
+        assert "absent.eam" in outcome.reason
+        assert compute(Potential.open(tmp_path).as_oracle(), silicon).labels is not None
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

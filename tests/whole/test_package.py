@@ -112,9 +112,12 @@ HOSTS = {
         "compute",
         "digest",
         "errors",
+        "fingerprint",
         "label",
         "make_executor",
         "make_trainer",
+        "measure_residuals",
+        "read_commands",
         "train",
     ],
     "quests_md.recording": [
@@ -155,7 +158,10 @@ HOSTS = {
         "Potential",
         "Trainer",
         "errors",
+        "fingerprint",
         "make_trainer",
+        "measure_residuals",
+        "read_commands",
         "train",
     ],
     "quests_md.thermo": [

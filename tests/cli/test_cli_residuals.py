@@ -1,0 +1,211 @@
+"""`quests-md index residuals`: from both forces, a calculator or LAMMPS; and what it refuses, with nothing written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+from ase.calculators.singlepoint import SinglePointCalculator
+from click.testing import CliRunner, Result
+from lammps_runs import wheel_potentials
+
+from quests_md import Index, cli
+from quests_md.labelling import compute
+from quests_md.sources import read_forces, read_frames
+from quests_md.training import read_commands
+
+KCAL = 23.0605
+
+
+def run(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli.main, ("index", "residuals", *arguments))
+    assert result.exit_code == code, result.output
+    return result
+
+
+def refuse(*arguments: str, code: int = 1) -> str:
+    """Return what a failing command says, after a check that it has written nothing."""
+    before = {path: path.read_bytes() for path in sorted(Path().rglob("*")) if path.is_file()}
+    result = run(*arguments, code=code)
+    assert {path: path.read_bytes() for path in sorted(Path().rglob("*")) if path.is_file()} == before
+    return result.stderr
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with labelled frames that hold a model's forces, and an index of them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAMMPS_POTENTIALS", wheel_potentials())
+    frames = []
+    for seed in range(6):
+        atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+        atoms.rattle(0.1, seed=seed)
+        model = atoms.copy()
+        model.calc = LennardJones(sigma=2.3, epsilon=0.4, rc=5.0, smooth=False)
+        atoms.arrays["model_forces"] = model.get_forces()
+        atoms.arrays["in_kcal"] = KCAL * model.get_forces()
+        model.calc = EMT()
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=model.get_forces())
+        frames.append(atoms)
+    ase.io.write("cu.extxyz", frames)
+    Index.build(read_frames("cu.extxyz"), threads=1).save("cu.qindex")
+    return tmp_path
+
+
+def test_frames_that_hold_both_forces(files: Path) -> None:
+    shown = run("cu.qindex", "cu.extxyz", "--potential", "LJ").stdout
+    expected = np.concatenate([one.errors() for one in read_forces("cu.extxyz")])
+    assert f"residuals          of LJ (training): 192 of 192 environments; mean {expected.mean():.4g} eV/Å" in shown
+    index = Index.open("cu.qindex")
+    np.testing.assert_allclose(index.residuals_of("LJ").values, expected[index.order], rtol=1e-6)
+    shown = CliRunner().invoke(cli.main, ["index", "info", "cu.qindex", "--json"]).stdout
+    assert json.loads(shown)["residuals"] == [index.residuals_of().describe()]
+    assert len(index.residuals_of().fingerprint) == 64
+
+
+def test_some_frames_in_another_order_into_another_file(files: Path) -> None:
+    before = Path("cu.qindex").read_bytes()
+    options = ("--origin", "held-out", "-o", "new.qindex", "--threads", "1")
+    shown = run("cu.qindex", "cu.extxyz@4", "cu.extxyz@2::-1", *options).stdout
+    assert "of model (held out): 128 of 192 environments" in shown
+    assert Path("cu.qindex").read_bytes() == before
+    index = Index.open("new.qindex")
+    values = np.empty(192)
+    values[index.order] = index.residuals_of().values
+    whole = [one.errors() for one in read_forces("cu.extxyz")]
+    for frame, errors in enumerate(whole):
+        expected = errors if frame in (0, 1, 2, 4) else np.full(32, np.nan)
+        np.testing.assert_allclose(values[32 * frame : 32 * frame + 32], expected, rtol=1e-6)
+
+
+def test_a_calculator_computes_them(files: Path) -> None:
+    options = ("sigma=2.3", "epsilon=0.4", "rc=5.0", "smooth=false")
+    keywords = [word for option in options for word in ("--keyword", option)]
+    shown = run("cu.qindex", "cu.extxyz", "--calculator", "ase.calculators.lj:LennardJones", *keywords).stdout
+    assert "of LennardJones (training): 192 of 192" in shown
+    index = Index.open("cu.qindex")
+    expected = np.concatenate([one.errors() for one in read_forces("cu.extxyz")])
+    np.testing.assert_allclose(index.residuals_of().values, expected[index.order], rtol=1e-5)
+    said = refuse("cu.qindex", "cu.extxyz", "--calculator", "ase.calculators.emt:EMT", "--replace")
+    assert "the model's forces are the oracle's: they differ by at most" in said
+
+
+@pytest.mark.lammps
+def test_lammps_computes_them(files: Path) -> None:
+    Path("eam.txt").write_text("pair_style eam\npair_coeff * * Cu_u3.eam\n")
+    assert "of eam (training): 192 of 192" in run("cu.qindex", "cu.extxyz", "--lammps", "eam.txt").stdout
+    index = Index.open("cu.qindex")
+    model, digest = read_commands("eam.txt", ["Cu"])
+    errors = []
+    for one in read_forces("cu.extxyz", model_key=None):
+        labels = compute(model, one.atoms).labels
+        assert labels is not None
+        errors.append(np.linalg.norm(labels.forces - one.oracle, axis=1))
+    np.testing.assert_allclose(index.residuals_of("eam").values, np.concatenate(errors)[index.order], rtol=1e-6)
+    assert index.residuals_of().fingerprint == digest
+    # Another order of the types: copper is the second one.
+    Path("alloy.txt").write_text("pair_style eam/alloy\npair_coeff * * CuNi.eam.alloy Ni Cu\n")
+    run("cu.qindex", "cu.extxyz", "--lammps", "alloy.txt", "--elements", "Ni Cu", "--add")
+    assert [one.name for one in Index.open("cu.qindex").residuals] == ["eam", "alloy"]
+    said = refuse("cu.qindex", "cu.extxyz", "--lammps", "alloy.txt", "--elements", "Ni Al", "--add", "--potential", "x")
+    assert "cu.extxyz: frame 0: the model fails on it" in said
+    assert "is one for Ni, Al, not for Cu" in said
+    Path("eam.txt").write_text("pair_style eam\npair_coeff * * no_such.eam\n")
+    said = refuse("cu.qindex", "cu.extxyz", "--lammps", "eam.txt", "--replace")
+    assert "frame 0: the model fails on it" in said
+    assert "no_such.eam" in said
+
+
+def test_residuals_that_are_there_are_dropped_or_kept_as_one_says(files: Path) -> None:
+    run("cu.qindex", "cu.extxyz", "--potential", "A")
+    said = refuse("cu.qindex", "cu.extxyz", "--potential", "B")
+    assert "cu.qindex has residuals of A already: --replace drops them, --add keeps them beside those of" in said
+    assert "--add" not in refuse("cu.qindex", "cu.extxyz", "--potential", "A")
+    assert "A already: --replace drops them" in refuse("cu.qindex", "cu.extxyz", "--potential", "A", "--add")
+    shown = run("cu.qindex", "cu.extxyz@:2", "--potential", "B", "--add", "--origin", "cross-validated").stdout
+    assert "residuals          of A (training): 192" in shown
+    assert "residuals 2        of B (cross-validated): 64 of 192" in shown
+    run("cu.qindex", "cu.extxyz", "--potential", "C", "--replace")
+    assert [one.name for one in Index.open("cu.qindex").residuals] == ["C"]
+    assert "give --add or --replace" in refuse("cu.qindex", "cu.extxyz", "--add", "--replace", code=2)
+
+
+def test_an_extension_and_a_calibration_keep_them(files: Path) -> None:
+    run("cu.qindex", "cu.extxyz")
+    frames = ase.io.read("cu.extxyz", ":2")
+    for atoms in frames:
+        atoms.rattle(0.05, seed=3)
+    ase.io.write("more.extxyz", frames)
+    shown = CliRunner().invoke(cli.main, ["index", "extend", "cu.qindex", "more.extxyz", "-o", "new.qindex"]).stdout
+    assert "of model (training): 192 of 256 environments" in shown
+    assert "before           of model (training): 192 of 192 environments" in shown
+    CliRunner().invoke(cli.main, ["index", "calibrate", "new.qindex"])
+    index = Index.open("new.qindex")
+    assert index.calibration is not None
+    assert index.residuals_of().labelled == 192
+
+
+# -- what it refuses ---------------------------------------------------------------------------------------------------
+
+
+def test_forces_in_another_unit(files: Path) -> None:
+    said = refuse("cu.qindex", "cu.extxyz", "--model-forces-key", "in_kcal", "--forces-key", "model_forces")
+    assert "the model's forces are 23.06 times the oracle's: are the model's in kcal/mol/Å rather than eV/Å?" in said
+    said = refuse("cu.qindex", "cu.extxyz", "--forces-key", "in_kcal")
+    assert "the model's forces are 0.04336 times the oracle's: are the oracle's in kcal/mol/Å" in said
+
+
+def test_frames_of_other_data_and_frames_without_labels(files: Path) -> None:
+    frames = ase.io.read("cu.extxyz", ":3")
+    frames[1].rattle(0.1, seed=9)
+    ase.io.write("other.extxyz", frames)
+    said = refuse("cu.qindex", "other.extxyz")
+    assert "1 of 3 labelled frames are not in the reference. The first is other.extxyz: frame 1: 32 of its 32" in said
+    frames[1].calc = None
+    ase.io.write("bare.extxyz", frames[1])
+    assert "bare.extxyz: frame 0 needs forces (the oracle's)" in refuse("cu.qindex", "bare.extxyz")
+    assert "frame 0 needs other (the model's)" in refuse("cu.qindex", "cu.extxyz", "--model-forces-key", "other")
+    silicon = bulk("Si", cubic=True)
+    silicon.arrays["forces"], silicon.arrays["model_forces"] = np.ones((8, 3)), np.zeros((8, 3))
+    ase.io.write("si.extxyz", silicon)
+    assert "Si is not in the index, which knows Cu" in refuse("cu.qindex", "si.extxyz")
+    assert "no such file" in refuse("cu.qindex", "absent.extxyz")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--calculator", "ase.calculators.emt:EMT", "--lammps", "x.txt"), "give --calculator or --lammps"),
+        (("--keyword", "a=1"), "--keyword is for --calculator"),
+        (("--calculator", "ase.calculators.emt:EMT", "--model-forces-key", "x"), "--model-forces-key names forces"),
+        (("--origin", "guess"), "'guess' is not one of 'training', 'held-out', 'cross-validated'"),
+    ],
+)
+def test_options_that_do_not_go_together(files: Path, options: tuple[str, ...], says: str) -> None:
+    assert says in refuse("cu.qindex", "cu.extxyz", *options, code=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--calculator", "nonsense"), "must be an import path"),
+        (("--calculator", "no.such:Thing"), "no.such:Thing cannot be made"),
+        (("--lammps", "absent.txt"), "absent.txt: no file of commands of LAMMPS"),
+        (("--potential", "a\nb"), "the name of a potential is a line of text"),
+        (("-o", "cu.extxyz"), "cu.extxyz exists and is not an index"),
+        (("--elements", "Zz"), "chemical symbols"),
+    ],
+)
+def test_options_that_cannot_be_used(files: Path, options: tuple[str, ...], says: str) -> None:
+    assert says in refuse("cu.qindex", "cu.extxyz", *options)
+
+
+def test_own_descriptors_have_no_frames(files: Path) -> None:
+    Index.from_descriptors(np.random.default_rng(0).normal(size=(20, 4)), 0.1).save("own.qindex")
+    assert "own.qindex holds own descriptors" in refuse("own.qindex", "cu.extxyz")
