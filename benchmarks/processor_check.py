@@ -133,14 +133,14 @@ def _add(a: Array, tile: Array, norm: float, first: int, vector: bool) -> Array:
         else:
             exponents = np.empty(tile.shape[2])
             for r in range(ROWS):
-                _simd_panel.exponents_plain(queries, r, numbers, tile[panel], first, exponents)
+                _simd_panel.exponents_plain(queries, r, numbers, tile[panel], D, first, exponents)
                 out[r, panel] = np.exp2(exponents[0])
     return out
 
 
 @_simd_sum.kernel
 def _add_panels(queries: Array, active: Array, numbers: Array, tile: Array, first: int, sums: Array) -> None:
-    _simd_panel.add_panels(queries, active, numbers, tile, first, sums, None)
+    _simd_panel.add_panels(queries, active, numbers, tile, first, sums, None, None, 0)
 
 
 if __name__ == "__main__":

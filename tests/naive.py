@@ -164,6 +164,19 @@ def squared_distances(query, rows):
     return ((np.asarray(rows, WIDE) - np.asarray(query, WIDE)) ** 2).sum(axis=1)
 
 
+def local_residuals(query, reference, residuals, bandwidth, squarings=0):
+    """Return s(q) = Σ_j w_j e_j / Σ_j w_j in wide precision; w_j is y¹⁶ + 2⁻¹⁸ y, and y_j a power of the kernel."""
+    known = ~np.isnan(residuals)
+    reference, errors = np.asarray(reference, WIDE)[known], np.asarray(residuals, WIDE)[known]
+    found = []
+    for row in np.asarray(query, WIDE):
+        y = -(2.0 ** (squarings - 1)) * ((reference - row) ** 2).sum(axis=1) / (2.0 * WIDE(bandwidth) ** 2)
+        logs = np.logaddexp(16.0 * y, y - 18.0 * np.log(WIDE(2.0)))
+        weights = np.exp(logs - logs.max())
+        found.append((weights * errors).sum() / weights.sum())
+    return np.array(found)
+
+
 def add_panels(queries, numbers, tile, first):
     """Return the terms of six queries with the references of panels, (6, panels·width), as `add_panels` adds them up.
 

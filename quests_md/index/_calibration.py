@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,10 @@ from ..information import log_kernel_sum, pack
 from ._data import IndexData, limit_layout
 from ._thresholds import Calibration
 
-__all__ = ["INDEPENDENT", "SAME", "Rows", "calibrate", "compute_integrated_time", "partition"]
+__all__ = [
+    "INDEPENDENT", "SAME", "Rows", "calibrate", "compute_integrated_time", "find_first_copies", "leave_out",
+    "partition",
+]  # fmt: skip
 
 # Pairs of a query and a reference that a calibration may sum. A core that sums 1.6 pairs in a ns takes 16 s for them,
 # a slow core under a minute. Rows with more columns than this take longer: then it sums fewer pairs.
@@ -199,7 +202,7 @@ def partition(rows: Rows, labels: Sequence[str], bandwidth: float) -> Partition:
     bandwidth
         h, in 1/Å.
     """
-    first = _find_first_copies(rows, SAME * bandwidth)
+    first = find_first_copies(rows, SAME * bandwidth)
     unique = np.flatnonzero(first == np.arange(len(rows)))
     kept: list[list[int]] = []
     longest = 1.0
@@ -218,7 +221,7 @@ def partition(rows: Rows, labels: Sequence[str], bandwidth: float) -> Partition:
     return Partition(frames, groups, len(rows) - len(unique), longest)
 
 
-def _find_first_copies(rows: Rows, tolerance: float) -> NDArray[np.int64]:
+def find_first_copies(rows: Rows, tolerance: float) -> NDArray[np.int64]:
     """Return for every frame the first frame that is a copy of it, or the frame itself.
 
     Frames are copies if each row of one has a row of the other within `tolerance`.
@@ -361,9 +364,7 @@ def sum_left_out(
     """Compute ln K of the rows `asked` over all rows of other groups. Collective.
 
     This does not subtract the sum over the own group from the sum over all rows: if the two are nearly equal, their
-    difference has no correct digits. Instead the groups are put into folds, and each sum has two parts. One part is
-    over the other folds, which are laid out once for all groups of a fold. The other part is over the other groups of
-    the own fold.
+    difference has no correct digits. Instead it adds up the sums over the rows of `leave_out`.
 
     Parameters
     ----------
@@ -383,24 +384,34 @@ def sum_left_out(
     ndarray
         (m,), as exact as single precision allows (max(1e-4, 1e-6·|ln K|)); −inf if there is no other group.
     """
+    out, comm = np.full(len(asked), -np.inf), comm or Serial()
+
+    def work() -> None:
+        for some, others in leave_out(groups, asked, comm.rank, comm.size):
+            out[some] = np.logaddexp(out[some], _sum_over(rows[asked[some]], rows[others], bandwidth, threads))
+
+    together(comm, work)
+    return np.asarray(comm.allgather(out).max(axis=0))  # the sums of other ranks are −inf here
+
+
+def leave_out(
+    groups: NDArray[np.int64], asked: NDArray[np.int64], rank: int = 0, size: int = 1
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield places in `asked`, and rows of other groups: each row that is asked about meets each of these once.
+
+    The groups are put into folds: first come the rows of other folds, which are the same for all groups of a fold, then
+    those of other groups of its own fold. A rank gets the rows that are asked about of some of the folds.
+    """
     _, groups = np.unique(groups, return_inverse=True)
     n_groups = int(groups.max()) + 1
     # With this number of folds, laying out the other folds takes as long as laying out the groups within the folds.
     folds = groups % min(n_groups, max(2, math.isqrt(len(np.unique(groups[asked])))))
-    out, comm = np.full(len(asked), -np.inf), comm or Serial()
-
-    def work() -> None:
-        for fold in np.unique(folds[asked])[comm.rank :: comm.size]:
-            mine = np.flatnonzero(folds[asked] == fold)
-            out[mine] = _sum_over(rows[asked[mine]], rows[folds != fold], bandwidth, threads)
-            inside = np.flatnonzero(folds == fold)
-            for group in np.unique(groups[asked[mine]]):
-                some = mine[groups[asked[mine]] == group]
-                others = rows[inside[groups[inside] != group]]
-                out[some] = np.logaddexp(out[some], _sum_over(rows[asked[some]], others, bandwidth, threads))
-
-    together(comm, work)
-    return np.asarray(comm.allgather(out).max(axis=0))  # the sums of other ranks are −inf here
+    for fold in np.unique(folds[asked])[rank::size]:
+        mine = np.flatnonzero(folds[asked] == fold)
+        yield mine, np.flatnonzero(folds != fold)
+        inside = np.flatnonzero(folds == fold)
+        for group in np.unique(groups[asked[mine]]):
+            yield mine[groups[asked[mine]] == group], inside[groups[inside] != group]
 
 
 def _sum_over(

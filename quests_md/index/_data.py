@@ -21,7 +21,7 @@ from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS, check_elements, name_of
 from ..errors import ElementError, IndexFileError, InputError
 from ..frame import as_frames
-from ..information import Blocks, Precision, log_kernel_sum, log_kernel_sum_of_few, pack
+from ..information import Blocks, Precision, local_residuals, log_kernel_sum, log_kernel_sum_of_few, pack
 from ..kernels import kernel_sum, search
 from ..kernels.threads import over_rows
 from ._residuals import Residuals, find_residuals
@@ -152,6 +152,7 @@ class Part:
     def __init__(self, tree: search.Tree, centre: NDArray[np.float64], bandwidth: float, is_small: bool) -> None:
         self._tree, self._centre, self._bandwidth, self._is_small = tree, centre, bandwidth, is_small
         self._blocks: dict[Precision, Blocks] = {}
+        self._weighed: dict[tuple[str, Precision], Blocks] = {}
         self._question: search.Question | None = None
 
     def log_kernel_sum(
@@ -164,16 +165,65 @@ class Part:
         if blocks is None:
             blocks = self._blocks[precision] = self._lay_out(self._tree.rows, threads, precision)
         out, plain = np.empty(len(query)), None if blocks.vector else 1
-        task = partial(kernel_sum.log_kernel_sum, query, self._centre, blocks, plain, -np.inf, out=out)
+        task = partial(kernel_sum.log_kernel_sum, query, self._centre, blocks, plain, -np.inf, out=out, local=None)
         if threads == 1:
             task(0, len(query))
         else:
             over_rows(task, len(query), threads, kernel_sum.BLOCK)
         return out
 
-    def _lay_out(self, rows: NDArray[np.float32], threads: int | None, precision: Precision) -> Blocks:
+    def _lay_out(
+        self,
+        rows: NDArray[np.float32],
+        threads: int | None,
+        precision: Precision,
+        residuals: NDArray[np.float64] | None = None,
+        squarings: int = 0,
+    ) -> Blocks:
         order = np.arange(len(rows))  # the rows are in the order of the tree already
-        return pack(rows, self._bandwidth, precision, order=order, threads=threads)
+        weighed = {"residuals": residuals, "squarings": squarings}
+        return pack(rows, self._bandwidth, precision, order=order, **weighed, threads=threads)  # type: ignore[arg-type]
+
+    def local_residuals(
+        self,
+        query: NDArray[np.float64],
+        threads: int | None,
+        precision: Precision,
+        residuals: NDArray[np.float64],
+        squarings: int,
+        key: str,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute ln K(q) and s(q) as `Index.local_residuals` does.
+
+        `residuals` (n,) are those of the rows, and `key` tells them from others: their layout is kept.
+        """
+        if not self._is_small:
+            return self._weigh_in_turn(query, threads, precision, residuals, squarings)
+        blocks = self._weighed.get((key, precision))
+        if blocks is None:
+            blocks = self._lay_out(self._tree.rows, threads, precision, residuals, squarings)
+            self._weighed[key, precision] = blocks
+        sums, local = local_residuals(query, blocks, self._centre, threads)
+        return sums, local[:, 0]
+
+    def _weigh_in_turn(
+        self,
+        query: NDArray[np.float64],
+        threads: int | None,
+        precision: Precision,
+        residuals: NDArray[np.float64],
+        squarings: int,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute ln K(q) and s(q) of a large index: lay out some rows at a time, and keep no layout."""
+        rows, total, joined = self._tree.rows, np.full(len(query), -np.inf), None
+        step = limit_layout(rows.shape[1])
+        for first in range(0, len(rows), step):
+            some = slice(first, first + step)
+            blocks = self._lay_out(rows[some], threads, precision, residuals[some], squarings)
+            sums, local = local_residuals(query, blocks, self._centre, threads)
+            total, joined = np.logaddexp(total, sums), join_residuals(joined, local)
+        assert joined is not None  # an index has rows
+        return total, joined[:, 0]
 
     def _sum_in_turn(
         self, query: NDArray[np.float64], threads: int | None, precision: Precision
@@ -207,6 +257,18 @@ class Part:
             task = partial(search.upper_bounds, query, self._tree, ask, memory, out=out, guess=guess)
             over_rows(task, len(query), threads, _SEARCHED)
         return out, guess
+
+
+def join_residuals(one: NDArray[np.float64] | None, other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return s and ln Σ w (n, 2) over two sets of references, of those over each of them; None is no reference."""
+    if one is None:
+        return other
+    total = np.logaddexp(one[:, 1], other[:, 1])
+    s = np.zeros(len(total))
+    for part in (one, other):
+        known = part[:, 1] > -np.inf
+        s[known] += np.exp(part[known, 1] - total[known]) * part[known, 0]
+    return np.column_stack([np.where(total > -np.inf, s, np.nan), total])
 
 
 # -- rows that are a map of a file -------------------------------------------------------------------------------------
@@ -427,6 +489,42 @@ class IndexData:
             The descriptors have another width, or a frame has no descriptor.
         """
         return 0.0 - self.log_kernel_sum(query, threads, precision=precision)  # and not −0
+
+    def local_residuals(
+        self, query: Any, threads: int | None = None, *, potential: str | None = None, precision: Precision = "double"
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute dH against the index, and how wrong a potential is on the references near each query.
+
+        Parameters
+        ----------
+        query, threads, precision
+            As in `delta_entropy`. The local residual is a mean of single-precision residuals.
+        potential
+            The name of the potential, as in `residuals_of`.
+
+        Returns
+        -------
+        tuple
+            dH (n,) in nats; and the local residual s (n,) in eV/Å (`quests_md.information.local_residuals`), nan if
+            none of the references that matter to dH has a residual.
+
+        Raises
+        ------
+        ElementError, InputError
+            As in `delta_entropy` and `residuals_of`.
+        """
+        residuals, rows = self.residuals_of(potential), self._read_query(query, threads)
+        squarings, key = residuals.squarings, residuals.fingerprint + residuals.name
+        values, places = residuals.values.astype(np.float64), find_parts(self.numbers, self.descriptor.by_centre)
+        with self.reading():
+            if not self.descriptor.by_centre:
+                sums, s = self._parts[0].local_residuals(rows, threads, precision, values, squarings, key)
+            else:
+                sums, s = np.empty(len(rows)), np.empty(len(rows))
+                for z, (part, which, own) in zip(np.unique(rows[:, 0]).tolist(), self._split_query(rows), strict=True):
+                    mine = values[slice(*places[z])]
+                    sums[which], s[which] = part.local_residuals(own, threads, precision, mine, squarings, key)
+        return 0.0 - sums, s
 
     def exceeds(self, query: Any, threshold: float, threads: int | None = None) -> NDArray[np.bool_]:
         """Return for every query whether dH > `threshold`. The answer is always right."""

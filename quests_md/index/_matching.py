@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..frame import Frame
 from ._calibration import SAME
 from ._data import IndexData
+from ._local import choose_squarings
 from ._residuals import Residuals
 
 __all__ = ["match_residuals"]
@@ -39,7 +40,7 @@ def match_residuals(
     frames may be missing. A row and an environment match if they have the same element and are nearer than 0.05 h, as
     copies are in a calibration. A row takes the error of the environment that is nearest to it; of several that are
     equally near (copies), their mean. All rows that are copies of each other get the same. A row that matches nothing
-    has no residual.
+    has no residual. `choose_squarings` then chooses the kernel of local residuals.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def match_residuals(
     with index.reading():
         values, known = _average(len(index), search, rows, numbers, errors)
     _refuse_others(~known, owner, where)
-    return Residuals(name, fingerprint, origin, values)
+    return choose_squarings(index, Residuals(name, fingerprint, origin, values), threads)
 
 
 def _describe(

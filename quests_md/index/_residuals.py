@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ._thresholds import is_count
 
 __all__ = [
     "ORIGINS",
+    "SQUARINGS",
     "Residuals",
     "check_residuals",
     "check_several",
@@ -25,6 +27,7 @@ __all__ = [
 ORIGINS: Final = ("training", "held out", "cross-validated")
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+SQUARINGS = (0, 1, 2)
 _MOST_NAME = 200  # characters
 # No force error is larger, in eV/Å. So no sum of residuals overflows, not even in single precision.
 _LARGEST = 1e9
@@ -46,6 +49,9 @@ class Residuals:
     values
         (n_env,) float32, the error |F_model − F_oracle| of each row of the index in eV/Å, in the order of its rows; nan
         where there is no label. ``values[index.order]`` sorts values that are in the order of the frames.
+    squarings
+        How narrow the kernel of `Index.local_residuals` is: 0, 1 or 2, each √2 times narrower than the one before.
+        `match_residuals` chooses the one that ranks the residuals of the reference best.
 
     Raises
     ------
@@ -57,9 +63,10 @@ class Residuals:
     fingerprint: str
     origin: str
     values: NDArray[np.float32]
+    squarings: int = 0
 
     def __post_init__(self) -> None:
-        _check_entry(self.name, self.fingerprint, self.origin)
+        _check_entry(self.name, self.fingerprint, self.origin, self.squarings)
         values = np.array(self.values, np.float32)  # a copy: nobody else changes them
         _check_values(f"the residuals of {self.name}", values)
         values.flags.writeable = False
@@ -70,9 +77,9 @@ class Residuals:
         """How many rows have a residual."""
         return int(np.count_nonzero(~np.isnan(self.values)))
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         """Return all but the values as data of the header of an index file."""
-        return {"name": self.name, "fingerprint": self.fingerprint, "origin": self.origin}
+        return {name: getattr(self, name) for name in ("name", "fingerprint", "origin", "squarings")}
 
     def describe(self) -> dict[str, Any]:
         """Return what a log must hold: what the header says, and of how many rows, with their mean error (eV/Å)."""
@@ -80,13 +87,15 @@ class Residuals:
         return {**self.to_json(), "labelled": self.labelled, "rows": len(self.values), "mean": mean}
 
 
-def _check_entry(name: Any, fingerprint: Any, origin: Any) -> None:
+def _check_entry(name: Any, fingerprint: Any, origin: Any, squarings: Any) -> None:
     if not (isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= _MOST_NAME):
         raise InputError(f"residuals: the name of a potential is a line of text, not {str(name)[:50]!r}")
     if not (isinstance(fingerprint, str) and _FINGERPRINT.fullmatch(fingerprint)):
         raise InputError(f"residuals of {name}: a fingerprint is 64 hexadecimal digits, not {str(fingerprint)[:70]!r}")
     if origin not in ORIGINS:
         raise InputError(f"residuals of {name}: the origin is one of {', '.join(ORIGINS)}, not {str(origin)[:50]!r}")
+    if not (is_count(squarings) and squarings in SQUARINGS):
+        raise InputError(f"residuals of {name}: squarings are one of {SQUARINGS}, not {str(squarings)[:50]!r}")
 
 
 def _check_values(what: str, values: NDArray[np.float32]) -> None:
@@ -112,7 +121,7 @@ def _check_names(names: Sequence[str]) -> None:
         raise InputError(f"residuals: two potentials have one name: {', '.join(names)}")
 
 
-def check_residuals(entries: Sequence[dict[str, str]], values: NDArray[np.float32] | None, n: int) -> None:
+def check_residuals(entries: Sequence[dict[str, Any]], values: NDArray[np.float32] | None, n: int) -> None:
     """Raise `InputError` unless a section (n_potentials, n) has the residuals of `n` rows that a header names."""
     if values is None:
         values = np.empty((0, n), np.float32)
@@ -122,7 +131,7 @@ def check_residuals(entries: Sequence[dict[str, str]], values: NDArray[np.float3
         _check_values(f"section residuals, {entry['name']}", of_one)
 
 
-def read_entries(data: Any) -> list[dict[str, str]]:
+def read_entries(data: Any) -> list[dict[str, Any]]:
     """Return what a header says of its residuals. Files may be hostile.
 
     Raises
@@ -133,7 +142,7 @@ def read_entries(data: Any) -> list[dict[str, str]]:
     if not isinstance(data, list):
         raise TypeError("residuals")
     for entry in data:
-        if set(entry) != {"name", "fingerprint", "origin"}:
+        if set(entry) != {"name", "fingerprint", "origin", "squarings"}:
             raise ValueError("residuals: entries")
         _check_entry(**entry)
     _check_names([entry["name"] for entry in data])
@@ -168,5 +177,5 @@ def extend_residuals(
     for one in residuals:
         values = np.full(len(after), np.nan, np.float32)  # in the order of the frames
         values[before] = one.values
-        made.append(Residuals(one.name, one.fingerprint, one.origin, values[after]))
+        made.append(replace(one, values=values[after]))
     return tuple(made)

@@ -29,6 +29,7 @@ from ._sums import check_bandwidth as check_bandwidth
 from ._sums import check_reach as check_reach
 from ._sums import check_rows as check_rows
 from ._sums import find_undecided as find_undecided
+from ._sums import local_residuals as local_residuals
 from ._sums import log_kernel_sum_of_few as log_kernel_sum_of_few
 from ._sums import pack as pack
 

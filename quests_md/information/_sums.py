@@ -32,6 +32,7 @@ __all__ = [
     "check_rows",
     "delta_entropy",
     "find_undecided",
+    "local_residuals",
     "log_kernel_sum",
     "log_kernel_sum_of_few",
     "pack",
@@ -112,7 +113,7 @@ def log_kernel_sum(
     plain = None if blocks.vector else 1
 
     def task(first: int, last: int) -> None:
-        _kernel_sum.log_kernel_sum(query, centre, blocks, plain, -np.inf, first, last, out)
+        _kernel_sum.log_kernel_sum(query, centre, blocks, plain, -np.inf, first, last, out, None)
 
     over_rows(task, len(query), threads, _kernel_sum.BLOCK)
     return out
@@ -129,10 +130,45 @@ def sum_groups(query: NDArray[np.float64], blocks: Blocks, nothing: float, threa
     def task(first: int, last: int) -> None:
         for group in range(first, last):  # one at a time: the kernel would reorder a longer range
             end = min((group + 1) * step, len(query))
-            _kernel_sum.log_kernel_sum(query, centre, blocks, plain, nothing, group * step, end, out)
+            _kernel_sum.log_kernel_sum(query, centre, blocks, plain, nothing, group * step, end, out, None)
 
     over_rows(task, -(-len(query) // step), threads, 1)
     return out
+
+
+def local_residuals(
+    query: NDArray[np.float64], blocks: Blocks, centre: NDArray[np.float64], threads: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute ln K of queries, and their local residuals: weighted means of the residuals of the references.
+
+    The local residual is s(q) = Σ_j w_j e_j / Σ_j w_j, over the references with a residual e_j. With
+    y_j = exp(−p·‖q − r_j‖² / 2h²), the weight w_j is y_j¹⁶ + 2⁻¹⁸ y_j: references at a fourth of the width of y_j
+    decide where there are any, and all near ones elsewhere. Far away the nearest reference decides.
+
+    Parameters
+    ----------
+    query
+        (n_query, d), finite and C-contiguous.
+    blocks
+        What `pack` returned for the references and their residuals; p is 2^(squarings − 1).
+    centre
+        (d,) what was subtracted from the references and not from the queries.
+    threads
+        Threads to use; None takes all cores.
+
+    Returns
+    -------
+    tuple
+        ln K (n_query,); and (n_query, 2): s, and ln Σ_j w_j. References that are left out of K have no weight, so s is
+        nan if none of those that matter has a residual.
+    """
+    out, local, plain = np.empty(len(query)), np.empty((len(query), 2)), None if blocks.vector else 1
+
+    def task(first: int, last: int) -> None:
+        _kernel_sum.log_kernel_sum(query, centre, blocks, plain, -np.inf, first, last, out, local)
+
+    over_rows(task, len(query), threads, _kernel_sum.BLOCK)
+    return out, local
 
 
 def log_kernel_sum_of_few(
@@ -166,6 +202,8 @@ def pack(
     *,
     sort: bool = True,
     order: NDArray[np.int64] | None = None,
+    residuals: NDArray[np.float64] | None = None,
+    squarings: int = 0,
     threads: int | None = None,
 ) -> Blocks:
     """Lay out references (n, d), finite and C-contiguous, for many calls of `log_kernel_sum`.
@@ -173,7 +211,8 @@ def pack(
     The layout takes 8 bytes per value in double precision and 4 in single, beside the references. With `sort`, a block
     holds rows that are near each other, along their principal axes. From some hundred queries on, this saves more time
     than it takes. If the caller knows the sorted order of the rows, `order` saves the sorting. Rows that are so wide
-    apart that single precision would round too much are laid out in double precision.
+    apart that single precision would round too much are laid out in double precision. `residuals` (n,) of the rows, nan
+    where there is none, and `squarings` are for `local_residuals`.
     """
     if precision not in _DTYPES:
         raise InputError(f"precision must be one of {', '.join(_DTYPES)}, not {precision!r}")
@@ -181,7 +220,8 @@ def pack(
         order = order_of(reference) if sort else np.arange(len(reference))
     for dtype in _DTYPES[precision]:
         vector = _simd_sum.VECTOR
-        blocks = _blocks.empty_blocks(reference, order, float(bandwidth), dtype, vector, turned=sort)
+        known = np.empty(0) if residuals is None else residuals
+        blocks = _blocks.empty_blocks(reference, order, float(bandwidth), dtype, vector, sort, known, squarings)
         over_rows(partial(_blocks.pack, blocks), len(blocks.tiles), threads, 8)
         if dtype == np.float64 or _kernel_sum.share_of_differences(blocks) <= _MOST_DIFFERENCES:
             break

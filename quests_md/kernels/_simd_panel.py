@@ -35,6 +35,11 @@ Value = Any
 _INT64 = ir.IntType(64)
 _F32, _F64 = ir.FloatType(), ir.DoubleType()
 NORMS = 2  # rows of a tile before its coordinates: −s/2·|b|² of the first coordinates, and of all others
+RESIDUALS = (
+    2  # rows of a tile after its coordinates, if it has residuals: 1 where there is one, else 0; and the residual
+)
+# The weight of a residual, of y = K^(2^-shift): y^16 + 2^-18·y. See `kernel_sum.WEIGHTS`.
+SQUARINGS, WIDE = 4, 2.0**-18
 
 
 def panel_width(itemsize: int) -> int:
@@ -48,7 +53,7 @@ def lanes_of(itemsize: int) -> int:
 
 
 @ordered
-def exponents_plain(queries: Array, r: int, numbers: Array, tile: Array, first: int, out: Array) -> bool:
+def exponents_plain(queries: Array, r: int, numbers: Array, tile: Array, d: int, first: int, out: Array) -> bool:
     """Write the exponents of query r of a group into `out`, which is as wide as the panel.
 
     The arrays are those of one group and one panel in `add_panels`. It returns False if the first coordinates tell that
@@ -64,7 +69,7 @@ def exponents_plain(queries: Array, r: int, numbers: Array, tile: Array, first: 
     if not largest > numbers[2, r]:
         return False
     part[:] = 0.0
-    _add_products(queries, tile, r, first, tile.shape[0] - NORMS, part)
+    _add_products(queries, tile, r, first, d, part)
     for j in range(width):
         out[j] += min(0.0, part[j] + (tile[1, j] - tile.dtype.type(numbers[1, r])))
     return True
@@ -80,7 +85,16 @@ def _add_products(queries: Array, tile: Array, r: int, first: int, last: int, ou
 
 @intrinsic
 def add_panels(
-    typing_context: Any, queries: Any, active: Any, numbers: Any, tile: Any, first: Any, sums: Any, columns: Any
+    typing_context: Any,
+    queries: Any,
+    active: Any,
+    numbers: Any,
+    tile: Any,
+    first: Any,
+    sums: Any,
+    columns: Any,
+    local: Any,
+    squarings: Any,
 ) -> Any:
     """Add the terms of groups of six queries with the references of a block to the sums of the queries.
 
@@ -91,22 +105,27 @@ def add_panels(
     others; and the exponent that a term must exceed. After the first coordinates it looks whether the panel is needed.
     The sums of a query are in parts, (groups, 6·lanes_of). `queries`, `tile` and `sums` are of one type. The sums of
     the references are added to `columns` (panels·width,), float64, unless it is None.
+
+    With `local` (groups, 6), float64, the tile has two more rows, for residuals, and there are three sums of each
+    query, (groups, 3·6·lanes_of): of terms, of weights, and of weights times residuals. A term is squared so many
+    times to be y: its square root is with 0 `squarings`. `local` holds what y is multiplied by before y¹⁶.
     """
     arrays = (queries, active, numbers, tile, sums)
     if not all(array.layout == "C" for array in arrays) or not queries.dtype == tile.dtype == sums.dtype:
         return None
-    signature = types.void(queries, active, numbers, tile, types.int64, sums, columns)
+    signature = types.void(queries, active, numbers, tile, types.int64, sums, columns, local, types.int64)
 
     def generate(context: Any, builder: Value, signature: Any, arguments: Any) -> Value:
         made: list[Any] = [
             context.make_array(kind)(context, builder, a) if isinstance(kind, types.Array) else None
             for kind, a in zip(signature.args, arguments, strict=True)
         ]
-        _, active, _, tile, _, _, _ = made
+        queries, active, _, tile, *_ = made
         groups = cgutils.unpack_tuple(builder, active.shape)[0]
         panels, height, _ = cgutils.unpack_tuple(builder, tile.shape)
-        counts = groups, panels, arguments[4], builder.sub(height, _INT64(NORMS))
-        pointers = [None if array is None else array.data for array in (*made[:4], *made[5:])]
+        d = builder.sdiv(cgutils.unpack_tuple(builder, queries.shape)[1], _INT64(ROWS))
+        counts = groups, panels, arguments[4], d, height, arguments[8]
+        pointers = [None if array is None else array.data for array in (*made[:4], *made[5:8])]
         element = tile.data.type.pointee
         emit_panels(builder, lanes_of(4 if element == _F32 else 8), element, counts, pointers)
         return context.get_dummy_value()
@@ -117,23 +136,24 @@ def add_panels(
 def emit_panels(builder: Value, lanes: int, element: Value, counts: Sequence[Value], pointers: Sequence[Value]) -> None:
     """Emit what `add_panels` does, for vectors of so many `lanes`.
 
-    `element` is the type of the queries and references, `counts` are groups, panels, first and d, and `pointers` those
-    of the arrays in the order of `add_panels`.
+    `element` is the type of the queries and references, `counts` are groups, panels, first, d, the rows of a tile and
+    squarings, and `pointers` those of the arrays in the order of `add_panels`.
     """
-    b, (groups, panels, first, d) = builder, counts
-    queries, active, numbers, tile, sums, columns = pointers
-    emit = _Emitter(builder, ir.VectorType(element, lanes), first, d)
-    width = _INT64(2 * lanes)
+    b, (groups, panels, first, d, height, squarings) = builder, counts
+    queries, active, numbers, tile, sums, columns, local = pointers
+    emit = _Emitter(builder, ir.VectorType(element, lanes), first, d, squarings)
+    width, kinds = _INT64(2 * lanes), 1 if local is None else 3
     with cgutils.for_range(builder, panels, intp=_INT64) as panel:
-        emit.tile = _row(b, tile, panel.index, b.mul(b.add(d, _INT64(NORMS)), width))
+        emit.tile = _row(b, tile, panel.index, b.mul(height, width))
         emit.columns = None if columns is None else _row(b, columns, panel.index, width)
         with cgutils.for_range(builder, groups, intp=_INT64) as group:
             g = group.index
             with b.if_then(b.icmp_signed("!=", b.load(b.gep(active, [g])), ir.IntType(8)(0))):
+                emit.local = None if local is None else _row(b, local, g, _INT64(ROWS))
                 emit.group(
                     _row(b, queries, g, b.mul(d, _INT64(ROWS))),
                     _row(b, numbers, g, _INT64(3 * ROWS)),
-                    _row(b, sums, g, _INT64(ROWS * lanes)),
+                    _row(b, sums, g, _INT64(kinds * ROWS * lanes)),
                 )
 
 
@@ -144,12 +164,14 @@ def _row(builder: Value, data: Value, index: Value, length: Value) -> Value:
 class _Emitter:
     """Emits the code of one group and one panel: twelve vectors of sums, none of which waits for the others."""
 
-    def __init__(self, builder: Value, vector: Value, first: Value, d: Value) -> None:
-        self.b, self.vector, self.first, self.d = builder, vector, first, d
+    def __init__(self, builder: Value, vector: Value, first: Value, d: Value, squarings: Value) -> None:
+        self.b, self.vector, self.first, self.d, self.squarings = builder, vector, first, d, squarings
         self.near = [[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(ROWS)]
         self.far = [[cgutils.alloca_once(builder, vector) for _ in range(2)] for _ in range(ROWS)]
+        self.powers = [cgutils.alloca_once(builder, vector) for _ in range(2)]
         self.tile: Value = None
         self.columns: Value = None
+        self.local: Value = None
 
     def group(self, queries: Value, numbers: Value, sums: Value) -> None:
         """Emit the sums of a group."""
@@ -209,13 +231,40 @@ class _Emitter:
         for r, (near, far) in enumerate(zip(self.near, self.far, strict=True)):
             limit = self._number(numbers, 2 * ROWS + r)
             exponents = [self._add_far(b.load(x), b.load(y)) for x, y in zip(near, far, strict=True)]
-            powers = [exp2_inside(b, exponent, name) for exponent in exponents]
             inside = [b.fcmp_ordered(">", exponent, limit) for exponent in exponents]
+            if self.local is not None:  # square roots of the terms
+                exponents = [b.fmul(exponent, _constant(self.vector, 0.5)) for exponent in exponents]
+            powers = [exp2_inside(b, exponent, name) for exponent in exponents]
             powers = [b.select(keep, power, zero) for keep, power in zip(inside, powers, strict=True)]
+            if self.local is not None:
+                self._add_residuals(powers, r, sums)
+                powers = [b.fmul(power, power) for power in powers]
             _store(b, b.fadd(_load(b, sums, r, self.vector), b.fadd(*powers)), sums, r)
             own = [b.fadd(a, c) for a, c in zip(own, powers, strict=True)] if own else powers
         if self.columns is not None:
             self._add_columns(own)
+
+    def _add_residuals(self, roots: list[Value], r: int, sums: Value) -> None:
+        """Add the weights of query r, and these times residuals, of two vectors of square roots of terms."""
+        b, narrow, wide = self.b, self._number(self.local, r), _constant(self.vector, WIDE)
+        for root, power in zip(roots, self.powers, strict=True):
+            b.store(root, power)
+        with cgutils.for_range(b, self.squarings, intp=_INT64):
+            for power in self.powers:
+                value = b.load(power)
+                b.store(b.fmul(value, value), power)
+        rows = b.gep(self.tile, [b.mul(b.add(self.d, _INT64(NORMS)), _INT64(2 * self.vector.count))])
+        weights, products = (_load(b, sums, kind * ROWS + r, self.vector) for kind in (1, 2))
+        for i, power in enumerate(self.powers):
+            value = b.load(power)
+            peak = b.fmul(value, narrow)
+            for _ in range(SQUARINGS):
+                peak = b.fmul(peak, peak)
+            weight = _multiply_add(b, value, wide, peak)
+            weights = _multiply_add(b, weight, _load(b, rows, i, self.vector), weights)
+            products = _multiply_add(b, weight, _load(b, rows, 2 + i, self.vector), products)
+        _store(b, weights, sums, ROWS + r)
+        _store(b, products, sums, 2 * ROWS + r)
 
     def _add_far(self, near: Value, far: Value) -> Value:
         """Emit the exponent of all coordinates, which is no larger than that of the first ones.

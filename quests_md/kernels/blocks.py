@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._simd_panel import NORMS, panel_width
+from ._simd_panel import NORMS, RESIDUALS, panel_width
 from ._simd_sum import ROWS
 from .jit import inlined, kernel, ordered
 
@@ -213,7 +213,10 @@ class Blocks(NamedTuple):
     middle: Array  # (d,) is subtracted from a row before it is turned
     turn: Array  # (d, d) and zeros: row c holds what coordinates get of column c; empty if `columns` are enough
     columns: Array  # (d,) the column of the rows that is each coordinate, without `turn`
-    tiles: Array  # (n_blocks, panels, 2 + d, width) −s/2·|r − c|² of the `first`, and of the rest; then s·(r − c)
+    tiles: Array  # (n_blocks, panels, 2 + d, width) −s/2·|r − c|² of the `first`, and of the rest; then s·(r − c);
+    # with residuals two more rows: 1 where there is one, else 0; and the residual
+    residuals: Array  # (n,) how wrong a potential is on each row, nan where that is not known; or empty
+    squarings: int  # of the square root of a term that make what the weights of residuals are powers of
     centres: Array  # (d, places) coordinates; places are blocks, and then some that are far from everything
     repeated: Array  # (n_blocks, 6·d) the same, every coordinate six times
     low: Array  # (first, places) the smallest of the first coordinates of the references, less that of the centre
@@ -236,8 +239,20 @@ class Blocks(NamedTuple):
     vector: bool  # whether it is for vector code, in panels; else one panel, so that plain loops are long
 
 
-def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector: bool, turned: bool) -> Blocks:
-    """Make room for the blocks of the references `rows` (n, d) in this order; `pack` fills them."""
+def empty_blocks(
+    rows: Array,
+    order: Array,
+    bandwidth: float,
+    dtype: Any,
+    vector: bool,
+    turned: bool,
+    residuals: Array,
+    squarings: int = 0,
+) -> Blocks:
+    """Make room for the blocks of the references `rows` (n, d) in this order; `pack` fills them.
+
+    `residuals` (n,) float64 are those of the rows, or empty.
+    """
     n, d = rows.shape
     size, scale = np.dtype(dtype).itemsize, LOG2E / bandwidth**2
     middle = rows.mean(axis=0, dtype=np.float64) if n else np.zeros(d)
@@ -254,7 +269,9 @@ def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector
         middle=middle,
         turn=_pad(turn),
         columns=columns,
-        tiles=np.empty((blocks, TILE // width, NORMS + d, width), dtype),
+        tiles=np.empty((blocks, TILE // width, NORMS + d + (RESIDUALS if len(residuals) else 0), width), dtype),
+        residuals=residuals,
+        squarings=squarings,
         centres=np.full((d, places), _NOWHERE),
         repeated=np.empty((blocks, ROWS * d)),
         low=np.zeros((first, places)),
@@ -273,7 +290,7 @@ def empty_blocks(rows: Array, order: Array, bandwidth: float, dtype: Any, vector
         tolerance=_TOLERANCE[size],
         negligible=_NEGLIGIBLE[size],
         log_negligible=math.log2(_NEGLIGIBLE[size] / max(n, 1)),
-        headroom=_HEADROOM[size],
+        headroom=_HEADROOM[size] / 2.0 ** max(0, squarings - 1),
         vector=vector,
     )
 
@@ -450,6 +467,10 @@ def _lay_out(blocks: Blocks, b: int, coordinates: Array, count: int) -> None:
         # What rounding takes from the first is part of the second, which is smaller.
         tiles[panel, 1, lane] = -0.5 * scale * far + (-0.5 * scale * near - tiles[panel, 0, lane])
         worst = max(worst, math.sqrt(wrong) + math.sqrt(moved))
+        if len(blocks.residuals):
+            residual = blocks.residuals[blocks.order[b * TILE + j]]
+            if not math.isnan(residual):
+                tiles[panel, NORMS + d, lane], tiles[panel, NORMS + d + 1, lane] = 1.0, residual
     blocks.weighted[b] = worst
 
 

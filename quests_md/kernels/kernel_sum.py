@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._simd_panel import add_panels, exponents_plain
+from ._simd_panel import NORMS, SQUARINGS, WIDE, add_panels, exponents_plain
 from ._simd_sum import ROWS, exp_negative
 from .blocks import LOG2E, SAFE, TILE, Blocks, error_of_panels, error_of_turn, find_coordinates, is_allowed, padded
 from .jit import inlined, kernel, ordered
@@ -52,7 +52,7 @@ class Queries(NamedTuple):
     upper: Array  # (n, places) upper bounds of the exponents
     way: Array  # (n, places) how each block is summed
     drop: Array  # (n,) terms below 2 to this are left out
-    state: Array  # (n, 2): top, and the sum so far relative to 2^top
+    state: Array  # (n, 4): top; the sum so far relative to 2^top; the sums of weights, and of weights times residuals
 
 
 class Room(NamedTuple):
@@ -61,8 +61,10 @@ class Room(NamedTuple):
     queries: Array  # (groups, 6·d) the queries less the centre of a block
     active: Array  # (groups,) whether any query of a group takes the panels of this block
     numbers: Array  # (groups, 3, 6) what `add_panels` wants to know of the queries
-    sums: Array  # (groups, 6·lanes_of) of a block, in the precision of its products
-    totals: Array  # (groups, 6·lanes_of) of all blocks
+    sums: Array  # (groups, kinds·6·lanes_of) of a block, in the precision of its products
+    totals: Array  # (groups, 6·lanes_of) of all blocks: of terms. The other kinds need no more than single precision
+    local: Array  # (groups, 6) what y is multiplied by (`add_panels`)
+    known: Array  # (groups, 6) the top that this is for
     exponents: Array  # (TILE,) of plain loops
     chunk: Array  # (_CHUNK, d and zeros)
     places: Array  # (n, d and zeros) the coordinates of the queries
@@ -81,7 +83,7 @@ def make_queries(n: int, blocks: Blocks) -> Queries:
         np.empty((n, places)),
         np.zeros((n, places), np.int8),
         np.zeros(n),
-        np.zeros((n, 2)),
+        np.zeros((n, 4)),
     )
 
 
@@ -89,12 +91,15 @@ def make_queries(n: int, blocks: Blocks) -> Queries:
 def make_room(n: int, blocks: Blocks) -> Room:
     """Make scratch arrays for n queries."""
     groups, d, dtype = n // ROWS, len(blocks.columns), blocks.tiles.dtype
+    parts = (3 if len(blocks.residuals) else 1) * ROWS * (blocks.tiles.shape[3] // 2)
     return Room(
         np.zeros((groups, ROWS * d), dtype),
         np.zeros(groups, np.int8),
         np.zeros((groups, 3, ROWS)),
-        np.zeros((groups, ROWS * (blocks.tiles.shape[3] // 2)), dtype),
+        np.zeros((groups, parts), dtype),
         np.zeros((groups, ROWS * (blocks.tiles.shape[3] // 2))),
+        np.ones((groups, ROWS)),
+        np.ones((groups, ROWS)),
         np.empty(TILE),
         np.zeros((_CHUNK, padded(d))),
         np.zeros((n, padded(d))),
@@ -244,9 +249,50 @@ def subtract_centre(b: int, queries: Queries, blocks: Blocks, room: Room, tops: 
     return any_active
 
 
+# -- local residuals ---------------------------------------------------------------------------------------------------
+
+
 @kernel
-def _add_differences(query: Array, b: int, blocks: Blocks, chunk: Array, state: Array, r: int) -> None:
-    """Add block `b` to the sum of query r, from differences in double precision."""
+def power_of(blocks: Blocks) -> float:
+    """Return the power of a term, 2^(squarings − 1), of which the weight of its residual is a function."""
+    return float(0.5 * 2.0**blocks.squarings)
+
+
+@kernel
+def _weigh(y: float, narrow: float) -> float:
+    """Return the weight of a residual as `add_panels` computes it."""
+    peak = y * narrow
+    for _ in range(SQUARINGS):
+        peak *= peak
+    return WIDE * y + peak
+
+
+@kernel
+def _find_narrow(top: float, power: float) -> float:
+    """Return what y is multiplied by before y¹⁶, so that both parts of a weight are relative to 2^(power·top)."""
+    return float(2.0 ** max(power * top * (1.0 - 0.5**SQUARINGS), -1000.0))
+
+
+@kernel
+def _add_residual(exponent: float, residual: float, narrow: float, power: float, state: Array, r: int) -> None:
+    """Add the weight of a residual, and this times the residual, to the sums of query r. Nan adds nothing."""
+    if not math.isnan(residual):
+        weight = _weigh(exp_negative(power * exponent * _LN2), narrow)
+        state[r, 2] += weight
+        state[r, 3] += weight * residual
+
+
+# -- sums --------------------------------------------------------------------------------------------------------------
+
+
+@kernel
+def _add_differences(
+    query: Array, b: int, blocks: Blocks, chunk: Array, state: Array, r: int, least: float, local: Any
+) -> None:
+    """Add block `b` to the sum of query r, from differences in double precision.
+
+    A residual counts if its term is above 2^`least`.
+    """
     rows, order, scale, exponents = blocks.rows, blocks.order, blocks.scale, np.empty(_CHUNK)
     end = min(len(order), (b + 1) * TILE)
     for begin in range(b * TILE, end, _CHUNK):
@@ -255,12 +301,20 @@ def _add_differences(query: Array, b: int, blocks: Blocks, chunk: Array, state: 
             i = order[begin + j]
             for c in range(rows.shape[1]):
                 chunk[j, c] = rows[i, c]
-        _add_chunk(query, chunk, count, scale, exponents, state, r)
+        matters = _add_chunk(query, chunk, count, scale, exponents, power_of(blocks), state, r)
+        if local is not None and matters:
+            top, power = state[r, 0], power_of(blocks)
+            narrow = _find_narrow(top, power)
+            for j in range(count):
+                if exponents[j] > least:
+                    _add_residual(exponents[j] - top, blocks.residuals[order[begin + j]], narrow, power, state, r)
 
 
 @kernel
-def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: Array, state: Array, r: int) -> None:
-    """Add the first `count` rows of `chunk` to the sum of query r, from differences."""
+def _add_chunk(
+    query: Array, chunk: Array, count: int, scale: float, exponents: Array, power: float, state: Array, r: int
+) -> bool:
+    """Add the first `count` rows of `chunk` to the sum of query r, from differences; return whether any matters."""
     largest = -np.inf
     for j in range(count):
         squared = 0.0
@@ -268,66 +322,87 @@ def _add_chunk(query: Array, chunk: Array, count: int, scale: float, exponents: 
             squared += (query[c] - chunk[j, c]) ** 2
         exponents[j] = -0.5 * scale * squared
         largest = max(largest, exponents[j])
-    if largest > state[r, 0] * (1.0 + 1e-9) + _NOTHING:  # the top is negative or 0, and rounded
-        _raise(state, r, largest)
-        top, total = state[r, 0], 0.0
-        for j in range(count):
-            total += exp_negative((exponents[j] - top) * _LN2)
-        state[r, 1] += total
+    if not largest > state[r, 0] * (1.0 + 1e-9) + _NOTHING:  # the top is negative or 0, and rounded
+        return False
+    _raise(state, r, largest, power)
+    top, total = state[r, 0], 0.0
+    for j in range(count):
+        total += exp_negative((exponents[j] - top) * _LN2)
+    state[r, 1] += total
+    return True
 
 
 @kernel
-def _raise(state: Array, r: int, exponent: float) -> None:
-    """Make the sum of query r relative to at least 2^exponent; (top, total) are its row of `state`."""
+def _raise(state: Array, r: int, exponent: float, power: float) -> None:
+    """Make the sums of query r relative to at least 2^exponent; (top, total, ...) are its row of `state`."""
     if exponent > state[r, 0]:
         state[r, 1] *= 2.0 ** (state[r, 0] - exponent)
+        for kind in range(2, state.shape[1]):
+            state[r, kind] *= 2.0 ** (power * (state[r, 0] - exponent))
         state[r, 0] = exponent
 
 
 @kernel
-def _add_plain(b: int, g: int, queries: Queries, blocks: Blocks, room: Room) -> None:
+def _add_plain(b: int, g: int, queries: Queries, blocks: Blocks, room: Room, local: Any) -> None:
     """Add the panel of block b to the sums of a group, by plain loops. These cannot sum a term above 1."""
     tile, numbers, exponents, state = blocks.tiles[b, 0], room.numbers[g], room.exponents, queries.state
+    d, power = len(blocks.columns), power_of(blocks)
     for r in range(ROWS):
         i = ROWS * g + r
         if queries.way[i, b] != PANELS:
             continue
-        if exponents_plain(room.queries[g], r, numbers, tile, blocks.first, exponents):
+        if exponents_plain(room.queries[g], r, numbers, tile, d, blocks.first, exponents):
             limit, before, largest = numbers[2, r], state[i, 0], -np.inf
             for j in range(len(exponents)):
                 largest = max(largest, exponents[j])
-            _raise(state, i, before + largest)
+            _raise(state, i, before + largest, power)
             shift, total = before - state[i, 0], 0.0
             for j in range(len(exponents)):
                 total += exp_negative((exponents[j] + shift) * _LN2) if exponents[j] > limit else 0.0
             state[i, 1] += total
+            if local is not None:
+                narrow = _find_narrow(state[i, 0], power)
+                for j in range(len(exponents)):
+                    if exponents[j] > limit and tile[NORMS + d, j] > 0.0:
+                        _add_residual(exponents[j] + shift, tile[NORMS + d + 1, j], narrow, power, state, i)
 
 
 @ordered
 def take_sums(sums: Array, totals: Array, n_groups: int) -> None:
-    """Add the sums of a block, in parts (groups, 6·lanes_of), to those of all blocks, and empty them."""
+    """Add the sums of the terms of a block, in parts (groups, 6·lanes_of), to those of all blocks, and empty them."""
     for g in range(n_groups):
-        for k in range(sums.shape[1]):
+        for k in range(totals.shape[1]):
             totals[g, k] += sums[g, k]
             sums[g, k] = 0.0
 
 
 @ordered
-def take_total(totals: Array, i: int) -> float:
-    """Return the sum of query i of what `take_sums` added up, and empty it. Its place changes no digit."""
-    count = totals.shape[1] // ROWS
-    g, first, total = i // ROWS, count * (i % ROWS), 0.0
-    for k in range(first, first + count):
+def take_total(totals: Array, i: int, kind: int, lanes: int) -> float:
+    """Return a sum of query i of what `take_sums` added up, and empty it. Its place changes no digit."""
+    g, first, total = i // ROWS, lanes * (ROWS * kind + i % ROWS), 0.0
+    for k in range(first, first + lanes):
         total += totals[g, k]
         totals[g, k] = 0.0
     return total
 
 
 @kernel
-def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: Any, room: Room) -> None:
+def take_totals(room: Room, i: int, state: Array) -> None:
+    """Move all sums of query i to its row of `state`."""
+    sums, totals = room.sums, room.totals
+    lanes = totals.shape[1] // ROWS
+    state[i, 1] += take_total(totals, i, 0, lanes)
+    for kind in range(1, sums.shape[1] // (ROWS * lanes)):
+        state[i, 1 + kind] += take_total(sums, i, kind, lanes)
+
+
+@kernel
+def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: Any, local: Any, room: Room) -> None:
     """Add block `b` to the sums of all queries."""
     # Take arrays out of their tuples once: numba counts their users, and threads wait for each other's counts.
-    way, state, drop, upper = queries.way, queries.state, queries.drop, queries.upper
+    way, state, drop, upper, narrow, known = (
+        queries.way, queries.state, queries.drop, queries.upper, room.local, room.known,
+    )  # fmt: skip
     n, headroom = ROWS * n_groups, blocks.headroom
     for i in range(n):
         # One term is at least 2^top, which differences may have raised.
@@ -336,17 +411,26 @@ def _add_block(b: int, n_groups: int, queries: Queries, blocks: Blocks, plain: A
             way[i, b] = DIFFERENCES
     if subtract_centre(b, queries, blocks, room, state[:, 0], n_groups):
         if plain is None:
-            active, tile = room.active[:n_groups], blocks.tiles[b]
-            add_panels(room.queries, active, room.numbers, tile, blocks.first, room.sums, None)
+            active, tile, first = room.active[:n_groups], blocks.tiles[b], blocks.first
+            if local is None:
+                add_panels(room.queries, active, room.numbers, tile, first, room.sums, None, None, 0)
+            else:
+                for g in range(n_groups):
+                    for r in range(ROWS):
+                        if known[g, r] != state[ROWS * g + r, 0]:
+                            known[g, r] = state[ROWS * g + r, 0]
+                            narrow[g, r] = _find_narrow(known[g, r], power_of(blocks))
+                squarings = blocks.squarings
+                add_panels(room.queries, active, room.numbers, tile, first, room.sums, None, narrow, squarings)
             take_sums(room.sums, room.totals, n_groups)
         else:
             for g in range(n_groups):
                 if room.active[g]:
-                    _add_plain(b, g, queries, blocks, room)
+                    _add_plain(b, g, queries, blocks, room, local)
     for i in range(n):
         if way[i, b] == DIFFERENCES:
-            state[i, 1] += take_total(room.totals, i)  # these may raise what the sum is relative to
-            _add_differences(queries.centred[i], b, blocks, room.chunk, state, i)
+            take_totals(room, i, state)  # differences may raise what the sums are relative to
+            _add_differences(queries.centred[i], b, blocks, room.chunk, state, i, drop[i], local)
 
 
 @kernel
@@ -365,7 +449,7 @@ def prepare(block: int, queries: Queries, blocks: Blocks, nothing: float, room: 
         turned = error_of_turn(lengths[i], math.sqrt(-2.0 * drop / scale), blocks)
         bound_distances(places[i], squared, blocks, room.means, upper)
         choose_ways(drop, top, mean + log_rows, turned, squared, upper, blocks, way[i])
-        queries.drop[i], queries.state[i, 0], queries.state[i, 1] = drop, top, 0.0
+        queries.drop[i], queries.state[i, 0], queries.state[i, 1:] = drop, top, 0.0
 
 
 @kernel
@@ -403,7 +487,15 @@ def _order_along(query: Array, blocks: Blocks, first: int, last: int) -> Array:
 
 @kernel
 def log_kernel_sum(
-    query: Array, centre: Array, blocks: Blocks, plain: Any, nothing: float, first: int, last: int, out: Array
+    query: Array,
+    centre: Array,
+    blocks: Blocks,
+    plain: Any,
+    nothing: float,
+    first: int,
+    last: int,
+    out: Array,
+    local: Any = None,
 ) -> None:
     """Write ln Σ_j exp(-‖q - c - r_j‖² / 2h²) of the queries first..last into `out`.
 
@@ -412,6 +504,11 @@ def log_kernel_sum(
     added; it is −inf unless the caller knows that the sum, or a larger sum that it is part of, is far larger. The order
     of the sum over references is fixed, so a result depends neither on the block nor on the thread of its query. It is
     -inf if there is no reference, or the query is not finite.
+
+    `local` (n_query, 2) is None, or receives the local residual s = Σ_j w_j e_j / Σ_j w_j of each query, and
+    ln Σ_j w_j; the `blocks` hold the residuals e_j. A weight is y¹⁶ + 2⁻¹⁸ y, with y = K_j to the power of `power_of`.
+    Terms that are left out of the sum have no weight, so s is nan if none of the references that matters has a
+    residual.
     """
     d, n = len(blocks.columns), len(blocks.tiles)
     queries, room = make_queries(BLOCK, blocks), make_room(BLOCK, blocks)
@@ -423,10 +520,18 @@ def log_kernel_sum(
                 queries.centred[i, c] = query[order[begin + i], c] - centre[c]
         prepare(block, queries, blocks, nothing, room)
         for b in range(n):
-            _add_block(b, (block + ROWS - 1) // ROWS, queries, blocks, plain, room)
+            _add_block(b, (block + ROWS - 1) // ROWS, queries, blocks, plain, local, room)
         for i in range(block):
-            top, total = queries.state[i, 0], queries.state[i, 1] + take_total(room.totals, i)
+            state = queries.state
+            take_totals(room, i, state)
+            top, total = state[i, 0], state[i, 1]
             out[order[begin + i]] = np.log(total) + top * _LN2 if total > 0.0 else -np.inf
+            if local is not None:
+                weights = state[i, 2]
+                local[order[begin + i], 0] = state[i, 3] / weights if weights > 0.0 else np.nan
+                local[order[begin + i], 1] = (
+                    np.log(weights) + power_of(blocks) * top * _LN2 if weights > 0.0 else -np.inf
+                )
 
 
 @kernel
@@ -449,6 +554,6 @@ def log_sums_of_parts(query: Array, rows: Array, bandwidth: float, first: int, l
                 for c in range(d):
                     chunk[j, c] = rows[begin + j, c]
             for i in range(n):
-                _add_chunk(queries[i], chunk, count, scale, exponents, state, i)
+                _add_chunk(queries[i], chunk, count, scale, exponents, 1.0, state, i)
         for i in range(n):
             out[part, i] = np.log(state[i, 1]) + state[i, 0] * _LN2 if state[i, 1] > 0.0 else -np.inf

@@ -99,7 +99,7 @@ def _add_plain(j: int, g: int, queries: Queries, blocks: Blocks, room: Room, own
         i = ROWS * g + r
         if queries.way[i, j] != PANELS:
             continue
-        if exponents_plain(room.queries[g], r, numbers, tile, blocks.first, exponents):
+        if exponents_plain(room.queries[g], r, numbers, tile, len(blocks.columns), blocks.first, exponents):
             for t in range(TILE):
                 if exponents[t] > numbers[2, r]:
                     term = exp_negative(exponents[t] * _LN2)
@@ -124,7 +124,15 @@ def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) ->
             if subtract_centre(j, queries, blocks, room, tops, GROUPS):
                 if plain is None:
                     add_panels(
-                        room.queries, room.active, room.numbers, blocks.tiles[j], blocks.first, room.sums, others
+                        room.queries,
+                        room.active,
+                        room.numbers,
+                        blocks.tiles[j],
+                        blocks.first,
+                        room.sums,
+                        others,
+                        None,
+                        0,
                     )
                     take_sums(room.sums, room.totals, GROUPS)
                 else:
@@ -135,4 +143,4 @@ def add_strip(blocks: Blocks, plain: Any, first: int, last: int, sums: Array) ->
                 if queries.way[r, j] == DIFFERENCES:
                     _add_differences(queries.centred[r], j, blocks, j > i, own, r, others)
         for r in range(TILE):
-            sums[i, r] += own[r] + take_total(room.totals, r)
+            sums[i, r] += own[r] + take_total(room.totals, r, 0, blocks.tiles.shape[3] // 2)

@@ -258,13 +258,17 @@ def without(*names):
 HOSTILE = [
     *((change_entry(**{k: v}), "malformed") for k in SNAP for v in ("", 3, None, [], {}, "x" * 1000, "a\nb")),
     *((change_entry(origin=v), "malformed") for v in ("", "guess", None, [], {}, 3)),
+    *((change_entry(squarings=v), "malformed") for v in (-1, 3, 1.0, True, None, "0", [])),
     (change_entry(more=1), "malformed"),
     (change_entry(name="GAP"), "malformed.*two potentials have one name"),
     (without("header"), "malformed"),
     (without("section"), "malformed"),
     *((lambda h, v=v: h.update(residuals=v), "malformed") for v in ([], {}, None, 3, "ab", [3], ["ab"], [[]], [{}])),
     (lambda h: h["residuals"].pop(), "not one of 1 potentials and 96 rows"),
-    (lambda h: h["residuals"].append({**SNAP, "name": "third", "origin": "training"}), "not one of 3 potentials"),
+    (
+        lambda h: h["residuals"].append({**SNAP, "name": "third", "origin": "training", "squarings": 0}),
+        "not one of 3 potentials",
+    ),
     *((change_section(shape=v), "section residuals is damaged") for v in ([1, 96], [2, 95])),
     *((change_section(shape=v), "not one of 2 potentials") for v in ([96, 2], [1, 192], [192, 1], [64, 3])),
     *((change_section(shape=v), "malformed") for v in ([192], [2, -96], [2, 96, 1], None, [2, 1 << 47], [True, 192])),

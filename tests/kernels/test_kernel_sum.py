@@ -27,7 +27,7 @@ SINGLE, DOUBLE = np.float32, np.float64
 @kernel
 def call_panels(queries, active, numbers, tile, first, sums, columns):
     """Call the intrinsic, which exists in compiled code only."""
-    add_panels(queries, active, numbers, tile, first, sums, columns)
+    add_panels(queries, active, numbers, tile, first, sums, columns, None, 0)
 
 
 @kernel
@@ -143,7 +143,7 @@ def test_plain_exponents_agree_with_the_naive_twin(d, dtype):
     out, first = np.empty(tile.shape[2]), min(8, d)
     for panel in range(len(tile)):
         for r in range(ROWS):
-            needed = exponents_plain(queries[0], r, numbers[0], tile[panel], first, out)
+            needed = exponents_plain(queries[0], r, numbers[0], tile[panel], d, first, out)
             expected, wrong = terms_of((queries, numbers, tile[panel : panel + 1]), 0, first)
             powers = np.where(out > numbers[0, 2, r], np.exp2(out), 0.0) if needed else 0.0
             assert np.all(np.abs(powers - expected[r]) <= wrong[r] + near_the_limit(made, 0)[r] / TILE)

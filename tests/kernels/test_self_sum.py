@@ -54,7 +54,7 @@ def test_blocks_too_wide_for_products_are_summed_by_differences():
 
 def test_plain_loops_give_the_same():
     rows = dataset(3 * TILE + 5)
-    blocks = empty_blocks(rows, order_of(rows), 0.015, np.float64, False, True)
+    blocks = empty_blocks(rows, order_of(rows), 0.015, np.float64, False, True, np.empty(0))
     fill(blocks, 0, len(blocks.tiles))
     sums = np.zeros((len(blocks.tiles), TILE))
     self_sum.add_strip(blocks, 1, 0, len(blocks.tiles), sums)

@@ -93,7 +93,8 @@ def panels_module(dtype, width):
 
     def body(builder, *arguments):
         lanes = width // np.dtype(dtype).itemsize
-        _simd_panel.emit_panels(builder, lanes, ELEMENTS[dtype], arguments[6:], arguments[:6])
+        counts = *arguments[6:], builder.add(arguments[9], I64(_simd_panel.NORMS)), I64(0)
+        _simd_panel.emit_panels(builder, lanes, ELEMENTS[dtype], counts, [*arguments[:6], None])
 
     pointers = [element, ir.IntType(8).as_pointer(), F64.as_pointer(), element, element, F64.as_pointer()]
     return module("panels", [*pointers, *[I64] * 4], body)
