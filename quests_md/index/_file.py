@@ -30,8 +30,9 @@ from ..files import write_atomically
 from ..information import check_bandwidth
 from ._build import arrange
 from ._data import HASHED, IndexData, MappedFile, State, fingerprint, limit_layout, read_state
+from ._header import is_count
 from ._residuals import Residuals, check_several, read_entries
-from ._thresholds import Calibration, is_count
+from ._thresholds import Calibration
 from ._verification import check_provenance, check_rows, check_sections
 
 __all__ = ["open_index", "save_index", "verify_index"]

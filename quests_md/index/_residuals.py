@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ._thresholds import is_count
+from ._header import is_count
 
 __all__ = [
     "ORIGINS",

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
+from ._header import check_fit, is_count
 
-__all__ = ["Calibration", "ErrorBin", "ErrorBound", "check_threshold", "is_count", "resolve_threshold"]
+__all__ = ["Calibration", "ErrorBin", "ErrorBound", "check_threshold", "resolve_threshold"]
 
 
 # -- the bound of the force error --------------------------------------------------------------------------------------
@@ -147,24 +148,16 @@ class ErrorBound:
             raise ValueError("force_error: elements")
         if not (isinstance(made.potential, str) and isinstance(made.reference, str)):
             raise ValueError("force_error: potential or reference")
-        _check_shares(made)
+        check_fit("force_error", made)
         for entries in bins.values():
             for entry in entries:
-                _check_shares(entry)
+                check_fit("force_error", entry)
             for ends in ([b.upper for b in entries], [b.bound for b in entries]):
                 if not all(isinstance(x, float) and math.isfinite(x) for x in ends) or ends != sorted(ends):
                     raise ValueError("force_error: bins")
             if entries[0].bound < 0.0:
                 raise ValueError("force_error: bins")
         return made
-
-
-def _check_shares(made: ErrorBound | ErrorBin) -> None:
-    shares = [made.covered, made.low, made.high] + ([made.coverage] if isinstance(made, ErrorBound) else [])
-    if not all(isinstance(x, float) and 0.0 <= x <= 1.0 for x in shares):
-        raise ValueError("force_error: shares")
-    if not (made.structures and made.environments and is_count(made.structures) and is_count(made.environments)):
-        raise ValueError("force_error: counts")
 
 
 # -- the calibration ---------------------------------------------------------------------------------------------------
@@ -468,8 +461,3 @@ def resolve_threshold(name: str, given: Any, index: Any, counts: Mapping[str, in
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def is_count(value: Any) -> bool:
-    """Return whether a value of a header can be a count."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
