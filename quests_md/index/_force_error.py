@@ -129,7 +129,8 @@ def read_environments(
     if known:
         raise CalibrationError(
             f"{len(known)} of {len(measured)} labelled frames are in the reference (the first is frame {known[0]}, "
-            "counted from 0): errors on training frames say nothing about errors on other frames; leave these frames out"
+            "counted from 0): errors on training frames say nothing about errors on other frames; leave these "
+            "frames out"
         )
     return tuple(np.concatenate(x) for x in (measured, numbers, errors, structures))  # type: ignore[return-value]
 

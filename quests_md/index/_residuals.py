@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ __all__ = [
     "check_several",
     "extend_residuals",
     "find_residuals",
+    "fingerprint_residuals",
     "read_entries",
 ]
 
@@ -76,6 +78,10 @@ class Residuals:
     def labelled(self) -> int:
         """How many rows have a residual."""
         return int(np.count_nonzero(~np.isnan(self.values)))
+
+    def equals(self, other: Residuals) -> bool:
+        """Return whether these are the same residuals of the same potential."""
+        return self.to_json() == other.to_json() and np.array_equal(self.values, other.values, equal_nan=True)
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the values as data of the header of an index file."""
@@ -159,6 +165,12 @@ def find_residuals(residuals: Sequence[Residuals], name: str | None, where: str)
     if name is not None and name not in names:
         raise InputError(f"{where} has residuals of {', '.join(names)}, not of {name!r}")
     return residuals[0 if name is None else names.index(name)]
+
+
+def fingerprint_residuals(reference: str, residuals: Residuals) -> str:
+    """Return a hash of the residuals and of the fingerprint of the references (`fingerprint`)."""
+    told = f"{reference} {residuals.fingerprint} {residuals.squarings} ".encode()
+    return hashlib.sha256(told + np.ascontiguousarray(residuals.values, "<f4").tobytes()).hexdigest()
 
 
 def extend_residuals(

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
 from ._header import check_fit, is_count
+from ._local_bound import LocalBound
 
 __all__ = ["Calibration", "ErrorBin", "ErrorBound", "check_threshold", "resolve_threshold"]
 
@@ -189,6 +190,8 @@ class Calibration:
         in the calibration by about this much.
     force_error
         The bound of the force error, if one was fitted.
+    local_error
+        What local residuals say of the force error, if that was fitted.
     """
 
     symbols: tuple[str, ...]
@@ -200,6 +203,7 @@ class Calibration:
     correlation: float
     redundancy: float
     force_error: ErrorBound | None = None
+    local_error: LocalBound | None = None
 
     @property
     def typical(self) -> dict[str, int]:
@@ -276,6 +280,7 @@ class Calibration:
             "maxima": [[m if math.isfinite(m) else None for m in row] for row in self.maxima.tolist()],
             **{name: getattr(self, name) for name in ("frames", "groups", "copies", "correlation", "redundancy")},
             "force_error": None if self.force_error is None else self.force_error.to_json(),
+            **({} if self.local_error is None else {"local_error": self.local_error.to_json()}),
         }
 
     @classmethod
@@ -300,7 +305,10 @@ class Calibration:
             raise ValueError("calibration: correlation or redundancy")
         sizes, maxima = _read_table(data["sizes"], data["maxima"], len(symbols))
         bound = None if data["force_error"] is None else ErrorBound.from_json(data["force_error"])
-        return cls(symbols, sizes, maxima, **counts, **measured, force_error=bound)
+        local = LocalBound.from_json(data["local_error"]) if "local_error" in data else None
+        if local is not None and not set(local.elements) <= set(symbols):
+            raise ValueError("calibration: local_error")
+        return cls(symbols, sizes, maxima, **counts, **measured, force_error=bound, local_error=local)
 
 
 def _read_table(sizes: Any, maxima: Any, columns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
