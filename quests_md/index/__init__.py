@@ -6,13 +6,15 @@ from ._data import Reference
 from ._force_error import fit_error_bound
 from ._index import Index
 from ._live import Learned, Lesson, Live
-from ._local_bound import LocalBound, LocalFactors
+from ._local_bound import ADDED, HELD_OUT, LocalBound, LocalFactors
 from ._local_fit import fit_local_bound
 from ._matching import match_residuals
 from ._residuals import ORIGINS, Residuals
 from ._thresholds import Calibration, ErrorBin, ErrorBound, check_threshold, resolve_threshold
 
 __all__ = [
+    "ADDED",
+    "HELD_OUT",
     "ORIGINS",
     "Calibration",
     "ErrorBin",
