@@ -9,10 +9,13 @@ import math
 import naive
 import numpy as np
 import pytest
+from ase.build import bulk
 from calibrations import moving
 from forging import forged, header_of, refuse
 
+from quests_md.descriptors import DescriptorSpec
 from quests_md.errors import CalibrationError, InputError
+from quests_md.frame import Frame
 from quests_md.index import Index, LocalBound, Residuals, calibrate, fit_local_bound, match_residuals
 from quests_md.index._conformal import draw_medians, find_median
 from quests_md.index._local import measure_left_out
@@ -182,6 +185,29 @@ def test_medians_of_a_bootstrap_scatter_around_the_median():
     assert low < find_median(values, structures) < high
     assert high - low < 0.4
     assert set(draw_medians(values[:1], structures[:1], 0)) == {values[0]}
+
+
+@pytest.mark.parametrize("species", ["ignore", "centre"])
+def test_each_element_has_factors_of_its_own(species):
+    frames, rng = [], np.random.default_rng(0)
+    for seed in range(12):
+        atoms = bulk("SiC", "zincblende", a=4.36, cubic=True)
+        atoms.rattle(0.05, seed=seed)
+        carbon = atoms.numbers == 6
+        frames.append((Frame.from_atoms(atoms), np.where(carbon, 1.0, 0.1) * np.abs(rng.normal(size=8))))
+    index = Index.build([frame for frame, _ in frames], DescriptorSpec(species=species), threads=1)
+    index = index.with_residuals(match_residuals(index, frames, **NAME, threads=1))
+    bound = fit_local_bound(index, threads=1)
+    assert list(bound.elements) == ["C", "Si"]
+    assert [f.environments for f in bound.elements.values()] == [48, 48]
+    values, numbers = index.residuals_of().values, index.numbers
+    dH, s = measure_left_out(index, index.residuals_of(), np.arange(len(index)))
+    for symbol, z in (("C", 6), ("Si", 14)):
+        mine = numbers == z
+        ratio = values[mine] / (s[mine] + ADDED)
+        assert bound.elements[symbol].median == pytest.approx(find_median(ratio, index.order[mine] // 8))
+        assert bound.elements[symbol].largest == dH[mine].max()
+        assert np.mean(values[mine] <= bound.bound(dH, s, numbers)[mine]) >= 0.9
 
 
 # -- labelled frames -------------------------------------------------------------------------------
