@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..elements import SYMBOLS
-from ..errors import CalibrationError
+from ..errors import CalibrationError, InputError
 from ..frame import Frame
 from ._conformal import (
     check_coverage,
@@ -24,7 +24,7 @@ from ._data import IndexData, fingerprint_index
 from ._force_error import read_environments
 from ._local import group_frames, measure_left_out
 from ._local_bound import ADDED, HELD_OUT, LEFT_OUT, LocalBound, LocalFactors
-from ._residuals import Residuals, fingerprint_residuals
+from ._residuals import LARGEST, Residuals, fingerprint_residuals
 
 __all__ = ["fit_local_bound"]
 
@@ -70,7 +70,7 @@ def fit_local_bound(
     CalibrationError
         A labelled frame is in the reference, the structures are too few, or no reference that matters has a residual.
     InputError
-        The coverage is not between 0 and 1, an error is not finite, or the index has no such residuals.
+        The coverage is not between 0 and 1, an error is not one, or the index has no such residuals.
     """
     check_coverage(coverage)
     residuals = index.residuals_of(potential)
@@ -129,6 +129,8 @@ def _measure_labelled(
         return np.column_stack(index.local_residuals(frame, threads, potential=residuals.name))
 
     measured, numbers, errors, structures = read_environments(index, labelled, threads, measure)
+    if errors.min() < 0.0 or errors.max() > LARGEST:
+        raise InputError(f"the labelled frames hold values that are no force errors (0 to {LARGEST:g} eV/Å)")
     dH, s = measured.T
     return _Sample(dH, errors / (s + ADDED), numbers.astype(np.int64), structures).of(~np.isnan(s))
 

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ._header import is_count
 
 __all__ = [
+    "LARGEST",
     "ORIGINS",
     "SQUARINGS",
     "Residuals",
@@ -32,7 +33,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 SQUARINGS = (0, 1, 2)
 _MOST_NAME = 200  # characters
 # No force error is larger, in eV/Å. So no sum of residuals overflows, not even in single precision.
-_LARGEST = 1e9
+LARGEST = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +111,8 @@ def _check_values(what: str, values: NDArray[np.float32]) -> None:
     known = values[~np.isnan(values)]
     if not len(known):
         raise InputError(f"{what}: no row has one")
-    if known.min() < 0.0 or known.max() > _LARGEST:
-        raise InputError(f"{what}: they hold values that are no force errors (0 to {_LARGEST:g} eV/Å, or nan)")
+    if known.min() < 0.0 or known.max() > LARGEST:
+        raise InputError(f"{what}: they hold values that are no force errors (0 to {LARGEST:g} eV/Å, or nan)")
 
 
 def check_several(residuals: Sequence[Residuals], n: int) -> None:

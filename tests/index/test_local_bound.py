@@ -265,6 +265,10 @@ def test_frames_of_the_reference_and_too_few_structures_are_refused(silicon):
         fit_local_bound(silicon, labelled[:8], threads=1)
     with pytest.raises(CalibrationError, match="no labelled frames"):
         fit_local_bound(silicon, [])
+    for wrong in (-0.1, 1e300):
+        labelled[0][1][3] = wrong
+        with pytest.raises(InputError, match="no force errors"):
+            fit_local_bound(silicon, labelled[:12], threads=1)
 
 
 # -- kept in the file ------------------------------------------------------------------------------
