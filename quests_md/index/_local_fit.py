@@ -129,7 +129,7 @@ def _measure_labelled(
         return np.column_stack(index.local_residuals(frame, threads, potential=residuals.name))
 
     measured, numbers, errors, structures = read_environments(index, labelled, threads, measure)
-    if errors.min() < 0.0 or errors.max() > LARGEST:
+    if errors.min(initial=0.0) < 0.0 or errors.max(initial=0.0) > LARGEST:
         raise InputError(f"the labelled frames hold values that are no force errors (0 to {LARGEST:g} eV/Å)")
     dH, s = measured.T
     return _Sample(dH, errors / (s + ADDED), numbers.astype(np.int64), structures).of(~np.isnan(s))
