@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -39,6 +39,7 @@ from .datasets import (
     refuse_other_frames,
     tell_precision,
 )
+from .local_errors import Columns, LocalErrors, choose_local_errors, join_columns, summarise_columns
 from .references import Itself, OpenedReference, open_reference, reference_options, thresholds_option
 from .results import (
     Counter,
@@ -68,10 +69,11 @@ _Place = tuple[str, int, ReadFrame]  # a file, the number of a frame in it, and 
 
 @dataclass(frozen=True)
 class _Answer:
-    """The dH (n_env,) of one frame, in nats, and its row of the result."""
+    """The dH (n_env,) of one frame, in nats, its row of the result, and other columns (n_env,) of its environments."""
 
     row: dict[str, Any]
     dH: NDArray[np.float64]
+    columns: Columns = field(default_factory=dict)
 
 
 @click.command("dh")
@@ -80,6 +82,7 @@ class _Answer:
 @click.option("--itself", is_flag=True, help="Instead: each frame against itself.")
 @bandwidth_option()
 @thresholds_option("Report the fraction above this dH (nats). May be repeated.")
+@click.option("--potential", metavar="NAME", help="Whose residuals, if INDEX has some.  [default: the calibrated ones]")
 @precision_option
 @dataset_options
 @reading_options()
@@ -92,6 +95,7 @@ def dh_command(
     itself: bool,
     bandwidth: float | str | None,
     thresholds: tuple[float, ...],
+    potential: str | None,
     precision: Precision,
     outputs: Outputs,
     threads: int | None,
@@ -101,9 +105,12 @@ def dh_command(
 
     FILE is anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of
     own descriptors (.npy); so is what --reference takes. With -o, the frames with dH of every atom (.extxyz, .xyz), a
-    row for every frame (.csv), a summary and these rows (.json), or the plain values (.npy). Under mpiexec the ranks
-    share the work, and every digit is the same.
+    row for every frame (.csv), a summary and these rows (.json), or the plain values (.npy). If INDEX has residuals, so
+    have these the local residual of every atom and, if it is calibrated, the expected force error and a bound of it.
+    Under mpiexec the ranks share the work, and every digit is the same.
     """
+    if potential is not None and index_file is None:
+        raise click.UsageError("--potential is for --index: an index has residuals")
     with start_ranks() as comm, Scratch(None, comm) as room:
         together(comm, outputs.check)
         with show_progress() as progress:
@@ -114,9 +121,16 @@ def dh_command(
                 reference = open_reference(
                     index_file, references, bandwidth, descriptor, reading, threads, precision, progress, room
                 )
+                reference = together(comm, partial(_choose_residuals, reference, potential))
             question = _Question(sources, reference, thresholds, {**descriptor, "reading": reading}, progress, room)
             done = _answer(question, outputs.output)
         on_root(comm, lambda: _tell(question, done, outputs))
+
+
+def _choose_residuals(reference: OpenedReference, potential: str | None) -> OpenedReference:
+    if reference.index is None:
+        return reference
+    return replace(reference, local=choose_local_errors(reference.index, potential))
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,17 @@ class _Question:
     def limits(self) -> list[float]:
         """All dH (nats) of which the result says how many are above or below."""
         return [*self.thresholds, _OVERLAP]
+
+    @property
+    def local(self) -> LocalErrors | None:
+        """The residuals that are asked about, if any."""
+        return self.reference.local if isinstance(self.reference, OpenedReference) else None
+
+    def measure(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+        """Compute dH (nats) and, if residuals are asked about, local residuals (eV/Å): (n, 1) or (n, 2)."""
+        if isinstance(self.reference, OpenedReference) and self.reference.local is not None:
+            return self.reference.ask_with_residuals(frames, self.limits)
+        return self.reference.ask(frames, self.limits)[:, None]
 
 
 def _answer(question: _Question, path: Path | None) -> list[_Answer]:
@@ -171,7 +196,9 @@ def _tell(question: _Question, done: Sequence[_Answer], outputs: Outputs) -> Non
     reference, thresholds = question.reference, question.thresholds
     values = np.concatenate([answer.dH for answer in done])
     summary = {"n_frames": len(done), **_summarise(values, thresholds), "overlap": float(np.mean(values < _OVERLAP))}
+    summary |= summarise_columns(join_columns([answer.columns for answer in done]))
     about = {"reference": reference.describe(), "thresholds": list(thresholds)}
+    about |= {} if question.local is None else {"potential": question.local.potential}
     of = {**about, **describe_precision(reference.precision), **summary}
 
     def draw() -> Figure:
@@ -239,16 +266,25 @@ def _ask(question: _Question) -> Iterator[list[tuple[_Answer, Iterator[bytes]]]]
     batches = _batches(question.sources, question.descriptor["reading"], question.progress)
     while some := _read_batches(batches, comm, ", ".join(question.sources)):
         frames = [found.frame for batch in some for *_, found in batch]
-        own = together(comm, partial(_compute_dH, question, some[comm.rank : comm.rank + 1]))
+        own = together(comm, partial(_measure, question, some[comm.rank : comm.rank + 1]))
         ends = np.cumsum([0, *(sum(len(found.frame.centres) for *_, found in batch) for batch in some)])
         places = [np.arange(*ends[rank : rank + 2]) if rank < len(some) else np.arange(0) for rank in range(comm.size)]
-        answers = []
-        parts = _split(join(comm, own, places), frames)
-        for (source, number, found), dH in zip(itertools.chain(*some), parts, strict=True):
-            row = {"file": source, "frame": number, "step": found.frame.step, "time": found.frame.time}
-            summary = _summarise(dH, question.thresholds, found.frame)
-            answers.append((_Answer({**row, **summary}, dH), _format_frame(found, dH, summary)))
-        yield answers
+        dH, *more = (_split(join(comm, column, places), frames) for column in own.T)
+        s = more[0] if more else [None] * len(frames)
+        yield [_answer_frame(question, *one) for one in zip(itertools.chain(*some), dH, s, strict=True)]
+
+
+def _answer_frame(
+    question: _Question, place: _Place, dH: NDArray[np.float64], s: NDArray[np.float64] | None
+) -> tuple[_Answer, Iterator[bytes]]:
+    """Return the answer for a frame whose dH and local residuals are known, and its text, in pieces."""
+    source, number, found = place
+    row = {"file": source, "frame": number, "step": found.frame.step, "time": found.frame.time}
+    columns: Columns = {}
+    if question.local is not None and s is not None:
+        columns = question.local.list_columns(dH, s, found.frame.numbers[found.frame.centres])
+    summary, local = _summarise(dH, question.thresholds, found.frame), summarise_columns(columns)
+    return _Answer({**row, **summary, **local}, dH, columns), _format_frame(found, dH, columns, summary, local)
 
 
 def _ask_dataset(question: _Question, reference: OpenedReference) -> Iterator[_Answer]:
@@ -259,9 +295,13 @@ def _ask_dataset(question: _Question, reference: OpenedReference) -> Iterator[_A
     dH = reference.delta_entropy(data.rows, data.numbers, question.limits, room.comm)
     # Own descriptors do not always say where a frame begins: then all of them are one frame.
     offsets = [0, len(dH)] if data.spec is None and data.n_frames == len(dH) else data.frame_offsets.tolist()
+    columns: Columns = {}
+    if reference.local is not None:
+        columns = reference.local.list_columns(dH, reference.local_residuals(data.rows, room.comm), data.numbers)
     for number, (first, last) in enumerate(itertools.pairwise(offsets)):
-        some = dH[first:last]
-        yield _Answer({"file": sources[0], "frame": number, **_summarise(some, question.thresholds)}, some)
+        some, mine = dH[first:last], {name: values[first:last] for name, values in columns.items()}
+        summary = {**_summarise(some, question.thresholds), **summarise_columns(mine)}
+        yield _Answer({"file": sources[0], "frame": number, **summary}, some, mine)
 
 
 def _read_batches(batches: Iterator[list[_Place]], comm: Comm, names: str) -> list[list[_Place]]:
@@ -272,17 +312,17 @@ def _read_batches(batches: Iterator[list[_Place]], comm: Comm, names: str) -> li
     return some
 
 
-def _compute_dH(question: _Question, batches: Sequence[Sequence[_Place]]) -> NDArray[np.float64]:
-    """Compute dH of some frames. If a frame has no descriptor, the error names its file."""
+def _measure(question: _Question, batches: Sequence[Sequence[_Place]]) -> NDArray[np.float64]:
+    """Compute what `_Question.measure` does of some frames. If a frame has no descriptor, the error names its file."""
     places = list(itertools.chain(*batches))
     if not places:  # the frames do not suffice for all ranks
-        return np.empty(0)
+        return np.empty((0, 1 if question.local is None else 2))
     try:
-        return question.reference.ask([found.frame for *_, found in places], question.limits)
+        return question.measure([found.frame for *_, found in places])
     except FrameError:
         for source, number, found in places:
             try:
-                question.reference.ask([found.frame])
+                question.measure([found.frame])
             except FrameError as error:
                 raise FrameError(f"{source}: frame {number}: {error}") from error
         raise
@@ -322,11 +362,15 @@ def _summarise(dH: NDArray[np.float64], thresholds: Sequence[float], frame: Fram
     return numbers | {f"above_{threshold:g}": float(np.mean(dH > threshold)) for threshold in thresholds}
 
 
-def _format_frame(found: ReadFrame, dH: NDArray[np.float64], summary: dict[str, Any]) -> Iterator[bytes]:
-    """Yield the text of a frame with dH, in pieces; nan for an atom that is no environment."""
-    values = np.full(len(found.frame.positions), np.nan)
-    values[found.frame.centres] = dH
-    yield from found.text.format({"dH": values}, {f"dH_{key}": value for key, value in summary.items()})
+def _format_frame(
+    found: ReadFrame, dH: NDArray[np.float64], columns: Columns, summary: dict[str, Any], local: dict[str, float]
+) -> Iterator[bytes]:
+    """Yield the text of a frame with dH and other columns, in pieces; nan for an atom that is no environment."""
+    whole: dict[str, NDArray[Any]] = {}
+    for name, values in {"dH": dH, **columns}.items():
+        whole[name] = np.full(len(found.frame.positions), np.nan)
+        whole[name][found.frame.centres] = values
+    yield from found.text.format(whole, {**{f"dH_{key}": value for key, value in summary.items()}, **local})
 
 
 # -- nuclei ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,30 +15,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comm import Comm, choose_threads, on_root, together
-from ..descriptors import DescriptorSpec, OwnDescriptors
+from ..descriptors import DescriptorSpec
 from ..errors import CalibrationError, IndexFileError, InputError, OutputError
 from ..frame import Frame
-from ..index import ORIGINS, Calibration, ErrorBound, Index, Residuals, calibrate, fit_error_bound
+from ..index import HELD_OUT, ORIGINS, Index, Residuals, calibrate, fit_error_bound, fit_local_bound
 from ..information import DEFAULT_BANDWIDTH
 from ..labelling import Oracle
 from ..sources import (
     MODEL_FORCES,
     ReadForces,
     describe_source,
-    name_source,
     read_descriptors,
     read_force_errors,
     read_forces,
 )
 from .calculators import keywords_option, read_oracle
 from .datasets import convert_bandwidth, read_counted, reading_options, refuse_no_bandwidth, refuse_other_frames
+from .index_facts import describe_index, format_index, format_source, list_facts
 from .results import Counter, format_facts, show_progress
 from .shared_work import start_ranks
 
 __all__ = ["index_group"]
 
 _ORIGINS = {origin.replace(" ", "-"): origin for origin in ORIGINS}  # by what is typed
-_RATES = (0.1, 0.01)  # false alarms per independent frame, of which `index info` shows the thresholds
 
 
 @click.group("index")
@@ -113,7 +111,7 @@ def build(
         def tell() -> None:
             index.save(output)
             seconds = time.perf_counter() - started
-            click.echo(_format(output, index))
+            click.echo(format_index(output, index))
             if reason:
                 click.echo(f"quests-md: warning: no calibration: {reason}", err=True)
             click.echo(format_facts({"built in": f"{seconds:.1f} s"}))
@@ -198,7 +196,7 @@ def extend(
     old = Index.open(index_file)
     _refuse_other_files(output)
     described = [describe_source(source) for source in sources]
-    before, reason = _list_facts(index_file, old), ""
+    before, reason = list_facts(index_file, old), ""
     with show_progress() as progress:
         if _are_own(sources):
             _refuse_options_for_frames(sources[0], {"group-key": group_key, **reading})
@@ -210,15 +208,25 @@ def extend(
             progress.say("calibrating with")
             reason = _calibrate(new, threads)
     new.save(output)
-    click.echo(_format(output, new, before))
+    click.echo(format_index(output, new, before))
     if reason:
         click.echo(f"quests-md: warning: no calibration: {reason}", err=True)
-    if old.calibration is not None and old.calibration.force_error is not None:
-        click.echo(
-            f"quests-md: warning: the bound of the force error was that of generation {old.generation}; make it again: "
-            f"quests-md index calibrate {output} --errors LABELLED",
-            err=True,
-        )
+    _tell_dropped(old, output)
+
+
+def _tell_dropped(old: Index, output: Path) -> None:
+    """Say which bounds of errors an extension has dropped, and how they are made again."""
+    if old.calibration is None:
+        return
+    bounds = {"bound of the force error": old.calibration.force_error, "local error": old.calibration.local_error}
+    for name, bound in bounds.items():
+        if bound is not None:
+            errors = "" if name == "local error" and getattr(bound, "errors", "") != HELD_OUT else " --errors LABELLED"
+            click.echo(
+                f"quests-md: warning: the {name} was that of generation {old.generation}; make it again: "
+                f"quests-md index calibrate {output}{errors}",
+                err=True,
+            )
 
 
 # -- calibrate, info, verify -------------------------------------------------------------------------------------------
@@ -228,7 +236,7 @@ def extend(
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--errors", metavar="LABELLED", help="Frames with forces and model_forces: bound the force error.")
 @click.option("--coverage", default=0.9, show_default=True, help="Share of force errors that must lie below the bound.")
-@click.option("--potential", default="", metavar="NAME", help="The model whose errors these are, for the record.")
+@click.option("--potential", default="", metavar="NAME", help="The model whose errors these are, or whose residuals.")
 @click.option("--group-key", metavar="KEY", help="Key of LABELLED's info that names the trajectory of each frame.")
 @click.option("--threads", type=click.IntRange(1), help="Threads to use.  [default: all cores]")
 @reading_options("forces")
@@ -241,22 +249,61 @@ def calibrate_command(
     threads: int | None,
     reading: dict[str, Any],
 ) -> None:
-    """Calibrate an index: find what thresholds mean, and with --errors what dH says about the force error.
+    """Calibrate an index: find what thresholds mean, and what its residuals or --errors say about the force error.
 
     Without --errors the dH of the references against the index without their group is computed; `index build` does that
-    by itself. A bound of the force error that the index has is kept.
+    by itself. A bound of the force error that the index has is kept. If the index has residuals, it learns which errors
+    local residuals mean: from LABELLED, or from its own references.
     """
-    index = Index.open(file)
+    index, labelled = Index.open(file), None
     with show_progress() as progress:
         progress.say("calibrating with")
+        if index.residuals and errors is not None:
+            potential = index.residuals_of(potential or None).name
         if errors is None or index.calibration is None:
             index.calibration = calibrate(index, threads=threads)
         if errors is not None:
-            labelled = read_force_errors(errors, group_key, **reading)
-            bound = fit_error_bound(index, labelled, coverage=coverage, potential=potential, threads=threads)
+            found = read_force_errors(errors, group_key, **reading)
+            labelled = list(found) if index.residuals else None  # they are needed twice
+            bound = fit_error_bound(index, labelled or found, coverage=coverage, potential=potential, threads=threads)
             index.calibration = dataclasses.replace(index.calibration, force_error=bound)
+        warning = _calibrate_residuals(index, labelled, potential, coverage, threads)
     index.save(file)
-    click.echo(_format(file, index))
+    click.echo(format_index(file, index))
+    if warning:
+        click.echo(f"quests-md: warning: {warning}", err=True)
+
+
+def _calibrate_residuals(
+    index: Index,
+    labelled: Sequence[tuple[Frame, NDArray[np.float64]]] | None,
+    potential: str,
+    coverage: float,
+    threads: int | None,
+) -> str:
+    """Fit which errors local residuals mean, if the index has residuals. Return what a user must be told.
+
+    A bound that was fitted to labelled frames is kept if there are none now.
+    """
+    if not index.residuals:
+        return ""
+    assert index.calibration is not None
+    before = index.calibration.local_error
+    if before is not None:
+        potential = potential or before.potential
+        if labelled is None and before.errors == HELD_OUT and before.potential == potential:
+            return before.warning
+    if not potential and len(index.residuals) > 1:
+        names = ", ".join(one.name for one in index.residuals)
+        return f"no local error: the index has residuals of {names}: --potential chooses those that are calibrated"
+    try:
+        made = fit_local_bound(index, labelled, potential=potential or None, coverage=coverage, threads=threads)
+    except CalibrationError as error:
+        if labelled is not None:
+            raise
+        return f"no local error: {error}"
+    index.calibration = dataclasses.replace(index.calibration, local_error=made)
+    return made.warning
 
 
 @index_group.command("residuals")
@@ -305,9 +352,12 @@ def residuals(
         made = measure_residuals(
             index, labelled, name=name, fingerprint=digest, origin=_ORIGINS[origin], model=computes, threads=threads
         )
-    index = index.with_residuals(*kept, made)
+    before, index = index.calibration, index.with_residuals(*kept, made)
     index.save(output or index_file)
-    click.echo(_format(output or index_file, index))
+    click.echo(format_index(output or index_file, index))
+    if index.calibration is not before:
+        again = f"quests-md index calibrate {output or index_file}"
+        click.echo(f"quests-md: warning: the local error was that of other residuals; make it again: {again}", err=True)
 
 
 @index_group.command("info")
@@ -317,16 +367,16 @@ def info(file: Path, as_json: bool) -> None:
     """Show what an index was made of."""
     index = Index.open(file)
     if as_json:
-        click.echo(json.dumps(_describe(file, index), indent=2))
+        click.echo(json.dumps(describe_index(file, index), indent=2))
         return
-    click.echo(_format(file, index))
+    click.echo(format_index(file, index))
     for source in index.provenance.get("sources", []):
-        click.echo(format_facts({"made of": _format_source(source)}))
+        click.echo(format_facts({"made of": format_source(source)}))
     for added in index.provenance.get("generations", []):
         what = f"{added['environments']} environments in {added['frames']} frames, {added['created']}"
         click.echo(format_facts({f"generation {added['generation']}": f"adds {what}"}))
         for source in added["sources"]:
-            click.echo(format_facts({"  of": _format_source(source)}))
+            click.echo(format_facts({"  of": format_source(source)}))
 
 
 @index_group.command("verify")
@@ -441,134 +491,3 @@ def _read_own(sources: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     sizes = [[len(rows)] if offsets is None else np.diff(offsets).tolist() for rows, offsets in parts]
     x = parts[0][0] if len(parts) == 1 else np.concatenate([rows for rows, _ in parts])
     return x, np.cumsum([0, *itertools.chain(*sizes)], dtype=np.int64)
-
-
-# -- what is shown of an index -----------------------------------------------------------------------------------------
-
-
-def _describe(file: Path, index: Index) -> dict[str, Any]:
-    from ase.data import atomic_numbers
-
-    counts = {symbol: int((index.numbers == atomic_numbers[symbol]).sum()) for symbol in index.elements}
-    distances = [[round(float(d), 6) if math.isfinite(d) else None for d in row] for row in index.pair_distances]
-    return {
-        **index.describe(),
-        "n_frames": len(index.frame_offsets) - 1,
-        "columns": index.rows.shape[1],
-        "environments": counts,
-        "pair_distances": distances,
-        "bytes": file.stat().st_size,
-        "provenance": index.provenance,
-        "groups": sorted(set(index.frame_groups)),
-        "calibration": None if index.calibration is None else index.calibration.describe(),
-        "residuals": [one.describe() for one in index.residuals],
-    }
-
-
-def _format_source(source: dict[str, Any]) -> str:
-    digest = source.get("sha256")
-    return name_source(source) + (f"  sha256 {str(digest)[:16]}" if digest else "")
-
-
-def _format(file: Path, index: Index, before: dict[str, str] | None = None) -> str:
-    """Format the facts of an index; below a fact that has changed, show that of `before`."""
-    text = [f"{file}: an index"]
-    before = before or {}
-    for name, line in _list_facts(file, index).items():
-        text.append(format_facts({name: line}))
-        if before.get(name, line) != line:
-            text.append(format_facts({"  before": before[name]}))
-    return "\n".join(text)
-
-
-def _list_facts(file: Path, index: Index) -> dict[str, str]:
-    content = _describe(file, index)
-    elements = ", ".join(f"{symbol} ({n})" for symbol, n in content["environments"].items())
-    rule = {"volume": "by the volume rule", "given": "as given"}.get(index.provenance.get("bandwidth_rule", ""), "")
-    pairs = [
-        f"{a}-{b} {index.pair_distances[i, j]:.3f} Å"
-        for i, a in enumerate(index.elements)
-        for j, b in enumerate(index.elements[i:], i)
-        if math.isfinite(index.pair_distances[i, j])
-    ]
-    environments = f"{len(index)} in {content['n_frames']} frames"
-    if isinstance(index.descriptor, OwnDescriptors):
-        what = {
-            "environments": environments,
-            "descriptor": f"own: {index.descriptor.name}; {content['columns']} columns",
-            "bandwidth": f"{index.bandwidth:.6g} {rule}, in the unit of the descriptor",
-        }
-    else:
-        what = {
-            "environments": environments,
-            "elements": elements,
-            "descriptor": _format_spec(index.descriptor, content["columns"]),
-            "bandwidth": f"{index.bandwidth:.6g} 1/Å {rule}",
-            "smallest distance": ", ".join(pairs) or "no pair inside the cutoff",
-        }
-    return {
-        **what,
-        "generation": str(index.generation),
-        "size": f"{content['bytes'] / 1e6:.2f} MB",
-        "made": f"{index.provenance.get('created', 'at an unknown date')}",
-        "hash": f"{index.hash}",
-        **_list_calibration(index.calibration),
-        **_list_residuals(index.residuals),
-    }
-
-
-def _format_spec(spec: DescriptorSpec, columns: int) -> str:
-    species = f", species = {spec.species}" if spec.species else ""
-    blocks = f" in blocks of {', '.join(spec.elements)}" if spec.elements else ""
-    return f"k = {spec.k}, cutoff = {spec.cutoff:g} Å{species}; {columns} columns{blocks}"
-
-
-def _list_calibration(calibration: Calibration | None) -> dict[str, str]:
-    if calibration is None:
-        return {"calibration": "none"}
-    sampled = len(calibration.sizes)
-    left_out = "all" if sampled == calibration.frames else f"a sample of {sampled}"
-    lines = {
-        "calibration": f"{left_out} of {calibration.frames} independent frames, left out with their group "
-        f"(of {calibration.groups})",
-        "redundancy": f"{calibration.redundancy:.2f} nats: {calibration.copies} copies, "
-        f"correlation over {calibration.correlation:.3g} frames"
-        if calibration.correlation > 1
-        else f"{calibration.redundancy:.2f} nats: {calibration.copies} copies",
-    }
-    typical = calibration.typical
-    atoms = ", ".join(f"{n} {symbol}" for symbol, n in typical.items()) + " watched atoms"
-    if calibration.symbols == ("X",):  # own descriptors
-        atoms = f"{typical['X']} rows a frame"
-    for rate in _RATES:
-        try:
-            (value,) = set(calibration.false_alarm(rate, typical).values())
-            lines[f"false alarm {rate:g}"] = f"dH = {value:.4g} at {atoms}"
-        except CalibrationError:
-            lines[f"false alarm {rate:g}"] = f"not resolved at {atoms}"
-    return lines | _list_bound(calibration.force_error)
-
-
-def _list_bound(bound: ErrorBound | None) -> dict[str, str]:
-    if bound is None:
-        return {}
-    lines = {
-        "force error": f"of {bound.potential or 'a model without a name'}: {100 * bound.coverage:g} % of errors below "
-        f"the bound; held out {100 * bound.covered:.1f} % ({100 * bound.low:.1f} to {100 * bound.high:.1f} %) of "
-        f"{bound.structures} structures"
-    }
-    for symbol, bins in bound.bins.items():
-        steps = ", ".join(f"{b.bound:.3g} up to dH = {b.upper:.4g}" for b in bins)
-        lines[f"  {symbol}"] = f"{steps} (eV/Å)"
-    return lines
-
-
-def _list_residuals(residuals: Sequence[Residuals]) -> dict[str, str]:
-    lines = dict[str, str]()
-    for number, one in enumerate(residuals, 1):
-        said = one.describe()
-        rows = f"{said['labelled']} of {said['rows']} environments"
-        lines["residuals" if number == 1 else f"residuals {number}"] = (
-            f"of {one.name} ({one.origin}): {rows}; mean {said['mean']:.4g} eV/Å"
-        )
-    return lines

@@ -20,6 +20,7 @@ from ..frame import Frame
 from ..index import Index
 from ..information import Precision, delta_entropy, find_undecided
 from .datasets import Dataset, open_dataset, open_index, resolve_bandwidths
+from .local_errors import LocalErrors
 from .results import Counter, add_options
 from .shared_work import Scratch
 
@@ -47,6 +48,8 @@ class OpenedReference:
         Threads to use; None takes all cores.
     precision
         Of dH. Where a threshold is given, its errors do not change on which side of it a dH lies.
+    local
+        The residuals of the index that are asked about, if any.
     """
 
     data: Dataset | None
@@ -54,6 +57,7 @@ class OpenedReference:
     bandwidth: float
     threads: int | None
     precision: Precision = "double"
+    local: LocalErrors | None = None
 
     @property
     def spec(self) -> DescriptorSpec | None:
@@ -77,6 +81,37 @@ class OpenedReference:
         numbers = np.concatenate([frame.numbers for frame in frames])
         rows = self.spec.compute(frames, self.threads)
         return _settle(lambda p, which: self._compute(rows[which], numbers, p), thresholds, self.precision)
+
+    def ask_with_residuals(self, frames: Sequence[Frame], thresholds: Sequence[float] = ()) -> NDArray[np.float64]:
+        """Compute dH as `ask` does, in nats, and local residuals in the same pass, in eV/Å; (n, 2)."""
+        assert self.spec is not None
+        assert self.index is not None
+        assert self.local is not None
+        numbers = np.concatenate([frame.numbers for frame in frames])
+        self.index.check_elements(numbers)
+        rows = self.spec.compute(frames, self.threads)
+        how: dict[str, Any] = {"potential": self.local.potential, "precision": self.precision}
+        dH, s = self.index.local_residuals(rows, self.threads, **how)
+
+        def compute(precision: Precision, which: Any) -> NDArray[np.float64]:
+            return dH if isinstance(which, slice) else self._compute(rows[which], numbers, precision)
+
+        return np.column_stack([_settle(compute, thresholds, self.precision), s])
+
+    def local_residuals(self, query: NDArray[Any], comm: Comm) -> NDArray[np.float64]:
+        """Compute local residuals of rows (n, d) in eV/Å, (n,), on all ranks, as `delta_entropy` does. Collective."""
+
+        def compute(which: Any) -> NDArray[np.float64]:
+            assert self.index is not None
+            assert self.local is not None
+            rows = np.asarray(query[which], dtype=np.float64)
+            how: dict[str, Any] = {"potential": self.local.potential, "precision": self.precision}
+            return self.index.local_residuals(rows, self.threads, **how)[1]
+
+        if comm.size == 1:
+            return compute(slice(None))
+        places = self._deal(query, comm.size)
+        return join(comm, together(comm, lambda: compute(places[comm.rank])), places)
 
     def delta_entropy(
         self, query: NDArray[Any], numbers: NDArray[np.int64] | None, thresholds: Sequence[float], comm: Comm

@@ -6,11 +6,15 @@ from ._data import Reference
 from ._force_error import fit_error_bound
 from ._index import Index
 from ._live import Learned, Lesson, Live
+from ._local_bound import ADDED, HELD_OUT, LocalBound, LocalFactors
+from ._local_fit import fit_local_bound
 from ._matching import match_residuals
 from ._residuals import ORIGINS, Residuals
 from ._thresholds import Calibration, ErrorBin, ErrorBound, check_threshold, resolve_threshold
 
 __all__ = [
+    "ADDED",
+    "HELD_OUT",
     "ORIGINS",
     "Calibration",
     "ErrorBin",
@@ -19,11 +23,14 @@ __all__ = [
     "Learned",
     "Lesson",
     "Live",
+    "LocalBound",
+    "LocalFactors",
     "Reference",
     "Residuals",
     "calibrate",
     "check_threshold",
     "fit_error_bound",
+    "fit_local_bound",
     "match_residuals",
     "mean_volume",
     "resolve_threshold",

@@ -51,7 +51,7 @@ def calibrate(index: IndexData, *, threads: int | None = None, comm: Comm | None
     Returns
     -------
     Calibration
-        It takes over the force-error bound of the index.
+        It takes over what the index says of force errors: `force_error` and `local_error`.
 
     Raises
     ------
@@ -96,6 +96,7 @@ def calibrate(index: IndexData, *, threads: int | None = None, comm: Comm | None
         correlation=parts.correlation,
         redundancy=math.log(len(index) / counted),
         force_error=index.calibration.force_error if index.calibration else None,
+        local_error=index.calibration.local_error if index.calibration else None,
     )
 
 

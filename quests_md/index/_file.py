@@ -30,8 +30,9 @@ from ..files import write_atomically
 from ..information import check_bandwidth
 from ._build import arrange
 from ._data import HASHED, IndexData, MappedFile, State, fingerprint, limit_layout, read_state
-from ._residuals import Residuals, check_several, read_entries
-from ._thresholds import Calibration, is_count
+from ._header import is_count
+from ._residuals import Residuals, check_several, fingerprint_residuals, read_entries
+from ._thresholds import Calibration
 from ._verification import check_provenance, check_rows, check_sections
 
 __all__ = ["open_index", "save_index", "verify_index"]
@@ -148,6 +149,7 @@ def _open(kind: type[T], path: Path, verified: dict[State, str]) -> T:
         raise IndexFileError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         index = _make_index(kind, path, header, sections)
+        _check_local_bound(path, header, index)
         if not is_known:
             check_rows(index)
     except InputError as error:
@@ -287,13 +289,30 @@ def _check_bound(path: Path, header: dict[str, Any]) -> None:
     bound = header["calibration"].force_error if header.get("calibration") else None
     if bound is None:
         return
-    digests = {name: header["sections"][name]["sha256"] for name in HASHED}
-    descriptor = _read_descriptor(header)
-    if bound.reference != fingerprint(descriptor, header["bandwidth"], header["generation"], digests):
+    if bound.reference != _fingerprint(header):
         raise IndexFileError(
             f"{path}: its bound of the force error was fitted to other references or another generation: "
             "build the index again, and calibrate it with --errors"
         )
+
+
+def _check_local_bound(path: Path, header: dict[str, Any], index: IndexData) -> None:
+    """Raise `IndexFileError` if the bound from local residuals was fitted to other references or residuals."""
+    bound = index.calibration.local_error if index.calibration else None
+    if bound is None:
+        return
+    mine = [one for one in index.residuals if (one.name, one.fingerprint) == (bound.potential, bound.fingerprint)]
+    if mine and bound.reference == fingerprint_residuals(_fingerprint(header), mine[0]):
+        return
+    raise IndexFileError(
+        f"{path}: its bound from local residuals was fitted to other residuals, other references or another "
+        "generation: build the index again, fill its residuals, and calibrate it"
+    )
+
+
+def _fingerprint(header: dict[str, Any]) -> str:
+    digests = {name: header["sections"][name]["sha256"] for name in HASHED}
+    return fingerprint(_read_descriptor(header), header["bandwidth"], header["generation"], digests)
 
 
 def _read_descriptor(header: dict[str, Any]) -> DescriptorSpec | OwnDescriptors:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +12,20 @@ from ..errors import CalibrationError, InputError
 from ..frame import Frame
 from ..information import log_kernel_sum
 from ._calibration import SAME
+from ._conformal import (
+    check_coverage,
+    count_needed,
+    estimate_interval,
+    find_quantile,
+    judge_held_out,
+    refuse_too_few,
+)
 from ._data import IndexData, fingerprint_index
 from ._thresholds import ErrorBin, ErrorBound
 
-__all__ = ["fit_error_bound"]
+__all__ = ["fit_error_bound", "read_environments"]
 
 _MOST_BINS = 12
-_FOLDS = 20
-_RESAMPLED = 2000  # samples of the bootstrap
 _PART = 100_000  # rows that are laid out at a time
 
 
@@ -61,23 +66,19 @@ def fit_error_bound(
     InputError
         The coverage is not between 0 and 1, or an error is not finite.
     """
-    if not (isinstance(coverage, float) and 0.0 < coverage < 1.0):
-        raise InputError(f"coverage must be a share between 0 and 1, not {coverage!r}")
-    dH, numbers, errors, structures = _read_environments(index, labelled, threads)
+    check_coverage(coverage)
+    dH, numbers, errors, structures = read_environments(
+        index, labelled, threads, lambda frame: index.delta_entropy(frame, threads)
+    )
     bins: dict[str, tuple[ErrorBin, ...]] = {}
     covered = np.ones(len(dH), bool)
     for z in np.unique(numbers).tolist():
         mine = np.flatnonzero(numbers == z)
-        n, needed = len(np.unique(structures[mine])), _count_needed(coverage) - 1
-        if n < needed:
-            raise CalibrationError(
-                f"a coverage of {coverage:g} needs at least {needed} labelled structures (frames, or "
-                f"groups of them) with {SYMBOLS[z]}, and there are {n}: label more, or ask for less"
-            )
+        refuse_too_few(structures[mine], coverage, SYMBOLS[z], "label more")
         fit = _Fit(dH[mine], errors[mine], structures[mine], coverage)
         covered[mine] = _judge_held_out(dH[mine], errors[mine], structures[mine], coverage)
         bins[SYMBOLS[z]] = _make_bins(fit, dH[mine], structures[mine], covered[mine])
-    share, low, high = _estimate_interval(covered, structures)
+    share, low, high = estimate_interval(covered, structures)
     return ErrorBound(
         bins=bins,
         coverage=coverage,
@@ -91,35 +92,47 @@ def fit_error_bound(
     )
 
 
-def _count_needed(coverage: float) -> int:
-    """Return how many structures a finite quantile needs, the unseen one included."""
-    return math.ceil(1.0 / (1.0 - coverage) - 1e-9)
-
-
-def _read_environments(
-    index: IndexData, labelled: Iterable[tuple[Frame, NDArray[np.float64]]], threads: int | None
+def read_environments(
+    index: IndexData,
+    labelled: Iterable[tuple[Frame, NDArray[np.float64]]],
+    threads: int | None,
+    measure: Callable[[Frame], NDArray[np.float64]],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """Return dH, atomic numbers, errors and structures (n,) of all environments; refuse frames of the reference."""
-    dH, numbers, errors, structures, known = [], [], [], [], []
+    """Read labelled frames, and refuse those of the reference.
+
+    Parameters
+    ----------
+    index, labelled, threads
+        As in `fit_error_bound`.
+    measure
+        What is measured of the environments of a frame: (n,) or (n, columns).
+
+    Returns
+    -------
+    tuple
+        What was measured, atomic numbers, errors and structures (n,) of all environments.
+    """
+    measured, numbers, errors, structures, known = [], [], [], [], []
     names: dict[object, int] = {}
     for i, (frame, error) in enumerate(labelled):
         if error.shape != (len(frame.centres),) or not np.isfinite(error).all():
             raise InputError(f"frame {i}: the force errors must be {len(frame.centres)} finite numbers")
         if is_known(index, index.spec.compute(frame, threads), threads):
             known.append(i)
-        dH.append(index.delta_entropy(frame, threads))
+        measured.append(measure(frame))
         numbers.append(frame.numbers[frame.centres])
         errors.append(error)
         name = names.setdefault(("frame", i) if frame.group is None else frame.group, len(names))
         structures.append(np.full(len(error), name))
-    if not dH:
+    if not measured:
         raise CalibrationError("no labelled frames")
     if known:
         raise CalibrationError(
-            f"{len(known)} of {len(dH)} labelled frames are in the reference (the first is frame {known[0]}, counted "
-            "from 0): errors on training frames say nothing about errors on other frames; leave these frames out"
+            f"{len(known)} of {len(measured)} labelled frames are in the reference (the first is frame {known[0]}, "
+            "counted from 0): errors on training frames say nothing about errors on other frames; leave these "
+            "frames out"
         )
-    return tuple(np.concatenate(x) for x in (dH, numbers, errors, structures))  # type: ignore[return-value]
+    return tuple(np.concatenate(x) for x in (measured, numbers, errors, structures))  # type: ignore[return-value]
 
 
 def is_known(index: IndexData, rows: NDArray[np.float64], threads: int | None) -> bool:
@@ -142,7 +155,7 @@ class _Fit:
     ) -> None:
         self.upper = _find_bin_ends(dH, structures, coverage)
         place = np.searchsorted(self.upper, dH)
-        bounds = [_find_quantile(errors[place == b], structures[place == b], coverage) for b in range(len(self.upper))]
+        bounds = [find_quantile(errors[place == b], structures[place == b], coverage) for b in range(len(self.upper))]
         self.bounds = np.maximum.accumulate(bounds)
 
     def of(self, dH: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -152,7 +165,7 @@ class _Fit:
 
 def _find_bin_ends(dH: NDArray[np.float64], structures: NDArray[np.int64], coverage: float) -> NDArray[np.float64]:
     """Return the upper ends of the bins, ascending."""
-    fewest, smallest = 2 * _count_needed(coverage), len(dH) // _MOST_BINS
+    fewest, smallest = 2 * count_needed(coverage), len(dH) // _MOST_BINS
     order = np.argsort(-dH, kind="stable")
     ends, start, seen = [float(dH[order[0]])], 0, set[int]()
     for i, at in enumerate(order.tolist()):
@@ -165,29 +178,16 @@ def _find_bin_ends(dH: NDArray[np.float64], structures: NDArray[np.int64], cover
     return np.array(ends[::-1])
 
 
-def _find_quantile(errors: NDArray[np.float64], structures: NDArray[np.int64], coverage: float) -> float:
-    """Return the quantile of the errors. All structures weigh the same; one unseen structure has infinite errors."""
-    if not len(errors):
-        return math.inf
-    _, kind, sizes = np.unique(structures, return_inverse=True, return_counts=True)
-    order = np.argsort(errors)
-    reached = np.cumsum(1.0 / ((len(sizes) + 1.0) * sizes[kind[order]]))
-    place = int(np.searchsorted(reached, coverage - 1e-12))
-    return float(errors[order[place]]) if place < len(errors) else math.inf
-
-
 def _judge_held_out(
     dH: NDArray[np.float64], errors: NDArray[np.float64], structures: NDArray[np.int64], coverage: float
 ) -> NDArray[np.bool_]:
     """Return for each environment whether its error is below the bound that was fitted without its structure."""
-    covered = np.ones(len(dH), bool)
-    folds = np.unique(structures, return_inverse=True)[1] % _FOLDS
-    for fold in np.unique(folds):
-        rest = folds != fold
-        if rest.any():
-            fit = _Fit(dH[rest], errors[rest], structures[rest], coverage)
-            covered[~rest] = errors[~rest] <= fit.of(dH[~rest])
-    return covered
+
+    def fit(rest: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        made = _Fit(dH[rest], errors[rest], structures[rest], coverage)
+        return errors[~rest] <= made.of(dH[~rest])
+
+    return judge_held_out(structures, fit)
 
 
 def _make_bins(
@@ -197,16 +197,5 @@ def _make_bins(
     for b, (upper, bound) in enumerate(zip(fit.upper.tolist(), fit.bounds.tolist(), strict=True)):
         mine = place == b
         n = len(np.unique(structures[mine]))
-        bins.append(ErrorBin(upper, bound, n, int(mine.sum()), *_estimate_interval(covered[mine], structures[mine])))
+        bins.append(ErrorBin(upper, bound, n, int(mine.sum()), *estimate_interval(covered[mine], structures[mine])))
     return tuple(bins)
-
-
-def _estimate_interval(
-    covered: NDArray[np.bool_], structures: Sequence[int] | NDArray[np.int64]
-) -> tuple[float, float, float]:
-    """Return the covered share (mean over structures), and its 95 % interval from a bootstrap over structures."""
-    _, kind = np.unique(structures, return_inverse=True)
-    shares = np.bincount(kind, covered) / np.bincount(kind)
-    drawn = np.random.default_rng(0).integers(len(shares), size=(_RESAMPLED, len(shares)))
-    low, high = np.quantile(shares[drawn].mean(axis=1), [0.025, 0.975])
-    return float(shares.mean()), float(low), float(min(high, 1.0))

@@ -181,7 +181,8 @@ class Index(IndexData):
         """Return an index that has these residuals and no others. This one does not change.
 
         ``index.with_residuals(*index.residuals, made)`` adds those of one more potential. `match_residuals` makes
-        residuals of labelled frames.
+        residuals of labelled frames. What a calibration says of local residuals is dropped, unless these stay the same:
+        `fit_local_bound` makes it again.
 
         Raises
         ------
@@ -189,7 +190,15 @@ class Index(IndexData):
             They are those of another number of rows, or two of them have one name.
         """
         check_several(residuals, len(self))
-        made = replace(self, residuals=residuals, path=None, hash=None)
+        calibration = self.calibration
+        local = None if calibration is None else calibration.local_error
+        if calibration is not None and local is not None:
+            before, after = (
+                [one for one in some if one.name == local.potential] for some in (self.residuals, residuals)
+            )
+            if not (before and after and before[0].equals(after[0])):
+                calibration = replace(calibration, local_error=None)
+        made = replace(self, residuals=residuals, calibration=calibration, path=None, hash=None)
         made.mapped = self.mapped  # it has the same rows
         return made
 

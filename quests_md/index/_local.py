@@ -13,7 +13,7 @@ from ._calibration import SAME, Rows, find_first_copies, leave_out
 from ._data import IndexData, find_parts, join_residuals, limit_layout
 from ._residuals import SQUARINGS, Residuals
 
-__all__ = ["choose_squarings", "leave_out_residuals"]
+__all__ = ["choose_squarings", "group_frames", "leave_out_residuals", "measure_left_out"]
 
 _ASKED = 2000  # references whose ranking chooses a kernel
 _FEWEST = 20  # references with a residual and with others to compare them with
@@ -53,7 +53,14 @@ def choose_squarings(index: IndexData, residuals: Residuals, threads: int | None
 def leave_out_residuals(
     index: IndexData, residuals: Residuals, asked: NDArray[np.int64], threads: int | None = None
 ) -> NDArray[np.float64]:
-    """Compute the local residuals of references without their own frames, or without the groups of these.
+    """Compute the local residuals (m,) of references as `measure_left_out` does, without their dH."""
+    return measure_left_out(index, residuals, asked, threads)[1]
+
+
+def measure_left_out(
+    index: IndexData, residuals: Residuals, asked: NDArray[np.int64], threads: int | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute dH and local residuals of references without their own frames, or without the groups of these.
 
     Copies of a frame belong to it.
 
@@ -70,23 +77,35 @@ def leave_out_residuals(
 
     Returns
     -------
-    ndarray
-        (m,), in eV/Å; nan where no other frame has a residual.
+    tuple
+        dH (m,) in nats, inf where there is no other frame; and local residuals (m,) in eV/Å, nan where no other frame
+        has a residual.
     """
-    rows = Rows(index.rows, index.numbers, index.order, index.frame_offsets)
+    sums, s = np.full(len(asked), -np.inf), np.full(len(asked), np.nan)
     with index.reading():
-        group_of_frame = find_first_copies(rows, SAME * index.bandwidth)
-        if index.frame_groups:
-            named = np.unique(np.asarray(index.frame_groups), return_inverse=True)[1]
-            group_of_frame = named[group_of_frame]
-        out = np.full(len(asked), np.nan)
+        owner, group_of_frame = group_frames(index)
         for first, last in find_parts(index.numbers, index.descriptor.by_centre).values():
             mine = np.flatnonzero((asked >= first) & (asked < last))
             if len(mine):
-                groups, values = group_of_frame[rows.owner[first:last]], residuals.values[first:last].astype(np.float64)
+                groups, values = group_of_frame[owner[first:last]], residuals.values[first:last].astype(np.float64)
                 part = index.rows[first:last]
-                out[mine] = _weigh(part, groups, asked[mine] - first, values, residuals.squarings, index, threads)
-    return out
+                sums[mine], s[mine] = _weigh(
+                    part, groups, asked[mine] - first, values, residuals.squarings, index, threads
+                )
+    return 0.0 - sums, s
+
+
+def group_frames(index: IndexData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the frame of every row (n_env,), and which frames belong together (n_frames,).
+
+    Copies of a frame belong to it, and so do frames of its group, if frames have groups. This reads the rows.
+    """
+    rows = Rows(index.rows, index.numbers, index.order, index.frame_offsets)
+    group_of_frame = find_first_copies(rows, SAME * index.bandwidth)
+    if index.frame_groups:
+        named = np.unique(np.asarray(index.frame_groups), return_inverse=True)[1]
+        group_of_frame = named[group_of_frame]
+    return rows.owner, group_of_frame
 
 
 def _weigh(
@@ -97,9 +116,10 @@ def _weigh(
     squarings: int,
     index: IndexData,
     threads: int | None,
-) -> NDArray[np.float64]:
-    """Return the local residuals of the rows `asked`, over the rows of other groups."""
-    out, nowhere = np.column_stack([np.full(len(asked), np.nan), np.full(len(asked), -np.inf)]), np.zeros(rows.shape[1])
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return ln K and the local residuals of the rows `asked`, over the rows of other groups."""
+    total, nowhere = np.full(len(asked), -np.inf), np.zeros(rows.shape[1])
+    out = np.column_stack([np.full(len(asked), np.nan), total])
     step = limit_layout(rows.shape[1])
     for some, others in leave_out(groups, asked):
         query = np.ascontiguousarray(rows[asked[some]], np.float64)
@@ -109,5 +129,7 @@ def _weigh(
                 np.ascontiguousarray(rows[part]), index.bandwidth, "single", order=np.arange(len(part)),
                 residuals=values[part], squarings=squarings, threads=threads,
             )  # fmt: skip
-            out[some] = join_residuals(out[some], local_residuals(query, blocks, nowhere, threads)[1])
-    return out[:, 0]
+            sums, local = local_residuals(query, blocks, nowhere, threads)
+            total[some] = np.logaddexp(total[some], sums)
+            out[some] = join_residuals(out[some], local)
+    return total, out[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ._thresholds import is_count
+from ._header import is_count
 
 __all__ = [
+    "LARGEST",
     "ORIGINS",
     "SQUARINGS",
     "Residuals",
@@ -21,6 +23,7 @@ __all__ = [
     "check_several",
     "extend_residuals",
     "find_residuals",
+    "fingerprint_residuals",
     "read_entries",
 ]
 
@@ -30,7 +33,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 SQUARINGS = (0, 1, 2)
 _MOST_NAME = 200  # characters
 # No force error is larger, in eV/Å. So no sum of residuals overflows, not even in single precision.
-_LARGEST = 1e9
+LARGEST = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,10 @@ class Residuals:
         """How many rows have a residual."""
         return int(np.count_nonzero(~np.isnan(self.values)))
 
+    def equals(self, other: Residuals) -> bool:
+        """Return whether these are the same residuals of the same potential."""
+        return self.to_json() == other.to_json() and np.array_equal(self.values, other.values, equal_nan=True)
+
     def to_json(self) -> dict[str, Any]:
         """Return all but the values as data of the header of an index file."""
         return {name: getattr(self, name) for name in ("name", "fingerprint", "origin", "squarings")}
@@ -104,8 +111,8 @@ def _check_values(what: str, values: NDArray[np.float32]) -> None:
     known = values[~np.isnan(values)]
     if not len(known):
         raise InputError(f"{what}: no row has one")
-    if known.min() < 0.0 or known.max() > _LARGEST:
-        raise InputError(f"{what}: they hold values that are no force errors (0 to {_LARGEST:g} eV/Å, or nan)")
+    if known.min() < 0.0 or known.max() > LARGEST:
+        raise InputError(f"{what}: they hold values that are no force errors (0 to {LARGEST:g} eV/Å, or nan)")
 
 
 def check_several(residuals: Sequence[Residuals], n: int) -> None:
@@ -159,6 +166,12 @@ def find_residuals(residuals: Sequence[Residuals], name: str | None, where: str)
     if name is not None and name not in names:
         raise InputError(f"{where} has residuals of {', '.join(names)}, not of {name!r}")
     return residuals[0 if name is None else names.index(name)]
+
+
+def fingerprint_residuals(reference: str, residuals: Residuals) -> str:
+    """Return a hash of the residuals and of the fingerprint of the references (`fingerprint`)."""
+    told = f"{reference} {residuals.fingerprint} {residuals.squarings} ".encode()
+    return hashlib.sha256(told + np.ascontiguousarray(residuals.values, "<f4").tobytes()).hexdigest()
 
 
 def extend_residuals(

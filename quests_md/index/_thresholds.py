@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
+from ._header import check_fit, is_count
+from ._local_bound import LocalBound
 
-__all__ = ["Calibration", "ErrorBin", "ErrorBound", "check_threshold", "is_count", "resolve_threshold"]
+__all__ = ["Calibration", "ErrorBin", "ErrorBound", "check_threshold", "resolve_threshold"]
 
 
 # -- the bound of the force error --------------------------------------------------------------------------------------
@@ -147,24 +149,16 @@ class ErrorBound:
             raise ValueError("force_error: elements")
         if not (isinstance(made.potential, str) and isinstance(made.reference, str)):
             raise ValueError("force_error: potential or reference")
-        _check_shares(made)
+        check_fit("force_error", made)
         for entries in bins.values():
             for entry in entries:
-                _check_shares(entry)
+                check_fit("force_error", entry)
             for ends in ([b.upper for b in entries], [b.bound for b in entries]):
                 if not all(isinstance(x, float) and math.isfinite(x) for x in ends) or ends != sorted(ends):
                     raise ValueError("force_error: bins")
             if entries[0].bound < 0.0:
                 raise ValueError("force_error: bins")
         return made
-
-
-def _check_shares(made: ErrorBound | ErrorBin) -> None:
-    shares = [made.covered, made.low, made.high] + ([made.coverage] if isinstance(made, ErrorBound) else [])
-    if not all(isinstance(x, float) and 0.0 <= x <= 1.0 for x in shares):
-        raise ValueError("force_error: shares")
-    if not (made.structures and made.environments and is_count(made.structures) and is_count(made.environments)):
-        raise ValueError("force_error: counts")
 
 
 # -- the calibration ---------------------------------------------------------------------------------------------------
@@ -196,6 +190,8 @@ class Calibration:
         in the calibration by about this much.
     force_error
         The bound of the force error, if one was fitted.
+    local_error
+        What local residuals say of the force error, if that was fitted.
     """
 
     symbols: tuple[str, ...]
@@ -207,6 +203,7 @@ class Calibration:
     correlation: float
     redundancy: float
     force_error: ErrorBound | None = None
+    local_error: LocalBound | None = None
 
     @property
     def typical(self) -> dict[str, int]:
@@ -283,6 +280,7 @@ class Calibration:
             "maxima": [[m if math.isfinite(m) else None for m in row] for row in self.maxima.tolist()],
             **{name: getattr(self, name) for name in ("frames", "groups", "copies", "correlation", "redundancy")},
             "force_error": None if self.force_error is None else self.force_error.to_json(),
+            **({} if self.local_error is None else {"local_error": self.local_error.to_json()}),
         }
 
     @classmethod
@@ -307,7 +305,10 @@ class Calibration:
             raise ValueError("calibration: correlation or redundancy")
         sizes, maxima = _read_table(data["sizes"], data["maxima"], len(symbols))
         bound = None if data["force_error"] is None else ErrorBound.from_json(data["force_error"])
-        return cls(symbols, sizes, maxima, **counts, **measured, force_error=bound)
+        local = LocalBound.from_json(data["local_error"]) if "local_error" in data else None
+        if local is not None and not set(local.elements) <= set(symbols):
+            raise ValueError("calibration: local_error")
+        return cls(symbols, sizes, maxima, **counts, **measured, force_error=bound, local_error=local)
 
 
 def _read_table(sizes: Any, maxima: Any, columns: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -468,8 +469,3 @@ def resolve_threshold(name: str, given: Any, index: Any, counts: Mapping[str, in
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def is_count(value: Any) -> bool:
-    """Return whether a value of a header can be a count."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48

@@ -22,8 +22,9 @@ from ..kernels.jit import kernel
 from ..kernels.search import FAN, Tree, levels
 from ._build import LONGEST
 from ._data import IndexData, find_parts
+from ._header import is_count
 from ._residuals import check_residuals
-from ._thresholds import Calibration, is_count
+from ._thresholds import Calibration
 
 __all__ = ["check_provenance", "check_rows", "check_sections"]
 

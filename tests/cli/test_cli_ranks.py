@@ -28,9 +28,10 @@ from quests_md.cli.shared_work import Scratch, compute_rows
 from quests_md.descriptors import DescriptorSpec
 from quests_md.errors import InputError, MonitorError, OutputError, SourceError
 from quests_md.frame import Frame
-from quests_md.index import Index
+from quests_md.index import Index, Residuals
 from quests_md.index._data import FEW
 from quests_md.information import information
+from quests_md.sources import read_frames
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
@@ -153,6 +154,24 @@ def undated(path):
     copy = dataclasses.replace(index, provenance={**index.provenance, "created": ""})
     copy.save(path.with_suffix(".undated"))
     return path.with_suffix(".undated").read_bytes()
+
+
+@pytest.mark.mpi
+@needs_mpi
+def test_ranks_tell_the_local_residuals_that_one_tells(dataset, tmp_path):
+    Index.build(read_frames(dataset), threads=1).save(tmp_path / "asked.qindex")
+    index = Index.build(silicon(30), threads=1)
+    values = np.random.default_rng(0).gamma(2.0, 0.1, len(index))
+    index.with_residuals(Residuals("SNAP", "0" * 64, "training", values)).save(tmp_path / "si.qindex")
+    assert serial("index", "calibrate", tmp_path / "si.qindex").exit_code == 0
+    for source in (dataset, tmp_path / "asked.qindex"):
+        asked = ["dh", source, "--index", tmp_path / "si.qindex", "--overwrite"]
+        alone = serial(*asked, "-o", tmp_path / "alone.json")
+        assert "max_error_bound" in alone.stdout, alone.output
+        done = launched(2, *asked, "-o", tmp_path / "ranks.json")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == alone.stdout
+        assert (tmp_path / "ranks.json").read_bytes() == (tmp_path / "alone.json").read_bytes()
 
 
 @pytest.mark.mpi

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
@@ -16,6 +18,7 @@ from click.testing import CliRunner, Result
 from lammps_runs import wheel_potentials
 
 from quests_md import Index, cli
+from quests_md.index import Residuals, fit_local_bound
 from quests_md.labelling import compute
 from quests_md.sources import read_forces, read_frames
 from quests_md.training import read_commands
@@ -209,3 +212,207 @@ def test_options_that_cannot_be_used(files: Path, options: tuple[str, ...], says
 def test_own_descriptors_have_no_frames(files: Path) -> None:
     Index.from_descriptors(np.random.default_rng(0).normal(size=(20, 4)), 0.1).save("own.qindex")
     assert "own.qindex holds own descriptors" in refuse("own.qindex", "cu.extxyz")
+
+
+# -- calibrated --------------------------------------------------------------------------------------------------------
+
+
+def quests_md(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def copper(seeds: range, model: float = 0.4) -> list[Atoms]:
+    """Return labelled frames of copper with the forces of a Lennard-Jones model; another depth makes other errors."""
+    frames = []
+    for seed in seeds:
+        atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+        atoms.rattle(0.1, seed=seed)
+        other = atoms.copy()
+        other.calc = LennardJones(sigma=2.3, epsilon=model, rc=5.0, smooth=False)
+        atoms.arrays["model_forces"] = other.get_forces()
+        other.calc = EMT()
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=other.get_forces())
+        frames.append(atoms)
+    return frames
+
+
+@pytest.fixture
+def calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an index of twelve frames that has residuals and is calibrated, and frames it does not know."""
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("cu.extxyz", copper(range(12)))
+    ase.io.write("like.extxyz", copper(range(20, 32)))
+    ase.io.write("worse.extxyz", copper(range(20, 32), 1.2))
+    Index.build(read_frames("cu.extxyz"), threads=1).save("cu.qindex")
+    run("cu.qindex", "cu.extxyz", "--potential", "LJ")
+    quests_md("index", "calibrate", "cu.qindex", "--coverage", "0.8", "--threads", "1")
+    return tmp_path
+
+
+def test_an_index_with_residuals_is_calibrated_by_them(calibrated: Path) -> None:
+    index = Index.open("cu.qindex")
+    assert index.calibration is not None
+    bound = index.calibration.local_error
+    assert bound == fit_local_bound(index, coverage=0.8, threads=1)
+    shown = quests_md("index", "info", "cu.qindex").stdout
+    assert "local error        of LJ (left out): 80 % of errors below the bound; held out" in shown
+    factors = bound.elements["Cu"]
+    expected, limit = f"{factors.median:.3g}·(s + 0.005)", f"{factors.factor:.3g}·(s + 0.005)"
+    line = f"  s of Cu          expected error {expected}, bound {limit} eV/Å, up to dH = {factors.largest:.4g}"
+    assert line in shown
+    told = json.loads(quests_md("index", "info", "cu.qindex", "--json").stdout)
+    assert told["calibration"]["local_error"] == bound.to_json()
+
+
+def test_labelled_frames_rescale_it_and_say_so(calibrated: Path) -> None:
+    result = quests_md("index", "calibrate", "cu.qindex", "--errors", "like.extxyz", "--coverage", "0.8")
+    assert "of LJ (held out): 80 % of errors below the bound" in result.stdout
+    assert result.stderr == ""
+    result = quests_md("index", "calibrate", "cu.qindex", "--errors", "worse.extxyz", "--coverage", "0.8")
+    index = Index.open("cu.qindex")
+    assert index.calibration is not None
+    bound = index.calibration.local_error
+    assert bound is not None
+    assert bound.excess is not None
+    assert bound.excess > 1.5
+    assert f"quests-md: warning: errors on held-out frames are {bound.excess:.2g} (" in result.stderr
+    assert f"  factor           {bound.excess:.2g} (" in result.stdout
+    assert index.calibration.force_error is not None  # by dH alone, as before
+    assert index.calibration.force_error.potential == "LJ"
+    again = quests_md("index", "calibrate", "cu.qindex")  # a bound from labelled frames is kept
+    assert "of LJ (held out)" in again.stdout
+    assert "errors on held-out frames are" in again.stderr
+
+
+def test_what_is_dropped_is_told(calibrated: Path) -> None:
+    result = quests_md("index", "extend", "cu.qindex", "like.extxyz", "-o", "new.qindex")
+    assert (
+        "the local error was that of generation 0; make it again: quests-md index calibrate new.qindex\n"
+        in result.stderr
+    )
+    larger = Index.open("new.qindex").calibration
+    assert larger is not None
+    assert larger.local_error is None
+    assert "of LJ (left out)" in quests_md("index", "calibrate", "new.qindex").stdout
+    result = run("cu.qindex", "cu.extxyz", "--potential", "LJ", "--replace", "--origin", "held-out")
+    assert "quests-md: warning: the local error was that of other residuals; make it again: quests-md" in result.stderr
+
+
+def test_one_of_several_potentials_is_chosen(calibrated: Path) -> None:
+    run("cu.qindex", "cu.extxyz", "--potential", "B", "--add")
+    Index.open("cu.qindex")
+    assert "of LJ (left out)" in quests_md("index", "calibrate", "cu.qindex").stdout  # that of before
+    assert "of B (left out)" in quests_md("index", "calibrate", "cu.qindex", "--potential", "B").stdout
+    assert "not of 'C'" in quests_md("index", "calibrate", "cu.qindex", "--potential", "C", code=1).stderr
+    run("cu.qindex", "cu.extxyz", "--potential", "LJ", "--replace")
+    run("cu.qindex", "cu.extxyz", "--potential", "B", "--add")
+    result = quests_md("index", "calibrate", "cu.qindex")
+    assert "no local error: the index has residuals of LJ, B: --potential chooses" in result.stderr
+    result = quests_md("index", "calibrate", "cu.qindex", "--errors", "like.extxyz", code=1)
+    assert "name one of these potentials" in result.stderr
+
+
+def test_too_few_frames_leave_an_index_without_local_error(files: Path) -> None:
+    run("cu.qindex", "cu.extxyz")
+    result = quests_md("index", "calibrate", "cu.qindex")
+    assert "quests-md: warning: no local error: a coverage of 0.9 needs at least 9 labelled structures" in result.stderr
+    assert "there are 6: give more frames residuals, or ask for less" in result.stderr
+    assert Index.open("cu.qindex").calibration is not None
+
+
+# -- beside dH ---------------------------------------------------------------------------------------------------------
+
+
+def test_dh_writes_local_residuals_and_expected_errors(calibrated: Path) -> None:
+    hot = copper(range(20, 23))
+    hot[2].rattle(0.4, seed=1)  # beyond the calibrated dH
+    ase.io.write("new.extxyz", hot)
+    shown = quests_md("dh", "new.extxyz", "--index", "cu.qindex", "-o", "dh.extxyz", "--threads", "1").stdout
+    assert shown.splitlines()[0].split()[-4:] == [
+        "max_local_residual",
+        "max_expected_error",
+        "max_error_bound",
+        "outside",
+    ]
+    quests_md("dh", "new.extxyz", "--index", "cu.qindex", "-o", "dh.json")
+    quests_md("dh", "new.extxyz", "--index", "cu.qindex", "-o", "dh.csv")
+    index = Index.open("cu.qindex")
+    assert index.calibration is not None
+    bound = index.calibration.local_error
+    assert bound is not None
+    result = json.loads(Path("dh.json").read_text())
+    assert result["potential"] == "LJ"
+    header, *lines = Path("dh.csv").read_text().splitlines()
+    for atoms, frame, row, line in zip(
+        ase.io.read("dh.extxyz", ":"), read_frames("new.extxyz"), result["frames"], lines, strict=True
+    ):
+        dH, s = index.local_residuals(frame)
+        expected, limit = bound.expected(dH, s, frame.numbers), bound.bound(dH, s, frame.numbers)
+        np.testing.assert_array_equal(atoms.arrays["dH"], dH)
+        np.testing.assert_array_equal(atoms.arrays["local_residual"], s)
+        np.testing.assert_array_equal(atoms.arrays["expected_error"], expected)
+        np.testing.assert_array_equal(atoms.arrays["error_bound"], limit)
+        inside = np.isfinite(limit)
+        told = {"max_local_residual": s.max(), "outside": 1.0 - inside.mean()}
+        if inside.any():
+            told |= {"max_expected_error": expected[inside].max(), "max_error_bound": limit[inside].max()}
+        columns = dict(zip(header.split(","), line.split(","), strict=True))
+        for name, value in told.items():
+            assert row[name] == pytest.approx(value, abs=1e-12)
+            assert atoms.info[name] == row[name] == float(columns[name])
+    assert row["outside"] > 0.0
+    assert result["max_local_residual"] == max(row["max_local_residual"] for row in result["frames"])
+
+
+def test_dh_of_an_index_and_in_single_precision_has_them_too(calibrated: Path) -> None:
+    Index.build(read_frames("like.extxyz"), threads=1).save("like.qindex")
+    for number, (source, *options) in enumerate(
+        [["like.extxyz"], ["like.qindex"], ["like.extxyz", "--precision", "single"]]
+    ):
+        quests_md("dh", source, "--index", "cu.qindex", "-o", f"{number}.json", *options)
+    frames, same, single = (json.loads(Path(f"{number}.json").read_text())["frames"] for number in range(3))
+    for one, other, rough in zip(frames, same, single, strict=True):
+        for name in ("max_local_residual", "max_expected_error", "max_error_bound", "outside"):
+            assert other[name] == pytest.approx(one[name], rel=1e-4)
+            assert rough[name] == pytest.approx(one[name], rel=1e-2)
+
+
+def test_dh_asks_for_the_potential_that_is_named(calibrated: Path) -> None:
+    run("cu.qindex", "cu.extxyz@:6", "--potential", "B", "--add")
+    asked = ("dh", "like.extxyz", "--index", "cu.qindex")
+    assert "max_error_bound" in quests_md(*asked).stdout  # the calibrated one
+    shown = quests_md(*asked, "--potential", "B").stdout
+    assert "max_local_residual" in shown
+    assert "max_error_bound" not in shown
+    assert "not of 'C'" in quests_md(*asked, "--potential", "C", code=1).stderr
+    index = Index.open("cu.qindex")
+    dataclasses.replace(index, calibration=None).save("two.qindex")
+    assert "local" not in quests_md("dh", "like.extxyz", "--index", "two.qindex").stdout
+    result = quests_md("dh", "like.extxyz", "--itself", "--potential", "B", code=2)
+    assert "--potential is for --index" in result.stderr
+    index.with_residuals().save("none.qindex")
+    result = quests_md("dh", "like.extxyz", "--index", "none.qindex", "--potential", "B", code=1)
+    assert "has no residuals" in result.stderr
+
+
+def test_dh_of_own_descriptors_has_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows, query = rng.normal(0.0, 0.01, (200, 5)), rng.normal(0.0, 0.01, (30, 5))
+    index = Index.from_descriptors(rows, 0.015, frame_offsets=np.arange(21) * 10)
+    values = rng.gamma(2.0, 0.1, 200)
+    index = index.with_residuals(Residuals("net", "0" * 64, "held out", values))
+    index.save("own.qindex")
+    assert "of net (left out)" in quests_md("index", "calibrate", "own.qindex").stdout
+    np.save("query.npy", query)
+    quests_md("dh", "query.npy", "--index", "own.qindex", "-o", "dh.json")
+    index = Index.open("own.qindex")
+    assert index.calibration is not None
+    assert index.calibration.local_error is not None
+    dH, s = index.local_residuals(query)
+    (row,) = json.loads(Path("dh.json").read_text())["frames"]
+    assert row["max_local_residual"] == pytest.approx(s.max())
+    expected = index.calibration.local_error.expected(dH, s, np.zeros(30))
+    assert row["max_expected_error"] == pytest.approx(np.nanmax(expected))

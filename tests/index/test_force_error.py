@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from quests_md.errors import CalibrationError, IndexFileError, InputError
 from quests_md.index import ErrorBin, ErrorBound, Index, calibrate, fit_error_bound
-from quests_md.index._force_error import _estimate_interval, _find_bin_ends, _find_quantile, _Fit
+from quests_md.index._conformal import estimate_interval, find_quantile
+from quests_md.index._force_error import _find_bin_ends, _Fit
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +52,14 @@ def test_the_quantile_is_that_of_the_obvious_loop(data, seed, coverage):
     rng = np.random.default_rng(seed)
     n = data.draw(st.integers(1, 40))
     errors, structures = rng.integers(0, 15, n) / 10.0, rng.integers(0, data.draw(st.integers(1, 15)), n)
-    assert _find_quantile(errors, structures, coverage) == obvious_quantile(errors, structures, coverage)
+    assert find_quantile(errors, structures, coverage) == obvious_quantile(errors, structures, coverage)
 
 
 def test_structures_of_one_environment_give_the_usual_conformal_rank():
     errors = np.random.default_rng(0).permutation(np.arange(19.0))
-    assert _find_quantile(errors, np.arange(19), 0.9) == 17.0  # the 18th of 19: ceil(0.9 · 20)
-    assert _find_quantile(errors[:8], np.arange(8), 0.9) == math.inf
-    assert _find_quantile(errors[:9], np.arange(9), 0.9) == errors[:9].max()
+    assert find_quantile(errors, np.arange(19), 0.9) == 17.0  # the 18th of 19: ceil(0.9 · 20)
+    assert find_quantile(errors[:8], np.arange(8), 0.9) == math.inf
+    assert find_quantile(errors[:9], np.arange(9), 0.9) == errors[:9].max()
 
 
 def test_a_new_structure_is_covered_as_often_as_was_asked():
@@ -71,7 +72,7 @@ def test_a_new_structure_is_covered_as_often_as_was_asked():
         structures = np.repeat(np.arange(31), sizes)
         errors = np.abs(rng.normal(size=len(structures))) * scale[structures]
         new = structures == 30
-        covered.append((errors[new] <= _find_quantile(errors[~new], structures[~new], 0.8)).mean())
+        covered.append((errors[new] <= find_quantile(errors[~new], structures[~new], 0.8)).mean())
     assert 0.8 - 0.02 < np.mean(covered) < 0.8 + 1 / 31 + 0.02
 
 
@@ -105,7 +106,7 @@ def test_bounds_never_fall_with_dH_and_are_inf_beyond_the_data():
 def test_the_interval_is_over_structures():
     covered = np.repeat([True, False], 500)
     structures = np.arange(1000) // 100  # ten structures, five of them covered: not a thousand atoms
-    share, low, high = _estimate_interval(covered, structures)
+    share, low, high = estimate_interval(covered, structures)
     assert share == 0.5
     assert low == pytest.approx(0.2, abs=0.05)
     assert high == pytest.approx(0.8, abs=0.05)
