@@ -197,7 +197,7 @@ def main() -> None:
         "The potential of the wheel was trained on the training sets that are the references here.\n"
         "Force error: |F(SNAP) − F(DFT)| of an atom. AUROC: of the tenth with the largest errors. Spearman: over all\n"
         "environments; within: mean over structures of that inside each. 95 % intervals by bootstrap over structures,\n"
-        "with fixed fits. Structures that are in the training set up to symmetry are left out, unless the title says all"
+        "with fixed fits. Structures in the training set up to symmetry are left out, unless the title says all"
     )
     run_on_zuo(__doc__, "Does dH tell where a potential is wrong? SNAP against DFT forces", text, _element, draw)
 

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from quests_md import Frame, Index
 from quests_md.errors import CalibrationError
-from quests_md.index import fit_error_bound
+from quests_md.index import fit_error_bound, fit_local_bound, match_residuals
 from quests_md.index._force_error import is_known
-from quests_md.sources import read_frames
 
 from .peer import BANDWIDTH
 from .pictures import run_on_zuo
@@ -42,7 +41,8 @@ def main() -> None:
 
 def _element(folder: Path, element: str) -> dict[str, Any]:
     """Print the tables of one element; return what the picture needs."""
-    index = Index.build(read_frames(folder / f"{element}_training.extxyz"), bandwidth=BANDWIDTH, threads=1)
+    training, of_training = _labelled(folder / f"{element}_training.extxyz", element)
+    index = Index.build([frame for frame, _ in training], bandwidth=BANDWIDTH, threads=1)
     everything, every_kind = _labelled(folder / f"{element}_test.extxyz", element)
     new = [i for i, (frame, _) in enumerate(everything) if not is_known(index, index.spec.compute(frame), 1)]
     labelled, kinds = [everything[i] for i in new], [every_kind[i] for i in new]
@@ -61,6 +61,14 @@ def _element(folder: Path, element: str) -> dict[str, Any]:
     print("  shift: fitted to all other kinds of structures, judged on one; asked 0.8")
     for kind in sorted(set(kinds)):
         print("  " + _shifted(index, labelled, dH, [k == kind for k in kinds], kind), flush=True)
+    print("  from local residuals of the training set, each frame without itself; asked 0.9")
+    print("  " + _local(index, training, labelled), flush=True)
+    print("  shift: the same without one kind of structures, judged on all of that kind; the potential knows it")
+    for kind in sorted(set(kinds)):
+        rest = [one for one, k in zip(training, of_training, strict=True) if k != kind]
+        mine = [one for one, k in zip(training + labelled, of_training + kinds, strict=True) if k == kind]
+        less = Index.build([frame for frame, _ in rest], bandwidth=BANDWIDTH, threads=1)
+        print(f"    {kind:<10}" + _local(less, rest, mine), flush=True)
     whole = fit_error_bound(index, labelled, coverage=0.8, potential=f"{element}_Zuo_JPCA2020", threads=1)
     steps = [(b.upper, b.bound) for b in whole.bins[element]]
     return {"dH": np.concatenate(dH).round(3).tolist(), "errors": together.round(4).tolist(), "steps": steps}
@@ -82,6 +90,27 @@ def _labelled(path: Path, element: str) -> tuple[Labelled, list[str]]:
         atoms.calc = LAMMPSlib(lmpcmds=commands, atom_types={element: 1}, log_file=None)
         labelled.append((Frame.from_atoms(atoms), np.linalg.norm(atoms.get_forces() - oracle, axis=1)))
     return labelled, kinds
+
+
+def _local(index: Index, training: Labelled, judged: Labelled) -> str:
+    """Return what a bound that is fitted to the residuals of a training set covers of other structures."""
+    residuals = match_residuals(index, training, name="SNAP", fingerprint="0" * 64, threads=1)
+    index = index.with_residuals(residuals)
+    fitted = fit_local_bound(index, coverage=0.9, threads=1)
+    shares, outside, ratios = [], [], []
+    for frame, errors in judged:
+        dH, s = index.local_residuals(frame, 1)
+        bound = fitted.bound(dH, s, frame.numbers)
+        shares.append(float((errors <= bound).mean()))
+        outside += np.isinf(bound).tolist()
+        ratios.append((bound[np.isfinite(bound)].sum(), errors[np.isfinite(bound)].sum()))
+    drawn = np.array(shares)[np.random.default_rng(5).integers(0, len(shares), (2000, len(shares)))].mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    wide, error = np.sum(ratios, axis=0)
+    return (
+        f"{len(judged):>3} structures: covered {np.mean(shares):.3f} ({low:.3f} to {high:.3f}), mean bound / "
+        f"mean error {wide / error:.2f}, outside {100 * np.mean(outside):.1f} %"
+    )
 
 
 def _halves(index: Index, labelled: Labelled, dH: list[Any], coverage: float) -> str:

@@ -20,14 +20,15 @@ from ._data import IndexData, limit_layout
 from ._thresholds import Calibration
 
 __all__ = [
-    "INDEPENDENT", "SAME", "Rows", "calibrate", "compute_integrated_time", "find_first_copies", "leave_out",
-    "partition",
+    "INDEPENDENT", "SAME", "Rows", "calibrate", "compute_integrated_time", "find_first_copies",
+    "is_worth_turning", "leave_out", "partition",
 ]  # fmt: skip
 
 # Pairs of a query and a reference that a calibration may sum. A core that sums 1.6 pairs in a ns takes 16 s for them,
 # a slow core under a minute. Rows with more columns than this take longer: then it sums fewer pairs.
 MOST_PAIRS = 25_000_000_000
 _COLUMNS = 256
+_FEW = 2000  # rows whose principal axes are not worth finding
 
 
 def calibrate(index: IndexData, *, threads: int | None = None, comm: Comm | None = None) -> Calibration:
@@ -415,6 +416,11 @@ def leave_out(
             yield mine[groups[asked[mine]] == group], inside[groups[inside] != group]
 
 
+def is_worth_turning(n: int) -> bool:
+    """Return whether finding the principal axes of n rows takes less time than a sum over them saves."""
+    return n > _FEW
+
+
 def _sum_over(
     query: NDArray[Any], rows: NDArray[np.float32], bandwidth: float, threads: int | None
 ) -> NDArray[np.float64]:
@@ -422,7 +428,8 @@ def _sum_over(
     step = limit_layout(rows.shape[1])
     for first in range(0, len(rows), step):
         part = np.ascontiguousarray(rows[first : first + step])
-        blocks = pack(part, bandwidth, "single", order=np.arange(len(part)), threads=threads)
+        order, turned = np.arange(len(part)), is_worth_turning(len(part))
+        blocks = pack(part, bandwidth, "single", sort=turned, order=order, threads=threads)
         sums = log_kernel_sum(query, part, bandwidth, checked=True, blocks=blocks, precision="single", threads=threads)
         total = np.logaddexp(total, sums)
     return total

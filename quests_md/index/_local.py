@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from ..information import local_residuals, pack
-from ._calibration import SAME, Rows, find_first_copies, leave_out
+from ._calibration import SAME, Rows, find_first_copies, is_worth_turning, leave_out
 from ._data import IndexData, find_parts, join_residuals, limit_layout
 from ._residuals import SQUARINGS, Residuals
 
@@ -126,8 +126,8 @@ def _weigh(
         for first in range(0, len(others), step):
             part = others[first : first + step]
             blocks = pack(
-                np.ascontiguousarray(rows[part]), index.bandwidth, "single", order=np.arange(len(part)),
-                residuals=values[part], squarings=squarings, threads=threads,
+                np.ascontiguousarray(rows[part]), index.bandwidth, "single", sort=is_worth_turning(len(part)),
+                order=np.arange(len(part)), residuals=values[part], squarings=squarings, threads=threads,
             )  # fmt: skip
             sums, local = local_residuals(query, blocks, nowhere, threads)
             total[some] = np.logaddexp(total[some], sums)
