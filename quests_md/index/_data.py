@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,26 +17,24 @@ from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS, check_elements, name_of
-from ..errors import ElementError, IndexFileError, InputError
+from ..errors import ElementError, InputError
 from ..frame import as_frames
 from ..information import Blocks, Precision, local_residuals, log_kernel_sum, log_kernel_sum_of_few, pack
 from ..kernels import kernel_sum, search
 from ..kernels.threads import over_rows
+from ._mapped import MappedFile
 from ._residuals import Residuals, find_residuals
 from ._thresholds import Calibration
 
 __all__ = [
     "HASHED",
     "IndexData",
-    "MappedFile",
     "Part",
     "Reference",
-    "State",
     "find_parts",
     "fingerprint",
     "fingerprint_index",
     "limit_layout",
-    "read_state",
 ]
 
 
@@ -133,6 +129,14 @@ def find_parts(numbers: NDArray[np.int16], by_centre: bool) -> dict[int, tuple[i
     return {z: (end - n, end) for z, n, end in zip(known.tolist(), counts.tolist(), ends, strict=True)}
 
 
+class Weighed(NamedTuple):
+    """Residuals of the rows of a part."""
+
+    residuals: NDArray[np.float64]  # (n,) in eV/Å, nan where there is none
+    squarings: int
+    key: str  # tells them from others
+
+
 class Part:
     """Rows of an index in the order of one search tree: all rows, or those of one element.
 
@@ -173,54 +177,39 @@ class Part:
         return out
 
     def _lay_out(
-        self,
-        rows: NDArray[np.float32],
-        threads: int | None,
-        precision: Precision,
-        residuals: NDArray[np.float64] | None = None,
-        squarings: int = 0,
+        self, rows: NDArray[np.float32], threads: int | None, precision: Precision, weighed: Weighed | None = None
     ) -> Blocks:
-        order = np.arange(len(rows))  # the rows are in the order of the tree already
-        weighed = {"residuals": residuals, "squarings": squarings}
-        return pack(rows, self._bandwidth, precision, order=order, **weighed, threads=threads)  # type: ignore[arg-type]
+        order, h = np.arange(len(rows)), self._bandwidth  # the rows are in the order of the tree already
+        if weighed is None:
+            return pack(rows, h, precision, order=order, threads=threads)
+        residuals, squarings = weighed.residuals, weighed.squarings
+        return pack(rows, h, precision, order=order, residuals=residuals, squarings=squarings, threads=threads)
 
     def local_residuals(
-        self,
-        query: NDArray[np.float64],
-        threads: int | None,
-        precision: Precision,
-        residuals: NDArray[np.float64],
-        squarings: int,
-        key: str,
+        self, query: NDArray[np.float64], threads: int | None, precision: Precision, weighed: Weighed
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Compute ln K(q) and s(q) as `Index.local_residuals` does.
-
-        `residuals` (n,) are those of the rows, and `key` tells them from others: their layout is kept.
-        """
+        """Compute ln K(q) and s(q) as `Index.local_residuals` does. The layout of these residuals is kept."""
         if not self._is_small:
-            return self._weigh_in_turn(query, threads, precision, residuals, squarings)
-        blocks = self._weighed.get((key, precision))
+            return self._weigh_in_turn(query, threads, precision, weighed)
+        blocks = self._weighed.get((weighed.key, precision))
         if blocks is None:
-            blocks = self._lay_out(self._tree.rows, threads, precision, residuals, squarings)
-            self._weighed[key, precision] = blocks
+            blocks = self._lay_out(self._tree.rows, threads, precision, weighed)
+            self._weighed[weighed.key, precision] = blocks
         sums, local = local_residuals(query, blocks, self._centre, threads)
         return sums, local[:, 0]
 
     def _weigh_in_turn(
-        self,
-        query: NDArray[np.float64],
-        threads: int | None,
-        precision: Precision,
-        residuals: NDArray[np.float64],
-        squarings: int,
+        self, query: NDArray[np.float64], threads: int | None, precision: Precision, weighed: Weighed
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Compute ln K(q) and s(q) of a large index: lay out some rows at a time, and keep no layout."""
         rows, total, joined = self._tree.rows, np.full(len(query), -np.inf), None
         step = limit_layout(rows.shape[1])
         for first in range(0, len(rows), step):
             some = slice(first, first + step)
-            blocks = self._lay_out(rows[some], threads, precision, residuals[some], squarings)
-            sums, local = local_residuals(query, blocks, self._centre, threads)
+            part = weighed._replace(residuals=weighed.residuals[some])
+            sums, local = local_residuals(
+                query, self._lay_out(rows[some], threads, precision, part), self._centre, threads
+            )
             total, joined = np.logaddexp(total, sums), join_residuals(joined, local)
         assert joined is not None  # an index has rows
         return total, joined[:, 0]
@@ -269,86 +258,6 @@ def join_residuals(one: NDArray[np.float64] | None, other: NDArray[np.float64]) 
         known = part[:, 1] > -np.inf
         s[known] += np.exp(part[known, 1] - total[known]) * part[known, 0]
     return np.column_stack([np.where(total > -np.inf, s, np.nan), total])
-
-
-# -- rows that are a map of a file -------------------------------------------------------------------------------------
-
-_CHUNK = 1 << 20  # bytes that are hashed at a time
-
-
-class State(NamedTuple):
-    """What tells one state of a file from another: it changes when the file is overwritten or truncated."""
-
-    device: int
-    inode: int
-    size: int
-    changed: int  # time of the last change, ns
-
-
-def read_state(file: int) -> State:
-    """Return the state of an open file."""
-    found = os.fstat(file)
-    return State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-class MappedFile:
-    """An index file that is open as long as its rows are mapped, and tells whether it is still the same.
-
-    The pages of a map are those of the file: who overwrites the file changes the rows. (A file that is moved or removed
-    stays what it is.) A truncated file has no pages, and whoever reads them is killed by the system.
-
-    Parameters
-    ----------
-    path
-        The file, for messages.
-    file
-        Its descriptor, which may be closed later.
-    first, size
-        Where its rows are, in bytes.
-    digest
-        The SHA-256 of the rows.
-    """
-
-    def __init__(self, path: Path, file: int, first: int, size: int, digest: str) -> None:
-        self._path, self._first, self._size, self._digest = path, first, size, digest
-        self._file = os.dup(file)
-        weakref.finalize(self, os.close, self._file)
-        self._state = read_state(self._file)
-
-    def __reduce__(self) -> Any:
-        return type(None), ()  # an index that is pickled or copied holds its rows itself
-
-    def map(self, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return the rows, mapped."""
-        try:
-            with os.fdopen(os.dup(self._file), "rb") as file:
-                return np.memmap(file, dtype, "r", self._first, shape).view(np.ndarray)
-        except ValueError:  # the file is shorter than it was
-            raise self._changed() from None
-
-    def hash(self) -> str:
-        """Return the SHA-256 of the rows, which are read and not mapped: so a truncated file does no harm."""
-        digest, at, end = hashlib.sha256(), self._first, self._first + self._size
-        while at < end and (part := os.pread(self._file, min(_CHUNK, end - at), at)):
-            digest.update(part)
-            at += len(part)
-        return digest.hexdigest()
-
-    def check(self) -> None:
-        """Raise `IndexFileError` unless the rows are what they were. If only the time has changed, read them again."""
-        state = read_state(self._file)
-        if state == self._state:
-            return
-        if state.size != self._state.size or self.hash() != self._digest:
-            raise self._changed()
-        self._state = state
-
-    def _changed(self) -> IndexFileError:
-        return IndexFileError(
-            f"{self._path}: the file was overwritten or truncated while it was in use: restore it from a copy, or "
-            "build the index again, and start again. Replace an index file (mv), and never overwrite it (cp, rsync "
-            "--inplace)"
-        )
 
 
 # -- the index ---------------------------------------------------------------------------------------------------------
@@ -514,16 +423,18 @@ class IndexData:
             As in `delta_entropy` and `residuals_of`.
         """
         residuals, rows = self.residuals_of(potential), self._read_query(query, threads)
-        squarings, key = residuals.squarings, residuals.fingerprint + residuals.name
-        values, places = residuals.values.astype(np.float64), find_parts(self.numbers, self.descriptor.by_centre)
+        places = find_parts(self.numbers, self.descriptor.by_centre)
+        weighed = Weighed(
+            residuals.values.astype(np.float64), residuals.squarings, residuals.fingerprint + residuals.name
+        )
         with self.reading():
             if not self.descriptor.by_centre:
-                sums, s = self._parts[0].local_residuals(rows, threads, precision, values, squarings, key)
+                sums, s = self._parts[0].local_residuals(rows, threads, precision, weighed)
             else:
                 sums, s = np.empty(len(rows)), np.empty(len(rows))
                 for z, (part, which, own) in zip(np.unique(rows[:, 0]).tolist(), self._split_query(rows), strict=True):
-                    mine = values[slice(*places[z])]
-                    sums[which], s[which] = part.local_residuals(own, threads, precision, mine, squarings, key)
+                    mine = weighed._replace(residuals=weighed.residuals[slice(*places[z])])
+                    sums[which], s[which] = part.local_residuals(own, threads, precision, mine)
         return 0.0 - sums, s
 
     def exceeds(self, query: Any, threshold: float, threads: int | None = None) -> NDArray[np.bool_]:

@@ -29,8 +29,9 @@ from ..errors import IndexFileError, InputError
 from ..files import write_atomically
 from ..information import check_bandwidth
 from ._build import arrange
-from ._data import HASHED, IndexData, MappedFile, State, fingerprint, limit_layout, read_state
+from ._data import HASHED, IndexData, fingerprint, limit_layout
 from ._header import is_count
+from ._mapped import MappedFile, State, read_state
 from ._residuals import Residuals, check_several, fingerprint_residuals, read_entries
 from ._thresholds import Calibration
 from ._verification import check_provenance, check_rows, check_sections

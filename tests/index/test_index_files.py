@@ -15,7 +15,7 @@ from indexes import silicon_frames, silicon_index, written
 
 from quests_md.errors import InputError
 from quests_md.index import Index, calibrate
-from quests_md.index._data import MappedFile
+from quests_md.index._mapped import MappedFile
 
 
 @pytest.fixture(scope="module")
