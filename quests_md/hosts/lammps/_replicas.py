@@ -252,7 +252,9 @@ class Replicas:
         if self._is_root and (others <= self._written or time.monotonic() > self._deadline):
             print(f"quests_md: the job ends, with exit code {code}: {reason}", file=sys.stderr, flush=True)
             ctypes.CDLL(None).fflush(None)  # LAMMPS's logs
-            self._universe.Abort(code)
+            # Whoever started the ranks ends all when one has ended. MPI_Abort asks for the same, but under load the
+            # mpiexec of MPICH was seen to die of that and to leave ranks that wait for each other.
+            os._exit(code)
 
 
 # A partition that attaches again must still know what the others have told it.
