@@ -13,7 +13,7 @@ from ._calibration import SAME, Rows, find_first_copies, is_worth_turning, leave
 from ._data import IndexData, find_parts, join_residuals, limit_layout
 from ._residuals import SQUARINGS, Residuals
 
-__all__ = ["choose_squarings", "group_frames", "leave_out_residuals", "measure_left_out"]
+__all__ = ["choose_squarings", "group_frames", "measure_left_out"]
 
 _ASKED = 2000  # references whose ranking chooses a kernel
 _FEWEST = 20  # references with a residual and with others to compare them with
@@ -39,7 +39,7 @@ def choose_squarings(index: IndexData, residuals: Residuals, threads: int | None
     asked = known[np.unique(np.linspace(0, len(known) - 1, _ASKED).astype(np.int64))]
     best, chosen = -np.inf, SQUARINGS[0]
     for squarings in SQUARINGS:
-        s = leave_out_residuals(index, replace(residuals, squarings=squarings), asked, threads)
+        _, s = measure_left_out(index, replace(residuals, squarings=squarings), asked, threads)
         use = np.flatnonzero(~np.isnan(s))
         errors = residuals.values[asked[use]]
         if len(use) < _FEWEST or np.ptp(errors) == 0.0:
@@ -48,13 +48,6 @@ def choose_squarings(index: IndexData, residuals: Residuals, threads: int | None
         if rank > best:
             best, chosen = rank, squarings
     return replace(residuals, squarings=chosen)
-
-
-def leave_out_residuals(
-    index: IndexData, residuals: Residuals, asked: NDArray[np.int64], threads: int | None = None
-) -> NDArray[np.float64]:
-    """Compute the local residuals (m,) of references as `measure_left_out` does, without their dH."""
-    return measure_left_out(index, residuals, asked, threads)[1]
 
 
 def measure_left_out(

@@ -38,7 +38,7 @@ NORMS = 2  # rows of a tile before its coordinates: −s/2·|b|² of the first c
 RESIDUALS = (
     2  # rows of a tile after its coordinates, if it has residuals: 1 where there is one, else 0; and the residual
 )
-# The weight of a residual, of y = K^(2^-shift): y^16 + 2^-18·y. See `kernel_sum.WEIGHTS`.
+# The weight of a residual, of y = K^(2^-shift): y^16 + 2^-18·y. See `kernel_sum.log_kernel_sum`.
 SQUARINGS, WIDE = 4, 2.0**-18
 
 
