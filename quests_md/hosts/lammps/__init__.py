@@ -16,8 +16,8 @@ from ..mpi import MpiComm
 from ._arrays import FIX, FIX_ATOM, FrameReader
 from ._instance import attach_watch, get_watch
 from ._library import Library, get_address
-from ._replicas import Replicas, find_replicas
-from ._watch import END, Watch
+from ._replicas import BREAKER, Breaker, Replicas, find_replicas
+from ._watch import Watch
 
 __all__ = ["Watch", "attach", "quests_attach", "quests_close", "quests_step"]
 
@@ -128,7 +128,7 @@ def _attach(
     """Make a watch, or raise an error on all ranks."""
     if library.get_setting("box_exist") == 0:
         raise HostError("there is no simulation box yet: attach after the atoms are there")
-    for fix in (FIX, FIX_ATOM, END):
+    for fix in (FIX, FIX_ATOM, BREAKER):
         if library.has_fix(fix.encode()):
             raise HostError(f"there is a fix {fix} already: this LAMMPS is watched, or unfix it first")
     comm = _make_comm(library)
@@ -155,8 +155,9 @@ def _attach(
     with contextlib.ExitStack() as failing:
         failing.push(session)
         _define_fixes(library, config.every, comm, within_step)
+        breaker = Breaker(library) if within_step else None  # fix python/invoke can raise errors itself
         failing.pop_all()
-    watch = Watch(library, session, reader, config, within_step, replicas)
+    watch = Watch(library, session, reader, config, within_step, replicas, breaker)
     library.set_callback(FIX, watch.on_forces)
     return watch
 
@@ -179,9 +180,6 @@ def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool) -
     # It has no energy and no virial, but some versions add its virial before they have set it to zero.
     library.command(f"fix_modify {FIX} energy no virial no")
     library.set_vector_length(FIX, _ENTRIES)
-    if within_step and library.can_set_variables:  # fix python/invoke can raise errors itself
-        library.command(f"variable {END} internal 0.0")
-        library.command(f"fix {END} all halt 1 v_{END} > 0.5 error hard message no")
 
 
 def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index | Live]:

@@ -313,17 +313,6 @@ class Library:
         if first and n:
             ctypes.memset(first, 0, 24 * n)
 
-    @property
-    def can_set_variables(self) -> bool:
-        """Whether `set_variable` is there: not in older versions."""
-        return hasattr(self._library, "lammps_set_internal_variable")
-
-    def set_variable(self, name: str, value: float) -> None:
-        """Set a variable of style internal."""
-        function = self._library.lammps_set_internal_variable
-        function.restype, function.argtypes = _INT, [_PTR, _STR, ctypes.c_double]
-        function(self._handle, name.encode(), value)
-
     def say(self, text: str) -> None:
         """Write a line to LAMMPS's screen and log, as a warning. A single rank may do so, at any time.
 

@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import time
+import weakref
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,13 @@ from ...comm import Comm
 from ...errors import HostError, MissingExtraError
 from ._library import Library
 
-__all__ = ["Ending", "News", "Replicas", "find_ending", "find_replicas", "list_coupling_fixes"]
+__all__ = ["BREAKER", "Breaker", "Ending", "News", "Replicas", "find_ending", "find_replicas", "list_coupling_fixes"]
+
+BREAKER = "quests_end"  # a fix halt: it ends commands that do not heed LAMMPS's timeout
 
 _TAG = 27184  # of our messages; LAMMPS uses tag 0 between partitions. MPI allows tags up to 32767 everywhere
+_DESCRIPTORS = "/proc/self/fd"  # of Linux: its entries are links to what is open
+_RAISES = 20240207
 _TO_JOIN, _TO_WRITE = 20.0, 5.0  # seconds that the other partitions have for that
 _COUPLING = re.compile(r"^Fix\[ *\d+\]: *(\S+), *style = (pimd\S*|alchemy),", re.MULTILINE)
 
@@ -75,6 +80,58 @@ def find_ending(library: Library, replicas: Replicas | None) -> Ending:
 def list_coupling_fixes(library: Library, comm: Comm) -> list[str]:
     """Return the names of the fixes that couple partitions in ``run`` and ``minimize``; on rank 0 only. Collective."""
     return [name for name, _ in _COUPLING.findall("\n".join(library.list_info("fixes", comm.rank)))]
+
+
+class Breaker:
+    """End a command by an error of LAMMPS: by a fix halt, as soon as a callback of the watch has returned.
+
+    A fix halt that looks at a variable would cost a run energy and virial at every step: LAMMPS tallies both for any
+    step at which it may evaluate a variable (SNAP pays half of its own cost for them). Asking for free disk space costs
+    nothing. So the fix asks for that of a folder which is there as long as a file descriptor of ours is one of a folder.
+    On a full disk it is 0, and without the folder it is negative.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._descriptor = -1
+        # From that version on, every LAMMPS can be asked to raise its errors in Python.
+        if library.version < _RAISES or not os.path.isdir(_DESCRIPTORS):
+            return
+        self._descriptor = os.open("/", os.O_RDONLY)
+        # The dot: what is not a folder has none in it.
+        path = f"{_DESCRIPTORS}/{self._descriptor}/."
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        library.command(f"fix {BREAKER} all halt 1 diskfree < 0 path {path} error hard message no")
+
+    @property
+    def ready(self) -> bool:
+        """Whether this LAMMPS and this system can do it."""
+        return self._descriptor >= 0
+
+    def trigger(self) -> None:
+        """Let LAMMPS fail at the end of this step."""
+        self._put(os.devnull)
+
+    def reset(self) -> None:
+        """Let LAMMPS run again."""
+        if self.ready:
+            self._put("/")
+
+    def close(self) -> None:
+        """Remove the fix, if it is still there. Collective, outside of a run."""
+        if self.ready:
+            if self._library.has_fix(BREAKER.encode()):
+                self._library.command(f"unfix {BREAKER}")
+            self._close()
+            self._descriptor = -1
+
+    def _put(self, path: str) -> None:
+        """Let the descriptor be one of another file, with no moment between in which it is free."""
+        other = os.open(path, os.O_RDONLY)
+        try:
+            os.dup2(other, self._descriptor, inheritable=False)
+        finally:
+            os.close(other)
 
 
 class News:

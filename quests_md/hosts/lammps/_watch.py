@@ -21,11 +21,10 @@ from ...recording import Session
 from ..mpi import MpiComm
 from ._arrays import FIX, FIX_ATOM, FrameReader, Values
 from ._library import Library
-from ._replicas import Ending, News, Replicas, find_ending, list_coupling_fixes
+from ._replicas import Breaker, Ending, News, Replicas, find_ending, list_coupling_fixes
 
-__all__ = ["END", "Watch"]
+__all__ = ["Watch"]
 
-END = "quests_end"  # a fix halt, and its variable: it ends commands that do not heed LAMMPS's timeout
 _REPEATS = 64  # a command that comes back to the step of its end so often goes round for ever
 # LAMMPS replaces variables in what it prints, and quotes would end the text.
 _PRINTABLE = str.maketrans({"µ": "u", "$": "?", '"': "?", "&": "?"})
@@ -50,6 +49,7 @@ class Watch:
         config: RunConfig,
         within_step: bool,
         replicas: Replicas | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         self.session = session
         self.failure: BaseException | None = None
@@ -69,6 +69,7 @@ class Watch:
         self._pending = False  # whether a frame has been evaluated since the last flush
         self._is_new = True  # whether LAMMPS has set up since its ghost atoms were counted
         self._replicas = replicas
+        self._breaker = breaker
         self._ending = Ending.TIMEOUT  # how the command that is running can be ended
         self._halted_at = -1  # the step after which LAMMPS was told to end
         self._repeats = 0  # how often LAMMPS has come back to that step
@@ -411,8 +412,8 @@ class Watch:
 
     def _break(self) -> None:
         """End the command by an error of LAMMPS, as soon as this callback has returned."""
-        if self._within_step and self._library.can_set_variables:
-            self._library.set_variable(END, 1.0)
+        if self._breaker is not None and self._breaker.ready:
+            self._breaker.trigger()
             return
         if not self._within_step:  # `evaluate_or_raise` raises, if the command goes on
             self._repeats += 1
@@ -428,8 +429,8 @@ class Watch:
     def has_broken(self) -> bool:
         """Return whether the command that has just failed did so because it had to be ended; then it is forgotten."""
         broken, self._must_break = self._must_break, False
-        if broken and self._library.can_set_variables:
-            self._library.set_variable(END, 0.0)
+        if broken and self._breaker is not None:
+            self._breaker.reset()
         return broken
 
     # -- called by the program ---------------------------------------------------------------------------------------
@@ -534,7 +535,9 @@ class Watch:
         self.close()
         if self._replicas is not None:
             self._replicas.leave()
-        for name in (END, FIX, FIX_ATOM):
+        if self._breaker is not None:
+            self._breaker.close()
+        for name in (FIX, FIX_ATOM):
             if self._library.has_fix(name.encode()):
                 self._library.command(f"unfix {name}")
         self._library.command(f"group {FIX_ATOM} delete")
