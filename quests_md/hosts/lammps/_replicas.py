@@ -87,8 +87,8 @@ class Breaker:
 
     A fix halt that looks at a variable would cost a run energy and virial at every step: LAMMPS tallies both for any
     step at which it may evaluate a variable (SNAP pays half of its own cost for them). Asking for free disk space costs
-    nothing. So the fix asks for that of a folder which is there as long as a file descriptor of ours is one of a folder.
-    On a full disk it is 0, and without the folder it is negative.
+    nothing. So the fix asks for that of a folder, which is there as long as a file descriptor of ours is one of a
+    folder. On a full disk it is 0, and without the folder it is negative.
     """
 
     def __init__(self, library: Library) -> None:
