@@ -324,3 +324,12 @@ def in_window(number, low, width):
     mixed ^= mixed >> 32
     mixed = mixed * 0xD6E8FEB86659FD93 % 2**64
     return ((mixed >> 32) - low) % 2**32 < width
+
+
+def nearest_group(query, rows, size, errors):
+    """Return the mean of the known errors of the group of `size` rows whose mean is nearest to each query."""
+    groups = [slice(first, first + size) for first in range(0, len(rows), size)]
+    groups = [group for group in groups if not np.isnan(errors[group]).all()]
+    means = np.array([np.asarray(rows[group], WIDE).mean(axis=0) for group in groups])
+    nearest = [int(squared_distances(row, means).argmin()) for row in query]
+    return np.array([np.nanmean(errors[groups[i]]) for i in nearest])

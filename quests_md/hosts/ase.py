@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import Halted, InputError
 from ..frame import Frame
+from ..monitor import Decision
 from ._opening import Opening
 
 __all__ = ["MonitorObserver", "MonitoredCalculator"]
@@ -64,7 +65,19 @@ class _FromWrapped:
         return functools.partial(calc._ask, getattr(wrapped, self._name))
 
 
-class MonitoredCalculator(Calculator):  # type: ignore[misc]
+class _Values:
+    """What was found out at the last evaluation; None before it."""
+
+    dH: NDArray[np.float64] | None = None
+    expected_errors: NDArray[np.float64] | None = None
+    error_bounds: NDArray[np.float64] | None = None
+
+    def _take(self, decision: Decision) -> None:
+        self.dH = decision.dH
+        self.expected_errors, self.error_bounds = decision.expected_errors, decision.force_errors
+
+
+class MonitoredCalculator(_Values, Calculator):  # type: ignore[misc]
     """Wrap a calculator so that every configuration that it computes is watched.
 
     Name, parameters and results are those of the wrapped calculator, unchanged. A calculator does not know the step of
@@ -95,6 +108,9 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
     dH
         (n,) dH in nats at the last evaluation, or None before it; ``session.decision.step`` is its step, and
         ``session.decision.values`` says whether upper bounds are among them.
+    expected_errors, error_bounds
+        (n,) expected force error of every atom and its bound, in eV/Å, at the same evaluation: nan and inf where dH
+        lies beyond the calibration. None without a calibration of local residuals, or of force errors.
 
     Raises
     ------
@@ -130,7 +146,6 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
         self._opening = Opening(session, "ase calculator", joins=True)
         self.calculator = calculator
         self.parameters = getattr(calculator, "parameters", {})
-        self.dH: NDArray[np.float64] | None = None
         self.implemented_properties = [*calculator.implemented_properties, "dH"]
         self._counted: Any = None  # the last configuration that got a number, as ase.Atoms
         self._measured: tuple[Any, NDArray[np.float64]] | None = None  # a configuration and its dH
@@ -223,7 +238,8 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
             model = _make_model(self.results.get("energy"), self.results.get("forces"))
             decision = session.observe(Frame.from_atoms(self.atoms, step, velocities=None, **model))
             if decision.evaluated or session.given_up:
-                self.dH, self._measured = decision.dH, (self.atoms, decision.dH)
+                self._take(decision)
+                self._measured = (self.atoms, decision.dH)
         if decision.stop:
             raise Halted(f"step {decision.step}: {'; '.join(decision.reasons)}")
 
@@ -276,7 +292,7 @@ class MonitoredCalculator(Calculator):  # type: ignore[misc]
         return twin
 
 
-class MonitorObserver:
+class MonitorObserver(_Values):
     """Watch an ASE dynamics or optimiser: ``dyn.attach(MonitorObserver(session, dyn))``.
 
     Attach it with the interval 1, the default: the session knows when a step is due. A frame above the halt threshold
@@ -301,6 +317,9 @@ class MonitorObserver:
     dH
         (n,) dH in nats at the last evaluation, or None before it; ``session.decision.step`` is its step, and
         ``session.decision.values`` says whether upper bounds are among them.
+    expected_errors, error_bounds
+        (n,) expected force error of every atom and its bound, in eV/Å, at the same evaluation: nan and inf where dH
+        lies beyond the calibration. None without a calibration of local residuals, or of force errors.
 
     Raises
     ------
@@ -321,7 +340,6 @@ class MonitorObserver:
         self._opening = Opening(session, f"ase {type(dyn).__name__}", joins=False)
         self.dyn = dyn
         self.atoms = atoms
-        self.dH: NDArray[np.float64] | None = None
 
     @property
     def session(self) -> Any:
@@ -347,7 +365,7 @@ class MonitorObserver:
             model = _make_model(self._get_present("energy"), self._get_present("forces"))
             decision = session.observe(Frame.from_atoms(self.atoms, step, time, **model))
             if decision.evaluated or session.given_up:
-                self.dH = decision.dH
+                self._take(decision)
         if decision.stop:
             # ASE compares these after every step: so the run ends here, and its files are closed in order.
             self.dyn.max_steps = self.dyn.nsteps

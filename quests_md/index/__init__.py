@@ -6,7 +6,7 @@ from ._data import Reference
 from ._force_error import fit_error_bound
 from ._index import Index
 from ._live import Learned, Lesson, Live
-from ._local_bound import ADDED, HELD_OUT, LocalBound, LocalFactors
+from ._local_bound import ADDED, HELD_OUT, FrameFactors, LocalBound, LocalFactors
 from ._local_fit import fit_local_bound
 from ._matching import match_residuals
 from ._residuals import ORIGINS, Residuals
@@ -19,6 +19,7 @@ __all__ = [
     "Calibration",
     "ErrorBin",
     "ErrorBound",
+    "FrameFactors",
     "Index",
     "Learned",
     "Lesson",

@@ -23,7 +23,8 @@ from ..kernels import search
 from ..kernels.blocks import order_of
 from ..kernels.threads import over_rows
 from ..machine import find_versions
-from ._data import IndexData, find_parts
+from ._data import IndexData
+from ._parts import find_parts
 from ._residuals import extend_residuals
 
 __all__ = [

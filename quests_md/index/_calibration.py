@@ -16,7 +16,8 @@ from ..comm import Comm, Serial, choose_threads, together
 from ..elements import SYMBOLS
 from ..errors import CalibrationError
 from ..information import log_kernel_sum, pack
-from ._data import IndexData, limit_layout
+from ._data import IndexData
+from ._parts import limit_layout
 from ._thresholds import Calibration
 
 __all__ = [

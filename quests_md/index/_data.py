@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +19,14 @@ from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS, check_elements, name_of
 from ..errors import ElementError, InputError
 from ..frame import as_frames
-from ..information import Blocks, Precision, local_residuals, log_kernel_sum, log_kernel_sum_of_few, pack
-from ..kernels import kernel_sum, search
-from ..kernels.threads import over_rows
+from ..information import Precision
+from ..kernels import search
 from ._mapped import MappedFile
+from ._parts import Part, Weighed, find_parts, limit_layout
 from ._residuals import Residuals, find_residuals
 from ._thresholds import Calibration
 
-__all__ = [
-    "HASHED",
-    "IndexData",
-    "Part",
-    "Reference",
-    "find_parts",
-    "fingerprint",
-    "fingerprint_index",
-    "limit_layout",
-]
+__all__ = ["HASHED", "IndexData", "Reference", "fingerprint", "fingerprint_index"]
 
 
 class Reference(Protocol):
@@ -100,165 +91,7 @@ class Reference(Protocol):
         ...
 
 
-# -- parts: the rows that a query is compared with ---------------------------------------------------------------------
-
 _LARGEST_THRESHOLD = 1e6  # nats; beyond it the bounds are not worth their rounding
-# Rows of an index that are laid out for kernel sums at a time (51 MB in double precision). Each rank has its own
-# layout, while all ranks of a node share the mapped rows. So a large index must not be laid out as a whole.
-LAID_OUT = 100_000
-# The most values of such a layout (200 MB). Own descriptors can be wide: then it has fewer rows.
-_VALUES = 256 * LAID_OUT
-# Fewer queries than this are summed straight from the rows of a large index. A layout of a million rows takes 0.15 s;
-# the sums without a layout take 0.01 s, and 0.005 s per query.
-FEW = 48
-
-_SEARCHED = 256  # queries that a thread takes at a time when it searches
-
-
-def limit_layout(width: int) -> int:
-    """Return how many rows of `width` columns are laid out at a time."""
-    return min(LAID_OUT, -(-_VALUES // width))
-
-
-def find_parts(numbers: NDArray[np.int16], by_centre: bool) -> dict[int, tuple[int, int]]:
-    """Return where each part begins and ends in the rows, by atomic number. Without `by_centre` part 0 is all rows."""
-    if not by_centre:
-        return {0: (0, len(numbers))}
-    known, counts = np.unique(numbers, return_counts=True)
-    ends = np.cumsum(counts).tolist()
-    return {z: (end - n, end) for z, n, end in zip(known.tolist(), counts.tolist(), ends, strict=True)}
-
-
-class Weighed(NamedTuple):
-    """Residuals of the rows of a part."""
-
-    residuals: NDArray[np.float64]  # (n,) in eV/Å, nan where there is none
-    squarings: int
-    key: str  # tells them from others
-
-
-class Part:
-    """Rows of an index in the order of one search tree: all rows, or those of one element.
-
-    A run asks it at every evaluation, with rows that `IndexData` has checked. So it calls the kernels itself, and
-    without a pool if there is one thread.
-
-    Parameters
-    ----------
-    tree
-        The rows less `centre`, and the nodes of the tree.
-    centre, bandwidth
-        Those of the index.
-    is_small
-        Whether the index is small enough to keep a layout of it.
-    """
-
-    def __init__(self, tree: search.Tree, centre: NDArray[np.float64], bandwidth: float, is_small: bool) -> None:
-        self._tree, self._centre, self._bandwidth, self._is_small = tree, centre, bandwidth, is_small
-        self._blocks: dict[Precision, Blocks] = {}
-        self._weighed: dict[tuple[str, Precision], Blocks] = {}
-        self._question: search.Question | None = None
-
-    def log_kernel_sum(
-        self, query: NDArray[np.float64], threads: int | None, precision: Precision
-    ) -> NDArray[np.float64]:
-        """Compute ln K(q) as `Index.log_kernel_sum` does. The queries are finite, contiguous, and of the same width."""
-        if not self._is_small:
-            return self._sum_in_turn(query, threads, precision)
-        blocks = self._blocks.get(precision)
-        if blocks is None:
-            blocks = self._blocks[precision] = self._lay_out(self._tree.rows, threads, precision)
-        out, plain = np.empty(len(query)), None if blocks.vector else 1
-        task = partial(kernel_sum.log_kernel_sum, query, self._centre, blocks, plain, -np.inf, out=out, local=None)
-        if threads == 1:
-            task(0, len(query))
-        else:
-            over_rows(task, len(query), threads, kernel_sum.BLOCK)
-        return out
-
-    def _lay_out(
-        self, rows: NDArray[np.float32], threads: int | None, precision: Precision, weighed: Weighed | None = None
-    ) -> Blocks:
-        order, h = np.arange(len(rows)), self._bandwidth  # the rows are in the order of the tree already
-        if weighed is None:
-            return pack(rows, h, precision, order=order, threads=threads)
-        residuals, squarings = weighed.residuals, weighed.squarings
-        return pack(rows, h, precision, order=order, residuals=residuals, squarings=squarings, threads=threads)
-
-    def local_residuals(
-        self, query: NDArray[np.float64], threads: int | None, precision: Precision, weighed: Weighed
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Compute ln K(q) and s(q) as `Index.local_residuals` does. The layout of these residuals is kept."""
-        if not self._is_small:
-            return self._weigh_in_turn(query, threads, precision, weighed)
-        blocks = self._weighed.get((weighed.key, precision))
-        if blocks is None:
-            blocks = self._lay_out(self._tree.rows, threads, precision, weighed)
-            self._weighed[weighed.key, precision] = blocks
-        sums, local = local_residuals(query, blocks, self._centre, threads)
-        return sums, local[:, 0]
-
-    def _weigh_in_turn(
-        self, query: NDArray[np.float64], threads: int | None, precision: Precision, weighed: Weighed
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Compute ln K(q) and s(q) of a large index: lay out some rows at a time, and keep no layout."""
-        rows, total, joined = self._tree.rows, np.full(len(query), -np.inf), None
-        step = limit_layout(rows.shape[1])
-        for first in range(0, len(rows), step):
-            some = slice(first, first + step)
-            part = weighed._replace(residuals=weighed.residuals[some])
-            sums, local = local_residuals(
-                query, self._lay_out(rows[some], threads, precision, part), self._centre, threads
-            )
-            total, joined = np.logaddexp(total, sums), join_residuals(joined, local)
-        assert joined is not None  # an index has rows
-        return total, joined[:, 0]
-
-    def _sum_in_turn(
-        self, query: NDArray[np.float64], threads: int | None, precision: Precision
-    ) -> NDArray[np.float64]:
-        """Compute ln K(q) of a large index: lay out some rows at a time, and keep no layout."""
-        rows, h, centre = self._tree.rows, self._bandwidth, self._centre
-        if len(query) < FEW:
-            return log_kernel_sum_of_few(query, rows, h, centre=centre, threads=threads)
-        total, step = np.full(len(query), -np.inf), limit_layout(rows.shape[1])
-        for first in range(0, len(rows), step):
-            some = rows[first : first + step]
-            blocks = self._lay_out(some, threads, precision)
-            made: dict[str, Any] = {"centre": centre, "checked": True, "blocks": blocks, "precision": precision}
-            total = np.logaddexp(total, log_kernel_sum(query, some, h, **made, threads=threads))
-        return total
-
-    def upper_bound(
-        self, query: NDArray[np.float64], threshold: float, memory: NDArray[np.int32], threads: int | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return upper bounds of dH and guesses as `search.upper_bounds` does: nan where the search did not decide."""
-        if self._question is None:  # all but the threshold follows from the tree
-            self._question = search.question(self._centre, self._tree, 0.0, self._bandwidth)
-        ask, out, guess = (
-            self._question._replace(threshold=float(threshold)),
-            np.empty(len(query)),
-            np.empty(len(query)),
-        )
-        if threads == 1:
-            search.upper_bounds(query, self._tree, ask, memory, 0, len(query), out, guess)
-        else:
-            task = partial(search.upper_bounds, query, self._tree, ask, memory, out=out, guess=guess)
-            over_rows(task, len(query), threads, _SEARCHED)
-        return out, guess
-
-
-def join_residuals(one: NDArray[np.float64] | None, other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return s and ln Σ w (n, 2) over two sets of references, of those over each of them; None is no reference."""
-    if one is None:
-        return other
-    total = np.logaddexp(one[:, 1], other[:, 1])
-    s = np.zeros(len(total))
-    for part in (one, other):
-        known = part[:, 1] > -np.inf
-        s[known] += np.exp(part[known, 1] - total[known]) * part[known, 0]
-    return np.column_stack([np.where(total > -np.inf, s, np.nan), total])
-
 
 # -- the index ---------------------------------------------------------------------------------------------------------
 
@@ -292,8 +125,11 @@ class IndexData:
     def __post_init__(self) -> None:
         """Make the parts. The first question lays out their rows for kernel sums."""
         self.mapped: MappedFile | None = None  # the file, if the rows are a map of it: `open` sets it
-        is_small = len(self) <= limit_layout(self.rows.shape[1])
-        self._parts = {number: Part(tree, self.centre, self.bandwidth, is_small) for number, tree in self.trees()}
+        self.keeps_layout = len(self) <= limit_layout(self.rows.shape[1])  # for kernel sums, from question to question
+        self._parts = {
+            number: Part(tree, self.centre, self.bandwidth, self.keeps_layout) for number, tree in self.trees()
+        }
+        self._weighed: dict[str, dict[int, Weighed]] = {}
 
     def trees(self) -> Iterator[tuple[int, search.Tree]]:
         """Yield the atomic number and the search tree of each part. The nodes of the trees follow each other."""
@@ -422,20 +258,58 @@ class IndexData:
         ElementError, InputError
             As in `delta_entropy` and `residuals_of`.
         """
-        residuals, rows = self.residuals_of(potential), self._read_query(query, threads)
-        places = find_parts(self.numbers, self.descriptor.by_centre)
-        weighed = Weighed(
-            residuals.values.astype(np.float64), residuals.squarings, residuals.fingerprint + residuals.name
-        )
+        weighed, rows = self._weigh(potential), self._read_query(query, threads)
         with self.reading():
             if not self.descriptor.by_centre:
-                sums, s = self._parts[0].local_residuals(rows, threads, precision, weighed)
+                sums, s = self._parts[0].local_residuals(rows, threads, precision, weighed[0])
             else:
                 sums, s = np.empty(len(rows)), np.empty(len(rows))
-                for z, (part, which, own) in zip(np.unique(rows[:, 0]).tolist(), self._split_query(rows), strict=True):
-                    mine = weighed._replace(residuals=weighed.residuals[slice(*places[z])])
+                for part, which, own in self._split_query(rows):
+                    mine = weighed[int(rows[which[0], 0])]
                     sums[which], s[which] = part.local_residuals(own, threads, precision, mine)
         return 0.0 - sums, s
+
+    def estimate_residuals(
+        self, query: Any, threads: int | None = None, *, potential: str | None = None
+    ) -> NDArray[np.float64]:
+        """Estimate local residuals at a small part of their cost, where dH is not needed.
+
+        The estimate is the mean residual of a group of references that are like each other: of those groups, at most
+        128, the one whose mean descriptor is nearest to the query.
+
+        Parameters
+        ----------
+        query, threads, potential
+            As in `local_residuals`.
+
+        Returns
+        -------
+        ndarray
+            (n,) in eV/Å; nan if there are no residuals to take a mean of.
+
+        Raises
+        ------
+        ElementError, InputError
+            As in `local_residuals`.
+        """
+        weighed, rows = self._weigh(potential), self._read_query(query, threads)
+        if not self.descriptor.by_centre:
+            return self._parts[0].estimate_residuals(rows, threads, weighed[0])
+        out = np.empty(len(rows))
+        for part, which, own in self._split_query(rows):
+            out[which] = part.estimate_residuals(own, threads, weighed[int(rows[which[0], 0])])
+        return out
+
+    def _weigh(self, potential: str | None) -> dict[int, Weighed]:
+        """Return the residuals of a potential by part; they are made once."""
+        residuals = self.residuals_of(potential)
+        made = self._weighed.get(residuals.name)
+        if made is None:
+            values, key = residuals.values.astype(np.float64), residuals.fingerprint + residuals.name
+            places = find_parts(self.numbers, self.descriptor.by_centre)
+            made = {z: Weighed(values[slice(*place)], residuals.squarings, key) for z, place in places.items()}
+            self._weighed[residuals.name] = made
+        return made
 
     def exceeds(self, query: Any, threshold: float, threads: int | None = None) -> NDArray[np.bool_]:
         """Return for every query whether dH > `threshold`. The answer is always right."""

@@ -29,9 +29,10 @@ from ..errors import IndexFileError, InputError
 from ..files import write_atomically
 from ..information import check_bandwidth
 from ._build import arrange
-from ._data import HASHED, IndexData, fingerprint, limit_layout
+from ._data import HASHED, IndexData, fingerprint
 from ._header import is_count
 from ._mapped import MappedFile, State, read_state
+from ._parts import limit_layout
 from ._residuals import Residuals, check_several, fingerprint_residuals, read_entries
 from ._thresholds import Calibration
 from ._verification import check_provenance, check_rows, check_sections

@@ -10,7 +10,8 @@ from scipy.stats import rankdata
 
 from ..information import local_residuals, pack
 from ._calibration import SAME, Rows, find_first_copies, is_worth_turning, leave_out
-from ._data import IndexData, find_parts, join_residuals, limit_layout
+from ._data import IndexData
+from ._parts import find_parts, join_residuals, limit_layout
 from ._residuals import SQUARINGS, Residuals
 
 __all__ = ["choose_squarings", "group_frames", "measure_left_out"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..elements import SYMBOLS
-from ..errors import InputError
-from ._header import are_sizes, check_fit
+from ..errors import CalibrationError, InputError
+from ._header import are_sizes, check_fit, is_count
 
-__all__ = ["ADDED", "HELD_OUT", "LEFT_OUT", "LocalBound", "LocalFactors"]
+__all__ = ["ADDED", "HELD_OUT", "LEFT_OUT", "FrameFactors", "LocalBound", "LocalFactors"]
 
 ADDED: Final = 0.005  # eV/Å; so that an error is compared with no residual that is nearly zero
 LEFT_OUT: Final = "left out"
@@ -53,6 +53,26 @@ class LocalFactors:
 
 
 @dataclass(frozen=True)
+class FrameFactors:
+    """How the root mean square force error of a structure compares with that of s + 0.005 eV/Å over its environments.
+
+    Attributes
+    ----------
+    median
+        Half of the structures have a smaller ratio of the two.
+    low, high
+        Nine of ten structures have a ratio between these.
+    structures
+        How many of them it was found on: each was compared with the reference without itself.
+    """
+
+    median: float
+    low: float
+    high: float
+    structures: int
+
+
+@dataclass(frozen=True)
 class LocalBound:
     """Which force error of one potential is to be expected, given the local residual s of `Index.local_residuals`.
 
@@ -83,6 +103,8 @@ class LocalBound:
         reference cannot be left out. The bound has this factor in it.
     reference
         A hash of the references, of how they are compared, and of their residuals. The bound holds for no others.
+    frames
+        How errors of whole structures compare with local residuals; None in files of an older version.
     """
 
     elements: dict[str, LocalFactors]
@@ -99,6 +121,7 @@ class LocalBound:
     excess_low: float | None
     excess_high: float | None
     reference: str
+    frames: FrameFactors | None = None
 
     @property
     def warning(self) -> str:
@@ -136,6 +159,48 @@ class LocalBound:
         """
         return self._scale(dH, s, numbers, lambda factors: factors.factor, math.inf)
 
+    def expected_rmse(self, dH: ArrayLike, s: ArrayLike, numbers: ArrayLike) -> float:
+        """Return the expected root mean square force error of a structure, in eV/Å: half of the structures have less.
+
+        It is nan if an environment is outside, or if the bound does not know. `frames` says how well it holds.
+        Parameters and errors are those of `expected`.
+        """
+        inside = ~np.isnan(self.expected(dH, s, numbers))
+        squares = (np.asarray(s, np.float64)[inside] + ADDED) ** 2
+        return self.rmse_of(float(squares.sum()), len(inside), int((~inside).sum()))
+
+    def rmse_of(self, squares: float, n: int, outside: int) -> float:
+        """Return what `expected_rmse` does, of Σ(s + 0.005 eV/Å)² over the n environments of which none is outside."""
+        if self.frames is None or outside or not n:
+            return math.nan
+        return self.frames.median * math.sqrt(squares / n)
+
+    def largest(self, symbols: Iterable[str] | None = None) -> float:
+        """Return the dH (nats) up to which environments of these elements are inside; by default of any element."""
+        return min(factors.largest for symbol, factors in self.elements.items() if symbols is None or symbol in symbols)
+
+    def threshold(self, error: float, symbol: str) -> float:
+        """Return the largest dH (nats) at which the bound of an element can be at most `error` (eV/Å).
+
+        Raises
+        ------
+        CalibrationError
+            The bound is larger everywhere, or it does not know this element.
+        """
+        if symbol not in self.elements:
+            raise CalibrationError(
+                f"the bound of the force error knows {', '.join(self.elements)}, not {symbol}: give structures with it "
+                "residuals"
+            )
+        factors = self.elements[symbol]
+        least = factors.factor * ADDED
+        if not error > least:
+            raise CalibrationError(
+                f"no environment of {symbol} has a force error of at most {error:g} eV/Å at a coverage of "
+                f"{self.coverage:g}: the bound is {least:.3g} eV/Å even where the references have no error"
+            )
+        return factors.largest
+
     def _scale(
         self,
         dH: ArrayLike,
@@ -170,7 +235,8 @@ class LocalBound:
         if not isinstance(data, dict) or not isinstance(data["elements"], dict):
             raise TypeError("local_error")
         elements = {symbol: LocalFactors(**entry) for symbol, entry in data["elements"].items()}
-        made = cls(**{**data, "elements": elements})
+        frames = None if data.get("frames") is None else FrameFactors(**data["frames"])
+        made = cls(**{**data, "elements": elements, "frames": frames})
         if not (set(elements) == {SYMBOLS[0]} or (elements and set(elements) <= set(SYMBOLS[1:]))):
             raise ValueError("local_error: elements")
         texts = [made.potential, made.fingerprint, made.reference]
@@ -181,6 +247,10 @@ class LocalBound:
             check_fit("local_error", factors)
             if not (are_sizes([factors.median, factors.factor]) and _is_finite(factors.largest)):
                 raise ValueError("local_error: factors")
+        if frames is not None:
+            ratios = [frames.low, frames.median, frames.high]
+            if not (are_sizes(ratios) and ratios == sorted(ratios) and is_count(frames.structures)):
+                raise ValueError("local_error: frames")
         _check_excess(made)
         return made
 

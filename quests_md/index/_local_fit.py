@@ -23,7 +23,7 @@ from ._conformal import (
 from ._data import IndexData, fingerprint_index
 from ._force_error import read_environments
 from ._local import group_frames, measure_left_out
-from ._local_bound import ADDED, HELD_OUT, LEFT_OUT, LocalBound, LocalFactors
+from ._local_bound import ADDED, HELD_OUT, LEFT_OUT, FrameFactors, LocalBound, LocalFactors
 from ._residuals import LARGEST, Residuals, fingerprint_residuals
 
 __all__ = ["fit_local_bound"]
@@ -104,19 +104,22 @@ def fit_local_bound(
         excess_low=excess[1],
         excess_high=excess[2],
         reference=fingerprint_residuals(fingerprint_index(index), residuals),
+        frames=_fit_frames(used),
     )
 
 
 class _Sample(NamedTuple):
-    """Environments (n,) with a local residual: dH (nats), e/(s + 0.005 eV/Å), atomic numbers, structures."""
+    """Environments (n,) with a local residual: dH (nats), scale s + 0.005 eV/Å, error/scale, numbers, structures."""
 
     dH: NDArray[np.float64]
+    scale: NDArray[np.float64]
     errors: NDArray[np.float64]
     numbers: NDArray[np.int64]
     structures: NDArray[np.int64]
 
     def of(self, which: NDArray[np.bool_]) -> _Sample:
-        return _Sample(self.dH[which], self.errors[which], self.numbers[which], self.structures[which])
+        dH, scale, errors = self.dH[which], self.scale[which], self.errors[which]
+        return _Sample(dH, scale, errors, self.numbers[which], self.structures[which])
 
 
 def _measure_labelled(
@@ -132,7 +135,7 @@ def _measure_labelled(
     if errors.min(initial=0.0) < 0.0 or errors.max(initial=0.0) > LARGEST:
         raise InputError(f"the labelled frames hold values that are no force errors (0 to {LARGEST:g} eV/Å)")
     dH, s = measured.T
-    return _Sample(dH, errors / (s + ADDED), numbers.astype(np.int64), structures).of(~np.isnan(s))
+    return _Sample(dH, s + ADDED, errors / (s + ADDED), numbers.astype(np.int64), structures).of(~np.isnan(s))
 
 
 def _measure_references(index: IndexData, residuals: Residuals, threads: int | None) -> _Sample:
@@ -141,9 +144,9 @@ def _measure_references(index: IndexData, residuals: Residuals, threads: int | N
         owner, group_of_frame = group_frames(index)
     asked = _choose_references(owner, ~np.isnan(residuals.values))
     dH, s = measure_left_out(index, residuals, asked, threads)
-    errors = residuals.values[asked].astype(np.float64) / (s + ADDED)
-    numbers = index.numbers[asked].astype(np.int64)
-    return _Sample(dH, errors, numbers, group_of_frame[owner[asked]]).of(~np.isnan(s))
+    scale, numbers = s + ADDED, index.numbers[asked].astype(np.int64)
+    errors = residuals.values[asked].astype(np.float64) / scale
+    return _Sample(dH, scale, errors, numbers, group_of_frame[owner[asked]]).of(~np.isnan(s))
 
 
 def _choose_references(owner: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -176,6 +179,15 @@ def _fit_element(sample: _Sample, coverage: float, covered: NDArray[np.bool_]) -
         len(sample.errors),
         *estimate_interval(covered, sample.structures),
     )
+
+
+def _fit_frames(sample: _Sample) -> FrameFactors:
+    """Compare the root mean square errors of structures with those of s + 0.005 eV/Å."""
+    _, kind = np.unique(sample.structures, return_inverse=True)
+    squares = np.bincount(kind, (sample.errors * sample.scale) ** 2), np.bincount(kind, sample.scale**2)
+    ratios = np.sqrt(squares[0] / squares[1])
+    low, median, high = np.quantile(ratios, [0.05, 0.5, 0.95]).tolist()
+    return FrameFactors(median, low, high, len(ratios))
 
 
 def _judge_held_out(sample: _Sample, coverage: float) -> NDArray[np.bool_]:

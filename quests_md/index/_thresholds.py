@@ -453,12 +453,13 @@ def resolve_threshold(name: str, given: Any, index: Any, counts: Mapping[str, in
             if "false_alarm" in given:
                 per_element = bool(given.get("per_element", False))
                 return calibration.false_alarm(given["false_alarm"], watched, per_element=per_element)
-            if calibration.force_error is None:
+            bound = calibration.local_error or calibration.force_error
+            if bound is None:
                 raise CalibrationError(
                     f"the index has no bound of the force error; make it: quests-md index calibrate {path} "
                     "--errors LABELLED"
                 )
-            return {symbol: calibration.force_error.threshold(given["force_error"], symbol) for symbol in watched}
+            return {symbol: bound.threshold(given["force_error"], symbol) for symbol in watched}
         except CalibrationError as error:
             raise CalibrationError(f"{name}: {error}") from None
     missing = [symbol for symbol in watched if symbol not in given]

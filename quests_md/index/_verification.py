@@ -21,8 +21,9 @@ from ..kernels.blocks import LEAF
 from ..kernels.jit import kernel
 from ..kernels.search import FAN, Tree, levels
 from ._build import LONGEST
-from ._data import IndexData, find_parts
+from ._data import IndexData
 from ._header import is_count
+from ._parts import find_parts
 from ._residuals import check_residuals
 from ._thresholds import Calibration
 

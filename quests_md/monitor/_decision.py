@@ -309,7 +309,7 @@ class Band(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What the monitor decides about one frame. Everything but `dH` and `force_errors` is the same on every rank.
+    """What the monitor decides about one frame. Everything but the arrays is the same on every rank.
 
     Attributes
     ----------
@@ -344,6 +344,14 @@ class Decision:
         novelty was not computed; nan, −1 and nan if the frame was skipped.
     force_error
         Largest bound of the force error (eV/Å), if the index is calibrated for one; else nan.
+    expected_error
+        Largest expected force error (eV/Å) of the atoms that are not outside, if the index is calibrated for local
+        residuals; else nan.
+    n_outside
+        Number of watched atoms of which no force error can be expected: their dH is beyond what was calibrated.
+    force_rmse
+        Expected root mean square force error of the frame (eV/Å); nan if an atom is outside, or without such a
+        calibration.
     maximum, max_id
         Largest dH (nats) and the id of its atom. −inf and −1 if no atom is watched, inf and −1 if the frame is
         implausible.
@@ -362,10 +370,13 @@ class Decision:
         (n_local,) dH of this rank's atoms; nan for atoms that are not watched, inf for all atoms of an implausible
         frame.
     force_errors
-        (n_local,) bound of each atom's force error (eV/Å), or None without such a calibration.
+        (n_local,) bound of each atom's force error (eV/Å), inf outside; None without such a calibration.
+    expected_errors
+        (n_local,) expected force error of each atom (eV/Å), nan outside; None without a calibration of local residuals.
     values
         What `dH` holds. "exact": exact values only. "flagged": the values above `select` and the frame's maximum are
-        exact; the others are certified upper bounds, none above `select` and none above the maximum.
+        exact; the others are certified upper bounds, none above `select` and none above the maximum. Force errors by
+        local residuals are exact for the same atoms, and estimates for the others.
     seconds
         Time that the evaluation took on this rank.
     mark
@@ -394,6 +405,9 @@ class Decision:
     n_novel: int = 0
     excess: float = float("nan")
     force_error: float = float("nan")
+    expected_error: float = float("nan")
+    n_outside: int = 0
+    force_rmse: float = float("nan")
     maximum: float = float("-inf")
     max_id: int = -1
     mean: float = float("nan")
@@ -407,6 +421,7 @@ class Decision:
     n_halt: int = 0
     dH: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     force_errors: NDArray[np.float64] | None = None
+    expected_errors: NDArray[np.float64] | None = None
     values: str = "exact"
     seconds: float = 0.0
     mark: Mark = (float("nan"), float("nan"))

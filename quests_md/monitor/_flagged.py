@@ -52,7 +52,7 @@ class Flagged:
 
         If it `is_first`, because nothing is pooled yet, the sample is as large as the pool.
         """
-        ids = evaluation.ids
+        ids, evaluation.spares = evaluation.ids, True
         sample = Window.at(1.0 if self.share is None else self.share, self.count, is_first).mark(ids)
         if self._is_crowded or select == -math.inf:
             evaluation.complete()
@@ -77,6 +77,7 @@ class Flagged:
             chunk = slice(begin, begin + CHUNK)
             if rows is None:
                 rows = evaluation.rows(chunk)
+            evaluation.estimate(chunk, rows)
             ids, memory, above = evaluation.ids[chunk], np.empty(len(rows), np.int32), np.empty(len(rows), np.int64)
             tally.recall(ids, self.hints, memory)
             bounds, guesses = search.ask(rows, memory)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,10 +18,13 @@ from ..frame import Frame
 from ..index import Reference
 from ..information import Precision
 from ..kernels import tally
+from ._errors import Errors, LocalErrors
+from ._rules import Thresholds
 
 __all__ = [
     "ALL",
     "CHUNK",
+    "NO_ERRORS",
     "POOLED",
     "Evaluation",
     "Part",
@@ -46,6 +48,7 @@ CHUNK = 960
 # Single precision errs by at most the larger of _ABSOLUTE and _RELATIVE·|dH|. Bands are those of double precision: dH
 # within _NEAR of a threshold is computed again.
 _ABSOLUTE, _RELATIVE, _NEAR = 1e-4, 1e-6, 1e-3
+_CLOSE = 0.01  # the same for bounds of the force error, as a share of their size
 
 
 class Evaluation:
@@ -76,6 +79,10 @@ class Evaluation:
         Whether any environment whose row has been computed has a neighbour nearer than `screen`.
     present
         The elements of the frame, as bytes.
+    local
+        The local residuals of the environments; None without a calibration of them.
+    spares
+        Whether estimates of local residuals are enough where exact ones cost more than dH.
     """
 
     def __init__(
@@ -99,6 +106,9 @@ class Evaluation:
         self.is_exact = np.zeros(len(self.ids), dtype=bool)
         self.maximum = -math.inf
         self._n_local = frame.n_local
+        self.local = None if LocalErrors.find(index) is None else LocalErrors(index, len(self.ids))
+        self.spares = False
+        self._errors: Errors | None = None  # until dH changes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,11 +122,16 @@ class Evaluation:
 
     def put(self, which: NDArray[np.int64], rows: NDArray[np.float64], precision: Precision = "double") -> None:
         """Compute dH of environments from their `rows`."""
-        dH = -self.index.log_kernel_sum(rows, self.threads, precision=precision)
+        if self.local is not None and (self.local.is_quick or not self.spares):
+            dH = self.local.put(which, rows, self.threads, precision)
+        else:
+            dH = -self.index.log_kernel_sum(rows, self.threads, precision=precision)
+            self.estimate(which, rows)
         largest = float(dH.max(initial=-math.inf))  # nan, if any is
         if largest != largest:
             raise MonitorError("the reference gave a dH that is not a number")
         self.dH[which] = dH
+        self._errors = None
         if precision == "double":
             self.is_exact[which] = True
             self.maximum = max(self.maximum, largest)
@@ -130,8 +145,33 @@ class Evaluation:
             self.put(part, self.rows(part), precision)
 
     def complete(self) -> None:
-        """Compute every dH that is not exact yet."""
-        self.compute(np.flatnonzero(~self.is_exact))
+        """Compute every dH, and every local residual, that is not exact yet."""
+        self.spares = False
+        known = self.is_exact if self.local is None else self.is_exact & self.local.is_exact
+        self.compute(np.flatnonzero(~known))
+
+    def estimate(self, which: slice | NDArray[np.int64], rows: NDArray[np.float64]) -> None:
+        """Estimate the local residuals of environments from their `rows`, if there is a calibration of them."""
+        if self.local is not None:
+            self.local.estimate(which, rows, self.threads)
+
+    def judge(self) -> Errors | None:
+        """Return the force errors (n,) of all environments; None without a calibration of them."""
+        if self._errors is None and self.local is not None:
+            self._errors = self.local.judge(self.dH, self.numbers)
+        elif self._errors is None:
+            bound = getattr(getattr(self.index, "calibration", None), "force_error", None)
+            self._errors = None if bound is None else Errors(None, bound.bound(self.dH, self.numbers))
+        return self._errors
+
+    def sum_up(self, errors: Errors) -> tuple[float, float, int, float]:
+        """Return what this rank tells of its force errors, as `summarise` takes it."""
+        if not len(self):
+            return NO_ERRORS
+        largest = float(errors.bound.max())
+        if self.local is None or errors.expected is None:
+            return largest, -math.inf, errors.count_outside(), 0.0
+        return largest, float(np.fmax.reduce(errors.expected, initial=-np.inf)), errors.count_outside(), self.local.add_up()
 
     def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return values of environments (n,) as values of this rank's atoms (n_local,), nan where none is watched."""
@@ -140,22 +180,24 @@ class Evaluation:
         return spread
 
 
-def compute_in_single(evaluation: Evaluation, thresholds: Sequence[NDArray[np.float64] | float]) -> None:
-    """Compute dH in single precision, and again in double near the thresholds and where it may be the maximum.
-
-    Each of `thresholds` is an array (n,), or one number for all environments.
-    """
+def compute_in_single(evaluation: Evaluation, thresholds: Thresholds) -> None:
+    """Compute dH in single precision, and again in double near the thresholds and where it may be the maximum."""
     evaluation.compute(np.arange(len(evaluation)), "single")
     dH = evaluation.dH
     error = np.maximum(_ABSOLUTE, _RELATIVE * np.abs(dH))
     error[~np.isfinite(dH)] = 0.0
     again = dH + error >= np.max(dH - error, initial=-np.inf)
-    for threshold in thresholds:
+    for threshold in thresholds.uniform or thresholds.get(evaluation.numbers):
         if np.isfinite(threshold).any():
             distance = np.where(np.isfinite(dH), dH, np.inf) - threshold
             np.abs(distance, out=distance)
             distance -= error
             again |= distance <= _NEAR
+    if thresholds.has_limits:
+        bound = evaluation.judge()
+        for limit in thresholds.limits:
+            if bound is not None and limit is not None:
+                again |= np.abs(bound.bound - limit) <= _CLOSE * (bound.bound + limit)
     evaluation.compute(np.flatnonzero(again))
 
 
@@ -291,17 +333,18 @@ class Pool:
 # -- the vector that the ranks exchange --------------------------------------------------------------------------------
 
 ALL = np.empty(0, bool)  # as a sample: every environment
+NO_ERRORS = (float("nan"), float("-inf"), 0, 0.0)
 _LOW = (1 << 32) - 1
 # The scalars of a vector; the id of the maximum comes in two halves. A histogram follows them.
 _HEAD = (
     "state", "stop", "n_rank", "n_expected", "n", "maximum", "high", "low", "n_select", "n_halt", "force_error",
-    "n_chosen", "sum", "mark", "mark_too",
+    "n_chosen", "sum", "expected_error", "n_outside", "squares", "mark", "mark_too",
 )  # fmt: skip
 _SCALARS = len(_HEAD)
 _AT = {name: i for i, name in enumerate(_HEAD)}
 _COUNTED, _MARK = slice(_AT["n"], _AT["mark"]), slice(_AT["mark"], _AT["mark_too"] + 1)
 _NOTHING = np.zeros(_SCALARS + len(_EDGES) - 1)
-_NOTHING[:_SCALARS] = 0, 0, 0, -1, 0, -np.inf, 0, -1, 0, 0, -np.inf, 0, 0, np.nan, np.nan
+_NOTHING[:_SCALARS] = 0, 0, 0, -1, 0, -np.inf, 0, -1, 0, 0, -np.inf, 0, 0, -np.inf, 0, 0, np.nan, np.nan
 
 
 class RankState(enum.IntEnum):
@@ -326,6 +369,9 @@ class Summary:
     n_frame: int
     n_expected: int
     force_error: float
+    expected_error: float
+    n_outside: int
+    squares: float
     n: int
     maximum: float
     max_id: int
@@ -363,12 +409,15 @@ def summarise(
     stop: bool = False,
     n_rank: int = 0,
     n_expected: int | None = None,
-    force_error: float = float("nan"),
+    errors: tuple[float, float, int, float] = NO_ERRORS,
+    counts: tuple[int, int] | None = None,
     sample: NDArray[np.bool_] = ALL,
     mark: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return this rank's vector. Mean and quantiles are over the environments of `sample`, by default over all.
 
+    `errors` are largest bound, largest expected error, number of environments outside and sum of the squares of s +
+    0.005 eV/Å. `counts` are the numbers of environments above `select` and `halt`, if dH alone does not tell them.
     `thresholds` are `select` and `halt` by atomic number, `n_rank` is the number of this rank's atoms, and `n_expected`
     the number that the host expects in the whole frame.
     """
@@ -382,7 +431,7 @@ def summarise(
         vector[_COUNTED] = (
             len(dH), maximum,
             max_id >> 32, max_id & _LOW,  # an id has 64 bits, and a float only holds 53
-            n_select, n_halt, force_error, size, total,
+            *(counts or (n_select, n_halt)), errors[0], size, total, *errors[1:],
         )  # fmt: skip
     return vector
 
@@ -398,6 +447,7 @@ def combine(vectors: NDArray[np.float64]) -> Summary:
     counts, errors = vectors[:, _AT["n"]], vectors[:, _AT["force_error"]]
     maximum, max_id = tally.unite(*(vectors[:, _AT[name]] for name in ("n", "maximum", "high", "low")))
     measured = errors[counts > 0] if head["n"] and head["force_error"] == head["force_error"] else counts[:0]
+    expected = float(vectors[:, _AT["expected_error"]].max())
     states = vectors[:, _AT["state"]]
     return Summary(
         failed=tuple(np.flatnonzero(states == RankState.FAILED).tolist()) if head["state"] else (),
@@ -406,6 +456,9 @@ def combine(vectors: NDArray[np.float64]) -> Summary:
         n_frame=int(head["n_rank"]),
         n_expected=int(vectors[:, _AT["n_expected"]].max()),
         force_error=float(measured.max()) if len(measured) else float("nan"),
+        expected_error=expected if expected > -np.inf else float("nan"),
+        n_outside=int(head["n_outside"]),
+        squares=head["squares"],
         n=int(head["n"]),
         maximum=maximum,
         max_id=max_id,

@@ -16,12 +16,14 @@ from ..errors import FrameError, InputError
 from ..frame import Frame
 from ..index import Live, Reference
 from ..information import Precision
-from ..kernels import tally
 from ..kernels.jit import announce_compiling
+from ._ask_all import ask_all
 from ._decision import Above, Band, Decision, Key, Visits, compute_cell_mark, compute_mark
+from ._errors import LocalErrors
 from ._flagged import Flagged
 from ._measure import (
     ALL,
+    NO_ERRORS,
     POOLED,
     Evaluation,
     Part,
@@ -50,8 +52,9 @@ class Monitor:
     select, halt
         dH (nats) above which a frame is worth keeping, and above which the run stops; compared with ``>``. Each is a
         number; a number for each chemical symbol; or a false-alarm rate or force error, ``{"false_alarm": 0.01}`` or
-        ``{"force_error": 0.3}``, which the calibration of the index turns into numbers at the first evaluation. There
-        is no default, because dH depends on the bandwidth and the number of references.
+        ``{"force_error": 0.3}``, which the calibration of the index turns into numbers at the first evaluation. With a
+        calibration of local residuals an atom lies above a force error if its own bound does; then `values` must be
+        "exact". There is no default, because dH depends on the bandwidth and the number of references.
     min_atoms, min_fraction
         A frame lies above a threshold if at least this many atoms, and this share of the watched atoms, do. By default
         the worst atom decides.
@@ -74,7 +77,8 @@ class Monitor:
     values
         "exact": every published dH is exact. "flagged" is much faster: dH is exact above `select`, for the frame's
         maximum and in saved frames. The others are certified upper bounds, never above `select`, and mean and quantiles
-        are those of a fixed sample of about 128 atoms. Maximum, counts, bands and decisions are the same.
+        are those of a sample of about 128 atoms. Maximum, counts, bands and decisions are the same. Force errors by
+        local residuals are exact where dH is, and estimates elsewhere.
     precision
         Precision of exact values. "single" errs by less than max(1e-4, 1e-6·|dH|) nats, and only where that decides
         nothing: near a threshold, for the maximum and in saved frames dH is computed in "double". "flagged" values are
@@ -87,8 +91,8 @@ class Monitor:
     Raises
     ------
     InputError
-        A threshold is invalid, `select` is above `halt`, a choice does not exist, or the index is one of own
-        descriptors.
+        A threshold is invalid, `select` is above `halt`, a choice does not exist, the index is one of own
+        descriptors, or flagged values are to be compared with a force error by local residuals.
     """
 
     def __init__(
@@ -120,7 +124,13 @@ class Monitor:
                 raise InputError(f'{name} must be "{allowed[0]}" or "{allowed[1]}", not {value!r}')
         _ = index.spec  # an index of own descriptors raises here, before the run begins
         self.index = index
-        self.thresholds = Thresholds(select, halt, min_atoms, min_fraction)
+        self._local = LocalErrors.find(index)
+        self.thresholds = Thresholds(select, halt, min_atoms, min_fraction, self._local is not None)
+        if values == "flagged" and self.thresholds.has_limits:
+            raise InputError(
+                'a force_error as a threshold needs values = "exact": flagged values have estimates of local residuals '
+                "where dH is only bounded. Or give select and halt as numbers of nats or as false_alarm rates"
+            )
         self.plausibility = Plausibility(index, min_distance)
         self.events = Events(consecutive, release)
         self.schedule = Schedule(every, save_every)
@@ -147,6 +157,11 @@ class Monitor:
     def every(self) -> int:
         """Steps between evaluations."""
         return self.schedule.every
+
+    @property
+    def expects_errors(self) -> bool:
+        """Whether evaluations tell which force errors are expected: the calibration of the index knows."""
+        return self._local is not None
 
     def due(self, step: int) -> bool:
         """Return whether a frame of this step would be evaluated: hosts ask before they make one."""
@@ -205,7 +220,7 @@ class Monitor:
 
             def ask(is_first: bool = is_first) -> None:
                 if (self.comm.rank == 0) == is_first:
-                    _ask_all(self.index, self.precision, self._flagged is not None)
+                    ask_all(self.index, self.precision, self._flagged is not None)
                     if also is not None:
                         also()
 
@@ -223,9 +238,14 @@ class Monitor:
         FrameError
             The frame has no descriptor.
         """
+        return self.measure_all(frame)[0]
+
+    def measure_all(self, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """Compute what `measure` does, and beside it the bound of the force errors; None without a calibration."""
         evaluation = Evaluation(self.index, frame, self.threads)
         evaluation.complete()
-        return evaluation.spread(evaluation.dH)
+        bound: NDArray[np.float64] | None = _spread_errors(evaluation)["force_errors"]
+        return evaluation.spread(evaluation.dH), bound
 
     def observe(
         self, frame: Frame | None, *, step: int | None = None, error: Exception | None = None, whole: bool = True
@@ -300,13 +320,13 @@ class Monitor:
         evaluation = decision.evaluation
         assert evaluation is not None
         select = self.thresholds.get(evaluation.numbers)[0]
-        above = np.flatnonzero(evaluation.dH > select)
+        above = np.flatnonzero(self._find_above(evaluation, 0))
         where = f"watching failed at step {decision.step}"
         together(self.comm, lambda: evaluation.compute(above[~evaluation.is_exact[above]]), where)
         return Above(
             decision.step,
             evaluation.ids[above],
-            evaluation.dH[above],
+            self.thresholds.scale(0, evaluation.dH, self._bound_if_needed(evaluation), evaluation.numbers)[above],
             np.asarray(select)[above],
             lambda which: evaluation.rows(above[which]),
             must=decision.band is Band.HALT,
@@ -324,9 +344,7 @@ class Monitor:
         if evaluation is None or (self.values, self.precision) == ("exact", "double"):
             return decision
         together(self.comm, evaluation.complete, f"watching failed at step {decision.step}")
-        bound = self._bound_force_errors(evaluation)
-        errors = None if bound is None else evaluation.spread(bound)
-        return replace(decision, dH=evaluation.spread(evaluation.dH), force_errors=errors, values="exact")
+        return replace(decision, dH=evaluation.spread(evaluation.dH), values="exact", **_spread_errors(evaluation))
 
     # -- measuring -------------------------------------------------------------------------------------------------
 
@@ -399,15 +417,17 @@ class Monitor:
         thresholds = self.thresholds
         sample = ALL
         if self._flagged is not None:
-            sample = self._flagged.compute(evaluation, thresholds.lowest, not len(self._pool))
+            # What lies beyond the largest calibrated dH must be known, so that its force error is not estimated.
+            known = np.inf if self._local is None else self._local.largest()
+            sample = self._flagged.compute(evaluation, min(thresholds.lowest, known), not len(self._pool))
         elif self.precision == "single":
-            compute_in_single(evaluation, thresholds.uniform or thresholds.get(evaluation.numbers))
+            compute_in_single(evaluation, thresholds)
         else:
             evaluation.complete()
         overlap = self.plausibility.find_overlap(frame) if evaluation.is_crowded else ""
         if overlap:
             raise FrameError(overlap)
-        bound = self._bound_force_errors(evaluation)
+        errors = evaluation.judge()
         return summarise(
             evaluation.dH,
             evaluation.ids,
@@ -416,15 +436,26 @@ class Monitor:
             stop=bool(self._stop),
             n_rank=frame.n_local or 0,
             n_expected=frame.n_expected,
-            force_error=float("nan") if bound is None or not len(bound) else float(bound.max()),
+            errors=NO_ERRORS if errors is None else evaluation.sum_up(errors),
+            counts=self._count_above(evaluation) if thresholds.has_limits else None,
             sample=sample,
             mark=mark,
         )
 
-    def _bound_force_errors(self, evaluation: Evaluation) -> NDArray[np.float64] | None:
-        """Return the bound (n,) of each environment's force error (eV/Å), or None without such a calibration."""
-        bound = getattr(getattr(self.index, "calibration", None), "force_error", None)
-        return None if bound is None else bound.bound(evaluation.dH, evaluation.numbers)
+    def _find_above(self, evaluation: Evaluation, which: int) -> NDArray[np.bool_]:
+        """Return which environments (n,) lie above `select` (0) or `halt` (1)."""
+        bound = self._bound_if_needed(evaluation)
+        return self.thresholds.is_above(which, evaluation.dH, bound, evaluation.numbers)
+
+    def _bound_if_needed(self, evaluation: Evaluation) -> NDArray[np.float64] | None:
+        """Return the bound (n,) of the force errors, if a threshold is one of it."""
+        errors = evaluation.judge() if self.thresholds.has_limits else None
+        return None if errors is None else errors.bound
+
+    def _count_above(self, evaluation: Evaluation) -> tuple[int, int]:
+        """Return how many environments lie above `select` and `halt`."""
+        n_select, n_halt = (int(self._find_above(evaluation, which).sum()) for which in (0, 1))
+        return n_select, n_halt
 
     def _find_damage(self, step: int, summary: Summary, error: Exception | None, frame: Frame | None) -> str:
         """Return why a frame is implausible, the same on every rank; empty if it is not. Collective."""
@@ -470,7 +501,8 @@ class Monitor:
         if band is not Band.COVERED:
             name = "halt" if band is Band.HALT else "select"
             many = summary.n_halt if band is Band.HALT else summary.n_select
-            reasons.append(self.thresholds.explain(name, many, summary.n, summary.maximum, summary.max_id))
+            worst = summary.maximum, summary.max_id, summary.force_error
+            reasons.append(self.thresholds.explain(name, many, summary.n, *worst))
         begins = ends = False
         if not again and (band is not Band.COVERED or events.current is not None or events.coming is not None):
             begins, ends = self._follow(frame, band, summary, evaluation)
@@ -481,7 +513,6 @@ class Monitor:
             self.schedule.note_saved(self.visits.run, frame.step)
         if summary.stopping:
             reasons.append(self._say_why_stopping(summary))
-        bound = self._bound_force_errors(evaluation)
         if not again or not len(self._pool):
             self._pool.add(summary.part, self.visits.run, frame.step)
         sample = self._pool.describe(frame.step)
@@ -507,12 +538,21 @@ class Monitor:
             n_select=summary.n_select,
             n_halt=summary.n_halt,
             force_error=summary.force_error,
+            expected_error=summary.expected_error,
+            n_outside=summary.n_outside,
+            force_rmse=self._expect_rmse(summary),
             dH=evaluation.spread(evaluation.dH),
-            force_errors=None if bound is None else evaluation.spread(bound),
+            **_spread_errors(evaluation),
             values=self.values,
             evaluation=evaluation,
             **named,
         )
+
+    def _expect_rmse(self, summary: Summary) -> float:
+        """Return the expected root mean square force error of a frame, in eV/Å; nan if nothing is known of it."""
+        if self._local is None:
+            return float("nan")
+        return self._local.rmse_of(summary.squares, summary.n, summary.n_outside)
 
     def _find_band(self, summary: Summary) -> Band:
         if not summary.n_select:
@@ -526,7 +566,7 @@ class Monitor:
         """Give a frame to the events; return whether one begins, and whether one ends."""
         if band is Band.COVERED:
             return False, self.events.see_below(summary.maximum)
-        above = evaluation.ids[evaluation.dH > self.thresholds.get(evaluation.numbers)[0]]
+        above = evaluation.ids[self._find_above(evaluation, 0)]
         at_once = band is Band.HALT
         return self.events.see_above(frame.step, frame.time, summary.maximum, summary.max_id, above, at_once), False
 
@@ -534,38 +574,16 @@ class Monitor:
         return share_text(self.comm, summary.stopping[0], self._stop)
 
 
+def _spread_errors(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the force errors of this rank's atoms, as a `Decision` has them."""
+    errors = evaluation.judge()
+    if errors is None:
+        return {"force_errors": None, "expected_errors": None}
+    expected = None if errors.expected is None else evaluation.spread(errors.expected)
+    return {"force_errors": evaluation.spread(errors.bound), "expected_errors": expected}
+
+
 def _find_state(error: Exception | None) -> RankState:
     if error is None:  # this rank did not measure, because another one failed
         return RankState.DONE
     return RankState.IMPLAUSIBLE if isinstance(error, FrameError) else RankState.FAILED
-
-
-def _ask_all(index: Reference, precision: Precision, is_flagged: bool) -> None:
-    """Call every kernel that a run may need, once."""
-    known = SYMBOLS.index(index.centre_elements[0]) if index.ready else 1
-    two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
-    compute_mark(two)
-    vector = summarise(np.zeros(2), np.arange(2), np.zeros(2, np.uint8), (np.zeros(1), np.zeros(1)))
-    for ranks in (1, 2):
-        combine(np.repeat(vector[None], ranks, axis=0))
-    Pool(0).describe(0)
-    if not index.ready:
-        return
-    rows = index.spec.compute(two, 1)
-    precisions: set[Precision] = {"double"} if is_flagged else {"double", precision}
-    for times in (1, 50):  # a large index uses different kernels for few and for many queries
-        for each in sorted(precisions):
-            index.log_kernel_sum(np.repeat(rows, times, axis=0), 1, precision=each)
-    if is_flagged:
-        index.upper_bound(rows, 0.0, np.full(len(rows), -1, np.int32), 1)
-        _count_all()
-
-
-def _count_all() -> None:
-    """Call every kernel that counts flagged values, once."""
-    ids, marks, values, memory = np.arange(2), np.zeros(2, bool), np.zeros(2), np.full(2, -1, np.int32)
-    tally.mark_sample(ids, 0, 1, marks)
-    tally.choose(ids, marks, ids, np.empty(2, np.int64))
-    tally.recall(ids, memory, memory.copy())
-    tally.settle(values, 0.0, ids, memory, memory.copy(), marks, values.copy(), np.empty(2, np.int64))
-    tally.find_largest(values, marks, ids, 0.0, np.empty(2, np.int64))

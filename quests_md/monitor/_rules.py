@@ -31,9 +31,15 @@ class Thresholds:
         As they were given: a number of nats, or a dictionary that `resolve_threshold` turns into numbers.
     min_atoms, min_fraction
         A frame lies above a threshold if at least this many atoms, and this share of the watched atoms, do.
+    by_bound
+        Whether a force error is a threshold of the bound of each atom, which local residuals give; else it is one of
+        dH.
 
     Attributes
     ----------
+    limits
+        `select` and `halt` as bounds of the force error in eV/Å; None where they are thresholds of dH alone. An atom
+        with a larger bound, or a larger dH, lies above.
     resolved
         Thresholds in nats, by name and then by symbol; None until the watched atoms are known. A number for all
         elements has the only key "".
@@ -48,7 +54,7 @@ class Thresholds:
         A threshold is invalid, `select` is above `halt`, or `min_atoms` or `min_fraction` is out of range.
     """
 
-    def __init__(self, select: Any, halt: Any, min_atoms: int, min_fraction: float) -> None:
+    def __init__(self, select: Any, halt: Any, min_atoms: int, min_fraction: float, by_bound: bool = False) -> None:
         for name, value in (("select", select), ("halt", halt)):
             check_threshold(name, value)
         if isinstance(min_atoms, bool) or not isinstance(min_atoms, int) or min_atoms < 1:
@@ -57,6 +63,7 @@ class Thresholds:
             raise InputError(f"min_fraction must be between 0 and 1, not {min_fraction!r}")
         self.given = {"select": select, "halt": halt}
         self.min_atoms, self.min_fraction = min_atoms, float(min_fraction)
+        self.limits = _find_limit(select, by_bound), _find_limit(halt, by_bound)
         self.resolved: dict[str, dict[str, float]] | None = None
         self.uniform: tuple[float, float] | None = None
         self.tables = (np.empty(0), np.empty(0))
@@ -94,13 +101,44 @@ class Thresholds:
                     values[SYMBOLS.index(symbol)] = value
             self._values[name] = values
         wrong = np.flatnonzero(self._values["select"] > self._values["halt"])
-        if len(wrong):
+        if self.limits[0] is not None and self.limits[1] is not None and self.limits[0] > self.limits[1]:
+            raise InputError(
+                f"select = {self.limits[0]:g} eV/Å lies above halt = {self.limits[1]:g} eV/Å: candidates lie between"
+            )
+        if len(wrong) and not self.has_limits:
             select, halt = (self._values[name][wrong[0]] for name in ("select", "halt"))
             raise InputError(f"select = {select} lies above halt = {halt}: candidates lie between the two")
         numbers = [float(values[0]) for values in self._values.values() if bool((values == values[0]).all())]
         self.uniform = (numbers[0], numbers[1]) if len(numbers) == len(self._values) == 2 else None
         self.tables = self._values["select"], self._values["halt"]
         self.resolved = resolved
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether a threshold is one of the bound of the force error."""
+        return self.limits != (None, None)
+
+    def scale(
+        self, which: int, dH: NDArray[np.float64], bound: NDArray[np.float64] | None, numbers: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        """Return dH (n,) as it is compared with `select` (0) or `halt` (1), in nats.
+
+        It is dH itself, but an atom that only its `bound` (n,) puts above lies ln(bound / limit) nats above: so a bound
+        that is twice the limit counts as much as half a kernel sum.
+        """
+        limit = self.limits[which]
+        if limit is None or bound is None:
+            return dH
+        threshold = self.get(numbers)[which]
+        with np.errstate(divide="ignore"):  # a bound of 0
+            above = threshold + np.log(bound / limit)
+        return np.where((bound > limit) & (dH <= threshold), above, dH)
+
+    def is_above(
+        self, which: int, dH: NDArray[np.float64], bound: NDArray[np.float64] | None, numbers: NDArray[Any]
+    ) -> NDArray[np.bool_]:
+        """Return which atoms (n,) lie above `select` (0) or `halt` (1); arguments are those of `scale`."""
+        return np.asarray(self.scale(which, dH, bound, numbers) > self.get(numbers)[which])
 
     @property
     def lowest(self) -> float:
@@ -120,21 +158,35 @@ class Thresholds:
 
     def in_words(self) -> str:
         """Return the numbers as one line."""
-        return ", ".join(
+        told = [
             f"{name} = {value:.6g}" + (f" ({symbol})" if symbol else "")
             for name, values in (self.resolved or {}).items()
             for symbol, value in values.items()
-        )
+        ]
+        limits = zip(self.given, self.limits, strict=True)
+        return ", ".join(told + [f"{name} = {limit:g} eV/Å" for name, limit in limits if limit is not None])
 
-    def explain(self, name: str, count: int, n: int, maximum: float, max_id: int) -> str:
-        """Return, in words, why a frame lies above a threshold."""
+    def explain(self, name: str, count: int, n: int, maximum: float, max_id: int, bound: float) -> str:
+        """Return, in words, why a frame lies above a threshold; `bound` is the largest bound of the force error."""
         assert self.resolved is not None
+        error = self.limits[0 if name == "select" else 1]
+        if error is not None:
+            known = f"is {bound:.3g} eV/Å" if math.isfinite(bound) else "does not exist for an atom outside"
+            return (
+                f"{count} of {n} atoms are above {name} = {error:g} eV/Å: the largest bound of the force error "
+                f"{known}; the largest dH is {maximum:.6g} of atom {max_id}"
+            )
         values = set(self.resolved[name].values())
         if len(values) == 1 and self.is_enough(1, n):
             return f"dH = {maximum:.6g} of atom {max_id} is above {name} = {values.pop():.6g}"
         limit = " or ".join(f"{value:.6g}" for value in sorted(values))
         worst = f"the largest dH is {maximum:.6g} of atom {max_id}"
         return f"{count} of {n} atoms are above {name} = {limit}; {worst}"
+
+
+def _find_limit(given: Any, by_bound: bool) -> float | None:
+    """Return a threshold as a bound of the force error, if it is one."""
+    return float(given["force_error"]) if by_bound and isinstance(given, Mapping) and "force_error" in given else None
 
 
 class Schedule:

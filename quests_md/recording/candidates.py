@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..descriptors import Environments
 from ..errors import InputError, OutputError
@@ -147,7 +148,11 @@ class Candidates(Recorder):
         reference = reference.index if isinstance(reference, Live) else reference
         index = reference if isinstance(reference, Index) else None
         cutoff, threshold = self._place.monitor.index.spec.cutoff, thresholds.lowest
-        for cut in cutouts(whole.frame, whole.dH, cutoff, threshold=threshold, index=index, **self._cutout):
+        also = None
+        if thresholds.has_limits:
+            also = thresholds.is_above(0, whole.dH, whole.columns["force_error"], whole.frame.numbers)
+        made = cutouts(whole.frame, whole.dH, cutoff, threshold=threshold, index=index, also=also, **self._cutout)
+        for cut in made:
             self._cuts.append(key, Whole(cut.frame, cut.dH, {"core": cut.core}), {**describe_key(key), **cut.info})
 
     # -- resuming --------------------------------------------------------------------------------------------------
@@ -208,9 +213,9 @@ class Candidates(Recorder):
             if n and not is_doubtful:
                 continue
             self._cuts.remove(key)
-            thresholds = self._place.monitor.thresholds
-            if thresholds.resolved is not None and np.any(atoms.arrays["dH"] > thresholds.lowest):
-                self._cut(key, Whole(_make_frame(atoms), atoms.arrays["dH"], {}))
+            thresholds, dH, bound = self._place.monitor.thresholds, atoms.arrays["dH"], _bound_of(atoms)
+            if thresholds.resolved is not None and thresholds.is_above(0, dH, bound, atoms.numbers).any():
+                self._cut(key, Whole(_make_frame(atoms), dH, {} if bound is None else {"force_error": bound}))
 
     def _recall(self, past: Past, kept: dict[Key, Kept]) -> None:
         """Give the rows to the selection once more, and the frames that it keeps."""
@@ -238,23 +243,33 @@ class Candidates(Recorder):
 
         def find() -> Above:
             atoms = next(frames)
-            dH, frame = atoms.arrays["dH"], _make_frame(atoms)
+            dH, bound, frame = atoms.arrays["dH"], _bound_of(atoms), _make_frame(atoms)
+            if not past.same:
+                dH, bound = place.monitor.measure_all(frame)
             environments = Environments(index.spec, frame)
-            dH = (dH if past.same else place.monitor.measure(frame))[environments.centres]
-            select = thresholds.get(frame.numbers[environments.centres])[0]
-            above = np.flatnonzero(dH > select)
+            centres = environments.centres
+            dH, numbers = dH[centres], frame.numbers[centres]
+            bound = None if bound is None else bound[centres]
+            select, above = thresholds.get(numbers)[0], np.flatnonzero(thresholds.is_above(0, dH, bound, numbers))
             ids = frame.ids[environments.centres[above]]  # type: ignore[index]
 
             def rows(which: Any) -> Any:
                 return environments.compute(above[which], place.monitor.threads)
 
-            return Above(frame.step, ids, dH[above], np.asarray(select)[above], rows)
+            scaled = thresholds.scale(0, dH, bound, numbers)
+            return Above(frame.step, ids, scaled[above], np.asarray(select)[above], rows)
 
         found = place.on_root(find)
         if found is not None:
             return found
         nothing, width = np.empty(0), index.spec.width
         return Above(0, np.empty(0, np.int64), nothing, nothing, lambda which: np.empty((0, width)))
+
+
+def _bound_of(atoms: Any) -> NDArray[np.float64] | None:
+    """Return the bound (n,) of the force errors in a saved frame, if it has one."""
+    bound: NDArray[np.float64] | None = atoms.arrays.get("force_error")
+    return bound
 
 
 def _make_frame(atoms: Any) -> Frame:

@@ -24,6 +24,8 @@ HISTORY = "history.extxyz"
 _FILM = "resume.film"
 _OF_DECISION = ("run", "repeat", "maximum", "max_id", "event", "values", "n", "n_select", "n_halt")
 
+_ERRORS = ("force_errors", "expected_errors")
+
 
 class History(Recorder):
     """Hold the last evaluated frames, and write those around the beginning of an event.
@@ -206,6 +208,12 @@ class _Film:
             self._folder.release()
 
 
+def _errors_of(decision: Decision) -> dict[str, NDArray[np.float64]]:
+    """Return the arrays of force errors that a decision has, by their names in it."""
+    found = {name: getattr(decision, name) for name in _ERRORS}
+    return {name: errors for name, errors in found.items() if errors is not None}
+
+
 def _name_film(rank: int) -> str:
     return f"{_FILM}.{rank}"
 
@@ -217,8 +225,7 @@ def _pack(moment: Moment, rank: int, size: int) -> list[bytes]:
     values: dict[str, Any] = {name: getattr(decision, name) for name in _OF_DECISION}
     values |= {"step": int(decision.step), "band": decision.band.value, "reasons": list(decision.reasons)}
     values["part"] = [rank, size]
-    if decision.force_errors is not None:
-        arrays["force_errors"] = decision.force_errors
+    arrays |= _errors_of(decision)
     for field in fields(frame):
         value = getattr(frame, field.name)
         if isinstance(value, np.ndarray):
@@ -231,14 +238,13 @@ def _pack(moment: Moment, rank: int, size: int) -> list[bytes]:
 def _unpack(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Moment:
     of_frame = {name: value for name, value in {**values, **arrays}.items() if name.startswith("frame.")}
     frame = Frame(**{name.removeprefix("frame."): value for name, value in of_frame.items()}, step=values["step"])
-    more = {name: values[name] for name in _OF_DECISION}
+    more: dict[str, Any] = {name: values[name] for name in _OF_DECISION} | {name: arrays.get(name) for name in _ERRORS}
     decision = Decision(
         values["step"],
         evaluated=True,
         band=Band(values["band"]),
         reasons=tuple(values["reasons"]),
         dH=arrays["dH"],
-        force_errors=arrays.get("force_errors"),
         **more,
     )
     return Moment(frame, decision)
@@ -268,8 +274,8 @@ def _join(parts: list[Moment]) -> Moment:
     frame, order = merge([part.frame for part in parts])
     decision = parts[0].decision
     columns: dict[str, Any] = {"dH": np.concatenate([part.decision.dH for part in parts])[order]}
-    if decision.force_errors is not None:
-        columns["force_errors"] = np.concatenate([np.asarray(p.decision.force_errors) for p in parts])[order]
+    for name in _errors_of(decision):
+        columns[name] = np.concatenate([np.asarray(getattr(part.decision, name)) for part in parts])[order]
     return Moment(frame, replace(decision, **columns))
 
 
@@ -281,5 +287,5 @@ def _empty(moment: Moment) -> Moment:
         for name in ("positions", "numbers", "ids", "watched", "velocities", "forces")
         if (value := getattr(frame, name)) is not None
     }
-    errors = None if moment.decision.force_errors is None else nothing
-    return Moment(replace(frame, n_local=None, **empty), replace(moment.decision, dH=nothing, force_errors=errors))
+    errors: dict[str, Any] = dict.fromkeys(_errors_of(moment.decision), nothing)
+    return Moment(replace(frame, n_local=None, **empty), replace(moment.decision, dH=nothing, **errors))

@@ -62,6 +62,9 @@ DEFAULTS: dict[str, int | float | bool | str] = {
     "n_sample": 0,
     "sample_age": 0,
     "sample": "",
+    "expected_error": math.nan,
+    "n_outside": 0,
+    "force_rmse": math.nan,
 }
 _ESSENTIAL = ("run", "step", "n", "max", "band")
 

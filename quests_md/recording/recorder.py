@@ -92,8 +92,8 @@ class Moment:
     @property
     def columns(self) -> dict[str, NDArray[Any]]:
         """Columns of this rank's atoms that are saved besides dH."""
-        errors = self.decision.force_errors
-        return {} if errors is None else {"force_error": errors}
+        found = {"force_error": self.decision.force_errors, "expected_error": self.decision.expected_errors}
+        return {name: errors for name, errors in found.items() if errors is not None}
 
     def info(self) -> dict[str, Any]:
         """Return the info of the saved frame."""

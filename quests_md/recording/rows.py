@@ -50,7 +50,7 @@ class RowLines(Recorder):
             f"{d.q99!r},{d.n_select},{d.n_halt},{d.band.value},{int(d.save)},{self._values},{moment.seconds!r},{d.event},"
             f"{d.novelty!r},{d.force_error!r},{d.repeat},{d.mark[0]!r}/{d.mark[1]!r},{d.n_novel},{d.excess!r},"
             f"{'' if moment.dropped is None else moment.dropped},{d.n_sample},{d.sample_age},"
-            f"{'' if d.sample is None else d.sample}\n"
+            f"{'' if d.sample is None else d.sample},{d.expected_error!r},{d.n_outside},{d.force_rmse!r}\n"
         )
         try:
             self._place.folder.append(ROWS, (text.encode(),), _HEAD)

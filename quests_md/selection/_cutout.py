@@ -66,6 +66,7 @@ def cutouts(
     passivate: bool = False,
     most: int | None = None,
     index: Index | None = None,
+    also: NDArray[np.bool_] | None = None,
 ) -> list[Cutout]:
     """Cut out the surroundings of the worst atoms of a frame.
 
@@ -110,6 +111,8 @@ def cutouts(
     index
         Two atoms overlap if they are nearer than 0.9 times the smallest distance of their elements in this index. With
         None, the smallest distance in the frame is taken.
+    also
+        (n,) bool: atoms that become centres whatever their dH is; by default none.
 
     Returns
     -------
@@ -126,7 +129,7 @@ def cutouts(
     _check_options(threshold, radius, shape, vacuum, passivate, most)
     assert frame.ids is not None
     with np.errstate(invalid="ignore"):
-        above = np.flatnonzero((dH > threshold) & (frame.numbers != 0))
+        above = np.flatnonzero(((dH > threshold) | (False if also is None else also)) & (frame.numbers != 0))
     if not len(above):
         return []
     parent = Parent(frame, radius + margin)

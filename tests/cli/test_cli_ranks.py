@@ -29,7 +29,7 @@ from quests_md.descriptors import DescriptorSpec
 from quests_md.errors import InputError, MonitorError, OutputError, SourceError
 from quests_md.frame import Frame
 from quests_md.index import Index, Residuals
-from quests_md.index._data import FEW
+from quests_md.index._parts import FEW
 from quests_md.information import information
 from quests_md.sources import read_frames
 

@@ -225,7 +225,7 @@ def test_a_file_from_before_the_search_tree_is_still_opened(index, structure):
 @pytest.mark.parametrize("laid_out", [40, 100_000])
 def test_opened_rows_are_read_only_and_can_be_saved_over(content, tmp_path, monkeypatch, laid_out):
     """Those of a large index are mapped, too."""
-    monkeypatch.setattr("quests_md.index._data.LAID_OUT", laid_out)
+    monkeypatch.setattr("quests_md.index._parts.LAID_OUT", laid_out)
     opened = Index.open(path := written(tmp_path, content))
     assert isinstance(opened.rows.base, np.memmap) == (laid_out == 40)
     assert not opened.rows.flags.writeable
@@ -274,10 +274,10 @@ def test_elements_that_are_neighbours_only_are_known(structure, tmp_path):
 def test_a_large_index_is_laid_out_in_turn(index, monkeypatch):
     query = index.rows[::7].astype(float) + index.centre + 0.01
     expected = index.log_kernel_sum(query)
-    monkeypatch.setattr("quests_md.index._data.LAID_OUT", 40)
+    monkeypatch.setattr("quests_md.index._parts.LAID_OUT", 40)
     large = Index(**{field.name: getattr(index, field.name) for field in dataclasses.fields(index)})
     assert len(large) > 2 * 40
     for few in (0, len(query) + 1):  # both ways
-        monkeypatch.setattr("quests_md.index._data.FEW", few)
+        monkeypatch.setattr("quests_md.index._parts.FEW", few)
         assert_promised(large.log_kernel_sum(query), expected)
     assert not large._parts[0]._blocks

@@ -264,7 +264,7 @@ QUESTIONS = {
 @pytest.fixture
 def mapped(saved, tmp_path, monkeypatch):
     """The path of an index whose rows are mapped, as those of a large one are, and which was written long ago."""
-    monkeypatch.setattr("quests_md.index._data.LAID_OUT", 40)
+    monkeypatch.setattr("quests_md.index._parts.LAID_OUT", 40)
     path = written(tmp_path, saved.read_bytes())
     os.utime(path, (1e9, 1e9))
     return path
@@ -280,7 +280,7 @@ def damage(path):
 def test_an_index_in_memory_stays_and_a_mapped_one_refuses(saved, mapped, monkeypatch, overwrite, question):
     expected, large = question(Index.open(saved)), Index.open(mapped)
     with monkeypatch.context() as patch:
-        patch.setattr("quests_md.index._data.LAID_OUT", 100_000)
+        patch.setattr("quests_md.index._parts.LAID_OUT", 100_000)
         small = Index.open(mapped)
     overwrite(mapped)
     for _ in range(2):  # it does not forget

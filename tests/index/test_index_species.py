@@ -181,8 +181,8 @@ def test_rows_without_the_number_of_their_centre_are_refused(indexes, species):
 @pytest.mark.parametrize("species", MODES)
 @pytest.mark.parametrize("few", [0, 10**6])
 def test_a_large_index_is_laid_out_in_turn(reference, indexes, monkeypatch, species, few):
-    monkeypatch.setattr("quests_md.index._data.LAID_OUT", 40)
-    monkeypatch.setattr("quests_md.index._data.FEW", few)
+    monkeypatch.setattr("quests_md.index._parts.LAID_OUT", 40)
+    monkeypatch.setattr("quests_md.index._parts.FEW", few)
     large, query = Index.build(reference, DescriptorSpec(species=species), H), alloy(99, 2)
     assert_promised(large.delta_entropy(query), indexes[species].delta_entropy(query))
     assert not any(part._blocks for part in large._parts.values())

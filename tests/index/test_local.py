@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from quests_md.errors import InputError
 from quests_md.index import Index, Residuals
-from quests_md.index._data import join_residuals
 from quests_md.index._local import choose_squarings, measure_left_out
+from quests_md.index._parts import join_residuals
 from quests_md.information import local_residuals, pack
 from quests_md.kernels import kernel_sum
 from quests_md.kernels.blocks import empty_blocks

@@ -70,7 +70,7 @@ def test_wide_rows_are_laid_out_in_parts(monkeypatch):
     x, query = clouds(40), clouds(40, 60, seed=5)
     expected = Index.from_descriptors(x, 0.7).delta_entropy(query)
     assert (_data.limit_layout(63), _data.limit_layout(256), _data.limit_layout(2560)) == (100_000, 100_000, 10_000)
-    monkeypatch.setattr("quests_md.index._data._VALUES", 40 * 100)
+    monkeypatch.setattr("quests_md.index._parts._VALUES", 40 * 100)
     assert_promised(Index.from_descriptors(x, 0.7).delta_entropy(query), expected)
 
 

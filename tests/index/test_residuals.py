@@ -168,7 +168,7 @@ def test_own_descriptors_have_residuals_too(tmp_path):
 
 
 def test_a_calibration_a_pickle_and_a_mapped_file_keep_them(tmp_path, monkeypatch):
-    monkeypatch.setattr("quests_md.index._data.LAID_OUT", 40)
+    monkeypatch.setattr("quests_md.index._parts.LAID_OUT", 40)
     index = silicon_index()
     residuals, path = made(index), tmp_path / "si.qindex"
     index.with_residuals(residuals).save(path)

@@ -36,7 +36,7 @@ from quests_md.monitor import Band
 
 COLUMNS = (
     "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error,"
-    "repeat,configuration,n_novel,excess,dropped,n_sample,sample_age,sample"
+    "repeat,configuration,n_novel,excess,dropped,n_sample,sample_age,sample,expected_error,n_outside,force_rmse"
 )
 
 

@@ -22,6 +22,7 @@ from ._watch import Watch
 __all__ = ["Watch", "attach", "quests_attach", "quests_close", "quests_step"]
 
 _ENTRIES = 6  # global values of fix quests
+_OF_ERRORS = 2  # more of them, if force errors are expected
 _MODULE = "lammps module"  # the host name of a LAMMPS that is driven from Python
 _WRITEDATA = 20230802  # from this version on fix property/atom has the keyword writedata
 # The watches of input scripts, by the address of their LAMMPS: that is all that quests_step is told.
@@ -154,7 +155,7 @@ def _attach(
     within_step = host == _MODULE
     with contextlib.ExitStack() as failing:
         failing.push(session)
-        _define_fixes(library, config.every, comm, within_step)
+        _define_fixes(library, config.every, comm, within_step, session.monitor.expects_errors)
         breaker = Breaker(library) if within_step else None  # fix python/invoke can raise errors itself
         failing.pop_all()
     watch = Watch(library, session, reader, config, within_step, replicas, breaker)
@@ -162,10 +163,11 @@ def _attach(
     return watch
 
 
-def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool) -> None:
+def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool, has_errors: bool) -> None:
     # Without this write_data would add a section that read_data refuses. Older versions have `write_data ... nofix`.
     keep_out = " writedata no" if library.version >= _WRITEDATA else ""
-    library.command(f"fix {FIX_ATOM} all property/atom d_dH i_quests{keep_out}")
+    error = " d_error" if has_errors else ""
+    library.command(f"fix {FIX_ATOM} all property/atom d_dH i_quests{error}{keep_out}")
     library.command(f"group {FIX_ATOM} empty")
     # KOKKOS copies all arrays to the host and back around a fix that it does not have. It has a fix external, for which
     # it copies positions only: the dH that an evaluation writes there could be lost.
@@ -179,7 +181,7 @@ def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool) -
         library.command("suffix on")
     # It has no energy and no virial, but some versions add its virial before they have set it to zero.
     library.command(f"fix_modify {FIX} energy no virial no")
-    library.set_vector_length(FIX, _ENTRIES)
+    library.set_vector_length(FIX, _ENTRIES + (_OF_ERRORS if has_errors else 0))
 
 
 def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index | Live]:

@@ -219,10 +219,12 @@ class Values:
         The LAMMPS, which has the two fixes.
     comm
         Its ranks: making this is collective.
+    has_errors
+        Whether it is told what force errors are expected, too: then d_error is there.
     """
 
-    def __init__(self, library: Library, comm: Comm) -> None:
-        self._library = library
+    def __init__(self, library: Library, comm: Comm, has_errors: bool = False) -> None:
+        self._library, self._has_errors = library, has_errors
         # In this group are the atoms that have a value. LAMMPS takes it along with the atoms.
         self._dated = library.get_group_bit(FIX_ATOM, comm)
         self._has_new = True  # whether this rank has atoms that were made since the last evaluation
@@ -233,7 +235,7 @@ class Values:
         return bool(self._library.has_fix(_FIX) and self._library.has_fix(_FIX_ATOM))
 
     def clear_new_atoms(self) -> None:
-        """Set d_dH to 0 for atoms that were made since the last evaluation.
+        """Set d_dH (and d_error) to 0 for atoms that were made since the last evaluation.
 
         LAMMPS does not set it: a new atom has the dH of the atom that was at its place in memory before. It may even
         have its id. But it is in no group.
@@ -247,35 +249,51 @@ class Values:
         if new.any():
             self._has_new = True
             library.get_vector("d_dH", n)[new] = 0.0
+            if self._has_errors:
+                library.get_vector("d_error", n)[new] = 0.0
 
     def publish_nothing(self) -> None:
         """Set what LAMMPS sees before the first evaluation. LAMMPS itself would leave what the memory held."""
-        self._set_globals((0.0, 0.0, 0.0, 0.0, -1.0, 0.0))
-        self._set_dH(0.0)  # after read_restart it is not 0
+        self._set_globals((0.0, 0.0, 0.0, 0.0, -1.0, 0.0), (0.0, 0.0))
+        self._set_dH(0.0, 0.0)  # after read_restart it is not 0
 
     def publish(self, decision: Decision, n_saved: int) -> None:
         """Write dH to d_dH and the global values to the fix. LAMMPS sees them at this very step."""
-        self._set_dH(decision.dH)
+        self._set_dH(decision.dH, self._find_errors(decision))
         mean = 0.0 if np.isnan(decision.mean) else decision.mean  # nan: there are no watched atoms
-        self._set_globals((decision.maximum, mean, decision.n_select, decision.n_halt, decision.step, n_saved))
+        # Where dH is beyond the calibration, no error can be expected: inf, as for a failure.
+        largest = np.inf if decision.n_outside else 0.0
+        largest = largest if np.isnan(decision.expected_error) else decision.expected_error
+        outside = decision.n_outside / decision.n if decision.n else 0.0
+        counts = decision.n_select, decision.n_halt, decision.step, n_saved
+        self._set_globals((decision.maximum, mean, *counts), (largest, outside))
+
+    def _find_errors(self, decision: Decision) -> NDArray[np.float64] | float:
+        """Return what d_error shall be: inf outside of the calibration, 0 for atoms that are not watched."""
+        if decision.expected_errors is None or decision.force_errors is None:
+            return np.inf if self._has_errors and len(decision.dH) else 0.0  # the frame is broken
+        errors = np.where(np.isnan(decision.expected_errors), np.inf, decision.expected_errors)
+        return np.where(np.isnan(decision.force_errors), 0.0, errors)
 
     def publish_failure(self, step: int, n_saved: int) -> None:
         """Write inf, never nan: `fix halt` acts on inf and does not see nan."""
-        self._set_dH(np.inf)
-        self._set_globals((np.inf, np.inf, 0, 0, step, n_saved))
+        self._set_dH(np.inf, np.inf)
+        self._set_globals((np.inf, np.inf, 0, 0, step, n_saved), (np.inf, 0.0))
 
-    def _set_dH(self, dH: NDArray[np.float64] | float) -> None:
+    def _set_dH(self, dH: NDArray[np.float64] | float, errors: NDArray[np.float64] | float) -> None:
         library = self._library
         n = library.n_local()
         target = library.get_vector("d_dH", n)
         target[:] = dH
         target[np.isnan(target)] = 0.0
+        if self._has_errors:
+            library.get_vector("d_error", n)[:] = errors
         if self._has_new:
             self._has_new = False
             library.get_vector("i_quests", n)[:] = library.get_vector("id", n)
             mask = library.get_vector("mask", n)
             mask |= self._dated
 
-    def _set_globals(self, values: Sequence[float]) -> None:
-        for i, value in enumerate(values, start=1):
+    def _set_globals(self, values: Sequence[float], errors: Sequence[float]) -> None:
+        for i, value in enumerate([*values, *(errors if self._has_errors else ())], start=1):
             self._library.set_vector(_FIX, i, value)

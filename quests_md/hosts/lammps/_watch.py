@@ -57,7 +57,7 @@ class Watch:
         self._reader = reader
         self._comm = session.monitor.comm
         self._every = session.monitor.every
-        self._values = Values(library, self._comm)
+        self._values = Values(library, self._comm, session.monitor.expects_errors)
         self._within_step = within_step  # evaluate in the callback of fix external, not in `evaluate_or_raise`
         self._warns = config.on_error == "warn"
         self._restart_file, self._restart_due = config.restart_file, False
