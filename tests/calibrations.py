@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,8 +10,10 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from quests_md.frame import Frame
+from quests_md.index import Residuals, calibrate, fit_local_bound
 
 MEMORY = 8.0  # frames
+RESIDUALS = {"name": "SW", "fingerprint": "0" * 64, "origin": "training"}
 
 
 def moving(n, seed, scale=0.06, repeat=(1, 1, 2), memory=MEMORY, **more):
@@ -37,3 +40,14 @@ def labelled(frames, seed=0):
         atoms.arrays["model_forces"] = forces + rng.normal(0.0, 0.06, forces.shape)
         out.append(atoms)
     return out
+
+
+def with_errors(index, seed=0):
+    """Return an index with residuals that grow with the distance from the mean, and a calibration of them."""
+    size = np.linalg.norm(index.rows.astype(float), axis=1)
+    errors = 0.5 * size * (0.5 + np.random.default_rng(seed).random(len(size)))
+    index = index.with_residuals(Residuals(**RESIDUALS, values=errors))
+    calibration = calibrate(index, threads=1)
+    return dataclasses.replace(
+        index, calibration=dataclasses.replace(calibration, local_error=fit_local_bound(index, coverage=0.8, threads=1))
+    )

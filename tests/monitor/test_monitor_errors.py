@@ -11,29 +11,17 @@ import pytest
 import ranks
 from ase import Atoms
 from ase.build import bulk
-from calibrations import moving
+from calibrations import RESIDUALS, moving, with_errors
 from watched import frames_of, rows_of, steps_of
 
 from quests_md import Frame, Monitor, Session
 from quests_md.descriptors import DescriptorSpec
 from quests_md.errors import CalibrationError, InputError
-from quests_md.index import Index, Residuals, calibrate, fit_local_bound
+from quests_md.index import Index, Residuals
 from quests_md.kernels import search
 from quests_md.kernels.blocks import LEAF
 
-NAME = {"name": "SW", "fingerprint": "0" * 64, "origin": "training"}
 FREE = {"select": 1e6, "halt": 1e6, "precision": "double"}
-
-
-def with_errors(index, seed=0):
-    """Return an index with residuals that grow with the distance from the mean, and a calibration of them."""
-    size = np.linalg.norm(index.rows.astype(float), axis=1)
-    errors = 0.5 * size * (0.5 + np.random.default_rng(seed).random(len(size)))
-    index = index.with_residuals(Residuals(**NAME, values=errors))
-    calibration = calibrate(index, threads=1)
-    return dataclasses.replace(
-        index, calibration=dataclasses.replace(calibration, local_error=fit_local_bound(index, coverage=0.8, threads=1))
-    )
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +225,7 @@ def test_estimates_agree_with_the_naive_twin(n, unknown):
     if unknown:
         errors[index.order[: 5 * LEAF]] = np.nan  # whole nodes
         errors[index.order[-1]] = 0.2
-    index = index.with_residuals(Residuals(**NAME, values=errors[index.order]))
+    index = index.with_residuals(Residuals(**RESIDUALS, values=errors[index.order]))
     query = rows[: min(n, 200)] + 0.003
     counts = np.diff(search.levels(n))
     size = LEAF * search.FAN ** int(np.argmax(counts <= 128))
@@ -256,5 +244,5 @@ def test_each_element_has_estimates_of_its_own():
         alloy.append(atoms)
     index = Index.build(alloy, DescriptorSpec(species="centre"), bandwidth=0.05, threads=1)
     errors = np.where(index.numbers == 11, 0.1, 0.7)
-    index = index.with_residuals(Residuals(**NAME, values=errors))
+    index = index.with_residuals(Residuals(**RESIDUALS, values=errors))
     np.testing.assert_allclose(index.estimate_residuals(alloy[0], 1), np.where(alloy[0].numbers == 11, 0.1, 0.7))
