@@ -152,6 +152,12 @@ def _list_local_bound(bound: LocalBound | None) -> dict[str, str]:
             f"expected error {f.median:.3g}·(s + {ADDED:g}), bound {f.factor:.3g}·(s + {ADDED:g}) eV/Å, up to dH = "
             f"{f.largest:.4g}"
         )
+    if bound.frames is not None:
+        f = bound.frames
+        lines["  of frames"] = (
+            f"expected RMSE {f.median:.3g}·√mean (s + {ADDED:g})² eV/Å; nine of ten structures between {f.low:.3g} and "
+            f"{f.high:.3g} times that root"
+        )
     return lines
 
 
