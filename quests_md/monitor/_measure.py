@@ -171,7 +171,8 @@ class Evaluation:
         largest = float(errors.bound.max())
         if self.local is None or errors.expected is None:
             return largest, -math.inf, errors.count_outside(), 0.0
-        return largest, float(np.fmax.reduce(errors.expected, initial=-np.inf)), errors.count_outside(), self.local.add_up()
+        expected = float(np.fmax.reduce(errors.expected, initial=-np.inf))
+        return largest, expected, errors.count_outside(), self.local.add_up()
 
     def spread(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return values of environments (n,) as values of this rank's atoms (n_local,), nan where none is watched."""
