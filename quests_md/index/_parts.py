@@ -24,9 +24,6 @@ _VALUES = 256 * LAID_OUT
 # the sums without a layout take 0.01 s, and 0.005 s per query.
 FEW = 48
 
-# Nodes that residuals are estimated from, at most. On training sets of Zuo et al. (2020) some hundred nodes rank force
-# errors nearly as well as the references themselves, and finding the nearest takes 0.2 µs.
-_PROTOTYPES = 128
 _SEARCHED = 256  # queries that a thread takes at a time when it searches
 
 
@@ -139,9 +136,12 @@ class Part:
         return out
 
     def _make_prototypes(self, residuals: NDArray[np.float64]) -> _Prototypes:
-        """Take the nodes of the lowest level that has few, without those whose rows have no residual."""
+        """Take the nodes of the lowest level that has few, without those whose rows have no residual.
+
+        On training sets of Zuo et al. (2020) some hundred nodes rank force errors nearly as well as the references do.
+        """
         tree, n = self._tree, len(residuals)
-        level = int(np.argmax(np.diff(tree.first) <= _PROTOTYPES))
+        level = int(np.argmax(np.diff(tree.first) <= nearest.MOST))
         size = LEAF * search.FAN**level
         known, starts = ~np.isnan(residuals), np.arange(0, n, size)
         counts = np.add.reduceat(known.astype(np.int64), starts)

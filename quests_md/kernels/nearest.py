@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from .jit import kernel
 
-__all__ = ["lay_out", "take_nearest"]
+__all__ = ["MOST", "lay_out", "take_nearest"]
 
 Array = NDArray[Any]
 
+MOST = 128  # prototypes; a power of two
 _TOGETHER = 4  # coordinates that are added at a time, so that the sums are loaded less often
 _LANES = 16  # the number of prototypes is filled up to a multiple of this
 
@@ -32,27 +33,29 @@ def lay_out(prototypes: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArr
 def take_nearest(
     query: Array, centre: Array, columns: Array, squares: Array, values: Array, first: int, last: int, out: Array
 ) -> None:
-    """Write the value of the nearest prototype of each query less the centre, first..last, into `out`.
+    """Write the value of the nearest of at most `MOST` prototypes to each query less the centre into `out`.
 
-    Of prototypes that are equally near, as far as single precision tells, the first counts.
+    The queries are first..last. Distances count to 17 bits; of prototypes that are equally near the first is taken.
     """
     d, n = columns.shape
     x, far = np.zeros(d, np.float32), np.empty(n, np.float32)
+    # Numbers that are not negative order like their bits do, as integers. With its place in the last bits, the least of
+    # them tells where it is: so no branch is needed, which processors would guess wrongly.
+    bits, places, largest = far.view(np.int32), np.int32(MOST - 1), np.int32(2**31 - 1)
     for i in range(first, last):
+        own = np.float32(0.0)
         for c in range(query.shape[1]):
             x[c] = -2.0 * (query[i, c] - centre[c])
+            own += x[c] * x[c]
+        own *= np.float32(0.25)
         for p in range(n):
-            far[p] = squares[p]
-        for c in range(0, d, 4):  # |c|² − 2 q·c orders like the distance
+            far[p] = own + squares[p]
+        for c in range(0, d, 4):
             x0, x1, x2, x3 = x[c], x[c + 1], x[c + 2], x[c + 3]
             for p in range(n):
-                near, more = (
-                    x0 * columns[c, p] + x1 * columns[c + 1, p],
-                    x2 * columns[c + 2, p] + x3 * columns[c + 3, p],
-                )
-                far[p] += near + more
-        best = 0
-        for p in range(1, n):
-            if far[p] < far[best]:
-                best = p
-        out[i] = values[best]
+                one = x0 * columns[c, p] + x1 * columns[c + 1, p]
+                far[p] += one + (x2 * columns[c + 2, p] + x3 * columns[c + 3, p])
+        least = largest
+        for p in range(n):
+            least = min(least, (bits[p] & ~places) | np.int32(p))
+        out[i] = values[least & places]

@@ -27,7 +27,7 @@ _DECIDING = (
 )  # fmt: skip
 _COLUMNS = ",".join(DEFAULTS)
 # The heads of older files: the columns before these names. The first is that of format 1.
-_OLDER = [_COLUMNS.partition(f",{name}")[0] for name in ("repeat", "n_sample")]
+_OLDER = [_COLUMNS.partition(f",{name}")[0] for name in ("repeat", "n_sample", "expected_error")]
 _PIECE = 1 << 16
 
 

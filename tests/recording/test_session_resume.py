@@ -310,12 +310,13 @@ def test_a_sample_that_no_run_wrote_is_refused(index, folder, text):
         session.observe(frame_of(0))
     path = folder / "monitor.csv"
     head, row = path.read_text().splitlines()
-    path.write_text(f"{head}\n{row.rpartition(',')[0]},{text}\n")
+    cells = dict(zip(head.split(","), row.split(","), strict=True)) | {"sample": text}
+    path.write_text(f"{head}\n{','.join(cells.values())}\n")
     with pytest.raises(OutputError, match=r"monitor\.csv: sample of run 1, step 0: '.*' is none"):
         session_of(index, folder, resume=True, values="flagged")
 
 
-@pytest.mark.parametrize("lacks", [3, 8])
+@pytest.mark.parametrize("lacks", [3, 6, 11])
 def test_a_run_of_an_older_version_is_gone_on_with(index, folder, lacks):
     with session_of(index, folder) as session:
         session.observe(frame_of(0))
@@ -325,7 +326,8 @@ def test_a_run_of_an_older_version_is_gone_on_with(index, folder, lacks):
         session.observe(frame_of(1))
     assert path.read_text().splitlines()[0] == ",".join(COLUMNS)
     old, new = rows_of(folder)
-    assert (old["step"], old["n_sample"], old["sample_age"]) == ("0", "0", "0")
+    assert (old["step"], old["n_outside"], old["expected_error"]) == ("0", "0", "nan")
+    assert (old["n_sample"], old["sample_age"]) == ("0" if lacks > 3 else old["n"], "0")
     assert (new["step"], new["n_sample"], new["sample_age"]) == ("1", new["n"], "0")
 
 
