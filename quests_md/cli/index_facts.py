@@ -153,10 +153,10 @@ def _list_local_bound(bound: LocalBound | None) -> dict[str, str]:
             f"{f.largest:.4g}"
         )
     if bound.frames is not None:
-        f = bound.frames
+        ratios = f"{bound.frames.low:.3g} and {bound.frames.high:.3g}"
         lines["  of frames"] = (
-            f"expected RMSE {f.median:.3g}·√mean (s + {ADDED:g})² eV/Å; nine of ten structures between {f.low:.3g} and "
-            f"{f.high:.3g} times that root"
+            f"expected RMSE {bound.frames.median:.3g}·√mean (s + {ADDED:g})² eV/Å; nine of ten structures between "
+            f"{ratios} times that root"
         )
     return lines
 

@@ -13,7 +13,7 @@ from ..errors import ConfigError, ElementError, OutputError
 from ..files import write_atomically
 from ..hosts.replay import replay
 from ..index import Index, Live, resolve_threshold
-from ..monitor import Band, Decision
+from ..monitor import Band, Decision, Monitor
 from ..recording import Session
 from ..recording.reader import read_about
 from ..sources import read_frames
@@ -76,6 +76,7 @@ def _describe_index(file: Path, config: RunConfig, atoms: tuple[str, ...]) -> di
     index = Index.open(config.index or "")
     index.require(k=config.k, cutoff=config.cutoff)
     _check_elements(file, config, index)
+    Monitor(index, **config.of_monitor())  # which refuses what does not go together
     counts = _count_atoms(atoms, config, index)
     lines = {"index": f"{config.index}: {len(index)} environments of {', '.join(index.elements)}"}
     return lines | {name: _format_threshold(name, getattr(config, name), index, counts) for name in ("select", "halt")}
@@ -108,7 +109,10 @@ def _format_threshold(name: str, given: Any, index: Index, counts: dict[str, int
             raise ConfigError(f"{name}: the index has no calibration; make it: quests-md index calibrate {index.path}")
         return f"{given}: give --atoms to see it in nats"
     resolved = resolve_threshold(name, given, index, counts or dict.fromkeys(index.elements, 1))
-    return ", ".join(f"{value:.6g} nats ({symbol})" for symbol, value in resolved.items())
+    nats = ", ".join(f"{value:.6g} nats ({symbol})" for symbol, value in resolved.items())
+    if "force_error" in given and index.calibration is not None and index.calibration.local_error is not None:
+        return f"{given['force_error']:g} eV/Å: the bound of each atom; above {nats} it is inf"
+    return nats
 
 
 # -- run ---------------------------------------------------------------------------------------------------------------

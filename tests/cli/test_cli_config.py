@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from calibrations import with_errors
 from click.testing import CliRunner
 from indexes import silicon_index
 
+from quests_md import Index
 from quests_md.cli import main
 from quests_md.config import RunConfig, write_template
 from quests_md.toml import tomllib
@@ -81,6 +83,15 @@ def test_a_configuration_is_checked_against_its_index():
 def test_what_is_wrong_is_named(text, message):
     Path("quests.toml").write_text(text)
     assert message in run("check", code=1).stderr
+
+
+def test_a_force_error_by_local_residuals_is_shown_as_one():
+    with_errors(Index.open("reference.qindex")).save("errors.qindex")
+    text = 'index = "errors.qindex"\nselect = { force_error = 0.3 }\nhalt = 1e6\nvalues = '
+    Path("quests.toml").write_text(text + '"exact"')
+    assert "  select             0.3 eV/Å: the bound of each atom; above " in run("check").stdout
+    Path("quests.toml").write_text(text + '"flagged"')
+    assert 'a force_error as a threshold needs values = "exact"' in run("check", code=1).stderr
 
 
 def test_a_folder_that_is_taken_is_a_warning():

@@ -13,7 +13,7 @@ from ...errors import HostError, InputError, QuestsError
 from ...index import Index, Live
 from ...recording import HOOKS, Session, reference_of
 from ..mpi import MpiComm
-from ._arrays import FIX, FIX_ATOM, FrameReader
+from ._arrays import FIX, FIX_ATOM, FIX_ERROR, FrameReader
 from ._instance import attach_watch, get_watch
 from ._library import Library, get_address
 from ._replicas import BREAKER, Breaker, Replicas, find_replicas
@@ -129,7 +129,7 @@ def _attach(
     """Make a watch, or raise an error on all ranks."""
     if library.get_setting("box_exist") == 0:
         raise HostError("there is no simulation box yet: attach after the atoms are there")
-    for fix in (FIX, FIX_ATOM, BREAKER):
+    for fix in (FIX, FIX_ATOM, FIX_ERROR, BREAKER):
         if library.has_fix(fix.encode()):
             raise HostError(f"there is a fix {fix} already: this LAMMPS is watched, or unfix it first")
     comm = _make_comm(library)
@@ -166,8 +166,9 @@ def _attach(
 def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool, has_errors: bool) -> None:
     # Without this write_data would add a section that read_data refuses. Older versions have `write_data ... nofix`.
     keep_out = " writedata no" if library.version >= _WRITEDATA else ""
-    error = " d_error" if has_errors else ""
-    library.command(f"fix {FIX_ATOM} all property/atom d_dH i_quests{error}{keep_out}")
+    library.command(f"fix {FIX_ATOM} all property/atom d_dH i_quests{keep_out}")
+    if has_errors:
+        library.command(f"fix {FIX_ERROR} all property/atom d_error{keep_out}")
     library.command(f"group {FIX_ATOM} empty")
     # KOKKOS copies all arrays to the host and back around a fix that it does not have. It has a fix external, for which
     # it copies positions only: the dH that an evaluation writes there could be lost.

@@ -19,10 +19,13 @@ from ...monitor import Decision
 from ._ghosts import find_missing_ghosts
 from ._library import Library
 
-__all__ = ["FIX", "FIX_ATOM", "FrameReader", "Values"]
+__all__ = ["FIX", "FIX_ATOM", "FIX_ERROR", "FrameReader", "Values"]
 
 FIX = "quests"  # holds the global values f_quests[1..6]
 FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms, and i_quests: the id of the atom whose value it is
+# Carries d_error, if errors are expected. It is a fix of its own: a restart file holds what each fix carries, and one
+# that carries more than it did would read beyond that.
+FIX_ERROR = "quests_error"
 _FIX, _FIX_ATOM = FIX.encode(), FIX_ATOM.encode()
 # From this version on, LAMMPS makes an array current when it is asked for it while KOKKOS is active.
 _KOKKOS = 20260704
@@ -232,7 +235,8 @@ class Values:
     @property
     def have_fixes(self) -> bool:
         """Whether LAMMPS still has the fixes that hold the values."""
-        return bool(self._library.has_fix(_FIX) and self._library.has_fix(_FIX_ATOM))
+        names = (_FIX, _FIX_ATOM, FIX_ERROR.encode()) if self._has_errors else (_FIX, _FIX_ATOM)
+        return all(self._library.has_fix(name) for name in names)
 
     def clear_new_atoms(self) -> None:
         """Set d_dH (and d_error) to 0 for atoms that were made since the last evaluation.

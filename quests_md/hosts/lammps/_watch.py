@@ -19,7 +19,7 @@ from ...errors import Halted, HostError, MonitorError, QuestsError
 from ...monitor import Decision
 from ...recording import Session
 from ..mpi import MpiComm
-from ._arrays import FIX, FIX_ATOM, FrameReader, Values
+from ._arrays import FIX, FIX_ATOM, FIX_ERROR, FrameReader, Values
 from ._library import Library
 from ._replicas import Breaker, Ending, News, Replicas, find_ending, list_coupling_fixes
 
@@ -537,7 +537,7 @@ class Watch:
             self._replicas.leave()
         if self._breaker is not None:
             self._breaker.close()
-        for name in (FIX, FIX_ATOM):
+        for name in (FIX, FIX_ATOM, FIX_ERROR):
             if self._library.has_fix(name.encode()):
                 self._library.command(f"unfix {name}")
         self._library.command(f"group {FIX_ATOM} delete")
