@@ -75,7 +75,7 @@ class Inline:
     generation
         Number of the generation. It goes on counting when a run is resumed.
     index, potential
-        Index and potential of this generation.
+        Index and potential of this generation. The index has the residuals of the potential, if these can be computed.
     session
         The watched run of this generation, or None before it begins.
 
