@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .errors_shift import DRAWN
+
 __all__ = ["draw"]
 
 # Okabe and Ito's colours, told apart by readers of any colour vision.
@@ -60,7 +62,6 @@ def _draw_measures(results: dict[str, dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=160)
 
 
-_LEFT_OUT = "Surface"
 _REACH = (0.01, 3.0)  # eV/Å
 _WRONG, _RIGHT = "#D55E00", "#0072B2"
 
@@ -70,8 +71,8 @@ def _draw_shift(points: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.3), layout="constrained")
-    titles = {"": "Structures like the data", _LEFT_OUT: "Surfaces, none in the data"}
-    for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+    titles = ("Structures like the data", "Surfaces, none in the data")
+    for axes, kind, title in zip(figure.subplots(1, 2, sharey=True), DRAWN, titles, strict=True):
         known = [
             (expected, bound, error)
             for expected, bound, error in zip(*(points[kind][n] for n in ("expected", "bound", "errors")), strict=True)

@@ -15,10 +15,11 @@ from quests_md.index._local import choose_squarings
 from .errors_models import Fitted, Model
 from .peer import BANDWIDTH
 
-__all__ = ["ASKED", "Local", "judge_local", "measure_coverage", "measure_residuals", "print_shift"]
+__all__ = ["ASKED", "DRAWN", "Local", "judge_local", "measure_coverage", "measure_residuals", "print_shift"]
 
 ASKED = 0.9
 RESAMPLED = 2000
+DRAWN = ("", "Surface")
 
 Values = NDArray[np.float64]
 
@@ -92,7 +93,7 @@ def print_shift(
     Returns
     -------
     dict
-        For the picture: expected errors, bounds and errors of the first potential, by what was left out.
+        For the picture: expected errors, bounds and errors of the first potential, by what was left out (`DRAWN`).
     """
     print(f"\n  shift: a kind of structures is left out of reference, residuals and training; bound at {ASKED:g}")
     print(
@@ -119,7 +120,7 @@ def print_shift(
                 f"{held['width']:>11.2f}{100 * held['outside']:>7.1f} %",
                 flush=True,
             )
-            if model is models[0]:
+            if model is models[0] and kind in DRAWN:
                 told = {"expected": local.expected, "bound": local.bound, "errors": fitted.errors}
                 points[kind] = {name: _to_list(of) for name, of in told.items()} | {"covered": held["covered"]}
     return points
