@@ -20,10 +20,11 @@ from quests_md.index._force_error import is_known
 
 from .errors_models import Fitted, Pod, Quadratic, Refitted
 from .errors_plot import draw
-from .errors_shift import judge_local, measure_residuals, print_shift
+from .errors_shift import ASKED, judge_local, measure_residuals, print_shift
 from .errors_times import MEMBERS, nearest, print_times
 from .peer import BANDWIDTH
 from .pictures import run_on_zuo
+from .printing import target
 from .snap import Grade, Rows, Snap, committee, fit, spread_of
 
 FOLDS = 5
@@ -234,9 +235,30 @@ def _element(folder: Path, element: str) -> dict[str, Any]:
     judged = _judge_fitted(training, test, pod.fit(training, test), "cross-validated", spread)
     result["POD"] = _table(title, judged)
     models, kinds = [Refitted(), quadratic, pod], sorted({s.group for s in [*training, *test]})
-    result["shift"] = print_shift(models, training, test, kinds, rank)
+    result["shift"], covered = print_shift(models, training, test, kinds, rank)
+    _print_targets(result, covered)
     print_times(snap, max((s.atoms for s in test if s.group == GROUPS[0]), key=len), [s.atoms for s in training])
     return result
+
+
+def _print_targets(result: dict[str, Any], covered: dict[str, dict[str, float]]) -> None:
+    """Print what local residuals should reach on the whole test set, and what they do."""
+
+    def get(title: str, measure: str, figure: str) -> float:
+        return float(result[title][measure][figure][0])
+
+    print("\n  targets, on the whole test set")
+    s = MEASURES[1]
+    target("local residual, SNAP: Spearman", get("all", s, "spearman"), 0.84, "", least=True)
+    target("local residual, SNAP: AUROC", get("all", s, "auroc"), 0.875, "", least=True)
+    ahead_of = {"all": ("SNAP", "committee", 0.0)}
+    ahead_of |= {title: (name, MEASURES[0], 0.1) for title, name in (("quadratic", "quadratic SNAP"), ("POD", "POD"))}
+    for title, (name, other, least) in ahead_of.items():
+        ahead = get(title, s, "spearman") - get(title, other, "spearman")
+        target(f"local residual, {name}: Spearman above that of {other}", ahead, least, "", least=True)
+    for name, held in covered.items():
+        target(f"covered share, apart from {ASKED:g}, {name}", abs(held["covered"] - ASKED), 0.03, "")
+        target(f"mean bound / mean error, {name}", held["width"], 1.65, "")
 
 
 def _judge_fitted(

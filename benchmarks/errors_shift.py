@@ -76,7 +76,7 @@ def print_shift(
     test: Sequence[Any],
     kinds: Sequence[str],
     ranks: Callable[[Values, Values], tuple[float, float]],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """Print, for each potential, what holds of the test set, and of each kind of structures if that is left out.
 
     Parameters
@@ -92,8 +92,9 @@ def print_shift(
 
     Returns
     -------
-    dict
-        For the picture: expected errors, bounds and errors of the first potential, by what was left out (`DRAWN`).
+    tuple
+        For the picture: expected errors, bounds and errors of the first potential, by what was left out (`DRAWN`). And
+        what `measure_coverage` says of the test set, by potential.
     """
     print(f"\n  shift: a kind of structures is left out of reference, residuals and training; bound at {ASKED:g}")
     print(
@@ -106,6 +107,7 @@ def print_shift(
         cases.append((kind, rest, [s for s in [*training, *test] if s.group == kind]))
     indexes = [Index.build([s.atoms for s in rest], bandwidth=BANDWIDTH, threads=1) for _, rest, _ in cases]
     points: dict[str, Any] = {}
+    tests: dict[str, dict[str, float]] = {}
     for model in models:
         for (kind, rest, judged), index in zip(cases, indexes, strict=True):
             fitted = model.fit(rest, judged)
@@ -120,10 +122,12 @@ def print_shift(
                 f"{held['width']:>11.2f}{100 * held['outside']:>7.1f} %",
                 flush=True,
             )
+            if not kind:
+                tests[model.name] = held
             if model is models[0] and kind in DRAWN:
                 told = {"expected": local.expected, "bound": local.bound, "errors": fitted.errors}
                 points[kind] = {name: _to_list(of) for name, of in told.items()} | {"covered": held["covered"]}
-    return points
+    return points, tests
 
 
 def _to_list(values: Sequence[Values]) -> list[float | None]:
