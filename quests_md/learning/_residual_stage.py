@@ -83,7 +83,8 @@ def fill_residuals(work: Work, generation: int) -> None:
     if by != "dH" and not made.residuals:
         raise LearningError(
             f'generation {generation}: select_by = "{by}" needs the force errors of the potential on its training '
-            f'frames, and they cannot be had: {"; ".join(why)}. Correct that, or select by "dH", in another output'
+            f"frames, and they cannot be had: {'; '.join(why)}. Correct that and start the loop again; or select by "
+            '"dH", in another output'
         )
 
 
