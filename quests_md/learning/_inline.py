@@ -25,8 +25,15 @@ from ..recording.reader import read_about, read_run
 from ..sources import to_frame
 from ..training import Trainer, train
 from ..training._trainer import TRAINED
+from ._residual_stage import Trained, add_residuals, is_fast
 
 __all__ = ["Inline", "InlineCalculator", "run_lammps"]
+
+_FAST = 5.0  # seconds of a training that is repeated for each fold of a cross-validation: the run waits meanwhile
+
+
+def _ignore(_: object) -> None:
+    """Do nothing: the index tells where its residuals come from, and whether it has any."""
 
 
 class Inline:
@@ -68,7 +75,7 @@ class Inline:
     generation
         Number of the generation. It goes on counting when a run is resumed.
     index, potential
-        Index and potential of this generation.
+        Index and potential of this generation. The index has the residuals of the potential, if these can be computed.
     session
         The watched run of this generation, or None before it begins.
 
@@ -152,8 +159,11 @@ class Inline:
             group = place.name if index.frame_groups else None
             index = index.extend([to_frame(atoms, group=group) for atoms in self._queue.labelled(new)])
         index.save(place / "index.qindex")  # first, for the record of the training says that the generation is complete
-        frames = [*self._training, *self._queue.labelled(known)]
-        potential, _ = train(self._trainer, frames, [], place / "potential", seed=self._seed + generation)
+        frames, seed = [*self._training, *self._queue.labelled(known)], self._seed + generation
+        potential, record = train(self._trainer, frames, [], place / "potential", seed=seed)
+        fast = is_fast(self._trainer, record["seconds"], _FAST)
+        trained = Trained(place.name, potential, self._trainer, seed, fast, place / "fold")
+        add_residuals(index, frames, trained, _ignore, _ignore).save(place / "index.qindex")
         self.index, self.potential = Index.open(place / "index.qindex"), potential
         self.output, self.generation, self._known = place, generation, known
 

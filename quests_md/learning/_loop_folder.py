@@ -18,7 +18,7 @@ from ..machine import find_versions
 from ..sources import describe_source
 from ..training._records import TrainingRecord, read_record, write_record
 from ..training._trainer import TRAINED
-from ._settings import Explore, LearnConfig, StopTable
+from ._settings import Explore, LearnConfig, SelectBy, StopTable
 
 __all__ = [
     "COLUMNS", "DONE", "JOB", "Exploration", "Folder", "Generation", "Job", "Labelled", "Row", "Selected",
@@ -242,19 +242,30 @@ class Exploration:
 
 
 class SelectedFrame(pydantic.BaseModel):
-    """A selected frame: its id in the queue, where it comes from, and the largest dH (nats) of its environments."""
+    """A selected frame: its id in the queue, where it comes from, and the largest dH (nats) of its environments.
+
+    With `select_by` "error" or "both" also the largest error that is expected of them (eV/Å), None without any; and the
+    number of those outside, of which none is.
+    """
 
     id: int
     generation: int
     exploration: str
     step: int
     dH: float
+    error: float | None = None
+    outside: int | None = None
 
 
 class Selected(pydantic.BaseModel):
-    """selected.json: how many candidates there were, and the frames that were selected."""
+    """selected.json: how many candidates there were, by what they were selected, and the frames that were.
+
+    `measure` is "expected error", or "local residual" if these were not calibrated; None by dH.
+    """
 
     candidates: int
+    by: SelectBy = "dH"
+    measure: str | None = None
     frames: list[SelectedFrame]
 
 
@@ -445,6 +456,8 @@ def _collect_settings(config: LearnConfig) -> dict[str, Any]:
         except OSError as error:
             raise ConfigError(f"[explore]: setup: {config.explore.setup}: {error.strerror or error}") from error
         settings["explore.setup (file)"] = hashlib.sha256(content).hexdigest()
+    if config.select_by == "dH":
+        del settings["select_by"]  # loops that were begun before it could be chosen go on
     as_read: dict[str, Any] = json.loads(json.dumps(settings))
     return as_read
 

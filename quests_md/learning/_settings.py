@@ -16,13 +16,15 @@ from ..labelling import Oracle
 from ..toml import check_keys, make_settings, read_toml
 from ..training import make_trainer
 
-__all__ = ["Explore", "LearnConfig", "StopTable"]
+__all__ = ["Explore", "LearnConfig", "SelectBy", "StopTable"]
 
 # The keys of [monitor]: those of a watched run, without those that the loop sets or that belong to one host.
 MONITOR = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "novelty", "budget",
     "cutout", "history", "after", "min_distance", "implausible", "values", "precision", "threads",
 )  # fmt: skip
+
+SelectBy = Literal["dH", "error", "both"]
 
 _Files = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
 
@@ -218,6 +220,10 @@ class LearnConfig(_Table):
         All other seeds are derived from it.
     budget
         Largest number of frames, or cut-outs, that are labelled in a generation.
+    select_by
+        Which of the candidates these are. "dH": those with most environments that are new. "error": those with the
+        largest force error to be expected. "both": those with the largest sum of expected errors of environments that
+        are new.
     index, oracle, trainer, explore, monitor, stop
         The tables.
     """
@@ -227,6 +233,7 @@ class LearnConfig(_Table):
     output: str = "learning"
     seed: pydantic.NonNegativeInt = 0
     budget: pydantic.PositiveInt = 20
+    select_by: SelectBy = "dH"
     index: IndexTable
     oracle: OracleTable
     trainer: dict[str, Any]

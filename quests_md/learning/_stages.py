@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,27 +14,26 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 
-from ..descriptors import DescriptorSpec, Environments
+from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS
 from ..errors import CalibrationError, ConfigError, IndexFileError, LearningError, OracleError
 from ..frame import Frame
 from ..index import Index, calibrate, resolve_threshold
 from ..labelling import Entry, Labelling, Queue, label
 from ..labelling._label import is_dead
-from ..monitor import Above
 from ..recording.reader import iterate_frames
-from ..selection import Selection, cutouts
+from ..selection import cutouts
 from ..sources import describe_source, read_frames, read_labelled, to_frame
 from ..training import make_trainer, train
 from ..training._records import write_record
+from ._choosing import Candidate, Chosen, ErrorMeasure, select
 from ._exploration import explore
 from ._loop_folder import Exploration, Folder, Job, Labelled, Selected, SelectedFrame, State, Thresholds, read_file
 from ._settings import Explore, LearnConfig
 
 __all__ = [
-    "Candidate", "Reporter", "Silent", "Work", "extend_index", "is_covered", "label_frames", "list_frames",
-    "list_labels_before", "make_jobs", "prepare", "run_explorations", "select", "select_frames", "train_potential",
-    "verify_index",
+    "Reporter", "Silent", "Work", "extend_index", "is_covered", "label_frames", "list_frames", "list_labels_before",
+    "make_jobs", "prepare", "run_explorations", "select_frames", "train_potential", "verify_index",
 ]  # fmt: skip
 
 
@@ -299,74 +298,6 @@ def _find_last_covered(work: Work, generation: int, name: str) -> Path | None:
 # -- select ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A candidate: the frame, and the name of the exploration that proposes it."""
-
-    name: str
-    frame: Frame
-
-
-def _find_above(
-    frame: Frame, index: Index, select: Mapping[str, float], threads: int | None
-) -> tuple[Above, NDArray[np.float64]]:
-    """Return the environments of a frame that lie above `select`, and dH (n_env,) of all its environments, in nats."""
-    environments = Environments(index.spec, frame)
-    centres, ids = environments.centres, frame.ids
-    dH = index.delta_entropy(environments.compute(np.arange(len(centres)), threads), threads)
-    thresholds = np.array([select[SYMBOLS[z]] for z in frame.numbers[centres].tolist()])
-    above = np.flatnonzero(dH > thresholds)
-    assert ids is not None
-
-    def rows(which: NDArray[np.int64]) -> NDArray[np.float64]:
-        return environments.compute(above[which], threads)
-
-    return Above(frame.step, np.asarray(ids)[centres[above]], dH[above], thresholds[above], rows), dH
-
-
-def select(
-    index: Index,
-    candidates: Sequence[Candidate],
-    thresholds: Mapping[str, float],
-    budget: int,
-    threads: int | None = None,
-) -> list[tuple[int, NDArray[np.float64]]]:
-    """Select the candidates to label.
-
-    They pass through the selection of a watched run in the order of their steps, as if one run had made them all. A
-    frame is kept if any of its environments is novel against the index and the kept frames. When the budget is full, a
-    frame with more novel environments replaces the one with the fewest.
-
-    Parameters
-    ----------
-    index
-        Index of this generation.
-    candidates
-        Candidates of all explorations.
-    thresholds
-        `select` of every element, in nats.
-    budget
-        Largest number of frames.
-    threads
-        Number of threads; None: all cores.
-
-    Returns
-    -------
-    list of (int, ndarray)
-        Places in `candidates`, in the order of their steps, and dH (n_env,) of the environments of each frame, in nats.
-    """
-    order = sorted(range(len(candidates)), key=lambda i: (candidates[i].frame.step, candidates[i].name))
-    selection, kept = Selection(index, budget=budget, threads=threads), dict[int, tuple[int, NDArray[np.float64]]]()
-    for place in order:
-        above, dH = _find_above(candidates[place].frame, index, thresholds, threads)
-        verdict = selection.consider(above, first=True)
-        if verdict.drop is not None:
-            del kept[verdict.drop]
-        if verdict.ordinal is not None:
-            kept[verdict.ordinal] = (place, dH)
-    return list(kept.values())
-
-
 def select_frames(work: Work, generation: int, explorations: list[Exploration]) -> list[int]:
     """Select among the candidates of all explorations, and add the selected frames to the queue; return their ids."""
     path, place = work.folder.selected(generation), work.folder.generation(generation)
@@ -385,7 +316,9 @@ def select_frames(work: Work, generation: int, explorations: list[Exploration]) 
         frames = _add_to_queue(work, generation, index, candidates, budget)
         if not frames:
             return []
-        write_record(path, Selected(candidates=len(candidates), frames=frames))
+        by = work.config.select_by
+        measure = None if by == "dH" else ErrorMeasure.of(index).name
+        write_record(path, Selected(candidates=len(candidates), by=by, measure=measure, frames=frames))
         work.end(generation, "select", started)
     return [frame.id for frame in read_file(Selected, path).frames]
 
@@ -394,30 +327,38 @@ def _add_to_queue(
     work: Work, generation: int, index: Index, candidates: Sequence[Candidate], budget: int
 ) -> list[SelectedFrame]:
     """Add selected frames, or their cut-outs, to the queue; return those that are new in this generation."""
-    chosen = select(index, candidates, work.thresholds["select"], budget)
-    cuts = [[(place, dH, atoms) for atoms in _cut_out(work, index, candidates[place], dH)] for place, dH in chosen]
+    chosen = select(index, candidates, work.thresholds["select"], budget, by=work.config.select_by)
+    cuts = [[(one, atoms) for atoms in _cut_out(work, index, candidates[one.place], one)] for one in chosen]
     frames: dict[int, SelectedFrame] = {}
     # The worst cut-out of each frame, then the second of each, ..., until the budget is used up.
     in_turn = (cut for turn in itertools.zip_longest(*cuts) for cut in turn if cut is not None)
-    for place, dH, atoms in itertools.islice(in_turn, budget):
-        name, step = candidates[place].name, candidates[place].frame.step
+    for one, atoms in itertools.islice(in_turn, budget):
+        name, step = candidates[one.place].name, candidates[one.place].frame.step
         number, _ = work.queue.add(atoms, generation=generation, exploration=name, step=step)
         if work.queue.entry(number).source.get("generation") == generation:
-            frame = SelectedFrame(id=number, generation=generation, exploration=name, step=step, dH=float(dH.max()))
-            frames.setdefault(number, frame)
+            told = {"exploration": name, "step": step, "dH": float(one.dH.max()), **_describe_errors(one.errors)}
+            frames.setdefault(number, SelectedFrame(id=number, generation=generation, **told))
     return list(frames.values())
 
 
-def _cut_out(work: Work, index: Index, candidate: Candidate, dH: Any) -> Iterable[ase.Atoms]:
+def _describe_errors(errors: NDArray[np.float64] | None) -> dict[str, Any]:
+    """Return what a record holds of the errors of a selected frame (n_env,); nothing if it was not asked."""
+    if errors is None:
+        return {}
+    known = errors[np.isfinite(errors)]
+    return {"error": float(known.max()) if len(known) else None, "outside": len(errors) - len(known)}
+
+
+def _cut_out(work: Work, index: Index, candidate: Candidate, chosen: Chosen) -> Iterable[ase.Atoms]:
     """Yield the cut-outs of a candidate if [monitor] has `cutout`, else the whole frame."""
     frame, options = candidate.frame, work.config.monitor.get("cutout")
     if options is None:
         per_atom = np.full(len(frame.positions), np.nan)
-        per_atom[frame.centres] = dH
+        per_atom[frame.centres] = chosen.dH
         yield _make_atoms(frame, {"dH": per_atom}, {})
         return
     threshold = min(work.thresholds["select"].values())
-    for cut in cutouts(frame, dH, index.spec.cutoff, threshold=threshold, index=index, **options):
+    for cut in cutouts(frame, chosen.dH, index.spec.cutoff, threshold=threshold, index=index, **options):
         yield _make_atoms(cut.frame, {"dH": cut.dH, "core": cut.core}, cut.info)
 
 

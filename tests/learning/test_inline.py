@@ -19,6 +19,7 @@ from quests_md.index import calibrate
 from quests_md.labelling import Oracle, Queue
 from quests_md.learning import Inline, InlineCalculator, run_lammps
 from quests_md.training import Potential, make_trainer
+from quests_md.training._model_forces import fingerprint_potential
 
 pytestmark = pytest.mark.lammps
 
@@ -63,6 +64,26 @@ def test_it_learns_and_goes_on(learned):
     assert run.n_labels >= run.generation
     assert run.index.generation == run.generation
     assert len(run.index.frame_offsets) - 1 == 10 + run.n_labels
+
+
+def test_each_index_has_the_residuals_of_its_potential_and_what_they_mean(learned):
+    run, _, _ = learned
+    for generation in range(run.generation + 1):
+        place = run.folder / f"generation-{generation:03d}"
+        index = Index.open(place / "index.qindex")
+        residuals = index.residuals_of()
+        assert (residuals.name, residuals.origin) == (place.name, "cross-validated")
+        assert residuals.fingerprint == fingerprint_potential(Potential.open(place / "potential"))
+        assert residuals.labelled == len(index)
+        assert index.calibration.local_error.fingerprint == residuals.fingerprint
+        assert not (place / "fold").exists()
+
+
+def test_a_training_that_takes_long_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr("quests_md.learning._inline._FAST", 0.0)
+    run = inline(tmp_path)
+    assert run.index.residuals_of().origin == "training"
+    run.close()
 
 
 def test_no_frame_of_it_was_left_above_halt(learned):
@@ -117,7 +138,8 @@ def test_thresholds_are_those_of_the_first_index(tmp_path):
     assert first["thresholds"]["select"] == {"Cu": last["select"]["Cu"]} == last["thresholds"]["select"]
     run.close()
     calculator = InlineCalculator(inline(tmp_path, select={"false_alarm": 0.3}, halt=3.0, resume=True))
-    assert calculator.inline.index.calibration is None  # it could not turn a rate into a number
+    again = calculator.inline.index.calibration.false_alarm(0.3, {"Cu": 32})
+    assert again != first["thresholds"]["select"]  # this index would turn the rate into another number
     md(calculator, steps=5)
     assert calculator.inline.session.monitor.thresholds.resolved["select"] == first["thresholds"]["select"]
     calculator.close()

@@ -197,8 +197,46 @@ def test_a_loop_goes_on_without_residuals(finished, tmp_path, monkeypatch):
     assert heard.texts == ["no residuals (cross-validated): no fit", "no residuals (training): no fit"]
 
 
-def work_of(folder, heard):
-    made = config(folder, output=str(folder / "out"))
+def test_a_loop_that_selects_by_error_does_not_go_on_without_residuals(finished, tmp_path, monkeypatch):
+    folder, _, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "out" / "index-001.qindex"
+    Index.with_residuals(Index.open(path)).save(path)
+
+    def fail(*_, **__):
+        raise TrainingError("no fit")
+        yield
+
+    monkeypatch.setattr("quests_md.learning._residual_stage.cross_validate", fail)
+    monkeypatch.setattr("quests_md.learning._residual_stage.compute_forces", fail)
+    with pytest.raises(LearningError, match=r'generation 1: select_by = "both" needs the force errors .*: no fit'):
+        fill_residuals(work_of(tmp_path, Heard(), select_by="both"), 1)
+
+
+def test_what_residuals_say_of_errors_is_calibrated(finished):
+    folder, result, _ = finished
+    index = Index.open(folder / "out" / f"index-{result.generation:03d}.qindex")
+    bound = index.calibration.local_error
+    assert (bound.potential, bound.errors) == (f"generation-{result.generation:03d}", "left out")
+    assert 0.0 < bound.elements["Cu"].median < bound.elements["Cu"].factor
+
+
+@pytest.mark.parametrize("by", ["error", "both"])
+def test_a_loop_selects_by_the_error_to_be_expected(tmp_path, by):
+    result = learn(config(tmp_path, select_by=by, stop={"generations": 2}))
+    assert result.labels > 0
+    made = json.loads((tmp_path / "out" / "generation-000" / "selected.json").read_text())
+    assert (made["by"], made["measure"]) == (by, "expected error")
+    assert 0 < len(made["frames"]) <= 4
+    for frame in made["frames"]:
+        assert (frame["error"] or 0.0) > 0.0 or frame["outside"] > 0
+    ranks = [(frame["outside"], frame["error"] or 0.0) for frame in made["frames"]]
+    if by == "error":
+        assert ranks == sorted(ranks, reverse=True)
+
+
+def work_of(folder, heard, **changes):
+    made = config(folder, output=str(folder / "out"), **changes)
     where = Folder(folder / "out")
     state = State.model_validate_json((folder / "out" / "learning.json").read_text())
     state._path = folder / "out" / "learning.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -47,6 +48,7 @@ def without(values, *path):
         ({"monitor": 3}, r"monitor must be a table, \[monitor\], not 3"),
         ({"training": []}, r"learn.toml: training: .*at least 1 item"),
         ({"budget": 2.5}, r"learn.toml: budget: input should be a valid integer, not 2.5"),
+        ({"select_by": "force"}, r"learn.toml: select_by: input should be 'dH', 'error' or 'both', not 'force'"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, changes, message):
@@ -182,3 +184,12 @@ def test_a_damaged_state_is_refused(tmp_path, content):
     (tmp_path / "out" / "learning.json").write_text(content)
     with pytest.raises(OutputError, match=r"learning\.json: not"):
         opened(tmp_path)
+
+
+def test_a_loop_that_was_begun_before_select_by_goes_on_by_dH_alone(tmp_path):
+    opened(tmp_path)
+    path = tmp_path / "out" / "learning.json"
+    assert "select_by" not in json.loads(path.read_text())["settings"]
+    State.open(tmp_path / "out", config(tmp_path, select_by="dH"))
+    with pytest.raises(ConfigError, match='select_by was not given and is "error"'):
+        State.open(tmp_path / "out", config(tmp_path, select_by="error"))

@@ -21,6 +21,7 @@ WITH_EXAMPLES = [
     "ase.md",
     "compression.md",
     "cutouts.md",
+    "force_errors.md",
     pytest.param("inline.md", marks=pytest.mark.lammps),
     "labelling.md",
     "live_reference.md",
