@@ -135,7 +135,7 @@ def pytest_collection_modifyitems(items):
 
 # -- what must run ---------------------------------------------------------------------------------------
 
-_MUST_RUN = ("browser", "lammps", "mpi", "postgresql", "python_invoke", "viewers")
+_MUST_RUN = ("browser", "dft", "lammps", "mpi", "postgresql", "python_invoke", "viewers")
 
 
 def pytest_addoption(parser):
