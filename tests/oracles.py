@@ -158,7 +158,7 @@ class NanForces(Faulty):
 
 class NanEnergy(Faulty):
     def fault(self):
-        self.results["energy"] = np.nan
+        self.results["energy"] = self.results["free_energy"] = np.nan
 
 
 class HugeForces(Faulty):
@@ -185,6 +185,7 @@ class Shifted(Faulty):
 
     def fault(self):
         self.results["energy"] += self.energy
+        self.results["free_energy"] += self.energy
         self.results["forces"][1, 2] += self.force
 
 
@@ -227,7 +228,7 @@ class Environment(EMT):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
-        self.results["energy"] = float(any(key.startswith(("PMI", "HYD", "MPI_LOCAL")) for key in os.environ))
+        self.results["free_energy"] = float(any(key.startswith(("PMI", "HYD", "MPI_LOCAL")) for key in os.environ))
 
 
 class Echo(Calculator):

@@ -215,8 +215,12 @@ def _format_date(seconds: float) -> str:
 @click.option("--workers", type=click.IntRange(1), help="Calculations at once.  [default: 1, or all of a cluster]")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster: tcp://host:8786.")
 @click.option("--limit", type=click.IntRange(1), help="Start no more calculations than this.")
-@click.option("--check", metavar="LABELLED", help="Labelled frames, of which three are labelled again at the start.  "
-              "[default: frames of the queue that this oracle has labelled]")  # fmt: skip
+@click.option("--check", metavar="LABELLED", help="Labelled frames, some of which are labelled again at the start.  "
+              "[default: frames of the queue that this oracle has labelled, once a day]")  # fmt: skip
+@click.option("--recheck", default=3, show_default=True, type=click.IntRange(0),
+              help="How many labelled frames are labelled again at the start; 0: none.")  # fmt: skip
+@click.option("--give-up", default=3, show_default=True, type=click.IntRange(0),
+              help="Stop if the first frames, as many as this, fail in the same way; 0: go on.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Although the queue has labels of another oracle.")
 @click.option("--tries", default=3, show_default=True, type=click.IntRange(1), help="Before a frame is given up.")
 @click.option("--lease", default=600.0, show_default=True, help="Seconds until the claims of a killed program expire.")
@@ -230,6 +234,8 @@ def label_command(
     scheduler: str | None,
     limit: int | None,
     check: str | None,
+    recheck: int,
+    give_up: int,
     force: bool,
     tries: int,
     lease: float,
@@ -250,9 +256,13 @@ def label_command(
     with _catch_signals() as stop, _show_view() as view:
         try:
             with make_executor(kind, workers, scheduler) as executor:
-                _check(oracle, executor, queue, check, reading, stop)
+                if recheck:
+                    _check(oracle, executor, queue, check, recheck, reading, stop)
                 at_once: int = executor.workers  # type: ignore[attr-defined]  # make_executor promises it
-                label(queue, oracle, executor, workers=at_once, limit=limit, force=force, stop=stop, report=view.show)
+                label(
+                    queue, oracle, executor, workers=at_once,
+                    limit=limit, force=force, give_up=give_up, stop=stop, report=view.show,
+                )  # fmt: skip
         except Halted as error:
             view.say(str(error))
             code = EXIT_CODES["halted"]
@@ -268,18 +278,24 @@ def _check(
     executor: Executor,
     queue: Queue,
     file: str | None,
+    most: int,
     reading: dict[str, Any],
     stop: Callable[[], bool],
 ) -> None:
-    """Label some frames again: those of the file, or frames of the queue that this oracle has labelled."""
+    """Label some frames again: those of the file; or, once a day, frames of the queue that this oracle has labelled."""
     if file is not None:
         frames = list(read_labelled(file, **reading))
+    elif queue.is_checked(oracle):
+        return
     else:
         own = [entry.id for entry in queue.entries(["done"]) if entry.record.get("settings") == oracle.settings]
-        frames = list(queue.labelled([own[0], own[len(own) // 2], own[-1]] if own else []))
+        chosen = {own[i * (len(own) - 1) // max(most - 1, 1)] for i in range(most)} if own else ()
+        frames = list(queue.labelled(chosen))
     if frames:
-        count = check_labels(oracle, executor, frames, stop=stop)
+        count = check_labels(oracle, executor, frames, most, stop=stop)
         click.echo(f"{count} frames that have labels get the same ones again")
+        if file is None:
+            queue.mark_checked(oracle)
 
 
 @contextmanager
@@ -308,6 +324,7 @@ class _View:
         self._progress = progress
         self._task = progress.add_task("starting", total=None)
         self._event = (0, "")
+        self._notes = 0
         self.counts = Labelling()
 
     def say(self, text: str) -> None:
@@ -317,6 +334,9 @@ class _View:
     def show(self, counts: Labelling) -> None:
         """Show how far the labelling is, and why a frame got no label."""
         self.counts = counts
+        for note in counts.notes[self._notes :]:
+            self.say(note)
+        self._notes = len(counts.notes)
         event = counts.ended, counts.last  # the same text may come twice
         if event != self._event and not counts.last.endswith(": done"):
             self.say(counts.last)

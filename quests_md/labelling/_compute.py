@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import platform
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -24,6 +21,8 @@ from ..errors import Halted, InputError, MissingExtraError, OracleError
 from ..machine import find_versions
 from ._oracle_settings import Labels, Oracle
 from ._process import Child, Died, TimedOut, get_child, kill_children
+from ._reasons import describe_end_of_output, find_full_disk
+from ._scratch import Scratch
 
 if TYPE_CHECKING:
     import ase
@@ -39,6 +38,8 @@ _COLUMNS = {
     "initial_magmoms": "magmoms",
 }  # fmt: skip
 _TICK = 0.25  # seconds between two questions whether to stop waiting
+_VERSION = 20.0  # seconds for a program to tell its version
+_NOT_CONVERGED = "the calculator says that it has not converged"
 _WORDS = 600  # characters of the output of a process that go into a reason
 
 
@@ -58,7 +59,8 @@ class Outcome:
     seconds
         How long it took.
     record
-        How it was made: the calculator, its code and version, the settings, seconds, host and versions.
+        How it was made: the calculator, its code and version, the settings, seconds, host and versions; which energy
+        it is, the mesh of k-points, the steps of the self-consistency and the memory, as far as they are known.
     """
 
     labels: Labels | None
@@ -93,15 +95,18 @@ def compute(oracle: Oracle, atoms: ase.Atoms, *, folder: str | Path | None = Non
     return read_outcome(run_task(make_task(oracle, atoms, folder)))
 
 
-def make_task(oracle: Oracle, atoms: ase.Atoms | None, folder: str | Path | None = None) -> str:
-    """Return a calculation as text, which every executor can send. Without atoms the calculator is only made."""
+def make_task(oracle: Oracle, atoms: ase.Atoms | None, folder: str | Path | None = None, *, again: bool = False) -> str:
+    """Return a calculation as text, which every executor can send. Without atoms the calculator is only made.
+
+    `again` says that the frame has been tried before, so that the keywords `retry` apply.
+    """
     given: dict[str, Any] | None = None
     if atoms is not None:
         cell, pbc = np.asarray(atoms.cell), np.asarray(atoms.pbc)
         columns = {name: atoms.arrays[key] for key, name in _COLUMNS.items() if key in atoms.arrays}
         given = {name: value.tolist() for name, value in {**columns, "cell": cell, "pbc": pbc}.items()}
     where = None if folder is None else os.path.abspath(folder)
-    return json.dumps({"oracle": oracle.model_dump(), "atoms": given, "folder": where})
+    return json.dumps({"oracle": oracle.model_dump(), "atoms": given, "folder": where, "again": again})
 
 
 def read_outcome(answer: str) -> Outcome:
@@ -141,18 +146,21 @@ def run_task(text: str) -> str:
     """Do a calculation that `make_task` described, on whatever machine this is; return its outcome as text."""
     task = json.loads(text)
     oracle = Oracle(**task["oracle"])
-    folder = Path(task["folder"] or _make_scratch(oracle))
+    scratch = None if task["folder"] else Scratch(oracle.scratch)
+    folder = Path(task["folder"]) if scratch is None else scratch.path
     child = get_child(oracle.environment)
     started = time.perf_counter()
-    answer = _ask(child, oracle, task["atoms"], folder)
+    answer = _ask(child, oracle, task, folder)
     seconds = time.perf_counter() - started
     if not answer["problem"] and task["atoms"] is not None:
         answer["problem"], answer["reason"] = _find_problem(oracle, answer, len(task["atoms"]["numbers"]))
     said = child.said()
     if answer["problem"]:
-        answer["reason"] = _explain(oracle, answer, said)
-    if task["folder"] is None:
-        answer["reason"] += _clear(folder, said, keep=bool(answer["problem"]) or oracle.keep)
+        answer["reason"] = _explain(oracle, answer, said, folder)
+    elif task["atoms"] is None:
+        answer["record"] |= _ask_version(child, oracle, folder) | {"untold": answer["untold"]}
+    if scratch is not None:
+        answer["reason"] += _clear(scratch, said, oracle.keep, bool(answer["problem"]))
     record = {
         "settings": oracle.settings,
         "seconds": round(seconds, 3),
@@ -160,33 +168,39 @@ def run_task(text: str) -> str:
         "versions": find_versions(),
         **answer["record"],
     }
+    if task["again"] and oracle.retry:
+        record["retry"] = oracle.retry
     labels = {key: answer[key] for key in ("energy", "forces", "stress")} if "forces" in answer else None
     fields = {"problem": answer["problem"], "reason": answer["reason"], "labels": labels}
     return json.dumps({**fields, "seconds": seconds, "record": record})
 
 
-def _make_scratch(oracle: Oracle) -> str:
-    try:
-        return os.path.abspath(tempfile.mkdtemp(prefix="quests-md-", dir=oracle.scratch))
-    except OSError as error:
-        raise OracleError(f"scratch: no folder can be made in {oracle.scratch}: {error.strerror}") from error
-
-
-def _ask(child: Child, oracle: Oracle, atoms: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
-    task = {"folder": str(folder), "stress": oracle.stress, "atoms": atoms}
+def _ask(child: Child, oracle: Oracle, task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    settings = ("calculator", "kspacing", "energy", "moments", "stress")
+    keywords = oracle.keywords_of_try(again=task["again"])
+    given = {"folder": str(folder), "atoms": task["atoms"], "keywords": keywords}
     nothing = {"problem": "", "reason": "", "record": {}}
     try:
-        return nothing | child.ask({**oracle.settings, **task}, oracle.wall_time)
+        return nothing | child.ask({**{name: getattr(oracle, name) for name in settings}, **given}, oracle.wall_time)
     except TimedOut:
         return nothing | {"problem": "timeout", "reason": f"killed after {oracle.wall_time:g} s, its wall_time"}
     except Died as error:
         return nothing | {"problem": "died", "reason": str(error)}
 
 
+def _ask_version(child: Child, oracle: Oracle, folder: Path) -> dict[str, str]:
+    """Return the version of the program that the calculator drives, if there is one; it may be "unknown"."""
+    try:
+        version = child.ask({"ask_version": True}, min(oracle.wall_time, _VERSION))["record"]
+    except (TimedOut, Died):
+        return {"program_version": "unknown"}
+    return version if version["program_version"] else {}
+
+
 def _find_problem(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tuple[str, str]:
     """Return the problem with labels and its reason; "" and "" if there is none."""
     if answer["converged"] is False:
-        return "failed", "the calculator says that it has not converged"
+        return "failed", _NOT_CONVERGED
     forces = np.array(answer["forces"], dtype=float)
     if forces.shape != (n_atoms, 3):
         return "insane", f"forces of shape {forces.shape} for {n_atoms} atoms"
@@ -207,26 +221,30 @@ def _find_problem(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tu
     return "", ""
 
 
-def _explain(oracle: Oracle, answer: Mapping[str, Any], said: bytes) -> str:
-    """Return why there are no labels; if the process died, with the end of its output."""
+def _explain(oracle: Oracle, answer: Mapping[str, Any], said: bytes, folder: Path) -> str:
+    """Return why there are no labels; with the end of what the process and its program have written."""
     reason = str(answer["reason"])
+    if answer.get("unconverged"):
+        return f"not converged: {answer['unconverged']}"
     if answer["problem"] == "setup":
         return f"{oracle.calculator} cannot be made: {reason}"
     words = said.decode(errors="replace").strip()
     if answer["problem"] == "died" and words:
         reason += f"; it said: {words[-_WORDS:]}"
-    return reason
+    if "converged" in answer:  # there are labels: what the program wrote does not tell more
+        return reason
+    end = describe_end_of_output(folder)
+    full = find_full_disk(folder, reason, end, words)
+    return "; ".join(part for part in (full, reason, end) if part)
 
 
-def _clear(folder: Path, said: bytes, keep: bool) -> str:
+def _clear(scratch: Scratch, said: bytes, keep: bool, failed: bool) -> str:
     """Remove a scratch folder; or keep it, with the output, if it is not empty, and say in words where it is."""
-    with contextlib.suppress(OSError):  # something else has removed it, or the disk is full
-        if keep and said:
-            (folder / "output.txt").write_bytes(said)
-        if keep and any(folder.iterdir()):
-            return f"; kept: {folder}"
-    shutil.rmtree(folder, ignore_errors=True)
-    return ""
+    if not (failed or keep):
+        scratch.remove()
+        return ""
+    kept = scratch.keep(said, everything=keep)
+    return "" if kept is None else f"; kept: {kept}"
 
 
 # -- executors ---------------------------------------------------------------------------------------------------------

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import platform
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,11 +32,12 @@ from ._entries import (
     to_line,
     to_plain,
 )
-from ._oracle_settings import Labels
+from ._oracle_settings import Labels, Oracle
 
 __all__ = ["Queue"]
 
 _FRAMES = 100  # frames that are read at a time
+_CHECKS = "quests_md_checks"  # in the metadata of the database: which oracle was checked on which day
 _IDS = 1 << 63  # above the ids of every database
 
 
@@ -156,8 +161,8 @@ class Queue:
 
     # -- claims ----------------------------------------------------------------------------------------------------
 
-    def claim(self, worker: str) -> Claim | None:
-        """Claim the waiting frame of lowest id; if none waits, one whose claim has expired.
+    def claim(self, worker: str, *, skip: Collection[int] = ()) -> Claim | None:
+        """Claim the waiting frame of lowest id, except `skip`; if none waits, one whose claim has expired.
 
         If the claims of a frame have expired as often as `tries` allows, it is put in quarantine instead: the frame
         itself may kill the workers.
@@ -169,7 +174,7 @@ class Queue:
         """
         with self._database.transaction() as transaction:
             now = self._database.now(transaction)
-            id = self._database.lock_next_waiting(transaction)
+            id = self._database.lock_next_waiting(transaction, skip)
             while id is None and (id := self._database.lock_next_expired(transaction, now)) is not None:
                 row = self._row(transaction, id)
                 silent = now - row.changed
@@ -351,6 +356,22 @@ class Queue:
                 some = [self._row(transaction, id, lock=False) for id in found[first : first + _FRAMES]]
             yield from map(self._restore, some)
 
+    # -- checks of the oracle --------------------------------------------------------------------------------------
+
+    def is_checked(self, oracle: Oracle) -> bool:
+        """Return whether this oracle has been checked against labels of the queue today, on this machine."""
+        with self._database.transaction(write=False) as transaction:
+            today, checks = _date(self._database.now(transaction)), transaction.metadata().get(_CHECKS, {})
+        return bool(checks.get(_name_check(oracle)) == today)
+
+    def mark_checked(self, oracle: Oracle) -> None:
+        """Record that this oracle gives the labels of the queue, today and on this machine."""
+        with self._database.transaction() as transaction:
+            metadata, today = transaction.metadata(), _date(self._database.now(transaction))
+            # Those of other days are dropped: they say nothing any more.
+            checks = {name: day for name, day in metadata.get(_CHECKS, {}).items() if day == today}
+            transaction.ase.metadata = {**metadata, _CHECKS: {**checks, _name_check(oracle): today}}
+
     # -- rows ------------------------------------------------------------------------------------------------------
 
     def _row(self, transaction: Transaction, id: int, lock: bool = True) -> Any:
@@ -426,6 +447,15 @@ class Queue:
         if reason:
             pairs["reason"] = to_line(reason)
         transaction.ase.update(row.id, delete_keys=["expires"], data={"queue": queue}, **pairs)
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(seconds))
+
+
+def _name_check(oracle: Oracle) -> str:
+    text = json.dumps([oracle.settings, oracle.environment, platform.node()], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _is_of(row: Any, claim: Claim) -> bool:
