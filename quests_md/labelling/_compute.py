@@ -27,7 +27,10 @@ from ._scratch import Scratch
 if TYPE_CHECKING:
     import ase
 
-__all__ = ["EXECUTORS", "Outcome", "await_outcome", "compute", "make_executor", "make_task", "read_outcome", "run_task"]
+__all__ = [
+    "EXECUTORS", "Outcome", "await_outcome", "compute", "find_problem", "make_executor", "make_task", "read_outcome",
+    "run_task",
+]  # fmt: skip
 
 # -- calculations ------------------------------------------------------------------------------------------------------
 
@@ -153,7 +156,7 @@ def run_task(text: str) -> str:
     answer = _ask(child, oracle, task, folder)
     seconds = time.perf_counter() - started
     if not answer["problem"] and task["atoms"] is not None:
-        answer["problem"], answer["reason"] = _find_problem(oracle, answer, len(task["atoms"]["numbers"]))
+        answer["problem"], answer["reason"] = find_problem(answer, len(task["atoms"]["numbers"]), oracle.max_force)
     said = child.said()
     if answer["problem"]:
         answer["reason"] = _explain(oracle, answer, said, folder)
@@ -197,7 +200,7 @@ def _ask_version(child: Child, oracle: Oracle, folder: Path) -> dict[str, str]:
     return version if version["program_version"] else {}
 
 
-def _find_problem(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tuple[str, str]:
+def find_problem(answer: Mapping[str, Any], n_atoms: int, max_force: float) -> tuple[str, str]:
     """Return the problem with labels and its reason; "" and "" if there is none."""
     if answer["converged"] is False:
         return "failed", _NOT_CONVERGED
@@ -213,10 +216,10 @@ def _find_problem(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tu
     if stress is not None and not (np.shape(stress) == (6,) and np.isfinite(stress).all()):
         return "insane", "the stress is not six finite numbers"
     worst = int(lengths.argmax())
-    if lengths[worst] > oracle.max_force:
+    if lengths[worst] > max_force:
         return (
             "insane",
-            f"the force on atom {worst} is {lengths[worst]:.4g} eV/Å, above max_force = {oracle.max_force:g}",
+            f"the force on atom {worst} is {lengths[worst]:.4g} eV/Å, above max_force = {max_force:g}",
         )
     return "", ""
 

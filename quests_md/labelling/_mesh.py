@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -98,8 +99,14 @@ def _cp2k(mesh: list[int], keywords: Mapping[str, Any]) -> dict[str, Any]:
     # MACDONALD's shifts move an even mesh, which is symmetric about Γ, onto it.
     shifts = " ".join("0.0" if n % 2 else f"{0.5 / n:.17g}" for n in mesh)
     scheme = f"SCHEME MACDONALD {' '.join(map(str, mesh))} {shifts}"
-    section = f"&FORCE_EVAL\n&DFT\n&KPOINTS\n{scheme}\nSYMMETRY F\n&END KPOINTS\n&END DFT\n&END FORCE_EVAL\n"
-    return {"inp": section + str(keywords.get("inp", ""))}
+    text = str(keywords.get("inp", ""))
+    section = f"&KPOINTS\n{scheme}\nSYMMETRY F\n&END KPOINTS\n"
+    for name in ("DFT", "FORCE_EVAL"):  # ASE takes each section once: it goes into the one that is there
+        there = re.search(rf"(?im)^\s*&{name}\b.*\n", text)
+        if there:
+            return {"inp": text[: there.end()] + section + text[there.end() :]}
+        section = f"&{name}\n{section}&END {name}\n"
+    return {"inp": section + text}
 
 
 _KEYWORDS: dict[str, Callable[[list[int], Mapping[str, Any]], dict[str, Any]]] = {

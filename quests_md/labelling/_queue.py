@@ -23,6 +23,7 @@ from ._entries import (
     STATES,
     Claim,
     Entry,
+    digest,
     format_row,
     make_row,
     pick_searchable,
@@ -186,12 +187,23 @@ class Queue:
                     self._put(transaction, row, "waiting", now, "expired", reason)
             if id is None:
                 return None
+            return self._give(transaction, self._row(transaction, id), worker, now)
+
+    def claim_frame(self, id: int, worker: str) -> Claim | None:
+        """Claim one frame, also if it has failed or is quarantined; None if it is done, or somebody has it."""
+        with self._database.transaction() as transaction:
             row = self._row(transaction, id)
-            claim = Claim(id, worker, secrets.token_hex(8), row.tries + 1, _drop_labels(self._restore(row)))
-            queue = {**row.data["queue"], "worker": to_plain(worker, "worker"), "token": claim.token}
-            pairs = {"state": "running", "tries": claim.tries, "worker": to_line(worker), "changed": now}
-            transaction.ase.update(id, data={"queue": queue}, expires=now + self.lease, **pairs)
-            return claim
+            if row.state in ("done", "running"):
+                return None
+            return self._give(transaction, row, worker, self._database.now(transaction))
+
+    def _give(self, transaction: Transaction, row: Any, worker: str, now: float) -> Claim:
+        """Give a frame to a worker."""
+        claim = Claim(row.id, worker, secrets.token_hex(8), row.tries + 1, _drop_labels(self._restore(row)))
+        queue = {**row.data["queue"], "worker": to_plain(worker, "worker"), "token": claim.token}
+        pairs = {"state": "running", "tries": claim.tries, "worker": to_line(worker), "changed": now}
+        transaction.ase.update(row.id, data={"queue": queue}, expires=now + self.lease, **pairs)
+        return claim
 
     def renew(self, claim: Claim) -> None:
         """Prolong a claim until `lease` seconds from now; `QueueError` if it is lost."""
@@ -329,21 +341,26 @@ class Queue:
         with self._database.transaction(write=False) as transaction:
             return self._entry(self._row(transaction, id, lock=False))
 
+    def find(self, atoms: Atoms) -> int | None:
+        """Return the id of the frame with these elements, cell, periodicity and positions; None if there is none."""
+        with self._database.transaction(write=False) as transaction:
+            return transaction.find(digest(atoms))
+
     def atoms(self, id: int) -> Atoms:
         """Return a frame as it was added. Once it is done, it has its labels, in a ``SinglePointCalculator``."""
         with self._database.transaction(write=False) as transaction:
             return self._restore(self._row(transaction, id, lock=False))
 
-    def format(self, id: int) -> bytes:
+    def format(self, id: int, with_id: bool = False) -> bytes:
         """Return a frame as extended XYZ: with its labels once it is done, and all else as it was added.
 
         What has the name of a label, `energy`, `free_energy`, `forces` or `stress`, is a label of this queue or is left
-        out.
+        out. `with_id` adds `queue_id`, by which `import_labels` finds the frame.
         """
         with self._database.transaction(write=False) as transaction:
             row = self._row(transaction, id, lock=False)
             with self._reading(id):
-                return format_row(row)
+                return format_row(row, with_id)
 
     def labelled(self, ids: Iterable[int] | None = None) -> Iterator[Atoms]:
         """Iterate over the frames that are done, ordered by id; with `ids`, only over those among them."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from ase.units import Bohr, Ry
-from dft import MISSING, PRESENT, espresso, log_starts, rattled
+from dft import MISSING, PRESENT, PSEUDO, espresso, log_starts, rattled
+from limits import FOREVER, LIMIT
+from oracles import states, wait_for, wait_for_end
 
+from quests_md.errors import OracleError
 from quests_md.labelling import Queue, compute, label, make_executor
 
 pytestmark = [
@@ -27,6 +33,20 @@ def queue(tmp_path):
 def executor():
     with make_executor("local", 1) as executor:
         yield executor
+
+
+ORACLE = """
+calculator = "ase.calculators.espresso:Espresso"
+scratch = "{scratch}"
+[keywords]
+profile = {profile}
+pseudopotentials = {{ Si = "Si.pbe-rrkj.UPF" }}
+input_data = {{ system = {{ ecutwfc = 20, occupations = "smearing", smearing = "mv", degauss = 0.01 }} }}
+"""
+
+
+def label_command(queue, toml):
+    return [sys.executable, "-m", "quests_md.cli", "label", queue.name, "--calculator", str(toml)]
 
 
 def read_printed(text):
@@ -58,6 +78,11 @@ def test_a_frame_is_calculated_once_and_the_version_asked_once(queue, executor, 
     assert {entry.record["program_version"] for entry in queue.entries()} == {"6.7MaX"}
 
 
+# -- faults --------------------------------------------------------------------------------------------------
+
+SLOW = {"keywords": {"kpts": [4, 4, 4]}, "electrons": {"conv_thr": 1e-14, "electron_maxstep": 500}}
+
+
 @pytest.mark.parametrize(
     ("electrons", "reason"),
     [
@@ -69,3 +94,146 @@ def test_what_has_not_converged_is_no_label(electrons, reason):
     outcome = compute(espresso(electrons=electrons), rattled())
     assert (outcome.problem, outcome.labels) == ("failed", None)
     assert re.search(reason, outcome.reason)
+
+
+def test_an_element_without_a_pseudopotential_costs_its_frame_and_no_start(queue, executor, tmp_path):
+    command, log = log_starts(tmp_path)
+    queue.add(rattled(0, "Ge"))
+    queue.add(rattled(1))
+    assert label(queue, espresso(command), executor, workers=1).done == 1
+    assert states(queue) == ["failed", "done"]
+    assert "no pseudopotential for Ge: pseudopotentials names Si" in queue.entry(1).reason
+    assert log.read_text().count("-in") == 1
+
+
+def test_a_pseudopotential_that_is_not_there_is_named():
+    outcome = compute(espresso(pseudopotentials={"Si": "nothing.UPF"}), rattled())
+    assert outcome.reason.startswith(f"no pseudopotential for Si: there is no nothing.UPF in {PSEUDO}")
+
+
+def test_an_error_of_the_program_is_told_in_its_words():
+    outcome = compute(espresso(keywords={"input_dft": "nonsense"}), rattled())
+    assert (outcome.problem, outcome.labels) == ("failed", None)
+    assert "Error in routine" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"command": "/nowhere/pw.x"}, "No such file or directory: '/nowhere/pw.x'"),
+        (
+            {"electrons": {"electron_maxstep": 1}},
+            "Quantum ESPRESSO says in espresso.pwo: convergence NOT achieved",
+        ),
+    ],
+)
+def test_what_fails_for_all_frames_ends_the_labelling_before_the_queue_is_spent(tmp_path, executor, given, reason):
+    queue = Queue(tmp_path / "queue.db")
+    for seed in range(5):
+        queue.add(rattled(seed))
+    with pytest.raises(OracleError, match=f"frames 1, 2, 3, the first ones, have failed in the same way.*{reason}"):
+        label(queue, espresso(**given), executor, workers=1, give_up=3)
+    assert [(entry.state, entry.tries) for entry in queue.entries()] == [("waiting", 1)] * 3 + [("waiting", 0)] * 2
+
+
+def test_the_second_try_has_its_own_keywords(tmp_path, executor):
+    queue = Queue(tmp_path / "queue.db", tries=2)
+    queue.add(rattled())
+    given = espresso(electrons={"electron_maxstep": 2}, retry={"electron_maxstep": 100})
+    assert label(queue, given, executor, workers=1).done == 1
+    entry = queue.entry(1)
+    assert (entry.tries, entry.record["retry"]) == (2, {"electron_maxstep": 100})
+
+
+def test_a_program_that_is_killed_costs_its_frame(queue, executor, tmp_path):
+    script, told = tmp_path / "pw", tmp_path / "told"
+    script.write_text(f'#!/bin/sh\nif [ -e "{told}" ]; then exec pw.x "$@"; fi\n[ "$1" = -in ] && touch "{told}"\n'
+                      'pw.x "$@" & sleep 0.2; kill -9 $!; wait $!\n')  # fmt: skip
+    script.chmod(0o755)
+    for seed in range(2):
+        queue.add(rattled(seed))
+    assert label(queue, espresso(str(script), **SLOW), executor, workers=1).done == 1
+    assert states(queue) == ["failed", "done"]
+    assert "exit status 137" in queue.entry(1).reason
+
+
+def test_the_wall_time_ends_the_program(queue, executor, tmp_path):
+    script = tmp_path / "pw"
+    script.write_text(f'#!/bin/sh\npw.x "$@"\n[ "$1" != -in ] || exec sleep {FOREVER}\n')
+    script.chmod(0o755)
+    queue.add(rattled())
+    label(queue, espresso(str(script), wall_time=15.0), executor, workers=1)
+    assert re.match(r"timeout: killed after 15 s, its wall_time; the end of espresso\.pwo: ", queue.entry(1).reason)
+
+
+def test_folders_of_failures_hold_no_wavefunctions_unless_asked(tmp_path):
+    for keep in (False, True):
+        scratch = tmp_path / f"scratch{keep}"
+        scratch.mkdir()
+        compute(espresso(electrons={"electron_maxstep": 2}, scratch=str(scratch), keep=keep), rattled())
+        (kept,) = scratch.iterdir()
+        names = {path.name for path in kept.iterdir()}
+        assert {"espresso.pwi", "espresso.pwo", "output.txt"} <= names
+        assert ({"pwscf.save", "pwscf.wfc1"} <= names) == keep
+        assert keep or names <= {"espresso.pwi", "espresso.pwo", "espresso.err", "output.txt", "CRASH"}
+
+
+FULL = """
+mount -t tmpfs -o size=300k none "$1" || exit 99
+cd "$2" && shift 2 && exec "$@"
+"""
+
+
+def test_a_full_disk_is_told_and_no_label(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    code = (
+        "from dft import *; from oracles import *\n"
+        f"found = compute(espresso(kspacing=0.6, scratch={str(tmp_path / 'scratch')!r}), silicon())\n"
+        "print(found.problem, found.labels, found.reason)"
+    )
+    command = ["unshare", "-m", "sh", "-c", FULL, "sh", str(tmp_path / "scratch"), str(tmp_path), sys.executable]
+    variables = {**os.environ, "PYTHONPATH": espresso().environment["PYTHONPATH"]}
+    done = subprocess.run([*command, "-c", code], capture_output=True, text=True, env=variables, check=False)
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip("a full disk needs the right to mount")
+    assert done.stdout.startswith("failed None disk full: "), done.stdout + done.stderr
+    assert "error writing file" in done.stdout
+
+
+def test_two_labellers_calculate_each_frame_once(queue, tmp_path):
+    command, log = log_starts(tmp_path)
+    for seed in range(4):
+        queue.add(rattled(seed))
+    toml = tmp_path / "oracle.toml"
+    profile = f'{{ call = "ase.calculators.espresso:EspressoProfile", command = "{command}", pseudo_dir = "{PSEUDO}" }}'
+    toml.write_text(ORACLE.format(profile=profile, scratch=tmp_path))
+    started = [subprocess.Popen(label_command(queue, toml), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [program.communicate(timeout=LIMIT)[0] for program in started]
+    assert sum(int(text.partition(" frames labelled")[0]) for text in said) == 4
+    assert states(queue) == ["done"] * 4
+    assert log.read_text().count("-in") == 4
+
+
+def test_a_labeller_that_is_killed_leaves_no_program_and_no_folder(queue, tmp_path):
+    for seed in range(2):
+        queue.add(rattled(seed))
+    scratch, told = tmp_path / "scratch", tmp_path / "told"
+    scratch.mkdir()
+    script = tmp_path / "pw"
+    script.write_text(f'#!/bin/sh\nif [ "$1" = -in ] && [ ! -e "{told}" ]; then echo $$ > "{told}.part"; '
+                      f'mv "{told}.part" "{told}"; exec sleep {FOREVER}; fi\nexec pw.x "$@"\n')  # fmt: skip
+    script.chmod(0o755)
+    toml = tmp_path / "oracle.toml"
+    profile = f'{{ call = "ase.calculators.espresso:EspressoProfile", command = "{script}", pseudo_dir = "{PSEUDO}" }}'
+    toml.write_text(ORACLE.format(profile=profile, scratch=scratch))
+    first = subprocess.Popen(label_command(queue, toml), stdout=subprocess.PIPE, text=True)
+    program = int(wait_for(told))
+    first.kill()
+    first.wait()
+    first.stdout.close()
+    wait_for_end(program)
+    assert len(list(scratch.iterdir())) == 1
+    done = subprocess.run([*label_command(queue, toml), "--lease", "0.5"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(scratch.iterdir()) == []
+    assert {"done"} == set(states(queue)) or states(queue) == ["running", "done"]
