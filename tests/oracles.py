@@ -189,6 +189,39 @@ class Shifted(Faulty):
         self.results["forces"][1, 2] += self.force
 
 
+class Various(Faulty):
+    def fault(self):
+        raise [ValueError, KeyError, OSError][int(self.atoms.get_tags()[0]) - 1]("no")
+
+
+class Meshed(EMT):
+    """It takes a mesh, as codes of plane waves do."""
+
+    def __init__(self, kpts, **kwargs):
+        self.kpts = kpts
+        super().__init__(**kwargs)
+
+
+def make_meshed(kpts):
+    return Meshed(kpts)
+
+
+class Moments(EMT):
+    """Its energy is the sum of the initial magnetic moments."""
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.results["free_energy"] = float(atoms.get_initial_magnetic_moments().sum())
+
+
+class Smeared(EMT):
+    """Its free energy is 1 eV, and the one at zero smearing 2 eV."""
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.results |= {"free_energy": 1.0, "energy": 2.0}
+
+
 class Counts(Calculator):
     """Its energy is how often this object has calculated; it raises at a tag of 5."""
 

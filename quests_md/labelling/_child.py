@@ -94,8 +94,13 @@ class _Desk:
         text = json.dumps([task["calculator"], keywords])
         again = task["atoms"] == self._atoms  # a calculator that was kept would answer from memory, and not calculate
         self._atoms = task["atoms"]
-        if self._calculator is None or text != self._key or FOLDER in text or again:
+        code = find_code(make)
+        # Its shell starts when it is made, and writes into the folder where it was started.
+        starts = code is not None and code.name == "CP2K"
+        if self._calculator is None or text != self._key or FOLDER in text or again or starts:
             self._calculator = None  # the old one ends first: there may be no room for two
+            if starts:
+                os.chdir(task["folder"])
             self._code = {"calculator": task["calculator"], **_find_code(task["calculator"])}
             self._calculator = make(**call_tables(fill_folder(keywords, task["folder"])))
             self._key = text
