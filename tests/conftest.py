@@ -123,6 +123,7 @@ _LONG = [
     "test_lammps_errors",
     "test_docs_lammps",
     "test_label_executors",
+    "test_quantum_espresso",
 ]
 
 

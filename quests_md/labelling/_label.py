@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import Halted, InputError, OracleError, QueueError
 from ..sources import name_what_is_there
 from ._compute import Outcome, await_outcome, make_task, read_outcome, run_task
-from ._entries import Claim
+from ._entries import Claim, Entry
 from ._oracle_settings import Oracle
 from ._queue import Queue
 
@@ -136,11 +136,14 @@ def label(
         `stop` returned True. The `with` of the executor kills the calculations that still run.
     """
     identity = _identify(oracle, executor, stop)
+    done = queue.entries(["done"])
     if not force:
-        _refuse_mixture(queue, oracle, identity)
+        _refuse_mixture(queue, done, oracle, identity)
     work = _Work(queue, oracle, executor, workers, limit, report or (lambda counts: None), identity)
     work.counts.notes = _note_untold(oracle, identity)
     work.give_up = give_up
+    for entry in done:
+        work.compare_meshes(entry.id, entry.record)
     try:
         work.run(stop or (lambda: False))
     finally:
@@ -156,10 +159,10 @@ def _identify(oracle: Oracle, executor: Executor, stop: Callable[[], bool] | Non
     return outcome.record
 
 
-def _refuse_mixture(queue: Queue, oracle: Oracle, identity: dict[str, Any]) -> None:
+def _refuse_mixture(queue: Queue, done: Sequence[Entry], oracle: Oracle, identity: Mapping[str, Any]) -> None:
     """Raise `OracleError` if the queue has labels of another calculator, other keywords or another version."""
     mine = {"settings": oracle.settings} | {key: identity.get(key) for key in ("code", "version")}
-    for entry in queue.entries(["done"]):
+    for entry in done:
         theirs = {key: entry.record.get(key) for key in mine}
         if theirs["settings"] is None:  # written by another program, without settings
             continue
@@ -279,12 +282,12 @@ class _Work:
         done = self._queue.entries(["done"])
         return any(entry.record.get("settings") == self._oracle.settings for entry in done)
 
-    def _compare_meshes(self, claim: Claim, record: Mapping[str, Any]) -> None:
+    def compare_meshes(self, id: int, record: Mapping[str, Any]) -> None:
         """Note it, once, if the meshes of k-points of two frames differ much in density."""
         spacing = record.get("mesh_spacing")
         if spacing is None or self._oracle.kspacing is not None or len(self._meshes) > 2:
             return
-        both = {**self._meshes, float(spacing): claim.id}
+        both = {**self._meshes, float(spacing): id}
         fine, coarse = min(both), max(both)
         self._meshes = {fine: both[fine], coarse: both[coarse]}
         if coarse > _SPREAD * fine:
@@ -316,7 +319,8 @@ class _Work:
         else:
             state = self._store(claim, lambda: self._queue.fail(claim, reason))
         self._works = self._works or state == "done"
-        self._compare_meshes(claim, record)
+        if labels is not None:
+            self.compare_meshes(claim.id, record)
         counts.done += state == "done"
         counts.failed += state == "failed"
         counts.quarantined += state == "quarantined"

@@ -166,6 +166,14 @@ def test_meshes_of_different_density_are_told(queue, executor):
     assert queue.entry(3).record["mesh"] == [2, 2, 2]
 
 
+def test_a_mesh_of_another_density_than_earlier_labels_is_told(queue, executor):
+    given = oracle("Meshed", keywords={"kpts": [2, 2, 2]})
+    queue.add(copper())
+    assert label(queue, given, executor, workers=1).notes == ()
+    queue.add(copper() * 2)
+    assert len(label(queue, given, executor, workers=1).notes) == 1
+
+
 def test_the_mesh_of_each_frame_follows_from_the_spacing(queue, executor):
     for n in (1, 2, 3):
         queue.add(copper() * (n, n, n))

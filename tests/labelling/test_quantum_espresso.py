@@ -13,9 +13,11 @@ from ase.units import Bohr, Ry
 from dft import MISSING, PRESENT, PSEUDO, espresso, log_starts, rattled
 from limits import FOREVER, LIMIT
 from oracles import states, wait_for, wait_for_end
+from paths import DOCS
 
 from quests_md.errors import OracleError
-from quests_md.labelling import Queue, compute, label, make_executor
+from quests_md.labelling import Oracle, Queue, _compute, compute, label, make_executor
+from quests_md.toml import tomllib
 
 pytestmark = [
     pytest.mark.dft,
@@ -81,6 +83,31 @@ def test_a_frame_is_calculated_once_and_the_version_asked_once(queue, executor, 
 # -- faults --------------------------------------------------------------------------------------------------
 
 SLOW = {"keywords": {"kpts": [4, 4, 4]}, "electrons": {"conv_thr": 1e-14, "electron_maxstep": 500}}
+
+
+def test_a_version_that_does_not_come_costs_no_label(queue, executor, tmp_path, monkeypatch):
+    monkeypatch.setattr(_compute, "_VERSION", 1.0)
+    script = tmp_path / "pw"
+    script.write_text(f'#!/bin/sh\n[ "$1" = -in ] || exec sleep {FOREVER}\nexec pw.x "$@"\n')
+    script.chmod(0o755)
+    queue.add(rattled())
+    assert label(queue, espresso(str(script)), executor, workers=1).done == 1
+    assert queue.entry(1).record["program_version"] == "unknown"
+
+
+def test_the_recipe_of_the_manual_labels():
+    text = (DOCS / "labelling.md").read_text(encoding="utf-8")
+    (found,) = [block for block in re.findall(r"^```toml\n(.*?)^```$", text, re.M | re.S) if "espresso:" in block]
+    outcome = compute(Oracle(**(tomllib.loads(found) | {"kspacing": 0.8})), rattled())
+    assert outcome.labels is not None, outcome.reason
+    assert outcome.labels.stress is not None
+    assert outcome.record["mesh"] == [3, 3, 3]
+
+
+def test_spin_is_polarised_where_moments_are_given(tmp_path):
+    outcome = compute(espresso(kspacing=1.2, moments={"Si": 0.5}), rattled(), folder=tmp_path)
+    assert outcome.labels is not None, outcome.reason
+    assert "nspin            = 2" in (tmp_path / "espresso.pwi").read_text()
 
 
 @pytest.mark.parametrize(
