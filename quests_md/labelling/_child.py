@@ -118,6 +118,7 @@ def _describe(error: BaseException) -> str:
 def _complete_keywords(make: Any, task: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the keywords with the mesh of this frame, and with forces asked for; and the record of the mesh."""
     keywords, atoms = dict(task["keywords"]), task["atoms"]
+    _check_single_point(keywords)
     cell, pbc = (np.eye(3), [True] * 3) if atoms is None else (atoms["cell"], atoms["pbc"])
     mesh = find_fixed_mesh(keywords)
     if task["kspacing"] is not None:
@@ -139,6 +140,22 @@ def _has_key(table: Any, key: str) -> bool:
     return any(str(name).lower() == key or _has_key(value, key) for name, value in table.items())
 
 
+# Keywords with which a program moves atoms, so that its forces are not those of the frame; and values with which it
+# does not.
+_MOVING = {
+    "calculation": ("scf",), "nsw": (0,), "ionmov": (0,), "relax_geometry": ("none",), "md_run": (), "md.steps": (0,),
+}  # fmt: skip
+
+
+def _check_single_point(table: Any) -> None:
+    """Raise `ValueError` if a keyword lets the program move atoms."""
+    for key, value in table.items() if isinstance(table, dict) else ():
+        allowed = _MOVING.get(str(key).lower())
+        if allowed is not None and value not in allowed:
+            raise ValueError(f"{key} = {value!r}: labels are those of the frame as it is; leave {key} out")
+        _check_single_point(value)
+
+
 def _check_extrapolated(calculator: Any) -> None:
     """Raise `ValueError` if ASE reads the free energy alone from the output of this code."""
     code = find_code(calculator)
@@ -148,7 +165,8 @@ def _check_extrapolated(calculator: Any) -> None:
 
 def _is_untold(calculator: Any) -> bool:
     """Return whether nobody knows how the program that a calculator drives says that it has not converged."""
-    return drives_program(calculator) and find_code(calculator) is None
+    drives = drives_program(calculator) or any(hasattr(calculator, name) for name in ("command", "launch_client"))
+    return drives and find_code(calculator) is None
 
 
 def _check_pseudopotentials(calculator: Any, task: dict[str, Any]) -> None:

@@ -138,6 +138,18 @@ def test_a_pseudopotential_that_is_not_there_is_named():
     assert outcome.reason.startswith(f"no pseudopotential for Si: there is no nothing.UPF in {PSEUDO}")
 
 
+def test_a_calculation_that_moves_atoms_is_refused():
+    with pytest.raises(OracleError, match="calculation = 'vc-relax': labels are those of the frame as it is"):
+        compute(espresso(keywords={"input_data": {"control": {"calculation": "vc-relax"}}}), rattled())
+
+
+def test_keywords_may_be_flat():
+    flat = {"input_data": {"ecutwfc": 20, "conv_thr": 1e-8, "TPRNFOR": True}, "kpts": [2, 2, 2]}
+    outcome = compute(espresso(keywords=flat), rattled())
+    assert outcome.labels is not None, outcome.reason
+    assert outcome.labels.stress is not None
+
+
 def test_an_error_of_the_program_is_told_in_its_words():
     outcome = compute(espresso(keywords={"input_dft": "nonsense"}), rattled())
     assert (outcome.problem, outcome.labels) == ("failed", None)
