@@ -61,6 +61,7 @@ _GPA = 160.21766208  # GPa in 1 eV/Å³
 @click.option("--executor", "kind", default="local", show_default=True, type=click.Choice(EXECUTORS))
 @click.option("--workers", type=click.IntRange(1), help="Calculations at once.  [default: 1, or all of a cluster]")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster: tcp://host:8786.")
+@click.option("--cluster", metavar="FILE", help="Batch jobs to start, for --executor dask: a TOML file.")
 @click.option("--limit", type=click.IntRange(1), help="Start no more calculations than this.")
 @click.option("--check", metavar="LABELLED", help="Labelled frames, some of which are labelled again at the start.  "
               "[default: frames of the queue that this oracle has labelled, once a day]")  # fmt: skip
@@ -80,6 +81,7 @@ def label_command(
     kind: str,
     workers: int | None,
     scheduler: str | None,
+    cluster: str | None,
     limit: int | None,
     check: str | None,
     recheck: int,
@@ -105,13 +107,13 @@ def label_command(
     reading |= oracle.label_keys()
     queue = Queue(queue_address, tries=tries, lease=lease, create=False)
     if test:
-        with _catch_signals() as stop, make_executor(kind, workers, scheduler) as executor:
+        with _catch_signals() as stop, make_executor(kind, workers, scheduler, cluster) as executor:
             trial = try_frame(queue, oracle, executor, stop=stop)
             click.echo(_describe_trial(trial, executor.workers))  # type: ignore[attr-defined]
         raise click.exceptions.Exit(EXIT_CODES["finished" if trial.outcome.labels else "failed"])
     with _catch_signals() as stop, _show_view() as view:
         try:
-            with make_executor(kind, workers, scheduler) as executor:
+            with make_executor(kind, workers, scheduler, cluster) as executor:
                 if recheck:
                     _check(oracle, executor, queue, check, recheck, reading, stop)
                 at_once: int = executor.workers  # type: ignore[attr-defined]  # make_executor promises it

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import Halted, InputError, MissingExtraError, OracleError
 from ..machine import find_versions
+from ._cluster import Cluster
 from ._oracle_settings import Labels, Oracle
 from ._process import Child, Died, TimedOut, get_child, kill_children
 from ._reasons import describe_end_of_output, find_full_disk
@@ -256,7 +257,9 @@ EXECUTORS = ("local", "mpi", "dask")
 _LOOK = 0.1  # seconds between two attempts to kill
 
 
-def make_executor(kind: str, workers: int | None = None, scheduler: str | None = None) -> Executor:
+def make_executor(
+    kind: str, workers: int | None = None, scheduler: str | None = None, cluster: str | Path | None = None
+) -> Executor:
     """Make a `concurrent.futures.Executor` that does calculations here or on other machines; use it in a `with`.
 
     Each calculation runs in a process of its own, on whatever machine. ``shutdown(cancel_futures=True)`` kills the
@@ -268,11 +271,15 @@ def make_executor(kind: str, workers: int | None = None, scheduler: str | None =
         "local": processes of this machine, `workers` at once (default 1).
         "mpi": ``mpi4py.futures``. In a program that was started with ``mpiexec -n N python -m mpi4py.futures``, all
         ranks but the first calculate; otherwise `workers` ranks are started (default 1).
-        "dask": the cluster of `scheduler`; without one, a cluster of `workers` processes of this machine (default 1).
+        "dask": the cluster of `scheduler`, or batch jobs that `cluster` describes; without either, a cluster of
+        `workers` processes of this machine (default 1).
     workers
         How many calculations run at once at most. Default with a `scheduler` or ranks: as many as there is room for.
     scheduler
         Address of a Dask scheduler, "tcp://host:8786".
+    cluster
+        A TOML file that says which batch jobs to start: kind, jobs, calculations, cores, memory, walltime, options. All
+        of them must have begun before anything is calculated. They end with the executor.
 
     Returns
     -------
@@ -292,12 +299,14 @@ def make_executor(kind: str, workers: int | None = None, scheduler: str | None =
         raise InputError(f"executor must be one of {', '.join(EXECUTORS)}, not {kind!r}")
     if scheduler is not None and kind != "dask":
         raise InputError(f"a scheduler is for the executor dask, not for {kind}")
+    if cluster is not None and (kind != "dask" or scheduler is not None):
+        raise InputError("a cluster is for the executor dask without a scheduler")
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, not {workers}")
     if kind == "mpi":
         return _make_mpi(workers)
     if kind == "dask":
-        return _Dask(workers, scheduler)
+        return _Dask(workers, scheduler, None if cluster is None else Cluster.read(cluster))
     return _Local(workers or 1)
 
 
@@ -378,7 +387,7 @@ class _Sends(Executor):
 class _Dask(_Remembers, _Sends):
     """A client of a cluster and its executor; and the cluster, if it was started here. They are closed together."""
 
-    def __init__(self, workers: int | None, scheduler: str | None) -> None:
+    def __init__(self, workers: int | None, scheduler: str | None, jobs: Cluster | None) -> None:
         try:
             import dask
             import distributed
@@ -388,13 +397,19 @@ class _Dask(_Remembers, _Sends):
         if scheduler is None:
             # Dask must not repeat a calculation whose worker died: that counts as one try of the frame.
             with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-                self._cluster = distributed.LocalCluster(
-                    n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=":0"
+                self._cluster = (
+                    distributed.LocalCluster(
+                        n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=":0"
+                    )
+                    if jobs is None
+                    else jobs.start()
                 )
         try:
             self._client = distributed.Client(scheduler or self._cluster)
         except OSError as error:
             raise OracleError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+        if jobs is not None:
+            self._await(jobs.workers)
         self._executor = self._client.get_executor(pure=False, retries=0)
         slots = sum(self._client.nthreads().values())
         if not slots:
@@ -409,6 +424,15 @@ class _Dask(_Remembers, _Sends):
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+    def _await(self, workers: int) -> None:
+        """Wait until all batch jobs have begun; if that is interrupted, end them."""
+        try:
+            self._client.wait_for_workers(workers)
+        except BaseException:
+            self._client.close()
+            self._cluster.close()  # type: ignore[union-attr]
+            raise
 
     def _kill(self) -> None:
         self._client.run(kill_children)
