@@ -123,6 +123,7 @@ _LONG = [
     "test_lammps_errors",
     "test_docs_lammps",
     "test_label_executors",
+    "test_quantum_espresso",
 ]
 
 
@@ -135,7 +136,7 @@ def pytest_collection_modifyitems(items):
 
 # -- what must run ---------------------------------------------------------------------------------------
 
-_MUST_RUN = ("browser", "lammps", "mpi", "postgresql", "python_invoke", "viewers")
+_MUST_RUN = ("browser", "dft", "lammps", "mpi", "postgresql", "python_invoke", "viewers")
 
 
 def pytest_addoption(parser):

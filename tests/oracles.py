@@ -158,7 +158,7 @@ class NanForces(Faulty):
 
 class NanEnergy(Faulty):
     def fault(self):
-        self.results["energy"] = np.nan
+        self.results["energy"] = self.results["free_energy"] = np.nan
 
 
 class HugeForces(Faulty):
@@ -185,7 +185,41 @@ class Shifted(Faulty):
 
     def fault(self):
         self.results["energy"] += self.energy
+        self.results["free_energy"] += self.energy
         self.results["forces"][1, 2] += self.force
+
+
+class Various(Faulty):
+    def fault(self):
+        raise [ValueError, KeyError, OSError][int(self.atoms.get_tags()[0]) - 1]("no")
+
+
+class Meshed(EMT):
+    """It takes a mesh, as codes of plane waves do."""
+
+    def __init__(self, kpts, **kwargs):
+        self.kpts = kpts
+        super().__init__(**kwargs)
+
+
+def make_meshed(kpts):
+    return Meshed(kpts)
+
+
+class Moments(EMT):
+    """Its energy is the sum of the initial magnetic moments."""
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.results["free_energy"] = float(atoms.get_initial_magnetic_moments().sum())
+
+
+class Smeared(EMT):
+    """Its free energy is 1 eV, and the one at zero smearing 2 eV."""
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.results |= {"free_energy": 1.0, "energy": 2.0}
 
 
 class Counts(Calculator):
@@ -227,7 +261,7 @@ class Environment(EMT):
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
-        self.results["energy"] = float(any(key.startswith(("PMI", "HYD", "MPI_LOCAL")) for key in os.environ))
+        self.results["free_energy"] = float(any(key.startswith(("PMI", "HYD", "MPI_LOCAL")) for key in os.environ))
 
 
 class Echo(Calculator):

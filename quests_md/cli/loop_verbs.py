@@ -1,17 +1,18 @@
-"""quests-md queue, label and learn: frames that wait for labels, and the active-learning loop."""
+"""quests-md label and learn: labels for frames that wait, and the active-learning loop."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,182 +24,28 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..errors import Halted, InputError, MissingExtraError, OutputError, SourceError
+from ..errors import Halted, MissingExtraError
 from ..files import write_atomically
-from ..labelling import EXECUTORS, STATES, Entry, Labelling, Oracle, Queue, check_labels, digest, label, make_executor
-from ..sources import read_all, read_atoms, read_labelled
+from ..labelling import (
+    EXECUTORS,
+    Labelling,
+    Oracle,
+    Queue,
+    Trial,
+    check_labels,
+    label,
+    make_executor,
+    try_frame,
+)
+from ..sources import read_labelled
 from . import EXIT_CODES
 from .calculators import keywords_option, read_oracle
 from .datasets import reading_options
 from .results import format_facts, format_table
 
-__all__ = ["COLUMNS", "Bar", "Lines", "label_command", "learn_command", "queue_group"]
+__all__ = ["COLUMNS", "Bar", "Lines", "label_command", "learn_command"]
 
-_STATES = click.Choice(STATES)
-_WIDTH = 60  # characters of a reason in a list
-
-
-# -- queue -------------------------------------------------------------------------------------------------------------
-
-
-@click.group("queue")
-def queue_group() -> None:
-    """Frames that wait for labels, and those that have them.
-
-    QUEUE is a file that ends in .db, or postgresql://user:password@host/database.
-    """
-
-
-@queue_group.command("add")
-@click.argument("queue")
-@click.argument("sources", metavar="FILE...", nargs=-1, required=True)
-@reading_options()
-def add(queue: str, sources: tuple[str, ...], reading: dict[str, Any]) -> None:
-    """Add the frames of files. Frames that are already in QUEUE are left out.
-
-    FILE is anything that ASE reads, with an optional slice: uq/candidates.extxyz, md.traj@-1. QUEUE is made if there is
-    none.
-    """
-    found = Queue(queue)
-    new, old = set[int](), set[int]()
-    for source in sources:
-        for id, is_new in _add(found, source, reading):
-            (new if is_new else old).add(id)
-    old -= new
-    click.echo(f"{found.name}: {len(new)} frames added" + (f", {len(old)} were there" if old else ""))
-
-
-def _add(queue: Queue, source: str, reading: dict[str, Any]) -> Iterator[tuple[int, bool]]:
-    """Add the frames of a file. If a run is writing to it, the last frame may be incomplete: then read it again."""
-    while True:
-        size = _get_size(source)
-        try:
-            for count, one in enumerate(read_all(source, **reading)):
-                try:
-                    added = queue.add(one.atoms, one.text.text, file=source, frame=count)
-                except InputError as error:
-                    raise InputError(f"{source}: frame {count}: {error}; those before it are added") from error
-                yield added
-            return
-        except SourceError:
-            if _get_size(source) == size:
-                raise
-
-
-def _get_size(source: str) -> int:
-    path = Path(source)
-    return path.stat().st_size if path.is_file() else 0
-
-
-@queue_group.command("list")
-@click.argument("queue")
-@click.option("--state", "states", multiple=True, type=_STATES, help="Only frames in this state; may be repeated.")
-def list_command(queue: str, states: tuple[str, ...]) -> None:
-    """List frames, a line for each, and count those in each state."""
-    found = Queue(queue, create=False)
-    entries = found.entries(states or None)
-    if entries:
-        click.echo(_tabulate(entries))
-    click.echo(f"{found.name}: " + ", ".join(f"{n} {state}" for state, n in found.counts().items()))
-
-
-@queue_group.command("show")
-@click.argument("queue")
-@click.argument("id", type=int)
-def show(queue: str, id: int) -> None:
-    """Show everything about one frame."""
-    entry = Queue(queue, create=False).entry(id)
-    lines = {
-        "state": entry.state,
-        "tries": entry.tries,
-        "worker": entry.worker,
-        "atoms": f"{entry.natoms}, {entry.formula}",
-        "digest": entry.digest,
-        "added": _format_date(entry.added),
-        "changed": _format_date(entry.changed),
-        **{f"source: {key}": value for key, value in entry.source.items()},
-        **{f"oracle: {key}": value for key, value in entry.record.items()},
-    }
-    click.echo(f"frame {entry.id}\n{format_facts(lines)}")
-    for event in entry.history:
-        click.echo(
-            f"  {_format_date(event['at'])}  {event['what']}, {event['worker'] or 'nobody'}: {event['reason']}".rstrip(
-                ": "
-            )
-        )
-
-
-@queue_group.command("retry")
-@click.argument("queue")
-@click.argument("ids", metavar="[ID]...", nargs=-1, type=int)
-@click.option("--all", "everything", is_flag=True, help="All that are failed or quarantined.")
-def retry(queue: str, ids: tuple[int, ...], everything: bool) -> None:
-    """Let failed and quarantined frames wait again, with all their tries."""
-    if bool(ids) == everything:
-        raise click.UsageError("give the ids of frames, or --all")
-    found = Queue(queue, create=False)
-    states = {id: found.entry(id).state for id in ids}
-    click.echo(f"{found.name}: {found.retry(None if everything else ids)} frames wait again")
-    for id, state in states.items():
-        if state not in ("failed", "quarantined"):
-            click.echo(f"  frame {id} is left alone: it is {state}")
-
-
-@queue_group.command("export")
-@click.argument("queue")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The extended XYZ file to write.")
-@click.option(
-    "--state", "states", multiple=True, type=_STATES, help="Of which frames; may be repeated.  [default: done]"
-)
-@click.option("--append", is_flag=True, help="Add to that file what is not in it yet.")
-@click.option("--overwrite", is_flag=True, help="Replace that file if it exists.")
-def export(queue: str, output: Path, states: tuple[str, ...], append: bool, overwrite: bool) -> None:
-    """Write frames to a file, with energy, forces and stress if they are done.
-
-    Floats have 17 significant digits. The file is there as it was or as a whole, whatever ends this program.
-    """
-    if append and overwrite:
-        raise click.UsageError("give --append or --overwrite")
-    if output.exists() and not (append or overwrite):
-        raise OutputError(f"{output} exists: choose another name, or give --append or --overwrite")
-    if output.suffix not in (".xyz", ".extxyz"):
-        raise OutputError(f"{output}: extended XYZ is written: choose a name that ends in .extxyz or .xyz")
-    found = Queue(queue, create=False)
-    ids = [entry.id for entry in found.entries(states or ("done",))]
-    old = output.read_bytes() if append and output.exists() else b""
-    there = {digest(atoms) for atoms in read_atoms(output)} if old else set[str]()
-    texts = list(_format_new(found, ids, there))
-    end = b"\n" if old and not old.endswith(b"\n") else b""
-    write_atomically(output, lambda file: file.writelines([old, end, *texts]))
-    click.echo(f"{len(texts)} frames written to {output}" + (f", {len(ids) - len(texts)} were there" if there else ""))
-
-
-def _format_new(queue: Queue, ids: Sequence[int], there: set[str]) -> Iterator[bytes]:
-    for id in ids:
-        atoms = queue.atoms(id)
-        if digest(atoms) not in there:
-            yield queue.format(id)
-
-
-def _tabulate(entries: Sequence[Entry]) -> str:
-    """Return a line for each frame, without columns that are empty everywhere."""
-    names = ("id", "state", "tries", "worker", "formula", "run", "step", "dH_max", "seconds")
-    rows = [
-        {**{name: getattr(entry, name, entry.source.get(name)) for name in names}, "reason": shorten(entry.reason)}
-        for entry in entries
-    ]
-    used = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
-    return format_table([{name: row[name] for name in used} for row in rows])
-
-
-def shorten(reason: str) -> str:
-    """Return a reason in one line; the end of a long one is cut off."""
-    text = " ".join(reason.split())
-    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
-
-
-def _format_date(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+_GPA = 160.21766208  # GPa in 1 eV/Å³
 
 
 # -- label -------------------------------------------------------------------------------------------------------------
@@ -214,12 +61,18 @@ def _format_date(seconds: float) -> str:
 @click.option("--executor", "kind", default="local", show_default=True, type=click.Choice(EXECUTORS))
 @click.option("--workers", type=click.IntRange(1), help="Calculations at once.  [default: 1, or all of a cluster]")
 @click.option("--scheduler", metavar="ADDRESS", help="Of a Dask cluster: tcp://host:8786.")
+@click.option("--cluster", metavar="FILE", help="Batch jobs to start, for --executor dask: a TOML file.")
 @click.option("--limit", type=click.IntRange(1), help="Start no more calculations than this.")
-@click.option("--check", metavar="LABELLED", help="Labelled frames, of which three are labelled again at the start.  "
-              "[default: frames of the queue that this oracle has labelled]")  # fmt: skip
+@click.option("--check", metavar="LABELLED", help="Labelled frames, some of which are labelled again at the start.  "
+              "[default: frames of the queue that this oracle has labelled, once a day]")  # fmt: skip
+@click.option("--recheck", default=3, show_default=True, type=click.IntRange(0),
+              help="How many labelled frames are labelled again at the start; 0: none.")  # fmt: skip
+@click.option("--give-up", default=3, show_default=True, type=click.IntRange(0),
+              help="Stop if the first frames, as many as this, fail in the same way; 0: go on.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Although the queue has labels of another oracle.")
 @click.option("--tries", default=3, show_default=True, type=click.IntRange(1), help="Before a frame is given up.")
 @click.option("--lease", default=600.0, show_default=True, help="Seconds until the claims of a killed program expire.")
+@click.option("--test", is_flag=True, help="Calculate one frame, say what it took, and change nothing.")
 @reading_options("energy", "forces", "stress")
 def label_command(
     queue_address: str,
@@ -228,17 +81,23 @@ def label_command(
     kind: str,
     workers: int | None,
     scheduler: str | None,
+    cluster: str | None,
     limit: int | None,
     check: str | None,
+    recheck: int,
+    give_up: int,
     force: bool,
     tries: int,
     lease: float,
+    test: bool,
     reading: dict[str, Any],
     **options: Any,
 ) -> None:
     """Label the frames that wait in QUEUE: energies, forces and stresses by any ASE calculator.
 
     QUEUE is a database file or an address of ase.db.
+
+    With --test one frame is calculated: its labels, mesh, time and memory are printed, and what the queue will take.
 
     Exit code: 0 nothing waits any more, or the limit is reached; 1 an error, or no frame got a label though some were
     tried; 3 told to stop, by Ctrl-C or SIGTERM.
@@ -247,12 +106,21 @@ def label_command(
     oracle = read_oracle(calculator, keywords, options | keys)
     reading |= oracle.label_keys()
     queue = Queue(queue_address, tries=tries, lease=lease, create=False)
+    if test:
+        with _catch_signals() as stop, make_executor(kind, workers, scheduler, cluster) as executor:
+            trial = try_frame(queue, oracle, executor, stop=stop)
+            click.echo(_describe_trial(trial, executor.workers))  # type: ignore[attr-defined]
+        raise click.exceptions.Exit(EXIT_CODES["finished" if trial.outcome.labels else "failed"])
     with _catch_signals() as stop, _show_view() as view:
         try:
-            with make_executor(kind, workers, scheduler) as executor:
-                _check(oracle, executor, queue, check, reading, stop)
+            with make_executor(kind, workers, scheduler, cluster) as executor:
+                if recheck:
+                    _check(oracle, executor, queue, check, recheck, reading, stop)
                 at_once: int = executor.workers  # type: ignore[attr-defined]  # make_executor promises it
-                label(queue, oracle, executor, workers=at_once, limit=limit, force=force, stop=stop, report=view.show)
+                label(
+                    queue, oracle, executor, workers=at_once,
+                    limit=limit, force=force, give_up=give_up, stop=stop, report=view.show,
+                )  # fmt: skip
         except Halted as error:
             view.say(str(error))
             code = EXIT_CODES["halted"]
@@ -263,23 +131,53 @@ def label_command(
     raise click.exceptions.Exit(code)
 
 
+def _describe_trial(trial: Trial, workers: int) -> str:
+    """Say what one calculation took, and what the frames that wait will take."""
+    outcome, record = trial.outcome, trial.outcome.record
+    facts: dict[str, Any] = {"frame": f"{trial.id}, {trial.natoms} atoms"}
+    if outcome.labels is None:
+        facts["no labels"] = f"{outcome.problem}: {outcome.reason}"
+    else:
+        labels = outcome.labels
+        largest = np.linalg.norm(labels.forces, axis=1).max()
+        facts["energy"] = f"{labels.energy:.6f} eV, {labels.energy / trial.natoms:.6f} eV/atom ({record['energy']})"
+        facts["largest force"] = f"{largest:.4f} eV/Å"
+        stress = "none" if labels.stress is None else " ".join(f"{value * _GPA:.3f}" for value in labels.stress)
+        facts["stress"] = stress if labels.stress is None else f"{stress} GPa (xx yy zz yz xz xy)"
+    if "mesh" in record:
+        facts["k-points"] = f"{' × '.join(map(str, record['mesh']))}, {record['mesh_spacing']:g} 1/Å apart"
+    facts |= {"SCF steps": record["scf_steps"]} if "scf_steps" in record else {}
+    facts |= {"memory": f"{record['memory_MB']} MB, of the largest process"} if "memory_MB" in record else {}
+    facts["time"] = f"{outcome.seconds:.3g} s"
+    shortest, longest = (_format_time(seconds / workers) for seconds in (trial.shortest, trial.longest))
+    span = shortest if shortest == longest else f"{shortest} to {longest}"
+    facts["queue"] = f"{trial.waiting} frames wait: {span} with {workers} at once"
+    return format_facts(facts)
+
+
 def _check(
     oracle: Oracle,
     executor: Executor,
     queue: Queue,
     file: str | None,
+    most: int,
     reading: dict[str, Any],
     stop: Callable[[], bool],
 ) -> None:
-    """Label some frames again: those of the file, or frames of the queue that this oracle has labelled."""
+    """Label some frames again: those of the file; or, once a day, frames of the queue that this oracle has labelled."""
     if file is not None:
         frames = list(read_labelled(file, **reading))
+    elif queue.is_checked(oracle):
+        return
     else:
         own = [entry.id for entry in queue.entries(["done"]) if entry.record.get("settings") == oracle.settings]
-        frames = list(queue.labelled([own[0], own[len(own) // 2], own[-1]] if own else []))
+        chosen = {own[i * (len(own) - 1) // max(most - 1, 1)] for i in range(most)} if own else ()
+        frames = list(queue.labelled(chosen))
     if frames:
-        count = check_labels(oracle, executor, frames, stop=stop)
+        count = check_labels(oracle, executor, frames, most, stop=stop)
         click.echo(f"{count} frames that have labels get the same ones again")
+        if file is None:
+            queue.mark_checked(oracle)
 
 
 @contextmanager
@@ -308,6 +206,7 @@ class _View:
         self._progress = progress
         self._task = progress.add_task("starting", total=None)
         self._event = (0, "")
+        self._notes = 0
         self.counts = Labelling()
 
     def say(self, text: str) -> None:
@@ -317,6 +216,9 @@ class _View:
     def show(self, counts: Labelling) -> None:
         """Show how far the labelling is, and why a frame got no label."""
         self.counts = counts
+        for note in counts.notes[self._notes :]:
+            self.say(note)
+        self._notes = len(counts.notes)
         event = counts.ended, counts.last  # the same text may come twice
         if event != self._event and not counts.last.endswith(": done"):
             self.say(counts.last)

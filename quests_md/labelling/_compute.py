@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import platform
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -22,13 +19,19 @@ import numpy as np
 
 from ..errors import Halted, InputError, MissingExtraError, OracleError
 from ..machine import find_versions
+from ._cluster import Cluster
 from ._oracle_settings import Labels, Oracle
 from ._process import Child, Died, TimedOut, get_child, kill_children
+from ._reasons import describe_end_of_output, find_full_disk
+from ._scratch import Scratch
 
 if TYPE_CHECKING:
     import ase
 
-__all__ = ["EXECUTORS", "Outcome", "await_outcome", "compute", "make_executor", "make_task", "read_outcome", "run_task"]
+__all__ = [
+    "EXECUTORS", "Outcome", "await_outcome", "compute", "find_problem", "make_executor", "make_task", "read_outcome",
+    "run_task",
+]  # fmt: skip
 
 # -- calculations ------------------------------------------------------------------------------------------------------
 
@@ -39,6 +42,8 @@ _COLUMNS = {
     "initial_magmoms": "magmoms",
 }  # fmt: skip
 _TICK = 0.25  # seconds between two questions whether to stop waiting
+_VERSION = 20.0  # seconds for a program to tell its version
+_NOT_CONVERGED = "the calculator says that it has not converged"
 _WORDS = 600  # characters of the output of a process that go into a reason
 
 
@@ -58,7 +63,8 @@ class Outcome:
     seconds
         How long it took.
     record
-        How it was made: the calculator, its code and version, the settings, seconds, host and versions.
+        How it was made: the calculator, its code and version, the settings, seconds, host and versions; which energy
+        it is, the mesh of k-points, the steps of the self-consistency and the memory, as far as they are known.
     """
 
     labels: Labels | None
@@ -93,15 +99,18 @@ def compute(oracle: Oracle, atoms: ase.Atoms, *, folder: str | Path | None = Non
     return read_outcome(run_task(make_task(oracle, atoms, folder)))
 
 
-def make_task(oracle: Oracle, atoms: ase.Atoms | None, folder: str | Path | None = None) -> str:
-    """Return a calculation as text, which every executor can send. Without atoms the calculator is only made."""
+def make_task(oracle: Oracle, atoms: ase.Atoms | None, folder: str | Path | None = None, *, again: bool = False) -> str:
+    """Return a calculation as text, which every executor can send. Without atoms the calculator is only made.
+
+    `again` says that the frame has been tried before, so that the keywords `retry` apply.
+    """
     given: dict[str, Any] | None = None
     if atoms is not None:
         cell, pbc = np.asarray(atoms.cell), np.asarray(atoms.pbc)
         columns = {name: atoms.arrays[key] for key, name in _COLUMNS.items() if key in atoms.arrays}
         given = {name: value.tolist() for name, value in {**columns, "cell": cell, "pbc": pbc}.items()}
     where = None if folder is None else os.path.abspath(folder)
-    return json.dumps({"oracle": oracle.model_dump(), "atoms": given, "folder": where})
+    return json.dumps({"oracle": oracle.model_dump(), "atoms": given, "folder": where, "again": again})
 
 
 def read_outcome(answer: str) -> Outcome:
@@ -141,18 +150,21 @@ def run_task(text: str) -> str:
     """Do a calculation that `make_task` described, on whatever machine this is; return its outcome as text."""
     task = json.loads(text)
     oracle = Oracle(**task["oracle"])
-    folder = Path(task["folder"] or _make_scratch(oracle))
+    scratch = None if task["folder"] else Scratch(oracle.scratch)
+    folder = Path(task["folder"]) if scratch is None else scratch.path
     child = get_child(oracle.environment)
     started = time.perf_counter()
-    answer = _ask(child, oracle, task["atoms"], folder)
+    answer = _ask(child, oracle, task, folder)
     seconds = time.perf_counter() - started
     if not answer["problem"] and task["atoms"] is not None:
-        answer["problem"], answer["reason"] = _find_problem(oracle, answer, len(task["atoms"]["numbers"]))
+        answer["problem"], answer["reason"] = find_problem(answer, len(task["atoms"]["numbers"]), oracle.max_force)
     said = child.said()
     if answer["problem"]:
-        answer["reason"] = _explain(oracle, answer, said)
-    if task["folder"] is None:
-        answer["reason"] += _clear(folder, said, keep=bool(answer["problem"]) or oracle.keep)
+        answer["reason"] = _explain(oracle, answer, said, folder)
+    elif task["atoms"] is None:
+        answer["record"] |= _ask_version(child, oracle, folder) | {"untold": answer["untold"]}
+    if scratch is not None:
+        answer["reason"] += _clear(scratch, said, oracle.keep, bool(answer["problem"]))
     record = {
         "settings": oracle.settings,
         "seconds": round(seconds, 3),
@@ -160,33 +172,39 @@ def run_task(text: str) -> str:
         "versions": find_versions(),
         **answer["record"],
     }
+    if task["again"] and oracle.retry:
+        record["retry"] = oracle.retry
     labels = {key: answer[key] for key in ("energy", "forces", "stress")} if "forces" in answer else None
     fields = {"problem": answer["problem"], "reason": answer["reason"], "labels": labels}
     return json.dumps({**fields, "seconds": seconds, "record": record})
 
 
-def _make_scratch(oracle: Oracle) -> str:
-    try:
-        return os.path.abspath(tempfile.mkdtemp(prefix="quests-md-", dir=oracle.scratch))
-    except OSError as error:
-        raise OracleError(f"scratch: no folder can be made in {oracle.scratch}: {error.strerror}") from error
-
-
-def _ask(child: Child, oracle: Oracle, atoms: Mapping[str, Any] | None, folder: Path) -> dict[str, Any]:
-    task = {"folder": str(folder), "stress": oracle.stress, "atoms": atoms}
+def _ask(child: Child, oracle: Oracle, task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    settings = ("calculator", "kspacing", "energy", "moments", "stress")
+    keywords = oracle.keywords_of_try(again=task["again"])
+    given = {"folder": str(folder), "atoms": task["atoms"], "keywords": keywords}
     nothing = {"problem": "", "reason": "", "record": {}}
     try:
-        return nothing | child.ask({**oracle.settings, **task}, oracle.wall_time)
+        return nothing | child.ask({**{name: getattr(oracle, name) for name in settings}, **given}, oracle.wall_time)
     except TimedOut:
         return nothing | {"problem": "timeout", "reason": f"killed after {oracle.wall_time:g} s, its wall_time"}
     except Died as error:
         return nothing | {"problem": "died", "reason": str(error)}
 
 
-def _find_problem(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tuple[str, str]:
+def _ask_version(child: Child, oracle: Oracle, folder: Path) -> dict[str, str]:
+    """Return the version of the program that the calculator drives, if there is one; it may be "unknown"."""
+    try:
+        version = child.ask({"ask_version": True}, min(oracle.wall_time, _VERSION))["record"]
+    except (TimedOut, Died):
+        return {"program_version": "unknown"}
+    return version if version["program_version"] else {}
+
+
+def find_problem(answer: Mapping[str, Any], n_atoms: int, max_force: float) -> tuple[str, str]:
     """Return the problem with labels and its reason; "" and "" if there is none."""
     if answer["converged"] is False:
-        return "failed", "the calculator says that it has not converged"
+        return "failed", _NOT_CONVERGED
     forces = np.array(answer["forces"], dtype=float)
     if forces.shape != (n_atoms, 3):
         return "insane", f"forces of shape {forces.shape} for {n_atoms} atoms"
@@ -199,34 +217,38 @@ def _find_problem(oracle: Oracle, answer: Mapping[str, Any], n_atoms: int) -> tu
     if stress is not None and not (np.shape(stress) == (6,) and np.isfinite(stress).all()):
         return "insane", "the stress is not six finite numbers"
     worst = int(lengths.argmax())
-    if lengths[worst] > oracle.max_force:
+    if lengths[worst] > max_force:
         return (
             "insane",
-            f"the force on atom {worst} is {lengths[worst]:.4g} eV/Å, above max_force = {oracle.max_force:g}",
+            f"the force on atom {worst} is {lengths[worst]:.4g} eV/Å, above max_force = {max_force:g}",
         )
     return "", ""
 
 
-def _explain(oracle: Oracle, answer: Mapping[str, Any], said: bytes) -> str:
-    """Return why there are no labels; if the process died, with the end of its output."""
+def _explain(oracle: Oracle, answer: Mapping[str, Any], said: bytes, folder: Path) -> str:
+    """Return why there are no labels; with the end of what the process and its program have written."""
     reason = str(answer["reason"])
+    if answer.get("unconverged"):
+        return f"not converged: {answer['unconverged']}"
     if answer["problem"] == "setup":
         return f"{oracle.calculator} cannot be made: {reason}"
     words = said.decode(errors="replace").strip()
     if answer["problem"] == "died" and words:
         reason += f"; it said: {words[-_WORDS:]}"
-    return reason
+    if "converged" in answer:  # there are labels: what the program wrote does not tell more
+        return reason
+    end = describe_end_of_output(folder)
+    full = find_full_disk(folder, reason, end, words)
+    return "; ".join(part for part in (full, reason, end) if part)
 
 
-def _clear(folder: Path, said: bytes, keep: bool) -> str:
+def _clear(scratch: Scratch, said: bytes, keep: bool, failed: bool) -> str:
     """Remove a scratch folder; or keep it, with the output, if it is not empty, and say in words where it is."""
-    with contextlib.suppress(OSError):  # something else has removed it, or the disk is full
-        if keep and said:
-            (folder / "output.txt").write_bytes(said)
-        if keep and any(folder.iterdir()):
-            return f"; kept: {folder}"
-    shutil.rmtree(folder, ignore_errors=True)
-    return ""
+    if not (failed or keep):
+        scratch.remove()
+        return ""
+    kept = scratch.keep(said, everything=keep)
+    return "" if kept is None else f"; kept: {kept}"
 
 
 # -- executors ---------------------------------------------------------------------------------------------------------
@@ -235,7 +257,9 @@ EXECUTORS = ("local", "mpi", "dask")
 _LOOK = 0.1  # seconds between two attempts to kill
 
 
-def make_executor(kind: str, workers: int | None = None, scheduler: str | None = None) -> Executor:
+def make_executor(
+    kind: str, workers: int | None = None, scheduler: str | None = None, cluster: str | Path | None = None
+) -> Executor:
     """Make a `concurrent.futures.Executor` that does calculations here or on other machines; use it in a `with`.
 
     Each calculation runs in a process of its own, on whatever machine. ``shutdown(cancel_futures=True)`` kills the
@@ -247,11 +271,15 @@ def make_executor(kind: str, workers: int | None = None, scheduler: str | None =
         "local": processes of this machine, `workers` at once (default 1).
         "mpi": ``mpi4py.futures``. In a program that was started with ``mpiexec -n N python -m mpi4py.futures``, all
         ranks but the first calculate; otherwise `workers` ranks are started (default 1).
-        "dask": the cluster of `scheduler`; without one, a cluster of `workers` processes of this machine (default 1).
+        "dask": the cluster of `scheduler`, or batch jobs that `cluster` describes; without either, a cluster of
+        `workers` processes of this machine (default 1).
     workers
         How many calculations run at once at most. Default with a `scheduler` or ranks: as many as there is room for.
     scheduler
         Address of a Dask scheduler, "tcp://host:8786".
+    cluster
+        A TOML file that says which batch jobs to start: kind, jobs, calculations, cores, memory, walltime, options. All
+        of them must have begun before anything is calculated. They end with the executor.
 
     Returns
     -------
@@ -271,12 +299,14 @@ def make_executor(kind: str, workers: int | None = None, scheduler: str | None =
         raise InputError(f"executor must be one of {', '.join(EXECUTORS)}, not {kind!r}")
     if scheduler is not None and kind != "dask":
         raise InputError(f"a scheduler is for the executor dask, not for {kind}")
+    if cluster is not None and (kind != "dask" or scheduler is not None):
+        raise InputError("a cluster is for the executor dask without a scheduler")
     if workers is not None and workers < 1:
         raise InputError(f"workers must be at least 1, not {workers}")
     if kind == "mpi":
         return _make_mpi(workers)
     if kind == "dask":
-        return _Dask(workers, scheduler)
+        return _Dask(workers, scheduler, None if cluster is None else Cluster.read(cluster))
     return _Local(workers or 1)
 
 
@@ -357,7 +387,7 @@ class _Sends(Executor):
 class _Dask(_Remembers, _Sends):
     """A client of a cluster and its executor; and the cluster, if it was started here. They are closed together."""
 
-    def __init__(self, workers: int | None, scheduler: str | None) -> None:
+    def __init__(self, workers: int | None, scheduler: str | None, jobs: Cluster | None) -> None:
         try:
             import dask
             import distributed
@@ -367,13 +397,19 @@ class _Dask(_Remembers, _Sends):
         if scheduler is None:
             # Dask must not repeat a calculation whose worker died: that counts as one try of the frame.
             with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-                self._cluster = distributed.LocalCluster(
-                    n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=":0"
+                self._cluster = (
+                    distributed.LocalCluster(
+                        n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=":0"
+                    )
+                    if jobs is None
+                    else jobs.start()
                 )
         try:
             self._client = distributed.Client(scheduler or self._cluster)
         except OSError as error:
             raise OracleError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+        if jobs is not None:
+            self._await(jobs.workers)
         self._executor = self._client.get_executor(pure=False, retries=0)
         slots = sum(self._client.nthreads().values())
         if not slots:
@@ -388,6 +424,15 @@ class _Dask(_Remembers, _Sends):
         self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+    def _await(self, workers: int) -> None:
+        """Wait until all batch jobs have begun; if that is interrupted, end them."""
+        try:
+            self._client.wait_for_workers(workers)
+        except BaseException:
+            self._client.close()
+            self._cluster.close()  # type: ignore[union-attr]
+            raise
 
     def _kill(self) -> None:
         self._client.run(kill_children)

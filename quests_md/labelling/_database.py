@@ -12,7 +12,7 @@ import re
 import sqlite3
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -143,8 +143,8 @@ class Database(ABC):
         """Let nobody else change a row until the transaction ends; return whether there is such a row."""
 
     @abstractmethod
-    def lock_next_waiting(self, transaction: Transaction) -> int | None:
-        """Lock the waiting frame of lowest id that nobody else has locked; return its id."""
+    def lock_next_waiting(self, transaction: Transaction, skip: Collection[int] = ()) -> int | None:
+        """Lock the waiting frame of lowest id, except `skip`, that nobody else has locked; return its id."""
 
     @abstractmethod
     def lock_next_expired(self, transaction: Transaction, now: float) -> int | None:
@@ -308,10 +308,10 @@ class SQLite(Database):
     def lock(self, transaction: Transaction, id: int) -> bool:
         return bool(transaction.rows("SELECT id FROM text_key_values WHERE id = ? AND key = 'state'", id))
 
-    def lock_next_waiting(self, transaction: Transaction) -> int | None:
-        found = transaction.rows(
-            "SELECT id FROM text_key_values WHERE key = 'state' AND value = 'waiting' ORDER BY id LIMIT 1"
-        )
+    def lock_next_waiting(self, transaction: Transaction, skip: Collection[int] = ()) -> int | None:
+        marks = ", ".join("?" * len(skip))
+        sql = f"SELECT id FROM text_key_values WHERE key = 'state' AND value = 'waiting' AND id NOT IN ({marks})"
+        found = transaction.rows(f"{sql} ORDER BY id LIMIT 1", *skip)
         return found[0][0] if found else None
 
     def lock_next_expired(self, transaction: Transaction, now: float) -> int | None:

@@ -18,10 +18,11 @@ from ..files.extxyz import FrameText, format_atoms, to_nine
 from ._oracle_settings import Labels
 
 __all__ = [
-    "STATES", "Claim", "Entry", "digest", "format_row", "make_row", "pick_searchable", "read_entry", "read_source",
-    "restore", "to_line", "to_plain",
+    "QUEUE_ID", "STATES", "Claim", "Entry", "digest", "format_row", "make_row", "pick_searchable", "read_entry",
+    "read_source", "restore", "to_line", "to_plain",
 ]  # fmt: skip
 
+QUEUE_ID = "queue_id"  # key of an exported frame, by which labels that were made elsewhere come back
 STATES = ("waiting", "running", "done", "failed", "quarantined")
 
 
@@ -235,8 +236,8 @@ def restore(row: AtomsRow) -> Atoms:
 _LABELS = ("energy", "free_energy", "forces", "stress")
 
 
-def format_row(row: AtomsRow) -> bytes:
-    """Return the frame of a row as extended XYZ: with its labels, and all else as it was added."""
+def format_row(row: AtomsRow, with_id: bool = False) -> bytes:
+    """Return the frame of a row as extended XYZ: with its labels, all else as it was added, and its id if asked for."""
     atoms = restore(row)
     labels = {} if atoms.calc is None else atoms.calc.results
     text = row.data.get("text")
@@ -246,6 +247,8 @@ def format_row(row: AtomsRow) -> bytes:
         text = format_atoms(bare).decode()
     columns = {"forces": np.asarray(labels["forces"])} if "forces" in labels else {}
     keys = {name: to_nine(labels[name]) if name == "stress" else labels[name] for name in labels if name != "forces"}
+    if with_id:
+        keys[QUEUE_ID] = row.id
     return b"".join(FrameText(text).format(columns, keys, _LABELS))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import numpy as np
 from ..errors import Halted, InputError, OracleError, QueueError
 from ..sources import name_what_is_there
 from ._compute import Outcome, await_outcome, make_task, read_outcome, run_task
-from ._entries import Claim
+from ._entries import Claim, Entry
 from ._oracle_settings import Oracle
 from ._queue import Queue
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Labelling", "check_labels", "is_dead", "label"]
 
+_DETAILS = re.compile(r"; kept: .*|\d+|\s+")  # of a reason: they differ between frames that fail in the same way
 _GRACE = 120.0  # seconds beyond wall_time after which a worker that has not answered counts as lost
 
 
@@ -46,6 +48,9 @@ class Labelling:
         Seconds since the start.
     last
         What happened last, in words.
+    notes
+        What to know of the labels, each told once: that nobody can see whether they have converged, or that the meshes
+        of k-points differ.
     """
 
     done: int = 0
@@ -56,6 +61,7 @@ class Labelling:
     running: int = 0
     seconds: float = 0.0
     last: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def ended(self) -> int:
@@ -82,6 +88,7 @@ def label(
     workers: int,
     limit: int | None = None,
     force: bool = False,
+    give_up: int = 0,
     stop: Callable[[], bool] | None = None,
     report: Callable[[Labelling], None] | None = None,
 ) -> Labelling:
@@ -104,6 +111,9 @@ def label(
         How many calculations are started at most.
     force
         Label even if the queue has labels of another oracle.
+    give_up
+        Stop with an error if the first frames, as many as this, all fail in the same way. Each of them has lost one
+        try, and no other frame has. 0: go on. A queue that has labels of this oracle goes on, too.
     stop
         Called several times a second; the labelling stops when it returns True. Prefer it to an exception, such as
         Ctrl-C: that may come just after a frame was claimed, and then the frame waits until its claim expires.
@@ -118,16 +128,22 @@ def label(
     Raises
     ------
     OracleError
-        The calculator cannot be made, the queue has labels of another oracle, or no worker answers any more.
+        The calculator cannot be made, the queue has labels of another oracle, the first frames fail in the same way, or
+        no worker answers any more.
     QueueError
         The database cannot be used.
     Halted
         `stop` returned True. The `with` of the executor kills the calculations that still run.
     """
     identity = _identify(oracle, executor, stop)
+    done = queue.entries(["done"])
     if not force:
-        _refuse_mixture(queue, oracle, identity)
-    work = _Work(queue, oracle, executor, workers, limit, report or (lambda counts: None))
+        _refuse_mixture(queue, done, oracle, identity)
+    work = _Work(queue, oracle, executor, workers, limit, report or (lambda counts: None), identity)
+    work.counts.notes = _note_untold(oracle, identity)
+    work.give_up = give_up
+    for entry in done:
+        work.compare_meshes(entry.id, entry.record)
     try:
         work.run(stop or (lambda: False))
     finally:
@@ -143,10 +159,10 @@ def _identify(oracle: Oracle, executor: Executor, stop: Callable[[], bool] | Non
     return outcome.record
 
 
-def _refuse_mixture(queue: Queue, oracle: Oracle, identity: dict[str, Any]) -> None:
+def _refuse_mixture(queue: Queue, done: Sequence[Entry], oracle: Oracle, identity: Mapping[str, Any]) -> None:
     """Raise `OracleError` if the queue has labels of another calculator, other keywords or another version."""
     mine = {"settings": oracle.settings} | {key: identity.get(key) for key in ("code", "version")}
-    for entry in queue.entries(["done"]):
+    for entry in done:
         theirs = {key: entry.record.get(key) for key in mine}
         if theirs["settings"] is None:  # written by another program, without settings
             continue
@@ -156,6 +172,18 @@ def _refuse_mixture(queue: Queue, oracle: Oracle, identity: dict[str, Any]) -> N
                     f"{queue.name}: frame {entry.id} was labelled by another oracle: {key} {theirs[key]}, and now "
                     f"{value}. Use the same oracle, another queue, or force it if the labels agree"
                 )
+
+
+def _note_untold(oracle: Oracle, identity: Mapping[str, Any]) -> tuple[str, ...]:
+    if not identity.get("untold"):
+        return ()
+    return (
+        f"how the program of {oracle.calculator} says that it has not converged is not known here: see that it, or its "
+        "calculator, ends with an error then",
+    )
+
+
+_SPREAD = 1.5  # how many times coarser the mesh of one frame may be than that of another before it is told
 
 
 class _Work:
@@ -169,13 +197,19 @@ class _Work:
         workers: int,
         limit: int | None,
         report: Callable[[Labelling], None],
+        identity: Mapping[str, Any],
     ) -> None:
         self._queue, self._oracle, self._executor, self._report = queue, oracle, executor, report
         self._slots, self._left = workers, limit
+        self._version = {key: identity[key] for key in ("program_version",) if key in identity}
         self._name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"  # as `is_dead` reads it
         self._under_way: dict[Future[str], tuple[Claim, float]] = {}
         self._started, self._renewed = time.monotonic(), time.monotonic()
         self.counts = Labelling()
+        self.give_up = 0
+        self._failures: dict[int, str] = {}  # while no frame has got labels: what was wrong with which frame
+        self._works = False
+        self._meshes: dict[float, int] = {}  # the coarsest and the finest mesh so far, and of which frame
 
     def run(self, stop: Callable[[], bool]) -> None:
         """Keep as many calculations under way as there are workers, until nothing waits."""
@@ -204,7 +238,7 @@ class _Work:
         """Claim frames for the workers that have none; return whether anything is under way."""
         while len(self._under_way) < self._slots and self._left != 0:
             try:
-                claim = self._queue.claim(self._name)
+                claim = self._claim()
             except QueueError:
                 if not self._under_way:
                     raise
@@ -213,12 +247,55 @@ class _Work:
                 break
             if self._left is not None:
                 self._left -= 1
-            future = self._executor.submit(run_task, make_task(self._oracle, claim.atoms))
+            future = self._executor.submit(run_task, make_task(self._oracle, claim.atoms, again=claim.tries > 1))
             self._under_way[future] = claim, time.monotonic()
             self._tell_counts()
         if not self._slots and self._under_way == {}:
             raise OracleError(f"no worker answers: each was silent {_GRACE:g} s longer than wall_time")
         return bool(self._under_way)
+
+    def _claim(self) -> Claim | None:
+        """Claim a frame: first one that has not failed here, as long as no other has got labels."""
+        if self.give_up and not self._works:
+            claim = self._queue.claim(self._name, skip=self._failures)
+            if claim is not None or self._under_way:
+                return claim
+        return self._queue.claim(self._name)
+
+    def _compare_failures(self, claim: Claim, outcome: Outcome) -> None:
+        """Raise `OracleError` if the first frames have failed in the same way, and none has got labels."""
+        if not self.give_up or self._works:
+            return
+        self._failures[claim.id] = f"{outcome.problem}: {outcome.reason}"
+        kinds = {_DETAILS.sub("", reason) for reason in self._failures.values()}
+        if len(self._failures) < self.give_up:
+            return
+        self._works = len(kinds) > 1 or self._has_labels()
+        if not self._works:
+            ids = ", ".join(map(str, sorted(self._failures)))
+            raise OracleError(
+                f"frames {ids}, the first ones, have failed in the same way, so the oracle's settings are to blame: "
+                f"{self._failures[claim.id]}. The other frames wait; those that failed have lost one try"
+            )
+
+    def _has_labels(self) -> bool:
+        done = self._queue.entries(["done"])
+        return any(entry.record.get("settings") == self._oracle.settings for entry in done)
+
+    def compare_meshes(self, id: int, record: Mapping[str, Any]) -> None:
+        """Note it, once, if the meshes of k-points of two frames differ much in density."""
+        spacing = record.get("mesh_spacing")
+        if spacing is None or self._oracle.kspacing is not None or len(self._meshes) > 2:
+            return
+        both = {**self._meshes, float(spacing): id}
+        fine, coarse = min(both), max(both)
+        self._meshes = {fine: both[fine], coarse: both[coarse]}
+        if coarse > _SPREAD * fine:
+            self.counts.notes += (
+                f"k-points are {coarse:.3g} 1/Å apart in frame {both[coarse]} and {fine:.3g} 1/Å in frame "
+                f"{both[fine]}, since all frames have one mesh: give the oracle kspacing instead, and label anew",
+            )
+            self._meshes = {0.0: 0, 1.0: 0, 2.0: 0}  # told
 
     def _settle(self, claim: Claim, future: Future[str]) -> None:
         """Write the outcome of a calculation that has ended."""
@@ -234,17 +311,23 @@ class _Work:
     def _write(self, claim: Claim, outcome: Outcome) -> None:
         labels, counts = outcome.labels, self.counts
         reason = f"{outcome.problem}: {outcome.reason}"
+        record = self._version | outcome.record
         if labels is not None:
-            state = self._store(claim, lambda: self._queue.done(claim, labels, outcome.record), "done")
+            state = self._store(claim, lambda: self._queue.done(claim, labels, record), "done")
         elif outcome.problem == "insane" or (outcome.problem == "died" and self._always_dies(claim)):
             state = self._store(claim, lambda: self._queue.quarantine(claim, reason), "quarantined")
         else:
             state = self._store(claim, lambda: self._queue.fail(claim, reason))
+        self._works = self._works or state == "done"
+        if labels is not None:
+            self.compare_meshes(claim.id, record)
         counts.done += state == "done"
         counts.failed += state == "failed"
         counts.quarantined += state == "quarantined"
         counts.tries += state == "waiting"
         counts.last = f"frame {claim.id}: {state}" + (f": {reason}" if labels is None else "")
+        if labels is None and state != "lost":
+            self._compare_failures(claim, outcome)
 
     def _always_dies(self, claim: Claim) -> bool:
         """Return whether this is the last try of a frame, and each try before has killed its process."""

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
+from ..elements import SYMBOLS
 from ..errors import InputError
 from ..toml import Seconds, make_settings, read_toml
+from ._mesh import MESH_KEYS
 
 __all__ = ["FOLDER", "Labels", "Oracle", "call_tables", "check_call", "fill_folder", "load"]
 
@@ -87,6 +89,16 @@ class Oracle(pydantic.BaseModel):
     keywords
         Keywords of that call. A table with a key `call` is itself a call, with its other keys as keywords: ASE's
         profiles are given this way. `{folder}` in a text stands for the scratch folder of the frame.
+    kspacing
+        Largest distance between k-points, in 1/Å with 2π, as VASP counts it. Each frame gets the mesh that follows from
+        its cell, centred at Γ, with one point along axes that are not periodic. None: the mesh is up to the keywords.
+    energy
+        "free": the free energy, whose derivatives the forces are, where ASE has it from this code; else what ASE calls
+        `energy`. "extrapolated": always what ASE calls `energy`, which some codes extrapolate to zero smearing.
+    moments
+        Initial magnetic moments by element, in µB, for frames that carry none. Other elements get 0.
+    retry
+        Keywords for a frame that is tried again, beside the others or in their place; tables are merged.
     environment
         Variables of the process that calculates. Default: one thread.
     stress
@@ -103,7 +115,8 @@ class Oracle(pydantic.BaseModel):
         Folder for the scratch folders: each calculation has one of its own, which is its working folder. Default: the
         system's folder for temporary files.
     keep
-        Keep the scratch folders of successful calculations, too. Those of failed ones are always kept.
+        Keep the scratch folders of successful calculations, too, and wavefunctions and densities. The folders of failed
+        ones are always kept, without these.
     energy_key, forces_key, stress_key
         Names of the labels in files that have some already, if they are others than energy, forces and stress; as in
         `quests_md.sources.Reading`.
@@ -113,6 +126,10 @@ class Oracle(pydantic.BaseModel):
 
     calculator: _Calculator
     keywords: dict[str, pydantic.JsonValue] = {}  # TOML has dates, too, which are no JSON
+    kspacing: _Limit | None = None
+    energy: Literal["free", "extrapolated"] = "free"
+    moments: dict[str, float] | None = None
+    retry: dict[str, pydantic.JsonValue] = {}
     environment: dict[str, str] = {"OMP_NUM_THREADS": "1"}
     stress: bool = True
     wall_time: Seconds = 3600.0
@@ -124,6 +141,16 @@ class Oracle(pydantic.BaseModel):
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Oracle:
+        given = [key for key in MESH_KEYS if key in self.keywords]
+        if self.kspacing is not None and given:
+            raise ValueError(f"kspacing gives the mesh of k-points: leave {', '.join(given)} out of keywords")
+        for symbol in self.moments or ():
+            if symbol not in SYMBOLS[1:]:
+                raise ValueError(f"moments: {symbol!r} is no element: write them as {{ Fe = 2.3 }}")
+        return self
 
     @classmethod
     def read(cls, path: str | Path) -> Oracle:
@@ -143,7 +170,23 @@ class Oracle(pydantic.BaseModel):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that decide the labels. Two oracles are the same if these are."""
-        return {"calculator": self.calculator, "keywords": self.keywords}
+        found: dict[str, Any] = {"calculator": self.calculator, "keywords": self.keywords}
+        # Those that were added later are there only if they are set: older labels have none.
+        found |= {} if self.kspacing is None else {"kspacing": self.kspacing}
+        found |= {} if self.energy == "free" else {"energy": self.energy}
+        return found | ({} if self.moments is None else {"moments": self.moments})
+
+    def keywords_of_try(self, again: bool) -> dict[str, Any]:
+        """Return the keywords of the first try, or of those that follow."""
+        return _merge(self.keywords, self.retry) if again else dict(self.keywords)
+
+
+def _merge(table: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(table)
+    for key, value in other.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,9 +99,9 @@ class PostgreSQL(Database):
     def lock(self, transaction: Transaction, id: int) -> bool:
         return bool(transaction.rows(f"SELECT id FROM systems WHERE id = ? AND {_STATE} IS NOT NULL FOR UPDATE", id))
 
-    def lock_next_waiting(self, transaction: Transaction) -> int | None:
-        sql = f"SELECT id FROM systems WHERE {_STATE} = 'waiting' ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
-        found = transaction.rows(sql)
+    def lock_next_waiting(self, transaction: Transaction, skip: Collection[int] = ()) -> int | None:
+        sql = f"SELECT id FROM systems WHERE {_STATE} = 'waiting' AND NOT id = ANY (?)"
+        found = transaction.rows(f"{sql} ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED", list(skip))
         return found[0][0] if found else None
 
     def lock_next_expired(self, transaction: Transaction, now: float) -> int | None:

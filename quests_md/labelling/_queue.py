@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import platform
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from ._entries import (
     STATES,
     Claim,
     Entry,
+    digest,
     format_row,
     make_row,
     pick_searchable,
@@ -28,11 +33,12 @@ from ._entries import (
     to_line,
     to_plain,
 )
-from ._oracle_settings import Labels
+from ._oracle_settings import Labels, Oracle
 
 __all__ = ["Queue"]
 
 _FRAMES = 100  # frames that are read at a time
+_CHECKS = "quests_md_checks"  # in the metadata of the database: which oracle was checked on which day
 _IDS = 1 << 63  # above the ids of every database
 
 
@@ -156,8 +162,8 @@ class Queue:
 
     # -- claims ----------------------------------------------------------------------------------------------------
 
-    def claim(self, worker: str) -> Claim | None:
-        """Claim the waiting frame of lowest id; if none waits, one whose claim has expired.
+    def claim(self, worker: str, *, skip: Collection[int] = ()) -> Claim | None:
+        """Claim the waiting frame of lowest id, except `skip`; if none waits, one whose claim has expired.
 
         If the claims of a frame have expired as often as `tries` allows, it is put in quarantine instead: the frame
         itself may kill the workers.
@@ -169,7 +175,7 @@ class Queue:
         """
         with self._database.transaction() as transaction:
             now = self._database.now(transaction)
-            id = self._database.lock_next_waiting(transaction)
+            id = self._database.lock_next_waiting(transaction, skip)
             while id is None and (id := self._database.lock_next_expired(transaction, now)) is not None:
                 row = self._row(transaction, id)
                 silent = now - row.changed
@@ -181,12 +187,23 @@ class Queue:
                     self._put(transaction, row, "waiting", now, "expired", reason)
             if id is None:
                 return None
+            return self._give(transaction, self._row(transaction, id), worker, now)
+
+    def claim_frame(self, id: int, worker: str) -> Claim | None:
+        """Claim one frame, also if it has failed or is quarantined; None if it is done, or somebody has it."""
+        with self._database.transaction() as transaction:
             row = self._row(transaction, id)
-            claim = Claim(id, worker, secrets.token_hex(8), row.tries + 1, _drop_labels(self._restore(row)))
-            queue = {**row.data["queue"], "worker": to_plain(worker, "worker"), "token": claim.token}
-            pairs = {"state": "running", "tries": claim.tries, "worker": to_line(worker), "changed": now}
-            transaction.ase.update(id, data={"queue": queue}, expires=now + self.lease, **pairs)
-            return claim
+            if row.state in ("done", "running"):
+                return None
+            return self._give(transaction, row, worker, self._database.now(transaction))
+
+    def _give(self, transaction: Transaction, row: Any, worker: str, now: float) -> Claim:
+        """Give a frame to a worker."""
+        claim = Claim(row.id, worker, secrets.token_hex(8), row.tries + 1, _drop_labels(self._restore(row)))
+        queue = {**row.data["queue"], "worker": to_plain(worker, "worker"), "token": claim.token}
+        pairs = {"state": "running", "tries": claim.tries, "worker": to_line(worker), "changed": now}
+        transaction.ase.update(row.id, data={"queue": queue}, expires=now + self.lease, **pairs)
+        return claim
 
     def renew(self, claim: Claim) -> None:
         """Prolong a claim until `lease` seconds from now; `QueueError` if it is lost."""
@@ -324,21 +341,26 @@ class Queue:
         with self._database.transaction(write=False) as transaction:
             return self._entry(self._row(transaction, id, lock=False))
 
+    def find(self, atoms: Atoms) -> int | None:
+        """Return the id of the frame with these elements, cell, periodicity and positions; None if there is none."""
+        with self._database.transaction(write=False) as transaction:
+            return transaction.find(digest(atoms))
+
     def atoms(self, id: int) -> Atoms:
         """Return a frame as it was added. Once it is done, it has its labels, in a ``SinglePointCalculator``."""
         with self._database.transaction(write=False) as transaction:
             return self._restore(self._row(transaction, id, lock=False))
 
-    def format(self, id: int) -> bytes:
+    def format(self, id: int, with_id: bool = False) -> bytes:
         """Return a frame as extended XYZ: with its labels once it is done, and all else as it was added.
 
         What has the name of a label, `energy`, `free_energy`, `forces` or `stress`, is a label of this queue or is left
-        out.
+        out. `with_id` adds `queue_id`, by which `import_labels` finds the frame.
         """
         with self._database.transaction(write=False) as transaction:
             row = self._row(transaction, id, lock=False)
             with self._reading(id):
-                return format_row(row)
+                return format_row(row, with_id)
 
     def labelled(self, ids: Iterable[int] | None = None) -> Iterator[Atoms]:
         """Iterate over the frames that are done, ordered by id; with `ids`, only over those among them."""
@@ -350,6 +372,22 @@ class Queue:
             with self._database.transaction(write=False) as transaction:
                 some = [self._row(transaction, id, lock=False) for id in found[first : first + _FRAMES]]
             yield from map(self._restore, some)
+
+    # -- checks of the oracle --------------------------------------------------------------------------------------
+
+    def is_checked(self, oracle: Oracle) -> bool:
+        """Return whether this oracle has been checked against labels of the queue today, on this machine."""
+        with self._database.transaction(write=False) as transaction:
+            today, checks = _date(self._database.now(transaction)), transaction.metadata().get(_CHECKS, {})
+        return bool(checks.get(_name_check(oracle)) == today)
+
+    def mark_checked(self, oracle: Oracle) -> None:
+        """Record that this oracle gives the labels of the queue, today and on this machine."""
+        with self._database.transaction() as transaction:
+            metadata, today = transaction.metadata(), _date(self._database.now(transaction))
+            # Those of other days are dropped: they say nothing any more.
+            checks = {name: day for name, day in metadata.get(_CHECKS, {}).items() if day == today}
+            transaction.ase.metadata = {**metadata, _CHECKS: {**checks, _name_check(oracle): today}}
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
@@ -426,6 +464,15 @@ class Queue:
         if reason:
             pairs["reason"] = to_line(reason)
         transaction.ase.update(row.id, delete_keys=["expires"], data={"queue": queue}, **pairs)
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(seconds))
+
+
+def _name_check(oracle: Oracle) -> str:
+    text = json.dumps([oracle.settings, oracle.environment, platform.node()], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _is_of(row: Any, claim: Claim) -> bool:

@@ -92,8 +92,8 @@ def learn(config: LearnConfig, report: Reporter | None = None) -> LearnResult:
     try:
         with contextlib.ExitStack() as stack:
             state = State.open(folder.path, config)
-            executor = _Executor(config, stack)
             queue = Queue(folder.queue, tries=config.oracle.tries)
+            executor = _Executor(config, stack, queue)
             work = Work(config, folder, state, queue, report or Silent(), executor)
             return _run_generations(work)
     finally:
@@ -101,19 +101,21 @@ def learn(config: LearnConfig, report: Reporter | None = None) -> LearnResult:
 
 
 class _Executor:
-    """Starts the executor of the oracle when it is first needed, and checks the oracle on some training frames."""
+    """Starts the executor of the oracle when it is first needed, and checks the oracle, once a day, on some frames."""
 
-    def __init__(self, config: LearnConfig, stack: contextlib.ExitStack) -> None:
-        self._config, self._stack = config, stack
+    def __init__(self, config: LearnConfig, stack: contextlib.ExitStack, queue: Queue) -> None:
+        self._config, self._stack, self._queue = config, stack, queue
         self._executor: Executor | None = None
 
     def __call__(self) -> Executor:
         if self._executor is None:
             table = self._config.oracle
             self._executor = self._stack.enter_context(make_executor(table.executor, table.workers, table.scheduler))
-            keys = self._config.oracle.label_keys()
-            frames = [atoms for file in self._config.training for atoms in read_labelled(file, **keys)]
-            check_labels(table.oracle(), self._executor, frames, _CHECKED)
+            oracle, keys = table.oracle(), self._config.oracle.label_keys()
+            if not self._queue.is_checked(oracle):
+                frames = [atoms for file in self._config.training for atoms in read_labelled(file, **keys)]
+                check_labels(oracle, self._executor, frames, _CHECKED)
+                self._queue.mark_checked(oracle)
         return self._executor
 
 

@@ -174,6 +174,58 @@ def test_frames_of_the_queue_are_checked_first(address, monkeypatch):
     assert "1 frames labelled" in done.stdout
 
 
+def test_frames_of_the_queue_are_checked_once_a_day(address):
+    filled(address, [0, 0, 0, 0, 0])
+    first = [run(address, "--calculator", EMT_PATH, "--limit", 1, *more).stdout for more in ([], ["--recheck", 0], [])]
+    assert ["get the same ones again" in said for said in first] == [False, False, True]
+    assert "get the same ones again" not in run(address, "--calculator", EMT_PATH, "--limit", 1).stdout
+    other = run(address, "--calculator", EMT_PATH, "--limit", 1, "--keyword", "asap_cutoff=false", "--force")
+    assert "get the same ones again" not in other.stdout  # that oracle has no labels there
+    Queue(address).retry()
+    again = run(address, "--calculator", EMT_PATH, "--keyword", "asap_cutoff=false", "--recheck", 1)
+    assert "1 frames that have labels" in again.stdout or "another oracle" in again.stderr
+
+
+def test_the_number_of_checked_frames_is_an_option(address):
+    filled(address, [0] * 6)
+    run(address, "--calculator", EMT_PATH, "--limit", 5)
+    done = run(address, "--calculator", EMT_PATH, "--recheck", 4)
+    assert "4 frames that have labels get the same ones again" in done.stdout
+
+
+def test_one_frame_is_tried_and_nothing_changes(address):
+    queue = filled(address, [0, 0, 0])
+    done = run(address, "--calculator", EMT_PATH, "--test", "--workers", 2)
+    assert done.exit_code == 0, done.output
+    atoms = copper(0)
+    atoms.calc = EMT()
+    energy = atoms.get_potential_energy()
+    facts = {line.strip().split("  ")[0]: line for line in done.stdout.splitlines()}
+    assert f"{energy:.6f} eV, {energy / 4:.6f} eV/atom (free_energy)" in facts["energy"]
+    assert f"{abs(atoms.get_stress()[0]) * 160.21766208:.3f}" in facts["stress"]
+    assert "3 frames wait: 0:00:0" in facts["queue"]
+    assert "2 at once" in facts["queue"]
+    assert [(entry.state, entry.tries, entry.history) for entry in queue.entries()] == [("waiting", 0, ())] * 3
+
+
+def test_a_try_that_fails_says_why(address):
+    queue = filled(address, [5])
+    done = run(address, "--calculator", "oracles:NanEnergy", "--test")
+    assert (done.exit_code, queue.entry(1).tries) == (1, 0)
+    assert "insane: the energy is nan eV" in done.stdout
+
+
+def test_equal_failures_of_the_first_frames_end_a_labelling(address):
+    queue = filled(address, [5] * 6)
+    done = run(address, "--calculator", "oracles:Leaves")
+    assert done.exit_code == 1
+    assert "frames 1, 2, 3, the first ones, have failed in the same way" in done.stderr
+    assert "SystemExit: licence expired" in done.stderr
+    assert [entry.tries for entry in queue.entries()] == [1, 1, 1, 0, 0, 0]
+    run(address, "--calculator", "oracles:Leaves", "--give-up", 0)
+    assert states(queue) == ["failed"] * 6
+
+
 def test_frames_without_labels_are_no_check(address, tmp_path):
     filled(address, [0])
     ase.io.write(tmp_path / "bare.extxyz", copper())

@@ -15,7 +15,7 @@ from limits import LIMIT
 from oracles import EMT_PATH, copper, fill, oracle, silicon, states, tblite
 
 from quests_md.errors import Halted, InputError, OracleError, QueueError
-from quests_md.labelling import Labels, Queue, check_labels, label, make_executor
+from quests_md.labelling import Labels, Queue, check_labels, compute, label, make_executor
 from quests_md.labelling import _label as module
 
 pytestmark = pytest.mark.usefixtures("scratch_folders")
@@ -129,6 +129,73 @@ def test_two_labellings_share_a_queue(queue, tmp_path):
     assert sum(counted) == 12
     assert queue.counts()["done"] == 12
     assert {entry.tries for entry in queue.entries()} == {1}
+
+
+def test_equal_failures_after_a_label_end_nothing(queue, executor):
+    fill(queue, [5, 0, 5, 5, 5])
+    counts = label(queue, oracle("Leaves", keywords={"tag": 5}), executor, workers=1, give_up=3)
+    assert (counts.done, counts.failed) == (1, 4)
+    fill(queue, [5] * 8)  # adds three more
+    assert label(queue, oracle("Leaves", keywords={"tag": 5}), executor, workers=1, give_up=3).failed == 3
+
+
+def test_failures_of_several_kinds_end_nothing(queue, executor):
+    fill(queue, [1, 2, 3])
+    assert label(queue, oracle("Various"), executor, workers=1, give_up=3).failed == 3
+
+
+def test_two_frames_are_too_few_to_give_up(queue, executor):
+    fill(queue, [5, 5])
+    assert label(queue, oracle("Leaves"), executor, workers=2, give_up=3).failed == 2
+
+
+def test_a_program_that_nobody_knows_is_told(queue, executor, tmp_path):
+    fill(queue, [0])
+    by_files = oracle("ByFiles", keywords={"told": str(tmp_path / "told")})
+    (note,) = label(queue, by_files, executor, workers=1).notes
+    assert note.startswith("how the program of oracles:ByFiles says that it has not converged is not known here")
+    fill(queue, [0, 0])
+    assert label(queue, oracle(EMT_PATH), executor, workers=1, force=True).notes == ()
+
+
+def test_meshes_of_different_density_are_told(queue, executor):
+    for n in (1, 2, 3):
+        queue.add(copper() * (n, n, n))
+    (note,) = label(queue, oracle("Meshed", keywords={"kpts": [2, 2, 2]}), executor, workers=1).notes
+    assert "k-points are 0.87 1/Å apart in frame 1 and 0.435 1/Å in frame 2" in note
+    assert queue.entry(3).record["mesh"] == [2, 2, 2]
+
+
+def test_a_mesh_of_another_density_than_earlier_labels_is_told(queue, executor):
+    given = oracle("Meshed", keywords={"kpts": [2, 2, 2]})
+    queue.add(copper())
+    assert label(queue, given, executor, workers=1).notes == ()
+    queue.add(copper() * 2)
+    assert len(label(queue, given, executor, workers=1).notes) == 1
+
+
+def test_the_mesh_of_each_frame_follows_from_the_spacing(queue, executor):
+    for n in (1, 2, 3):
+        queue.add(copper() * (n, n, n))
+    given = oracle("make_meshed", kspacing=0.5)
+    assert label(queue, given, executor, workers=1).notes == ()
+    assert [entry.record["mesh"] for entry in queue.entries()] == [[4] * 3, [2] * 3, [2] * 3]
+    assert queue.entry(1).record["settings"]["kspacing"] == 0.5
+
+
+def test_moments_are_for_frames_that_carry_none(executor):
+    assert compute(oracle("Moments", moments={"Cu": 2.0}), copper()).labels.energy == 8.0
+    magnetic = copper()
+    magnetic.set_initial_magnetic_moments([0.5, 0, 0, 0])
+    assert compute(oracle("Moments", moments={"Cu": 2.0}), magnetic).labels.energy == 0.5
+    assert compute(oracle("Moments", moments={"Fe": 2.0}), copper()).labels.energy == 0.0
+
+
+@pytest.mark.parametrize(("energy", "expected"), [("free", 1.0), ("extrapolated", 2.0)])
+def test_the_free_energy_is_the_label_unless_the_other_is_asked_for(energy, expected):
+    outcome = compute(oracle("Smeared", energy=energy), copper())
+    assert outcome.labels.energy == expected
+    assert outcome.record["energy"] == {"free": "free_energy", "extrapolated": "energy"}[energy]
 
 
 # -- claims --------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from quests_md import errors
 from quests_md.config import write_tables
 from quests_md.index import _file
 from quests_md.labelling import Oracle
+from quests_md.labelling._convergence import format_codes
 from quests_md.recording.rows import COLUMNS
 from quests_md.toml import make_settings, tomllib
 from quests_md.training import CommandTrainer, PodTrainer
@@ -84,9 +85,13 @@ def test_every_key_of_an_oracle_is_documented() -> None:
 
 def test_every_oracle_of_the_manual_is_one() -> None:
     files = re.findall(r"^```toml\n(.*?)^```$", text("labelling.md"), re.M | re.S)
-    assert len(files) == 5
+    assert len(files) == 8
     for file in files:
         make_settings(Oracle, tomllib.loads(file), "labelling.md")
+
+
+def test_the_manual_shows_the_table_of_unconverged_runs() -> None:
+    assert format_codes() in text("labelling.md"), "the table is quests_md.labelling._convergence.format_codes()"
 
 
 def test_every_key_of_the_trainers_is_documented() -> None:
