@@ -96,7 +96,7 @@ _LARGEST_THRESHOLD = 1e6  # nats; beyond it the bounds are not worth their round
 # -- the index ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class IndexData:
     """What an index holds and answers. `Index` documents the fields, and is what users make and open."""
 
@@ -143,6 +143,16 @@ class IndexData:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        """Return one line that says what it holds: the arrays would fill the screen."""
+        of = f" of {', '.join(self.elements)}" if self.elements else ""
+        frames = len(self.frame_offsets) - 1
+        where = "" if self.path is None else f" in {self.path}"
+        return (
+            f"<{type(self).__name__}{where}: {len(self):,} environments{of} in {frames:,} frames, {self.descriptor}, "
+            f"bandwidth {self.bandwidth:.6g}, generation {self.generation}>"
+        )
 
     @cached_property
     def spec(self) -> DescriptorSpec:

@@ -419,9 +419,9 @@ class Decision:
     n: int = 0
     n_select: int = 0
     n_halt: int = 0
-    dH: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    force_errors: NDArray[np.float64] | None = None
-    expected_errors: NDArray[np.float64] | None = None
+    dH: NDArray[np.float64] = field(default_factory=lambda: np.empty(0), repr=False)
+    force_errors: NDArray[np.float64] | None = field(default=None, repr=False)
+    expected_errors: NDArray[np.float64] | None = field(default=None, repr=False)
     values: str = "exact"
     seconds: float = 0.0
     mark: Mark = (float("nan"), float("nan"))

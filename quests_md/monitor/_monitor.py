@@ -151,6 +151,11 @@ class Monitor:
         self._screen: float | None = None  # in Å, of `Plausibility`; known when the reference is ready
         self._stop = ""  # why this rank wants the run to stop
 
+    def __repr__(self) -> str:
+        """Return one line that says what it compares, and with what."""
+        given = ", ".join(f"{name} = {value}" for name, value in self.thresholds.given.items())
+        return f"<Monitor: {given}, every {self.every}, {self.values} values, of {self.index!r}>"
+
     # -- settings and state ----------------------------------------------------------------------------------------
 
     @property

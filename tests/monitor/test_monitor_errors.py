@@ -246,3 +246,17 @@ def test_each_element_has_estimates_of_its_own():
     errors = np.where(index.numbers == 11, 0.1, 0.7)
     index = index.with_residuals(Residuals(**RESIDUALS, values=errors))
     np.testing.assert_allclose(index.estimate_residuals(alloy[0], 1), np.where(alloy[0].numbers == 11, 0.1, 0.7))
+
+
+def test_what_is_printed_is_one_line(index, tmp_path):
+    """Not the arrays: they would fill the screen of whoever works at a prompt."""
+    index.save(tmp_path / "si.qindex")
+    opened = Index.open(tmp_path / "si.qindex")
+    monitor = Monitor(opened, select=5.0, halt=20.0)
+    shown = repr(opened)
+    assert shown.startswith(f"<Index in {tmp_path / 'si.qindex'}: 640 environments of Si in 40 frames")
+    assert "bandwidth 0.03, generation 0>" in shown
+    assert repr(monitor) == f"<Monitor: select = 5.0, halt = 20.0, every 1, exact values, of {shown}>"
+    decision = repr(monitor.observe(frame_of(0)))
+    assert decision.startswith("Decision(step=0, evaluated=True")
+    assert not any("\n" in text or "array" in text for text in (shown, decision))
