@@ -226,7 +226,8 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     columns = []
     for name in rows[0]:
         cells = [_format_cell(row[name]) for row in rows]
-        grid.add_column(justify="right" if all(map(_is_number, cells)) else "left", no_wrap=True)
+        is_number = name != "id" and all(map(_is_number, cells))  # an id begins its line: scripts look for it there
+        grid.add_column(justify="right" if is_number else "left", no_wrap=True)
         columns.append(Text("\n".join([name, *cells])))
     grid.add_row(*columns)  # a cell for each column: with a row for each row rich takes twice as long
     console = Console(file=io.StringIO(), width=_WIDEST, color_system=None)
