@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["THREADS", "alternate", "median_of", "seconds"]
+__all__ = ["REST", "THREADS", "alternate", "median_of", "seconds"]
 
 # What sets the threads of numba and of the BLAS behind numpy, if it is set before they are loaded.
 THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
