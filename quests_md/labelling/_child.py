@@ -7,6 +7,7 @@ import os
 import resource
 import sys
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..elements import SYMBOLS
-from ._convergence import drives_program, find_bad_line, find_code, find_unconverged, read_steps
+from ._convergence import Code, drives_program, find_bad_line, find_code, find_parts, find_unconverged, read_steps
 from ._mesh import choose_mesh, find_fixed_mesh, measure_spacing, mesh_keywords
 from ._oracle_settings import FOLDER, call_tables, fill_folder, load
 
@@ -75,15 +76,14 @@ class _Desk:
         except (Exception, SystemExit) as error:  # noqa: BLE001
             traceback.print_exc()
             answer = {"problem": problem, "reason": _describe(error), "record": self._record}
-            if problem == "failed" and drives_program(self._calculator):
-                folders = _find_folders(self._calculator, task["folder"])
-                answer["unconverged"] = find_bad_line(find_code(self._calculator), folders)
+            if problem == "failed":
+                answer["unconverged"] = _find_in_parts(self._calculator, task["folder"], find_bad_line)
             self._calculator = None
             return answer
         finally:
             os.chdir(self._home)
         answer["record"] = self._record | answer["record"] | _find_version(self._calculator)
-        if drives_program(self._calculator) or answer["converged"] is False:
+        if any(map(drives_program, find_parts(self._calculator))) or answer["converged"] is False:
             self._calculator = None  # one that drives a program might read old files
         return answer
 
@@ -124,13 +124,26 @@ def _complete_keywords(make: Any, task: dict[str, Any]) -> tuple[dict[str, Any],
     if task["kspacing"] is not None:
         mesh = choose_mesh(cell, pbc, task["kspacing"])
         keywords |= mesh_keywords(make, mesh, bool(np.any(pbc)), keywords)
-    code = find_code(make)
-    if code is not None and code.name == "Quantum ESPRESSO":
-        # ASE asks pw.x for no forces, and then the calculation was in vain.
-        asked = {"tprnfor": True, "tstress": bool(task["stress"] and np.all(pbc))}
-        keywords |= {key: value for key, value in asked.items() if not _has_key(keywords, key)}
+    # ASE asks pw.x for no forces, and then the calculation was in vain.
+    asked = {"tprnfor": True, "tstress": bool(task["stress"] and np.all(pbc))}
+    keywords = _ask_espresso({"call": task["calculator"], **keywords}, asked)
+    del keywords["call"]
     spacing = None if mesh is None else measure_spacing(cell, pbc, mesh)
     return keywords, {} if spacing is None else {"mesh": mesh, "mesh_spacing": round(spacing, 4)}
+
+
+def _ask_espresso(value: Any, asked: dict[str, Any]) -> Any:
+    """Return keywords in which each call that makes an Espresso asks for forces, and for what else is asked."""
+    if isinstance(value, list):
+        return [_ask_espresso(item, asked) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _ask_espresso(item, asked) for key, item in value.items()}
+    make = load(str(found["call"])) if "call" in found else None
+    code = find_code(make)
+    if code is not None and code.name == "Quantum ESPRESSO" and hasattr(make, "calculate"):  # and not its profile
+        found |= {key: item for key, item in asked.items() if not _has_key(found, key)}
+    return found
 
 
 def _has_key(table: Any, key: str) -> bool:
@@ -151,7 +164,7 @@ def _check_single_point(table: Any) -> None:
     """Raise `ValueError` if a keyword lets the program move atoms."""
     for key, value in table.items() if isinstance(table, dict) else ():
         allowed = _MOVING.get(str(key).lower())
-        if allowed is not None and value not in allowed:
+        if allowed is not None and (value.lower() if isinstance(value, str) else value) not in allowed:
             raise ValueError(f"{key} = {value!r}: labels are those of the frame as it is; leave {key} out")
         _check_single_point(value)
 
@@ -165,8 +178,23 @@ def _check_extrapolated(calculator: Any) -> None:
 
 def _is_untold(calculator: Any) -> bool:
     """Return whether nobody knows how the program that a calculator drives says that it has not converged."""
-    drives = drives_program(calculator) or any(hasattr(calculator, name) for name in ("command", "launch_client"))
-    return drives and find_code(calculator) is None
+    for part in find_parts(calculator):
+        drives = drives_program(part) or any(hasattr(part, name) for name in ("command", "launch_client"))
+        if drives and find_code(part) is None and type(part).__name__ not in _WITHOUT_CYCLE:
+            return True
+    return False
+
+
+_WITHOUT_CYCLE = ("DFTD3", "PureDFTD3")  # programs that have no self-consistency
+
+
+def _find_in_parts(calculator: Any, folder: str, find: Callable[[Code, list[Path]], str]) -> str:
+    """Return what is found in the output of the codes that a calculator drives."""
+    for part in find_parts(calculator):
+        code = find_code(part)
+        if code is not None and (found := find(code, _find_folders(part, folder))):
+            return found
+    return ""
 
 
 def _check_pseudopotentials(calculator: Any, task: dict[str, Any]) -> None:
@@ -207,14 +235,10 @@ def _calculate(calculator: Any, task: dict[str, Any]) -> dict[str, Any]:
     wanted = ["energy", "forces"]
     if task["stress"] and atoms.pbc.all() and "stress" in getattr(calculator, "implemented_properties", ()):
         wanted.append("stress")
-    folders, unconverged = _find_folders(calculator, task["folder"]), ""
+    read = _ask_for
     if drives_program(calculator):
         calculator.calculate(atoms, wanted, all_changes)  # all at once: else the program would be started three times
-        code = find_code(calculator)
-        unconverged = "" if code is None else find_unconverged(code, folders)
         read = _read_results
-    else:
-        read = _ask_for
     forces = np.asarray(read(calculator, atoms, "forces"), dtype=float)
     stress: Any = None
     if "stress" in wanted:
@@ -224,9 +248,11 @@ def _calculate(calculator: Any, task: dict[str, Any]) -> dict[str, Any]:
             stress = None
     results = getattr(calculator, "results", None) or {}
     energy = "free_energy" if task["energy"] == "free" and results.get("free_energy") is not None else "energy"
-    steps = read_steps(find_code(calculator), folders)
+    steps = read_steps(find_code(calculator), _find_folders(calculator, task["folder"]))
+    value = float(read(calculator, atoms, energy))
+    unconverged = _find_in_parts(calculator, task["folder"], find_unconverged)
     return {
-        "energy": float(read(calculator, atoms, energy)),
+        "energy": value,
         "forces": forces.tolist(),
         "stress": None if stress is None else _to_voigt(stress).tolist(),
         "converged": False if unconverged else _has_converged(calculator),
@@ -276,12 +302,14 @@ def _measure_memory() -> int:
 
 
 def _has_converged(calculator: Any) -> bool | None:
-    """Return whether a calculator says that it has converged; None if it says nothing."""
-    places = (
-        getattr(calculator, "results", {}).get("converged"),
-        getattr(calculator, "converged", None),
-        getattr(getattr(calculator, "scf", None), "converged", None),
-    )
+    """Return whether a calculator, and each that it is made of, says that it has converged; None if none says it."""
+    places = []
+    for part in find_parts(calculator):
+        places += [
+            (getattr(part, "results", None) or {}).get("converged"),
+            getattr(part, "converged", None),
+            getattr(getattr(part, "scf", None), "converged", None),
+        ]
     said = [bool(place) for place in places if isinstance(place, (bool, np.bool_))]
     return all(said) if said else None
 

@@ -18,6 +18,7 @@ __all__ = [
     "drives_program",
     "find_bad_line",
     "find_code",
+    "find_parts",
     "find_unconverged",
     "format_codes",
     "read_steps",
@@ -162,6 +163,19 @@ def find_code(calculator: Any) -> Code | None:
     return None
 
 
+def find_parts(calculator: Any) -> list[Any]:
+    """Return a calculator and those that it is made of, as ASE's sums and DFT-D3 are."""
+    from ase.calculators.calculator import BaseCalculator
+
+    found = [calculator]
+    for part in found:  # which grows
+        inner = [getattr(part, name, None) for name in ("dft", "calc", "calculator")]
+        inner += [*(getattr(part, "calcs", None) or ()), *(getattr(getattr(part, "mixer", None), "calcs", None) or ())]
+        known = {id(each) for each in found}
+        found += [each for each in inner if isinstance(each, BaseCalculator) and id(each) not in known]
+    return found
+
+
 def drives_program(calculator: Any) -> bool:
     """Return whether a calculator drives a program by files, or by a pipe with files beside it."""
     from ase.calculators.calculator import FileIOCalculator
@@ -189,10 +203,10 @@ def find_unconverged(code: Code, folders: list[Path]) -> str:
     return "" if found else f"{code.name} has left no {' or '.join(code.files)}: it cannot be seen whether it converged"
 
 
-def find_bad_line(code: Code | None, folders: list[Path]) -> str:
+def find_bad_line(code: Code, folders: list[Path]) -> str:
     """Return the line in the output of a run that has failed which says that it has not converged; "" for none."""
-    for path, text in [] if code is None else _read(code, folders):
-        if code is not None and code.bad and (said := re.search(code.bad, text)):
+    for path, text in _read(code, folders):
+        if code.bad and (said := re.search(code.bad, text)):
             line = text[text.rfind("\n", 0, said.start()) + 1 :].partition("\n")[0]
             return f"{code.name} says in {path.name}: {' '.join(line.split()).rstrip(';')}"
     return ""

@@ -12,7 +12,7 @@ import pytest
 from ase.units import Bohr, Ry
 from dft import MISSING, PRESENT, PSEUDO, espresso, log_starts, rattled
 from limits import FOREVER, LIMIT
-from oracles import states, wait_for, wait_for_end
+from oracles import oracle, states, wait_for, wait_for_end
 from paths import DOCS
 
 from quests_md.errors import OracleError
@@ -121,6 +121,19 @@ def test_what_has_not_converged_is_no_label(electrons, reason):
     outcome = compute(espresso(electrons=electrons), rattled())
     assert (outcome.problem, outcome.labels) == ("failed", None)
     assert re.search(reason, outcome.reason)
+
+
+def test_the_parts_of_a_sum_must_converge_too(tmp_path):
+    command, log = log_starts(tmp_path)
+    for electrons, problem in (({"electron_maxstep": 2, "scf_must_converge": False}, "failed"), ({}, "")):
+        given = espresso(command, electrons=electrons, keywords={"kpts": [2, 2, 2]}).keywords
+        pair = {"call": "ase.calculators.lj:LennardJones", "epsilon": 0.01, "sigma": 2.0}
+        parts = [{"call": "ase.calculators.espresso:Espresso", **given}, pair]
+        summed = oracle("ase.calculators.mixing:SumCalculator", keywords={"calcs": parts})
+        outcome = compute(summed, rattled())
+        assert outcome.problem == problem, outcome.reason
+        assert ("is above the threshold" in outcome.reason) == bool(problem)
+    assert log.read_text().count("-in") == 2
 
 
 def test_an_element_without_a_pseudopotential_costs_its_frame_and_no_start(queue, executor, tmp_path):

