@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -228,28 +227,6 @@ def test_folders_of_failures_hold_no_wavefunctions_unless_asked(tmp_path):
         assert {"espresso.pwi", "espresso.pwo", "output.txt"} <= names
         assert ({"pwscf.save", "pwscf.wfc1"} <= names) == keep
         assert keep or names <= {"espresso.pwi", "espresso.pwo", "espresso.err", "output.txt", "CRASH"}
-
-
-FULL = """
-mount -t tmpfs -o size=300k none "$1" || exit 99
-cd "$2" && shift 2 && exec "$@"
-"""
-
-
-def test_a_full_disk_is_told_and_no_label(tmp_path):
-    (tmp_path / "scratch").mkdir()
-    code = (
-        "from dft import *; from oracles import *\n"
-        f"found = compute(espresso(kspacing=0.6, scratch={str(tmp_path / 'scratch')!r}), silicon())\n"
-        "print(found.problem, found.labels, found.reason)"
-    )
-    command = ["unshare", "-m", "sh", "-c", FULL, "sh", str(tmp_path / "scratch"), str(tmp_path), sys.executable]
-    variables = {**os.environ, "PYTHONPATH": espresso().environment["PYTHONPATH"]}
-    done = subprocess.run([*command, "-c", code], capture_output=True, text=True, env=variables, check=False)
-    if done.returncode == 99 or "unshare" in done.stderr:
-        pytest.skip("a full disk needs the right to mount")
-    assert done.stdout.startswith("failed None disk full: "), done.stdout + done.stderr
-    assert "error writing file" in done.stdout
 
 
 def test_two_labellers_calculate_each_frame_once(queue, tmp_path):
