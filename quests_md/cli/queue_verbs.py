@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..files import write_atomically
 from ..labelling import STATES, Entry, Queue, digest, import_labels
 from ..sources import read_all, read_atoms, read_labelled
 from .datasets import reading_options
-from .results import format_facts, format_table
+from .results import add_options, format_facts, format_table
 
 __all__ = ["queue_group"]
 
@@ -134,7 +134,16 @@ def retry(queue: str, ids: tuple[int, ...], everything: bool) -> None:
 @click.option("--append", is_flag=True, help="Add to that file what is not in it yet.")
 @click.option("--overwrite", is_flag=True, help="Replace that file if it exists.")
 @click.option("--with-id", is_flag=True, help="Write each frame's `queue_id`, by which `queue import` finds it.")
-def export(queue: str, output: Path, states: tuple[str, ...], append: bool, overwrite: bool, with_id: bool) -> None:
+@add_options(
+    *(
+        click.option(f"--{name}-key", metavar="KEY", help=f"What the label is called in the file.  [default: {name}]")
+        for name in ("energy", "forces", "stress")
+    ),
+    click.option("--virial-key", metavar="KEY", help="Write the virial, too: −stress times volume, in eV."),
+)
+def export(
+    queue: str, output: Path, states: tuple[str, ...], append: bool, overwrite: bool, with_id: bool, **keys: str | None
+) -> None:
     """Write frames to a file, with energy, forces and stress if they are done.
 
     Floats have 17 significant digits. The file is there as it was or as a whole, whatever ends this program.
@@ -149,7 +158,8 @@ def export(queue: str, output: Path, states: tuple[str, ...], append: bool, over
     ids = [entry.id for entry in found.entries(states or ("done",))]
     old = output.read_bytes() if append and output.exists() else b""
     there = {digest(atoms) for atoms in read_atoms(output)} if old else set[str]()
-    texts = list(_format_new(found, ids, there, with_id))
+    names = {key.removesuffix("_key"): name for key, name in keys.items() if name is not None}
+    texts = list(_format_new(found, ids, there, with_id, names))
     end = b"\n" if old and not old.endswith(b"\n") else b""
     write_atomically(output, lambda file: file.writelines([old, end, *texts]))
     click.echo(f"{len(texts)} frames written to {output}" + (f", {len(ids) - len(texts)} were there" if there else ""))
@@ -181,11 +191,13 @@ def import_command(queue: str, source: str, max_force: float, code: str, reading
     raise click.exceptions.Exit(1 if imported.refused else 0)
 
 
-def _format_new(queue: Queue, ids: Sequence[int], there: set[str], with_id: bool) -> Iterator[bytes]:
+def _format_new(
+    queue: Queue, ids: Sequence[int], there: set[str], with_id: bool, names: Mapping[str, str]
+) -> Iterator[bytes]:
     for id in ids:
         atoms = queue.atoms(id)
         if digest(atoms) not in there:
-            yield queue.format(id, with_id)
+            yield queue.format(id, with_id, names)
 
 
 def _tabulate(entries: Sequence[Entry]) -> str:

@@ -236,20 +236,28 @@ def restore(row: AtomsRow) -> Atoms:
 _LABELS = ("energy", "free_energy", "forces", "stress")
 
 
-def format_row(row: AtomsRow, with_id: bool = False) -> bytes:
-    """Return the frame of a row as extended XYZ: with its labels, all else as it was added, and its id if asked for."""
-    atoms = restore(row)
-    labels = {} if atoms.calc is None else atoms.calc.results
+def format_row(row: AtomsRow, with_id: bool = False, names: Mapping[str, str] | None = None) -> bytes:
+    """Return the frame of a row as extended XYZ: with its labels, all else as it was added, and its id if asked for.
+
+    `names` says what labels are called; "virial" among them adds −stress times volume, in eV.
+    """
+    atoms, names = restore(row), {} if names is None else names
+    labels: dict[str, Any] = {} if atoms.calc is None else dict(atoms.calc.results)
+    if "stress" in labels:
+        labels["stress"] = to_nine(labels["stress"])
+        if "virial" in names:
+            labels["virial"] = -atoms.get_volume() * np.asarray(labels["stress"])
     text = row.data.get("text")
     if not text:
         bare = atoms.copy()
         bare.calc = None
         text = format_atoms(bare).decode()
-    columns = {"forces": np.asarray(labels["forces"])} if "forces" in labels else {}
-    keys = {name: to_nine(labels[name]) if name == "stress" else labels[name] for name in labels if name != "forces"}
+    forces = labels.pop("forces", None)
+    columns = {} if forces is None else {names.get("forces", "forces"): np.asarray(forces)}
+    keys = {names.get(name, name): value for name, value in labels.items()}
     if with_id:
         keys[QUEUE_ID] = row.id
-    return b"".join(FrameText(text).format(columns, keys, _LABELS))
+    return b"".join(FrameText(text).format(columns, keys, (*_LABELS, *names.values())))
 
 
 def read_entry(row: AtomsRow) -> Entry:

@@ -351,16 +351,17 @@ class Queue:
         with self._database.transaction(write=False) as transaction:
             return self._restore(self._row(transaction, id, lock=False))
 
-    def format(self, id: int, with_id: bool = False) -> bytes:
+    def format(self, id: int, with_id: bool = False, names: Mapping[str, str] | None = None) -> bytes:
         """Return a frame as extended XYZ: with its labels once it is done, and all else as it was added.
 
         What has the name of a label, `energy`, `free_energy`, `forces` or `stress`, is a label of this queue or is left
-        out. `with_id` adds `queue_id`, by which `import_labels` finds the frame.
+        out. `with_id` adds `queue_id`, by which `import_labels` finds the frame. `names` says what labels are called
+        for another program, ``{"energy": "REF_energy"}``; "virial" among them adds the virial in eV.
         """
         with self._database.transaction(write=False) as transaction:
             row = self._row(transaction, id, lock=False)
             with self._reading(id):
-                return format_row(row, with_id)
+                return format_row(row, with_id, names)
 
     def labelled(self, ids: Iterable[int] | None = None) -> Iterator[Atoms]:
         """Iterate over the frames that are done, ordered by id; with `ids`, only over those among them."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase.stress import full_3x3_to_voigt_6_stress
 from click.testing import CliRunner
 from queueing import frame_of, has_labels, labels_of, same
 from watched import CANDIDATE, build_index, copper, frames_of, session_of, verlet
@@ -133,6 +134,27 @@ def test_a_frame_that_cannot_be_kept_is_named(files):
     done = run("add", "queue.db", "broken.extxyz", code=1)
     assert "broken.extxyz: frame 1: a frame whose positions or cell are not finite" in done.stderr
     assert "there is no frame 10" in run("show", "queue.db", "1" + 30 * "0", code=1).stderr
+
+
+def test_export_calls_labels_what_another_program_expects(files):
+    run("add", "queue.db", "candidates.extxyz@:1")
+    labels, queue = labels_of(1), Queue("queue.db")
+    queue.done(queue.claim("worker"), labels, {})
+    names = ["--energy-key", "REF_energy", "--forces-key", "REF_forces", "--stress-key", "REF_stress"]
+    run("export", "queue.db", "-o", "mace.xyz", *names, "--virial-key", "virial")
+    atoms = ase.io.read("mace.xyz")
+    assert atoms.calc is None or not atoms.calc.results  # ASE takes none of them for its own
+    assert atoms.info["REF_energy"] == labels.energy
+    np.testing.assert_array_equal(atoms.arrays["REF_forces"], labels.forces)
+    stress = full_3x3_to_voigt_6_stress(np.reshape(atoms.info["REF_stress"], (3, 3)))
+    np.testing.assert_array_equal(stress, labels.stress)
+    virial = np.reshape(atoms.info["virial"], (3, 3))
+    np.testing.assert_allclose(full_3x3_to_voigt_6_stress(virial), -labels.stress * atoms.get_volume(), rtol=1e-12)
+    again = ["--append", *names, "--virial-key", "virial"]
+    assert "0 frames written to mace.xyz, 1 were there" in run("export", "queue.db", "-o", "mace.xyz", *again).stdout
+    run("add", "other.db", "mace.xyz")
+    run("import", "other.db", "mace.xyz", *names)
+    assert Queue("other.db").entry(1).state == "done"
 
 
 def test_export_writes_to_nothing_but_extended_xyz(files):
