@@ -32,7 +32,7 @@ _VERBS = {
     "learning-curve": ("dataset_verbs", "learning_curve_command", "Entropy of a growing share of a dataset."),
     "nuclei": ("environment_verbs", "nuclei_command", "Find nuclei along a trajectory: linked atoms whose dH is low."),
     "overlap": ("dataset_verbs", "overlap_command", "What share of a dataset another one covers."),
-    "queue": ("queue_verbs", "queue_group", "Frames that wait for labels: add, list, show, retry, export, import."),
+    "queue": ("queue_verbs", "queue_group", "Frames that wait for labels, and those that have them."),
     "report": ("dataset_verbs", "report_command", "Write one page about a run, a dataset or an index."),
     "run": ("live_verbs", "run_command", "Run a LAMMPS input script, watched."),
     "thermo": ("thermo_verbs", "thermo_group", "Entropies of states, phase boundaries, thermodynamics."),
