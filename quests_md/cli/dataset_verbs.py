@@ -33,7 +33,7 @@ from ..information import (
     sample_entropy,
 )
 from ..machine import find_versions
-from ..sources import describe_source
+from ..sources import describe_source, read_force_errors
 from .datasets import (
     ALL,
     Dataset,
@@ -420,9 +420,10 @@ def _tell_curve(curve: LearningCurve, of: dict[str, Any], precision: Precision, 
 @click.option("--group-key", metavar="KEY", help="Key of the frames' info that names their groups: a row for each.")
 @click.option("--bandwidth", type=float, help="h in 1/Å.  [default: that of the index, else 0.015]")
 @click.option("--worst", type=click.IntRange(1, 50), default=8, show_default=True, help="Environments to draw.")
+@click.option("--errors", "with_errors", is_flag=True, help="The frames hold `model_forces`: compare force errors.")
 @click.option("--overwrite", is_flag=True, help="Replace that file if it exists.")
 @dataset_options
-@reading_options()
+@reading_options("forces")
 def report_command(
     sources: tuple[str, ...],
     output: Path,
@@ -430,6 +431,7 @@ def report_command(
     group_key: str | None,
     bandwidth: float | None,
     worst: int,
+    with_errors: bool,
     overwrite: bool,
     k: int | None,
     cutoff: float | None,
@@ -449,15 +451,16 @@ def report_command(
     if folders and len(sources) > 1:
         raise InputError(f"{folders[0]} is a folder: give the output of one run alone, or files of frames")
     if folders:
-        if group_key is not None or any(value is not None for value in (bandwidth, k, cutoff, species)):
+        if group_key is not None or with_errors or any(value is not None for value in (bandwidth, k, cutoff, species)):
             raise InputError(
                 f"{folders[0]} is a run, with descriptor and bandwidth of its own: --k, --cutoff, --species, "
-                "--bandwidth and --group-key are for files of frames"
+                "--bandwidth, --group-key and --errors are for files of frames"
             )
         page = report.run_page(folders[0], index=index, worst=worst)
     else:
         wanted = {"k": k, "cutoff": cutoff, "species": species}
-        page = _make_dataset_page(sources, group_key, wanted, bandwidth, index, worst, threads, reading)
+        how: dict[str, Any] = {"bandwidth": bandwidth, "index": index, "worst": worst, "threads": threads}
+        page = _make_dataset_page(sources, group_key, wanted, how, reading, with_errors)
     write_atomically(output, lambda file: file.write(page.encode()))
     click.echo(f"{output}: {len(page.encode()) / 1e6:.2f} MB")
 
@@ -466,11 +469,9 @@ def _make_dataset_page(
     sources: Sequence[str],
     group_key: str | None,
     wanted: dict[str, Any],
-    bandwidth: float | None,
-    index: Index | None,
-    worst: int,
-    threads: int | None,
+    how: dict[str, Any],
     reading: dict[str, Any],
+    with_errors: bool,
 ) -> str:
     if any(Path(source).suffix == ".npy" for source in sources):
         raise InputError("own descriptors have no atoms, nor frames: quests-md entropy says what they hold")
@@ -479,18 +480,22 @@ def _make_dataset_page(
     frames: Index | list[Frame]
     with show_progress() as progress:
         if indexes:
-            if len(sources) > 1 or group_key is not None:
-                raise InputError(f"{indexes[0]} is a dataset of its own: give it alone, and without --group-key")
+            if len(sources) > 1 or group_key is not None or with_errors:
+                raise InputError(
+                    f"{indexes[0]} is a dataset of its own: give it alone, and without --group-key and --errors"
+                )
             described, frames = [], Index.open(indexes[0])
         else:
             described = [describe_source(source) for source in sources]
-            frames = list(read_counted(sources, group_key, progress, reading))
+            if with_errors:
+                labelled = [pair for source in sources for pair in read_force_errors(source, group_key, **reading)]
+                frames, how["errors"] = [frame for frame, _ in labelled], [errors for _, errors in labelled]
+            else:
+                plain = {name: value for name, value in reading.items() if name != "forces_key"}
+                frames = list(read_counted(sources, group_key, progress, plain))
         progress.begin("computing kernel sums:")
-        spec = _choose_spec(wanted, frames if isinstance(frames, Index) else index)
-        return report.dataset_page(
-            frames, spec=spec, bandwidth=bandwidth, index=index, sources=described, title=title, worst=worst,
-            threads=threads, report=progress.share,
-        )  # fmt: skip
+        spec = _choose_spec(wanted, frames if isinstance(frames, Index) else how["index"])
+        return report.dataset_page(frames, spec=spec, sources=described, title=title, report=progress.share, **how)
 
 
 def _choose_spec(wanted: dict[str, Any], index: Index | None) -> DescriptorSpec | None:

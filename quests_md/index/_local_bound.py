@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
+from ._conformal import estimate_interval
 from ._header import are_sizes, check_fit, is_count
 
 __all__ = ["ADDED", "HELD_OUT", "LEFT_OUT", "FrameFactors", "LocalBound", "LocalFactors"]
@@ -174,6 +175,20 @@ class LocalBound:
         if self.frames is None or outside or not n:
             return math.nan
         return self.frames.median * math.sqrt(squares / n)
+
+    def judge(
+        self, errors: ArrayLike, dH: ArrayLike, s: ArrayLike, numbers: ArrayLike, structures: ArrayLike
+    ) -> tuple[float, float, float]:
+        """Return which share of `errors` (n,) in eV/Å is below the bound, and its 95 % interval; nan if there are none.
+
+        What is outside does not count. The share is a mean over `structures` (n,), and the interval is from a bootstrap
+        over them. The other parameters and errors are those of `expected`.
+        """
+        limit, errors, structures = self.bound(dH, s, numbers), np.asarray(errors), np.asarray(structures)
+        inside = np.isfinite(limit)
+        if not inside.any():
+            return math.nan, math.nan, math.nan
+        return estimate_interval(errors[inside] <= limit[inside], structures[inside])
 
     def largest(self, symbols: Iterable[str] | None = None) -> float:
         """Return the dH (nats) up to which environments of these elements are inside; by default of any element."""

@@ -18,6 +18,7 @@ from ..frame import Frame, as_frames
 from ..index import Calibration, Index
 from ..information import DEFAULT_BANDWIDTH, Information, information
 from ..sources import name_source
+from ._dataset_errors import show_dataset_errors
 from ._drawings import draw_histogram, draw_maxima, find_alarm_thresholds
 from ._page import (
     MOST_ROWS,
@@ -67,6 +68,7 @@ def dataset_page(
     worst: int = 8,
     threads: int | None = None,
     report: Callable[[float], None] | None = None,
+    errors: Sequence[NDArray[np.float64]] | None = None,
 ) -> str:
     """Return a self-contained page (HTML) of a dataset: its information, and its dH against itself and an index.
 
@@ -91,11 +93,15 @@ def dataset_page(
         Number of threads. None takes all cores.
     report
         Called with the share of the pairs that are done.
+    errors
+        Of each frame, (n,) the force error of a potential on each environment in eV/Å: compared with what the index
+        expects. The index must be calibrated for local residuals.
 
     Raises
     ------
     InputError
-        There are no frames or no atoms, a frame has no descriptor, or the index has another descriptor or bandwidth.
+        There are no frames or no atoms, a frame has no descriptor, or the index has another descriptor or bandwidth; or
+        it has no such calibration, or the errors are not those of these frames.
     MissingExtraError
         matplotlib or jinja2 is not installed.
     """
@@ -119,6 +125,7 @@ def dataset_page(
     sections = [
         _show_set(held),
         _show_comparison(dataset, against, index),
+        _show_errors(dataset, errors, index, threads),
         _show_calibration(frames.calibration) if isinstance(frames, Index) else None,
         _show_worst(dataset, dH, worst, index is not None),
         _show_tables(dataset, held, against),
@@ -222,6 +229,18 @@ def _show_comparison(dataset: _Dataset, against: NDArray[np.float64] | None, ind
         n_atoms = float(np.median(np.diff(dataset.offsets)))
         drawings.append(draw_maxima(("frames of this set", maxima), n_atoms, known, marks))
     return Section("Against the index", text=text, drawings=drawings)
+
+
+def _show_errors(
+    dataset: _Dataset, errors: Sequence[NDArray[np.float64]] | None, index: Index | None, threads: int | None
+) -> Section | None:
+    if errors is None:
+        return None
+    if index is None or not dataset.frames:
+        raise InputError("force errors are compared with what an index expects of frames: give an index, and frames")
+    known = [some for some in errors if len(some)]  # as frames without environments are left out
+    rows, numbers, offsets = dataset.rows, dataset.numbers, dataset.offsets
+    return show_dataset_errors(known, rows, numbers, offsets, dataset.groups, index, threads)
 
 
 def _name_alarms(alarms: Sequence[tuple[float, float]]) -> list[tuple[str, float]]:

@@ -17,20 +17,23 @@ from ._page import Drawing
 from ._pictures import BLUE, GREY, ORANGE, RED
 from ._timeline import has_times, list_thresholds, plot_run
 
-__all__ = ["Marks", "draw_histogram", "draw_maxima", "draw_survival", "draw_timeline", "find_alarm_thresholds"]
+__all__ = [
+    "LEGEND_ABOVE", "NARROW", "SMALL", "WIDE", "Marks", "draw_histogram", "draw_maxima", "draw_survival",
+    "draw_timeline", "find_alarm_thresholds", "make_svg", "pick_largest", "shade_events",
+]  # fmt: skip
 
 Marks = Sequence[tuple[str, float]]  # the name of a threshold, and its dH in nats
 
 _POINTS = 600  # rows of a run that are drawn
 _BINS = 60
-_WIDE, _NARROW, _SMALL = (10.4, 3.7), (4.2, 3.2), (4.2, 3.1)  # inches
+WIDE, NARROW, SMALL = (10.4, 3.7), (4.2, 3.2), (4.2, 3.1)  # inches
 _SETTINGS = {
     "svg.fonttype": "none", "svg.hashsalt": "quests_md", "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.linewidth": 0.7, "figure.facecolor": "none",
     "axes.facecolor": "none", "savefig.facecolor": "none",
 }  # fmt: skip
 # Above the axes: nothing is drawn there.
-_LEGEND: dict[str, Any] = {
+LEGEND_ABOVE: dict[str, Any] = {
     "loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False, "fontsize": 8.5, "borderaxespad": 0.2,
     "columnspacing": 1.2, "handlelength": 1.4,
 }  # fmt: skip
@@ -46,29 +49,39 @@ def draw_timeline(run: dict[str, Any], rows: Rows, events: Sequence[Mapping[str,
     def draw(axes: Any) -> None:
         plot_run(axes, run, few, timed)
         axes.set_xlabel("time (ps)" if timed else "step")
-        for event in events[:200]:
-            ends = [event.get(key) for key in (("start_time", "end_time") if timed else ("start", "end"))]
-            if all(isinstance(end, (int, float)) for end in ends):
-                axes.axvspan(*ends, color=ORANGE, alpha=0.10, lw=0, zorder=0)
+        shade_events(axes, events, timed)
         _compress_high_values(axes, [value for _, _, value in list_thresholds(run)], few["max"])
-        axes.legend(**_LEGEND, ncols=4 if axes.figure.get_figwidth() > 6.0 else 2)
+        axes.legend(**LEGEND_ABOVE, ncols=4 if axes.figure.get_figwidth() > 6.0 else 2)
 
     caption = "dH of every evaluated frame: its maximum, its 99 % quantile and its median"
     caption += ". Shaded: events." if events else "."
     if every > 1:
         caption += f" Of every {every} evaluations in a row, the one with the largest dH is drawn."
-    return Drawing(_svg(draw, _WIDE, "wide"), caption, _svg(draw, _NARROW, "narrow"))
+    return Drawing(make_svg(draw, WIDE, "wide"), caption, make_svg(draw, NARROW, "narrow"))
+
+
+def shade_events(axes: Any, events: Sequence[Mapping[str, Any]], timed: bool) -> None:
+    """Shade the events of a run in a drawing against time or, if not `timed`, against steps."""
+    for event in events[:200]:
+        ends = [event.get(key) for key in (("start_time", "end_time") if timed else ("start", "end"))]
+        if all(isinstance(end, (int, float)) for end in ends):
+            axes.axvspan(*ends, color=ORANGE, alpha=0.10, lw=0, zorder=0)
 
 
 def _thin(rows: Rows) -> tuple[Rows, int]:
     """Return few enough rows to draw, the worst one of each stretch, and the length of a stretch."""
-    n = len(rows)
-    every = -(-n // _POINTS)
-    if every == 1:
-        return rows, 1
-    worst = np.where(np.isfinite(rows["max"]), rows["max"], -np.inf)
-    kept = [first + int(np.argmax(worst[first : first + every])) for first in range(0, n, every)]
+    kept, every = pick_largest(rows["max"])
     return rows[kept], every
+
+
+def pick_largest(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
+    """Return the places of few enough values to draw, the largest one of each stretch, and the length of a stretch."""
+    n = len(values)
+    every = -(-n // _POINTS)
+    if every <= 1:
+        return np.arange(n), 1
+    sizes = np.where(np.isfinite(values), values, -np.inf)
+    return np.array([first + int(np.argmax(sizes[first : first + every])) for first in range(0, n, every)]), every
 
 
 def _compress_high_values(axes: Any, thresholds: Sequence[float], values: NDArray[np.float64]) -> None:
@@ -108,9 +121,9 @@ def draw_histogram(
         axes.set_ylabel("share")
         axes.set_xlim(low, high)
         if len(finite) > 1:
-            axes.legend(**_LEGEND)
+            axes.legend(**LEGEND_ABOVE)
 
-    return Drawing(_svg(draw, _SMALL, name), caption)
+    return Drawing(make_svg(draw, SMALL, name), caption)
 
 
 def draw_maxima(
@@ -157,13 +170,13 @@ def draw_survival(dH: NDArray[np.float64], expected: Sequence[tuple[float, float
         axes.set_xlim(*_range(np.concatenate([ordered, thresholds, [value for _, value in marks]])))
         axes.set_xlabel("t (nats)")
         axes.set_ylabel("share of frames with dH above t")
-        axes.legend(**_LEGEND)
+        axes.legend(**LEGEND_ABOVE)
 
     caption = (
         "The share of frames whose largest dH is above t, and the false-alarm rate that the calibration gives for a "
         "covered frame of as many atoms. Where the run lies far above it, it has left what the reference covers."
     )
-    return Drawing(_svg(draw, _SMALL, "survival"), caption)
+    return Drawing(make_svg(draw, SMALL, "survival"), caption)
 
 
 def find_alarm_thresholds(
@@ -202,15 +215,18 @@ def _range(values: NDArray[np.float64]) -> tuple[float, float]:
 # -- SVG ---------------------------------------------------------------------------------------------------------------
 
 
-def _svg(draw: Callable[[Any], None], size: tuple[float, float], name: str) -> str:
-    """Return a drawing as SVG for a page: `name` makes its ids unique, and black becomes the colour of the text."""
+def make_svg(draw: Callable[[Any], None], size: tuple[float, float], name: str, **panels: Any) -> str:
+    """Return a drawing as SVG for a page: `name` makes its ids unique, and black becomes the colour of the text.
+
+    `draw` is given the axes, or several of them as `panels` says: keywords of ``Figure.subplots``.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     buffer = io.StringIO()
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
+        draw(figure.subplots(**panels))
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

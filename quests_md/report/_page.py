@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 __all__ = [
+    "DH",
     "MOST_ROWS",
     "Card",
     "Cell",
     "Drawing",
     "Page",
+    "Quantity",
     "Scene",
     "Section",
     "Table",
@@ -140,25 +142,46 @@ def _file_cells(source: Mapping[str, Any]) -> list[Cell]:
     return [make_cell(source["bytes"]), Cell(f"{source['modified']}"), Cell(f"{source['sha256']}")]
 
 
-def show_environments(scenes: Sequence[Scene], frames: str, dH: str, cutoff: float, k: int) -> Section:
-    """Return the section of the worst environments. `frames` and `dH` are words for what these are."""
+def show_environments(scenes: Sequence[Scene], frames: str, what: str, cutoff: float, k: int) -> Section:
+    """Return the section of the worst environments. `frames` and `what` are words for what these and their values are.
+
+    The scenes have one quantity; the section is named after it.
+    """
+    shown = scenes[0].quantity
     text = (
-        f"Each picture is of one of the worst {frames}. The atom with the largest {dH} is large and in the middle, and "
-        f"all atoms within {cutoff:g} Å are around it: the environment that the descriptor sees. Small atoms are not "
-        f"among the nearest {k}, so the descriptor leaves them out. The colour of an atom is its dH; each picture has "
-        "its own scale.",
+        f"Each picture is of one of the worst {frames}. The atom with the largest {what} is large and in the middle, "
+        f"and all atoms within {cutoff:g} Å are around it: the environment that the descriptor sees. Small atoms are "
+        f"not among the nearest {k}, so the descriptor leaves them out. The colour of an atom is its {shown.name}; "
+        "each picture has its own scale.",
+        *shown.remarks,
     )
-    return Section("Worst environments", text=text, scenes=scenes)
+    return Section(shown.title, text=text, scenes=scenes)
 
 
 # -- an environment in three dimensions --------------------------------------------------------------------------------
 
 # RdYlBu of ColorBrewer: readers with any colour vision can tell them apart, on white and on black.
 _SCALE = ("#4575B4", "#91BFDB", "#FEE090", "#FC8D59", "#D73027")
-_UNKNOWN = "#A0A0A0"  # the colour of an atom without dH: it is not watched
+_UNKNOWN = "#A0A0A0"  # the colour of an atom without a value: it is not watched, or nothing can be said of it
 _MOST_ATOMS = 300  # of a scene; the nearest are kept
 _BOND = 1.2  # a bond is shorter than this many times the sum of the covalent radii
-_LEAST_SPAN = 1.0  # nats from one end of the colours to the other
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What the colours of an environment tell: its name and unit, and the least span from one end to the other.
+
+    `title` is that of a section of such environments, and `remarks` are what its reader must know besides.
+    """
+
+    name: str
+    unit: str
+    least_span: float
+    title: str
+    remarks: tuple[str, ...] = ()
+
+
+DH = Quantity("dH", "nats", 1.0, "Worst environments")
 
 
 @dataclass(frozen=True)
@@ -175,31 +198,34 @@ class Scene:
         (n,) chemical symbols.
     positions
         (n, 3), in Å, from the worst atom.
-    dH
-        (n,), in nats; nan where it is unknown.
+    values
+        (n,) of the quantity; nan where it is unknown.
     ids
         (n,) the ids of the host. A periodic image has the id of its atom.
     nearest
         (n,) whether the atom is among the k nearest, and so in the descriptor. True for the worst atom itself.
     bonds
         (m, 2) pairs of atoms that are drawn connected.
+    quantity
+        What the values are.
     """
 
     title: str
     facts: tuple[tuple[str, str], ...]
     symbols: tuple[str, ...]
     positions: NDArray[np.float64]
-    dH: NDArray[np.float64]
+    values: NDArray[np.float64]
     ids: NDArray[np.int64]
     nearest: NDArray[np.bool_]
     bonds: NDArray[np.int64]
+    quantity: Quantity = DH
 
     @property
     def span(self) -> tuple[float, float]:
-        """dH at the first and at the last colour, in nats."""
-        known = self.dH[np.isfinite(self.dH)]
+        """The values at the first and at the last colour."""
+        known = self.values[np.isfinite(self.values)]
         high = float(known.max()) if len(known) else 0.0
-        return min(float(known.min()) if len(known) else 0.0, high - _LEAST_SPAN), high
+        return min(float(known.min()) if len(known) else 0.0, high - self.quantity.least_span), high
 
     @property
     def stops(self) -> str:
@@ -210,7 +236,7 @@ class Scene:
     def colours(self) -> list[str]:
         """The colour of every atom."""
         low, high = self.span
-        return [_colour((value - low) / (high - low)) if np.isfinite(value) else _UNKNOWN for value in self.dH]
+        return [_colour((value - low) / (high - low)) if np.isfinite(value) else _UNKNOWN for value in self.values]
 
     @property
     def radii(self) -> NDArray[np.float64]:
@@ -225,15 +251,15 @@ class Scene:
         atoms = [
             {
                 "elem": symbol, "x": x, "y": y, "z": z, "color": colour, "radius": radius,
-                "dH": dH if np.isfinite(dH) else None, "id": int(which), "distance": distance,
+                "value": value if np.isfinite(value) else None, "id": int(which), "distance": distance,
             }
-            for symbol, (x, y, z), colour, radius, dH, which, distance in zip(
+            for symbol, (x, y, z), colour, radius, value, which, distance in zip(
                 self.symbols, self.positions.round(4).tolist(), self.colours, self.radii.round(3).tolist(),
-                self.dH.round(6).tolist(), self.ids,
+                self.values.round(6).tolist(), self.ids,
                 np.linalg.norm(self.positions, axis=1).round(3).tolist(), strict=True,
             )
         ]  # fmt: skip
-        return {"title": self.title, "atoms": atoms, "bonds": self.bonds.tolist()}
+        return {"title": self.title, "name": self.quantity.name, "atoms": atoms, "bonds": self.bonds.tolist()}
 
     @property
     def picture(self) -> str:
@@ -257,7 +283,7 @@ class Scene:
 
 def build_scene(
     frame: Frame,
-    dH: NDArray[np.float64],
+    values: NDArray[np.float64],
     worst: int,
     cutoff: float,
     k: int,
@@ -265,6 +291,7 @@ def build_scene(
     facts: tuple[tuple[str, str], ...] = (),
     *,
     by_element: bool = False,
+    quantity: Quantity = DH,
 ) -> Scene:
     """Return the environment of an atom, with periodic images.
 
@@ -272,8 +299,8 @@ def build_scene(
     ----------
     frame
         A whole frame, without ghosts.
-    dH
-        (n,), in nats, of all its atoms.
+    values
+        (n,) of all its atoms.
     worst
         The row of the atom.
     cutoff, k
@@ -282,6 +309,8 @@ def build_scene(
         As in `Scene`.
     by_element
         Whether the descriptor takes the k nearest of each element.
+    quantity
+        What the values are.
 
     Raises
     ------
@@ -304,10 +333,11 @@ def build_scene(
         facts=facts,
         symbols=symbols,
         positions=from_worst[order],
-        dH=np.asarray(dH, dtype=np.float64)[rows],
+        values=np.asarray(values, dtype=np.float64)[rows],
         ids=np.asarray(frame.ids)[rows],
         nearest=_find_nearest(symbols, k, by_element),
         bonds=_find_bonds(from_worst[order], _covalent_radii(symbols)),
+        quantity=quantity,
     )
 
 

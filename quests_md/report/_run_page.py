@@ -20,11 +20,13 @@ from ..recording.reader import Rows, read_run
 from ..sources import to_frame
 from ._drawings import draw_histogram, draw_maxima, draw_survival, draw_timeline, find_alarm_thresholds
 from ._page import (
+    DH,
     MOST_ROWS,
     Card,
     Cell,
     Drawing,
     Page,
+    Quantity,
     Scene,
     Section,
     Table,
@@ -35,6 +37,7 @@ from ._page import (
     require_extra,
     show_environments,
 )
+from ._run_errors import EXPECTED, describe_errors, has_errors, make_error_cards, show_run_errors
 from ._timeline import list_thresholds
 
 __all__ = ["run_page"]
@@ -44,6 +47,12 @@ _SETTINGS = (
     "every", "save_every", "min_atoms", "min_fraction", "consecutive", "release", "min_distance", "implausible",
     "values", "precision", "history", "after", "novelty", "budget", "cutout", "ranks", "threads",
 )  # fmt: skip
+# Columns of an index that is calibrated for local residuals, and their titles.
+_ERRORS = {
+    "expected_error": "largest expected error (eV/Å)", "force_error": "largest bound (eV/Å)",
+    "force_rmse": "expected RMSE (eV/Å)", "n_outside": "atoms outside",
+}  # fmt: skip
+_COLUMNS = {DH: "dH", EXPECTED: "expected_error"}  # of a saved frame
 _LEADS = {
     "finished": "The run ended by itself at step {last}.",
     "halted": "The run was stopped. {reason}",
@@ -89,6 +98,7 @@ def run_page(folder: str | Path, *, index: Index | None = None, worst: int = 8) 
         Section("dH along the run", drawings=[draw_timeline(run, rows, events)]) if drawable else None,
         _show_comparison(run, rows, calibration, saved) if drawable else None,
         _show_worst(saved),
+        *_show_errors(rows, events, calibration, saved),
         _show_tables(rows, events, saved),
         Section("What was analysed", facts=_list_facts(folder, run), tables=[list_files(folder)]),
     ]
@@ -135,7 +145,7 @@ def _make_cards(run: dict[str, Any], rows: Rows) -> list[Card]:
         cards.append(Card("Cost of watching", f"{1e6 * seconds / n.sum():.3g}", "µs", f"per atom and evaluation{part}"))
     if broken := int((rows["band"] == "implausible").sum()):
         cards.append(Card("Implausible frames", f"{broken:,}", "", "broken: their dH means nothing"))
-    return cards
+    return [*cards, *(make_error_cards(rows) if has_errors(rows) else [])]
 
 
 def _show_comparison(run: dict[str, Any], rows: Rows, calibration: Calibration | None, saved: _Saved) -> Section:
@@ -158,13 +168,26 @@ def _show_comparison(run: dict[str, Any], rows: Rows, calibration: Calibration |
 
 
 def _show_worst(saved: _Saved) -> Section:
-    if saved.scenes:
-        return show_environments(saved.scenes, "saved frames", "dH", saved.cutoff, saved.k)
+    if DH in saved.scenes:
+        return show_environments(saved.scenes[DH], "saved frames", DH.name, saved.cutoff, saved.k)
     text = (
         "There is no environment to draw: no frame with dH of its atoms was saved. Frames are saved above select, and "
         "the last one when the run ends.",
     )
-    return Section("Worst environments", text=text)
+    return Section(DH.title, text=text)
+
+
+def _show_errors(
+    rows: Rows, events: list[dict[str, Any]], calibration: Calibration | None, saved: _Saved
+) -> list[Section]:
+    """Return the sections of expected force errors; none if the run tells none."""
+    sections = []
+    if has_errors(rows):
+        sections.append(show_run_errors(rows, events, calibration.local_error if calibration else None))
+    if EXPECTED in saved.scenes:
+        what = "expected error of its force"
+        sections.append(show_environments(saved.scenes[EXPECTED], "saved frames", what, saved.cutoff, saved.k))
+    return sections
 
 
 def _show_tables(rows: Rows, events: list[dict[str, Any]], saved: _Saved) -> Section | None:
@@ -175,6 +198,9 @@ def _show_tables(rows: Rows, events: list[dict[str, Any]], saved: _Saved) -> Sec
         names = ["step", "time", "max", "max_id", "mean", "n_select", "n_halt", "event", "novelty", "force_error"]
         names = [name for name in names if np.isfinite(rows[name][which]).any()]
         titles = {"time": "time (ps)", "max": "largest dH", "max_id": "atom", "force_error": "force error (eV/Å)"}
+        if has_errors(rows):
+            names = [name for name in names if name != "force_error"] + list(_ERRORS)
+            titles |= _ERRORS
         head = [titles.get(name, name.replace("n_", "atoms above ").replace("mean", "mean dH")) for name in names]
         body = [
             [*(_number_cell(rows[name][i]) for name in names), Cell(str(rows["band"][i]), band=str(rows["band"][i]))]
@@ -263,7 +289,7 @@ class _Saved:
     cutoff, k
         Of the descriptor; the cutoff in Å.
     scenes
-        The worst environments, worst first.
+        The worst environments by each quantity that the frames have, worst first.
     atoms
         dH (nats) of the watched atoms of the worst and of the last frame, by the name of the frame.
     counts
@@ -274,7 +300,7 @@ class _Saved:
 
     cutoff: float
     k: int
-    scenes: list[Scene] = field(default_factory=list)
+    scenes: dict[Quantity, list[Scene]] = field(default_factory=dict)
     atoms: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     implausible: list[tuple[Any, Any, str]] = field(default_factory=list)
@@ -282,50 +308,70 @@ class _Saved:
 
 @dataclass
 class _SavedFrame:
+    """A saved frame and a quantity (n,) of its atoms, nan where it is unknown; that of the atom `worst` is largest."""
+
     frame: Frame
-    dH: NDArray[np.float64]
+    quantity: Quantity
+    values: NDArray[np.float64]
     worst: int
-    info: dict[str, Any]
+    atoms: Any
 
     @property
     def maximum(self) -> float:
-        return float(self.dH[self.worst])
+        return float(self.values[self.worst])
+
+    @property
+    def info(self) -> dict[str, Any]:
+        info: dict[str, Any] = self.atoms.info
+        return info
 
 
 def _read_saved(run: Run, most: int, notes: list[str]) -> _Saved:
     """Read the candidates, the last and the implausible frames of a run. Add what is wrong with them to `notes`."""
     index = run.about["index"]
     saved = _Saved(float(index.get("cutoff") or 5.0), int(index.get("k") or 32))
-    worst: dict[tuple[Any, int], _SavedFrame] = {}
+    worst: dict[Quantity, dict[tuple[Any, int], _SavedFrame]] = {quantity: {} for quantity in _COLUMNS}
     for found in _read_frames(run.candidates(), notes):
         _keep_worst(worst, found, most)
     last = next(_read_frames(_read_last(run), notes), None)
     if last is not None:
         _keep_worst(worst, last, most)
-        watched = last.frame.numbers[np.isfinite(last.dH)]
+        watched = last.frame.numbers[np.isfinite(last.values)]
         saved.counts = {SYMBOLS[z]: int(n) for z, n in zip(*np.unique(watched, return_counts=True), strict=True)}
-    ordered = sorted(worst.values(), key=lambda found: -found.maximum)
-    for found in ordered:
-        try:
-            saved.scenes.append(_build_scene(found, saved, index.get("species") == "neighbours"))
-        except FrameError as error:
-            notes.append(f"A saved frame cannot be drawn: {error}")
+    for quantity, kept in worst.items():
+        for found in _order(kept):
+            try:
+                scene = _build_scene(found, saved, index.get("species") == "neighbours")
+            except FrameError as error:
+                if quantity is DH:  # it is the same for all quantities
+                    notes.append(f"A saved frame cannot be drawn: {error}")
+                continue
+            saved.scenes.setdefault(quantity, []).append(scene)
+    ordered = _order(worst[DH])
     shown = {} if last is None else {last.frame.step: ("last frame", last)}
     if ordered:  # the worst frame may be the last one, too: then it is shown once
         shown.setdefault(ordered[0].frame.step, ("worst saved frame", ordered[0]))
     for step, (name, found) in shown.items():
         if found.info.get("values", "exact") == "exact":  # a histogram of bounds would mean nothing
-            saved.atoms[f"{name}, step {step}"] = found.dH
+            saved.atoms[f"{name}, step {step}"] = found.values
     for atoms in _skip_damage(run.implausible(), notes):
         saved.implausible.append((atoms.info.get("step"), atoms.info.get("time"), str(atoms.info.get("reason", ""))))
     return saved
 
 
-def _keep_worst(worst: dict[tuple[Any, int], _SavedFrame], found: _SavedFrame, most: int) -> None:
-    """Add a frame, and remove the least bad one if there are now more than `most`."""
-    worst[found.info.get("run"), found.frame.step] = found
-    if len(worst) > most:  # of equal ones the first stays
-        del worst[min(reversed(worst), key=lambda key: worst[key].maximum)]
+def _keep_worst(worst: dict[Quantity, dict[tuple[Any, int], _SavedFrame]], found: _SavedFrame, most: int) -> None:
+    """Add a frame under each quantity that it has, and remove the least bad one if there are now more than `most`."""
+    for quantity, kept in worst.items():
+        one = _judge(found.atoms, found.frame, quantity)
+        if one is None:
+            continue
+        kept[one.info.get("run"), one.frame.step] = one
+        if len(kept) > most:  # of equal ones the first stays
+            del kept[min(reversed(kept), key=lambda key: kept[key].maximum)]
+
+
+def _order(kept: dict[tuple[Any, int], _SavedFrame]) -> list[_SavedFrame]:
+    return sorted(kept.values(), key=lambda found: -found.maximum)
 
 
 def _read_last(run: Run) -> Iterator[Any]:
@@ -337,11 +383,24 @@ def _read_last(run: Run) -> Iterator[Any]:
 def _read_frames(frames: Iterator[Any], notes: list[str]) -> Iterator[_SavedFrame]:
     """Yield the frames that hold a finite dH."""
     for atoms in _skip_damage(frames, notes):
-        dH = atoms.arrays.get("dH")
-        if dH is None or not np.isfinite(dH).any():
-            continue
-        dH = np.asarray(dH, dtype=np.float64)
-        yield _SavedFrame(to_frame(atoms), dH, int(np.argmax(np.where(np.isfinite(dH), dH, -np.inf))), atoms.info)
+        if _find_column(atoms, DH) is not None and (found := _judge(atoms, to_frame(atoms), DH)) is not None:
+            yield found
+
+
+def _judge(atoms: Any, frame: Frame, quantity: Quantity) -> _SavedFrame | None:
+    """Return a saved frame with a quantity; None if no atom of it has one."""
+    values = _find_column(atoms, quantity)
+    if values is None:
+        return None
+    return _SavedFrame(frame, quantity, values, int(np.argmax(np.where(np.isfinite(values), values, -np.inf))), atoms)
+
+
+def _find_column(atoms: Any, quantity: Quantity) -> NDArray[np.float64] | None:
+    """Return a column of numbers, at least one of them finite."""
+    column = atoms.arrays.get(_COLUMNS[quantity])
+    if column is None or column.ndim != 1 or column.dtype.kind not in "fiu" or not np.isfinite(column).any():
+        return None
+    return np.asarray(column, dtype=np.float64)
 
 
 def _skip_damage(frames: Iterator[Any], notes: list[str]) -> Iterator[Any]:
@@ -353,16 +412,19 @@ def _skip_damage(frames: Iterator[Any], notes: list[str]) -> Iterator[Any]:
 
 
 def _build_scene(found: _SavedFrame, saved: _Saved, by_element: bool) -> Scene:
-    frame, info = found.frame, found.info
+    frame, info, quantity = found.frame, found.info, found.quantity
     assert frame.ids is not None
     symbol, which = SYMBOLS[int(frame.numbers[found.worst])], int(frame.ids[found.worst])
-    facts = [("dH", f"{found.maximum:.5g} nats")]
+    facts = [(quantity.name, f"{found.maximum:.5g} {quantity.unit}")]
+    if quantity is EXPECTED:
+        facts += describe_errors(found.atoms, found.worst)
     if np.isfinite(frame.time):
         facts.append(("time", f"{frame.time:.6g} ps"))
     if info.get("band"):
         facts.append(("band", str(info["band"])))
     title = f"step {frame.step}, {symbol} {which}"
-    return build_scene(frame, found.dH, found.worst, saved.cutoff, saved.k, title, tuple(facts), by_element=by_element)
+    how: dict[str, Any] = {"by_element": by_element, "quantity": quantity}
+    return build_scene(frame, found.values, found.worst, saved.cutoff, saved.k, title, tuple(facts), **how)
 
 
 # -- the calibration of the index -------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_the_page_of_a_run_holds_what_its_files_hold(index, halted):
     assert "left-out frames of the reference" in page.text  # the index was found, and has a calibration
     scenes = data_of(html)["scenes"]
     assert [scene["title"].split(",")[0] for scene in scenes] == ["step 5", "step 3"]
-    assert scenes[0]["atoms"][0]["dH"] == pytest.approx(table["max"].max(), abs=1e-6)
+    assert scenes[0]["atoms"][0]["value"] == pytest.approx(table["max"].max(), abs=1e-6)
     assert scenes[0]["atoms"][0]["id"] == table["max_id"][-1]
 
 
@@ -235,8 +235,8 @@ def test_a_scene_has_the_neighbours_within_the_cutoff(structure, name):
     wanted = np.sort(distances[i == worst])[:299]
     assert np.linalg.norm(scene.positions[1:], axis=1) == pytest.approx(wanted, abs=1e-9)
     assert not scene.positions[0].any()
-    assert scene.ids[0] == scene.dH[0] == worst
-    assert scene.dH.tolist() == scene.ids.tolist()  # images have what their atom has
+    assert scene.ids[0] == scene.values[0] == worst
+    assert scene.values.tolist() == scene.ids.tolist()  # images have what their atom has
     assert scene.nearest.sum() == 1 + min(4, len(wanted))
 
 
@@ -273,7 +273,7 @@ def test_the_page_of_a_dataset_holds_its_information(index):
     assert f"Overlap with the index {covered:.2%}" in text
     assert f"Largest dH {dH.max():.5g} nats" in text
     assert "Groups" in text
-    assert [scene["atoms"][0]["dH"] for scene in data_of(html)["scenes"]] == pytest.approx(
+    assert [scene["atoms"][0]["value"] for scene in data_of(html)["scenes"]] == pytest.approx(
         sorted([dH[:32].max(), dH[32:].max()], reverse=True), abs=1e-5
     )
 

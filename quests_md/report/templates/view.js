@@ -1,15 +1,15 @@
 "use strict";
-// The view that turns. Without WebGL, only the pictures of the gallery remain; they show the same.
-(() => {
-  const { scenes } = JSON.parse(document.getElementById("data").textContent);
-  const stage = document.querySelector(".stage");
+// The views that turn, one for each block of environments. Without WebGL, only the pictures of the galleries remain; they
+// show the same.
+function view(block, scenes) {
+  const stage = block.querySelector(".stage");
   const place = stage.querySelector(".canvas");
-  const picks = [...document.querySelectorAll(".pick")];
+  const picks = [...block.querySelectorAll(".pick")];
   const say = (text) => {
     const remark = document.createElement("p");
     remark.className = "remark";
     remark.textContent = text;
-    document.querySelector(".scenes").prepend(remark);
+    block.prepend(remark);
     picks.forEach((pick) => { pick.disabled = true; });
   };
 
@@ -31,10 +31,12 @@
   // Without Ctrl, the wheel scrolls the page, as everywhere else.
   place.addEventListener("wheel", (event) => { if (!event.ctrlKey) event.stopPropagation(); }, { capture: true });
 
+  let shown = 0;
   const textOf = (atom) => {
-    const { dH, id, distance } = atom.properties;
-    const shown = dH === null ? "dH unknown" : "dH = " + Number(dH.toPrecision(5));
-    return `${atom.elem} ${id}: ${shown}` + (distance > 0 ? `, at ${distance.toFixed(2)} Å` : "");
+    const { value, id, distance } = atom.properties;
+    const { name } = scenes[shown];
+    const known = value === null ? `${name} unknown` : `${name} = ${Number(value.toPrecision(5))}`;
+    return `${atom.elem} ${id}: ${known}` + (distance > 0 ? `, at ${distance.toFixed(2)} Å` : "");
   };
   let label = null;
   const unlabel = () => { if (label) viewer.removeLabel(label); label = null; };
@@ -77,9 +79,18 @@
     turn.setAttribute("aria-pressed", String(on));
     viewer.spin(on ? "y" : false, 0.5);
   });
-  let shown = 0;
   stage.querySelector('[data-do="reset"]').addEventListener("click", () => show(shown));
   picks.forEach((pick, i) => pick.addEventListener("click", () => { shown = i; show(i); }));
   new ResizeObserver(() => { viewer.resize(); }).observe(place);
   show(0);
+}
+
+(() => {
+  const { scenes } = JSON.parse(document.getElementById("data").textContent);
+  let first = 0;
+  for (const block of document.querySelectorAll(".scenes")) {
+    const end = first + block.querySelectorAll(".pick").length;
+    view(block, scenes.slice(first, end));
+    first = end;
+  }
 })();
