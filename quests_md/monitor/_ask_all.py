@@ -32,8 +32,8 @@ def ask_all(index: Reference, precision: Precision, is_flagged: bool) -> None:
     local = LocalErrors.find(index)
     if local is not None:
         for each in precisions:
-            Evaluation(index, two, 1).compute(np.arange(2), each)
-        LocalErrors(index, 2).estimate(slice(0, 2), rows, 1)
+            Evaluation(index, two, 1, errors=local).compute(np.arange(2), each)
+        LocalErrors(index, local, 2).estimate(slice(0, 2), rows, 1)
     for times in (1, 50):  # a large index uses different kernels for few and for many queries
         for each in sorted(precisions):
             index.log_kernel_sum(np.repeat(rows, times, axis=0), 1, precision=each)

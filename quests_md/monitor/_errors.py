@@ -38,7 +38,9 @@ class LocalErrors:
     Parameters
     ----------
     index
-        An index whose calibration has a `LocalBound`.
+        The reference: an index with residuals.
+    bound
+        What its calibration says of them.
     n
         Number of environments.
 
@@ -50,9 +52,9 @@ class LocalErrors:
         (n,) bool: where they are exact, in the precision of dH.
     """
 
-    def __init__(self, index: Any, n: int) -> None:
+    def __init__(self, index: Any, bound: LocalBound, n: int) -> None:
         self._index: Any = index
-        self.bound: LocalBound = index.calibration.local_error
+        self.bound = bound
         self.s = np.full(n, np.nan)
         self.is_exact = np.zeros(n, bool)
 

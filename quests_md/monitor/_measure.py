@@ -15,7 +15,7 @@ from ..descriptors import DescriptorSpec, Environments
 from ..elements import check_elements
 from ..errors import MonitorError
 from ..frame import Frame
-from ..index import Reference
+from ..index import LocalBound, Reference
 from ..information import Precision
 from ..kernels import tally
 from ._errors import Errors, LocalErrors
@@ -64,6 +64,8 @@ class Evaluation:
         Distance in Å for `is_crowded`.
     known
         `present` of an earlier frame, whose elements need no second check.
+    errors
+        What the calibration of the reference says of local residuals, which are computed, too; None: they are not.
 
     Attributes
     ----------
@@ -86,7 +88,13 @@ class Evaluation:
     """
 
     def __init__(
-        self, index: Reference, frame: Frame, threads: int | None, screen: float = 0.0, known: bytes = b""
+        self,
+        index: Reference,
+        frame: Frame,
+        threads: int | None,
+        screen: float = 0.0,
+        known: bytes = b"",
+        errors: LocalBound | None = None,
     ) -> None:
         if not index.ready:
             raise MonitorError("the reference is not ready yet")
@@ -106,7 +114,7 @@ class Evaluation:
         self.is_exact = np.zeros(len(self.ids), dtype=bool)
         self.maximum = -math.inf
         self._n_local = frame.n_local
-        self.local = None if LocalErrors.find(index) is None else LocalErrors(index, len(self.ids))
+        self.local = None if errors is None else LocalErrors(index, errors, len(self.ids))
         self.spares = False
         self._errors: Errors | None = None  # until dH changes
 
@@ -126,7 +134,8 @@ class Evaluation:
             dH = self.local.put(which, rows, self.threads, precision)
         else:
             dH = -self.index.log_kernel_sum(rows, self.threads, precision=precision)
-            self.estimate(which, rows)
+            if self.local is not None:
+                self.estimate(which, rows)
         largest = float(dH.max(initial=-math.inf))  # nan, if any is
         if largest != largest:
             raise MonitorError("the reference gave a dH that is not a number")

@@ -247,7 +247,7 @@ class Monitor:
 
     def measure_all(self, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Compute what `measure` does, and beside it the bound of the force errors; None without a calibration."""
-        evaluation = Evaluation(self.index, frame, self.threads)
+        evaluation = Evaluation(self.index, frame, self.threads, errors=self._local)
         evaluation.complete()
         bound: NDArray[np.float64] | None = _spread_errors(evaluation)["force_errors"]
         return evaluation.spread(evaluation.dH), bound
@@ -369,7 +369,7 @@ class Monitor:
             else:
                 if self._screen is None:
                     self._screen = self.plausibility.screen
-                evaluation = Evaluation(self.index, frame, self.threads, self._screen, self._present)
+                evaluation = Evaluation(self.index, frame, self.threads, self._screen, self._present, self._local)
                 self._present = evaluation.present
         except Exception as caught:  # noqa: BLE001 - the other ranks must learn any error
             error = caught

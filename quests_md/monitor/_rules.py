@@ -40,6 +40,8 @@ class Thresholds:
     limits
         `select` and `halt` as bounds of the force error in eV/Å; None where they are thresholds of dH alone. An atom
         with a larger bound, or a larger dH, lies above.
+    has_limits
+        Whether one of them is.
     resolved
         Thresholds in nats, by name and then by symbol; None until the watched atoms are known. A number for all
         elements has the only key "".
@@ -64,6 +66,7 @@ class Thresholds:
         self.given = {"select": select, "halt": halt}
         self.min_atoms, self.min_fraction = min_atoms, float(min_fraction)
         self.limits = _find_limit(select, by_bound), _find_limit(halt, by_bound)
+        self.has_limits = self.limits != (None, None)
         self.resolved: dict[str, dict[str, float]] | None = None
         self.uniform: tuple[float, float] | None = None
         self.tables = (np.empty(0), np.empty(0))
@@ -112,11 +115,6 @@ class Thresholds:
         self.uniform = (numbers[0], numbers[1]) if len(numbers) == len(self._values) == 2 else None
         self.tables = self._values["select"], self._values["halt"]
         self.resolved = resolved
-
-    @property
-    def has_limits(self) -> bool:
-        """Whether a threshold is one of the bound of the force error."""
-        return self.limits != (None, None)
 
     def scale(
         self, which: int, dH: NDArray[np.float64], bound: NDArray[np.float64] | None, numbers: NDArray[Any]

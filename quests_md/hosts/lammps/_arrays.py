@@ -26,7 +26,7 @@ FIX_ATOM = "quests_dH"  # carries d_dH along with the atoms, and i_quests: the i
 # Carries d_error, if errors are expected. It is a fix of its own: a restart file holds what each fix carries, and one
 # that carries more than it did would read beyond that.
 FIX_ERROR = "quests_error"
-_FIX, _FIX_ATOM = FIX.encode(), FIX_ATOM.encode()
+_FIX, _FIX_ATOM, _FIX_ERROR = FIX.encode(), FIX_ATOM.encode(), FIX_ERROR.encode()
 # From this version on, LAMMPS makes an array current when it is asked for it while KOKKOS is active.
 _KOKKOS = 20260704
 # The mass of a type may differ from that of its element by this share. Isotopes lie within it, most neighbouring
@@ -235,8 +235,8 @@ class Values:
     @property
     def have_fixes(self) -> bool:
         """Whether LAMMPS still has the fixes that hold the values."""
-        names = (_FIX, _FIX_ATOM, FIX_ERROR.encode()) if self._has_errors else (_FIX, _FIX_ATOM)
-        return all(self._library.has_fix(name) for name in names)
+        has_fix = self._library.has_fix
+        return bool(has_fix(_FIX) and has_fix(_FIX_ATOM) and (not self._has_errors or has_fix(_FIX_ERROR)))
 
     def clear_new_atoms(self) -> None:
         """Set d_dH (and d_error) to 0 for atoms that were made since the last evaluation.
@@ -263,19 +263,19 @@ class Values:
 
     def publish(self, decision: Decision, n_saved: int) -> None:
         """Write dH to d_dH and the global values to the fix. LAMMPS sees them at this very step."""
-        self._set_dH(decision.dH, self._find_errors(decision))
+        self._set_dH(decision.dH, self._find_errors(decision) if self._has_errors else 0.0)
         mean = 0.0 if np.isnan(decision.mean) else decision.mean  # nan: there are no watched atoms
+        counts = decision.n_select, decision.n_halt, decision.step, n_saved
         # Where dH is beyond the calibration, no error can be expected: inf, as for a failure.
         largest = np.inf if decision.n_outside else 0.0
-        largest = largest if np.isnan(decision.expected_error) else decision.expected_error
+        largest = largest if decision.expected_error != decision.expected_error else decision.expected_error
         outside = decision.n_outside / decision.n if decision.n else 0.0
-        counts = decision.n_select, decision.n_halt, decision.step, n_saved
         self._set_globals((decision.maximum, mean, *counts), (largest, outside))
 
     def _find_errors(self, decision: Decision) -> NDArray[np.float64] | float:
         """Return what d_error shall be: inf outside of the calibration, 0 for atoms that are not watched."""
         if decision.expected_errors is None or decision.force_errors is None:
-            return np.inf if self._has_errors and len(decision.dH) else 0.0  # the frame is broken
+            return np.inf if len(decision.dH) else 0.0  # the frame is broken
         errors = np.where(np.isnan(decision.expected_errors), np.inf, decision.expected_errors)
         return np.where(np.isnan(decision.force_errors), 0.0, errors)
 
