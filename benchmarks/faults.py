@@ -346,7 +346,8 @@ def _full_disk(index: Path, folder: Path, rng: Random) -> None:
     _expect(code == 0 and said.count("No space left on device") >= 2, code, said)
     first, again = (_check_readable(each) for each in (Path(f"{folder}.first"), folder))
     wanted = read(folder.parent / "whole")["monitor.csv"]
-    _expect(bool(first) and first == again and wanted.startswith(first), code, "rows are gone")
+    # A resumed run removes what the disk had no room for to the end, so another row may find room.
+    _expect(bool(first) and again.startswith(first) and wanted.startswith(again), code, "rows are gone")
 
 
 def _check_readable(folder: Path) -> str:

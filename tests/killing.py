@@ -18,6 +18,7 @@ from watched import CANDIDATE, build_index, copper, session_of, verlet
 
 import quests_md.files.extxyz
 from quests_md.hosts.ase import MonitorObserver
+from quests_md.recording.rows import COLUMNS
 
 SETTINGS = {"select": 8.0, "halt": 1e9, "consecutive": 2, "history": 2, "after": 1, "novelty": True, "budget": 1}
 CUT = {"radius": 2.0, "most": 2}
@@ -78,7 +79,7 @@ def check(folder):
         torn += bool(lines) and not lines[-1].endswith("\n")
         for line in lines[:-1]:
             assert line.endswith("\n")
-            assert line.startswith("run,step,") or len(line.split(",")) == 26 or json.loads(line)["event"]
+            assert line.startswith("run,step,") or len(line.split(",")) == len(COLUMNS) or json.loads(line)["event"]
     for name in ("candidates.extxyz", "history.extxyz", "cutouts.extxyz"):
         lines = (output / name).read_text().splitlines(keepends=True) if (output / name).exists() else []
         end = frames = 0

@@ -114,7 +114,7 @@ def test_dH_that_cannot_be_published_ends_the_run(folder, ranks):
     """At the last evaluation, of the last rank: nothing comes after it that could bring the failure up."""
     configure(folder, every=2)
     broken = """
-def fail(values):
+def fail(*values):
     raise MemoryError("no room")
 if MPI.COMM_WORLD.rank == MPI.COMM_WORLD.size - 1:
     watch._values._set_globals = fail

@@ -23,7 +23,7 @@ STEPS, CUT = len(OLD["SCALES"]), OLD["CUT"]
 # What a row has where version 0.1.0 wrote it.
 DEFAULTS = {
     "repeat": "0", "configuration": "", "n_novel": "0", "excess": "nan", "dropped": "", "n_sample": "0",
-    "sample_age": "0", "sample": "",
+    "sample_age": "0", "sample": "", "expected_error": "nan", "n_outside": "0", "force_rmse": "nan",
 }  # fmt: skip
 
 
