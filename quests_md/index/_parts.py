@@ -184,7 +184,8 @@ class Part:
         self, query: NDArray[np.float64], threshold: float, memory: NDArray[np.int32], threads: int | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return upper bounds of dH and guesses as `search.upper_bounds` does: nan where the search did not decide."""
-        ask = self._get_question()._replace(threshold=float(threshold))
+        question = self._question or self._ask()  # every evaluation comes here: a call less
+        ask = question._replace(threshold=float(threshold))
         out, guess = np.empty(len(query)), np.empty(len(query))
         if threads == 1:
             search.upper_bounds(query, self._tree, ask, memory, 0, len(query), out, guess)
@@ -199,7 +200,7 @@ class Part:
         """Compute dH (n,) and its derivatives (n, d) as `Index.differentiate` does; of the queries as above."""
         sums = self.log_kernel_sum(query, threads, "single")  # what is left out by them does not change a double
         out = np.empty(query.shape)
-        task = partial(mean_reference.mean_differences, query, self._tree, self._get_question(), sums, out=out)
+        task = partial(mean_reference.mean_differences, query, self._tree, self._question or self._ask(), sums, out=out)
         if threads == 1:
             task(0, len(query))
         else:
@@ -207,9 +208,9 @@ class Part:
         out *= 1.0 / self._bandwidth**2
         return 0.0 - sums, out
 
-    def _get_question(self) -> search.Question:
-        if self._question is None:  # all but the threshold follows from the tree
-            self._question = search.question(self._centre, self._tree, 0.0, self._bandwidth)
+    def _ask(self) -> search.Question:
+        """Make the question to the tree, once: all but the threshold follows from the tree."""
+        self._question = search.question(self._centre, self._tree, 0.0, self._bandwidth)
         return self._question
 
 

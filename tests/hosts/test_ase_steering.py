@@ -33,7 +33,8 @@ def index():
 
 
 def _session(index, folder, **keys):
-    return Session(Monitor(index, select=keys.pop("select", 1e6), halt=1e6), output=folder / "uq", bias=BIAS, **keys)
+    monitor = Monitor(index, select=keys.pop("select", 1e6), halt=1e6, consecutive=1)
+    return Session(monitor, output=folder / "uq", bias=BIAS, novelty=False, **keys)
 
 
 def test_energy_forces_and_stress_are_consistent(index, tmp_path):
