@@ -14,9 +14,9 @@ from ..descriptors import Environments
 from ..errors import InputError
 from ..frame import Frame
 from ..index import Index
-from ._returning import collect_forces
-from ._heat import Heat
 from ._bias_settings import BiasSettings
+from ._heat import Heat
+from ._returning import collect_forces
 from ._shape import Shape
 from ._tau import Strength
 

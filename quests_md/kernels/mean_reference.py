@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._simd_sum import exp_negative, squared_distances, squared_distances_plain
+from ._simd_sum import exp_negative
 from .blocks import LEAF, padded
-from .jit import inlined, kernel
-from .search import FAN, Question, Tree
+from .jit import kernel
+from .search import FAN, Question, Tree, distances
 
 Array = NDArray[Any]
 
@@ -25,14 +25,6 @@ _NEGLIGIBLE = 30.0  # −ln of a share of the sum: ten thousand of them add 1e-9
 _ROOM = 1.0 + 1e-4  # single precision may find a distance too large by much less
 _DEPTH = 64  # nodes that can wait: each level of the tree adds at most FAN − 1
 _NOWHERE = 1e30  # the squared distance of a row that does not exist
-
-
-@inlined
-def _distances(query: Array, rows: Array, first: int, n: int, out: Array, vector: bool) -> None:
-    if vector:
-        squared_distances(query, rows, first, n, out)
-    else:
-        squared_distances_plain(query, rows, first, n, out)
 
 
 @kernel
@@ -52,7 +44,7 @@ def _find_leaves(
             level += 1
         begin = tree.first[level - 1] + (node - tree.first[level]) * FAN
         count = min(FAN, tree.first[level] - begin)
-        _distances(query, tree.centres, begin, count, squared, ask.vector)
+        distances(query, tree.centres, begin, count, squared, ask.vector)
         for child in range(count):
             if math.sqrt(squared[child]) <= (reach + tree.radius[begin + child]) * _ROOM + 2.0 * ask.absolute:
                 waiting[size] = begin + child
