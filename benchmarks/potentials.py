@@ -47,7 +47,7 @@ def is_here(kind: str) -> bool:
 
 def copper(cells: int, rattle: float = 0.05, seed: int = 0) -> Any:
     """Return a rattled crystal of copper, 4 atoms in each cell."""
-    atoms = bulk("Cu", cubic=True, a=3.65) * (cells,) * 3
+    atoms = bulk("Cu", cubic=True, a=3.65) * (cells, cells, cells)
     atoms.rattle(rattle, seed=seed)
     return atoms
 

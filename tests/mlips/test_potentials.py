@@ -80,9 +80,8 @@ def test_a_watched_run_is_the_unwatched_one(kind, index, calculator, empty):
 @every_kind
 def test_the_same_dH_by_observer_calculator_and_replay(kind, index, calculator, empty):
     atoms = moving(calculator(kind))
-    dyn = dynamics(atoms)
+    dyn, trajectory = dynamics(atoms), []
     with session(index, "uq", select=-1e9) as watched:
-    ):
         observer = MonitorObserver(watched, dyn)
         dyn.attach(observer)
         dyn.attach(lambda: trajectory.append((atoms.copy(), observer.dH.copy())))
