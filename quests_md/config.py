@@ -99,9 +99,6 @@ class RunConfig(pydantic.BaseModel):
     ([a live reference](live_reference.md)), those of `span` steps after `skip`."""
     index: str | None = pydantic.Field(None, examples=["reference.qindex"])
     """Path of the index file. Must be given, except with a live reference."""
-    describe: _Function | None = pydantic.Field(None, examples=["features:describe"])
-    """An index of own descriptors: the [function that computes them](own_descriptors.md#watching) of a frame, as
-    `"module:function"`. The module is imported from the working folder or from `PYTHONPATH`."""
     k: pydantic.PositiveInt | None = pydantic.Field(None, examples=[32])
     """Number of nearest neighbours in the descriptor. An index that was built with another number is refused; not set,
     any is taken. A live reference is built with it, by default with 32."""
@@ -117,6 +114,9 @@ class RunConfig(pydantic.BaseModel):
     given for two elements or more."""
     bandwidth: Bandwidth = DEFAULT_BANDWIDTH
     """Live reference: the bandwidth h in 1/Å, or `"auto"`, by the volume per atom."""
+    describe: _Function | None = pydantic.Field(None, examples=["features:describe"])
+    """An index of own descriptors: the [function that computes them](own_descriptors.md#watching) of a frame, as
+    `"module:function"`. The module is imported from the working folder or from `PYTHONPATH`."""
 
     select: _Threshold = pydantic.Field(examples=[5.0])
     """dH above which a frame is saved. A number of nats, nats for each element (`{ Si = 5.0, C = 8.0 }`), or what the

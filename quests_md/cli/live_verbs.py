@@ -150,7 +150,7 @@ def run_command(script: str, config_path: str, lammps_arguments: tuple[str, ...]
 _REPLAY = "replay"  # the name of the host in run.json
 
 # The keys of a quests.toml that are wrong with a reference: they belong to the other one.
-_OF_REFERENCE = {"index": ("skip", "span", "species", "bandwidth"), "live": ("index",)}
+_OF_REFERENCE = {"index": ("skip", "span", "species", "bandwidth"), "live": ("index", "describe")}
 
 # The keys of a quests.toml that are options, too.
 _OPTIONS = (
