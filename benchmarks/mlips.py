@@ -1,8 +1,8 @@
 """What watching costs the potentials that people run: ms per step unwatched, and what an evaluation of every step adds.
 
 Each potential has a process of its own, because they bring libraries that do not like each other, and one thread. A run
-of ASE is timed step by step; LAMMPS says how long its loop took. Watching is what the monitor itself says
-(``seconds`` and ``evaluations`` of run.json): the difference of two runs would drown in the scatter of the potential.
+of ASE is timed step by step; LAMMPS says how long its loop took. Watching is the median of what the run itself says of
+its evaluations (``seconds`` of monitor.csv): the difference of two runs would drown in the scatter of the potential.
 """
 
 from __future__ import annotations
@@ -27,11 +27,21 @@ import ase.units
 import numpy as np
 from ase.md.verlet import VelocityVerlet
 
-from quests_md import Index, Monitor, Session
+from quests_md import Index, Monitor, Session, read_run
 from quests_md.hosts.ase import MonitorObserver
+from quests_md.index import Described
 from quests_md.training import Potential
 
-from .potentials import EXAMPLE, KINDS, copper, is_here, make_calculator, train_potential
+from .potentials import (
+    EXAMPLE,
+    KINDS,
+    copper,
+    index_features,
+    is_here,
+    make_calculator,
+    make_describe,
+    train_potential,
+)
 from .printing import head
 from .timing import THREADS
 
@@ -44,6 +54,7 @@ RUNS = {
     "sevennet": ("sevennet", "ASE, SevenNetCalculator", 8),
 }  # name: (potential, how it is run, steps)
 VALUES = ("exact", "flagged")
+FEATURES = "features"
 BANDWIDTH = 0.05
 SELECT = 1e6  # nothing is saved: writing frames is another cost
 
@@ -59,13 +70,13 @@ def main() -> None:
         print("\n" + json.dumps(_measure(options.one, options.folder)))
         return
     packages = ("deepmd-kit", "mace-torch", "chgnet", "sevenn", "torch")
-    head(
-        f"What watching costs potentials that people run: {4 * CELLS**3} atoms of copper, 900 K, one thread", *packages
-    )
+    head(f"What watching costs: {4 * CELLS**3} atoms of copper, 900 K, one thread", *packages)
     with tempfile.TemporaryDirectory() as folder:
         n = _make_reference(Path(folder))
-        print(f"every step evaluated, {n} references; medians of steps; watching as the monitor says, share of the run")
-        print(f"{'potential':<34}{'run by':<28}{'ms per step':>12}{'exact, ms':>11}{'':>8}{'flagged, ms':>13}{'':>8}")
+        print(f"every step evaluated, {n} references; medians; watching as the run says, and its share of it")
+        print("own features: watching by the features of the model in the place of the built-in descriptor")
+        columns = f"{'ms per step':>12}{'exact, ms':>11}{'':>8}{'flagged, ms':>13}{'':>8}{'own features':>14}"
+        print(f"{'potential':<34}{'run by':<28}{columns}")
         for name in options.runs:
             _print(name, Path(folder))
 
@@ -96,7 +107,8 @@ def _print(name: str, folder: Path) -> None:
         f"{found[value]:>{width}.2f}{100 * found[value] / (alone + found[value]):>6.2f} %"
         for value, width in zip(VALUES, (11, 13), strict=True)
     )
-    print(f"{KINDS[kind].name:<34}{how:<28}{alone:>12.1f}{cells}", flush=True)
+    own = f"{found[FEATURES]:>14.1f}" if FEATURES in found else ""
+    print(f"{KINDS[kind].name:<34}{how:<28}{alone:>12.1f}{cells}{own}", flush=True)
 
 
 def _measure(name: str, folder: Path) -> dict[str, float]:
@@ -109,13 +121,15 @@ def _measure(name: str, folder: Path) -> dict[str, float]:
             if (trained / "potential.json").exists():
                 potential = Potential.open(trained)
             else:
-                potential, _ = train_potential(kind, ase.io.read(folder / "training.xyz", ":"), trained)
+                # How fast a potential is does not depend on how well it was trained.
+                potential, _ = train_potential(kind, ase.io.read(folder / "training.xyz", "::3"), trained, short=True)
         measure = _measure_lammps if name.endswith("lammps") else _measure_ase
         found = {"alone": measure(kind, potential, folder, steps, None)}
-        for values in VALUES:
+        wanted = (*VALUES, FEATURES) if KINDS[kind].has_features else VALUES
+        for values in wanted:
             measure(kind, potential, folder, steps, values)
-            run = json.loads((folder / f"{name.partition('-')[0]}-{values}" / "run.json").read_text())
-            found[values] = 1e3 * run["seconds"] / run["evaluations"]
+            rows = read_run(folder / f"{kind}-{values}").rows
+            found[values] = 1e3 * statistics.median(np.diff(rows["seconds"]))
     return found
 
 
@@ -124,11 +138,16 @@ def _measure_ase(kind: str, potential: Any, folder: Path, steps: int, values: st
     thermal = np.sqrt(ase.units.kB * 900.0 / atoms.get_masses())
     atoms.set_velocities(thermal[:, None] * np.random.default_rng(1).normal(size=(len(atoms), 3)))
     atoms.calc = make_calculator(kind, potential)
-    dyn = VelocityVerlet(atoms, 2 * ase.units.fs)
+    dyn, output = VelocityVerlet(atoms, 2 * ase.units.fs), folder / f"{kind}-{values}"
     with contextlib.ExitStack() as stack:
         if values is not None:
-            monitor = Monitor(Index.open(folder / "cu.qindex"), select=SELECT, halt=SELECT, values=values)
-            session = stack.enter_context(Session(monitor, folder / f"{kind}-{values}", overwrite=True))
+            reference: Any = Index.open(folder / "cu.qindex")
+            if values == FEATURES:
+                describe = make_describe(kind, make_calculator(kind, potential))
+                training = ase.io.read(folder / "training.xyz", "::5")
+                reference, values = Described(index_features(describe, training, kind), describe, kind), "exact"
+            monitor = Monitor(reference, select=SELECT, halt=SELECT, values=values)
+            session = stack.enter_context(Session(monitor, output, overwrite=True))
             dyn.attach(MonitorObserver(session, dyn))
         times = [time.perf_counter()]
         for _ in dyn.irun(steps):

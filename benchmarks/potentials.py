@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from ase import Atoms
 from ase.build import bulk
 
+from quests_md import Frame, Index
+from quests_md.information import likelihood_bandwidth
 from quests_md.training import CommandTrainer, Potential, train
 
 EXAMPLE = Path(__file__).parent.parent / "lammps_examples" / "deepmd_deviation"
@@ -30,12 +35,13 @@ class Kind(NamedTuple):
     name: str
     package: str
     is_trained: bool
+    has_features: bool = False
 
 
 KINDS = {
     "deepmd": Kind("DeePMD (se_e2_a, trained here)", "deepmd", True),
-    "mace": Kind("MACE (16 channels, trained here)", "mace", True),
-    "chgnet": Kind("CHGNet 0.3.0", "chgnet", False),
+    "mace": Kind("MACE (16 channels, trained here)", "mace", True, True),
+    "chgnet": Kind("CHGNet 0.3.0", "chgnet", False, True),
     "sevennet": Kind("SevenNet-0", "sevenn", False),
 }
 
@@ -97,3 +103,29 @@ def make_calculator(kind: str, potential: Potential | None = None) -> Any:
         return SevenNetCalculator("7net-0", device="cpu")
     assert potential is not None
     return potential.ase_calculator()
+
+
+def make_describe(kind: str, calculator: Any) -> Callable[[Any], Any]:
+    """Return the function of a frame that asks MACE or CHGNet for the features of its atoms."""
+    if kind == "mace":
+        return lambda frame: calculator.get_descriptors(_atoms_of(frame))
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    def describe(frame: Any) -> Any:
+        structure = AseAtomsAdaptor.get_structure(_atoms_of(frame))
+        return calculator.model.predict_structure(structure, return_atom_feas=True)["atom_fea"]
+
+    return describe
+
+
+def _atoms_of(frame: Any) -> Atoms:
+    return Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
+
+
+def index_features(describe: Callable[[Any], Any], frames: list[Any], name: str) -> Index:
+    """Return an index of the features of frames, with the bandwidth of the largest likelihood."""
+    x = [np.asarray(describe(Frame.from_atoms(frame)), float) for frame in frames]
+    rows = np.vstack(x)
+    scale = float(np.linalg.norm(rows - rows.mean(axis=0), axis=1).mean())
+    bandwidth = likelihood_bandwidth(rows, scale * np.geomspace(0.001, 1.0, 31)).bandwidth
+    return Index.from_descriptors(rows, bandwidth, frame_offsets=np.cumsum([0] + [len(r) for r in x]), name=name)
