@@ -129,7 +129,7 @@ def _measure(name: str, folder: Path) -> dict[str, float]:
         for values in wanted:
             measure(kind, potential, folder, steps, values)
             rows = read_run(folder / f"{kind}-{values}").rows
-            found[values] = 1e3 * statistics.median(np.diff(rows["seconds"]))
+            found[values] = 1e3 * statistics.median(rows["seconds"].tolist())
     return found
 
 
