@@ -13,17 +13,18 @@ from ..frame import Frame
 from ..recording import Session
 from ._opening import Opening
 
-try:
-    from torch_sim.trajectory import TrajectoryReporter
-except ImportError as error:
-    raise MissingExtraError("torch-sim is not installed: pip install torch-sim-atomistic") from error
+_Base: Any = object
+with contextlib.suppress(ImportError):
+    from torch_sim import trajectory
+
+    _Base = trajectory.TrajectoryReporter  # torch-sim takes no other reporter
 
 __all__ = ["SessionReporter"]
 
 _OPTIONAL = ("forces", "velocities")
 
 
-class SessionReporter(TrajectoryReporter):  # type: ignore[misc]
+class SessionReporter(_Base):  # type: ignore[misc]
     """Watch the systems of a batch: ``integrate(..., trajectory_reporter=SessionReporter(...))``.
 
     A system above `halt` is halted alone: from then on it is held where it is, and the others go on. When all are
@@ -51,9 +52,13 @@ class SessionReporter(TrajectoryReporter):  # type: ignore[misc]
         The configuration has no {n} in `output`.
     ConfigError
         The configuration is wrong.
+    MissingExtraError
+        torch-sim is not installed.
     """
 
     def __init__(self, sessions: Any, filenames: Any = None, **trajectory: Any) -> None:
+        if _Base is object:
+            raise MissingExtraError("torch-sim is not installed: pip install torch-sim-atomistic")
         super().__init__(filenames, **trajectory)
         self.sessions: list[Session] = []
         self.halted: list[int] = []
