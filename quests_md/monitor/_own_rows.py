@@ -39,7 +39,7 @@ def compute_own_rows(
     if comm.size == 1:
         rows, error = (None, error) if error is not None else _describe(spec, frame, plausibility)
         return (None if rows is None or frame is None else rows[frame.centres]), error
-    parts = comm.gather(None if error is not None or frame is None else frame.local())
+    parts = comm.gather(None if error is not None or frame is None else frame.bare())
     answer: Any = None
     if parts is not None and all(part is not None for part in parts):
         whole, _ = merge(parts)

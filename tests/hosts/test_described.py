@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ranks
+from click.testing import CliRunner
 from lammps_runs import DEBIAN_1, WHEEL_1, WHEEL_2, ok, run_host, run_json, table_of
 from limits import LIMIT
 from watched import (
@@ -29,7 +30,8 @@ from watched import (
 )
 
 from quests_md import Frame, Index, Monitor, Session
-from quests_md.errors import ConfigError, InputError, MonitorError
+from quests_md.cli import main
+from quests_md.errors import ConfigError, InputError, MonitorError, OutputError
 from quests_md.hosts.ase import MonitoredCalculator, MonitorObserver
 from quests_md.hosts.replay import replay
 from quests_md.index import Described, calibrate
@@ -170,6 +172,13 @@ def test_a_replay_by_the_configuration_keeps_what_is_new(here, index, values):
     with Session.from_config(resumed) as session:
         list(replay(session, [frame_of(20, HALTING)]))
     assert len(frames_of(here / "uq")) == 2  # what is kept is known again
+    (here / "other.py").write_text(MODULE)
+    with pytest.raises(OutputError, match="describe was counting:describe, now other:describe"):
+        Session.from_config(resumed.model_copy(update={"describe": "other:describe"}))
+    pytest.importorskip("matplotlib")
+    done = CliRunner().invoke(main, ["report", "uq", "-o", "uq.html"])
+    assert done.exit_code == 0, done.output
+    assert "numbers of neighbours, 4 columns, by counting:describe" in (here / "uq.html").read_text()
 
 
 def test_a_false_alarm_rate_is_one_of_all_elements(index):
