@@ -89,8 +89,8 @@ class Bias:
         self.settings = BiasSettings.make(settings)
         if not isinstance(index, Index):
             raise InputError(
-                "a bias needs an index of frames: a live reference changes while it is learned, and own descriptors have no "
-                "derivatives here"
+                "a bias needs an index of frames: a live reference changes while it is learned, and own descriptors "
+                "have no derivatives here"
             )
         spec = index.spec  # an index of own descriptors raises here
         self._index, self._spec, self._threads = index, spec, threads
