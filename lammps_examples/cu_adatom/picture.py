@@ -15,7 +15,7 @@ select = run.about["thresholds"]["select"]["Cu"]
 figure, (above, below) = plt.subplots(2, sharex=True, figsize=(6, 4.5), layout="constrained")
 above.plot(rows["time"], rows["max"], color="tab:orange")
 above.axhline(select, color="black", ls="--", lw=0.8)
-above.set_yscale("symlog", linthresh=10)
+above.set_ylim(-12, 45)
 above.set_ylabel("largest dH (nats)")
 below.plot(rows["time"], rows["n_select"], color="tab:blue")
 below.set_ylabel("atoms above select")

