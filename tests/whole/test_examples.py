@@ -150,7 +150,7 @@ SMALL = {
     "cu_tensile": ({"cells": 3, "length": 3, "frames": 40}, {"cells": 3, "length": 3, "rate": 0.02, "most": 0.14}),
     "ni3al_antisites": ({"frames": 230}, {"hold": 500, "swap": 1000, "tries": 20}),
     "nucleation": ({}, {"cells": 4, "stretch": 3000}),
-    "old_dump": ({"frames": 40, "steps": 3000, "hot": 4000}, {}),
+    "old_dump": ({"frames": 40, "steps": 4000, "hot": 3000}, {}),
 }
 
 
