@@ -26,6 +26,7 @@ _VERBS = {
     "dh": ("environment_verbs", "dh_command", "dH of the environments of frames against a reference."),
     "diversity": ("dataset_verbs", "entropy_command", "The same as entropy."),
     "entropy": ("dataset_verbs", "entropy_command", "Entropy, diversity and efficiency of a dataset."),
+    "export": ("export_verbs", "export_group", "Write what a run has found out for other programs."),
     "index": ("index_verbs", "index_group", "Build, show and verify the index of a reference."),
     "label": ("loop_verbs", "label_command", "Label the frames of a queue with an oracle."),
     "learn": ("loop_verbs", "learn_command", "Run the active-learning loop: explore, label, train, again."),

@@ -452,6 +452,9 @@ def resolve_threshold(name: str, given: Any, index: Any, counts: Mapping[str, in
         try:
             if "false_alarm" in given:
                 per_element = bool(given.get("per_element", False))
+                if calibration.symbols == SYMBOLS[:1]:  # own descriptors, which have no elements
+                    rows = {SYMBOLS[0]: sum(watched.values())}
+                    return dict.fromkeys(watched, calibration.false_alarm(given["false_alarm"], rows)[SYMBOLS[0]])
                 return calibration.false_alarm(given["false_alarm"], watched, per_element=per_element)
             bound = calibration.local_error or calibration.force_error
             if bound is None:
