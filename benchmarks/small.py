@@ -73,6 +73,7 @@ def _measure(setting: str, options: argparse.Namespace) -> dict[str, Any]:
 def _print(setting: str, found: dict[str, Any]) -> None:
     """Print the table of a setting, and its targets."""
     rows = found["rows"]
+    kind = "" if rows[0]["bits"] == 512 else NARROW  # whose targets these are, however it came to be compiled for it
     print(f"\nvectors of {rows[0]['bits']} bits" + ("" if setting else ", as the processor has them"))
     print("  atoms   values    µs per evaluation   per atom   with errors   sums, single + double   floor, µs   of it")
     for row in rows:
@@ -83,9 +84,9 @@ def _print(setting: str, found: dict[str, Any]) -> None:
         )
     for precision, share in found["shares"].items():
         name = f"share of the product peak of sums in which nothing can be left out, {precision}"
-        target(name, 100.0 * share, SHARES[setting], "%", least=True)
+        target(name, 100.0 * share, SHARES[kind], "%", least=True)
     for row in rows:
-        limits = TARGETS[setting].get(row["atoms"])
+        limits = TARGETS[kind].get(row["atoms"])
         if limits is None:
             continue
         limit, name = limits[VALUES.index(row["values"])], f"{row['atoms']} atoms, {row['values']}"

