@@ -46,7 +46,7 @@ from .timing import THREADS
 
 CELLS = 3  # 108 atoms
 RUNS = {
-    "deepmd-lammps": ("deepmd", "LAMMPS, pair_style deepmd", 200),
+    "deepmd-lammps": ("deepmd", "LAMMPS, pair_style deepmd", 400),
     "deepmd": ("deepmd", "ASE, deepmd.calculator", 100),
     "mace": ("mace", "ASE, MACECalculator", 15),
     "chgnet": ("chgnet", "ASE, CHGNetCalculator", 6),
@@ -55,7 +55,7 @@ RUNS = {
 VALUES = ("exact", "flagged")
 FEATURES = "features"
 BANDWIDTH = 0.05
-BLOCKS = 10  # of the steps of LAMMPS
+BLOCKS = 2  # of the steps of LAMMPS: long ones, because the end of a command is watched, too
 SELECT = 1e6  # nothing is saved: writing frames is another cost
 
 
