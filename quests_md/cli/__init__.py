@@ -19,6 +19,7 @@ _INTERRUPTED = 130  # by Ctrl-C: what shells give a program that SIGINT has ende
 
 # verb: (module, command in it, what `quests-md --help` says)
 _VERBS = {
+    "attack": ("attack_verb", "attack_command", "Climb to frames near given ones that a reference knows less."),
     "bandwidth": ("dataset_verbs", "bandwidth_command", "Bandwidths for a dataset, by rule and by likelihood."),
     "compress": ("frame_verbs", "compress_command", "Choose few frames that keep the information of a dataset."),
     "config": ("live_verbs", "config_group", "Write and check a quests.toml."),
