@@ -49,7 +49,8 @@ from .datasets import (
     tell_precision,
 )
 from .references import OpenedReference, open_reference, reference_options, thresholds_option
-from .results import Outputs, add_options, format_table, result_options, show_progress, write_result
+from .progress import show_progress
+from .results import Outputs, add_options, format_table, result_options, write_result
 from .shared_work import Scratch, scratch_option, start_ranks
 
 if TYPE_CHECKING:

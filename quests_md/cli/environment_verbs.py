@@ -41,17 +41,8 @@ from .datasets import (
 )
 from .local_errors import Columns, LocalErrors, choose_local_errors, join_columns, summarise_columns
 from .references import Itself, OpenedReference, open_reference, reference_options, thresholds_option
-from .results import (
-    Counter,
-    Outputs,
-    check_outputs,
-    format_facts,
-    format_table,
-    result_options,
-    save_picture,
-    show_progress,
-    write_result,
-)
+from .progress import Counter, show_progress
+from .results import Outputs, check_outputs, format_facts, format_table, result_options, save_picture, write_result
 from .shared_work import Scratch, start_ranks
 
 if TYPE_CHECKING:

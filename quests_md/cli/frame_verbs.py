@@ -31,7 +31,8 @@ from .datasets import (
     resolve_bandwidths,
 )
 from .references import check_elements
-from .results import Counter, Outputs, format_table, result_options, show_progress, write_result
+from .progress import Counter, show_progress
+from .results import Outputs, format_table, result_options, write_result
 
 __all__ = ["compress_command", "cutout_command"]
 
@@ -125,7 +126,7 @@ def compress_command(
         if keep is not None:
             progress.begin("entropy of all frames")
             entropy = keep * entropy_of(data.rows, h, threads=threads)
-        progress.begin("choosing frames")
+        progress.begin("choosing frames:")
         found = compress(
             data.rows,
             data.frame_offsets,
@@ -136,7 +137,7 @@ def compress_command(
             reference=None if reference is None else reference.rows,
             seed=seed,
             threads=threads,
-            report=lambda n: progress.say(f"choosing frames: {n}"),
+            report=lambda n: progress.tell(str(n)),
         )
 
         def write(path: Path) -> None:

@@ -32,7 +32,8 @@ from ..sources import (
 from .calculators import keywords_option, read_oracle
 from .datasets import convert_bandwidth, read_counted, reading_options, refuse_no_bandwidth, refuse_other_frames
 from .index_facts import describe_index, format_index, format_source, list_facts
-from .results import Counter, format_facts, show_progress
+from .progress import Counter, show_progress
+from .results import format_facts
 from .shared_work import start_ranks
 
 __all__ = ["index_group"]

@@ -20,7 +20,8 @@ from ..sources import read_frames
 from ..toml import check_keys, read_toml
 from . import EXIT_CODES
 from .datasets import convert_bandwidth, reading_options
-from .results import format_facts, show_progress
+from .progress import show_progress
+from .results import format_facts
 
 __all__ = ["config_group", "run_command", "watch_command"]
 
@@ -121,7 +122,6 @@ def _format_threshold(name: str, given: Any, index: Index, counts: dict[str, int
 @click.command(
     # Without -h, which click would find in LAMMPS's -echo.
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
-    epilog="Several ranks: mpiexec -n 4 quests-md run in.lammps --config quests.toml",
 )
 @click.argument("script", type=click.Path(dir_okay=False))
 @click.option("--config", "config_path", required=True, type=click.Path(dir_okay=False), help="The quests.toml.")

@@ -21,7 +21,8 @@ from ..index import Index
 from ..information import Precision, delta_entropy, find_undecided
 from .datasets import Dataset, open_dataset, open_index, resolve_bandwidths
 from .local_errors import LocalErrors
-from .results import Counter, add_options
+from .progress import Counter
+from .results import add_options
 from .shared_work import Scratch
 
 __all__ = ["Itself", "OpenedReference", "check_elements", "open_reference", "reference_options", "thresholds_option"]
