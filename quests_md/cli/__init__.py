@@ -50,7 +50,11 @@ _TASKS = {
         "thermo": ("thermo_verbs", "thermo_group", "Entropies of states, phase boundaries, thermodynamics."),
     },
     "This installation": {
-        "doctor": ("installation_verbs", "doctor_command", "Say what is installed, which LAMMPS, and whether it works."),
+        "doctor": (
+            "installation_verbs",
+            "doctor_command",
+            "Say what is installed, and whether it works.",
+        ),
         "warm-up": ("installation_verbs", "warm_up_command", "Compile all kernels now, so that no job waits for it."),
     },
 }
@@ -77,7 +81,7 @@ class _Verbs(click.Group):
         # click's own would import every verb for its help.
         for task, verbs in _TASKS.items():
             with formatter.section(task):
-                formatter.write_dl([(verb, text) for verb, (_, _, text) in verbs.items()], col_max=14)
+                formatter.write_dl([(f"{verb:<14}", text) for verb, (_, _, text) in verbs.items()])
         with formatter.section("Where to begin"):
             formatter.write_dl(BEGIN, col_max=50)
 

@@ -10,12 +10,12 @@ __all__ = ["BEGIN", "EXAMPLES", "add_examples"]
 
 # What `quests-md --help` ends with: a command, and what it does.
 BEGIN = (
-    ("quests-md doctor", "is all there that is needed?"),
+    ("quests-md doctor", "is it all there?"),
     ("quests-md index build training.xyz -o ref.qindex", "what the potential knows"),
-    ("quests-md config init", "the settings of a run: edit quests.toml"),
-    ("quests-md config check --atoms 1000", "what its thresholds mean"),
-    ("quests-md run in.lammps --config quests.toml", "a LAMMPS run, watched"),
-    ("quests-md report uq -o report.html", "what happened, as a page"),
+    ("quests-md config init", "writes quests.toml"),
+    ("quests-md config check --atoms 1000", "what it means"),
+    ("quests-md run in.lammps --config quests.toml", "a watched run"),
+    ("quests-md report uq -o report.html", "what happened"),
 )
 
 # A test runs them in this order, in one folder: what one writes, a later one may read.
@@ -85,8 +85,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "cutout": (
         "quests-md cutout md.xyz --index ref.qindex --threshold false_alarm=0.1 --radius 2.5 -o cutouts.extxyz",
-        "quests-md cutout uq/candidates.extxyz --index ref.qindex --threshold 20 --radius 0 --shape cluster "
-        "-o clusters.extxyz",
+        "quests-md cutout uq/candidates.extxyz --index ref.qindex --threshold 20 --radius 0 -o few.extxyz",
     ),
     "queue add": (
         "quests-md queue add queue.db uq/candidates.extxyz",
@@ -110,7 +109,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "learn": ("quests-md learn learn.toml --check", "quests-md learn learn.toml"),
     "nuclei": (
         "quests-md nuclei md.xyz --index ref.qindex --threshold false_alarm=0.1 --link 3.2 -o nuclei.csv",
-        "quests-md nuclei md.xyz --index ref.qindex --threshold 20 --above --link 3.2 -o defects.extxyz --plot sizes.png",
+        "quests-md nuclei md.xyz --index ref.qindex --threshold 20 --above --link 3.2 -o defects.extxyz",
     ),
     "thermo windows": (
         "quests-md thermo windows md.xyz --width 2 -o windows.csv",

@@ -32,6 +32,7 @@ __all__ = [
     "format_table",
     "result_options",
     "save_picture",
+    "to_plain",
     "write_result",
 ]
 
@@ -146,7 +147,7 @@ def write_result(path: Path, result: Mapping[str, Any], rows: Sequence[Mapping[s
     In JSON a value that is not finite is null: the format has no other.
     """
     if path.suffix == ".json":
-        text = json.dumps(_to_plain(result), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(to_plain(result), indent=2, allow_nan=False) + "\n"
     else:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
@@ -206,12 +207,12 @@ def format_facts(facts: Mapping[str, object]) -> str:
     return "\n".join(f"  {name:<18} {value}" for name, value in facts.items())
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Return a value as JSON can hold it."""
     if isinstance(value, Mapping):
-        return {str(key): _to_plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [_to_plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -18,7 +18,7 @@ from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS
 from ..errors import InputError
 from ..frame import Frame, as_frames
-from ..information import Report, bandwidth_from_volume, check_bandwidth, check_reach
+from ..information import Report, bandwidth_from_volume, check_bandwidth, check_reach, likelihood_bandwidth
 from ..kernels import search
 from ..kernels.blocks import order_of
 from ..kernels.threads import over_rows
@@ -33,6 +33,7 @@ __all__ = [
     "build_index",
     "build_own_index",
     "extend_index",
+    "find_likely_bandwidth",
     "mean_volume",
     "measure_tree",
     "volume_per_atom",
@@ -111,7 +112,7 @@ def build_index(
     spec = spec.for_elements(present)
     spec.check_elements(present)
     described = _describe(kept, spec, threads, comm, report)
-    h = _choose_bandwidth(kept, spec) if bandwidth == "auto" else float(bandwidth)
+    h = _choose_bandwidth(kept, spec, described) if bandwidth == "auto" else float(bandwidth)
     offsets = np.cumsum([0] + [len(x) for x in described], dtype=np.int64)
     centre = np.sum([x.sum(axis=0) for x in described], axis=0) / offsets[-1]
     rows = np.empty((offsets[-1], len(centre)), np.float32)
@@ -160,9 +161,36 @@ def _list_symbols(numbers: set[int]) -> tuple[str, ...]:
     return tuple(SYMBOLS[z] for z in sorted(numbers))
 
 
-def _choose_bandwidth(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
+def _choose_bandwidth(frames: Sequence[Frame], spec: DescriptorSpec, described: Sequence[NDArray[np.float64]]) -> float:
+    """Return QUESTS's bandwidth by the volume; where it has no rule, the error names the most likely one."""
     volumes = np.array([volume_per_atom(frame) for frame in frames])
-    return bandwidth_from_volume(mean_volume(volumes, np.array([np.count_nonzero(f.numbers) for f in frames]), spec))
+    weights = np.array([np.count_nonzero(frame.numbers) for frame in frames])
+    try:
+        return bandwidth_from_volume(mean_volume(volumes, weights, spec))
+    except InputError as error:
+        numbers = np.concatenate([frame.numbers[frame.centres] for frame in frames])
+        likely = find_likely_bandwidth(np.concatenate(list(described)), numbers if spec.by_centre else None)
+        if likely is None:
+            raise
+        raise InputError(f"{error}; {likely:.2g} makes these environments most likely") from error
+
+
+_ASKED = 300  # environments whose likelihood is computed for a suggestion
+
+
+def find_likely_bandwidth(rows: NDArray[Any], numbers: NDArray[Any] | None = None) -> float | None:
+    """Return the bandwidth that makes the rows (n, d) of a reference most likely, to suggest it.
+
+    With `numbers` (n,) the elements of the centres are told apart. The answer is None if nothing follows from the rows:
+    all are copies of one environment, or the best bandwidth lies beyond those that are tried.
+    """
+    if numbers is not None:
+        rows = np.column_stack([numbers, rows])
+    try:
+        choice = likelihood_bandwidth(rows, size=_ASKED)
+    except InputError:
+        return None
+    return None if choice.at_edge else choice.bandwidth
 
 
 def mean_volume(volumes: NDArray[np.float64], weights: NDArray[np.int64], spec: DescriptorSpec) -> float:

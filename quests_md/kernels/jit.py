@@ -131,7 +131,7 @@ def _warn_once(why: str) -> None:
 
 
 def find_kept() -> tuple[str, int]:
-    """Return the folder that keeps compiled code, empty if none is writable, and how many files of it this code uses."""
+    """Return the folder that keeps compiled code (empty: none is writable), and the number of its present files."""
     if not _kept or not _folder:
         return "", 0
     return _folder, len(list(Path(_folder).glob(f"*-{_stamp()}*.nbc")))

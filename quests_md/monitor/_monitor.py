@@ -411,8 +411,9 @@ class Monitor:
         n = int(total[1:].sum())
         if total[0] or (not n and self.thresholds.resolved is None):
             return
+        self.thresholds.watched = {SYMBOLS[z]: int(total[1 + z]) for z in np.flatnonzero(total[1:])}
         if self.thresholds.resolved is None:
-            self.thresholds.resolve(self.index, {SYMBOLS[z]: int(total[1 + z]) for z in np.flatnonzero(total[1:])})
+            self.thresholds.resolve(self.index, self.thresholds.watched)
         if self._flagged is not None and n:
             self._flagged.choose_share(n)
         self._ready = n > 0 or self._flagged is None

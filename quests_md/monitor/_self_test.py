@@ -75,7 +75,8 @@ def self_test() -> list[Check]:
         Check("thresholds by bounds", float(np.sum(index.exceeds(frame, _SELECT, 1) != (np.array(DH) > _SELECT))), 0.0),
         Check("entropy", abs(entropy(reference, BANDWIDTH, threads=1) - ENTROPY), 1e-9),
     ]
-    for values, precision in (("exact", "single"), ("exact", "double"), ("flagged", "double")):
+    ways: tuple[tuple[str, Precision], ...] = (("exact", "single"), ("exact", "double"), ("flagged", "double"))
+    for values, precision in ways:
         checks.append(_check_decision(index, frame, values, precision))
     return checks
 

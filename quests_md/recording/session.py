@@ -123,7 +123,7 @@ class Session:
         self._cost = Cost()
         self._ended, self._on_error, self._process = False, on_error, os.getpid()
         self._every = monitor.every
-        self._resolved = monitor.thresholds.resolved is not None
+        self._said = False  # whether thresholds were told
         self._recent = Recent()
         self._halted: Key | None = None  # the last evaluation that halted
         self._passed: set[Key] = set()  # halts that the host knows of
@@ -231,7 +231,6 @@ class Session:
         monitor.restore(state, thresholds, past.saved, evaluations=past.rows, samples=past.samples)
         monitor.visits.resume(past.evaluations)
         replay_events(monitor.events, past.open_rows, past.events_before)
-        self._resolved = monitor.thresholds.resolved is not None
         for recorder in self._every_recorder:
             recorder.resume(past)
         self._recent.plausible = self._history.find_last_plausible()
@@ -328,7 +327,7 @@ class Session:
         """Record a new evaluation; return the decision for the host."""
         if decision.save:
             decision = self._candidates.judge(decision)
-        if not self._resolved:
+        if not self._said:
             self._say_thresholds()
         # A recorder that sees all frames may still hold an old moment. Then the memory of that moment cannot be reused.
         moment = self._recent.take(frame, decision, may_reuse=not self._of_calm)
@@ -504,10 +503,12 @@ class Session:
         return f"{text}, {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}{self._cost.in_words()}"
 
     def _say_thresholds(self) -> None:
-        """Print, once, the numbers that came out for thresholds that were not given as numbers."""
-        if self.monitor.thresholds.resolved is not None:
-            self._resolved = True
-            self.place.on_root(lambda: print(f"quests_md: {self.monitor.thresholds.in_words()}", flush=True))
+        """Print, once, the thresholds as numbers, and what these mean on this index."""
+        thresholds = self.monitor.thresholds
+        if thresholds.resolved is not None and thresholds.watched:
+            self._said = True
+            lines = [thresholds.in_words(), *thresholds.describe_meaning(self.monitor.index)]
+            self.place.on_root(lambda: print("\n".join(f"quests_md: {line}" for line in lines), flush=True))
 
     def _say_again(self, step: int) -> None:
         """Print, once, that this step has a row already: the user may have forgotten to give the host its step."""
