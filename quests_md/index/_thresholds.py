@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
+from ..notebook import Shown
 from ._header import check_fit, is_count
 from ._local_bound import LocalBound
 
@@ -164,8 +165,8 @@ class ErrorBound:
 # -- the calibration ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration(Shown):
     """The largest dH of each frame of the reference, against the index without the group of this frame.
 
     Attributes

@@ -17,6 +17,7 @@ from ..frame import Frame
 from ..index import Live, Reference
 from ..information import Precision
 from ..kernels.jit import announce_compiling
+from ..notebook import to_html
 from ._ask_all import ask_all
 from ._decision import Above, Band, Decision, Key, Visits, compute_cell_mark, compute_mark
 from ._errors import LocalErrors
@@ -155,6 +156,10 @@ class Monitor:
         """Return one line that says what it compares, and with what."""
         given = ", ".join(f"{name} = {value}" for name, value in self.thresholds.given.items())
         return f"<Monitor: {given}, every {self.every}, {self.values} values, of {self.index!r}>"
+
+    def _repr_html_(self) -> str:
+        shown = ("every", "values", "precision", "implausible", "threads", "index")
+        return to_html("Monitor", {**self.thresholds.given, **{name: getattr(self, name) for name in shown}})
 
     # -- settings and state ----------------------------------------------------------------------------------------
 

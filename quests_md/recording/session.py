@@ -26,6 +26,7 @@ from ..frame import Frame
 from ..index import Index, Live
 from ..machine import hold_interrupt
 from ..monitor import Band, Decision, Key, Monitor
+from ..notebook import to_html
 from ..toml import parse_seconds
 from .about import ABOUT, begin_folder, describe, is_overwriting, to_json, write_about
 from .candidates import Candidates
@@ -175,6 +176,13 @@ class Session:
 
         monitor = together(comm, make)
         return cls(monitor, host=host, **{**config.of_session(), **more})
+
+    def __repr__(self) -> str:
+        return f"<Session: {self.summary().removeprefix('quests_md: ')}>"
+
+    def _repr_html_(self) -> str:
+        shown = ("status", "reason", "output", "host", "n_evaluated", "n_flagged", "n_saved", "monitor")
+        return to_html("Session", {name: getattr(self, name) for name in shown})
 
     def __enter__(self) -> Session:
         return self

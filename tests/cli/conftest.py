@@ -1,0 +1,15 @@
+"""What all tests of the command line share."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from quests_md.cli import progress
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let verbs say nothing of their progress: on a busy machine any of them may take longer than they keep quiet."""
+    monkeypatch.setattr(progress, "QUIET", math.inf)
