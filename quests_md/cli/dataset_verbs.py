@@ -33,7 +33,7 @@ from ..information import (
     sample_entropy,
 )
 from ..machine import find_versions
-from ..sources import describe_source, read_force_errors
+from ..sources import MODEL_FORCES, describe_source, read_forces
 from .datasets import (
     ALL,
     Dataset,
@@ -424,7 +424,9 @@ def _tell_curve(curve: LearningCurve, of: dict[str, Any], precision: Precision, 
 @click.option("--group-key", metavar="KEY", help="Key of the frames' info that names their groups: a row for each.")
 @click.option("--bandwidth", type=float, help="h in 1/Å.  [default: that of the index, else 0.015]")
 @click.option("--worst", type=click.IntRange(1, 50), default=8, show_default=True, help="Environments to draw.")
-@click.option("--errors", "with_errors", is_flag=True, help="The frames hold `model_forces`: compare force errors.")
+@click.option("--errors", "with_errors", is_flag=True, help="The frames hold a model's forces: compare force errors.")
+@click.option("--model-forces-key", "model_key", metavar="KEY",
+              help=f"Name of the model's forces, for --errors.  [default: {MODEL_FORCES}]")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace that file if it exists.")
 @dataset_options
 @reading_options("forces")
@@ -436,6 +438,7 @@ def report_command(
     bandwidth: float | None,
     worst: int,
     with_errors: bool,
+    model_key: str | None,
     overwrite: bool,
     k: int | None,
     cutoff: float | None,
@@ -450,6 +453,8 @@ def report_command(
     """
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists: choose another name, or give --overwrite")
+    if model_key is not None and not with_errors:
+        raise click.UsageError("--model-forces-key names forces that --errors compares: give --errors, too")
     index = None if index_file is None else Index.open(index_file)
     folders = [source for source in sources if Path(source).is_dir()]
     if folders and len(sources) > 1:
@@ -464,7 +469,8 @@ def report_command(
     else:
         wanted = {"k": k, "cutoff": cutoff, "species": species}
         how: dict[str, Any] = {"bandwidth": bandwidth, "index": index, "worst": worst, "threads": threads}
-        page = _make_dataset_page(sources, group_key, wanted, how, reading, with_errors)
+        model_key = model_key or MODEL_FORCES if with_errors else None
+        page = _make_dataset_page(sources, group_key, wanted, how, reading, model_key)
     write_atomically(output, lambda file: file.write(page.encode()))
     click.echo(f"{output}: {len(page.encode()) / 1e6:.2f} MB")
 
@@ -475,8 +481,9 @@ def _make_dataset_page(
     wanted: dict[str, Any],
     how: dict[str, Any],
     reading: dict[str, Any],
-    with_errors: bool,
+    model_key: str | None,
 ) -> str:
+    """Return the page. `model_key` names the model's forces; None: no force errors are compared."""
     if any(Path(source).suffix == ".npy" for source in sources):
         raise InputError("own descriptors have no atoms, nor frames: quests-md entropy says what they hold")
     title = ", ".join(Path(source).name for source in sources)
@@ -484,22 +491,33 @@ def _make_dataset_page(
     frames: Index | list[Frame]
     with show_progress() as progress:
         if indexes:
-            if len(sources) > 1 or group_key is not None or with_errors:
+            if len(sources) > 1 or group_key is not None or model_key is not None:
                 raise InputError(
                     f"{indexes[0]} is a dataset of its own: give it alone, and without --group-key and --errors"
                 )
             described, frames = [], Index.open(indexes[0])
         else:
             described = [describe_source(source) for source in sources]
-            if with_errors:
-                labelled = [pair for source in sources for pair in read_force_errors(source, group_key, **reading)]
-                frames, how["errors"] = [frame for frame, _ in labelled], [errors for _, errors in labelled]
+            if model_key is not None:
+                frames, how["errors"] = _read_errors(sources, group_key, model_key, reading)
             else:
                 plain = {name: value for name, value in reading.items() if name != "forces_key"}
                 frames = list(read_counted(sources, group_key, progress, plain))
         progress.begin("computing kernel sums:")
         spec = _choose_spec(wanted, frames if isinstance(frames, Index) else how["index"])
         return report.dataset_page(frames, spec=spec, sources=described, title=title, report=progress.share, **how)
+
+
+def _read_errors(
+    sources: Sequence[str], group_key: str | None, model_key: str, reading: dict[str, Any]
+) -> tuple[list[Frame], list[NDArray[np.float64]]]:
+    """Return labelled frames, and the force errors of each. Refuse forces of a model in another unit."""
+    from ..training import check_units
+
+    read = [one for source in sources for one in read_forces(source, group_key, model_key, **reading)]
+    model = [one.model for one in read if one.model is not None]
+    check_units(np.concatenate([one.oracle for one in read]), np.concatenate(model))
+    return [one.frame for one in read], [one.errors() for one in read]
 
 
 def _choose_spec(wanted: dict[str, Any], index: Index | None) -> DescriptorSpec | None:

@@ -8,7 +8,7 @@ from ._index import Index
 from ._live import Learned, Lesson, Live
 from ._local_bound import ADDED, HELD_OUT, FrameFactors, LocalBound, LocalFactors
 from ._local_fit import fit_local_bound
-from ._matching import match_residuals
+from ._matching import find_known, match_residuals
 from ._meaning import Meaning, explain_threshold
 from ._residuals import ORIGINS, Residuals
 from ._thresholds import Calibration, ErrorBin, ErrorBound, check_threshold, resolve_threshold
@@ -33,6 +33,7 @@ __all__ = [
     "calibrate",
     "check_threshold",
     "explain_threshold",
+    "find_known",
     "find_likely_bandwidth",
     "fit_error_bound",
     "fit_local_bound",

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
 from ..frame import Frame
-from ..information import log_kernel_sum
-from ._calibration import SAME
 from ._conformal import (
     check_coverage,
     count_needed,
@@ -21,12 +19,12 @@ from ._conformal import (
     refuse_too_few,
 )
 from ._data import IndexData, fingerprint_index
+from ._matching import find_known
 from ._thresholds import ErrorBin, ErrorBound
 
 __all__ = ["fit_error_bound", "read_environments"]
 
 _MOST_BINS = 12
-_PART = 100_000  # rows that are laid out at a time
 
 
 def fit_error_bound(
@@ -117,7 +115,7 @@ def read_environments(
     for i, (frame, error) in enumerate(labelled):
         if error.shape != (len(frame.centres),) or not np.isfinite(error).all():
             raise InputError(f"frame {i}: the force errors must be {len(frame.centres)} finite numbers")
-        if is_known(index, index.spec.compute(frame, threads), threads):
+        if find_known(index, index.spec.compute(frame, threads), threads).all():
             known.append(i)
         measured.append(measure(frame))
         numbers.append(frame.numbers[frame.centres])
@@ -133,18 +131,6 @@ def read_environments(
             "frames out"
         )
     return tuple(np.concatenate(x) for x in (measured, numbers, errors, structures))  # type: ignore[return-value]
-
-
-def is_known(index: IndexData, rows: NDArray[np.float64], threads: int | None) -> bool:
-    """Return whether all rows are rows of the index, by a kernel as narrow as the tolerance."""
-    width = SAME * index.bandwidth
-    nearest = np.full(len(rows), -np.inf)
-    for first in range(0, len(index.rows), _PART):
-        part = index.rows[first : first + _PART]
-        with index.reading():
-            sums = log_kernel_sum(rows, part, width, centre=index.centre, checked=True, threads=threads)
-        nearest = np.maximum(nearest, sums)
-    return bool((nearest > -0.5).all())
 
 
 class _Fit:

@@ -1,4 +1,4 @@
-"""Finding the rows of an index that are environments of given frames."""
+"""Finding the rows of an index that are environments of given frames, and which environments are in an index."""
 
 from __future__ import annotations
 
@@ -11,17 +11,54 @@ from scipy.spatial import cKDTree
 
 from ..errors import InputError
 from ..frame import Frame
+from ..information import log_kernel_sum
 from ._calibration import SAME
 from ._data import IndexData
 from ._local import choose_squarings
+from ._parts import find_parts
 from ._residuals import Residuals
 
-__all__ = ["match_residuals"]
+__all__ = ["find_known", "match_residuals"]
 
 _AXES = 8  # columns of the search: those that vary most tell nearly all rows apart
 _PAIRS = 1 << 18  # pairs of an environment and a row that are measured together
 _SAMPLED = 20_000  # rows that tell which axes vary most
+_PART = 100_000  # rows that are laid out at a time
 _ROUNDING = 8 * 2.0**-24  # of the longest row: nearer to each other than this, distances are the same
+
+
+def find_known(index: IndexData, rows: NDArray[np.float64], threads: int | None = None) -> NDArray[np.bool_]:
+    """Return which environments (n,) are in the reference, or are copies of such: nearer than 0.05 h.
+
+    Parameters
+    ----------
+    index
+        The index.
+    rows
+        (n, d) descriptors, as ``index.spec.compute`` makes them.
+    threads
+        Threads to use; None takes all cores.
+    """
+    if not index.spec.by_centre:
+        return _is_near(index, rows, slice(0, len(index.rows)), threads)
+    known = np.zeros(len(rows), bool)
+    for z, (first, last) in find_parts(index.numbers, True).items():
+        mine = np.flatnonzero(rows[:, 0] == z)
+        if len(mine):
+            known[mine] = _is_near(index, rows[mine, 1:], slice(first, last), threads)
+    return known
+
+
+def _is_near(index: IndexData, rows: NDArray[np.float64], where: slice, threads: int | None) -> NDArray[np.bool_]:
+    """Return which rows (n, d) are those of a stretch of the index, by a kernel as narrow as the tolerance."""
+    width = SAME * index.bandwidth
+    nearest = np.full(len(rows), -np.inf)
+    for first in range(where.start, where.stop, _PART):
+        part = index.rows[first : min(first + _PART, where.stop)]
+        with index.reading():
+            sums = log_kernel_sum(rows, part, width, centre=index.centre, checked=True, threads=threads)
+        nearest = np.maximum(nearest, sums)
+    return nearest > -0.5
 
 
 def match_residuals(

@@ -18,7 +18,7 @@ from ..frame import Frame, as_frames
 from ..index import Calibration, Index
 from ..information import DEFAULT_BANDWIDTH, Information, information
 from ..sources import name_source
-from ._dataset_errors import show_dataset_errors
+from ._dataset_errors import Environments, show_dataset_errors
 from ._drawings import draw_histogram, draw_maxima, find_alarm_thresholds
 from ._page import (
     MOST_ROWS,
@@ -101,7 +101,7 @@ def dataset_page(
     ------
     InputError
         There are no frames or no atoms, a frame has no descriptor, or the index has another descriptor or bandwidth; or
-        it has no such calibration, or the errors are not those of these frames.
+        it has no such calibration, or the errors are not finite numbers for these frames.
     MissingExtraError
         matplotlib or jinja2 is not installed.
     """
@@ -122,10 +122,11 @@ def dataset_page(
     held = information(dataset.rows, h, threads=threads, report=report)
     against = None if index is None else index.delta_entropy(dataset.rows, threads)
     dH = (held.delta_entropy if against is None else against) + 0.0  # no minus zero
+    shown, more = _show_errors(dataset, errors, index, threads)
     sections = [
         _show_set(held),
         _show_comparison(dataset, against, index),
-        _show_errors(dataset, errors, index, threads),
+        shown,
         _show_calibration(frames.calibration) if isinstance(frames, Index) else None,
         _show_worst(dataset, dH, worst, index is not None),
         _show_tables(dataset, held, against),
@@ -137,7 +138,7 @@ def dataset_page(
             kind="An index of a reference" if isinstance(frames, Index) else "A dataset",
             lead=_write_lead(held, against),
             notes=() if dataset.frames else ("An index holds no atoms: no environments are drawn.",),
-            cards=_make_cards(dataset, held, against),
+            cards=_make_cards(dataset, held, against) + more,
             sections=[section for section in sections if section is not None],
         )
     )
@@ -218,8 +219,9 @@ def _show_comparison(dataset: _Dataset, against: NDArray[np.float64] | None, ind
     caption = f"dH of every environment against the index, at h = {index.bandwidth:.6g} 1/Å."
     known, marks = index.calibration, list[tuple[str, float]]()
     if known is not None:
-        caption += " The lines are thresholds. Their false-alarm rates are for frames as large as the reference's."
         marks = _name_alarms(find_alarm_thresholds(known, _RATES[:2], known.typical))
+        if marks:
+            caption += " The lines are thresholds. Their false-alarm rates are for frames as large as the reference's."
     drawings = [draw_histogram({"environments": against}, "dH of an atom (nats)", caption, marks, "against")]
     text: list[str] = []
     if known is None:
@@ -233,14 +235,14 @@ def _show_comparison(dataset: _Dataset, against: NDArray[np.float64] | None, ind
 
 def _show_errors(
     dataset: _Dataset, errors: Sequence[NDArray[np.float64]] | None, index: Index | None, threads: int | None
-) -> Section | None:
+) -> tuple[Section | None, list[Card]]:
     if errors is None:
-        return None
+        return None, []
     if index is None or not dataset.frames:
         raise InputError("force errors are compared with what an index expects of frames: give an index, and frames")
     known = [some for some in errors if len(some)]  # as frames without environments are left out
-    rows, numbers, offsets = dataset.rows, dataset.numbers, dataset.offsets
-    return show_dataset_errors(known, rows, numbers, offsets, dataset.groups, index, threads)
+    data = Environments(dataset.rows, dataset.numbers, dataset.offsets, dataset.groups)
+    return show_dataset_errors(known, data, index, threads)
 
 
 def _name_alarms(alarms: Sequence[tuple[float, float]]) -> list[tuple[str, float]]:

@@ -171,7 +171,8 @@ _BOND = 1.2  # a bond is shorter than this many times the sum of the covalent ra
 class Quantity:
     """What the colours of an environment tell: its name and unit, and the least span from one end to the other.
 
-    `title` is that of a section of such environments, and `remarks` are what its reader must know besides.
+    `title` is that of a section of such environments, and `remarks` are what its reader must know besides. The ends of
+    the colour scale are shown with so many `digits`.
     """
 
     name: str
@@ -179,6 +180,11 @@ class Quantity:
     least_span: float
     title: str
     remarks: tuple[str, ...] = ()
+    digits: int = 4
+
+    def format_end(self, value: float) -> str:
+        """Format an end of the colour scale."""
+        return f"{value:.{self.digits}g}"
 
 
 DH = Quantity("dH", "nats", 1.0, "Worst environments")

@@ -35,6 +35,7 @@ EXPECTED = Quantity(
     0.001,
     "Largest expected errors",
     ("Grey atoms are outside, or not watched: no error can be expected of them.",),
+    digits=2,
 )
 _FAR = 12.0  # if the largest is so many times the median, the axis is logarithmic
 
@@ -121,7 +122,7 @@ def _draw_errors(rows: Rows, events: Sequence[Mapping[str, Any]]) -> Drawing:
                 axes.set_ylim(0.0, max(1.0, 1.05 * np.nanmax(outside)))
             else:
                 axes.set_ylabel("force error (eV/Å)")
-                _scale_errors(axes, rows["expected_error"])
+                _scale_errors(axes, [values for values, _ in errors.values()])
                 axes.legend(**LEGEND_ABOVE, ncols=2)
         axes.set_xlabel("time (ps)" if timed else "step")
 
@@ -139,12 +140,14 @@ def _write_caption(errors: Sequence[str], has_shares: bool, has_events: bool, ev
     words = []
     if errors:
         words.append(f"Expected force errors of every evaluated frame: {' and '.join(errors)}.")
-    if len(errors) > 1:
-        words.append("A frame with an atom outside has no RMSE.")
+        if not has_shares:
+            words.append("No atom was outside.")
+        elif len(errors) > 1:
+            words.append("A frame with an atom outside has no RMSE.")
     if has_shares:
         words.append("The share of watched atoms outside, of which no error can be expected.")
-    else:
-        words.append("No atom was outside.")
+    if not errors:
+        words.append("No watched atom was ever inside, so there is no expected error to draw.")
     words += ["Shaded: events."] if has_events else []
     words += [f"Of every {every} evaluations in a row, the largest of each is drawn."] if every > 1 else []
     return " ".join(words)
@@ -168,11 +171,13 @@ def _draw_line(axes: Any, x: NDArray[np.float64], y: NDArray[np.float64], **styl
     axes.plot(x[alone], y[alone], "o", ms=3.0, color=style["color"])
 
 
-def _scale_errors(axes: Any, errors: NDArray[np.float64]) -> None:
+def _scale_errors(axes: Any, drawn: Sequence[NDArray[np.float64]]) -> None:
     """Begin the axis at 0; or make it logarithmic, if a few large values would press all others flat."""
-    known = errors[np.isfinite(errors) & (errors > 0.0)]
+    known = np.concatenate(drawn)
+    known = known[np.isfinite(known) & (known > 0.0)]
     if len(known) and known.max() > _FAR * np.median(known):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     else:
-        axes.set_ylim(0.0, None)
+        # matplotlib's own limit would leave half a dot above the axis, if there is one evaluation.
+        axes.set_ylim(0.0, 1.08 * known.max() if len(known) else 1.0)

@@ -47,11 +47,8 @@ _SETTINGS = (
     "every", "save_every", "min_atoms", "min_fraction", "consecutive", "release", "min_distance", "implausible",
     "values", "precision", "history", "after", "novelty", "budget", "cutout", "ranks", "threads",
 )  # fmt: skip
-# Columns of an index that is calibrated for local residuals, and their titles.
-_ERRORS = {
-    "expected_error": "largest expected error (eV/Å)", "force_error": "largest bound (eV/Å)",
-    "force_rmse": "expected RMSE (eV/Å)", "n_outside": "atoms outside",
-}  # fmt: skip
+# Columns of an index that is calibrated for local residuals, and their titles: short, so that the table fits.
+_ERRORS = {"expected_error": "expected", "force_error": "bound", "force_rmse": "RMSE", "n_outside": "outside"}
 _COLUMNS = {DH: "dH", EXPECTED: "expected_error"}  # of a saved frame
 _LEADS = {
     "finished": "The run ended by itself at step {last}.",
@@ -197,17 +194,23 @@ def _show_tables(rows: Rows, events: list[dict[str, Any]], saved: _Saved) -> Sec
         shown = np.sort(which[np.argsort(-rows["max"][which], kind="stable")][:MOST_ROWS])
         names = ["step", "time", "max", "max_id", "mean", "n_select", "n_halt", "event", "novelty", "force_error"]
         names = [name for name in names if np.isfinite(rows[name][which]).any()]
-        titles = {"time": "time (ps)", "max": "largest dH", "max_id": "atom", "force_error": "force error (eV/Å)"}
+        titles = {
+            "time": "ps", "max": "max dH", "max_id": "atom", "mean": "mean", "n_select": "> select",
+            "n_halt": "> halt", "force_error": "bound",
+        }  # fmt: skip
+        caption = "Saved frames: dH in nats, atoms above the thresholds"
+        if has_errors(rows) or "force_error" in names:
+            caption += ", force errors in eV/Å"
         if has_errors(rows):
             names = [name for name in names if name != "force_error"] + list(_ERRORS)
             titles |= _ERRORS
-        head = [titles.get(name, name.replace("n_", "atoms above ").replace("mean", "mean dH")) for name in names]
+        head = [titles.get(name, name) for name in names]
         body = [
             [*(_number_cell(rows[name][i]) for name in names), Cell(str(rows["band"][i]), band=str(rows["band"][i]))]
             for i in shown
         ]
         note = f"The {len(shown)} worst of {len(which)}." if len(shown) < len(which) else ""
-        tables.append(Table("Saved frames", [*head, "band"], body, note))
+        tables.append(Table(caption, [*head, "band"], body, note))
     if events:
         keys = {
             "event": "event", "start": "first step", "end": "last step", "start_time": "from (ps)",

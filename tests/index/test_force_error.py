@@ -7,12 +7,14 @@ import math
 
 import numpy as np
 import pytest
+from ase.build import bulk
 from calibrations import moving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quests_md import DescriptorSpec, Frame
 from quests_md.errors import CalibrationError, IndexFileError, InputError
-from quests_md.index import ErrorBin, ErrorBound, Index, calibrate, fit_error_bound
+from quests_md.index import ErrorBin, ErrorBound, Index, calibrate, find_known, fit_error_bound
 from quests_md.index._conformal import estimate_interval, find_quantile
 from quests_md.index._force_error import _find_bin_ends, _Fit
 
@@ -146,6 +148,21 @@ def test_frames_of_the_reference_are_refused(index):
     labelled = with_errors([*hotter(30, 100), known[4], *known[8:10]])
     with pytest.raises(CalibrationError, match=r"3 of 33 labelled frames are in the reference .the first is frame 30,"):
         fit_error_bound(index, labelled, threads=1)
+
+
+@pytest.mark.parametrize("species", ["ignore", "full", "centre", "neighbours"])
+def test_frames_of_the_reference_are_found_in_each_kind_of_descriptor(species):
+    frames = []
+    for seed in range(14):
+        atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True) * (1, 1, 2)
+        atoms.rattle(0.06, seed=seed)
+        frames.append(Frame.from_atoms(atoms))
+    index = Index.build(frames[:4], DescriptorSpec(species=species), threads=1)
+    known = [find_known(index, index.spec.compute(frame, 1), 1) for frame in frames[2:6]]
+    assert [(some.all(), some.any()) for some in known] == [(True, True)] * 2 + [(False, False)] * 2
+    assert fit_error_bound(index, with_errors(frames[4:]), threads=1).environments == 160
+    with pytest.raises(CalibrationError, match="1 of 11 labelled frames are in the reference"):
+        fit_error_bound(index, with_errors(frames[3:]), threads=1)
 
 
 def test_too_few_structures_and_nonsense_are_refused(index):

@@ -44,8 +44,8 @@ HOSTS = {
     """,
     "quests_md.oracle": """
         Claim CommandTrainer EXECUTORS Entry Errors Imported Labelling Labels Oracle Outcome PodTrainer Potential
-        Queue STATES Trainer Trial check_labels compute digest errors fingerprint import_labels label make_executor
-        make_trainer measure_residuals read_commands train try_frame
+        Queue STATES Trainer Trial check_labels check_units compute digest errors fingerprint import_labels label
+        make_executor make_trainer measure_residuals read_commands train try_frame
     """,
     "quests_md.recording": """
         HOOKS LAST_COVERED LastCovered Moment Place Recorder Run Session read_run reference_of
@@ -56,8 +56,8 @@ HOSTS = {
     """,
     "quests_md.selection": "Cutout Kept Proposal SKIPPED Selection Verdict check_cutout cutouts",
     "quests_md.training": """
-        CommandTrainer Errors PodTrainer Potential Trainer errors fingerprint make_trainer measure_residuals
-        read_commands train
+        CommandTrainer Errors PodTrainer Potential Trainer check_units errors fingerprint make_trainer
+        measure_residuals read_commands train
     """,
     "quests_md.thermo": """
         Boundary Comparison CouplingEntropy EV_PER_GPA Entropies EntropyDifference HeatEntropy K_B Phase Windows
