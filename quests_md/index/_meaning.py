@@ -92,8 +92,9 @@ def explain_threshold(name: str, nats: Mapping[str, float], index: Any, counts: 
     by_symbol = {symbol: float(nats.get(symbol, nats.get("", min(nats.values())))) for symbol in watched}
     calibration: Calibration | None = getattr(index, "calibration", None)
     if calibration is None:
-        path = getattr(index, "path", None) or "INDEX"
-        text = f"the index has no calibration, so nothing tells what {name} means: quests-md index calibrate {path}"
+        path = getattr(index, "path", None)
+        how = f"quests-md index calibrate {path}" if path else "quests_md.index.calibrate(index) makes one"
+        text = f"the index has no calibration, so nothing tells what {name} means: {how}"
         return Meaning(name, by_symbol, watched, warning=text)
     if all(value == math.inf for value in by_symbol.values()):
         return Meaning(name, by_symbol, watched)  # never: nothing to explain

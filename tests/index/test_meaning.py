@@ -91,7 +91,7 @@ def test_an_index_that_does_not_know_says_so(index: Index) -> None:
     bare = replace(index, calibration=None, path=None)
     warning = explain_threshold("select", {"": 5.0}, bare, COUNTS).warning
     assert warning == (
-        "the index has no calibration, so nothing tells what select means: quests-md index calibrate INDEX"
+        "the index has no calibration, so nothing tells what select means: quests_md.index.calibrate(index) makes one"
     )
     assert "Ge is not in the calibration" in explain_threshold("select", {"": 5.0}, index, {"Ge": 8}).warning
     with pytest.raises(CalibrationError, match="Ge is not in the calibration"):
