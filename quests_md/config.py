@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from .errors import InputError
 from .index import check_threshold
 from .information import DEFAULT_BANDWIDTH, check_bandwidth
+from .own_function import check_path
 from .selection import check_cutout
 from .toml import make_settings, parse_seconds, read_toml
 
@@ -53,6 +54,11 @@ def _check_resume(value: Any) -> Any:
     return value
 
 
+def _check_function(value: str) -> str:
+    check_path(value)
+    return value
+
+
 def _check_time(value: Any) -> Any:
     parse_seconds(value)
     return value
@@ -63,6 +69,7 @@ _Threshold = Annotated[Any, pydantic.AfterValidator(_check_threshold)]
 _Cutout = Annotated[dict[str, Any], pydantic.AfterValidator(_check_cutout)]
 _Resume = Annotated[Any, pydantic.AfterValidator(_check_resume)]
 _Time = Annotated[Any, pydantic.AfterValidator(_check_time)]  # it stays as it was given: seconds, or "hh:mm:ss"
+_Function = Annotated[str, pydantic.AfterValidator(_check_function)]
 _Command = Annotated[tuple[str, ...], pydantic.Strict(False), pydantic.Field(min_length=1)]
 _Symbols = Annotated[tuple[str, ...], pydantic.Strict(False)]
 
@@ -107,6 +114,9 @@ class RunConfig(pydantic.BaseModel):
     given for two elements or more."""
     bandwidth: Bandwidth = DEFAULT_BANDWIDTH
     """Live reference: the bandwidth h in 1/Å, or `"auto"`, by the volume per atom."""
+    describe: _Function | None = pydantic.Field(None, examples=["features:describe"])
+    """An index of own descriptors: the [function that computes them](own_descriptors.md#watching) of a frame, as
+    `"module:function"`. The module is imported from the working folder or from `PYTHONPATH`."""
 
     select: _Threshold = pydantic.Field(examples=[{"false_alarm": 0.01}])
     """dH above which a frame is saved: what the calibration of the index turns into nats, [a false-alarm rate or a
@@ -202,12 +212,18 @@ class RunConfig(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="after")
     def _check_reference(self) -> RunConfig:
+        if self.describe is not None:
+            for name in ("k", "cutoff"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is of the built-in descriptor: with describe leave it out")
         if self.reference == "index":
             for name in ("skip", "span", "species", "bandwidth"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f'{name} is for reference = "live": an index file has its own')
             if self.index is None:
                 raise ValueError('index: field required, or reference = "live"')
+        elif self.describe is not None:
+            raise ValueError('describe is for own descriptors in an index file: leave it out with reference = "live"')
         elif self.index is not None:
             raise ValueError('reference = "live" makes an index of its own: leave out index')
         elif self.span is None:

@@ -19,7 +19,7 @@ from .kernels import descriptor_vector as _vector
 from .kernels import neighbors as _neighbors
 from .kernels.threads import over_rows
 
-__all__ = ["DescriptorSpec", "OwnDescriptors", "cell_of", "minimum_distances"]
+__all__ = ["DescriptorSpec", "Environments", "OwnDescriptors", "cell_of", "check_positions", "minimum_distances"]
 
 _LONGEST_NAME = 200
 _MOST_COLUMNS = 1 << 24
@@ -234,6 +234,10 @@ class DescriptorSpec:
         kinds[[SYMBOLS.index(symbol) for symbol in self.elements]] = np.arange(len(self.elements))
         return kinds
 
+    def environments(self, frame: Frame) -> Environments:
+        """Return the environments of a frame."""
+        return Environments(self, frame)
+
     def _compute_one(self, frame: Frame, threads: int | None, inside: type = np.float64) -> NDArray[np.float64]:
         """Compute one frame; `inside` is the precision of the matrix behind x2. Single errs by less than 1e-7 1/Å."""
         return Environments(self, frame).compute(slice(None), threads, inside)
@@ -393,7 +397,7 @@ def _collect_points(
     if not points.flags.carray:  # kernels were compiled for arrays in the order of C that may be written to
         points = np.require(points, requirements=["C", "A", "W"])
     if not math.isfinite(_neighbors.total(points)):
-        _check_positions(frame)
+        check_positions(frame)
     owner = None
     if not frame.numbers.all():
         owner = np.flatnonzero(frame.numbers)
@@ -404,7 +408,8 @@ def _collect_points(
     return points, np.arange(len(points)) if owner is None else owner, centres
 
 
-def _check_positions(frame: Frame) -> None:
+def check_positions(frame: Frame) -> None:
+    """Raise `FrameError` if positions are not finite."""
     bad = np.flatnonzero(~np.isfinite(frame.positions).all(axis=1))
     if len(bad):
         assert frame.ids is not None

@@ -34,6 +34,7 @@ def test_defaults(tmp_path):
 def test_every_key_is_read(tmp_path):
     given = {
         "reference": "index", "index": "a.qindex", "skip": 0, "span": None, "species": None, "bandwidth": 0.015,
+        "describe": None,
         "k": 32, "cutoff": 5.0, "select": -1.5, "halt": {"Si": float("inf")}, "every": 10,
         "min_atoms": 2, "min_fraction": 0.01, "consecutive": 3, "release": -2.0, "novelty": False, "budget": 7,
         "cutout": {"radius": 4.0, "shape": "cluster"},

@@ -136,3 +136,8 @@ def part_of(step, scale, comm, idle=None):
 
 
 MODEL = np.random.default_rng(0).normal(size=(2, 32, 3))
+
+
+def agree(values, expected):
+    """Fail unless dH computed in two ways is the same: to 1e-10·max(1, |dH|)."""
+    np.testing.assert_allclose(values, expected, rtol=1e-10, atol=1e-10)

@@ -44,6 +44,7 @@ _TASKS = {
         "queue": ("queue_verbs", "queue_group", "Frames that wait for labels, and those that have them."),
         "label": ("loop_verbs", "label_command", "Label the frames of a queue with an oracle."),
         "learn": ("loop_verbs", "learn_command", "Run the active-learning loop: explore, label, train, again."),
+        "export": ("export_verbs", "export_group", "Write what a run has found out for other programs."),
     },
     "Phases and nuclei": {
         "nuclei": ("environment_verbs", "nuclei_command", "Find nuclei along a trajectory: linked atoms, low dH."),

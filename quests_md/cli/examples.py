@@ -59,6 +59,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "quests-md report uq -o run.html",
         "quests-md report test.xyz --index ref.qindex --group-key kind -o dataset.html",
     ),
+    "export model-devi": (
+        "quests-md export model-devi uq",
+        "quests-md export model-devi again -o again.out",
+    ),
     "dh": (
         "quests-md dh md.xyz --index ref.qindex --threshold false_alarm=0.1 -o dH.extxyz",
         "quests-md dh test.xyz --reference training.xyz --bandwidth auto -o dH.csv --plot dH.png",

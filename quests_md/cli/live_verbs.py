@@ -14,9 +14,9 @@ from ..config import RunConfig, explain, group_keys, write_template
 from ..errors import ElementError, OutputError
 from ..files import write_atomically
 from ..hosts.replay import replay
-from ..index import Index, Live, Meaning, explain_threshold, resolve_threshold
+from ..index import Described, Index, Live, Meaning, explain_threshold, resolve_threshold
 from ..monitor import Band, Decision, Monitor
-from ..recording import Session
+from ..recording import Session, reference_of
 from ..recording.reader import read_about
 from ..sources import read_frames
 from ..toml import check_keys, read_toml
@@ -94,13 +94,17 @@ def _describe_live(config: RunConfig) -> dict[str, str]:
 
 def _describe_index(file: Path, config: RunConfig, atoms: tuple[str, ...], meanings: list[Meaning]) -> dict[str, str]:
     """Describe the index, and the thresholds that it turns into nats; add what these mean to `meanings`."""
-    index = Index.open(config.index or "")
-    index.require(k=config.k, cutoff=config.cutoff)
-    _check_elements(file, config, index)
-    Monitor(index, **config.of_monitor())  # which refuses what does not go together
+    reference = reference_of(config)
+    assert isinstance(reference, (Index, Described))
+    reference.require(k=config.k, cutoff=config.cutoff)
+    Monitor(reference, **config.of_monitor())  # which refuses what does not go together
+    index = reference.index if isinstance(reference, Described) else reference
+    if isinstance(reference, Index):
+        _check_elements(file, config, index)
     given = count_atoms(atoms, config.elements or index.elements)
     counts = given or typical_counts(index, config.elements)
-    lines = {"index": f"{config.index}: {len(index)} environments of {', '.join(index.elements)}"}
+    of = f"of {', '.join(index.elements)}" if index.elements else f"by {config.describe}"
+    lines = {"index": f"{config.index}: {len(index)} environments {of}"}
     for name in ("select", "halt"):
         threshold = getattr(config, name)
         nats = resolve_threshold(name, threshold, index, counts)
@@ -162,7 +166,7 @@ def run_command(script: str, config_path: str, lammps_arguments: tuple[str, ...]
 _REPLAY = "replay"  # the name of the host in run.json
 
 # The keys of a quests.toml that are wrong with a reference: they belong to the other one.
-_OF_REFERENCE = {"index": ("skip", "span", "species", "bandwidth"), "live": ("index",)}
+_OF_REFERENCE = {"index": ("skip", "span", "species", "bandwidth"), "live": ("index", "describe")}
 
 # The keys of a quests.toml that are options, too.
 _OPTIONS = (

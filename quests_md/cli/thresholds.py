@@ -119,7 +119,7 @@ def typical_counts(index: Index, elements: Sequence[str] | None = None) -> dict[
 
 def count_atoms(atoms: Sequence[str], elements: Sequence[str]) -> dict[str, int]:
     """Return the number of watched atoms by symbol, of --atoms. A number without a symbol is divided among all."""
-    symbols = [s for s in dict.fromkeys(elements) if s != "NULL"]
+    symbols = [s for s in dict.fromkeys(elements) if s != "NULL"] or ["X"]  # "X": own rows
     counts: dict[str, int] = {}
     for text in atoms:
         symbol, _, number = text.rpartition("=")

@@ -3,6 +3,7 @@
 from ._build import find_likely_bandwidth, mean_volume, volume_per_atom
 from ._calibration import calibrate
 from ._data import Reference
+from ._described import Described
 from ._force_error import fit_error_bound
 from ._index import Index
 from ._live import Learned, Lesson, Live
@@ -18,6 +19,7 @@ __all__ = [
     "HELD_OUT",
     "ORIGINS",
     "Calibration",
+    "Described",
     "ErrorBin",
     "ErrorBound",
     "FrameFactors",

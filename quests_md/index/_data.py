@@ -22,6 +22,7 @@ from ..frame import as_frames
 from ..information import Precision
 from ..kernels import search
 from ..notebook import to_html
+from ..own_function import OwnFunction
 from ._mapped import MappedFile
 from ._parts import Part, Weighed, find_parts, limit_layout
 from ._residuals import Residuals, find_residuals
@@ -34,7 +35,7 @@ class Reference(Protocol):
     """What a monitor needs of a reference. `Index` is one; a reference that grows during a run can be another."""
 
     @property
-    def spec(self) -> DescriptorSpec:
+    def spec(self) -> DescriptorSpec | OwnFunction:
         """The descriptor of its rows, and of the rows of a query."""
         ...
 
@@ -174,8 +175,9 @@ class IndexData:
         if isinstance(self.descriptor, OwnDescriptors):
             raise InputError(
                 f"{self.path or 'the index'} holds own descriptors ({self.descriptor.name}), which are not computed "
-                f"from frames here: ask it with arrays (n, {self.descriptor.width}). To watch a run, or to compare "
-                "frames, use an index that was built of frames"
+                f"from frames here: ask it with arrays (n, {self.descriptor.width}). To watch a run, name the function "
+                'that computes them, describe = "module:function"; to compare frames, use an index that was built of '
+                "frames"
             )
         return self.descriptor
 

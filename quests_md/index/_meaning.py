@@ -98,6 +98,8 @@ def explain_threshold(name: str, nats: Mapping[str, float], index: Any, counts: 
         return Meaning(name, by_symbol, watched, warning=text)
     if all(value == math.inf for value in by_symbol.values()):
         return Meaning(name, by_symbol, watched)  # never: nothing to explain
+    if calibration.symbols == SYMBOLS[:1]:  # own descriptors, which have no elements
+        by_symbol, watched = {SYMBOLS[0]: max(by_symbol.values())}, {SYMBOLS[0]: sum(watched.values())}
     try:
         rate, is_least = calibration.find_rate(by_symbol, watched)
     except CalibrationError as error:

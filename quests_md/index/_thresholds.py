@@ -473,6 +473,10 @@ def resolve_threshold(name: str, given: Any, index: Any, counts: Mapping[str, in
         try:
             if "false_alarm" in given:
                 per_element, plus = bool(given.get("per_element", False)), float(given.get("plus", 0.0))
+                if calibration.symbols == SYMBOLS[:1]:  # own descriptors, which have no elements
+                    rows = {SYMBOLS[0]: sum(watched.values())}
+                    one = calibration.false_alarm(given["false_alarm"], rows)[SYMBOLS[0]]
+                    return dict.fromkeys(watched, one + plus)
                 found = calibration.false_alarm(given["false_alarm"], watched, per_element=per_element)
                 return {symbol: value + plus for symbol, value in found.items()}
             bound = calibration.local_error or calibration.force_error

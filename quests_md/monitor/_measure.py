@@ -18,6 +18,7 @@ from ..frame import Frame
 from ..index import LocalBound, Reference
 from ..information import Precision
 from ..kernels import tally
+from ..own_function import OwnEnvironments, OwnFunction
 from ._errors import Errors, LocalErrors
 from ._rules import Thresholds
 
@@ -66,6 +67,8 @@ class Evaluation:
         `present` of an earlier frame, whose elements need no second check.
     errors
         What the calibration of the reference says of local residuals, which are computed, too; None: they are not.
+    own
+        The rows (n, d) of the watched atoms, if they are own descriptors that are known already.
 
     Attributes
     ----------
@@ -95,6 +98,7 @@ class Evaluation:
         screen: float = 0.0,
         known: bytes = b"",
         errors: LocalBound | None = None,
+        own: NDArray[np.float64] | None = None,
     ) -> None:
         if not index.ready:
             raise MonitorError("the reference is not ready yet")
@@ -106,7 +110,9 @@ class Evaluation:
         assert frame.ids is not None
         assert frame.n_local is not None
         self.index, self.threads = index, threads
-        self.environments = Environments(index.spec, frame)
+        spec = index.spec
+        self.environments: Environments | OwnEnvironments
+        self.environments = spec.environments(frame, own) if isinstance(spec, OwnFunction) else spec.environments(frame)
         self.ids = frame.ids[self.environments.centres].astype(np.int64, copy=False)
         self.numbers = frame.numbers[self.environments.centres].astype(np.uint8)  # at most 118
         self.is_crowded, self._screen = False, screen

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..comm import Comm, Serial, raise_together, share_text, together
+from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS
 from ..errors import FrameError, InputError
 from ..frame import Frame
@@ -18,6 +19,7 @@ from ..index import Live, Reference
 from ..information import Precision
 from ..kernels.jit import announce_compiling
 from ..notebook import to_html
+from ..own_function import OwnFunction
 from ._ask_all import ask_all
 from ._decision import Above, Band, Decision, Key, Visits, compute_cell_mark, compute_mark
 from ._errors import LocalErrors
@@ -37,6 +39,7 @@ from ._measure import (
     summarise,
     summarise_nothing,
 )
+from ._own_rows import compute_own_rows
 from ._rules import Events, Plausibility, Schedule, Thresholds
 
 __all__ = ["Monitor"]
@@ -48,8 +51,9 @@ class Monitor:
     Parameters
     ----------
     index
-        The reference: an `Index`, or a `Live` one. A live reference takes the first frames, which are not evaluated,
-        until its span is over; then the owner of the monitor must call its `finish`.
+        The reference: an `Index`, a `Live` one, or a `Described` one, of own descriptors. A live reference takes the
+        first frames, which are not evaluated, until its span is over; then the owner of the monitor must call its
+        `finish`.
     select, halt
         dH (nats) above which a frame is worth keeping, and above which the run stops; compared with ``>``. Each is a
         number; a number for each chemical symbol; or a false-alarm rate or force error, ``{"false_alarm": 0.01}`` or
@@ -93,7 +97,7 @@ class Monitor:
     ------
     InputError
         A threshold is invalid, `select` is above `halt`, a choice does not exist, the index is one of own
-        descriptors, or flagged values are to be compared with a force error by local residuals.
+        descriptors without their function, or flagged values are to be compared with a force error by local residuals.
     """
 
     def __init__(
@@ -123,8 +127,9 @@ class Monitor:
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise InputError(f'{name} must be "{allowed[0]}" or "{allowed[1]}", not {value!r}')
-        _ = index.spec  # an index of own descriptors raises here, before the run begins
+        spec = index.spec  # an index of own descriptors without a function raises here, before the run begins
         self.index = index
+        self._own = spec if isinstance(spec, OwnFunction) else None
         self._local = LocalErrors.find(index)
         self.thresholds = Thresholds(select, halt, min_atoms, min_fraction, self._local is not None)
         if values == "flagged" and self.thresholds.has_limits:
@@ -252,6 +257,8 @@ class Monitor:
 
     def measure_all(self, frame: Frame) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Compute what `measure` does, and beside it the bound of the force errors; None without a calibration."""
+        if self._own is not None and frame.has_ghosts and self.comm.size > 1:
+            raise InputError("own descriptors are computed of whole frames, and this rank has a part of one")
         evaluation = Evaluation(self.index, frame, self.threads, errors=self._local)
         evaluation.complete()
         bound: NDArray[np.float64] | None = _spread_errors(evaluation)["force_errors"]
@@ -362,19 +369,23 @@ class Monitor:
         self, frame: Frame | None, error: Exception | None
     ) -> tuple[Evaluation | None, NDArray[np.float64], Exception | None]:
         """Measure a frame; return the evaluation, this rank's vector, and the error of this rank."""
-        evaluation, vector, mark = None, None, None
+        evaluation, vector, mark, rows = None, None, None, None
         is_learning = isinstance(self.index, Live) and not self.index.ready
+        if self._own is not None:
+            rows, error = compute_own_rows(self._own, frame, error, self.plausibility, self.comm)
         try:
             if error is not None:
                 raise error
             assert frame is not None
             mark = compute_mark(frame)
             if is_learning:
-                vector = count_only(self.index.spec, frame, bool(self._stop), mark)
-            else:
+                spec = self.index.spec
+                assert isinstance(spec, DescriptorSpec)
+                vector = count_only(spec, frame, bool(self._stop), mark)
+            elif self._own is None or rows is not None:  # else rank 0 has failed
                 if self._screen is None:
                     self._screen = self.plausibility.screen
-                evaluation = Evaluation(self.index, frame, self.threads, self._screen, self._present, self._local)
+                evaluation = Evaluation(self.index, frame, self.threads, self._screen, self._present, self._local, rows)
                 self._present = evaluation.present
         except Exception as caught:  # noqa: BLE001 - the other ranks must learn any error
             error = caught

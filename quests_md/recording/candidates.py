@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..descriptors import Environments
+from ..descriptors import DescriptorSpec
 from ..errors import InputError, OutputError
 from ..frame import Frame
 from ..index import Index, Live
 from ..monitor import Above, Band, Decision, Key
+from ..own_function import OwnFunction
 from ..selection import SKIPPED, Kept, Selection, check_cutout, cutouts
 from .past import Past
 from .recorder import FrameFile, Moment, Place, Recorder, Whole, describe_key, to_quests_error
@@ -43,7 +44,7 @@ class Candidates(Recorder):
         monitor = place.monitor
         self._place, self._cutout = place, cutout
         if cutout is not None:
-            check_cutout(cutout, monitor.index.spec.cutoff)
+            check_cutout(cutout, _find_cutoff(monitor.index.spec))
         self._selection: Selection | None = None
         if novelty:
             self._selection = Selection(monitor.index, budget=budget, comm=monitor.comm, threads=monitor.threads)
@@ -147,7 +148,7 @@ class Candidates(Recorder):
         reference: object = self._place.monitor.index
         reference = reference.index if isinstance(reference, Live) else reference
         index = reference if isinstance(reference, Index) else None
-        cutoff, threshold = self._place.monitor.index.spec.cutoff, thresholds.lowest
+        cutoff, threshold = _find_cutoff(self._place.monitor.index.spec), thresholds.lowest
         also = None
         if thresholds.has_limits:
             also = thresholds.is_above(0, whole.dH, whole.columns["force_error"], whole.frame.numbers)
@@ -246,7 +247,7 @@ class Candidates(Recorder):
             dH, bound, frame = atoms.arrays["dH"], _bound_of(atoms), _make_frame(atoms)
             if not past.same:
                 dH, bound = place.monitor.measure_all(frame)
-            environments = Environments(index.spec, frame)
+            environments = index.spec.environments(frame)
             centres = environments.centres
             dH, numbers = dH[centres], frame.numbers[centres]
             bound = None if bound is None else bound[centres]
@@ -264,6 +265,15 @@ class Candidates(Recorder):
             return found
         nothing, width = np.empty(0), index.spec.width
         return Above(0, np.empty(0, np.int64), nothing, nothing, lambda which: np.empty((0, width)))
+
+
+def _find_cutoff(spec: DescriptorSpec | OwnFunction) -> float:
+    if isinstance(spec, OwnFunction):
+        raise InputError(
+            f"cutout needs the range of an environment, which own descriptors ({spec.name}) do not tell: leave cutout "
+            "out, or watch with an index that was built of frames"
+        )
+    return spec.cutoff
 
 
 def _bound_of(atoms: Any) -> NDArray[np.float64] | None:

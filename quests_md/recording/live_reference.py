@@ -14,8 +14,9 @@ from ..comm import together
 from ..config import RunConfig
 from ..files import pack, unpack
 from ..frame import Frame
-from ..index import Index, Lesson, Live
+from ..index import Described, Index, Lesson, Live
 from ..monitor import Decision, Key
+from ..own_function import import_function
 from .past import Past
 from .recorder import Place, Recorder
 
@@ -26,9 +27,16 @@ _LESSONS = "resume.lessons"  # what has been learned, until the index is written
 _OF_FRAME = ("positions", "numbers", "cell", "pbc", "ids", "watched", "origin")
 
 
-def reference_of(config: RunConfig) -> Index | Live:
-    """Return the reference that a configuration names: the opened index, or a live one that has not learned yet."""
-    return Live(**config.of_live()) if config.reference == "live" else Index.open(config.index or "")
+def reference_of(config: RunConfig, index: Index | None = None) -> Index | Described | Live:
+    """Return the reference that a configuration names: the opened index, or a live one that has not learned yet.
+
+    An index of own descriptors comes with the function that the key `describe` names. `index`, if it is given, is used
+    in the place of its file.
+    """
+    if config.reference == "live" and index is None:
+        return Live(**config.of_live())
+    index = Index.open(config.index or "") if index is None else index
+    return index if config.describe is None else Described(index, import_function(config.describe), config.describe)
 
 
 class LiveReference(Recorder):

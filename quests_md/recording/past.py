@@ -245,7 +245,9 @@ def _find_differences(content: dict[str, Any], now: dict[str, Any]) -> list[str]
     """Return the keys that decide and have changed, in words that begin with the key."""
     before, index = content["index"], now["index"]
     others = []
-    compared = set(index) - {"path", "generation"}
+    compared = set(index) - {"path", "generation", "describe"}
+    if before.get("describe") != index.get("describe"):
+        others.append(f"describe was {before.get('describe')}, now {index.get('describe')}")
     if content.get("reference") == "live" and before.get("hash") is None:  # killed before run.json had the index
         compared = {"k", "cutoff", "species"}
     if any(before.get(key) != index[key] for key in compared):

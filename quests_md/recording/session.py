@@ -23,7 +23,7 @@ from ..config import RunConfig, describe_keys
 from ..errors import Halted, InputError, MonitorError, OutputError, QuestsError
 from ..files import HeldFolder
 from ..frame import Frame
-from ..index import Index, Live
+from ..index import Described, Index, Live
 from ..machine import hold_interrupt
 from ..monitor import Band, Decision, Key, Monitor
 from ..notebook import to_html
@@ -158,7 +158,7 @@ class Session:
         cls,
         config: RunConfig,
         comm: Comm | None = None,
-        index: Index | Live | None = None,
+        index: Index | Described | Live | None = None,
         host: str = "python",
         **more: Any,
     ) -> Session:
@@ -169,8 +169,8 @@ class Session:
         comm = Serial() if comm is None else comm
 
         def make() -> Monitor:  # it may fail on one rank only
-            reference = reference_of(config) if index is None else index
-            if isinstance(reference, Index):
+            reference = reference_of(config, index) if index is None or isinstance(index, Index) else index
+            if isinstance(reference, (Index, Described)):
                 reference.require(k=config.k, cutoff=config.cutoff)
             return Monitor(reference, comm=comm, **config.of_monitor())
 

@@ -245,6 +245,8 @@ def _any_cell(value: Any) -> Cell:
 def _list_facts(folder: Path, run: dict[str, Any]) -> list[tuple[str, str]]:
     index, is_live = run["index"], run.get("reference") == "live"
     descriptor = f"k = {index.get('k')}, cutoff = {index.get('cutoff')} Å"
+    if index.get("describe"):
+        descriptor = f"{index.get('name')}, {index.get('width')} columns, by {index['describe']}"
     if index.get("species"):
         descriptor += f", species = {index['species']}"
     facts = [

@@ -27,6 +27,7 @@ HOSTS = {
     "quests_md.hosts.lammps_script": "run_script",
     "quests_md.hosts.mpi": "MpiComm launched_rank world",
     "quests_md.hosts.replay": "replay",
+    "quests_md.hosts.torch_sim": "SessionReporter",
     "quests_md.information": """
         BandwidthChoice DEFAULT_BANDWIDTH Information LearningCurve Sampled bandwidth_from_volume delta_entropy
         diversity entropy information information_at learning_curve likelihood_bandwidth log_kernel_sum overlap

@@ -10,7 +10,7 @@ from typing import Any
 from ...comm import Comm, Serial, raise_together
 from ...config import RunConfig
 from ...errors import HostError, InputError, QuestsError
-from ...index import Index, Live
+from ...index import Described, Index, Live
 from ...recording import HOOKS, Session, reference_of
 from ..mpi import MpiComm
 from ._arrays import FIX, FIX_ATOM, FIX_ERROR, FrameReader
@@ -23,6 +23,7 @@ __all__ = ["Watch", "attach", "quests_attach", "quests_close", "quests_step"]
 
 _ENTRIES = 6  # global values of fix quests
 _OF_ERRORS = 2  # more of them, if force errors are expected
+_DESCRIBE = "describe"  # the key that may be a function, too
 _MODULE = "lammps module"  # the host name of a LAMMPS that is driven from Python
 _WRITEDATA = 20230802  # from this version on fix property/atom has the keyword writedata
 # The watches of input scripts, by the address of their LAMMPS: that is all that quests_step is told.
@@ -31,7 +32,7 @@ _watches: dict[int, Watch] = {}
 
 def attach(
     lmp: Any,
-    index: Index | RunConfig | str | os.PathLike[str] | None = None,
+    index: Index | Described | RunConfig | str | os.PathLike[str] | None = None,
     **keys: Any,
 ) -> Watch:
     """Watch a Python-driven LAMMPS. Collective: all ranks call it, after the atoms are there and before the run.
@@ -45,11 +46,11 @@ def attach(
     lmp
         An instance of the ``lammps`` module.
     index
-        An `Index`, its path, a `RunConfig` or the path of a quests.toml (".toml"). Keywords replace keys of the
-        configuration. None with ``reference="live"``.
+        An `Index`, a `Described` one, the path of an index, a `RunConfig` or the path of a quests.toml (".toml").
+        Keywords replace keys of the configuration. None with ``reference="live"``.
     **keys
         Any key of `RunConfig`, which explains them: ``elements=["Si"], select=5.0, halt=20.0, every=10``. Here
-        `on_select`, `on_halt` and `on_event` may be functions, as in `Session`.
+        `on_select`, `on_halt` and `on_event` may be functions, as in `Session`, and `describe`, as in `Described`.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def attach(
     ConfigError, ElementError, IndexFileError, OutputError
         The configuration, the elements, the index or the output folder are wrong. All errors are raised on all ranks.
     """
-    hooks = {name: keys.pop(name) for name in list(keys) if callable(keys[name])}
+    hooks = {name: keys.pop(name) for name in list(keys) if callable(keys[name]) and name != _DESCRIBE}
     keys = {name: os.fspath(key) if isinstance(key, os.PathLike) else key for name, key in keys.items()}
     library = Library.from_module(lmp)
     earlier = get_watch(lmp)
@@ -185,15 +186,20 @@ def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool, h
     library.set_vector_length(FIX, _ENTRIES + (_OF_ERRORS if has_errors else 0))
 
 
-def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index | Live]:
+def _resolve(index: Any, given: dict[str, Any]) -> tuple[RunConfig, Index | Described | Live]:
     """Return the configuration and the reference that `attach` was given."""
+    if callable(given.get(_DESCRIBE)):
+        config, reference = _resolve(index, {name: key for name, key in given.items() if name != _DESCRIBE})
+        if not isinstance(reference, Index):
+            raise InputError("describe is for an index of own descriptors: leave it out")
+        return config, Described(reference, given[_DESCRIBE])
     if index is None:
         config = RunConfig.make(given)
     elif isinstance(index, RunConfig):
         config = RunConfig.make({**index.model_dump(exclude_unset=True), **given})
-    elif isinstance(index, Index):
+    elif isinstance(index, (Index, Described)):
         config = RunConfig.make({"index": str(index.path), **given})
-        return config, index
+        return config, reference_of(config, index) if isinstance(index, Index) else index
     elif os.fspath(index).endswith(".toml"):
         config = RunConfig.read(index)
         config = RunConfig.make({**config.model_dump(exclude_unset=True), **given}, where=str(index))

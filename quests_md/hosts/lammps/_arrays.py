@@ -14,8 +14,9 @@ from ...comm import Comm, raise_together
 from ...config import RunConfig
 from ...errors import ElementError, HostError
 from ...frame import Frame
-from ...index import Index, Live
+from ...index import Described, Index, Live
 from ...monitor import Decision
+from ...own_function import OwnFunction
 from ._ghosts import find_missing_ghosts
 from ._library import Library
 
@@ -59,7 +60,7 @@ class FrameReader:
         LAMMPS cannot be watched as it is set up.
     """
 
-    def __init__(self, library: Library, config: RunConfig, index: Index | Live) -> None:
+    def __init__(self, library: Library, config: RunConfig, index: Index | Described | Live) -> None:
         if library.get_setting("kokkos_active") == 1 and library.version < _KOKKOS:
             raise HostError(
                 f"KOKKOS is active in LAMMPS {library.version}, where arrays may be old when they are read: use LAMMPS "
@@ -67,7 +68,8 @@ class FrameReader:
             )
         self._library = library
         self._config = config
-        self._cutoff = index.spec.cutoff
+        spec = index.spec
+        self._cutoff = None if isinstance(spec, OwnFunction) else spec.cutoff  # None: ghosts are not used
         self._units = _find_units(library.get_text("units"), config.length_unit)
         self._numbers = _find_numbers(config.elements, library.get_setting("ntypes"), index)
         self._bit = 0  # the bit of the group in the atoms' mask
@@ -77,23 +79,24 @@ class FrameReader:
     def prepare(self, comm: Comm) -> None:
         """Find the group and check the ghosts, before a run. Collective; errors are raised on all ranks."""
         self._bit = self._library.get_group_bit(self._config.group, comm)
-        self._check_ghosts(comm)
+        if self._cutoff is not None:
+            self._check_ghosts(self._cutoff, comm)
 
-    def _check_ghosts(self, comm: Comm) -> None:
+    def _check_ghosts(self, cutoff: float, comm: Comm) -> None:
         error: HostError | None = None
         pbc = self._library.get_box()[2]
         lines = (line.partition("=") for line in self._library.list_info("communication", comm.rank))
         communication = {key.strip(): value.strip() for key, _, value in lines if value}
         if comm.rank == 0 and (comm.size > 1 or pbc.any()):
             skin = self._units.skin if self._config.skin is None else self._config.skin
-            needed = self._cutoff / self._units.length + skin
+            needed = cutoff / self._units.length + skin
             found = float(communication.get("Communication cutoff", 0.0))
             if communication.get("Communication mode", "single") != "single":
                 error = HostError("comm_modify mode multi: ghosts of some types reach less far; use mode single")
             elif found < needed * (1 - 1e-12):
                 known = "" if found else ", as far as is known before the first run"
                 error = HostError(
-                    f"ghost atoms reach {found:g}{known}, but the neighbours of an atom reach {self._cutoff:g} Å plus "
+                    f"ghost atoms reach {found:g}{known}, but the neighbours of an atom reach {cutoff:g} Å plus "
                     f"a skin of {skin:g}: put `comm_modify cutoff {needed:g}` before attaching (if `neighbor` is not "
                     "at its default, give skin = its value)"
                 )
@@ -101,7 +104,7 @@ class FrameReader:
 
     def count_ghosts(self, frame: Frame | None, comm: Comm) -> HostError | None:
         """Return an error, on all ranks, if ghosts are missing. Collective."""
-        return find_missing_ghosts(frame, self._cutoff, comm)
+        return None if self._cutoff is None else find_missing_ghosts(frame, self._cutoff, comm)
 
     def note_box(self, step: int) -> None:
         """Remember the box of a step. Call it after the forces have been computed: then the ghosts are current."""
@@ -193,7 +196,7 @@ def _find_units(name: str, length_unit: float | None) -> _Units:
 
 
 def _find_numbers(
-    elements: tuple[str, ...] | None, n_types: int, index: Index | Live
+    elements: tuple[str, ...] | None, n_types: int, index: Index | Described | Live
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Return the atomic number of every type, entry 0 unused."""
     if elements is None:
