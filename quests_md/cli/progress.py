@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from ..hosts.mpi import launched_rank
 __all__ = ["Counter", "show_progress"]
 
 QUIET = 2.0  # seconds that a verb may take before it says something where stderr is no terminal
+_SWITCH = "QUESTS_MD_PROGRESS"  # an environment variable
 _AGAIN = 30.0  # seconds between two lines of one stage
 
 _Frame = TypeVar("_Frame")
@@ -77,10 +79,10 @@ def show_progress() -> Iterator[Counter]:
     """Show what the block does: on a terminal in one line that goes away; else in a line for each stage.
 
     Where stderr is no terminal nothing is said in the first seconds, so that a short verb says nothing; a long stage
-    says again how far it is. Of several ranks only the first one speaks.
+    says again how far it is. Of several ranks only the first one speaks, and none with QUESTS_MD_PROGRESS=off.
     """
     console = Console(stderr=True)
-    if launched_rank() > 0:
+    if launched_rank() > 0 or os.environ.get(_SWITCH) == "off":
         yield Counter(lambda text, done: None)
     elif console.is_terminal:
         columns = SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[done]}")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
-
-from quests_md.cli import progress
 
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let verbs say nothing of their progress: on a busy machine any of them may take longer than they keep quiet."""
-    monkeypatch.setattr(progress, "QUIET", math.inf)
+    monkeypatch.setenv("QUESTS_MD_PROGRESS", "off")

@@ -174,6 +174,9 @@ def test_completion_of_verbs_loads_nothing_heavy() -> None:
 
 def test_a_pipe_gets_a_line_for_each_stage(files: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "QUIET", 0.0)
+    quiet = CliRunner().invoke(cli.main, ["index", "build", "training.xyz", "-o", "ref.qindex"])
+    assert "calibrating" not in quiet.stderr  # as conftest.py sets it
+    monkeypatch.delenv("QUESTS_MD_PROGRESS")
     done = CliRunner().invoke(cli.main, ["index", "build", "training.xyz", "-o", "ref.qindex"])
     said = [line for line in done.stderr.splitlines() if not line.startswith("quests_md: compiling")]
     stages = ["quests-md: reading training.xyz:", "quests-md: computing descriptors:", "quests-md: calibrating:"]
@@ -183,6 +186,7 @@ def test_a_pipe_gets_a_line_for_each_stage(files: None, monkeypatch: pytest.Monk
 
 def test_other_ranks_say_nothing(files: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "QUIET", 0.0)
+    monkeypatch.delenv("QUESTS_MD_PROGRESS")
     monkeypatch.setattr(progress, "launched_rank", lambda: 1)
     assert "calibrating" not in CliRunner().invoke(cli.main, ["index", "build", "aimd.xyz", "-o", "r.qindex"]).stderr
 
@@ -209,7 +213,7 @@ def test_no_color_is_heeded_on_a_terminal(files: None, no_color: str) -> None:
         "import sys; from quests_md.cli.progress import show_progress\n"
         "with show_progress() as progress:\n    progress.begin('work:'); progress.share(0.5)\n"
     )
-    environment = {**os.environ, "TERM": "xterm-256color", "NO_COLOR": no_color}
+    environment = {**os.environ, "TERM": "xterm-256color", "NO_COLOR": no_color, "QUESTS_MD_PROGRESS": "on"}
     main, other = pty.openpty()
     subprocess.run([sys.executable, "-c", code], env=environment, stderr=other, check=True)
     os.close(other)
