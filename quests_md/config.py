@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 from pydantic.fields import FieldInfo
 
+from .bias import check_bias
 from .errors import InputError
 from .index import check_threshold
 from .information import DEFAULT_BANDWIDTH, check_bandwidth
@@ -64,9 +65,15 @@ def _check_time(value: Any) -> Any:
     return value
 
 
+def _check_bias(value: Any) -> Any:
+    check_bias(value)
+    return value
+
+
 Bandwidth = Annotated[Any, pydantic.AfterValidator(_check_bandwidth)]  # a number in 1/Å, or the word "auto"
 _Threshold = Annotated[Any, pydantic.AfterValidator(_check_threshold)]
 _Cutout = Annotated[dict[str, Any], pydantic.AfterValidator(_check_cutout)]
+_Bias = Annotated[dict[str, Any], pydantic.AfterValidator(_check_bias)]
 _Resume = Annotated[Any, pydantic.AfterValidator(_check_resume)]
 _Time = Annotated[Any, pydantic.AfterValidator(_check_time)]  # it stays as it was given: seconds, or "hh:mm:ss"
 _Function = Annotated[str, pydantic.AfterValidator(_check_function)]
@@ -79,8 +86,8 @@ _Symbols = Annotated[tuple[str, ...], pydantic.Strict(False)]
 # The first key of each group, and the heading of the group.
 _GROUPS = {
     "reference": "Reference", "select": "Thresholds", "every": "Evaluation", "consecutive": "Events",
-    "save_every": "Saving", "min_distance": "Broken frames", "output": "Files", "on_error": "Stopping",
-    "on_select": "Commands", "elements": "LAMMPS",
+    "save_every": "Saving", "min_distance": "Broken frames", "bias": "Steering", "output": "Files",
+    "on_error": "Stopping", "on_select": "Commands", "elements": "LAMMPS",
 }  # fmt: skip
 
 
@@ -170,6 +177,11 @@ class RunConfig(pydantic.BaseModel):
     the reference. Then the frame is [implausible](monitor.md#implausible-frames)."""
     implausible: Literal["stop", "continue"] = "stop"
     """What an implausible frame does to the run: `"stop"`, with an error, or `"continue"`."""
+
+    bias: _Bias | None = pydantic.Field(None, examples=[{"strength": 0.1, "ceiling": 10.0}])
+    """Add forces that push atoms towards a larger dH ([steering](steering.md)). A table with `strength` (a share of the
+    mean force) or `tau` (eV per nat), and, if wanted, `floor`, `ceiling`, `focus`, `warm_up`, `largest_force` and
+    `pause_in_events`. The run is then no equilibrium."""
 
     output: str = "uq"
     """Folder for the [files of the run](monitor.md#the-files-of-a-run). It is made if it does not exist."""
@@ -266,7 +278,7 @@ _MONITOR = (
     "implausible", "values", "precision", "threads",
 )  # fmt: skip
 _SESSION = (
-    "output", "overwrite", "resume", "history", "after", "novelty", "budget", "cutout", "on_select", "on_halt",
+    "output", "overwrite", "resume", "history", "after", "novelty", "budget", "cutout", "bias", "on_select", "on_halt",
     "on_event", "commands_at_once", "on_error", "wall_time",
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from .elements import SYMBOLS, numbers_of
 from .errors import ElementError, FrameError, InputError
 from .frame import Frame, as_frames
 from .kernels import descriptor as _descriptor
+from .kernels import descriptor_gradient as _gradient
 from .kernels import descriptor_vector as _vector
 from .kernels import neighbors as _neighbors
 from .kernels.threads import over_rows
@@ -278,6 +279,7 @@ class Environments:
                 spec.check_elements(set(frame.distinct_numbers.tolist()))
         self._wanted = spec._wanted
         self._bins = _neighbors.bin_points(points, spec.cutoff)
+        self._unsorted = points, kinds, places, owner
         self._has_vectors = _vector.available(spec.k)
         if self._has_vectors:
             points, kinds, sorted_places = _vector.sort_points(points, kinds, self._bins[0])
@@ -357,6 +359,38 @@ class Environments:
         if rows is None or math.isinf(error):
             return self.compute(which, threads), 0.0
         return rows, error
+
+    def pull_back(
+        self, which: NDArray[np.int64], along: NDArray[np.float64], threads: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Turn derivatives by descriptors into derivatives by positions and strain.
+
+        Parameters
+        ----------
+        which
+            (n,) environments, as for `compute`.
+        along
+            (n, d) derivatives of something by their rows.
+        threads
+            Threads to use; None takes all cores. The result does not depend on it.
+
+        Returns
+        -------
+        tuple
+            The derivatives by the positions of all rows of the frame (n_rows, 3), ghosts included, 1/Å; and those by a
+            strain ε (3, 3) that moves x to (1 + ε)·x. The descriptor has a kink where the k-th neighbour changes: there
+            the derivative is that of one side.
+        """
+        spec, n, column = self._spec, len(which), int(self._spec.by_centre)
+        points, kinds, places, owner = self._unsorted
+        slots = self._wanted.shape[1] * spec.k
+        who, out, strain = np.empty((n, slots), np.int64), np.empty((n, slots, 3)), np.empty((n, 3, 3))
+        how = (self._wanted, places[which], self._bins, spec.k, spec.cutoff, column, np.ascontiguousarray(along))
+        task = partial(_gradient.pull_back, points, kinds, *how, who=who, out=out, strain=strain)
+        over_rows(task, n, threads, _BLOCK)
+        total = np.zeros((len(self._frame.positions), 3))
+        _gradient.add_up(self.centres[which], who, out, owner, total)
+        return total, strain.sum(axis=0)
 
     def is_nearer(self, rows: NDArray[np.float64], r: float) -> NDArray[np.bool_]:
         """Return for descriptors (n, d) from `compute` whether the nearest neighbour is nearer than r (Å).

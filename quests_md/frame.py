@@ -5,17 +5,25 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import FrameError
 
-__all__ = ["Frame", "as_frames", "merge"]
+__all__ = ["AppliedBias", "Frame", "as_frames", "merge"]
 
 _OF_ATOMS = ("positions", "numbers", "ids", "watched", "velocities", "forces")  # one row for each atom
 _OF_FRAME = ("cell", "pbc", "origin")
+
+
+class AppliedBias(NamedTuple):
+    """What a bias added to the potential at a frame, over all ranks."""
+
+    energy: float  # in eV
+    largest: float  # the largest force on an atom, in eV/Å
+    tau: float  # eV per nat
 
 
 @dataclass
@@ -50,6 +58,8 @@ class Frame:
         (n_local, 3), if the host has them. Forces are the running model's, in eV/Å.
     energy
         Potential energy of the running model, in eV, if the host has it.
+    bias
+        What a bias added to the forces and the energy of the model, which are without it; None if there is none.
     n_expected
         Number of atoms that the host expects in the whole frame, over all ranks; None: it does not know. If there are
         fewer rows, atoms were lost.
@@ -76,6 +86,7 @@ class Frame:
     velocities: NDArray[np.float64] | None = None
     forces: NDArray[np.float64] | None = None
     energy: float | None = None
+    bias: AppliedBias | None = None
     n_expected: int | None = None
     group: str | None = None
 
@@ -149,9 +160,9 @@ class Frame:
         return Frame(**values)
 
     def bare(self) -> Frame:
-        """Return a copy of this rank's atoms, without ghosts, velocities, forces and energy."""
+        """Return a copy of this rank's atoms, without ghosts, velocities, forces, energy and bias."""
         twin = copy.copy(self)
-        twin.velocities = twin.forces = twin.energy = None
+        twin.velocities = twin.forces = twin.energy = twin.bias = None
         return twin.local()
 
     def local(self, into: Frame | None = None) -> Frame:

@@ -211,7 +211,13 @@ def configure(folder, **settings):
         "consecutive": 1,
         **settings,
     }
-    (folder / "quests.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+    (folder / "quests.toml").write_text("".join(f"{key} = {_toml(value)}\n" for key, value in values.items()))
+
+
+def _toml(value):
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value)
 
 
 def drive(after="", before=""):

@@ -333,3 +333,11 @@ def nearest_group(query, rows, size, errors):
     means = np.array([np.asarray(rows[group], WIDE).mean(axis=0) for group in groups])
     nearest = [int(squared_distances(row, means).argmin()) for row in query]
     return np.array([np.nanmean(errors[groups[i]]) for i in nearest])
+
+
+def delta_entropy_gradient(query, reference, bandwidth):
+    """Return the derivative of dH of one query by its descriptor: Σ p_j (q − r_j) / h², with p_j = K_j / Σ K."""
+    away = query - reference
+    exponents = -0.5 * (away**2).sum(axis=1) / bandwidth**2
+    weights = np.exp(exponents - exponents.max())
+    return (weights / weights.sum()) @ away / bandwidth**2

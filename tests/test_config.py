@@ -37,7 +37,7 @@ def test_every_key_is_read(tmp_path):
         "describe": None,
         "k": 32, "cutoff": 5.0, "select": -1.5, "halt": {"Si": float("inf")}, "every": 10,
         "min_atoms": 2, "min_fraction": 0.01, "consecutive": 3, "release": -2.0, "novelty": False, "budget": 7,
-        "cutout": {"radius": 4.0, "shape": "cluster"},
+        "cutout": {"radius": 4.0, "shape": "cluster"}, "bias": {"tau": 0.1, "focus": "worst"},
         "history": 5, "after": 6, "min_distance": 0.5, "implausible": "continue", "on_select": ("sh", "label.sh"),
         "on_halt": ("true",), "on_event": ("true",), "commands_at_once": 3,
         "save_every": 100, "output": "uq", "overwrite": True, "values": "flagged", "precision": "single", "threads": 2,
@@ -60,6 +60,7 @@ def test_every_key_is_read(tmp_path):
         novelty = false
         budget = 7
         cutout = { radius = 4.0, shape = "cluster" }
+        bias = { tau = 0.1, focus = "worst" }
         history = 5
         after = 6
         min_distance = 0.5

@@ -40,6 +40,7 @@ _TASKS = {
         "compress": ("frame_verbs", "compress_command", "Choose few frames that keep the information of a dataset."),
     },
     "Improve a potential": {
+        "attack": ("attack_verb", "attack_command", "Climb to frames near given ones that a reference knows less."),
         "cutout": ("frame_verbs", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
         "queue": ("queue_verbs", "queue_group", "Frames that wait for labels, and those that have them."),
         "label": ("loop_verbs", "label_command", "Label the frames of a queue with an oracle."),

@@ -87,6 +87,12 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "quests-md compress training.xyz --size 50% -o few.extxyz",
         "quests-md compress test.xyz --reference training.xyz --size 2 -o chosen.json",
     ),
+    "attack": (
+        "quests-md attack test.xyz@0 --index ref.qindex --calculator ase.calculators.emt:EMT --temperature 300 "
+        "--steps 5 -o climbed.extxyz",
+        "quests-md attack test.xyz --index ref.qindex --calculator ase.calculators.emt:EMT --temperature 900 "
+        "--focus worst --steps 5 --repeats 2 -o worst_first.extxyz",
+    ),
     "cutout": (
         "quests-md cutout md.xyz --index ref.qindex --threshold false_alarm=0.1 --radius 2.5 -o cutouts.extxyz",
         "quests-md cutout uq/candidates.extxyz --index ref.qindex --threshold 20 --radius 0 -o worst.extxyz",

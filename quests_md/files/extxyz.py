@@ -182,6 +182,8 @@ def format_parts(frame: Frame, dH: NDArray[np.float64], info: dict[str, Any], mo
     keys.update(pbc=frame.pbc, **info)
     if frame.energy is not None:
         keys["model_energy"] = frame.energy
+    if frame.bias is not None:
+        keys.update(bias_energy=frame.bias.energy, bias_force=frame.bias.largest)
     yield from format_columns(columns, keys)
 
 

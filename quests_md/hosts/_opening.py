@@ -44,6 +44,8 @@ class Opening:
         and {n}, the number of sessions that this process has opened by this `output` before.
     host
         Name of the program that moves the atoms, for run.json.
+    steers
+        Whether the host adds the forces of a bias: others refuse a session or configuration that has one.
     joins
         Use the session that this process already has open in the same folder by the same configuration. Only for hosts
         that take their steps from ``session.counter``: the steps of others would mix.
@@ -61,21 +63,23 @@ class Opening:
         `given` is something else.
     """
 
-    def __init__(self, given: Any, host: str, *, joins: bool) -> None:
+    def __init__(self, given: Any, host: str, *, joins: bool, steers: bool = False) -> None:
         self._session: Session | None = None
         self.config: RunConfig | None = None
         self._opened: _Opened | None = None
-        self._host, self._joins = host, joins
+        self._host, self._joins, self._steers = host, joins, steers
         if isinstance(given, Session):
+            _check_bias(given.steering is not None, steers)
             given.host = host
             self._session = given
         else:
             self.config = _make_config(given)
+            _check_bias(self.config.bias is not None, steers)
             self._fields = _read_fields(self.config.output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what was given. A session refuses that."""
-        return _open_again, (self._session or self.config, self._host, self._joins)
+        return _open_again, (self._session or self.config, self._host, self._joins, self._steers)
 
     @property
     def current(self) -> Session | None:
@@ -142,8 +146,15 @@ class Opening:
         return opened
 
 
-def _open_again(given: Any, host: str, joins: bool) -> Opening:
-    return Opening(given, host, joins=joins)
+def _open_again(given: Any, host: str, joins: bool, steers: bool) -> Opening:
+    return Opening(given, host, joins=joins, steers=steers)
+
+
+def _check_bias(has_bias: bool, steers: bool) -> None:
+    if has_bias and not steers:
+        raise InputError("this host adds no forces, and the session has a bias: take BiasedCalculator, or leave it out")
+    if steers and not has_bias:
+        raise InputError("BiasedCalculator needs a session with a bias: bias = { strength = 0.1, ceiling = 10.0 }")
 
 
 class _Opened:

@@ -21,14 +21,16 @@ from ase.calculators.calculator import (
     all_changes,
     compare_atoms,
 )
+from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
+from ..bias import Push
 from ..errors import Halted, InputError
-from ..frame import Frame
+from ..frame import AppliedBias, Frame
 from ..monitor import Decision
 from ._opening import Opening
 
-__all__ = ["MonitorObserver", "MonitoredCalculator"]
+__all__ = ["BiasedCalculator", "MonitorObserver", "MonitoredCalculator"]
 
 # dH depends on the geometry alone: a change of these makes no new configuration.
 _NOT_GEOMETRY = ("initial_charges", "initial_magmoms")
@@ -143,7 +145,7 @@ class MonitoredCalculator(_Values, Calculator):  # type: ignore[misc]
         super().__init__()
         for name in ("get_spin_polarized", "prefix"):  # ASE's constructor sets them: they would hide the wrapped ones
             self.__dict__.pop(name, None)
-        self._opening = Opening(session, "ase calculator", joins=True)
+        self._open(session)
         self.calculator = calculator
         self.parameters = getattr(calculator, "parameters", {})
         self.implemented_properties = [*calculator.implemented_properties, "dH"]
@@ -168,6 +170,9 @@ class MonitoredCalculator(_Values, Calculator):  # type: ignore[misc]
 
     @session.setter
     def session(self, session: Any) -> None:
+        self._open(session)
+
+    def _open(self, session: Any) -> None:
         self._opening = Opening(session, "ase calculator", joins=True)
 
     def close(self) -> None:
@@ -226,17 +231,25 @@ class MonitoredCalculator(_Values, Calculator):  # type: ignore[misc]
         # Copies, because many calculators use their arrays again for the next configuration.
         results = {**getattr(self.calculator, "results", {}), **values}
         self.results = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in results.items()}
-        if is_new and not is_broken:
-            self._watch()
+        if is_broken:
+            return
+        model = _make_model(self.results.get("energy"), self.results.get("forces"))
+        bias = self._steer(model)
+        if is_new:
+            self._watch(model, bias)
 
-    def _watch(self) -> None:
+    def _steer(self, model: dict[str, Any]) -> AppliedBias | None:
+        """Add to the results what steers the run, and return it; `BiasedCalculator` does."""
+        return None
+
+    def _watch(self, model: dict[str, Any] | None = None, bias: AppliedBias | None = None) -> None:
         """Give the configuration its number, and evaluate it if it is due."""
         with self._opening.watching(self) as session:
             step, self._counted = next(session.counter), self.atoms
             if not session.due(step):
                 return
-            model = _make_model(self.results.get("energy"), self.results.get("forces"))
-            decision = session.observe(Frame.from_atoms(self.atoms, step, velocities=None, **model))
+            frame = Frame.from_atoms(self.atoms, step, velocities=None, bias=bias, **(model or {}))
+            decision = session.observe(frame)
             if decision.evaluated or session.given_up:
                 self._take(decision)
                 self._measured = (self.atoms, decision.dH)
@@ -290,6 +303,78 @@ class MonitoredCalculator(_Values, Calculator):  # type: ignore[misc]
         twin.parameters = getattr(twin.calculator, "parameters", {})
         twin.results = copy.deepcopy(self.results, memo)
         return twin
+
+
+# Results of a potential that a bias leaves as they are; all others it changes or cannot change.
+_UNBIASED = ("dipole", "charges", "magmom", "magmoms", "dH")
+_BIASED = ("energy", "free_energy", "forces", "stress")
+
+
+class BiasedCalculator(MonitoredCalculator):
+    """Wrap a calculator so that a run is watched, and steered to where the reference knows less.
+
+    Energy, forces and stress are those of the wrapped calculator and of the bias −τ Σ f(dH) together, which are
+    consistent with each other. Saved frames have the forces of the wrapped calculator alone (`model_forces`), and the
+    energy and the largest force of the bias. Run it with a thermostat: the bias does work on the atoms. A biased run is
+    no equilibrium.
+
+    Parameters
+    ----------
+    calculator
+        Any ASE calculator.
+    session
+        As for `MonitoredCalculator`, with a `bias`: ``{"strength": 0.1, "ceiling": 10.0}``.
+
+    Attributes
+    ----------
+    push
+        What the bias did to the last configuration, or None: energy (eV), forces (eV/Å), the largest force, τ, and why
+        it was off.
+
+    Raises
+    ------
+    InputError
+        The session has no bias.
+    Halted, MonitorError, ConfigError, OutputError
+        As `MonitoredCalculator`.
+    """
+
+    def __init__(self, calculator: Any, session: Any) -> None:
+        super().__init__(calculator, session)
+        known = calculator.implemented_properties
+        self.implemented_properties = [name for name in known if name in _BIASED + _UNBIASED] + ["dH"]
+        self.push: Push | None = None
+        self._pushed: Any = None  # the configuration of `push`, as ase.Atoms
+
+    def _open(self, session: Any) -> None:
+        self._opening = Opening(session, "ase calculator", joins=True, steers=True)
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
+    ) -> None:
+        """Let the wrapped calculator compute, add the bias, and watch what is new."""
+        super().calculate(atoms, list(dict.fromkeys([*properties, "energy", "forces"])), system_changes)
+
+    def _steer(self, model: dict[str, Any]) -> AppliedBias | None:
+        """Add the bias to the results. The same configuration gets the same bias, whatever is asked of it."""
+        if self._pushed is None or compare_atoms(self._pushed, self.atoms, excluded_properties=_NOT_GEOMETRY):
+            with self._opening.watching(self) as session:
+                step = 0 if session.decision is None else session.decision.step
+                self.push = session.push(Frame.from_atoms(self.atoms, step, **model), step=step)
+            self._pushed = self.atoms
+        self.results = {name: value for name, value in self.results.items() if name in _BIASED + _UNBIASED}
+        push, results = self.push, self.results
+        if push is None:
+            return None
+        for name in ("energy", "free_energy"):
+            if name in results:
+                results[name] = results[name] + push.energy
+        results["forces"] = results["forces"] + push.forces
+        if "stress" in results:
+            stress = results["stress"]
+            more = -push.virial / self.atoms.get_volume()
+            results["stress"] = stress + (more if np.shape(stress) == (3, 3) else full_3x3_to_voigt_6_stress(more))
+        return AppliedBias(push.energy, push.largest, push.tau)
 
 
 class MonitorObserver(_Values):

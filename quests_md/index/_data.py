@@ -261,6 +261,40 @@ class IndexData:
         """
         return 0.0 - self.log_kernel_sum(query, threads, precision=precision)  # and not −0
 
+    def differentiate(
+        self, query: NDArray[np.float64], threads: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute dH against the index, and its derivatives by the descriptors.
+
+        With K_j the kernel of reference r_j and p_j = K_j / Σ K, the derivative is Σ_j p_j (q − r_j) / h².
+
+        Parameters
+        ----------
+        query
+            Descriptors (n, d).
+        threads
+            Threads to use; None takes all cores. The result does not depend on it.
+
+        Returns
+        -------
+        tuple
+            dH (n,) in nats, and its derivatives (n, d) in nats·Å. With ``spec.by_centre`` those by the first column,
+            the atomic number, are 0.
+
+        Raises
+        ------
+        ElementError, InputError
+            As in `delta_entropy`.
+        """
+        rows = self._read_query(query, threads)
+        with self.reading():
+            if not self.descriptor.by_centre:
+                return self._parts[0].differentiate(rows, threads)
+            dH, out = np.empty(len(rows)), np.zeros(rows.shape)
+            for part, which, own in self._split_query(rows):
+                dH[which], out[which, 1:] = part.differentiate(own, threads)
+        return dH, out
+
     def local_residuals(
         self, query: Any, threads: int | None = None, *, potential: str | None = None, precision: Precision = "double"
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..information import Blocks, Precision, local_residuals, log_kernel_sum, log_kernel_sum_of_few, pack
-from ..kernels import kernel_sum, nearest, search
+from ..kernels import kernel_sum, mean_reference, nearest, search
 from ..kernels.blocks import LEAF
 from ..kernels.threads import over_rows
 
@@ -184,19 +184,34 @@ class Part:
         self, query: NDArray[np.float64], threshold: float, memory: NDArray[np.int32], threads: int | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return upper bounds of dH and guesses as `search.upper_bounds` does: nan where the search did not decide."""
-        if self._question is None:  # all but the threshold follows from the tree
-            self._question = search.question(self._centre, self._tree, 0.0, self._bandwidth)
-        ask, out, guess = (
-            self._question._replace(threshold=float(threshold)),
-            np.empty(len(query)),
-            np.empty(len(query)),
-        )
+        question = self._question or self._ask()  # every evaluation comes here: a call less
+        ask = question._replace(threshold=float(threshold))
+        out, guess = np.empty(len(query)), np.empty(len(query))
         if threads == 1:
             search.upper_bounds(query, self._tree, ask, memory, 0, len(query), out, guess)
         else:
             task = partial(search.upper_bounds, query, self._tree, ask, memory, out=out, guess=guess)
             over_rows(task, len(query), threads, _SEARCHED)
         return out, guess
+
+    def differentiate(
+        self, query: NDArray[np.float64], threads: int | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute dH (n,) and its derivatives (n, d) as `Index.differentiate` does; of the queries as above."""
+        sums = self.log_kernel_sum(query, threads, "single")  # what is left out by them does not change a double
+        out = np.empty(query.shape)
+        task = partial(mean_reference.mean_differences, query, self._tree, self._question or self._ask(), sums, out=out)
+        if threads == 1:
+            task(0, len(query))
+        else:
+            over_rows(task, len(query), threads, kernel_sum.BLOCK)
+        out *= 1.0 / self._bandwidth**2
+        return 0.0 - sums, out
+
+    def _ask(self) -> search.Question:
+        """Make the question to the tree, once: all but the threshold follows from the tree."""
+        self._question = search.question(self._centre, self._tree, 0.0, self._bandwidth)
+        return self._question
 
 
 def join_residuals(one: NDArray[np.float64] | None, other: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ def _comes_before(a: Array, b: Array) -> bool:
 
 
 @kernel
-def _nearest(
+def nearest_neighbors(
     i: int,
     points: Array,
     kinds: Array,
@@ -54,9 +54,9 @@ def _nearest(
     ranges: Array,
     found: Array,
 ) -> int:
-    """Write the nearest neighbours of point i of the kind `wanted` into `found` (k + 1, 4); return how many (≤ k).
+    """Write the nearest neighbours of point i of the kind `wanted` into `found` (k + 1, 5); return how many (≤ k).
 
-    The rows of `found` are (r², x, y, z).
+    The rows of `found` are (r², x, y, z, number of the point).
     """
     order, start, low, width, count = bins
     k = found.shape[0] - 1
@@ -75,8 +75,9 @@ def _nearest(
             # Insert it into the sorted list. Row k is scratch for the neighbour that falls off the end.
             slot = n
             found[slot, 0], found[slot, 1], found[slot, 2], found[slot, 3] = r2, dx, dy, dz
+            found[slot, 4] = j
             while slot > 0 and _comes_before(found[slot], found[slot - 1]):
-                for c in range(4):
+                for c in range(5):
                     found[slot, c], found[slot - 1, c] = found[slot - 1, c], found[slot, c]
                 slot -= 1
             n = min(n + 1, k)
@@ -133,13 +134,13 @@ def describe(
     `kinds` (m,) are the kinds of the points.
     """
     ranges = np.empty((9, 2), np.int64)
-    found = np.empty((k + 1, 4))
+    found = np.empty((k + 1, 5))
     row = np.empty(k)
     for c in range(first, last):
         kind = kinds[centres[c]]
         for b in range(wanted.shape[1]):
             n = 0
             if wanted[kind, b] != NONE:
-                n = _nearest(centres[c], points, kinds, wanted[kind, b], bins, cutoff, ranges, found)
+                n = nearest_neighbors(centres[c], points, kinds, wanted[kind, b], bins, cutoff, ranges, found)
             begin = column + b * (2 * k - 1)
             _describe(found, n, cutoff, row, out[c, begin : begin + 2 * k - 1])

@@ -143,7 +143,7 @@ def measure_nodes(tree: Tree, level: int, first: int, last: int) -> None:
 
 
 @inlined
-def _distances(query: Array, rows: Array, first: int, n: int, out: Array, vector: bool) -> None:
+def distances(query: Array, rows: Array, first: int, n: int, out: Array, vector: bool) -> None:
     if vector:
         squared_distances(query, rows, first, n, out)
     else:
@@ -220,7 +220,7 @@ def _move(room: _Room, source: int, target: int) -> None:
 def _leaf_sum(leaf: int, room: _Room, tree: Tree, ask: Question) -> tuple[float, float]:
     """Return lower and upper bound of the sum over all rows of a leaf, relative to the threshold."""
     n = min(LEAF, len(tree.rows) - leaf * LEAF)
-    _distances(room.query, tree.rows, leaf * LEAF, n, room.squared, ask.vector)
+    distances(room.query, tree.rows, leaf * LEAF, n, room.squared, ask.vector)
     lower, upper = 0.0, 0.0
     for j in range(n):
         squared = np.float64(room.squared[j])
@@ -242,7 +242,7 @@ def _open(node: int, size: int, best: float, best_node: int, room: _Room, tree: 
         level += 1
     first = tree.first[level - 1] + (node - tree.first[level]) * FAN
     n = min(FAN, tree.first[level] - first)
-    _distances(room.query, tree.centres, first, n, room.squared, ask.vector)
+    distances(room.query, tree.centres, first, n, room.squared, ask.vector)
     for i in range(n):
         squared = np.float64(room.squared[i])
         lower, upper = _lower(squared, first + i, tree, ask), _upper(squared, first + i, tree, ask)
@@ -312,7 +312,7 @@ def upper_bounds(
         _load(query[i], ask.centre, room.query)
         node, lower = memory[i], -np.inf
         if node >= 0 and node < len(tree.log_rows):
-            _distances(room.query, tree.centres, node, 1, room.squared, ask.vector)
+            distances(room.query, tree.centres, node, 1, room.squared, ask.vector)
             lower = _lower(np.float64(room.squared[0]), node, tree, ask)
         if lower > slack:
             out[i] = guess[i] = ask.threshold - lower

@@ -176,6 +176,13 @@ class Oracle(pydantic.BaseModel):
         found |= {} if self.energy == "free" else {"energy": self.energy}
         return found | ({} if self.moments is None else {"moments": self.moments})
 
+    def make_calculator(self) -> Any:
+        """Make the calculator in this process; `InputError` if it cannot be made."""
+        try:
+            return load(self.calculator)(**call_tables(fill_folder(self.keywords, ".")))
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"calculator {self.calculator} cannot be made: {error}") from error
+
     def keywords_of_try(self, again: bool) -> dict[str, Any]:
         """Return the keywords of the first try, or of those that follow."""
         return _merge(self.keywords, self.retry) if again else dict(self.keywords)

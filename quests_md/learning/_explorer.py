@@ -18,7 +18,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from numpy.typing import NDArray
 
 from ..errors import MissingExtraError, QuestsError, SourceError
-from ..hosts.ase import MonitorObserver
+from ..hosts.ase import BiasedCalculator, MonitorObserver
 from ..hosts.lammps import attach
 from ..index import Index
 from ..monitor import Band
@@ -89,7 +89,10 @@ class AseExplorer:
         self.session = Session.from_config(job.config(potential.elements))
         self.covered = LastCovered(self.session.place)
         self.session.record(self.covered)
-        self._dyn.attach(MonitorObserver(self.session, self._dyn))
+        if job.bias is None:
+            self._dyn.attach(MonitorObserver(self.session, self._dyn))
+        else:
+            self._atoms.calc = BiasedCalculator(self._atoms.calc, self.session)
 
     def _make_dynamics(self) -> Any:
         settings, temperature = self._job.settings, self._job.temperature

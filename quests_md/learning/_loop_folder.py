@@ -112,6 +112,8 @@ class Job:
         Keys of `RunConfig`: select, halt, every, ...
     continues
         Take the velocities of the start frame, if it has some. Otherwise they are drawn at the temperature.
+    bias
+        The key `bias` of the watched run; None without a bias.
 
     Raises
     ------
@@ -130,6 +132,7 @@ class Job:
     settings: Explore
     monitor: dict[str, Any]
     continues: bool = False
+    bias: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.seed <= 900_000_000:
@@ -143,6 +146,8 @@ class Job:
         """Return the configuration of the watched run."""
         of_host = {"elements": list(elements)} if elements and self.settings.host == "lammps" else {}
         ours = {"index": str(self.index), "output": str(self.folder), "overwrite": True, **of_host}
+        if self.bias is not None:
+            ours["bias"] = self.bias
         return RunConfig.make({**self.monitor, **ours}, where=f"exploration {self.name}: [monitor]")
 
     def absolute(self) -> Job:

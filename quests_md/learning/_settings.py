@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from ..bias import check_bias
 from ..config import Bandwidth, RunConfig
 from ..errors import ConfigError
 from ..information import DEFAULT_BANDWIDTH
@@ -36,6 +37,12 @@ def _to_list(value: Any) -> Any:
 
 _Numbers = Annotated[
     tuple[float, ...], pydantic.Strict(False), pydantic.Field(min_length=1), pydantic.BeforeValidator(_to_list)
+]
+_Strengths = Annotated[
+    tuple[pydantic.NonNegativeFloat, ...],
+    pydantic.Strict(False),
+    pydantic.BeforeValidator(_to_list),
+    pydantic.Field(min_length=1),
 ]
 _Temperatures = Annotated[
     tuple[pydantic.PositiveFloat, ...],
@@ -124,6 +131,11 @@ class Explore(_Table):
         File of LAMMPS commands, which is included after the potential.
     elements
         Chemical symbols of the types 1, 2, ... of LAMMPS, if `start` is a file of LAMMPS that does not tell them.
+    strength
+        Strengths of a bias that pushes explorations to where the index knows less, each a share of the mean force.
+        Every strength is explored at every temperature and pressure; 0 is without a bias. None: no bias.
+    bias
+        Other settings of the bias: `ceiling`, `floor`, `focus` and the others of the key `bias` of quests.toml.
     """
 
     host: Literal["lammps", "ase"] = "lammps"
@@ -137,9 +149,15 @@ class Explore(_Table):
     restart: Literal["covered", "start"] = "covered"
     setup: str | None = None
     elements: Annotated[tuple[str, ...], pydantic.Strict(False)] | None = None
+    strength: _Strengths | None = None
+    bias: dict[str, Any] | None = None
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Explore:
+        if self.bias is not None and not self.strength:
+            raise ValueError("bias: give the strengths, too: strength = [0.0, 0.3]")
+        for strength in self.strength or ():
+            self.bias_of(strength)
         if self.setup is not None and self.host != "lammps":
             raise ValueError('setup holds commands of LAMMPS: leave it out with host = "ase"')
         if self.steps < 1:
@@ -156,6 +174,14 @@ class Explore(_Table):
     def steps(self) -> int:
         """Number of steps of an exploration that nothing ends."""
         return round(1000.0 * self.time / self.timestep)
+
+    def bias_of(self, strength: float) -> dict[str, Any] | None:
+        """Return the key `bias` of the watched run at this strength; None at 0."""
+        if not strength:
+            return None
+        settings = {**(self.bias or {}), "strength": strength}
+        check_bias(settings)
+        return settings
 
     def state_points(self) -> Iterator[tuple[str, float, float | None]]:
         """Yield name, temperature (K) and pressure (GPa) of every exploration of a generation."""

@@ -242,7 +242,7 @@ def _run(work: Work, generation: int, jobs: list[Job]) -> list[Exploration]:
 def make_jobs(work: Work, generation: int, kind: str) -> list[Job]:
     """Return the jobs of a generation: one for every temperature, pressure and seed; they take the starts in turn.
 
-    `kind` is "explore" or "confirm".
+    `kind` is "explore", with a job for every strength of a bias, too; or "confirm", which is without a bias.
     """
     settings, folder = work.config.explore, work.folder.generation(generation) / kind
     starts = _list_starts(settings)
@@ -250,7 +250,10 @@ def make_jobs(work: Work, generation: int, kind: str) -> list[Job]:
     monitor = {name: value for name, value in work.config.monitor.items() if name != "cutout"}
     monitor |= {name: _simplify(of) for name, of in work.thresholds.items()}
     jobs = []
-    for number, (name, temperature, pressure) in enumerate(settings.state_points()):
+    strengths = settings.strength or (0.0,) if kind == "explore" else (0.0,)
+    points = itertools.product(settings.state_points(), strengths)
+    for number, ((name, temperature, pressure), strength) in enumerate(points):
+        name = f"{name}-bias{strength:g}" if strength else name
         last = None if kind == "confirm" else _find_last_covered(work, generation, name)
         jobs.append(
             Job(
@@ -265,6 +268,7 @@ def make_jobs(work: Work, generation: int, kind: str) -> list[Job]:
                 settings=settings.explore(),
                 monitor=monitor,
                 continues=last is not None,
+                bias=settings.bias_of(strength),
             )
         )
     return jobs

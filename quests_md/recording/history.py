@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..comm import together
 from ..errors import InputError, OutputError
 from ..files import HeldFolder, pack, unpack
-from ..frame import Frame, merge
+from ..frame import AppliedBias, Frame, merge
 from ..monitor import Band, Decision, Key
 from .past import Past
 from .recorder import ALL_BANDS, FrameFile, Moment, Place, Recorder
@@ -232,11 +232,15 @@ def _pack(moment: Moment, rank: int, size: int) -> list[bytes]:
             arrays[f"frame.{field.name}"] = value
         elif field.name in ("time", "energy") and value is not None:
             values[f"frame.{field.name}"] = float(value)
+        elif field.name == "bias" and value is not None:
+            values["frame.bias"] = list(value)
     return pack(values, arrays)
 
 
 def _unpack(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Moment:
     of_frame = {name: value for name, value in {**values, **arrays}.items() if name.startswith("frame.")}
+    if "frame.bias" in of_frame:
+        of_frame["frame.bias"] = AppliedBias(*of_frame["frame.bias"])
     frame = Frame(**{name.removeprefix("frame."): value for name, value in of_frame.items()}, step=values["step"])
     more: dict[str, Any] = {name: values[name] for name in _OF_DECISION} | {name: arrays.get(name) for name in _ERRORS}
     decision = Decision(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ __all__ = ["Past", "check_mode", "find_past"]
 # Keys of run.json that decide: the run cannot be resumed if one of them has changed.
 _DECIDING = (
     "select", "halt", "min_atoms", "min_fraction", "consecutive", "release", "every", "save_every", "min_distance",
-    "implausible", "novelty", "budget",
+    "implausible", "novelty", "budget", "bias",
 )  # fmt: skip
 _COLUMNS = ",".join(DEFAULTS)
 # The heads of older files: the columns before these names. The first is that of format 1.
-_OLDER = [_COLUMNS.partition(f",{name}")[0] for name in ("repeat", "n_sample", "expected_error")]
+_OLDER = [_COLUMNS.partition(f",{name}")[0] for name in ("repeat", "n_sample", "expected_error", "bias_energy")]
 _PIECE = 1 << 16
 
 
@@ -73,6 +74,8 @@ class Past:
         State of the selection after the first `base_rows` rows, if these rows do not contain it (format 1); else None.
     is_broken
         Whether the last row is of a broken frame.
+    tau
+        τ of the bias (eV per nat) in the last row; nan without one.
     events
         Lines of events.jsonl.
     rows_end, lacks_columns
@@ -106,6 +109,7 @@ class Past:
     base_rows: int = 0
     rows_end: int = 0
     lacks_columns: tuple[str, ...] = ()
+    tau: float = math.nan
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def has_row(self, key: Key) -> bool:
@@ -207,6 +211,7 @@ def _find(folder: HeldFolder, names: tuple[str, ...], now: dict[str, Any], mode:
         rows_end=_find_end_of_lines(folder, "monitor.csv"),
         lacks_columns=tuple(DEFAULTS)[head.count(",") + 1 :] if head in _OLDER else (),
         events=events,
+        tau=float(rows["bias_tau"][-1]) if len(rows) else math.nan,
     )
     _count(past, rows)
     _find_base(past, rows)

@@ -66,6 +66,9 @@ DEFAULTS: dict[str, int | float | bool | str] = {
     "expected_error": math.nan,
     "n_outside": 0,
     "force_rmse": math.nan,
+    "bias_energy": math.nan,
+    "bias_force": math.nan,
+    "bias_tau": math.nan,
 }
 _ESSENTIAL = ("run", "step", "n", "max", "band")
 

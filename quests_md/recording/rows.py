@@ -20,6 +20,7 @@ __all__ = ["COLUMNS", "ROWS", "Cost", "Recent", "RowLines"]
 
 ROWS = "monitor.csv"
 COLUMNS = tuple(DEFAULTS)
+_NO_BIAS = math.nan, math.nan, math.nan
 _HEAD = (",".join(COLUMNS) + "\n").encode()
 
 
@@ -45,12 +46,14 @@ class RowLines(Recorder):
         if not self._is_root:
             return
         d = moment.decision
+        energy, force, tau = moment.frame.bias or _NO_BIAS
         text = (
             f"{d.run},{int(d.step)},{float(moment.frame.time)!r},{d.n},{d.maximum!r},{d.max_id},{d.mean!r},{d.q50!r},"
             f"{d.q99!r},{d.n_select},{d.n_halt},{d.band.value},{int(d.save)},{self._values},{moment.seconds!r},{d.event},"
             f"{d.novelty!r},{d.force_error!r},{d.repeat},{d.mark[0]!r}/{d.mark[1]!r},{d.n_novel},{d.excess!r},"
             f"{'' if moment.dropped is None else moment.dropped},{d.n_sample},{d.sample_age},"
-            f"{'' if d.sample is None else d.sample},{d.expected_error!r},{d.n_outside},{d.force_rmse!r}\n"
+            f"{'' if d.sample is None else d.sample},{d.expected_error!r},{d.n_outside},{d.force_rmse!r},"
+            f"{energy!r},{force!r},{tau!r}\n"
         )
         try:
             self._place.folder.append(ROWS, (text.encode(),), _HEAD)

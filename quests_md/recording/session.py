@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..bias import Push
 from ..comm import Comm, Serial, raise_together, together
 from ..config import RunConfig, describe_keys
 from ..errors import Halted, InputError, MonitorError, OutputError, QuestsError
@@ -39,6 +40,7 @@ from .live_reference import LiveReference, reference_of
 from .past import Past, check_mode, find_past
 from .recorder import Moment, Place, Recorder, to_quests_error
 from .rows import Cost, Recent, RowLines
+from .steering import Steering
 
 __all__ = ["Session"]
 
@@ -72,6 +74,8 @@ class Session:
         "running", "finished", "halted" or "failed".
     reason
         Why the run was halted or has failed, in words.
+    steering
+        The bias of the run, or None.
     given_up
         Whether watching has failed and the run goes on without it.
     counter
@@ -98,6 +102,7 @@ class Session:
         novelty: bool = True,
         budget: int | None = None,
         cutout: Mapping[str, Any] | None = None,
+        bias: Mapping[str, Any] | None = None,
         on_select: Hook | None = None,
         on_halt: Hook | None = None,
         on_event: Hook | None = None,
@@ -115,6 +120,8 @@ class Session:
         self.settings: dict[str, Any] = {
             "history": history, "after": after, "novelty": novelty, "budget": budget, "cutout": cutout,
         }  # fmt: skip
+        self.steering = None if bias is None else together(monitor.comm, lambda: Steering(monitor, bias))
+        self.settings["bias"] = None if self.steering is None else self.steering.settings
         self.decision: Decision | None = None
         self.n_evaluated = self.n_flagged = 0
         self.status, self.reason, self.given_up = "running", "", False
@@ -233,6 +240,8 @@ class Session:
         self._halted = past.state.halted
         self._passed = set(past.halts)  # a copy: ranks that are threads share what was broadcast
         self._recent.is_broken = past.is_broken
+        if self.steering is not None:
+            self.steering.resume(past.tau)
         self.counter = itertools.count(0 if past.last is None else past.last.step + 1)
         state = {"volume": past.state.volume, "sample": past.state.sample}
         thresholds = past.thresholds if past.same else None
@@ -436,6 +445,24 @@ class Session:
         """Make the last plausible frame a candidate, because the host crashed after it. Collective."""
         if self._recent.plausible is not None and not self._ended:
             self._candidates.add(self._recent.plausible, reason=f"the last before {reason}")
+
+    def push(self, frame: Frame | None, *, step: int, error: Exception | None = None) -> Push | None:
+        """Compute what the bias adds to the forces of a frame, for the host to add; None without a bias. Collective.
+
+        A rank that has no frame gives the `error` why.
+
+        Raises
+        ------
+        QuestsError
+            The frame cannot be measured, on any rank. On all ranks; the session is over.
+        """
+        if self.steering is None or self._ended:
+            return None
+        try:
+            return self.steering.push(frame, error)
+        except Exception as caught:  # noqa: BLE001 - it is raised, or printed, as one of our errors
+            self._fail_together(self._to_shared_error(caught, f"the bias failed at step {step}"))
+            return None
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

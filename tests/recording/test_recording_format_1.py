@@ -24,6 +24,7 @@ STEPS, CUT = len(OLD["SCALES"]), OLD["CUT"]
 DEFAULTS = {
     "repeat": "0", "configuration": "", "n_novel": "0", "excess": "nan", "dropped": "", "n_sample": "0",
     "sample_age": "0", "sample": "", "expected_error": "nan", "n_outside": "0", "force_rmse": "nan",
+    "bias_energy": "nan", "bias_force": "nan", "bias_tau": "nan",
 }  # fmt: skip
 
 

@@ -36,7 +36,8 @@ from quests_md.monitor import Band
 
 COLUMNS = (
     "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error,"
-    "repeat,configuration,n_novel,excess,dropped,n_sample,sample_age,sample,expected_error,n_outside,force_rmse"
+    "repeat,configuration,n_novel,excess,dropped,n_sample,sample_age,sample,expected_error,n_outside,force_rmse,"
+    "bias_energy,bias_force,bias_tau"
 )
 
 
@@ -285,11 +286,11 @@ def test_folders_that_cannot_be_used(index, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A real disk of 64 KiB."""
+    """A real disk of 68 KiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=68k", "tmpfs", str(disk)], capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"a disk that is soon full needs the right to mount: {mounted.stderr.strip()}")

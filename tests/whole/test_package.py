@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 PUBLIC = "Decision DescriptorSpec Frame Index Monitor Run Session delta_entropy diversity entropy read_run"
 HOSTS = {
     "quests_md.compression": "Compression Growth METHODS compress",
-    "quests_md.hosts.ase": "MonitorObserver MonitoredCalculator",
+    "quests_md.hosts.ase": "BiasedCalculator MonitorObserver MonitoredCalculator",
     "quests_md.hosts.lammps": "Watch attach quests_attach quests_close quests_step",
     "quests_md.hosts.lammps_script": "run_script",
     "quests_md.hosts.mpi": "MpiComm launched_rank world",

@@ -16,6 +16,7 @@ from ..mpi import MpiComm
 from ._arrays import FIX, FIX_ATOM, FIX_ERROR, FrameReader
 from ._instance import attach_watch, get_watch
 from ._library import Library, get_address
+from ._pushing import Pushing
 from ._replicas import BREAKER, Breaker, Replicas, find_replicas
 from ._watch import Watch
 
@@ -156,15 +157,17 @@ def _attach(
     within_step = host == _MODULE
     with contextlib.ExitStack() as failing:
         failing.push(session)
-        _define_fixes(library, config.every, comm, within_step, session.monitor.expects_errors)
+        pushing = Pushing(library, session, reader) if session.steering is not None else None
+        every = config.every if pushing is None else 1
+        _define_fixes(library, every, comm, within_step, session.monitor.expects_errors, pushing is not None)
         breaker = Breaker(library) if within_step else None  # fix python/invoke can raise errors itself
         failing.pop_all()
-    watch = Watch(library, session, reader, config, within_step, replicas, breaker)
+    watch = Watch(library, session, reader, config, within_step, replicas, breaker, pushing)
     library.set_callback(FIX, watch.on_forces)
     return watch
 
 
-def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool, has_errors: bool) -> None:
+def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool, has_errors: bool, pushes: bool) -> None:
     # Without this write_data would add a section that read_data refuses. Older versions have `write_data ... nofix`.
     keep_out = " writedata no" if library.version >= _WRITEDATA else ""
     library.command(f"fix {FIX_ATOM} all property/atom d_dH i_quests{keep_out}")
@@ -177,12 +180,12 @@ def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool, h
     on_host = kokkos and within_step and library.get_fix_style(FIX_ATOM, comm).endswith("/kk")
     if on_host:
         library.command("suffix off")
-    # It calls at every step, because atoms may be made between evaluations. The forces that it adds are zero.
+    # It calls at every step, because atoms may be made between evaluations. Without a bias its forces are zero.
     library.command(f"fix {FIX} all external pf/callback 1 {every}")
     if on_host:
         library.command("suffix on")
     # It has no energy and no virial, but some versions add its virial before they have set it to zero.
-    library.command(f"fix_modify {FIX} energy no virial no")
+    library.command(f"fix_modify {FIX} " + ("energy yes virial yes" if pushes else "energy no virial no"))
     library.set_vector_length(FIX, _ENTRIES + (_OF_ERRORS if has_errors else 0))
 
 

@@ -110,10 +110,16 @@ class FrameReader:
         """Remember the box of a step. Call it after the forces have been computed: then the ghosts are current."""
         self._noted = step, self._library.get_box_bytes()
 
-    def read(self, step: int, end_of_step: bool) -> Frame:
+    @property
+    def force_unit(self) -> float | None:
+        """LAMMPS's unit of force in eV/Å, and so of energy in eV; None where it has no fixed size."""
+        return self._units.force
+
+    def read(self, step: int, end_of_step: bool, moving: bool = False) -> Frame:
         """Return the atoms and ghosts of this rank. Arrays view LAMMPS's memory where the units are those of ASE.
 
-        Velocities are read only at the end of a step: within the step they are half a step off.
+        Velocities are read only at the end of a step: within the step they are half a step off, which is good enough
+        for a temperature (`moving`).
         """
         library, units = self._library, self._units
         if (
@@ -142,7 +148,7 @@ class FrameReader:
         if units.force is not None:
             forces = library.get_matrix("f", n_local)
             forces = forces if units.force == 1.0 else forces * units.force
-            if end_of_step:
+            if end_of_step or moving:
                 velocities = library.get_matrix("v", n_local) * (units.length / (units.time * 1000.0 * ase.units.fs))
         return Frame(
             positions if units.length == 1.0 else positions * units.length,

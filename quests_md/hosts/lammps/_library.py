@@ -44,6 +44,8 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "lammps_extract_setting": (_INT, [_STR]),
     "lammps_fix_external_set_vector": (None, [_STR, _INT, ctypes.c_double]),
     "lammps_fix_external_set_vector_length": (None, [_STR, _INT]),
+    "lammps_fix_external_set_energy_global": (None, [_STR, ctypes.c_double]),
+    "lammps_fix_external_set_virial_global": (None, [_STR, _PTR]),
     "lammps_force_timeout": (None, []),
     "lammps_get_last_error_message": (_INT, [_STR, _INT]),
     "lammps_get_mpi_comm": (_INT, []),
@@ -312,6 +314,20 @@ class Library:
         first = _PTR.from_address(forces).value
         if first and n:
             ctypes.memset(first, 0, 24 * n)
+
+    def set_forces(self, forces: int, values: NDArray[np.float64]) -> None:
+        """Set the forces (n, 3) that a fix external adds to its atoms, in LAMMPS's units."""
+        first = _PTR.from_address(forces).value
+        if first and len(values):
+            ctypes.memmove(first, np.ascontiguousarray(values, np.float64).ctypes.data, 24 * len(values))
+
+    def set_energy(self, fix: bytes, energy: float) -> None:
+        """Set the energy of a fix external, that of all ranks, in LAMMPS's units."""
+        self._call("lammps_fix_external_set_energy_global", fix, energy)
+
+    def set_virial(self, fix: bytes, virial: Sequence[float]) -> None:
+        """Set the virial of a fix external, that of all ranks: xx, yy, zz, xy, xz, yz, in LAMMPS's units."""
+        self._call("lammps_fix_external_set_virial_global", fix, (ctypes.c_double * 6)(*virial))
 
     def say(self, text: str) -> None:
         """Write a line to LAMMPS's screen and log, as a warning. A single rank may do so, at any time.

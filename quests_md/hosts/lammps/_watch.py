@@ -21,6 +21,7 @@ from ...recording import Session
 from ..mpi import MpiComm
 from ._arrays import FIX, FIX_ATOM, FIX_ERROR, FrameReader, Values
 from ._library import Library
+from ._pushing import Pushing
 from ._replicas import Breaker, Ending, News, Replicas, find_ending, list_coupling_fixes
 
 __all__ = ["Watch"]
@@ -50,6 +51,7 @@ class Watch:
         within_step: bool,
         replicas: Replicas | None = None,
         breaker: Breaker | None = None,
+        pushing: Pushing | None = None,
     ) -> None:
         self.session = session
         self.failure: BaseException | None = None
@@ -70,6 +72,7 @@ class Watch:
         self._is_new = True  # whether LAMMPS has set up since its ghost atoms were counted
         self._replicas = replicas
         self._breaker = breaker
+        self._pushing = pushing
         self._ending = Ending.TIMEOUT  # how the command that is running can be ended
         self._halted_at = -1  # the step after which LAMMPS was told to end
         self._repeats = 0  # how often LAMMPS has come back to that step
@@ -110,7 +113,7 @@ class Watch:
             if self._must_break or (not self._within_step and step == self._halted_at):
                 self._break()
             try:
-                if forces and step % self._every == 0:
+                if forces and (self._pushing is not None or step % self._every == 0):
                     self._library.set_to_zero(forces, n_local)
                 if self.failure is None:
                     self._values.clear_new_atoms()
@@ -118,6 +121,8 @@ class Watch:
                     self._reader.note_box(step)
             except Exception as error:  # noqa: BLE001 - the other ranks must hear of any error
                 self._remember(error)
+            if self._pushing is not None:
+                self._push(self._pushing, step, n_local, forces)
             if self._within_step:
                 self.evaluate(step, end_of_step=False)
         except BaseException as error:  # noqa: BLE001 - an interrupt too: the run ends, and the command raises it
@@ -127,6 +132,18 @@ class Watch:
                 self._meet(self._replicas)
             except BaseException as error:  # noqa: BLE001
                 self.take(error)
+
+    def _push(self, pushing: Pushing, step: int, n_local: int, forces: int | None) -> None:
+        """Let the bias push the atoms, as long as the run is watched. Collective."""
+        if self.failure is not None or self._must_break or self._exit_code or self._closed or self.session.given_up:
+            pushing.stop()
+            return
+        try:
+            pushing.push(step, n_local, forces)
+        except QuestsError as failure:  # on all ranks
+            pushing.stop()
+            self._fail(failure)
+            raise
 
     def evaluate_or_raise(self, end_of_step: bool) -> None:
         """Evaluate the present step for ``fix python/invoke``, and raise what has ended the watching."""
@@ -177,6 +194,8 @@ class Watch:
             try:
                 self._check()
                 frame = self._reader.read(step, end_of_step)
+                if self._pushing is not None:
+                    self._pushing.note(frame, end_of_step)
             except Exception as caught:  # noqa: BLE001 - the other ranks must hear of any error
                 error = caught
         if self._is_new:
