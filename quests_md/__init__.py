@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .monitor import Decision, Monitor
     from .recording import Run, Session, read_run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # the one place: pyproject.toml and the manual read it
 
 __all__ = [
     "Decision",

@@ -18,6 +18,7 @@ from .information import DEFAULT_BANDWIDTH, check_bandwidth, check_reach, inform
 from .kernels import choice
 from .kernels.choice import ROWS
 from .kernels.threads import over_rows
+from .notebook import Shown, Table
 
 __all__ = ["METHODS", "Compression", "Growth", "compress"]
 
@@ -30,8 +31,8 @@ METHODS: tuple[str, ...] = get_args(Method)
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class Growth:
+@dataclass(frozen=True, repr=False)
+class Growth(Table):
     """What the first 1, 2, ... chosen frames hold.
 
     Attributes
@@ -44,14 +45,16 @@ class Growth:
         (m,) the fraction of all environments of the dataset with dH below 1e-5 against the first frames.
     """
 
+    _COLUMNS = ("n_env", "entropy", "diversity", "overlap")
+
     n_env: NDArray[np.int64]
     entropy: NDArray[np.float64]
     diversity: NDArray[np.float64]
     overlap: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Compression:
+@dataclass(frozen=True, repr=False)
+class Compression(Shown):
     """The chosen frames in order, and what they hold.
 
     Attributes

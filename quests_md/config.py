@@ -125,12 +125,13 @@ class RunConfig(pydantic.BaseModel):
     """An index of own descriptors: the [function that computes them](own_descriptors.md#watching) of a frame, as
     `"module:function"`. The module is imported from the working folder or from `PYTHONPATH`."""
 
-    select: _Threshold = pydantic.Field(examples=[5.0])
-    """dH above which a frame is saved. A number of nats, nats for each element (`{ Si = 5.0, C = 8.0 }`), or what the
-    calibration of the index turns into nats: [a false-alarm rate or a force error](thresholds.md) (`{ false_alarm =
-    0.01 }`, `{ force_error = 0.3 }`)."""
-    halt: _Threshold = pydantic.Field(examples=[20.0])
-    """dH above which the run stops, given in the same ways. It must be at least `select`."""
+    select: _Threshold = pydantic.Field(examples=[{"false_alarm": 0.01}])
+    """dH above which a frame is saved: what the calibration of the index turns into nats, [a false-alarm rate or a
+    force error](thresholds.md) (`{ false_alarm = 0.01 }`, `{ force_error = 0.3 }`); or a number of nats, or nats for
+    each element (`{ Si = 5.0, C = 8.0 }`)."""
+    halt: _Threshold = pydantic.Field(examples=[{"false_alarm": 0.01, "plus": 10.0}])
+    """dH above which the run stops, given in the same ways. It must be at least `select`. With `plus` it lies that many
+    nats above the threshold of a rate."""
     min_atoms: pydantic.PositiveInt = 1
     """Number of watched atoms that must lie above a threshold before the frame does."""
     min_fraction: float = pydantic.Field(0.0, ge=0, le=1)

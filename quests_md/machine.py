@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
-__all__ = ["find_versions", "hold_interrupt", "inherit_environment"]
+__all__ = ["find_extras", "find_versions", "hold_interrupt", "inherit_environment"]
 
 
 def find_versions() -> dict[str, str]:
@@ -21,6 +22,28 @@ def find_versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:  # run from a source tree that is not installed
             found[package] = "unknown"
+    return found
+
+
+_FOR_DEVELOPERS = ("dev", "docs", "test")  # extras that nobody needs who only uses quests_md
+
+
+def find_extras() -> dict[str, dict[str, str]]:
+    """Return what each extra brings: its packages, and their versions; an empty text for one that is not installed."""
+    found: dict[str, dict[str, str]] = {}
+    try:
+        lines = requires("quests_md") or []
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return found
+    for line in lines:
+        match = re.fullmatch(r"([\w.-]+).*;.*\bextra == ['\"](\w+)['\"].*", line)
+        if match and match.group(2) not in _FOR_DEVELOPERS:
+            package, extra = match.groups()
+            try:
+                known = version(package)
+            except PackageNotFoundError:
+                known = ""
+            found.setdefault(extra, {})[package] = known
     return found
 
 

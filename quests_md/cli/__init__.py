@@ -8,8 +8,10 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from ..errors import QuestsError
+from .examples import BEGIN, add_examples
 
 __all__ = ["EXIT_CODES", "main"]
 
@@ -17,29 +19,48 @@ __all__ = ["EXIT_CODES", "main"]
 EXIT_CODES = {"finished": 0, "failed": 1, "halted": 3}
 _INTERRUPTED = 130  # by Ctrl-C: what shells give a program that SIGINT has ended
 
-# verb: (module, command in it, what `quests-md --help` says)
-_VERBS = {
-    "attack": ("attack_verb", "attack_command", "Climb to frames near given ones that a reference knows less."),
-    "bandwidth": ("dataset_verbs", "bandwidth_command", "Bandwidths for a dataset, by rule and by likelihood."),
-    "compress": ("frame_verbs", "compress_command", "Choose few frames that keep the information of a dataset."),
-    "config": ("live_verbs", "config_group", "Write and check a quests.toml."),
-    "cutout": ("frame_verbs", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
-    "dh": ("environment_verbs", "dh_command", "dH of the environments of frames against a reference."),
-    "diversity": ("dataset_verbs", "entropy_command", "The same as entropy."),
-    "entropy": ("dataset_verbs", "entropy_command", "Entropy, diversity and efficiency of a dataset."),
-    "export": ("export_verbs", "export_group", "Write what a run has found out for other programs."),
-    "index": ("index_verbs", "index_group", "Build, show and verify the index of a reference."),
-    "label": ("loop_verbs", "label_command", "Label the frames of a queue with an oracle."),
-    "learn": ("loop_verbs", "learn_command", "Run the active-learning loop: explore, label, train, again."),
-    "learning-curve": ("dataset_verbs", "learning_curve_command", "Entropy of a growing share of a dataset."),
-    "nuclei": ("environment_verbs", "nuclei_command", "Find nuclei along a trajectory: linked atoms whose dH is low."),
-    "overlap": ("dataset_verbs", "overlap_command", "What share of a dataset another one covers."),
-    "queue": ("queue_verbs", "queue_group", "Frames that wait for labels, and those that have them."),
-    "report": ("dataset_verbs", "report_command", "Write one page about a run, a dataset or an index."),
-    "run": ("live_verbs", "run_command", "Run a LAMMPS input script, watched."),
-    "thermo": ("thermo_verbs", "thermo_group", "Entropies of states, phase boundaries, thermodynamics."),
-    "watch": ("live_verbs", "watch_command", "Replay a trajectory through the monitor."),
+# What one may want to do, and the verbs for it: (module, command in it, what `quests-md --help` says).
+_TASKS = {
+    "Prepare a run": {
+        "index": ("index_verbs", "index_group", "Build, show and verify the index of a reference."),
+        "bandwidth": ("dataset_verbs", "bandwidth_command", "Bandwidths for a dataset, by rule and by likelihood."),
+        "config": ("live_verbs", "config_group", "Write and check a quests.toml."),
+    },
+    "Watch a run": {
+        "run": ("live_verbs", "run_command", "Run a LAMMPS input script, watched."),
+        "watch": ("live_verbs", "watch_command", "Replay a trajectory through the monitor."),
+        "report": ("dataset_verbs", "report_command", "Write one page about a run, a dataset or an index."),
+    },
+    "Know your data": {
+        "dh": ("environment_verbs", "dh_command", "dH of the environments of frames against a reference."),
+        "overlap": ("dataset_verbs", "overlap_command", "What share of a dataset another one covers."),
+        "entropy": ("dataset_verbs", "entropy_command", "Entropy, diversity and efficiency of a dataset."),
+        "diversity": ("dataset_verbs", "entropy_command", "The same as entropy."),
+        "learning-curve": ("dataset_verbs", "learning_curve_command", "Entropy of a growing share of a dataset."),
+        "compress": ("frame_verbs", "compress_command", "Choose few frames that keep the information of a dataset."),
+    },
+    "Improve a potential": {
+        "attack": ("attack_verb", "attack_command", "Climb to frames near given ones that a reference knows less."),
+        "cutout": ("frame_verbs", "cutout_command", "Cut small cells around the worst atoms, for an oracle."),
+        "queue": ("queue_verbs", "queue_group", "Frames that wait for labels, and those that have them."),
+        "label": ("loop_verbs", "label_command", "Label the frames of a queue with an oracle."),
+        "learn": ("loop_verbs", "learn_command", "Run the active-learning loop: explore, label, train, again."),
+        "export": ("export_verbs", "export_group", "Write what a run has found out for other programs."),
+    },
+    "Phases and nuclei": {
+        "nuclei": ("environment_verbs", "nuclei_command", "Find nuclei along a trajectory: linked atoms, low dH."),
+        "thermo": ("thermo_verbs", "thermo_group", "Entropies of states, phase boundaries, thermodynamics."),
+    },
+    "This installation": {
+        "doctor": (
+            "installation_verbs",
+            "doctor_command",
+            "Say what is installed, and whether it works.",
+        ),
+        "warm-up": ("installation_verbs", "warm_up_command", "Compile all kernels now, so that no job waits for it."),
+    },
 }
+_VERBS = {verb: entry for verbs in _TASKS.values() for verb, entry in verbs.items()}
 
 
 class _Verbs(click.Group):
@@ -56,12 +77,20 @@ class _Verbs(click.Group):
             return None
         module, name, _ = _VERBS[cmd_name]
         command: click.Command = getattr(import_module(f".{module}", __name__), name)
-        return command
+        return add_examples(command, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # click's own would import every verb for its help.
-        with formatter.section("Commands"):
-            formatter.write_dl([(verb, text) for verb, (_, _, text) in _VERBS.items()])
+        for task, verbs in _TASKS.items():
+            with formatter.section(task):
+                formatter.write_dl([(f"{verb:<14}", text) for verb, (_, _, text) in verbs.items()])
+        with formatter.section("Where to begin"):
+            formatter.write_dl(BEGIN, col_max=50)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # click's own would import every verb, at each press of the key.
+        found = [CompletionItem(v, help=text) for v, (_, _, text) in _VERBS.items() if v.startswith(incomplete)]
+        return found or super().shell_complete(ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -119,4 +148,7 @@ def _fail(message: str) -> NoReturn:
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="quests_md", prog_name="quests-md")
 def main() -> None:
-    """Watch a simulation: how far is each atom's environment from the training data?"""
+    """Watch a simulation: how far is each atom's environment from the training data?
+
+    `quests-md VERB --help` says more of a verb, with examples.
+    """

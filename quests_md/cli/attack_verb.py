@@ -16,7 +16,8 @@ from ..index import Index
 from ..sources import read_all
 from .calculators import keywords_option, read_oracle
 from .datasets import reading_options
-from .results import format_table, show_progress
+from .progress import show_progress
+from .results import format_table
 
 __all__ = ["attack_command"]
 

@@ -48,9 +48,11 @@ from .datasets import (
     resolve_bandwidths,
     tell_precision,
 )
-from .references import OpenedReference, open_reference, reference_options, thresholds_option
-from .results import Outputs, add_options, format_table, result_options, show_progress, write_result
+from .progress import show_progress
+from .references import OpenedReference, open_reference, reference_options
+from .results import Outputs, add_options, format_table, result_options, write_result
 from .shared_work import Scratch, scratch_option, start_ranks
+from .thresholds import resolve, thresholds_option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,7 +117,8 @@ def bandwidth_command(
         )
     rows, reason = _make_rows(data, choice.bandwidth)
     if reason:
-        click.echo(f"quests-md: warning: no volume rule: {reason}", err=True)
+        advice = "" if choice.at_edge else f"; recommended: --bandwidth {choice.bandwidth:.2g}, the most likely one"
+        click.echo(f"quests-md: warning: no volume rule: {reason}{advice}", err=True)
     if choice.at_edge:
         click.echo("quests-md: warning: the most likely bandwidth lies beyond those that were tried", err=True)
     result = {**data.describe(), "results": rows, "likelihood": asdict(choice), "versions": find_versions()}
@@ -272,7 +275,7 @@ def _draw(results: dict[str, Sequence[Information | Sampled]]) -> Figure:
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True)
 @reference_options
 @bandwidth_option()
-@thresholds_option("dH (nats) below which an environment is covered. May be repeated.", 1e-5)
+@thresholds_option("dH below which an environment is covered. May be repeated.", 1e-5)
 @click.option("--group-key", metavar="KEY", help="A row for each group of frames, by this key of their info.")
 @precision_option
 @dataset_options
@@ -283,7 +286,7 @@ def overlap_command(
     index_file: str | None,
     references: tuple[str, ...],
     bandwidth: float | str | None,
-    thresholds: tuple[float, ...],
+    thresholds: tuple[Any, ...],
     group_key: str | None,
     precision: Precision,
     outputs: Outputs,
@@ -303,11 +306,12 @@ def overlap_command(
             reference = open_reference(
                 index_file, references, bandwidth, descriptor, reading, threads, precision, progress, room
             )
+            limits = together(comm, lambda: [resolve(each, reference.index) for each in thresholds])
             how = (descriptor if reference.spec is None else {"spec": reference.spec}) | {"reading": reading}
             data = open_dataset(sources, **how, group_key=group_key, threads=threads, progress=progress, scratch=room)
             progress.begin("dH")
-            dH = reference.delta_entropy(data.rows, data.numbers, thresholds, comm)
-        on_root(comm, lambda: _tell_overlap(data, reference, dH, thresholds, group_key is not None, outputs))
+            dH = reference.delta_entropy(data.rows, data.numbers, limits, comm)
+        on_root(comm, lambda: _tell_overlap(data, reference, dH, limits, group_key is not None, outputs))
 
 
 def _tell_overlap(

@@ -19,7 +19,8 @@ from ..frame import Frame
 from ..index import Index, mean_volume, volume_per_atom
 from ..information import DEFAULT_BANDWIDTH, ERRORS, Precision, bandwidth_from_volume, check_rows
 from ..sources import Reading, describe_source, read_descriptors, read_frames
-from .results import Counter, add_options
+from .progress import Counter
+from .results import add_options
 from .shared_work import Scratch, compute_rows
 
 __all__ = [

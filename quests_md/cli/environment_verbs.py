@@ -40,19 +40,11 @@ from .datasets import (
     tell_precision,
 )
 from .local_errors import Columns, LocalErrors, choose_local_errors, join_columns, summarise_columns
-from .references import Itself, OpenedReference, open_reference, reference_options, thresholds_option
-from .results import (
-    Counter,
-    Outputs,
-    check_outputs,
-    format_facts,
-    format_table,
-    result_options,
-    save_picture,
-    show_progress,
-    write_result,
-)
+from .progress import Counter, show_progress
+from .references import Itself, OpenedReference, open_reference, reference_options
+from .results import Outputs, check_outputs, format_facts, format_table, result_options, save_picture, write_result
 from .shared_work import Scratch, start_ranks
+from .thresholds import THRESHOLD, resolve, thresholds_option
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,7 +73,7 @@ class _Answer:
 @reference_options
 @click.option("--itself", is_flag=True, help="Instead: each frame against itself.")
 @bandwidth_option()
-@thresholds_option("Report the fraction above this dH (nats). May be repeated.")
+@thresholds_option("Report the fraction above this dH. May be repeated.")
 @click.option("--potential", metavar="NAME", help="Whose residuals, if INDEX has some.  [default: the calibrated ones]")
 @precision_option
 @dataset_options
@@ -94,7 +86,7 @@ def dh_command(
     references: tuple[str, ...],
     itself: bool,
     bandwidth: float | str | None,
-    thresholds: tuple[float, ...],
+    thresholds: tuple[Any, ...],
     potential: str | None,
     precision: Precision,
     outputs: Outputs,
@@ -122,7 +114,9 @@ def dh_command(
                     index_file, references, bandwidth, descriptor, reading, threads, precision, progress, room
                 )
                 reference = together(comm, partial(_choose_residuals, reference, potential))
-            question = _Question(sources, reference, thresholds, {**descriptor, "reading": reading}, progress, room)
+            index = reference.index if isinstance(reference, OpenedReference) else None
+            limits = together(comm, lambda: [resolve(each, index) for each in thresholds])
+            question = _Question(sources, reference, limits, {**descriptor, "reading": reading}, progress, room)
             done = _answer(question, outputs.output)
         on_root(comm, lambda: _tell(question, done, outputs))
 
@@ -383,7 +377,8 @@ _SHOWN = 12  # rows of the table on a terminal
 @click.command("nuclei")
 @click.argument("trajectory")
 @click.option("--index", "index_file", required=True, type=click.Path(path_type=Path), help="The index file.")
-@click.option("--threshold", required=True, type=float, help="Nuclei are of atoms with dH (nats) up to this.")
+@click.option("--threshold", required=True, type=THRESHOLD, metavar="T",
+              help="Nuclei are of atoms with dH up to this: nats, or a rate (false_alarm=0.01).")  # fmt: skip
 @click.option("--above", is_flag=True, help="Nuclei are of atoms above the threshold instead.")
 @click.option("--average", is_flag=True, help="Compare dH averaged over each atom and those linked to it.")
 @click.option("--link", required=True, type=float, help="Largest distance of two linked atoms of a nucleus, in Å.")
@@ -413,7 +408,7 @@ _SHOWN = 12  # rows of the table on a terminal
 def nuclei_command(
     trajectory: str,
     index_file: Path,
-    threshold: float,
+    threshold: Any,
     above: bool,
     average: bool,
     link: float,
@@ -434,7 +429,7 @@ def nuclei_command(
     printed.
     """
     fit = _check_fit(options)
-    if math.isnan(threshold):
+    if isinstance(threshold, float) and math.isnan(threshold):
         raise InputError("--threshold must be a number of nats, not nan")
     check_outputs(None, plot, overwrite)
     for path in output:
@@ -443,6 +438,7 @@ def nuclei_command(
     if len(films) > 1:
         raise OutputError(f"{films[0]} and {films[1]} would hold the same frames: give one of them")
     index = Index.open(index_file)
+    threshold = resolve(threshold, index)
     with show_progress() as progress:
         progress.say(f"nuclei of {trajectory}:")
         frames = progress.count(read_frames(trajectory, **reading))

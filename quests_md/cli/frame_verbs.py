@@ -30,8 +30,10 @@ from .datasets import (
     reading_options,
     resolve_bandwidths,
 )
+from .progress import Counter, show_progress
 from .references import check_elements
-from .results import Counter, Outputs, format_table, result_options, show_progress, write_result
+from .results import Outputs, format_table, result_options, write_result
+from .thresholds import THRESHOLD, resolve
 
 __all__ = ["compress_command", "cutout_command"]
 
@@ -125,7 +127,7 @@ def compress_command(
         if keep is not None:
             progress.begin("entropy of all frames")
             entropy = keep * entropy_of(data.rows, h, threads=threads)
-        progress.begin("choosing frames")
+        progress.begin("choosing frames:")
         found = compress(
             data.rows,
             data.frame_offsets,
@@ -136,7 +138,7 @@ def compress_command(
             reference=None if reference is None else reference.rows,
             seed=seed,
             threads=threads,
-            report=lambda n: progress.say(f"choosing frames: {n}"),
+            report=lambda n: progress.tell(str(n)),
         )
 
         def write(path: Path) -> None:
@@ -240,7 +242,8 @@ _COLUMNS = {
 @click.command("cutout")
 @click.argument("frames")
 @click.option("--index", "index_file", required=True, type=click.Path(path_type=Path), help="The index file.")
-@click.option("--threshold", required=True, type=float, help="dH (nats) above which an atom is cut out.")
+@click.option("--threshold", required=True, type=THRESHOLD, metavar="T",
+              help="dH above which an atom is cut out: nats, or a rate (false_alarm=0.01).")  # fmt: skip
 @click.option("--radius", required=True, type=float, help="Of the core, in Å; 0 is the worst atom alone.")
 @click.option("--margin", type=float, help="Unchanged beyond the core, in Å.  [default: the index's cutoff]")
 @click.option("--potential-range", type=float, help="Cutoff of the potential, in Å: the margin is at least twice that.")
@@ -270,6 +273,7 @@ def cutout_command(
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists: choose another name, or give --overwrite")
     index = Index.open(index_file)
+    options["threshold"] = resolve(options["threshold"], index)
     with show_progress() as progress:
         progress.say(f"cutting {frames}:")
         cuts = list(_cut(progress.count(read_all(frames, **reading)), index, threads, options))

@@ -18,7 +18,18 @@ from ..comm import Comm, choose_threads, on_root, together
 from ..descriptors import DescriptorSpec
 from ..errors import CalibrationError, IndexFileError, InputError, OutputError
 from ..frame import Frame
-from ..index import HELD_OUT, ORIGINS, Index, Residuals, calibrate, fit_error_bound, fit_local_bound
+from ..index import (
+    HELD_OUT,
+    ORIGINS,
+    Index,
+    Residuals,
+    calibrate,
+    find_likely_bandwidth,
+    fit_error_bound,
+    fit_local_bound,
+    mean_volume,
+    volume_per_atom,
+)
 from ..information import DEFAULT_BANDWIDTH
 from ..labelling import Oracle
 from ..sources import (
@@ -32,7 +43,8 @@ from ..sources import (
 from .calculators import keywords_option, read_oracle
 from .datasets import convert_bandwidth, read_counted, reading_options, refuse_no_bandwidth, refuse_other_frames
 from .index_facts import describe_index, format_index, format_source, list_facts
-from .results import Counter, format_facts, show_progress
+from .progress import Counter, show_progress
+from .results import format_facts
 from .shared_work import start_ranks
 
 __all__ = ["index_group"]
@@ -100,13 +112,13 @@ def build(
                 index = together(comm, lambda: _build_own(sources, bandwidth, name, for_frames, threads))
             elif name is None:
                 frames = _read_together(sources, group_key, progress, reading, comm)
-                index = _build(sources, frames, asked, bandwidth, threads, comm)
+                index = _build(sources, frames, asked, bandwidth, threads, comm, progress)
             else:
                 raise InputError(f"--name is for own descriptors (.npy), and {sources[0]} holds frames")
             reason = ""
             if calibrated:
-                progress.say("calibrating with")
-                reason = _calibrate(index, threads, comm)
+                progress.begin("calibrating:")
+                reason = _calibrate(index, threads, comm, progress)
 
         def tell() -> None:
             index.save(output)
@@ -126,12 +138,40 @@ def _build(
     bandwidth: float | str | None,
     threads: int | None,
     comm: Comm,
+    progress: Counter,
 ) -> Index:
     """Build an index of frames. Collective."""
     spec = DescriptorSpec(**{key: value for key, value in asked.items() if value is not None})
     h = DEFAULT_BANDWIDTH if bandwidth is None else bandwidth
     described = together(comm, lambda: [describe_source(source) for source in sources])
-    return Index.build(frames, spec, h, sources=described, threads=threads, comm=comm)
+    bulk: list[tuple[float, int]] = []
+    seen = _note_volumes(frames, bulk)
+    index = Index.build(seen, spec, h, sources=described, threads=threads, comm=comm, report=progress.share)
+    if bandwidth is None:
+        on_root(comm, lambda: _suggest_bandwidth(index, bulk))
+    return index
+
+
+def _note_volumes(frames: Iterable[Frame], bulk: list[tuple[float, int]]) -> Iterator[Frame]:
+    """Pass frames through, and note the volume per atom and the number of atoms of each."""
+    for frame in frames:
+        bulk.append((volume_per_atom(frame), int(np.count_nonzero(frame.numbers))))
+        yield frame
+
+
+def _suggest_bandwidth(index: Index, bulk: Sequence[tuple[float, int]]) -> None:
+    """Recommend a bandwidth if none was given and the volume tells none: several elements apart, or no bulk."""
+    volumes, weights = np.array(bulk, dtype=float).T
+    try:
+        mean_volume(volumes, weights.astype(np.int64), index.spec)
+    except InputError:
+        likely = find_likely_bandwidth(index.rows, index.numbers if index.spec.by_centre else None)
+        if likely is not None:
+            click.echo(
+                f"quests-md: the bandwidth is the default, {DEFAULT_BANDWIDTH}; these environments are most likely at "
+                f"--bandwidth {likely:.2g}",
+                err=True,
+            )
 
 
 def _read_together(
@@ -148,13 +188,13 @@ def _read_together(
 
 def _read(sources: Sequence[str], group_key: str | None, progress: Counter, reading: dict[str, Any]) -> Iterator[Frame]:
     yield from read_counted(sources, group_key, progress, reading)
-    progress.say("computing descriptors of")
+    progress.begin("computing descriptors:")
 
 
-def _calibrate(index: Index, threads: int | None, comm: Comm | None = None) -> str:
+def _calibrate(index: Index, threads: int | None, comm: Comm | None, progress: Counter) -> str:
     """Calibrate an index, or return the reason why not: an index without a calibration is of use, too."""
     try:
-        index.calibration = calibrate(index, threads=threads, comm=comm)
+        index.calibration = calibrate(index, threads=threads, comm=comm, report=progress.share)
     except CalibrationError as error:
         return str(error)
     return ""
@@ -203,10 +243,11 @@ def extend(
             x, frame_offsets = _read_own(sources)
             new = old.extend(x, frame_offsets=frame_offsets, sources=described, threads=threads)
         else:
-            new = old.extend(_read(sources, group_key, progress, reading), sources=described, threads=threads)
+            frames = _read(sources, group_key, progress, reading)
+            new = old.extend(frames, sources=described, threads=threads, report=progress.share)
         if calibrated:
-            progress.say("calibrating with")
-            reason = _calibrate(new, threads)
+            progress.begin("calibrating:")
+            reason = _calibrate(new, threads, None, progress)
     new.save(output)
     click.echo(format_index(output, new, before))
     if reason:
@@ -257,11 +298,11 @@ def calibrate_command(
     """
     index, labelled = Index.open(file), None
     with show_progress() as progress:
-        progress.say("calibrating with")
+        progress.begin("calibrating:")
         if index.residuals and errors is not None:
             potential = index.residuals_of(potential or None).name
         if errors is None or index.calibration is None:
-            index.calibration = calibrate(index, threads=threads)
+            index.calibration = calibrate(index, threads=threads, report=progress.share)
         if errors is not None:
             found = read_force_errors(errors, group_key, **reading)
             labelled = list(found) if index.residuals else None  # they are needed twice

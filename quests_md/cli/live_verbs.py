@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -9,10 +11,10 @@ import click
 from click.core import ParameterSource
 
 from ..config import RunConfig, explain, group_keys, write_template
-from ..errors import ConfigError, ElementError, OutputError
+from ..errors import ElementError, OutputError
 from ..files import write_atomically
 from ..hosts.replay import replay
-from ..index import Described, Index, Live, resolve_threshold
+from ..index import Described, Index, Live, Meaning, explain_threshold, resolve_threshold
 from ..monitor import Band, Decision, Monitor
 from ..recording import Session, reference_of
 from ..recording.reader import read_about
@@ -20,7 +22,9 @@ from ..sources import read_frames
 from ..toml import check_keys, read_toml
 from . import EXIT_CODES
 from .datasets import convert_bandwidth, reading_options
-from .results import format_facts, show_progress
+from .progress import show_progress
+from .results import format_facts, to_plain
+from .thresholds import convert_threshold, count_atoms, typical_counts
 
 __all__ = ["config_group", "run_command", "watch_command"]
 
@@ -52,18 +56,35 @@ def init(file: Path) -> None:
     "--atoms",
     metavar="N",
     multiple=True,
-    help="Watched atoms, as N or Si=N for each element: needed to turn a false-alarm rate into nats.",
+    help="Watched atoms, as N or Si=N for each element.  [default: as many as a frame of the reference has]",
 )
-def check(file: Path, atoms: tuple[str, ...]) -> None:
-    """Check a quests.toml, and that its index can serve it."""
+@click.option("--json", "as_json", is_flag=True, help="What is known of the thresholds, for programs.")
+def check(file: Path, atoms: tuple[str, ...], as_json: bool) -> None:
+    """Check a quests.toml, that its index can serve it, and say what its thresholds mean.
+
+    A threshold is shown in nats, with the rate of false alarms at this number of atoms, the share of left-out frames of
+    the reference that lie above, and the bound of the force error there, as far as the calibration of the index knows
+    them.
+    """
     config = RunConfig.read(file)
-    lines = _describe_live(config) if config.reference == "live" else _describe_index(file, config, atoms)
+    meanings: list[Meaning] = []
+    lines = _describe_live(config) if config.reference == "live" else _describe_index(file, config, atoms, meanings)
+    warnings = list(dict.fromkeys(each.warning for each in meanings if each.warning))
+    if (Path(config.output) / "run.json").exists() and not config.overwrite:
+        warnings.append(f"{config.output} holds an earlier run")
+    if as_json:
+        known = {each.name: asdict(each) for each in meanings}
+        click.echo(json.dumps(to_plain({"file": str(file), "thresholds": known, "warnings": warnings}), indent=2))
+        return
     for name in config.model_fields_set - set(lines):
         lines[name] = str(getattr(config, name))
     click.echo(f"{file}: right")
-    click.echo(format_facts({name: lines[name] for name in RunConfig.model_fields if name in lines}))
-    if (Path(config.output) / "run.json").exists() and not config.overwrite:
-        click.echo(f"quests-md: warning: {config.output} holds an earlier run", err=True)
+    told = {each.name: each.in_words().split("; ") for each in meanings if each.in_words()}
+    for name in RunConfig.model_fields:
+        if name in lines:
+            click.echo("\n".join([format_facts({name: lines[name]}), *(f"    {text}" for text in told.get(name, []))]))
+    for warning in warnings:
+        click.echo(f"quests-md: warning: {warning}", err=True)
 
 
 def _describe_live(config: RunConfig) -> dict[str, str]:
@@ -71,8 +92,8 @@ def _describe_live(config: RunConfig) -> dict[str, str]:
     return {"reference": "live: what the thresholds come to is known when it has learned"}
 
 
-def _describe_index(file: Path, config: RunConfig, atoms: tuple[str, ...]) -> dict[str, str]:
-    """Describe the index, and the thresholds that it turns into nats."""
+def _describe_index(file: Path, config: RunConfig, atoms: tuple[str, ...], meanings: list[Meaning]) -> dict[str, str]:
+    """Describe the index, and the thresholds that it turns into nats; add what these mean to `meanings`."""
     reference = reference_of(config)
     assert isinstance(reference, (Index, Described))
     reference.require(k=config.k, cutoff=config.cutoff)
@@ -80,10 +101,17 @@ def _describe_index(file: Path, config: RunConfig, atoms: tuple[str, ...]) -> di
     index = reference.index if isinstance(reference, Described) else reference
     if isinstance(reference, Index):
         _check_elements(file, config, index)
-    counts = _count_atoms(atoms, config, index)
+    given = count_atoms(atoms, config.elements or index.elements)
+    counts = given or typical_counts(index, config.elements)
     of = f"of {', '.join(index.elements)}" if index.elements else f"by {config.describe}"
     lines = {"index": f"{config.index}: {len(index)} environments {of}"}
-    return lines | {name: _format_threshold(name, getattr(config, name), index, counts) for name in ("select", "halt")}
+    for name in ("select", "halt"):
+        threshold = getattr(config, name)
+        nats = resolve_threshold(name, threshold, index, counts)
+        lines[name] = _format_threshold(threshold, nats, index, bool(given))
+        if not ("force_error" in threshold and _has_local(index) if isinstance(threshold, dict) else False):
+            meanings.append(explain_threshold(name, nats, index, counts))
+    return lines
 
 
 def _check_elements(file: Path, config: RunConfig, index: Index) -> None:
@@ -92,31 +120,20 @@ def _check_elements(file: Path, config: RunConfig, index: Index) -> None:
         raise ElementError(f"{file}: elements: {', '.join(unknown)} is not in the index: {', '.join(index.elements)}")
 
 
-def _count_atoms(atoms: tuple[str, ...], config: RunConfig, index: Index) -> dict[str, int]:
-    """Return the number of watched atoms by symbol. A number without a symbol is divided among all elements."""
-    symbols = [s for s in dict.fromkeys(config.elements or index.elements) if s != "NULL"] or ["X"]  # "X": own rows
-    counts: dict[str, int] = {}
-    for text in atoms:
-        symbol, _, number = text.rpartition("=")
-        if not number.isdigit() or int(number) < 1 or (symbol and symbol not in symbols):
-            raise click.BadParameter(f"{text!r} is neither a number of atoms nor SYMBOL=N of {', '.join(symbols)}")
-        counts.update({symbol: int(number)} if symbol else {s: -(-int(number) // len(symbols)) for s in symbols})
-    return counts
+def _has_local(index: Index) -> bool:
+    return index.calibration is not None and index.calibration.local_error is not None
 
 
-def _format_threshold(name: str, given: Any, index: Index, counts: dict[str, int]) -> str:
-    """Format a threshold, in nats if they are known."""
+def _format_threshold(given: Any, nats: dict[str, float], index: Index, has_atoms: bool) -> str:
+    """Format a threshold in nats."""
     if not isinstance(given, dict):
         return f"{given:g} nats"
-    if "false_alarm" in given and not counts:
-        if index.calibration is None:
-            raise ConfigError(f"{name}: the index has no calibration; make it: quests-md index calibrate {index.path}")
-        return f"{given}: give --atoms to see it in nats"
-    resolved = resolve_threshold(name, given, index, counts or dict.fromkeys(index.elements, 1))
-    nats = ", ".join(f"{value:.6g} nats ({symbol})" for symbol, value in resolved.items())
-    if "force_error" in given and index.calibration is not None and index.calibration.local_error is not None:
-        return f"{given['force_error']:g} eV/Å: the bound of each atom; above {nats} it is inf"
-    return nats
+    told = ", ".join(f"{value:.6g} nats ({symbol})" for symbol, value in nats.items())
+    if "force_error" in given and _has_local(index):
+        return f"{given['force_error']:g} eV/Å: the bound of each atom; above {told} it is inf"
+    if "false_alarm" in given and not has_atoms:
+        return f"{given}: {told} with as many atoms as the reference; --atoms N says it for your run"
+    return told
 
 
 # -- run ---------------------------------------------------------------------------------------------------------------
@@ -125,7 +142,6 @@ def _format_threshold(name: str, given: Any, index: Index, counts: dict[str, int
 @click.command(
     # Without -h, which click would find in LAMMPS's -echo.
     context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
-    epilog="Several ranks: mpiexec -n 4 quests-md run in.lammps --config quests.toml",
 )
 @click.argument("script", type=click.Path(dir_okay=False))
 @click.option("--config", "config_path", required=True, type=click.Path(dir_okay=False), help="The quests.toml.")
@@ -157,16 +173,6 @@ _OPTIONS = (
     "reference", "index", "skip", "span", "species", "bandwidth", "select", "halt", "every", "values", "precision",
     "threads", "save_every", "output", "overwrite",
 )  # fmt: skip
-
-
-def convert_threshold(value: Any) -> Any:
-    """Convert an option: a number of nats, or KEY=NUMBER,... to a mapping."""
-    try:
-        if isinstance(value, float) or "=" not in value:
-            return float(value)
-        return {key.strip(): float(number) for key, _, number in (part.partition("=") for part in value.split(","))}
-    except ValueError:
-        raise click.BadParameter(f"a number of nats, or KEY=NUMBER,..., not {value!r}") from None
 
 
 _CONVERTERS = {"select": convert_threshold, "halt": convert_threshold, "bandwidth": convert_bandwidth}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..files import write_atomically
 from ..labelling import STATES, Entry, Queue, digest, import_labels
 from ..sources import read_all, read_atoms, read_labelled
 from .datasets import reading_options
-from .results import add_options, format_facts, format_table
+from .results import add_options, format_facts, format_table, to_plain
 
 __all__ = ["queue_group"]
 
@@ -74,13 +75,24 @@ def _get_size(source: str) -> int:
 @queue_group.command("list")
 @click.argument("queue")
 @click.option("--state", "states", multiple=True, type=_STATES, help="Only frames in this state; may be repeated.")
-def list_command(queue: str, states: tuple[str, ...]) -> None:
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_command(queue: str, states: tuple[str, ...], as_json: bool) -> None:
     """List frames, a line for each, and count those in each state."""
     found = Queue(queue, create=False)
     entries = found.entries(states or None)
+    if as_json:
+        told = {"queue": found.name, "counts": found.counts(), "frames": [_describe(entry) for entry in entries]}
+        click.echo(json.dumps(to_plain(told), indent=2))
+        return
     if entries:
         click.echo(_tabulate(entries))
     click.echo(f"{found.name}: " + ", ".join(f"{n} {state}" for state, n in found.counts().items()))
+
+
+def _describe(entry: Entry) -> dict[str, Any]:
+    """Return what is known of a frame, without its labels."""
+    keys = ("id", "state", "tries", "worker", "natoms", "formula", "digest", "added", "changed", "source", "record")
+    return {key: getattr(entry, key) for key in keys}
 
 
 @queue_group.command("show")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import numpy as np
@@ -21,12 +20,11 @@ from ..index import Index
 from ..information import Precision, delta_entropy, find_undecided
 from .datasets import Dataset, open_dataset, open_index, resolve_bandwidths
 from .local_errors import LocalErrors
-from .results import Counter, add_options
+from .progress import Counter
+from .results import add_options
 from .shared_work import Scratch
 
-__all__ = ["Itself", "OpenedReference", "check_elements", "open_reference", "reference_options", "thresholds_option"]
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+__all__ = ["Itself", "OpenedReference", "check_elements", "open_reference", "reference_options"]
 
 _PIECE = 96  # least number of rows that a rank is given at a time, unless all are fewer; more than `index` calls few
 _PIECES = 8  # a rank gets several pieces, since rows in one place may take longer than others
@@ -254,27 +252,6 @@ reference_options = add_options(
         help="Instead: what the reference is made of. May be repeated.",
     ),
 )
-
-
-def thresholds_option(text: str, *default: float) -> Callable[[_Command], _Command]:
-    """Add --threshold, which may be given several times."""
-    return click.option(
-        "--threshold",
-        "thresholds",
-        multiple=True,
-        type=float,
-        default=default,
-        show_default=bool(default),
-        callback=_check_finite,
-        help=text,
-    )
-
-
-def _check_finite(context: click.Context, parameter: click.Parameter, values: tuple[float, ...]) -> tuple[float, ...]:
-    for value in values:
-        if not math.isfinite(value):
-            raise click.BadParameter(f"a number of nats, not {value}")
-    return values
 
 
 def open_reference(

@@ -1,4 +1,4 @@
-"""How verbs show and write results: progress on a terminal, tables and facts, JSON and CSV, pictures."""
+"""How verbs show and write results: tables and facts, JSON and CSV, pictures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import functools
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Counter",
     "Outputs",
     "add_options",
     "check_outputs",
@@ -35,58 +32,9 @@ __all__ = [
     "format_table",
     "result_options",
     "save_picture",
-    "show_progress",
+    "to_plain",
     "write_result",
 ]
-
-_Frame = TypeVar("_Frame")
-
-
-# -- progress ----------------------------------------------------------------------------------------------------------
-
-
-class Counter:
-    """The line of `show_progress`: a text, and a count of frames or a share of the work."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._frames = 0
-        self._task = progress.add_task("reading:", total=None, done="")
-
-    def say(self, text: str) -> None:
-        """Show another text."""
-        self._progress.update(self._task, description=text)
-
-    def begin(self, text: str) -> None:
-        """Show another text, and count from 0 again."""
-        self._frames = 0
-        self._progress.update(self._task, description=text, done="")
-
-    def count(self, frames: Iterable[_Frame]) -> Iterator[_Frame]:
-        """Pass frames through and count them."""
-        for frame in frames:
-            self._frames += 1
-            self._progress.update(self._task, done=f"{self._frames} frames")
-            yield frame
-
-    def share(self, done: float) -> None:
-        """Show how much of the work is done, between 0 and 1."""
-        self._progress.update(self._task, done=f"{100 * done:.0f} %")
-
-
-@contextmanager
-def show_progress() -> Iterator[Counter]:
-    """Show a line of progress while the block runs, if stderr is a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("{task.fields[done]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield Counter(progress)
-
 
 # -- options and files -------------------------------------------------------------------------------------------------
 
@@ -199,7 +147,7 @@ def write_result(path: Path, result: Mapping[str, Any], rows: Sequence[Mapping[s
     In JSON a value that is not finite is null: the format has no other.
     """
     if path.suffix == ".json":
-        text = json.dumps(_to_plain(result), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(to_plain(result), indent=2, allow_nan=False) + "\n"
     else:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
@@ -259,12 +207,12 @@ def format_facts(facts: Mapping[str, object]) -> str:
     return "\n".join(f"  {name:<18} {value}" for name, value in facts.items())
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Return a value as JSON can hold it."""
     if isinstance(value, Mapping):
-        return {str(key): _to_plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [_to_plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

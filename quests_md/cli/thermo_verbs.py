@@ -29,15 +29,8 @@ from ..thermo import (
     window_entropies,
 )
 from .datasets import Dataset, bandwidth_option, dataset_options, open_dataset, reading_options, resolve_bandwidths
-from .results import (
-    Counter,
-    Outputs,
-    add_options,
-    format_table,
-    result_options,
-    show_progress,
-    write_result,
-)
+from .progress import Counter, show_progress
+from .results import Outputs, add_options, format_table, result_options, write_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

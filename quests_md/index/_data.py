@@ -21,6 +21,7 @@ from ..errors import ElementError, InputError
 from ..frame import as_frames
 from ..information import Precision
 from ..kernels import search
+from ..notebook import to_html
 from ..own_function import OwnFunction
 from ._mapped import MappedFile
 from ._parts import Part, Weighed, find_parts, limit_layout
@@ -154,6 +155,19 @@ class IndexData:
             f"<{type(self).__name__}{where}: {len(self):,} environments{of} in {frames:,} frames, {self.descriptor}, "
             f"bandwidth {self.bandwidth:.6g}, generation {self.generation}>"
         )
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, object] = {
+            "environments": f"{len(self):,} in {len(self.frame_offsets) - 1:,} frames",
+            "elements": ", ".join(self.elements) or "none: own descriptors",
+            "descriptor": self.descriptor,
+            "bandwidth": f"{self.bandwidth:.6g}" + (" 1/Å" if self.elements else ""),
+            "generation": self.generation,
+            "file": self.path or "not saved",
+            "calibration": "none" if self.calibration is None else repr(self.calibration),
+            "residuals": ", ".join(one.name for one in self.residuals) or "none",
+        }
+        return to_html(type(self).__name__, facts)
 
     @cached_property
     def spec(self) -> DescriptorSpec:

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..comm import Comm
 from ..descriptors import DescriptorSpec
-from ..information import DEFAULT_BANDWIDTH
+from ..errors import InputError
+from ..information import DEFAULT_BANDWIDTH, Report
 from ._build import build_index, build_own_index, extend_index
 from ._data import IndexData
 from ._file import open_index, save_index, verify_index
@@ -68,9 +69,11 @@ class Index(IndexData):
         spec: DescriptorSpec | None = None,
         bandwidth: float | str = DEFAULT_BANDWIDTH,
         *,
+        species: str | None = None,
         sources: Sequence[dict[str, Any]] = (),
         threads: int | None = None,
         comm: Comm | None = None,
+        report: Report | None = None,
     ) -> Index:
         """Build an index of reference frames.
 
@@ -84,6 +87,9 @@ class Index(IndexData):
         bandwidth
             h in 1/Å; or "auto": QUESTS's volume rule at the mean volume per atom of the frames that are periodic in
             three directions and hold no vacuum. The rule holds only for k = 32, a cutoff of 5 Å and one block.
+        species
+            How elements enter the descriptor, in short for ``DescriptorSpec(species=...)``: "neighbours", "full",
+            "centre" or "ignore". It must be given here or in `spec` for two elements or more.
         sources
             Where the frames came from, kept as provenance.
         threads
@@ -91,15 +97,25 @@ class Index(IndexData):
         comm
             The ranks that share the work (``quests_md.hosts.mpi.MpiComm``); the frames must be the same on all of them,
             and all get the same index. Default: this rank alone. No digit depends on it.
+        report
+            It is called from time to time with the share of the descriptors that are computed.
 
         Raises
         ------
         InputError
-            There are no frames or no atoms, two elements and no choice of `species`, or a frame has no descriptor.
+            There are no frames or no atoms, two elements and no choice of `species`, two choices of it, or a frame has
+            no descriptor.
         MonitorError
             Another rank failed.
         """
-        return build_index(cls, frames, spec, bandwidth, sources, threads, comm)
+        if species is not None:
+            spec = DescriptorSpec() if spec is None else spec
+            if spec.species not in (None, species):
+                raise InputError(
+                    f"species is {species!r}, and that of spec is {spec.species!r}: give it once, here or in spec"
+                )
+            spec = replace(spec, species=species)
+        return build_index(cls, frames, spec, bandwidth, sources, threads, comm, report)
 
     @classmethod
     def from_descriptors(
@@ -147,6 +163,7 @@ class Index(IndexData):
         frame_offsets: ArrayLike | None = None,
         sources: Sequence[dict[str, Any]] = (),
         threads: int | None = None,
+        report: Report | None = None,
     ) -> Index:
         """Return the next generation: an index of this reference and more frames. This one does not change.
 
@@ -166,6 +183,8 @@ class Index(IndexData):
             Where the frames came from, kept as provenance with the hash of this index.
         threads
             Threads to use; None takes all cores.
+        report
+            It is called from time to time with the share of the descriptors that are computed.
 
         Raises
         ------
@@ -175,7 +194,7 @@ class Index(IndexData):
         ElementError
             There is a new element, and the descriptor has blocks of single elements ("full", "neighbours").
         """
-        return extend_index(self, frames, frame_offsets, sources, threads)
+        return extend_index(self, frames, frame_offsets, sources, threads, report)
 
     def with_residuals(self, *residuals: Residuals) -> Index:
         """Return an index that has these residuals and no others. This one does not change.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..notebook import Shown
 from ._header import is_count
 
 __all__ = [
@@ -36,8 +37,8 @@ _MOST_NAME = 200  # characters
 LARGEST = 1e9
 
 
-@dataclass(frozen=True, eq=False)
-class Residuals:
+@dataclass(frozen=True, eq=False, repr=False)
+class Residuals(Shown):
     """The force errors of one potential on the references of an index.
 
     Parameters

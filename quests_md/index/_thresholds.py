@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..elements import SYMBOLS
 from ..errors import CalibrationError, InputError
+from ..notebook import Shown
 from ._header import check_fit, is_count
 from ._local_bound import LocalBound
 
@@ -164,8 +165,8 @@ class ErrorBound:
 # -- the calibration ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration(Shown):
     """The largest dH of each frame of the reference, against the index without the group of this frame.
 
     Attributes
@@ -250,6 +251,21 @@ class Calibration:
                     "out, nothing remains to compare it with: the reference needs this element in more than one group"
                 )
         return {symbol: float(value) for symbol, value in found.items() if value is not None}
+
+    def find_rate(self, nats: Mapping[str, float], counts: Mapping[str, int]) -> tuple[float, bool]:
+        """Return the rate at which an independent frame of `counts` atoms exceeds thresholds (nats) by symbol.
+
+        It is the inverse of `false_alarm`. The second value says whether no left-out frame lies above: then the
+        rate is the lowest that is resolved, and the true one may be lower.
+
+        Raises
+        ------
+        CalibrationError
+            The calibration does not know an element.
+        """
+        tails = {symbol: self._tail(symbol) for symbol, n in counts.items() if n > 0}
+        hazard = sum(counts[symbol] * tail.hazard(nats[symbol]) for symbol, tail in tails.items())
+        return -math.expm1(-hazard), all(nats[symbol] >= tail.maxima[-1] for symbol, tail in tails.items())
 
     def _tail(self, symbol: str) -> _Tail:
         column = self.symbols.index(symbol) if symbol in self.symbols else -1
@@ -369,7 +385,7 @@ def _find_threshold(tails: Mapping[str, _Tail], counts: Mapping[str, int], hazar
 
 # -- thresholds that a user gives --------------------------------------------------------------------------------------
 
-_KEYS = ("false_alarm", "per_element", "force_error")
+_KEYS = ("false_alarm", "per_element", "plus", "force_error")
 
 
 def check_threshold(name: str, given: Any) -> None:
@@ -381,7 +397,8 @@ def check_threshold(name: str, given: Any) -> None:
         What the message calls it: "select", for example.
     given
         Nats; or a mapping of chemical symbols to nats; or ``{"false_alarm": rate}`` (0 < rate < 1, per independent
-        frame), with or without ``"per_element": True``; or ``{"force_error": x}`` (eV/Å).
+        frame), with or without ``"per_element": True``, and ``"plus": x`` for a threshold that many nats above that of
+        the rate; or ``{"force_error": x}`` (eV/Å).
     """
     if not isinstance(given, Mapping):
         if not _is_number(given) or math.isnan(given):
@@ -407,11 +424,15 @@ def check_threshold(name: str, given: Any) -> None:
 
 
 def _check_words(name: str, given: Mapping[str, Any]) -> None:
-    if set(given) not in ({"false_alarm"}, {"false_alarm", "per_element"}, {"force_error"}):
+    with_rate = "false_alarm" in given and set(given) <= {"false_alarm", "per_element", "plus"}
+    if not with_rate and set(given) != {"force_error"}:
         raise InputError(
-            f"{name}: {', '.join(map(str, given))} do not go together: give a false_alarm rate (and per_element), "
-            "or a force_error, or nats by chemical symbol"
+            f"{name}: {', '.join(map(str, given))} do not go together: give a false_alarm rate (and per_element, and "
+            "plus), or a force_error, or nats by chemical symbol"
         )
+    plus = given.get("plus", 0.0)
+    if not _is_number(plus) or not plus >= 0.0:
+        raise InputError(f"{name}: plus must be a number of nats that is not negative, not {plus!r}")
     rate, error, per_element = given.get("false_alarm", 0.5), given.get("force_error", 1.0), given.get("per_element")
     if not _is_number(rate) or not 0.0 < rate < 1.0:
         raise InputError(f"{name}: false_alarm must lie between 0 and 1, a rate per independent frame, not {rate!r}")
@@ -451,11 +472,13 @@ def resolve_threshold(name: str, given: Any, index: Any, counts: Mapping[str, in
             raise CalibrationError(f"{name}: the index has no calibration; make it: quests-md index calibrate {path}")
         try:
             if "false_alarm" in given:
-                per_element = bool(given.get("per_element", False))
+                per_element, plus = bool(given.get("per_element", False)), float(given.get("plus", 0.0))
                 if calibration.symbols == SYMBOLS[:1]:  # own descriptors, which have no elements
                     rows = {SYMBOLS[0]: sum(watched.values())}
-                    return dict.fromkeys(watched, calibration.false_alarm(given["false_alarm"], rows)[SYMBOLS[0]])
-                return calibration.false_alarm(given["false_alarm"], watched, per_element=per_element)
+                    one = calibration.false_alarm(given["false_alarm"], rows)[SYMBOLS[0]]
+                    return dict.fromkeys(watched, one + plus)
+                found = calibration.false_alarm(given["false_alarm"], watched, per_element=per_element)
+                return {symbol: value + plus for symbol, value in found.items()}
             bound = calibration.local_error or calibration.force_error
             if bound is None:
                 raise CalibrationError(

@@ -25,6 +25,7 @@ from ._sums import DEFAULT_BANDWIDTH, delta_entropy, log_kernel_sum
 from ._sums import ERRORS as ERRORS
 from ._sums import Blocks as Blocks
 from ._sums import Precision as Precision
+from ._sums import Report as Report
 from ._sums import check_bandwidth as check_bandwidth
 from ._sums import check_reach as check_reach
 from ._sums import check_rows as check_rows

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
+from ..notebook import Table
 from ._sums import Report, as_rows, check_bandwidth, check_rows
 
 __all__ = ["BandwidthChoice", "bandwidth_from_volume", "likelihood_bandwidth"]
@@ -49,8 +50,8 @@ def bandwidth_from_volume(volume: float, method: Literal["gaussian", "cutoff"] =
     raise InputError(f'the form of the volume rule must be "gaussian" or "cutoff", not {method!r}')
 
 
-@dataclass(frozen=True)
-class BandwidthChoice:
+@dataclass(frozen=True, repr=False)
+class BandwidthChoice(Table):
     """What `likelihood_bandwidth` found.
 
     Attributes
@@ -72,6 +73,8 @@ class BandwidthChoice:
     at_edge
         Whether the best bandwidth is the smallest or the largest one tried: then a better one lies beyond.
     """
+
+    _COLUMNS = ("bandwidths", "log_likelihood")
 
     bandwidth: float
     bandwidths: NDArray[np.float64]

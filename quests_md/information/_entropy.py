@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 
 from ..comm import Comm, Serial
 from ..errors import InputError
+from ..notebook import Shown, Table
 from ._sums import (
     DEFAULT_BANDWIDTH,
     Precision,
@@ -37,8 +38,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Information:
+@dataclass(frozen=True, repr=False)
+class Information(Shown):
     """Entropy and diversity of a dataset of N environments at one bandwidth, in nats.
 
     Attributes
@@ -222,8 +223,8 @@ def overlap(
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-@dataclass(frozen=True)
-class Sampled:
+@dataclass(frozen=True, repr=False)
+class Sampled(Shown):
     """Entropies and diversities of random samples of one size, in nats.
 
     Attributes
@@ -279,8 +280,8 @@ class Sampled:
         return _std(self.diversities)
 
 
-@dataclass(frozen=True)
-class LearningCurve:
+@dataclass(frozen=True, repr=False)
+class LearningCurve(Table):
     """The entropy of samples of a dataset, by the share of the dataset that a sample holds.
 
     Attributes
@@ -294,6 +295,8 @@ class LearningCurve:
     mean, std, standard_error
         (m,) of the entropies at each share, in nats.
     """
+
+    _COLUMNS = ("fractions", "sizes", "mean", "std", "standard_error")
 
     fractions: NDArray[np.float64]
     samples: tuple[Sampled, ...]

@@ -25,6 +25,7 @@ _ORDERED = {"nsz", "contract"}  # a product may be fused with a sum, but a sum k
 _COMPILING = 20
 _DIGEST = 32  # bytes of the hash at the end of a file of compiled code
 _kept = True  # whether a folder keeps the compiled code
+_folder = ""  # which one
 
 
 @lru_cache(maxsize=1)
@@ -49,12 +50,13 @@ def kernel(function: Callable[..., Any], flags: Collection[str] = _FLAGS) -> Any
             return compile_it(signature)
 
     made.compile = compile_whole
+    global _folder, _kept
     try:
         made._cache = _Cache(function)
+        _folder = made._cache.cache_path
     except RuntimeError as error:  # numba's word for "no writable folder for the cache"
         if "cannot cache" not in str(error):
             raise
-        global _kept
         _kept = False
     return made
 
@@ -126,6 +128,13 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 @lru_cache(maxsize=1)
 def _warn_once(why: str) -> None:
     print(f"quests_md: compiled code cannot be kept ({why}); NUMBA_CACHE_DIR can name a folder", file=sys.stderr)
+
+
+def find_kept() -> tuple[str, int]:
+    """Return the folder that keeps compiled code (empty: none is writable), and the number of its present files."""
+    if not _kept or not _folder:
+        return "", 0
+    return _folder, len(list(Path(_folder).glob(f"*-{_stamp()}*.nbc")))
 
 
 # -- what is said ------------------------------------------------------------------------------------------------------

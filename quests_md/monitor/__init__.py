@@ -4,11 +4,13 @@ from ._decision import Above, Band, Decision, Evaluations, Key, Visits
 from ._measure import POOLED, Part
 from ._monitor import Monitor
 from ._rules import Event, Events
+from ._self_test import Check, self_test
 
 __all__ = [
     "POOLED",
     "Above",
     "Band",
+    "Check",
     "Decision",
     "Evaluations",
     "Event",
@@ -17,4 +19,5 @@ __all__ = [
     "Monitor",
     "Part",
     "Visits",
+    "self_test",
 ]

@@ -18,6 +18,7 @@ from ..frame import Frame
 from ..index import Live, Reference
 from ..information import Precision
 from ..kernels.jit import announce_compiling
+from ..notebook import to_html
 from ..own_function import OwnFunction
 from ._ask_all import ask_all
 from ._decision import Above, Band, Decision, Key, Visits, compute_cell_mark, compute_mark
@@ -160,6 +161,10 @@ class Monitor:
         """Return one line that says what it compares, and with what."""
         given = ", ".join(f"{name} = {value}" for name, value in self.thresholds.given.items())
         return f"<Monitor: {given}, every {self.every}, {self.values} values, of {self.index!r}>"
+
+    def _repr_html_(self) -> str:
+        shown = ("every", "values", "precision", "implausible", "threads", "index")
+        return to_html("Monitor", {**self.thresholds.given, **{name: getattr(self, name) for name in shown}})
 
     # -- settings and state ----------------------------------------------------------------------------------------
 
@@ -422,8 +427,9 @@ class Monitor:
         n = int(total[1:].sum())
         if total[0] or (not n and self.thresholds.resolved is None):
             return
+        self.thresholds.watched = {SYMBOLS[z]: int(total[1 + z]) for z in np.flatnonzero(total[1:])}
         if self.thresholds.resolved is None:
-            self.thresholds.resolve(self.index, {SYMBOLS[z]: int(total[1 + z]) for z in np.flatnonzero(total[1:])})
+            self.thresholds.resolve(self.index, self.thresholds.watched)
         if self._flagged is not None and n:
             self._flagged.choose_share(n)
         self._ready = n > 0 or self._flagged is None

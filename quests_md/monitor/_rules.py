@@ -14,7 +14,7 @@ from ..descriptors import minimum_distances
 from ..elements import SYMBOLS
 from ..errors import InputError
 from ..frame import Frame
-from ..index import Reference, check_threshold, resolve_threshold
+from ..index import Reference, check_threshold, explain_threshold, resolve_threshold
 
 __all__ = ["Event", "Events", "Plausibility", "Schedule", "Thresholds"]
 
@@ -45,6 +45,8 @@ class Thresholds:
     resolved
         Thresholds in nats, by name and then by symbol; None until the watched atoms are known. A number for all
         elements has the only key "".
+    watched
+        Watched atoms by chemical symbol, of all ranks; empty before the first evaluation.
     tables
         `select` and `halt` in nats by atomic number; empty until the watched atoms are known.
     uniform
@@ -68,6 +70,7 @@ class Thresholds:
         self.limits = _find_limit(select, by_bound), _find_limit(halt, by_bound)
         self.has_limits = self.limits != (None, None)
         self.resolved: dict[str, dict[str, float]] | None = None
+        self.watched: dict[str, int] = {}
         self.uniform: tuple[float, float] | None = None
         self.tables = (np.empty(0), np.empty(0))
         self._values: dict[str, NDArray[np.float64]] = {}
@@ -163,6 +166,21 @@ class Thresholds:
         ]
         limits = zip(self.given, self.limits, strict=True)
         return ", ".join(told + [f"{name} = {limit:g} eV/Å" for name, limit in limits if limit is not None])
+
+    def describe_meaning(self, index: Reference) -> list[str]:
+        """Return what the thresholds mean on an index, in lines, with warnings; empty without watched atoms."""
+        if not self.watched or self.resolved is None:
+            return []
+        lines, warnings = [], list[str]()
+        for name, nats in self.resolved.items():
+            if self.limits[0 if name == "select" else 1] is not None:
+                continue  # the bound of each atom decides, and not a dH
+            meaning = explain_threshold(name, nats, index, self.watched)
+            lines += [f"{name}: {meaning.in_words()}"] if meaning.in_words() else []
+            warnings += [meaning.warning] if meaning.warning else []
+        if getattr(index, "calibration", None) is None:
+            warnings = [text.replace("what select means", "what thresholds mean") for text in warnings[:1]]
+        return lines + [f"warning: {text}" for text in warnings]
 
     def explain(self, name: str, count: int, n: int, maximum: float, max_id: int, bound: float) -> str:
         """Return, in words, why a frame lies above a threshold; `bound` is the largest bound of the force error."""

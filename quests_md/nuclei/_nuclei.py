@@ -16,6 +16,7 @@ from ..descriptors import cell_of
 from ..errors import FrameError, InputError
 from ..frame import Frame
 from ..kernels.neighbors import bin_points, linked_pairs, pad_images
+from ..notebook import Table
 
 __all__ = ["Counts", "Nuclei", "NucleiSeries", "Threshold", "linked_mean", "nuclei", "threshold_between"]
 
@@ -153,8 +154,8 @@ def _find_pairs(frame: Frame, rows: Counts, link: float) -> Counts:
 # -- the nuclei of a trajectory ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class NucleiSeries:
+@dataclass(frozen=True, eq=False, repr=False)
+class NucleiSeries(Table):
     """The sizes of the nuclei along a trajectory, without their environments.
 
     Parameters
@@ -173,6 +174,8 @@ class NucleiSeries:
     InputError
         The lengths differ, or the steps do not ascend.
     """
+
+    _COLUMNS = ("steps", "times", "n_env", "n_inside", "n_nuclei", "largest")
 
     steps: Counts
     times: NDArray[np.float64]

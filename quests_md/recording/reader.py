@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, MissingExtraError, OutputError
+from ..errors import InputError, OutputError
+from ..notebook import make_dataframe, to_html
 
 __all__ = [
     "DEFAULTS",
@@ -111,6 +112,10 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
 
+    def _repr_html_(self) -> str:
+        keys = ("status", "reason", "host", "evaluations", "flagged", "saved", "events", "started", "updated")
+        return to_html(f"Run in {self.folder}", {key: self.about[key] for key in keys if key in self.about})
+
     @cached_property
     def about(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -148,11 +153,17 @@ class Run:
         MissingExtraError
             pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingExtraError("to_pandas needs pandas: pip install 'quests_md[pandas]'") from error
-        return pandas.DataFrame({name: self.rows[name] for name in DEFAULTS})
+        return self.to_dataframe()
+
+    def to_dataframe(self) -> Any:
+        """Return `rows` as a ``pandas.DataFrame``, as all results that have a table do.
+
+        Raises
+        ------
+        MissingExtraError
+            pandas is not installed.
+        """
+        return make_dataframe({name: self.rows[name] for name in DEFAULTS})
 
     def candidates(self) -> Iterator[Any]:
         """Iterate over the frames of candidates.extxyz as ``ase.Atoms``; `OutputError` at a damaged one."""

@@ -27,6 +27,7 @@ from ..frame import Frame
 from ..index import Described, Index, Live
 from ..machine import hold_interrupt
 from ..monitor import Band, Decision, Key, Monitor
+from ..notebook import to_html
 from ..toml import parse_seconds
 from .about import ABOUT, begin_folder, describe, is_overwriting, to_json, write_about
 from .candidates import Candidates
@@ -130,7 +131,7 @@ class Session:
         self._cost = Cost()
         self._ended, self._on_error, self._process = False, on_error, os.getpid()
         self._every = monitor.every
-        self._resolved = monitor.thresholds.resolved is not None
+        self._said = False  # whether thresholds were told
         self._recent = Recent()
         self._halted: Key | None = None  # the last evaluation that halted
         self._passed: set[Key] = set()  # halts that the host knows of
@@ -182,6 +183,13 @@ class Session:
 
         monitor = together(comm, make)
         return cls(monitor, host=host, **{**config.of_session(), **more})
+
+    def __repr__(self) -> str:
+        return f"<Session: {self.summary().removeprefix('quests_md: ')}>"
+
+    def _repr_html_(self) -> str:
+        shown = ("status", "reason", "output", "host", "n_evaluated", "n_flagged", "n_saved", "monitor")
+        return to_html("Session", {name: getattr(self, name) for name in shown})
 
     def __enter__(self) -> Session:
         return self
@@ -240,7 +248,6 @@ class Session:
         monitor.restore(state, thresholds, past.saved, evaluations=past.rows, samples=past.samples)
         monitor.visits.resume(past.evaluations)
         replay_events(monitor.events, past.open_rows, past.events_before)
-        self._resolved = monitor.thresholds.resolved is not None
         for recorder in self._every_recorder:
             recorder.resume(past)
         self._recent.plausible = self._history.find_last_plausible()
@@ -337,7 +344,7 @@ class Session:
         """Record a new evaluation; return the decision for the host."""
         if decision.save:
             decision = self._candidates.judge(decision)
-        if not self._resolved:
+        if not self._said:
             self._say_thresholds()
         # A recorder that sees all frames may still hold an old moment. Then the memory of that moment cannot be reused.
         moment = self._recent.take(frame, decision, may_reuse=not self._of_calm)
@@ -531,10 +538,12 @@ class Session:
         return f"{text}, {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}{self._cost.in_words()}"
 
     def _say_thresholds(self) -> None:
-        """Print, once, the numbers that came out for thresholds that were not given as numbers."""
-        if self.monitor.thresholds.resolved is not None:
-            self._resolved = True
-            self.place.on_root(lambda: print(f"quests_md: {self.monitor.thresholds.in_words()}", flush=True))
+        """Print, once, the thresholds as numbers, and what these mean on this index."""
+        thresholds = self.monitor.thresholds
+        if thresholds.resolved is not None and thresholds.watched:
+            self._said = True
+            lines = [thresholds.in_words(), *thresholds.describe_meaning(self.monitor.index)]
+            self.place.on_root(lambda: print("\n".join(f"quests_md: {line}" for line in lines), flush=True))
 
     def _say_again(self, step: int) -> None:
         """Print, once, that this step has a row already: the user may have forgotten to give the host its step."""

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from ..errors import InputError
+from ..notebook import Table
 from ._entropies import EV_PER_GPA, K_B, check_columns, check_errors
 
 __all__ = ["Boundary", "Phase", "phase_boundary"]
@@ -81,8 +82,8 @@ class Phase:
         return np.asarray(np.sqrt(np.asarray(self.energy_error) ** 2 + volume**2 + entropy**2), dtype=np.float64)
 
 
-@dataclass(frozen=True, eq=False)
-class Boundary:
+@dataclass(frozen=True, eq=False, repr=False)
+class Boundary(Table):
     """The crossings of the free energies of two phases: m rows, at least one for each pressure in both tables.
 
     Attributes
@@ -108,6 +109,11 @@ class Boundary:
     offset
         Offset of the second phase minus that of the first, in nats: as given, or found from the anchor.
     """
+
+    _COLUMNS = (
+        "pressure", "temperature", "error", "found", "stable_below", "stable_above", "entropy_difference",
+        "entropy_by_slope", "clapeyron",
+    )  # fmt: skip
 
     pressure: NDArray[np.float64]
     temperature: NDArray[np.float64]

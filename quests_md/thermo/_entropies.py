@@ -13,6 +13,7 @@ from scipy.constants import physical_constants
 
 from ..errors import InputError
 from ..information import DEFAULT_BANDWIDTH, log_kernel_sum
+from ..notebook import Shown, Table, make_dataframe
 
 __all__ = [
     "EV_PER_GPA",
@@ -86,8 +87,8 @@ def _to_numbers(name: str, values: Any) -> NDArray[np.float64]:
 # -- the results -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Entropies:
+@dataclass(frozen=True, repr=False)
+class Entropies(Table):
     """Entropies of states, computed from equally many environments of each.
 
     Attributes
@@ -106,6 +107,8 @@ class Entropies:
         In 1/Å.
     """
 
+    _COLUMNS = ("entropy", "error", "blocks")
+
     entropy: NDArray[np.float64]
     error: NDArray[np.float64]
     blocks: NDArray[np.int64]
@@ -119,8 +122,8 @@ class Entropies:
         return math.log(self.size)
 
 
-@dataclass(frozen=True)
-class EntropyDifference:
+@dataclass(frozen=True, repr=False)
+class EntropyDifference(Shown):
     """The entropy of a second state minus that of a first one.
 
     Attributes
@@ -138,8 +141,8 @@ class EntropyDifference:
     entropies: Entropies
 
 
-@dataclass(frozen=True)
-class Windows:
+@dataclass(frozen=True, repr=False)
+class Windows(Table):
     """Entropies along a trajectory.
 
     Attributes
@@ -155,6 +158,11 @@ class Windows:
     first: NDArray[np.int64]
     last: NDArray[np.int64]
     entropies: Entropies
+
+    def to_dataframe(self) -> Any:
+        """Return a row for each window as a ``pandas.DataFrame``."""
+        found = self.entropies
+        return make_dataframe({"first": self.first, "last": self.last, "entropy": found.entropy, "error": found.error})
 
 
 # -- entropies ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 
 from ..errors import InputError
+from ..notebook import Table
 from ._entropies import K_B, check_columns, check_errors
 
 __all__ = ["Comparison", "CouplingEntropy", "HeatEntropy", "compare", "coupling_entropy", "heat_entropy"]
@@ -17,8 +18,8 @@ __all__ = ["Comparison", "CouplingEntropy", "HeatEntropy", "compare", "coupling_
 # -- from heat ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class HeatEntropy:
+@dataclass(frozen=True, repr=False)
+class HeatEntropy(Table):
     """∫ C_p/T dT from the first of n temperatures to each of them.
 
     Attributes
@@ -36,6 +37,8 @@ class HeatEntropy:
     degree
         Degree of the polynomial; None without a fit.
     """
+
+    _COLUMNS = ("temperature", "entropy", "error", "configurational")
 
     temperature: NDArray[np.float64]
     entropy: NDArray[np.float64]

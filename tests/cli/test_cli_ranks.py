@@ -62,7 +62,11 @@ def serial(*arguments):
 def launched(n, *arguments):
     """Run quests-md on ranks of the wheel's MPI."""
     command = [str(MPIEXEC), "-n", str(n), sys.executable, "-m", "quests_md.cli", *map(str, arguments)]
-    kept = {name: os.environ[name] for name in ("HOME", "PATH", "TMPDIR", "PYTHONPATH") if name in os.environ}
+    kept = {
+        name: os.environ[name]
+        for name in ("HOME", "PATH", "TMPDIR", "PYTHONPATH", "QUESTS_MD_PROGRESS")
+        if name in os.environ
+    }
     return subprocess.run(command, env=kept, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 

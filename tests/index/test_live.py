@@ -77,7 +77,7 @@ def test_what_it_learned_is_an_index_of_the_same_frames(frames, folder, values, 
     assert run_of(folder)["index"]["hash"] == Index.open(folder / "live.qindex").hash
     Index.verify(folder / "live.qindex")
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in said] == ["learning", "learned", "finished;"]
+    assert [line.split()[1] for line in said] == ["learning", "learned", "select", "warning:", "finished;"]
 
 
 def test_while_it_learns_nothing_is_published(frames, folder):

@@ -106,7 +106,9 @@ def test_a_run_that_triggers_nothing(index, folder, capsys):
     assert (run["select"], run["halt"], run["every"], run["index"]["n_env"]) == (SELECT, HALT, 5, 128)
     assert 0 < run["share"] <= 1
     assert {"python", "quests_md", "numpy", "numba", "ase"} == set(run["versions"])
-    (line,) = capsys.readouterr().out.splitlines()
+    thresholds, warning, line = capsys.readouterr().out.splitlines()
+    assert thresholds == f"quests_md: select = {SELECT:g}, halt = {HALT:g}"
+    assert warning.startswith("quests_md: warning: the index has no calibration")
     assert line == session.summary()
     assert line.startswith(f"quests_md: finished; 3 evaluations of 32 atoms, 0 kept of 0 flagged frames in {folder}; ")
     assert line.endswith(" % of the run")

@@ -169,3 +169,12 @@ def test_a_missing_extra_gives_the_line_to_type(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'quests_md\[mpi\]'"):
         MpiComm(object())
+
+
+def test_torch_sim_is_asked_for_only_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from quests_md.errors import MissingExtraError
+    from quests_md.hosts import torch_sim
+
+    monkeypatch.setattr(torch_sim, "_Base", object)
+    with pytest.raises(MissingExtraError, match="pip install torch-sim-atomistic"):
+        torch_sim.SessionReporter({"index": "cu.qindex", "select": 1.0, "halt": 2.0, "output": "uq-{n}"})

@@ -219,6 +219,6 @@ def _make_comm(library: Library) -> Comm:
     if comm.size != size:
         raise HostError(
             f"LAMMPS runs on {size} ranks and mpi4py sees {comm.size}: they use different MPI libraries; "
-            "start LAMMPS with the mpiexec of its own MPI"
+            "start LAMMPS with the mpiexec of its own MPI; quests-md doctor shows which that is"
         )
     return comm
