@@ -22,7 +22,7 @@ def test_dH_and_deviation_of_one_run(tmp_path):
     if not is_here("deepmd"):
         pytest.skip(f"no {KINDS['deepmd'].package}: scripts/test-mlips makes an environment with it")
     folder = shutil.copytree(ROOT / "lammps_examples" / "deepmd_deviation", tmp_path / "example")
-    command = [sys.executable, "run.py", "--models", "2", "--steps", "20", "--picoseconds", "0.4"]
+    command = [sys.executable, "run.py", "--models", "2", "--steps", "150", "--picoseconds", "0.4"]
     command += ["--timed", "20"]
     done = ok(subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False))
     found = json.loads((folder / "found.json").read_text())
