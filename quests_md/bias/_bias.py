@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..comm import Comm, Serial, raise_together
 from ..descriptors import Environments
+from ..elements import SYMBOLS
 from ..errors import InputError
 from ..frame import Frame
 from ..index import Index
@@ -102,6 +103,18 @@ class Bias:
         nearest = 0.5 * (1.0 + min_distance) * float(known.min(initial=spec.cutoff))
         self._nearest = min(nearest, spec.cutoff)
         self.floor = find_floor(index, threads) if self.settings.floor is None else float(self.settings.floor)
+
+        self._ask_all()
+
+    def _ask_all(self) -> None:
+        """Call every kernel once: what has to be compiled is compiled before the run, and not at a step of one rank."""
+        known = SYMBOLS.index(self._index.centre_elements[0])
+        two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([known] * 2), np.eye(3) * 9.0, True)
+        environments, which = Environments(self._spec, two), np.arange(2)
+        rows = environments.compute(which, 1)
+        self._index.upper_bound(rows, 0.0, np.full(2, -1, np.int32), 1)
+        _, gradient = self._index.differentiate(rows, 1)
+        environments.pull_back(which, gradient, 1)
 
     @property
     def tau(self) -> float:

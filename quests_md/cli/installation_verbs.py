@@ -18,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
+from ..bias import Bias
 from ..compression import compress
 from ..descriptors import DescriptorSpec
 from ..frame import Frame
@@ -171,6 +172,7 @@ def _use_all(species: str, numbers: Sequence[int]) -> None:
         index.delta_entropy(frames[0], precision=precision)
     compress(rows, index.frame_offsets, 3, bandwidth=0.05)
     index.extend(frames[:1])
+    Bias(index, {"tau": 1.0}).push(frames[0], halt=1e6)
     values = random.random(len(index)).astype(np.float32)
     with_errors = index.with_residuals(Residuals("none", "0" * 64, "held out", values))
     with_errors.calibration = calibrate(with_errors)
