@@ -129,10 +129,12 @@ def _explore(case: Case, index: Index, strength: float, temperature: float, seed
         }  # fmt: skip
         if strength:
             settings["bias"] = {"strength": strength, "ceiling": CEILING}
-        watch = attach(module, index, **settings)
+        with contextlib.redirect_stdout(io.StringIO()):  # what a run says of its thresholds
+            watch = attach(module, index, **settings)
         left, started = np.nan, time.perf_counter()
         for step in range(LOOK, steps + 1, LOOK):
-            module.command(f"run {LOOK}")
+            with contextlib.redirect_stdout(io.StringIO()):
+                module.command(f"run {LOOK}")
             if np.isnan(left) and _count_moved(case, _positions(module)):
                 left = step * case.timestep
             if watch.halted:
@@ -181,6 +183,7 @@ def _find(case: Case, strengths: list[float], seeds: int, time_limit: float) -> 
               f"{_summarise(column['first'], 2):>26}{_summarise(column['left'], 2):>26}"
               f"{_summarise(column['moved'], 0):>16}{100 * statistics.mean(column['broken']):>10.1f} %"
               f"{statistics.mean(column['seconds']):>6.0f}", flush=True)  # fmt: skip
+    return every
 
 
 def _draw(found: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None:
