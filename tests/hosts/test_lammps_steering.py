@@ -87,3 +87,20 @@ def test_units_without_an_energy_are_refused(host, folder):
     finished = run_host(host, folder, drive("run 1\n", before), script("run 1\n", before))
     assert finished.returncode != 0
     assert "units lj have none" in finished.stdout + finished.stderr + (folder / "log.lammps").read_text()
+
+
+@pytest.mark.parametrize("host", HOSTS_ONCE)
+@pytest.mark.parametrize("bath", ["", "fix bath all langevin 300 300 0.1 7\n"])
+def test_it_says_that_nothing_takes_up_the_heat(host, bath, folder):
+    configure(folder, bias={"tau": 0.01, "ceiling": 40.0})
+    finished = ok(run_host(host, folder, drive("run 1\n", bath), script("run 1\n", bath)))
+    assert ("takes up the heat" in finished.stdout + finished.stderr) == (not bath)
+
+
+@pytest.mark.parametrize("host", HOSTS_ONCE)
+def test_a_second_bias_in_one_lammps_is_refused(host, folder):
+    configure(folder, bias={"tau": 0.01, "ceiling": 40.0})
+    twice = drive("run 1\n").replace("watch.close()", 'attach(lmp, "quests.toml", output="other")')
+    finished = run_host(host, folder, twice, script("python quests_attach invoke\nrun 1\n"))
+    assert finished.returncode != 0
+    assert "already" in finished.stdout + finished.stderr + (folder / "log.lammps").read_text()

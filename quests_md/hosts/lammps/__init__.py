@@ -16,7 +16,7 @@ from ..mpi import MpiComm
 from ._arrays import FIX, FIX_ATOM, FIX_ERROR, FrameReader
 from ._instance import attach_watch, get_watch
 from ._library import Library, get_address
-from ._pushing import Pushing
+from ._pushing import Pushing, warn_of_heat
 from ._replicas import BREAKER, Breaker, Replicas, find_replicas
 from ._watch import Watch
 
@@ -158,6 +158,8 @@ def _attach(
     with contextlib.ExitStack() as failing:
         failing.push(session)
         pushing = Pushing(library, session, reader) if session.steering is not None else None
+        if pushing is not None:
+            warn_of_heat(library, comm)
         every = config.every if pushing is None else 1
         _define_fixes(library, every, comm, within_step, session.monitor.expects_errors, pushing is not None)
         breaker = Breaker(library) if within_step else None  # fix python/invoke can raise errors itself
@@ -177,7 +179,7 @@ def _define_fixes(library: Library, every: int, comm: Comm, within_step: bool, h
     # KOKKOS copies all arrays to the host and back around a fix that it does not have. It has a fix external, for which
     # it copies positions only: the dH that an evaluation writes there could be lost.
     kokkos = library.get_setting("kokkos_active") == 1
-    on_host = kokkos and within_step and library.get_fix_style(FIX_ATOM, comm).endswith("/kk")
+    on_host = kokkos and within_step and library.get_fix_styles(comm).get(FIX_ATOM, "").endswith("/kk")
     if on_host:
         library.command("suffix off")
     # It calls at every step, because atoms may be made between evaluations. Without a bias its forces are zero.

@@ -167,13 +167,13 @@ class Library:
         groups: dict[str, int] = comm.broadcast({match[2]: int(match[1]) for match in found if match})
         return groups
 
-    def get_fix_style(self, name: str, comm: Comm) -> str:
-        """Return the style of a fix, with its suffix. Collective."""
+    def get_fix_styles(self, comm: Comm) -> dict[str, str]:
+        """Return the style of every fix, by its name. Collective, outside of a run."""
         found = (
             re.match(r"Fix\[ *\d+\]: +(\S+), +style = (\S+),", line) for line in self.list_info("fixes", comm.rank)
         )
-        style: str = comm.broadcast({match[1]: match[2] for match in found if match}.get(name, ""))
-        return style
+        styles: dict[str, str] = comm.broadcast({match[1]: match[2] for match in found if match})
+        return styles
 
     def set_callback(self, fix: str, function: Callable[..., None]) -> None:
         """Let a ``fix external pf/callback`` call ``function(_, step, n_local, ids, x, forces)``.

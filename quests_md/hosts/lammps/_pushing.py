@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 from numpy.typing import NDArray
 
+from ...comm import Comm
 from ...errors import HostError
 from ...frame import AppliedBias, Frame
 from ...recording import Session
 from ._arrays import FIX, FrameReader
 from ._library import Library
 
-__all__ = ["Pushing"]
+__all__ = ["Pushing", "warn_of_heat"]
 
 _FIX = FIX.encode()
 _VOIGT = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # LAMMPS's order of a virial
+
+
+# In the styles of fixes that keep a temperature; but not of those that keep a pressure alone.
+_THERMOSTATS = ("nvt", "npt", "langevin", "temp/", "gle", "gld")
+
+
+def warn_of_heat(library: Library, comm: Comm) -> None:
+    """Print a warning if no fix would take up the heat of a bias. Collective, outside of a run."""
+    styles = library.get_fix_styles(comm).values()
+    if any(name in style for style in styles if not style.startswith("press/") for name in _THERMOSTATS):
+        return
+    if comm.rank == 0:
+        print(
+            "quests_md: WARNING: nothing takes up the heat of the bias yet: define a thermostat (langevin, nvt)",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class Pushing:
