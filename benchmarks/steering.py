@@ -28,6 +28,7 @@ from .printing import head
 from .silicon import Lammps, cache_folder, crystal, md_index
 
 SELECT, HALT, CEILING = 2.0, 200.0, 20.0
+STRENGTH = 0.3  # share of the mean force; the limit of the largest one decides more
 EQUILIBRATE, LOOK = 1000, 50  # steps before a run is watched, and between looks at its atoms
 FRAMES, APART = 25, 40  # of the index, and steps between them
 SITE = 0.65  # of the distance of neighbours: an atom that is farther from its site than this has left it
@@ -118,7 +119,7 @@ def _count_moved(case: Case, positions: NDArray[np.float64]) -> int:
     return int((np.linalg.norm(away, axis=1) > SITE * case.neighbour).sum())
 
 
-def _explore(case: Case, index: Index, strength: float, temperature: float, seed: int, steps: int) -> dict[str, Any]:
+def _explore(case: Case, index: Index, largest: float, temperature: float, seed: int, steps: int) -> dict[str, Any]:
     """Run once, and say what was found and when."""
     with tempfile.TemporaryDirectory() as folder:
         module = _begin(case, temperature, 100 + seed, Path(folder))
@@ -127,8 +128,8 @@ def _explore(case: Case, index: Index, strength: float, temperature: float, seed
             "elements": [symbol], "select": SELECT, "halt": HALT, "output": f"{folder}/uq", "implausible": "continue",
             "every": 5, "values": "flagged",
         }  # fmt: skip
-        if strength:
-            settings["bias"] = {"strength": strength, "ceiling": CEILING}
+        if largest:
+            settings["bias"] = {"strength": STRENGTH, "ceiling": CEILING, "largest_force": largest}
         with contextlib.redirect_stdout(io.StringIO()):  # what a run says of its thresholds
             watch = attach(module, index, **settings)
         left, started = np.nan, time.perf_counter()
@@ -163,21 +164,22 @@ def _summarise(values: list[float], digits: int) -> str:
     return text if len(known) == len(values) else f"{text}, {len(known)} of {len(values)}"
 
 
-def _find(case: Case, strengths: list[float], seeds: int, time_limit: float) -> dict[str, list[dict[str, Any]]]:
-    """Print what each strength finds, and return it by the name of the run."""
+def _find(case: Case, limits: list[float], seeds: int, time_limit: float) -> dict[str, list[dict[str, Any]]]:
+    """Print what a bias of each limit finds, and return it by the name of the run."""
     with tempfile.TemporaryDirectory() as folder:
         index = _reference(case, Path(folder))
     steps = round(time_limit / case.timestep)
     print(f"\n{case.name}: index of {FRAMES} frames at {case.temperature:g} K; {time_limit:g} ps, {seeds} seeds")
-    print(f"h = {case.bandwidth}; candidates above {SELECT:g} nats, ceiling {CEILING:g}; median (least–most) of seeds")
+    print(f"h = {case.bandwidth}; candidates above {SELECT:g} nats, ceiling {CEILING:g}, strength {STRENGTH:g}")
+    print("median (least–most) of the seeds; the limit is that of the largest force of the bias on an atom")
     print(f"  {'run':<26}{'largest dH':>22}{'first candidate, ps':>26}{'first atom left, ps':>26}{'left at end':>16}"
           f"{'implausible':>12}{'s':>6}")  # fmt: skip
     every: dict[str, list[dict[str, Any]]] = {}
-    runs = [(0.0, case.temperature), (0.0, case.hotter), *((strength, case.temperature) for strength in strengths)]
-    for strength, temperature in runs:
-        found = [_explore(case, index, strength, temperature, seed, steps) for seed in range(1, seeds + 1)]
+    runs = [(0.0, case.temperature), (0.0, case.hotter), *((limit, case.temperature) for limit in limits)]
+    for limit, temperature in runs:
+        found = [_explore(case, index, limit, temperature, seed, steps) for seed in range(1, seeds + 1)]
         column = {name: [one[name] for one in found] for name in found[0]}
-        name = f"strength {strength:g}" if strength else "no bias"
+        name = f"at most {limit:g} eV/Å" if limit else "no bias"
         every[f"{name}, {temperature:g} K"] = found
         print(f"  {f'{name}, {temperature:g} K':<26}{_summarise(column['largest dH'], 1):>22}"
               f"{_summarise(column['first'], 2):>26}{_summarise(column['left'], 2):>26}"
@@ -244,13 +246,13 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--strengths", nargs="+", type=float, default=[0.1, 0.3])
+    parser.add_argument("--limits", nargs="+", type=float, default=[0.5, 1.0, 2.0], help="largest forces, eV/Å")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--time", type=float, default=4.0, help="ps of every run")
+    parser.add_argument("--time", type=float, default=2.0, help="ps of every run")
     parser.add_argument("--plot", type=Path, help="draw the largest dH along the runs here (.png)")
     options = parser.parse_args()
     head("Steering: what a bias finds, and what it costs", "lammps", "ase")
     _cost(cache_folder())
-    found = {name: _find(CASES[name], options.strengths, options.seeds, options.time) for name in options.cases}
+    found = {name: _find(CASES[name], options.limits, options.seeds, options.time) for name in options.cases}
     if options.plot is not None:
         _draw(found, options.plot)

@@ -23,8 +23,8 @@ class BiasSettings:
     Parameters
     ----------
     strength
-        Mean force of the bias as a share of the mean force of the potential, above 0 and up to 1: 0.1 is gentle, 0.5
-        moves atoms. A warm-up turns it into τ.
+        Mean force of the bias as a share of the mean force of the potential, above 0 and up to 1. A warm-up turns it
+        into τ. Few atoms may get most of the push: then `largest_force` decides.
     tau
         Energy of the bias in eV per nat, instead of `strength`.
     floor
@@ -53,7 +53,7 @@ class BiasSettings:
     ceiling: float | None = None
     focus: str = "all"
     warm_up: int = 100
-    largest_force: float = 3.0
+    largest_force: float = 1.0
     pause_in_events: bool = False
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class BiasSettings:
         if self.strength is not None and self.strength > _STRONGEST:
             raise InputError(
                 f"bias: strength = {self.strength:g} is a mean force larger than the potential's own, which would tear "
-                f"bonds: give at most {_STRONGEST:g}; 0.1 is gentle, 0.5 moves atoms"
+                f"bonds: give at most {_STRONGEST:g}, and begin with 0.1"
             )
         if self.floor is not None and self.ceiling is not None and self.floor >= self.ceiling:
             raise InputError(f"bias: floor = {self.floor:g} must lie below ceiling = {self.ceiling:g}")
