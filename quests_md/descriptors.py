@@ -279,7 +279,6 @@ class Environments:
                 spec.check_elements(set(frame.distinct_numbers.tolist()))
         self._wanted = spec._wanted
         self._bins = _neighbors.bin_points(points, spec.cutoff)
-        self._unsorted = points, kinds, places, owner
         self._has_vectors = _vector.available(spec.k)
         if self._has_vectors:
             points, kinds, sorted_places = _vector.sort_points(points, kinds, self._bins[0])
@@ -382,7 +381,9 @@ class Environments:
             the derivative is that of one side.
         """
         spec, n, column = self._spec, len(which), int(self._spec.by_centre)
-        points, kinds, places, owner = self._unsorted
+        # Collected again, and not kept: at every evaluation they would take room, and only derivatives use them.
+        points, owner, places = _collect_points(self._frame, self.centres, spec.cutoff)
+        kinds = spec._kinds[self._frame.numbers][owner]
         slots = self._wanted.shape[1] * spec.k
         who, out, strain = np.empty((n, slots), np.int64), np.empty((n, slots, 3)), np.empty((n, 3, 3))
         how = (self._wanted, places[which], self._bins, spec.k, spec.cutoff, column, np.ascontiguousarray(along))
