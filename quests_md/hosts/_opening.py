@@ -24,7 +24,7 @@ from ..config import RunConfig
 from ..errors import ConfigError, Halted, InputError, MonitorError, OutputError, QuestsError
 from ..recording import Session
 
-__all__ = ["FIELDS", "Opening"]
+__all__ = ["FIELDS", "Opening", "check_steering"]
 
 # The fields that `output` may hold in braces, with a value of each to try.
 FIELDS: dict[str, Any] = {"pid": 4711, "host": "node1", "n": 0}
@@ -69,12 +69,12 @@ class Opening:
         self._opened: _Opened | None = None
         self._host, self._joins, self._steers = host, joins, steers
         if isinstance(given, Session):
-            _check_bias(given.steering is not None, steers)
+            check_steering(given.steering is not None, steers)
             given.host = host
             self._session = given
         else:
             self.config = _make_config(given)
-            _check_bias(self.config.bias is not None, steers)
+            check_steering(self.config.bias is not None, steers)
             self._fields = _read_fields(self.config.output)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -150,7 +150,8 @@ def _open_again(given: Any, host: str, joins: bool, steers: bool) -> Opening:
     return Opening(given, host, joins=joins, steers=steers)
 
 
-def _check_bias(has_bias: bool, steers: bool) -> None:
+def check_steering(has_bias: bool, steers: bool) -> None:
+    """Raise `InputError` if there is a bias that nobody would add, or none that a host could."""
     if has_bias and not steers:
         raise InputError("this host adds no forces, and the session has a bias: take BiasedCalculator, or leave it out")
     if steers and not has_bias:

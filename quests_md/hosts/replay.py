@@ -8,6 +8,7 @@ from ..errors import InputError
 from ..frame import Frame
 from ..monitor import Decision
 from ..recording import Session
+from ._opening import check_steering
 
 __all__ = ["replay"]
 
@@ -32,10 +33,12 @@ def replay(session: Session, frames: Iterable[Frame]) -> Iterator[Decision]:
     Raises
     ------
     InputError
-        An item is not a `Frame`, but for instance an ``ase.Atoms``, which has no step.
+        An item is not a `Frame`, but for instance an ``ase.Atoms``, which has no step; or the session has a bias, whose
+        forces a replay cannot add.
     MonitorError, OutputError
         `Session.observe` raises them.
     """
+    check_steering(session.steering is not None, steers=False)
     for frame in frames:
         if not isinstance(frame, Frame):
             raise InputError(f"replay takes Frames, which have a step, not {type(frame).__name__}")

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import Halted, InputError, MissingExtraError, MonitorError
 from ..frame import Frame
 from ..recording import Session
-from ._opening import Opening
+from ._opening import Opening, check_steering
 
 _Base: Any = object
 with contextlib.suppress(ImportError):
@@ -67,6 +67,8 @@ class SessionReporter(_Base):  # type: ignore[misc]
         self._held: dict[int, Any] = {}  # positions of the systems that are halted
         if isinstance(sessions, Sequence) and not isinstance(sessions, str):
             self.sessions = list(sessions)
+            for session in self.sessions:
+                check_steering(session.steering is not None, steers=False)
         else:
             opening = Opening(sessions, "torch-sim", joins=False)
             if opening.config is None:

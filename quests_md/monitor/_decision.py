@@ -428,6 +428,12 @@ class Decision:
     evaluation: Evaluation | None = field(default=None, repr=False, compare=False)
     lesson: Lesson | None = field(default=None, repr=False, compare=False)
 
+    @classmethod
+    def unwatched(cls, step: int, frame: Frame | None) -> Decision:
+        """Return the decision on a frame of a run that is no longer watched. dH is inf: hosts would not stop at nan."""
+        n = 0 if frame is None else frame.n_local or 0
+        return cls(step, evaluated=False, maximum=math.inf, mean=math.inf, dH=np.full(n, math.inf))
+
     @property
     def key(self) -> Key:
         """The key of the evaluation."""

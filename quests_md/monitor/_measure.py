@@ -6,14 +6,14 @@ import enum
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..descriptors import DescriptorSpec, Environments
 from ..elements import check_elements
-from ..errors import MonitorError
+from ..errors import FrameError, MonitorError
 from ..frame import Frame
 from ..index import LocalBound, Reference
 from ..information import Precision
@@ -195,6 +195,14 @@ class Evaluation:
         spread[self.environments.centres] = values
         return spread
 
+    def spread_errors(self) -> dict[str, Any]:
+        """Return the force errors of this rank's atoms, as a `Decision` has them."""
+        errors = self.judge()
+        if errors is None:
+            return {"force_errors": None, "expected_errors": None}
+        expected = None if errors.expected is None else self.spread(errors.expected)
+        return {"force_errors": self.spread(errors.bound), "expected_errors": expected}
+
 
 def compute_in_single(evaluation: Evaluation, thresholds: Thresholds) -> None:
     """Compute dH in single precision, and again in double near the thresholds and where it may be the maximum."""
@@ -369,6 +377,13 @@ class RankState(enum.IntEnum):
     DONE = 0
     FAILED = 1
     IMPLAUSIBLE = 2
+
+    @classmethod
+    def of(cls, error: Exception | None) -> RankState:
+        """Return the state of a rank with this error; None if it did not measure, because another one failed."""
+        if error is None:
+            return cls.DONE
+        return cls.IMPLAUSIBLE if isinstance(error, FrameError) else cls.FAILED
 
 
 @dataclass(frozen=True)

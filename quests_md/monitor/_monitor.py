@@ -261,7 +261,7 @@ class Monitor:
             raise InputError("own descriptors are computed of whole frames, and this rank has a part of one")
         evaluation = Evaluation(self.index, frame, self.threads, errors=self._local)
         evaluation.complete()
-        bound: NDArray[np.float64] | None = _spread_errors(evaluation)["force_errors"]
+        bound: NDArray[np.float64] | None = evaluation.spread_errors()["force_errors"]
         return evaluation.spread(evaluation.dH), bound
 
     def observe(
@@ -361,7 +361,7 @@ class Monitor:
         if evaluation is None or (self.values, self.precision) == ("exact", "double"):
             return decision
         together(self.comm, evaluation.complete, f"watching failed at step {decision.step}")
-        return replace(decision, dH=evaluation.spread(evaluation.dH), values="exact", **_spread_errors(evaluation))
+        return replace(decision, dH=evaluation.spread(evaluation.dH), values="exact", **evaluation.spread_errors())
 
     # -- measuring -------------------------------------------------------------------------------------------------
 
@@ -398,7 +398,7 @@ class Monitor:
             except Exception as caught:  # noqa: BLE001 - as above
                 error = caught
         if vector is None:
-            vector = summarise_nothing(_find_state(error), bool(self._stop), mark)
+            vector = summarise_nothing(RankState.of(error), bool(self._stop), mark)
         return evaluation, vector, error
 
     def _is_learned(self, key: Key, again: bool) -> bool:
@@ -564,7 +564,7 @@ class Monitor:
             n_outside=summary.n_outside,
             force_rmse=self._expect_rmse(summary),
             dH=evaluation.spread(evaluation.dH),
-            **_spread_errors(evaluation),
+            **evaluation.spread_errors(),
             values=self.values,
             evaluation=evaluation,
             **named,
@@ -594,18 +594,3 @@ class Monitor:
 
     def _say_why_stopping(self, summary: Summary) -> str:
         return share_text(self.comm, summary.stopping[0], self._stop)
-
-
-def _spread_errors(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the force errors of this rank's atoms, as a `Decision` has them."""
-    errors = evaluation.judge()
-    if errors is None:
-        return {"force_errors": None, "expected_errors": None}
-    expected = None if errors.expected is None else evaluation.spread(errors.expected)
-    return {"force_errors": evaluation.spread(errors.bound), "expected_errors": expected}
-
-
-def _find_state(error: Exception | None) -> RankState:
-    if error is None:  # this rank did not measure, because another one failed
-        return RankState.DONE
-    return RankState.IMPLAUSIBLE if isinstance(error, FrameError) else RankState.FAILED

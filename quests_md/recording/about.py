@@ -91,6 +91,16 @@ def begin_folder(folder: HeldFolder, names: tuple[str, ...], content: dict[str, 
         raise
 
 
+def resume_folder(folder: HeldFolder, content: dict[str, Any], words: str) -> None:
+    """Go on with the run in a folder that is held: remove what is half written, write run.json, and say so."""
+    for name in folder.names():
+        if name.endswith(".part"):
+            folder.remove(name)
+    folder.adopt(ABOUT)
+    write_about(folder, content)
+    print(f"quests_md: resumes {words}, in {folder.path}", flush=True)
+
+
 def is_overwriting(folder: HeldFolder) -> bool:
     """Return whether a run was killed while it removed the files of an earlier one: there is nothing to resume."""
     try:

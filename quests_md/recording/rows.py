@@ -156,6 +156,10 @@ class Cost:
         self.atoms += n_atoms
         self.first, self.last = started if self.n == 1 else self.first, now
 
+    def describe(self) -> dict[str, float | None]:
+        """Return what run.json says of it."""
+        return {"seconds": self.seconds, "share": None if math.isnan(self.share) else self.share}
+
     def in_words(self) -> str:
         """Return the cost as the end of a sentence; empty before the first evaluation."""
         text = f"; {1e6 * self.seconds / self.atoms:.1f} µs per atom and evaluation" if self.atoms else ""

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import datetime
 import itertools
-import math
 import os
 import signal
 import sys
@@ -29,7 +28,7 @@ from ..machine import hold_interrupt
 from ..monitor import Band, Decision, Key, Monitor
 from ..notebook import to_html
 from ..toml import parse_seconds
-from .about import ABOUT, begin_folder, describe, is_overwriting, to_json, write_about
+from .about import begin_folder, describe, is_overwriting, resume_folder, to_json, write_about
 from .candidates import Candidates
 from .commands import Commands, Hook
 from .ending import Ending
@@ -37,6 +36,7 @@ from .events import EventLines, replay_events
 from .history import History
 from .last import Implausible, Last
 from .live_reference import LiveReference, reference_of
+from .messages import say_again, say_thresholds, say_unwatched
 from .past import Past, check_mode, find_past
 from .recorder import Moment, Place, Recorder, to_quests_error
 from .rows import Cost, Recent, RowLines
@@ -130,8 +130,7 @@ class Session:
         self._resumed: list[str] = []
         self._cost = Cost()
         self._ended, self._on_error, self._process = False, on_error, os.getpid()
-        self._every = monitor.every
-        self._said = False  # whether thresholds were told
+        self._every, self._said = monitor.every, False  # whether thresholds were told
         self._recent = Recent()
         self._halted: Key | None = None  # the last evaluation that halted
         self._passed: set[Key] = set()  # halts that the host knows of
@@ -252,16 +251,7 @@ class Session:
             recorder.resume(past)
         self._recent.plausible = self._history.find_last_plausible()
         self._last.moment = self._history.find(past.last)
-
-        def begin() -> None:
-            for name in self._folder.names():
-                if name.endswith(".part"):
-                    self._folder.remove(name)
-            self._folder.adopt(ABOUT)
-            write_about(self._folder, self._describe())
-            print(f"quests_md: resumes {past.in_words(self.n_saved)}, in {self.output}", flush=True)
-
-        self.place.on_root(begin)
+        self.place.on_root(lambda: resume_folder(self._folder, self._describe(), past.in_words(self.n_saved)))
         self._live.forget()
 
     def record(self, recorder: Recorder) -> None:
@@ -311,7 +301,7 @@ class Session:
         if step % self._every:
             return Decision(step, evaluated=False)
         if self.given_up:
-            return _make_unwatched(frame, step)
+            return Decision.unwatched(step, frame)
         if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # LAMMPS's host handles Ctrl-C itself
             return self._evaluate(frame, step, error)
         with hold_interrupt():  # so it is raised when the evaluation has its row
@@ -338,14 +328,13 @@ class Session:
             with contextlib.suppress(QuestsError):
                 self._last.close()
             self._fail_together(failure)
-            return _make_unwatched(frame, step)
+            return Decision.unwatched(step, frame)
 
     def _record(self, frame: Frame, decision: Decision, started: float) -> Decision:
         """Record a new evaluation; return the decision for the host."""
         if decision.save:
             decision = self._candidates.judge(decision)
-        if not self._said:
-            self._say_thresholds()
+        self._said = self._said or say_thresholds(self.place)
         # A recorder that sees all frames may still hold an old moment. Then the memory of that moment cannot be reused.
         moment = self._recent.take(frame, decision, may_reuse=not self._of_calm)
         self.decision, self._last.moment = decision, moment
@@ -403,7 +392,7 @@ class Session:
         self._last.moment = moment
         self._recent.take_again(moment)
         if self._cost.n == 1:
-            self._say_again(decision.step)
+            say_again(self.place, decision.step, self._newest)
             self._write_about()
         if self._commands.is_busy:
             self._commands.look()
@@ -537,20 +526,6 @@ class Session:
             text += f" of {self.decision.n} atoms"
         return f"{text}, {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}{self._cost.in_words()}"
 
-    def _say_thresholds(self) -> None:
-        """Print, once, the thresholds as numbers, and what these mean on this index."""
-        thresholds = self.monitor.thresholds
-        if thresholds.resolved is not None and thresholds.watched:
-            self._said = True
-            lines = [thresholds.in_words(), *thresholds.describe_meaning(self.monitor.index)]
-            self.place.on_root(lambda: print("\n".join(f"quests_md: {line}" for line in lines), flush=True))
-
-    def _say_again(self, step: int) -> None:
-        """Print, once, that this step has a row already: the user may have forgotten to give the host its step."""
-        if self._newest is not None and step < self._newest.step and self.place.is_root:
-            newest = self._newest.step
-            print(f"quests_md: goes on at step {step}; steps that have their row, up to {newest}, get no second")
-
     def _write_about(self) -> None:
         self.place.on_root(lambda: write_about(self._folder, self._describe()))
 
@@ -565,8 +540,7 @@ class Session:
             "evaluations": self.n_evaluated,
             "flagged": self.n_flagged,
             "saved": self.n_saved,
-            "seconds": self.seconds,
-            "share": None if math.isnan(self.share) else self.share,
+            **self._cost.describe(),
         }
         ended = {"status": self.status, "reason": self.reason, "host": self.host}
         return describe(self.monitor, ended, self.settings, counts, state, self._live.describe())
@@ -588,9 +562,8 @@ class Session:
         self._end("failed", str(failure))
         if self._on_error == "stop":
             raise failure
-        if not self.given_up and self.place.is_root:
-            text = f'quests_md: WARNING: watching failed, and the run goes on without it (on_error = "warn"): {failure}'
-            print(text, file=sys.stderr, flush=True)
+        if not self.given_up:
+            say_unwatched(self.place, failure)
         self.given_up = True
 
     def _end(self, status: str, reason: str) -> None:
@@ -625,9 +598,3 @@ class Session:
                 self.close()
         else:
             self._end("finished" if self.status == "running" else self.status, self.reason)
-
-
-def _make_unwatched(frame: Frame | None, step: int) -> Decision:
-    """Return the decision on a frame of a run that is no longer watched. dH is inf: a host would not stop at nan."""
-    n = 0 if frame is None else frame.n_local or 0
-    return Decision(step, evaluated=False, maximum=math.inf, mean=math.inf, dH=np.full(n, math.inf))

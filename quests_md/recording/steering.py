@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..bias import Bias, BiasSettings, Push
+from ..errors import InputError
 from ..frame import Frame
 from ..monitor import Monitor
 
@@ -27,7 +28,7 @@ class Steering:
     Raises
     ------
     InputError
-        The settings are wrong, or the reference has no derivatives. On all ranks.
+        The settings are wrong, the reference has no derivatives, or nothing says where the bias ends. On all ranks.
     """
 
     def __init__(self, monitor: Monitor, settings: BiasSettings | Mapping[str, Any]) -> None:
@@ -35,6 +36,7 @@ class Steering:
         self._monitor = monitor
         self._bias = Bias(monitor.index, settings, comm=monitor.comm, threads=monitor.threads, min_distance=near)
         self._warned = False
+        self._find_halt()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -46,13 +48,20 @@ class Steering:
         if not math.isnan(tau):
             self._bias.resume(tau)
 
+    def _find_halt(self) -> float:
+        """Return the lowest halt threshold in nats; inf as long as it is not known."""
+        thresholds = self._monitor.thresholds
+        halt = float(thresholds.tables[1].min(initial=math.inf))
+        if thresholds.resolved is not None and math.isinf(halt) and self._bias.settings.ceiling is None:
+            raise InputError("bias: without a halt threshold it needs a ceiling: bias = { ..., ceiling = 10.0 }")
+        return halt
+
     def push(self, frame: Frame | None, error: Exception | None = None) -> Push:
         """Compute the bias of a frame, and print its warning once. Collective; raises what `Bias.push` does."""
         paused = ""
         if self._bias.settings.pause_in_events and self._monitor.events.current is not None:
             paused = "an event is open"
-        halts = self._monitor.thresholds.tables[1]
-        push = self._bias.push(frame, float(halts.min(initial=math.inf)), paused, error)
+        push = self._bias.push(frame, self._find_halt(), paused, error)
         if self._bias.warning and not self._warned:
             self._warned = True
             if self._monitor.comm.rank == 0:

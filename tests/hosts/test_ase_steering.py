@@ -11,9 +11,10 @@ from ase.calculators.fd import FiniteDifferenceCalculator
 from ase.md.verlet import VelocityVerlet
 from watched import frames_of, langevin, rows_of
 
-from quests_md import DescriptorSpec, Index, Monitor, Session
+from quests_md import DescriptorSpec, Frame, Index, Monitor, Session
 from quests_md.errors import InputError, QuestsError
 from quests_md.hosts.ase import BiasedCalculator, MonitoredCalculator, MonitorObserver
+from quests_md.hosts.replay import replay
 from quests_md.recording import read_run
 
 BIAS = {"tau": 0.05, "floor": -10.0, "ceiling": 30.0, "largest_force": 100.0}
@@ -110,11 +111,25 @@ def test_hosts_that_add_no_forces_refuse_a_bias(index, tmp_path):
             MonitoredCalculator(EMT(), session)
         with pytest.raises(InputError, match="BiasedCalculator"):
             MonitorObserver(session, VelocityVerlet(atoms, 1.0))
+        with pytest.raises(InputError, match="adds no forces"):
+            next(replay(session, [Frame.from_atoms(atoms)]))
     with (
         Session(Monitor(index, select=1e6, halt=1e6), output=tmp_path / "plain") as plain,
         pytest.raises(InputError, match="needs a session with a bias"),
     ):
         BiasedCalculator(EMT(), plain)
+
+
+def test_a_bias_without_an_end_is_refused(index, tmp_path):
+    monitor = Monitor(index, select=1.0, halt=np.inf)
+    with pytest.raises(InputError, match="needs a ceiling"):
+        Session(monitor, output=tmp_path / "uq", bias={"tau": 0.1})
+    assert not (tmp_path / "uq").exists()
+    atoms = _copper()
+    with Session(monitor, output=tmp_path / "uq", bias={"tau": 0.1, "floor": -10.0, "ceiling": 20.0}) as session:
+        atoms.calc = BiasedCalculator(EMT(), session)
+        atoms.get_forces()
+        assert atoms.calc.push.off == ""
 
 
 def test_flagged_values_and_a_bias_go_together(index, tmp_path):
