@@ -139,6 +139,7 @@ def pytest_collection_modifyitems(items):
 # -- what must run ---------------------------------------------------------------------------------------
 
 _MUST_RUN = ("browser", "dft", "lammps", "mpi", "postgresql", "python_invoke", "viewers")
+_MADE_APART = ("kokkos", "mlips")  # what scripts/test does not install
 
 
 def pytest_addoption(parser):
@@ -152,7 +153,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.skipped and item.config.getoption("--must-run"):
         marks = [name for name in _MUST_RUN if item.get_closest_marker(name)]
-        if marks and not item.get_closest_marker("kokkos"):  # which no script makes by itself
+        if marks and not any(map(item.get_closest_marker, _MADE_APART)):
             reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
             report.outcome = "failed"
             report.longrepr = f"must run ({', '.join(marks)}), but was skipped: {reason}"

@@ -53,7 +53,7 @@ def kernel(function: Callable[..., Any], flags: Collection[str] = _FLAGS) -> Any
     global _folder, _kept
     try:
         made._cache = _Cache(function)
-        _folder = made._cache.cache_path
+        _folder = _folder or made._cache.cache_path  # that of this package, whose kernels come first
     except RuntimeError as error:  # numba's word for "no writable folder for the cache"
         if "cannot cache" not in str(error):
             raise

@@ -149,11 +149,11 @@ def _finish(one: _Running) -> Exploration:
     if (job.folder / DONE).exists():
         return Exploration.read(job.folder)
     name = f"exploration {job.name}"
+    if -code in _ASKED or code - 128 in _ASKED:
+        raise Halted(f"{name} was asked to end by {name_signal(abs(code) % 128)}; it begins anew the next time")
     if code == CANNOT_RUN or (code > 0 and not (job.folder / "run.json").exists()):
         said = _read_last_lines(job.folder / _LOG)[-1:] or ["its process printed nothing: is the disk full?"]
         raise HostError(f"{name} cannot be run: {said[0]} (all of it: {job.folder / _LOG})")
-    if -code in _ASKED or code - 128 in _ASKED:
-        raise Halted(f"{name} was asked to end by {name_signal(abs(code) % 128)}; it begins anew the next time")
     how = f"killed by {name_signal(-code)}" if code < 0 else f"its process ended with exit code {code}"
     result = conclude(job, "crashed", how)
     result.write(job.folder)

@@ -114,9 +114,7 @@ def test_lost_atoms_are_found(host, folder, implausible):
 
 @pytest.mark.parametrize("host", [WHEEL_1, DEBIAN_2])
 def test_cut_outs_of_a_run(host, folder):
-    configure(folder, select=8.0, every=2, cutout={}, min_distance=0.3)
-    toml = (folder / "quests.toml").read_text().replace("cutout = {}", 'cutout = { radius = 0.5, shape = "cluster" }')
-    (folder / "quests.toml").write_text(toml)
+    configure(folder, select=8.0, every=2, cutout={"radius": 0.5, "shape": "cluster"}, min_distance=0.3)
     ok(run_host(host, folder, drive(PUSH), script(PUSH).replace(ATTACH, ATTACH.replace("invoke 1 ", "invoke 2 "))))
     candidates = ase.io.read(folder / "uq" / "candidates.extxyz", ":")
     cuts = ase.io.read(folder / "uq" / "cutouts.extxyz", ":")

@@ -232,7 +232,7 @@ def test_forces_outside_the_core_play_no_part_in_the_fit(tmp_path: Path, gap: An
 
 def test_the_gap_fit_of_the_manual_trains(tmp_path: Path, gap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (DOCS / "training.md").read_text("utf-8")
-    (table,) = re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S)
+    (table,) = [text for text in re.findall(r"^```toml\n(.*?)^```$", page, re.M | re.S) if '"gap_fit"' in text]
     (tmp_path / "learn.toml").write_text(table)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     trainer = make_trainer(read_toml(tmp_path / "learn.toml")["trainer"])

@@ -67,7 +67,9 @@ def test_programs(place, name):
     finished = ok(run_wheel(place, FILES[f"{name}.py"], 2 if name == "drive" else 1))
     output, status = {"drive": ("driven", "finished"), "halt": ("halted", "halted"), "fail": ("failed", "failed")}[name]
     assert status_of(place, output) == status
-    assert len(finished.stdout.splitlines()) == 2  # what the program prints, and the summary
+    begins = ("quests_md: select = ", "quests_md: warning: the index has no calibration")
+    said = [line for line in finished.stdout.splitlines() if not line.startswith(begins)]
+    assert len(said) == 2  # what the program prints, and the summary
 
 
 @pytest.mark.lammps
