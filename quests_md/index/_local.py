@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from ..information import local_residuals, pack
 from ._calibration import SAME, Rows, find_first_copies, is_worth_turning, leave_out
@@ -36,6 +35,8 @@ def choose_squarings(index: IndexData, residuals: Residuals, threads: int | None
     threads
         Threads to use; None takes all cores.
     """
+    from scipy.stats import rankdata  # not above: it would make every run start a second later
+
     known = np.flatnonzero(~np.isnan(residuals.values))
     asked = known[np.unique(np.linspace(0, len(known) - 1, _ASKED).astype(np.int64))]
     best, chosen = -np.inf, SQUARINGS[0]

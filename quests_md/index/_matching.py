@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from ..errors import InputError
 from ..frame import Frame
@@ -144,12 +143,14 @@ class _Search:
     """
 
     def __init__(self, index: IndexData, threads: int | None) -> None:
+        from scipy.spatial import cKDTree  # not above: runs start without scipy
+
         self._rows, self._tolerance, self._threads = index.rows, SAME * index.bandwidth, threads or -1
         with index.reading():
             sample = self._rows[:: max(1, len(self._rows) // _SAMPLED)].astype(np.float64)
             sample -= sample.mean(axis=0)
             self._axes = np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :_AXES]
-            self._trees = dict[int, tuple[NDArray[np.int64], cKDTree]]()
+            self._trees = dict[int, tuple[NDArray[np.int64], Any]]()
             for z in np.unique(index.numbers).tolist():
                 which = np.flatnonzero(index.numbers == z)
                 self._trees[z] = which, cKDTree(self._rows[which].astype(np.float64) @ self._axes)
@@ -166,7 +167,7 @@ class _Search:
                 yield self._measure(query, asked[first : first + step], rows, tree)
 
     def _measure(
-        self, query: NDArray[np.float64], asked: NDArray[np.int64], rows: NDArray[np.int64], tree: cKDTree
+        self, query: NDArray[np.float64], asked: NDArray[np.int64], rows: NDArray[np.int64], tree: Any
     ) -> _Pairs:
         near = tree.query_ball_point(query[asked] @ self._axes, 1.001 * self._tolerance, workers=self._threads)
         environment = np.repeat(asked, [len(some) for some in near])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
 
 from ..comm import Comm, Serial
 from ..errors import InputError
@@ -71,6 +70,8 @@ class Information(Shown):
     @classmethod
     def from_delta_entropy(cls, dH: NDArray[np.float64], bandwidth: float) -> Information:
         """Compute all values from the dH (n_env,) of a dataset against itself."""
+        from scipy.special import logsumexp  # not above: runs start without scipy
+
         most, mean = math.log(len(dH)), float(np.mean(dH))
         return cls(
             n_env=len(dH),
