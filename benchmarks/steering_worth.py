@@ -192,10 +192,8 @@ def main() -> None:
             seed, round(options.time / TRUTH.timestep), round(options.survive / TRUTH.timestep), tests,
             lambda name, values: table.setdefault(name, []).append(values),
         )  # fmt: skip
-    print(
-        f"\n{TRUTH.name}; Stillinger-Weber stands for DFT; POD, trained on {STARTS} frames at 300 K and {LABELS} of {options.time:g} ps,"
-    )
-    print(f"chosen by compress; {options.seeds} seeds, mean ± deviation. Force errors on held-out frames: rmse, eV/Å")
+    print(f"\n{TRUTH.name}; Stillinger-Weber stands for DFT; POD, trained on {STARTS} frames at 300 K and {LABELS} of")
+    print(f"{options.time:g} ps, chosen by compress; {options.seeds} seeds, mean ± deviation. Force errors: rmse, eV/Å")
     columns = [*tests, f"survived of {options.survive:g} ps"]
     print(f"  {'frames from':<26}" + "".join(f"{name:>22}" for name in columns))
     for name, rows in table.items():
