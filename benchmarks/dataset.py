@@ -211,7 +211,8 @@ def _of_two_sets(query: Values, x: Values, index: Index) -> list[Quantity]:
 
 def _of_choices(frames: list[Values], queries: list[Values]) -> list[Quantity]:
     """Return what is compared for choices of frames."""
-    ours, theirs, same = (partial(f, frames) for f in (_choice_of_ours, _choice_of_quests, same_choice))
+    ours, theirs = partial(_choice_of_ours, frames), partial(_choice_of_quests, frames)
+    same = partial(same_choice, frames)
     known = np.concatenate(queries)
     return [
         Quantity("compress, msc", lambda: ours("msc"), lambda batch: theirs("msc", batch), same, True),

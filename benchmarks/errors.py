@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from quests_md import DescriptorSpec, Index, delta_entropy
-from quests_md.index._force_error import is_known
+from quests_md.index import find_known
 
 from .errors_models import Fitted, Pod, Quadratic, Refitted
 from .errors_plot import draw
@@ -104,7 +104,7 @@ def judge(
         Judge the candidates that are in the training set, too.
     """
     index = Index.build([s.atoms for s in training], bandwidth=BANDWIDTH, threads=1)
-    new = [s for s in candidates if known or not is_known(index, s.x, 1)]
+    new = [s for s in candidates if known or not find_known(index, s.x, 1).all()]
     coefficients = fit([s.factor for s in training]) if potential is None else potential
     members = committee([s.factor for s in training], MEMBERS, seed=1)
     reference = np.concatenate([s.x for s in training])

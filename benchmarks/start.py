@@ -145,7 +145,7 @@ def _listen() -> list[tuple[str, float, float]]:
 
     compiled: list[tuple[str, float, float]] = []
 
-    class Listener(event.Listener):  # type: ignore[misc]
+    class Listener(event.Listener):
         def __init__(self) -> None:
             self.open: list[list[float]] = []  # start, and seconds of those that it called
 

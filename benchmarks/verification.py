@@ -238,7 +238,7 @@ def _time_opening(folder: Path, sizes: list[int]) -> None:
     """Print how long opening takes with and without verifying, one thread, the file in the system's cache."""
     import quests_md.index._file as file
 
-    checks = file.check_rows
+    checks = file.check_rows  # type: ignore[attr-defined]
     rng = np.random.default_rng(SEED)
     print("\n  environments   file (MB)   open (ms)   of it rows and tree   again (ms)   processor (ms)")
     for n in sizes:
