@@ -18,8 +18,8 @@ from ._pictures import BLUE, GREY, ORANGE, RED
 from ._timeline import has_times, list_thresholds, plot_run
 
 __all__ = [
-    "LEGEND_ABOVE", "NARROW", "SMALL", "WIDE", "Marks", "draw_histogram", "draw_maxima", "draw_survival",
-    "draw_timeline", "find_alarm_thresholds", "make_svg", "pick_largest", "shade_events",
+    "LEGEND_ABOVE", "NARROW", "SMALL", "WIDE", "Marks", "draw_histogram", "draw_line", "draw_maxima", "draw_survival",
+    "draw_timeline", "find_alarm_thresholds", "make_svg", "pick_largest", "shade_events", "thin_line",
 ]  # fmt: skip
 
 Marks = Sequence[tuple[str, float]]  # the name of a threshold, and its dH in nats
@@ -82,6 +82,24 @@ def pick_largest(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
         return np.arange(n), 1
     sizes = np.where(np.isfinite(values), values, -np.inf)
     return np.array([first + int(np.argmax(sizes[first : first + every])) for first in range(0, n, every)]), every
+
+
+def thin_line(rows: Rows, values: NDArray[np.float64], timed: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return times (or steps) and the largest value of each stretch, with a gap before each new run."""
+    kept = pick_largest(values)[0]
+    few = rows[kept]
+    cuts = np.flatnonzero(np.diff(few["run"])) + 1
+    x, y = few["time" if timed else "step"].astype(np.float64), np.asarray(values[kept], np.float64)
+    x, y = np.insert(x, cuts, np.nan), np.insert(y, cuts, np.nan)
+    return x, np.where(np.isfinite(y), y, np.nan)
+
+
+def draw_line(axes: Any, x: NDArray[np.float64], y: NDArray[np.float64], **style: Any) -> None:
+    """Draw a line, and a dot for each point that has no neighbour to draw a line to."""
+    axes.plot(x, y, lw=1.1, **style)
+    gaps = np.r_[True, np.isnan(y), True]
+    alone = ~np.isnan(y) & gaps[:-2] & gaps[2:]
+    axes.plot(x[alone], y[alone], "o", ms=3.0, color=style["color"])
 
 
 def _compress_high_values(axes: Any, thresholds: Sequence[float], values: NDArray[np.float64]) -> None:

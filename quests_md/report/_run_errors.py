@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..index import ADDED, LocalBound
 from ..recording.reader import Rows
-from ._drawings import LEGEND_ABOVE, NARROW, WIDE, make_svg, pick_largest, shade_events
+from ._drawings import LEGEND_ABOVE, NARROW, WIDE, draw_line, make_svg, pick_largest, shade_events, thin_line
 from ._page import Card, Drawing, Quantity, Section
 from ._pictures import BLUE, GREY, RED
 from ._timeline import has_times
@@ -115,7 +115,7 @@ def _draw_errors(rows: Rows, events: Sequence[Mapping[str, Any]]) -> Drawing:
     def draw(all_axes: Any) -> None:
         for axes, series in zip(all_axes[:, 0], panels, strict=True):
             for name, (values, colour) in series.items():
-                _draw_line(axes, *_thin_line(rows, values, timed), color=colour, label=name)
+                draw_line(axes, *thin_line(rows, values, timed), color=colour, label=name)
             shade_events(axes, events, timed)
             if series is shares:
                 axes.set_ylabel("outside (%)")
@@ -151,24 +151,6 @@ def _write_caption(errors: Sequence[str], has_shares: bool, has_events: bool, ev
     words += ["Shaded: events."] if has_events else []
     words += [f"Of every {every} evaluations in a row, the largest of each is drawn."] if every > 1 else []
     return " ".join(words)
-
-
-def _thin_line(rows: Rows, values: NDArray[np.float64], timed: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return times (or steps) and the largest value of each stretch, with a gap before each new run."""
-    kept = pick_largest(values)[0]
-    few = rows[kept]
-    cuts = np.flatnonzero(np.diff(few["run"])) + 1
-    x, y = few["time" if timed else "step"].astype(np.float64), np.asarray(values[kept], np.float64)
-    x, y = np.insert(x, cuts, np.nan), np.insert(y, cuts, np.nan)
-    return x, np.where(np.isfinite(y), y, np.nan)
-
-
-def _draw_line(axes: Any, x: NDArray[np.float64], y: NDArray[np.float64], **style: Any) -> None:
-    """Draw a line, and a dot for each point that has no neighbour to draw a line to."""
-    axes.plot(x, y, lw=1.1, **style)
-    gaps = np.r_[True, np.isnan(y), True]
-    alone = ~np.isnan(y) & gaps[:-2] & gaps[2:]
-    axes.plot(x[alone], y[alone], "o", ms=3.0, color=style["color"])
 
 
 def _scale_errors(axes: Any, drawn: Sequence[NDArray[np.float64]]) -> None:

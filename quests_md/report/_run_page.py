@@ -37,6 +37,7 @@ from ._page import (
     require_extra,
     show_environments,
 )
+from ._run_bias import has_bias, show_bias
 from ._run_errors import EXPECTED, describe_errors, has_errors, make_error_cards, show_run_errors
 from ._timeline import list_thresholds
 
@@ -96,6 +97,7 @@ def run_page(folder: str | Path, *, index: Index | None = None, worst: int = 8) 
         _show_comparison(run, rows, calibration, saved) if drawable else None,
         _show_worst(saved),
         *_show_errors(rows, events, calibration, saved),
+        show_bias(run, rows, events) if has_bias(rows) else None,
         _show_tables(rows, events, saved),
         Section("What was analysed", facts=_list_facts(folder, run), tables=[list_files(folder)]),
     ]
