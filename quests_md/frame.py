@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import FrameError
 
-__all__ = ["AppliedBias", "Frame", "as_frames", "merge"]
+__all__ = ["AppliedBias", "Frame", "as_frames", "merge", "step_of"]
 
 _OF_ATOMS = ("positions", "numbers", "ids", "watched", "velocities", "forces")  # one row for each atom
 _OF_FRAME = ("cell", "pbc", "origin")
@@ -193,6 +193,18 @@ def merge(parts: Sequence[Frame]) -> tuple[Frame, NDArray[np.int64]]:
         values = [getattr(part, name) for part in parts]
         columns[name] = None if values[0] is None else np.concatenate(values)[order]
     return replace(parts[0], n_local=None, **columns), order
+
+
+def step_of(frame: Frame | None, step: int | None) -> int:
+    """Return the step of a frame, or the one given for a frame that could not be made."""
+    if frame is None:
+        assert step is not None
+        return step
+    if not isinstance(frame, Frame):  # ase.Atoms know no step, which a watched run needs
+        raise FrameError(
+            f"expected a Frame, not {type(frame).__name__}: Frame.from_atoms(atoms, step) makes one of an ase.Atoms"
+        )
+    return frame.step
 
 
 def as_frames(frames: Any) -> Iterator[Frame]:

@@ -14,7 +14,7 @@ from ..comm import Comm, Serial, raise_together, share_text, together
 from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS
 from ..errors import FrameError, InputError
-from ..frame import Frame
+from ..frame import Frame, step_of
 from ..index import Live, Reference
 from ..information import Precision
 from ..kernels.jit import announce_compiling
@@ -291,8 +291,7 @@ class Monitor:
         InputError
             A threshold cannot be resolved. On all ranks, at the first evaluation.
         """
-        step = frame.step if frame is not None else step
-        assert step is not None
+        step = step_of(frame, step)
         if step % self._every:
             return Decision(step, evaluated=False)
         started = time.perf_counter()

@@ -22,7 +22,7 @@ from ..comm import Comm, Serial, raise_together, together
 from ..config import RunConfig, describe_keys
 from ..errors import Halted, InputError, MonitorError, OutputError, QuestsError
 from ..files import HeldFolder
-from ..frame import Frame
+from ..frame import Frame, step_of
 from ..index import Described, Index, Live
 from ..machine import hold_interrupt
 from ..monitor import Band, Decision, Key, Monitor
@@ -295,8 +295,7 @@ class Session:
             session is over. If an error of another kind occurs on one of several ranks only, this rank raises it
             unchanged.
         """
-        step = frame.step if frame is not None else step
-        assert step is not None
+        step = step_of(frame, step)
         self.check_running()
         if step % self._every:
             return Decision(step, evaluated=False)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quests_md.comm import Serial, raise_together
-from quests_md.errors import ElementError, InputError, MonitorError
+from quests_md.errors import ElementError, FrameError, InputError, MonitorError
 from quests_md.frame import Frame
 from quests_md.monitor import Band, Monitor
 from quests_md.monitor._measure import Pool, combine, summarise
+from quests_md.recording import Session
 
 INF = float("inf")
 
@@ -80,6 +81,16 @@ def test_the_reason_names_the_atom_and_the_threshold(index, frame):
     decision = observe(index, frame, select=1.0, halt=2.0)
     expected = f"dH = {decision.maximum:.6g} of atom {decision.max_id} is above halt = 2"
     assert decision.reasons == (expected,)
+
+
+def test_atoms_in_place_of_a_frame_are_told_how_to_become_one(index, atoms, tmp_path):
+    monitor = Monitor(index, select=1e9, halt=1e9)
+    with pytest.raises(FrameError, match=r"not Atoms: Frame\.from_atoms\(atoms, step\)"):
+        monitor.observe(atoms)
+    with Session(monitor, tmp_path / "uq") as session:
+        with pytest.raises(FrameError, match=r"not Atoms: Frame\.from_atoms\(atoms, step\)"):
+            session.observe(atoms)
+        assert session.observe(Frame.from_atoms(atoms, step=0)).evaluated
 
 
 def test_frames_are_due_at_multiples_of_every_whatever_the_first_step(index, frame):
