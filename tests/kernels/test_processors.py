@@ -13,7 +13,7 @@ from paths import ROOT
 sys.path.insert(0, str(ROOT))
 from benchmarks import processors
 
-# Compiling takes minutes, and few processors have vectors of 128 bits alone: `python -m benchmarks processors` tries them.
+# Compiling takes minutes; few processors have vectors of 128 bits alone: `python -m benchmarks processors` tries them.
 SETTINGS = [setting for setting in processors.SETTINGS if setting != "128 bits"]
 
 
