@@ -148,7 +148,7 @@ def test_a_rare_event_in_the_wheel(rare):
 SMALL = {
     "cu_adatom": ({"cells": 3, "frames": 120}, {"cells": 3, "clean": 300, "between": 600}),
     "cu_tensile": ({"cells": 3, "length": 3, "frames": 40}, {"cells": 3, "length": 3, "rate": 0.02, "most": 0.14}),
-    "cu_vacancy_steered": ({}, {"steps": 150}),
+    "cu_vacancy_steered": ({}, {"steps": 300, "seed": 2}),
     "ni3al_antisites": ({"frames": 230}, {"hold": 500, "swap": 1000, "tries": 20}),
     "nucleation": ({}, {"cells": 4, "stretch": 3000}),
     "old_dump": ({"frames": 40, "steps": 4000, "hot": 3000}, {}),
