@@ -126,7 +126,7 @@ def _say_kept(folder: str, files: int) -> str:
 def _advise_of_kept(folder: str) -> list[str]:
     if folder and os.access(folder, os.W_OK):
         return []
-    return ["set NUMBA_CACHE_DIR to a folder that you may write to, else every run compiles for about 20 s"]
+    return ["set NUMBA_CACHE_DIR to a folder that you may write to, else every run compiles for half a minute or more"]
 
 
 def _advise_of_module(module: FoundLammps | None) -> list[str]:

@@ -21,8 +21,8 @@ from ..machine import hold_interrupt
 _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
 _ORDERED = {"nsz", "contract"}  # a product may be fused with a sum, but a sum keeps its order
 
-# Seconds that compiling takes before a watched run, roughly. `python -m benchmarks start` measures them.
-_COMPILING = 20
+# What compiling takes before a watched run: 20 s on a fast processor. `python -m benchmarks start` measures it.
+_COMPILING = "half a minute, or a minute on a slow processor"
 _DIGEST = 32  # bytes of the hash at the end of a file of compiled code
 _kept = True  # whether a folder keeps the compiled code
 _folder = ""  # which one
@@ -151,9 +151,9 @@ class _Announcer(event.Listener):  # type: ignore[misc]
         if not ours or self._said:
             return
         self._said = True
-        text = f"compiling once for this machine, about {_COMPILING} s ..."
+        text = f"compiling once for this machine, {_COMPILING} ..."
         if not _kept:
-            text = f"compiling, about {_COMPILING} s; NUMBA_CACHE_DIR can name a folder that keeps the result ..."
+            text = f"compiling, {_COMPILING}; NUMBA_CACHE_DIR can name a folder that keeps the result ..."
         print(f"quests_md: {text}", file=sys.stderr, flush=True)
 
     def on_end(self, happening: Any) -> None:
