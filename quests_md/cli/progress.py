@@ -15,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..hosts.mpi import launched_rank
 
-__all__ = ["Counter", "show_progress"]
+__all__ = ["Counter", "is_off", "show_progress"]
 
 QUIET = 2.0  # seconds that a verb may take before it says something where stderr is no terminal
 _SWITCH = "QUESTS_MD_PROGRESS"  # an environment variable
@@ -74,6 +74,11 @@ def _format_time(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def is_off() -> bool:
+    """Return whether the user wants to see no progress."""
+    return os.environ.get(_SWITCH) == "off"
+
+
 @contextmanager
 def show_progress() -> Iterator[Counter]:
     """Show what the block does: on a terminal in one line that goes away; else in a line for each stage.
@@ -82,7 +87,7 @@ def show_progress() -> Iterator[Counter]:
     says again how far it is. Of several ranks only the first one speaks, and none with QUESTS_MD_PROGRESS=off.
     """
     console = Console(stderr=True)
-    if launched_rank() > 0 or os.environ.get(_SWITCH) == "off":
+    if launched_rank() > 0 or is_off():
         yield Counter(lambda text, done: None)
     elif console.is_terminal:
         columns = SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[done]}")

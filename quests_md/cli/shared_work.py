@@ -23,6 +23,7 @@ from ..frame import Frame
 from ..hosts.mpi import MpiComm, world
 from ..information import information
 from ..kernels.jit import announce_compiling
+from .progress import is_off
 
 __all__ = ["Scratch", "compute_rows", "scratch_option", "start_ranks"]
 
@@ -35,6 +36,8 @@ def start_ranks() -> Iterator[Comm]:
     `comm.together`; if it was not, the job ends after some seconds.
     """
     comm = world()
+    if comm.rank == 0 and not is_off():
+        announce_compiling()
     if not isinstance(comm, MpiComm):
         yield comm
         return
@@ -51,7 +54,6 @@ def start_ranks() -> Iterator[Comm]:
 
 def _compile() -> None:
     """Compile the kernels, or load them, before all ranks do so at once."""
-    announce_compiling()
     two = Frame(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([14, 14]), np.eye(3) * 9.0, True)
     information(DescriptorSpec().compute(two, 1), threads=1)
 
