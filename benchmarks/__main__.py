@@ -37,7 +37,7 @@ NAMES: dict[str, tuple[str, int | None]] = {
     "processors": ("decisions, rounding and values by kernels for other processors, against float64", None),
     "ranks": ("strong scaling of the verbs under mpiexec: one rank and two, with one thread each", 1),
     "steering": ("what a bias finds in copper and silicon, beside unbiased runs, and what it costs", 1),
-    "steering_worth": ("labels from steered and from unsteered copper: errors and survival of POD trained on each", 1),
+    "steering_worth": ("labels from steered and from unsteered silicon: errors and survival of POD trained on each", 1),
     "mlips": ("what watching costs DeePMD, MACE, CHGNet and SevenNet: ms per step, share of the run", 1),
     "overlap": ("how much of a test set lies outside its training set: the table of docs/method.md", None),
 }

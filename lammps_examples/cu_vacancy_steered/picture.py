@@ -18,7 +18,7 @@ for name, folder, color in (("alone", "uq-alone", "tab:grey"), ("steered", "uq",
     frames = ase.io.read(f"{name}.dump", ":", format="lammps-dump-text")
     moved = np.array([atoms.positions - frames[0].positions for atoms in frames])
     moved -= moved.mean(axis=1, keepdims=True)  # a thermostat lets the crystal as a whole drift
-    times = np.linspace(0.0, run.rows["time"][-1], len(frames))
+    times = np.linspace(run.rows["time"][0], run.rows["time"][-1], len(frames))
     below.plot(times, np.linalg.norm(moved, axis=2).max(axis=1), color=color)
 above.axhline(run.about["thresholds"]["select"]["Cu"], color="black", ls="--", lw=0.8)
 above.set_ylabel("largest dH (nats)")
