@@ -69,6 +69,8 @@ def test_every_format_gives_the_same_frames(files, trajectory, name, error, has_
         np.testing.assert_allclose(frame.positions, atoms.positions, rtol=0, atol=error)
         np.testing.assert_allclose(frame.cell, atoms.cell, rtol=0, atol=error)
         assert set(frame.numbers) == {14}
+        if name != "md.traj":  # which holds no ids; ASE's reader drops those of a dump
+            np.testing.assert_array_equal(frame.ids, atoms.arrays["id"])
         assert frame.pbc.all()
         assert not frame.has_ghosts
 
@@ -357,6 +359,29 @@ def test_types_are_no_atomic_numbers(tmp_path, name):
         assert set(atoms.calc.results) == {"forces"}
     with pytest.raises(SourceError, match="atoms of type 2, and 1 types are named: Si"):
         list(read_frames(path, elements=["Si"]))
+
+
+def test_a_dump_of_a_group_keeps_the_ids_of_each_frame(tmp_path):
+    path = tmp_path / "group.dump.gz"
+    with gzip.open(path, "wt") as file:
+        for step, ids in enumerate(([9, 4], [7], [], [12, 3])):
+            file.write(f"ITEM: TIMESTEP\n{step}\nITEM: NUMBER OF ATOMS\n{len(ids)}\n")
+            file.write("ITEM: BOX BOUNDS pp pp pp\n0 50\n0 50\n0 50\nITEM: ATOMS element x y z id\n")
+            file.writelines(f"Si {i} 0 0 {i}\n" for i in ids)
+    for selection, expected in {"@:2": [[4, 9], [7]], "@1": [[7]], "@-1": [[3, 12]], "@::3": [[4, 9], [3, 12]]}.items():
+        frames = list(read_frames(f"{path}{selection}"))
+        assert [frame.ids.tolist() for frame in frames] == expected
+        for frame in frames:
+            np.testing.assert_array_equal(frame.positions[:, 0], frame.ids)
+
+
+def test_a_dump_that_ends_in_the_middle_of_a_frame_is_told(tmp_path):
+    named = DUMP.replace("id type x", "id element x").replace("1 1 0", "1 Si 0").replace("2 2 2", "2 C 2")
+    (tmp_path / "killed.dump").write_text(named + named[: named.index("2 C")])
+    frames = read_frames(tmp_path / "killed.dump")
+    assert next(frames).ids.tolist() == [1, 2]
+    with pytest.raises(SourceError, match=r"killed\.dump: frame 1 is cut off: it has 1 of 2 atoms"):
+        next(frames)
 
 
 def test_a_data_file_tells_elements_by_masses_and_comments(tmp_path):

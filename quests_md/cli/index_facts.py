@@ -10,6 +10,7 @@ from typing import Any
 from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..errors import CalibrationError
 from ..index import ADDED, HELD_OUT, Calibration, ErrorBound, Index, LocalBound, Residuals
+from ..information import DEFAULT_BANDWIDTH
 from ..sources import name_source
 from .results import format_facts
 
@@ -56,7 +57,9 @@ def format_index(file: Path, index: Index, before: dict[str, str] | None = None)
 def list_facts(file: Path, index: Index) -> dict[str, str]:
     content = describe_index(file, index)
     elements = ", ".join(f"{symbol} ({n})" for symbol, n in content["environments"].items())
-    rule = {"volume": "by the volume rule", "given": "as given"}.get(index.provenance.get("bandwidth_rule", ""), "")
+    rule = {"volume": " by the volume rule", "given": " as given"}.get(index.provenance.get("bandwidth_rule", ""), "")
+    if index.bandwidth == DEFAULT_BANDWIDTH and rule == " as given":
+        rule = ", the default"
     pairs = [
         f"{a}-{b} {index.pair_distances[i, j]:.3f} Å"
         for i, a in enumerate(index.elements)
@@ -68,14 +71,14 @@ def list_facts(file: Path, index: Index) -> dict[str, str]:
         what = {
             "environments": environments,
             "descriptor": f"own: {index.descriptor.name}; {content['columns']} columns",
-            "bandwidth": f"{index.bandwidth:.6g} {rule}, in the unit of the descriptor",
+            "bandwidth": f"{index.bandwidth:.6g}{rule}, in the unit of the descriptor",
         }
     else:
         what = {
             "environments": environments,
             "elements": elements,
             "descriptor": _format_spec(index.descriptor, content["columns"]),
-            "bandwidth": f"{index.bandwidth:.6g} 1/Å {rule}",
+            "bandwidth": f"{index.bandwidth:.6g} 1/Å{rule}",
             "smallest distance": ", ".join(pairs) or "no pair inside the cutoff",
         }
     return {

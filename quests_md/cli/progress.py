@@ -35,11 +35,12 @@ class Counter:
 
     def __init__(self, show: Callable[[str, str], object]) -> None:
         self._show = show
-        self._text, self._done, self._frames, self._began = "reading:", "", 0, time.monotonic()
+        self._text, self._done, self._frames = "reading:", "", 0
+        self._first: tuple[float, float] | None = None  # the first share of a stage, and when it was told
 
     def say(self, text: str) -> None:
         """Show another text, and go on counting."""
-        self._text, self._began = text, time.monotonic()
+        self._text, self._first = text, None
         self._show(self._text, self._done)
 
     def begin(self, text: str) -> None:
@@ -56,8 +57,12 @@ class Counter:
 
     def share(self, done: float) -> None:
         """Show how much of the work is done, between 0 and 1, and how long the rest will take."""
-        took = time.monotonic() - self._began
-        left = "" if not 0.0 < done < 1.0 or took < QUIET else f", {_format_time(took / done - took)} left"
+        now, left = time.monotonic(), ""
+        if self._first is None and done > 0.0:
+            self._first = done, now  # before it, kernels may have been compiled: that tells nothing of the rest
+        elif self._first is not None and self._first[0] < done < 1.0 and now - self._first[1] >= QUIET:
+            rest = (now - self._first[1]) * (1.0 - done) / (done - self._first[0])
+            left = f", {_format_time(rest)} left"
         self.tell(f"{100 * done:.0f} %{left}")
 
     def tell(self, done: str) -> None:

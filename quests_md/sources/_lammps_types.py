@@ -1,11 +1,12 @@
-"""The types of LAMMPS: which elements they are, in dumps and data files that do not say it."""
+"""Files of LAMMPS: which elements its types are, if the file does not say it; and the ids of a dump."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,10 @@ from ..elements import SYMBOLS
 from ..errors import SourceError
 from ..files.extxyz import FrameText
 
-__all__ = ["LAMMPS_DATA", "LammpsTypes", "is_lammps_data", "name_species"]
+__all__ = ["LAMMPS_DATA", "LAMMPS_DUMP", "DumpIds", "LammpsTypes", "is_lammps_data", "name_species", "read_ids"]
 
-LAMMPS_DATA = "lammps-data"  # as ASE calls the format
-_DUMPS = ("lammps-dump-text", "lammps-dump-binary")
+LAMMPS_DATA, LAMMPS_DUMP = "lammps-data", "lammps-dump-text"  # as ASE calls the formats
+_DUMPS = (LAMMPS_DUMP, "lammps-dump-binary")
 _PEEK = 4096  # bytes in which the header of a data file stands
 _MASS_ERROR = 0.004  # relative; a mass of 1 is not that of hydrogen, 1.008, but that of Lennard-Jones units
 
@@ -51,7 +52,7 @@ class LammpsTypes:
             return
         if name == "lammps-dump-binary":
             _refuse(self._path, "a binary dump has types, and no elements")
-        if name == "lammps-dump-text":
+        if name == LAMMPS_DUMP:
             self._check_columns()
         if self._is_data:
             self._told = _read_names(path)
@@ -98,6 +99,49 @@ class LammpsTypes:
         wrong = np.flatnonzero(far | (atoms.numbers == 0))  # ASE's X has a mass of 1
         if len(wrong):
             _refuse(self._path, f"a mass of {masses[wrong[0]]:g} is that of no element")
+
+
+class DumpIds(NamedTuple):
+    """The ids of a frame of a dump.
+
+    Attributes
+    ----------
+    n_atoms
+        Number of atoms that the frame should have.
+    ids
+        Those in the file, in its order; None if it has no column `id`.
+    """
+
+    n_atoms: int
+    ids: NDArray[np.int64] | None
+
+    def give(self, atoms: Any, where: str, is_sorted: bool) -> Any:
+        """Give the atoms that ASE has read their ids; `SourceError` if the file ends in the middle of the frame."""
+        if len(atoms) != self.n_atoms:
+            raise SourceError(f"{where} is cut off: it has {len(atoms)} of {self.n_atoms} atoms")
+        if self.ids is not None:
+            atoms.arrays["id"] = np.sort(self.ids, kind="stable") if is_sorted else self.ids
+        return atoms
+
+
+def read_ids(path: Path) -> Iterator[DumpIds]:
+    """Iterate over the frames of a text dump. ASE sorts the atoms by their ids, and then forgets these."""
+    from ase.io.formats import open_with_compression
+
+    count = 0
+    with cast(BinaryIO, open_with_compression(str(path), "rb")) as file:
+        for line in file:
+            if line.startswith(b"ITEM: NUMBER OF ATOMS"):
+                count = int(next(file))
+            elif line.startswith(b"ITEM: ATOMS"):
+                columns = line.split()[2:]
+                rows = itertools.islice(file, count)
+                place = columns.index(b"id") if b"id" in columns else None
+                if place is None:
+                    yield DumpIds(count, None)  # its rows begin with no ITEM, and are passed over
+                else:
+                    ids = (int(row.split(maxsplit=place + 1)[place]) for row in rows)
+                    yield DumpIds(count, np.fromiter(ids, np.int64))
 
 
 def name_species(path: Path, written: FrameText, elements: Sequence[str]) -> FrameText:

@@ -10,10 +10,10 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from ..errors import FrameError, InputError, SourceError
 from ..files.extxyz import FrameText, find_frames, format_atoms, read_text
 from ..frame import Frame
 from ._labels import find_label, name_what_is_there, set_labels
-from ._lammps_types import LAMMPS_DATA, LammpsTypes, is_lammps_data, name_species
+from ._lammps_types import LAMMPS_DATA, LAMMPS_DUMP, LammpsTypes, is_lammps_data, name_species, read_ids
 
 __all__ = [
     "MODEL_FORCES",
@@ -41,6 +41,8 @@ __all__ = [
     "read_labelled",
     "to_frame",
 ]
+
+T = TypeVar("T")
 
 MODEL_FORCES = "model_forces"  # name of the forces of the model that made a frame
 _SELECTION = re.compile(r"-?\d+|(-?\d+)?:(-?\d+)?(:(-?\d+)?)?")
@@ -420,8 +422,18 @@ def _iterate(path: Path, selection: str, reading: Reading) -> Iterator[tuple[Any
     options = {"parallel": False, "do_not_split_by_at_sign": True, "format": name, **keywords}
     if ase.io.formats.ioformats[name].single and selection not in (":", "0", "-1"):
         raise SourceError(f"{path}: a file of the format {name} holds one frame: leave @{selection} out")
-    for atoms in ase.io.iread(path, index=selection, **options):
+    images = ase.io.iread(path, index=selection, **options)
+    if name == LAMMPS_DUMP:
+        images = _give_ids(images, path, selection, keywords.get("order", True))
+    for atoms in images:
         yield types.name_elements(atoms), None
+
+
+def _give_ids(images: Iterator[Any], path: Path, selection: str, is_sorted: bool) -> Iterator[Any]:
+    """Give the frames of a dump of LAMMPS the ids of their atoms."""
+    ids = _take(read_ids(path), selection)
+    for count, (atoms, of_frame) in enumerate(zip(images, ids, strict=False)):
+        yield of_frame.give(atoms, f"{path}: frame {count}", is_sorted)
 
 
 def _find_format(path: Path, asked: str | None) -> tuple[str, dict[str, Any]]:
@@ -456,22 +468,25 @@ def _to_value(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
+def _take(items: Iterator[T], selection: str) -> Iterable[T]:
+    """Return the selected ones. As in ASE, the rest is not looked through if the selection says where it ends."""
+    bounds = [int(part) if part else None for part in selection.split(":")]
+    if len(bounds) == 1:
+        bounds = [bounds[0], (bounds[0] or 0) + 1 or None]
+    if min(bound or 0 for bound in bounds) < 0:  # counted from the end
+        return list(items)[slice(*bounds)]
+    return itertools.islice(items, *bounds)
+
+
 def _iterate_texts(path: Path, selection: str, elements: Sequence[str]) -> Iterator[tuple[Any, FrameText]]:
     """Iterate over the selected frames of an extended XYZ file."""
     from ase.io.formats import open_with_compression
 
     with cast(BinaryIO, open_with_compression(str(path), "rb")) as file:
-        bounds = [int(part) if part else None for part in selection.split(":")]
-        if len(bounds) == 1:
-            bounds = [bounds[0], (bounds[0] or 0) + 1 or None]
-        wanted = slice(*bounds)
-        # As ASE does: the whole file is looked through, unless the slice says where it ends.
-        forward = (wanted.start or 0) >= 0 and (wanted.step or 1) > 0
-        until = wanted.stop if forward and wanted.stop is not None and wanted.stop >= 0 else None
-        places = list(itertools.islice(find_frames(file), until))
-        if ":" not in selection and not places[wanted]:
-            raise IndexError(f"there is no frame {selection} among {len(places)}")
-        for place in places[wanted]:
+        places = list(_take(find_frames(file), selection))
+        if ":" not in selection and not places:
+            raise IndexError(f"there is no frame {selection}")
+        for place in places:
             written = read_text(file, place)
             named = name_species(path, written, elements)
             yield _parse(named), named
