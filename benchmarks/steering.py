@@ -192,7 +192,7 @@ def _draw(found: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None
     """Draw the largest dH along the runs, one panel for each crystal."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5 * len(found), 3.2), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(found), 3.8), layout="constrained")
     for axes, (name, runs) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         for color, (run, seeds) in enumerate(runs.items()):
             for number, one in enumerate(seeds):
@@ -200,7 +200,7 @@ def _draw(found: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None
                 axes.plot(one["times"], one["maxima"], color=f"C{color}", lw=0.8, alpha=0.8, label=label)
         axes.axhline(SELECT, color="0.5", lw=0.8, ls="--")
         axes.set(title=name, xlabel="time (ps)", ylabel="largest dH (nats)", yscale="symlog")
-        axes.legend(fontsize=7, loc="upper left")
+        axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))  # below: curves fill the axes
     figure.savefig(path, dpi=130)
 
 

@@ -8,7 +8,7 @@ author = "the quests_md developers"
 copyright = f"2026, {author}"
 release = version = version_of("quests_md")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx-mathjax-offline"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"quests_md {release}"

@@ -20,9 +20,10 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from quests_md import Index, read_run
+from quests_md.index import calibrate
 
 HERE = Path(__file__).parent
-SELECT = 5.0  # nats: frames above it are kept in uq/candidates.extxyz
+SELECT = {"false_alarm": 0.05}  # one in twenty frames like the training data; uq/candidates.extxyz has those above
 EVERY = 10  # steps between evaluations, of both
 SETUP = """\
 units metal
@@ -171,7 +172,9 @@ def main() -> None:
         subprocess.run([sys.executable, str(HERE / "frames.py"), str(training)], check=True)
     files = train(training, options.models, options.steps)
     frames = ase.io.read(training, ":")
-    Index.build(frames, bandwidth="auto", threads=1).save("cu.qindex")
+    index = Index.build(frames, bandwidth="auto", threads=1)
+    index.calibration = calibrate(index, threads=1)
+    index.save("cu.qindex")
 
     found = heat(files, Path("cu.qindex"), options.picoseconds)
     report(found)
