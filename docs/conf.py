@@ -1,14 +1,24 @@
-"""How the manual is built: sphinx-build -W docs docs/_build/html."""
+"""How the manual is built: sphinx-build -W -n docs docs/_build/html."""
 
+import ast
 import re
 from importlib.metadata import version as version_of
+from pathlib import Path
+
+from sphinx.util.nodes import make_refnode
 
 project = "quests_md"
 author = "the quests_md developers"
 copyright = f"2026, {author}"
 release = version = version_of("quests_md")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx-mathjax-offline"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx-mathjax-offline",
+]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"quests_md {release}"
@@ -31,5 +41,29 @@ def _bars(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"(?<!\\)\|", r"\\|", line) for line in lines]
 
 
+def _find_names():
+    """Return all names in the source: what a docstring writes as `name` must be one of them."""
+    nodes = (
+        node for path in Path("../quests_md").rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8")))
+    )
+    fields = ("name", "id", "attr", "arg")
+    return {getattr(node, field) for node in nodes for field in fields if isinstance(getattr(node, field, None), str)}
+
+
+_names = _find_names()
+
+
+def _find_object(app, env, node, shown):
+    """Link `name` to the object of that name, wherever it is defined; parameters have no place to link to."""
+    target, domain = node["reftarget"], env.domains["py"]
+    found = [name for name in domain.objects if name.endswith(f".{target}")]
+    if found:
+        name = min(found, key=len)
+        entry = domain.objects[name]
+        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, shown, name)
+    return shown if _names.issuperset(target.split(".")) else None
+
+
 def setup(app):
+    app.connect("missing-reference", _find_object)
     app.connect("autodoc-process-docstring", _bars)

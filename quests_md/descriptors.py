@@ -145,7 +145,7 @@ class DescriptorSpec:
 
     @cached_property
     def width(self) -> int:
-        """Number of columns of a row: 2k − 1 for each block, and one more with `by_centre`."""
+        """Number of columns of a row. It is 2k − 1 for each block, and one more with `by_centre`."""
         return int(self.by_centre) + self.n_blocks * (2 * self.k - 1)
 
     @cached_property

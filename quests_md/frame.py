@@ -141,7 +141,7 @@ class Frame:
 
     @property
     def centres(self) -> NDArray[np.int64]:
-        """Rows of the watched atoms: the centres of the frame's environments, in order."""
+        """Rows of the watched atoms, which are the centres of the frame's environments, in order."""
         assert self.watched is not None
         return np.flatnonzero(self.watched & (self.numbers[: self.n_local] != 0))
 

@@ -314,7 +314,7 @@ class BiasedCalculator(MonitoredCalculator):
     """Wrap a calculator so that a run is watched, and steered to where the reference knows less.
 
     Energy, forces and stress are those of the wrapped calculator and of the bias −τ Σ f(dH) together, which are
-    consistent with each other. Saved frames have the forces of the wrapped calculator alone (`model_forces`), and the
+    consistent with each other. Saved frames have the forces of the wrapped calculator alone (``model_forces``), and the
     energy and the largest force of the bias. Run it with a thermostat: the bias does work on the atoms. A biased run is
     no equilibrium.
 

@@ -40,7 +40,7 @@ class Index(IndexData):
     frame_offsets
         (n_frames + 1,) first environment of every frame.
     node_centres, node_radius, node_spread
-        The nodes of the search tree (`kernels.search`): mean of their rows, and largest distance and mean square
+        The nodes of the search tree (``kernels.search``): mean of their rows, and largest distance and mean square
         distance of a row from this mean.
     descriptor
         The `DescriptorSpec` of the rows; or `OwnDescriptors`: then `numbers` are 0, and there are no elements.

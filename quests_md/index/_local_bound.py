@@ -126,7 +126,7 @@ class LocalBound:
 
     @property
     def warning(self) -> str:
-        """What a user must be told: residuals of the reference are too small. Empty if nothing must."""
+        """What a user must be told, if residuals of the reference are too small. Empty if nothing must."""
         if self.excess_low is None or self.excess_low <= 1.0:
             return ""
         return (

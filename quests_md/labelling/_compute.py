@@ -260,10 +260,10 @@ _LOOK = 0.1  # seconds between two attempts to kill
 def make_executor(
     kind: str, workers: int | None = None, scheduler: str | None = None, cluster: str | Path | None = None
 ) -> Executor:
-    """Make a `concurrent.futures.Executor` that does calculations here or on other machines; use it in a `with`.
+    """Make a ``concurrent.futures.Executor`` that does calculations here or on other machines; use it in a ``with``.
 
     Each calculation runs in a process of its own, on whatever machine. ``shutdown(cancel_futures=True)`` kills the
-    calculations that run, as far as the executor can; an exception that leaves the `with` does the same.
+    calculations that run, as far as the executor can; an exception that leaves the ``with`` does the same.
 
     Parameters
     ----------

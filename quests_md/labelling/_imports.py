@@ -54,7 +54,7 @@ def import_labels(
     queue
         The frames that wait, or have failed.
     frames
-        Frames with energy, forces and, if there is one, stress. A frame is that of the queue which `queue_id` in its
+        Frames with energy, forces and, if there is one, stress. A frame is that of the queue which ``queue_id`` in its
         info names; it must have the same atoms, within 0.001 Å and whole cells. Without that key, it is the frame with
         the same elements, cell, periodicity and positions to the last digit.
     max_force

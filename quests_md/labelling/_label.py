@@ -133,7 +133,7 @@ def label(
     QueueError
         The database cannot be used.
     Halted
-        `stop` returned True. The `with` of the executor kills the calculations that still run.
+        `stop` returned True. The ``with`` of the executor kills the calculations that still run.
     """
     identity = _identify(oracle, executor, stop)
     done = queue.entries(["done"])

@@ -88,7 +88,7 @@ class Oracle(pydantic.BaseModel):
         "module:Class", or any other callable in a module that returns a calculator.
     keywords
         Keywords of that call. A table with a key `call` is itself a call, with its other keys as keywords: ASE's
-        profiles are given this way. `{folder}` in a text stands for the scratch folder of the frame.
+        profiles are given this way. ``{folder}`` in a text stands for the scratch folder of the frame.
     kspacing
         Largest distance between k-points, in 1/Å with 2π, as VASP counts it. Each frame gets the mesh that follows from
         its cell, centred at Γ, with one point along axes that are not periodic. None: the mesh is up to the keywords.

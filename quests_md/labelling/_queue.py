@@ -225,7 +225,7 @@ class Queue:
         labels
             They become energy, forces and stress of its row.
         record
-            How they were made: code, version, settings, seconds, host. Lists show its `seconds`; `ase db` shows its
+            How they were made: code, version, settings, seconds, host. Lists show its `seconds`; ``ase db`` shows its
             `code` as the calculator.
 
         Raises
@@ -355,7 +355,7 @@ class Queue:
         """Return a frame as extended XYZ: with its labels once it is done, and all else as it was added.
 
         What has the name of a label, `energy`, `free_energy`, `forces` or `stress`, is a label of this queue or is left
-        out. `with_id` adds `queue_id`, by which `import_labels` finds the frame. `names` says what labels are called
+        out. `with_id` adds ``queue_id``, by which `import_labels` finds the frame. `names` says what labels are called
         for another program, ``{"energy": "REF_energy"}``; "virial" among them adds the virial in eV.
         """
         with self._database.transaction(write=False) as transaction:

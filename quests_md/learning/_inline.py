@@ -56,8 +56,8 @@ class Inline:
     trainer
         What trains.
     output
-        Folder of the run: `queue.db` with the labels; `generation-000`, ... with the index, the potential and the files
-        of the monitor. Only one program can use it at a time.
+        Folder of the run: ``queue.db`` with the labels; ``generation-000``, ... with the index, the potential and the
+        files of the monitor. Only one program can use it at a time.
     labels
         Largest number of labels. When they are used up, the run halts for good.
     workers

@@ -40,9 +40,9 @@ class Cutout:
     rows
         (n,) rows of the parent's atoms; −1 for added hydrogens.
     info
-        Keys for a file: `cutout`, `fit`, step and time of the parent, `centre` (id), `dH_max` and `dH_max_id` of the
-        core, `shape`, `radius` and `margin` (Å), `n_core`, `composition` and `parent_composition`, `removed`, `filled`,
-        `hydrogens` and `dangling` (see `cutouts`).
+        Keys for a file: ``cutout``, ``fit``, step and time of the parent, ``centre`` (id), ``dH_max`` and
+        ``dH_max_id`` of the core, ``shape``, ``radius`` and ``margin`` (Å), ``n_core``, ``composition`` and
+        ``parent_composition``, ``removed``, ``filled``, ``hydrogens`` and ``dangling`` (see `cutouts`).
     """
 
     frame: Frame

@@ -191,7 +191,7 @@ def fingerprint_potential(potential: Potential) -> str:
 
 
 def read_commands(path: str | os.PathLike[str], elements: Sequence[str]) -> tuple[Oracle, str]:
-    """Read a potential from a file of commands of LAMMPS in `units metal`: pair_style, pair_coeff, ...
+    """Read a potential from a file of commands of LAMMPS in ``units metal``: pair_style, pair_coeff, ...
 
     Names of files are looked for in the folder of `path`, in the working folder, and where LAMMPS looks for potentials.
 

@@ -64,7 +64,7 @@ def _check_names(parameters: dict[str, float]) -> dict[str, float]:
 
 
 class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
-    """Trains POD potentials with the command `fitpod` of LAMMPS, in a process of its own.
+    """Trains POD potentials with the command ``fitpod`` of LAMMPS, in a process of its own.
 
     It is a fit by linear least squares, so the same frames give the same potential with any seed. The energy of an
     isolated atom is one of the coefficients of each element, so energies need no reference. Stresses are not fitted.
@@ -73,7 +73,7 @@ class PodTrainer(pydantic.BaseModel, frozen=True, extra="forbid", strict=True, a
     Attributes
     ----------
     parameters
-        Entries of the parameter file of `fitpod`, without species and pbc. Others have the defaults of LAMMPS.
+        Entries of the parameter file of ``fitpod``, without species and pbc. Others have the defaults of LAMMPS.
     energy_weight, force_weight
         Weights of the squared error of an energy per atom (eV), and of a component of a force (eV/Å).
     regularization

@@ -36,7 +36,7 @@ class Potential:
     elements
         Symbols, in the order of the atom types of LAMMPS.
     lammps
-        Commands in `units metal`: pair_style, pair_coeff, ... ``{folder}`` stands for the folder. Empty if LAMMPS
+        Commands in ``units metal``: pair_style, pair_coeff, ... ``{folder}`` stands for the folder. Empty if LAMMPS
         cannot run it.
     calculator
         The ASE calculator, as ``{"call": "package.module:Class", ...}``; the other entries are keywords of the call,
@@ -191,7 +191,7 @@ class _LammpsLibrary(LAMMPSlib):  # type: ignore[misc]
     Parameters
     ----------
     commands
-        Those of the potential, in `units metal`.
+        Those of the potential, in ``units metal``.
     elements
         Symbols, in the order of the atom types.
 

@@ -44,7 +44,7 @@ class Trainer(Protocol):
 
     @property
     def masks(self) -> bool:
-        """Whether it can ignore the labels of a cut-out that must not be fitted: outer forces, energy, stress."""
+        """Whether it can ignore the labels of a cut-out that must not be fitted (outer forces, energy, stress)."""
 
     def train(self, frames: Sequence[ase.Atoms], folder: Path, *, seed: int = 0) -> Potential:
         """Train on frames with labels, in a folder of its own; `TrainingError` if no potential is made."""
