@@ -63,7 +63,7 @@ def make_settings(model: type[_Model], values: dict[str, Any], where: str) -> _M
         return model(**values)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
-        key, text = ".".join(map(str, problem["loc"])), problem["msg"]
+        key, text = ".".join(map(str, problem["loc"])), problem["msg"].replace("valid tuple", "list")
         if problem["type"] == "value_error":  # raised by a check of our own, whose text says what was given
             raise ConfigError(f"{where}: {problem['ctx']['error']}") from None
         given = "" if problem["type"] == "missing" else f", not {problem['input']!r}"

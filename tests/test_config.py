@@ -122,6 +122,7 @@ def test_keys_are_keywords_of_attach():
         ("overwrite = 1", r"overwrite: input should be a valid boolean, not 1"),
         ('values = "quick"', r"values: input should be 'exact' or 'flagged', not 'quick'"),
         ('elements = "Si"', r"elements: .*, not 'Si'"),
+        ('elements = "Si"', r"elements: input should be a list, not 'Si'"),
         ("elements = [14]", r"elements.0: input should be a valid string, not 14"),
         ("length_unit = 0.0", r"length_unit: .* greater than 0"),
         ("every = = 1", r"not valid TOML: .* \(at line 4"),

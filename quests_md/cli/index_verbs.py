@@ -33,14 +33,12 @@ from ..index import (
 from ..information import DEFAULT_BANDWIDTH
 from ..labelling import Oracle
 from ..sources import (
-    MODEL_FORCES,
     ReadForces,
     describe_source,
     read_descriptors,
-    read_force_errors,
     read_forces,
 )
-from .calculators import keywords_option, read_oracle
+from .calculators import model_options, open_model
 from .datasets import convert_bandwidth, read_counted, reading_options, refuse_no_bandwidth, refuse_other_frames
 from .index_facts import describe_index, format_index, format_source, list_facts
 from .progress import Counter, show_progress
@@ -275,7 +273,8 @@ def _tell_dropped(old: Index, output: Path) -> None:
 
 @index_group.command("calibrate")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--errors", metavar="LABELLED", help="Frames with forces and model_forces: bound the force error.")
+@click.option("--errors", metavar="LABELLED", help="Frames with forces, not of the reference: bound the force error.")
+@model_options
 @click.option("--coverage", default=0.9, show_default=True, help="Share of force errors that must lie below the bound.")
 @click.option("--potential", default="", metavar="NAME", help="The model whose errors these are, or whose residuals.")
 @click.option("--group-key", metavar="KEY", help="Key of LABELLED's info that names the trajectory of each frame.")
@@ -288,15 +287,21 @@ def calibrate_command(
     potential: str,
     group_key: str | None,
     threads: int | None,
-    reading: dict[str, Any],
+    **model: Any,
 ) -> None:
     """Calibrate an index: find what thresholds mean, and what its residuals or --errors say about the force error.
 
     Without --errors the dH of the references against the index without their group is computed; `index build` does that
     by itself. A bound of the force error that the index has is kept. If the index has residuals, it learns which errors
-    local residuals mean: from LABELLED, or from its own references.
+    local residuals mean: from LABELLED, or from its own references. The model's forces are in LABELLED, or MODEL or
+    COMMANDS computes them.
     """
     index, labelled = Index.open(file), None
+    computes, digest, name = open_model(index, [] if errors is None else [errors], **model)
+    if errors is None and computes is not None:
+        raise click.UsageError("--calculator and --lammps compute the model's forces for --errors: give it, too")
+    if computes is not None and not index.residuals:
+        potential = potential or name
     with show_progress() as progress:
         progress.begin("calibrating:")
         if index.residuals and errors is not None:
@@ -304,15 +309,35 @@ def calibrate_command(
         if errors is None or index.calibration is None:
             index.calibration = calibrate(index, threads=threads, report=progress.share)
         if errors is not None:
-            found = read_force_errors(errors, group_key, **reading)
+            progress.begin(f"reading {errors}:" if computes is None else f"the model computes forces on {errors}:")
+            found = _read_errors(errors, group_key, computes, progress, **model)
             labelled = list(found) if index.residuals else None  # they are needed twice
             bound = fit_error_bound(index, labelled or found, coverage=coverage, potential=potential, threads=threads)
             index.calibration = dataclasses.replace(index.calibration, force_error=bound)
         warning = _calibrate_residuals(index, labelled, potential, coverage, threads)
     index.save(file)
     click.echo(format_index(file, index))
+    if computes is not None and index.residuals and digest != index.residuals_of(potential or None).fingerprint:
+        warning += f"{'; ' * bool(warning)}the model of {errors} is not the one whose residuals {file} has"
     if warning:
         click.echo(f"quests-md: warning: {warning}", err=True)
+
+
+def _read_errors(
+    errors: str,
+    group_key: str | None,
+    computes: Oracle | None,
+    progress: Counter,
+    model_key: str,
+    reading: dict[str, Any],
+    **_: Any,
+) -> Iterator[tuple[Frame, NDArray[np.float64]]]:
+    """Yield labelled frames and the force error of each environment."""
+    from ..training._model_forces import compute_forces
+
+    labelled = read_forces(errors, group_key, None if computes else model_key, **reading)
+    for one in labelled if computes is None else compute_forces(computes, list(labelled), progress.share):
+        yield one.frame, one.errors()
 
 
 def _calibrate_residuals(
@@ -351,11 +376,7 @@ def _calibrate_residuals(
 @click.argument("index_file", metavar="INDEX", type=click.Path(path_type=Path))
 @click.argument("sources", metavar="LABELLED...", nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The index file to write.  [default: INDEX]")
-@click.option("--calculator", metavar="MODEL", help="Compute the model's forces: the import path of an ASE calculator.")
-@keywords_option
-@click.option("--lammps", metavar="COMMANDS", help="Compute them by LAMMPS: a file with pair_style and pair_coeff.")
-@click.option("--model-forces-key", "model_key", default=MODEL_FORCES, show_default=True, metavar="KEY",
-              help="Name of the model's forces in LABELLED, if nothing computes them.")  # fmt: skip
+@model_options
 @click.option("--potential", metavar="NAME", help="Of the model.  [default: that of MODEL or COMMANDS, or model]")
 @click.option("--origin", default="training", show_default=True, type=click.Choice([*_ORIGINS]),
               help="What LABELLED was to the model.")  # fmt: skip
@@ -385,14 +406,15 @@ def residuals(
         _refuse_other_files(output)
     from ..training import measure_residuals
 
-    computes, digest, name = _open_model(index, sources, **model)
+    computes, digest, name = open_model(index, sources, **model)
     name = potential or name
     kept = _keep_residuals(index_file, index, name, add, replace)
     with show_progress() as progress:
         labelled = _read_both(sources, computes is None, progress, **model)
         made = measure_residuals(
-            index, labelled, name=name, fingerprint=digest, origin=_ORIGINS[origin], model=computes, threads=threads
-        )
+            index, labelled, name=name, fingerprint=digest, origin=_ORIGINS[origin], model=computes, threads=threads,
+            report=progress.share,
+        )  # fmt: skip
     before, index = index.calibration, index.with_residuals(*kept, made)
     index.save(output or index_file)
     click.echo(format_index(output or index_file, index))
@@ -429,33 +451,6 @@ def verify(file: Path) -> None:
 
 
 # -- residuals ---------------------------------------------------------------------------------------------------------
-
-
-def _open_model(
-    index: Index,
-    sources: Sequence[str],
-    calculator: str | None,
-    keywords: dict[str, Any],
-    lammps: str | None,
-    model_key: str,
-    reading: dict[str, Any],
-) -> tuple[Oracle | None, str, str]:
-    """Return what computes the model's forces (None: the files have them), its fingerprint and its name."""
-    from ..training import fingerprint, read_commands
-
-    if calculator is not None and lammps is not None:
-        raise click.UsageError("give --calculator or --lammps")
-    if keywords and calculator is None:
-        raise click.UsageError("--keyword is for --calculator")
-    if model_key != MODEL_FORCES and (calculator or lammps):
-        raise click.UsageError("--model-forces-key names forces in LABELLED: leave it out if they are computed")
-    if lammps is not None:
-        return *read_commands(lammps, reading["elements"] or index.elements), Path(lammps).stem
-    if calculator is not None:
-        model = read_oracle(calculator, keywords, {})
-        return model, fingerprint(model.settings), model.calculator.rpartition(":")[2]
-    digests = [describe_source(source)["sha256"] for source in sources]
-    return None, fingerprint({"frames": digests, "key": model_key}), "model"
 
 
 def _keep_residuals(file: Path, index: Index, name: str, add: bool, replace: bool) -> tuple[Residuals, ...]:

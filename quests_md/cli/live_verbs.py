@@ -47,7 +47,7 @@ def init(file: Path) -> None:
     if file.exists():
         raise OutputError(f"{file} exists: choose another name, or remove it")
     write_atomically(file, lambda out: out.write(write_template().encode()))
-    click.echo(f"{file}: set index, select and halt, then: quests-md config check {file}")
+    click.echo(f"{file}: written. Set index, select and halt in it, then: quests-md config check {file}")
 
 
 @config_group.command("check")
@@ -77,7 +77,8 @@ def check(file: Path, atoms: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps(to_plain({"file": str(file), "thresholds": known, "warnings": warnings}), indent=2))
         return
     for name in config.model_fields_set - set(lines):
-        lines[name] = str(getattr(config, name))
+        value = getattr(config, name)
+        lines[name] = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     click.echo(f"{file}: right")
     told = {each.name: each.in_words().split("; ") for each in meanings if each.in_words()}
     for name in RunConfig.model_fields:
@@ -97,12 +98,13 @@ def _describe_index(file: Path, config: RunConfig, atoms: tuple[str, ...], meani
     reference = reference_of(config)
     assert isinstance(reference, (Index, Described))
     reference.require(k=config.k, cutoff=config.cutoff)
-    Monitor(reference, **config.of_monitor())  # which refuses what does not go together
+    monitor = Monitor(reference, **config.of_monitor())  # which refuses what does not go together
     index = reference.index if isinstance(reference, Described) else reference
     if isinstance(reference, Index):
         _check_elements(file, config, index)
     given = count_atoms(atoms, config.elements or index.elements)
     counts = given or typical_counts(index, config.elements)
+    monitor.thresholds.resolve(index, counts)  # and so do its thresholds, once they are numbers
     of = f"of {', '.join(index.elements)}" if index.elements else f"by {config.describe}"
     lines = {"index": f"{config.index}: {len(index)} environments {of}"}
     for name in ("select", "halt"):

@@ -111,7 +111,7 @@ def explain_threshold(name: str, nats: Mapping[str, float], index: Any, counts: 
     )  # fmt: skip
     return Meaning(
         name, by_symbol, watched, rate, is_least, above, frames, limit, None if bound is None else bound.coverage,
-        _find_fault(name, by_symbol, worst, rate),
+        _find_fault(name, by_symbol, worst, rate, _find_told_rate(calibration, watched)),
     )  # fmt: skip
 
 
@@ -125,19 +125,31 @@ def _count_above(calibration: Calibration, nats: Mapping[str, float]) -> tuple[i
     return int(above[has].sum()), int(has.sum()), dict(zip(nats, finite.tolist(), strict=True))
 
 
-def _find_fault(name: str, nats: Mapping[str, float], worst: Mapping[str, float], rate: float) -> str:
+def _find_told_rate(calibration: Calibration, watched: Mapping[str, int]) -> float:
+    """Return a rate that can be given: one in a hundred, or a round number above the lowest that is resolved."""
+    lowest, _ = calibration.find_rate(dict.fromkeys(watched, math.inf), watched)
+    step = 10.0 ** math.floor(math.log10(max(lowest, 1e-9)))
+    return max(0.01, round(math.ceil(lowest / step) * step, 9))
+
+
+def _find_fault(name: str, nats: Mapping[str, float], worst: Mapping[str, float], rate: float, told: float) -> str:
+    """Say what is wrong with a threshold, and `told` as the rate to give in its place."""
+    give = (
+        f"give {{ false_alarm = {told:g}, plus = 10 }}"
+        if name == "halt"
+        else f"give a rate: {{ false_alarm = {told:g} }}"
+    )
     far = {s: value for s, value in nats.items() if value > worst[s] + _FAR.get(name, _FAR["select"])}
     if far:
         symbol, value = max(far.items(), key=lambda one: one[1] - worst[one[0]])
         return (
             f"{name} = {value:.4g} nats lies far outside the calibrated range: the largest left-out dH of {symbol} is "
-            f"{worst[symbol]:.4g}, so a run may leave the data long before it is noticed; "
-            + ("give a rate: { false_alarm = 0.01 }" if name != "halt" else "give { false_alarm = 0.01, plus = 10 }")
+            f"{worst[symbol]:.4g}, so a run may leave the data long before it is noticed; {give}"
         )
     if rate > _OFTEN:
         lowest = min(nats.values())
         return (
             f"{name} = {lowest:.4g} nats lies low in the calibrated range: most frames of the reference's own kind are "
-            "above it; give a rate: { false_alarm = 0.01 }"
+            f"above it; {give}"
         )
     return ""

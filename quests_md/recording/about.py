@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import zlib
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -69,7 +70,7 @@ def begin_folder(folder: HeldFolder, names: tuple[str, ...], content: dict[str, 
     folder.claim()
     try:
         old = [name for name in (*names, ABOUT) if folder.exists(name)]
-        if old and not overwrite:
+        if old and not overwrite and not (old == [ABOUT] and _failed_at_once(folder)):
             raise OutputError(
                 f"{folder.path} holds an earlier run ({old[0]}): choose another output, "
                 "set resume = true to go on with it, or set overwrite = true"
@@ -103,12 +104,21 @@ def resume_folder(folder: HeldFolder, content: dict[str, Any], words: str) -> No
 
 def is_overwriting(folder: HeldFolder) -> bool:
     """Return whether a run was killed while it removed the files of an earlier one: there is nothing to resume."""
+    return _holds(folder, lambda content: content["state"]["overwrites"])
+
+
+def _failed_at_once(folder: HeldFolder) -> bool:
+    """Return whether a run failed before it had evaluated anything: nothing is lost if another one begins."""
+    return _holds(folder, lambda content: content["status"] == "failed" and content["evaluations"] == 0)
+
+
+def _holds(folder: HeldFolder, look: Callable[[Any], object]) -> bool:
+    """Return whether run.json is such; if there is none, or a damaged one, it is not."""
     try:
         with folder.open(ABOUT) as file:
-            content: Any = json.loads(file.read())
-        return bool(content["state"]["overwrites"])
+            return bool(look(json.loads(file.read())))
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
-        return False  # there is no run.json; or it is damaged, and `read_about_strictly` will say so
+        return False  # `read_about_strictly` will say what is damaged
 
 
 def _compute_checksum(value: Any) -> str:

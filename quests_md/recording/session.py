@@ -523,7 +523,8 @@ class Session:
         text = f"quests_md: {self.status}; {self.n_evaluated} evaluations"
         if self.decision is not None and self.decision.n:
             text += f" of {self.decision.n} atoms"
-        return f"{text}, {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}{self._cost.in_words()}"
+        text += f", {self.n_saved} kept of {self.n_flagged} flagged frames in {self.output}{self._cost.in_words()}"
+        return f"{text}; {self.reason}" if self.status == "halted" else text
 
     def _write_about(self) -> None:
         self.place.on_root(lambda: write_about(self._folder, self._describe()))

@@ -255,7 +255,8 @@ def _take_forces(atoms: Any, key: str, forces: Any, whose: str, where: str) -> N
     if forces is None or not np.isfinite(forces).all():
         raise SourceError(
             f"{where} needs {key} (the {whose}'s): three finite numbers, in eV/Å, for each atom. "
-            f"{name_what_is_there(atoms)}"
+            + ("--lammps or --calculator computes them, in verbs that have these options. " if whose == "model" else "")
+            + name_what_is_there(atoms)
         )
     taken: NDArray[np.float64] = np.asarray(forces)
     return taken

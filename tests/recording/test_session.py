@@ -240,6 +240,17 @@ def test_an_unknown_element_is_no_broken_frame(index, folder, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+def test_a_run_that_failed_before_its_first_evaluation_makes_way(index, folder):
+    """Nothing is lost, and whoever mends an error need not remove its folder."""
+    with pytest.raises(MonitorError, match="a first error"), session_of(index, folder) as session:
+        session.observe(None, step=0, error=MonitorError("a first error"))
+    assert names_of(folder) == ["run.json"]
+    with session_of(index, folder) as session:
+        session.observe(frame_of(0))
+    with pytest.raises(OutputError, match="holds an earlier run"):
+        session_of(index, folder)
+
+
 def test_an_earlier_run_is_kept_unless_told_otherwise(index, folder):
     with session_of(index, folder) as session:
         session.observe(frame_of(0, CANDIDATE))

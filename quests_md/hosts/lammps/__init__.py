@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 from typing import Any
 
 from ...comm import Comm, Serial, raise_together
@@ -90,8 +91,11 @@ def quests_attach(capsule: Any, config: str) -> None:
     address = get_address(capsule)
     if address in _watches:  # after `clear` the script goes on to another system
         _watches.pop(address).close()
-    library = Library(None, address)
-    watch = _watches[address] = _attach(library, config, {}, {}, host="lammps input script")
+    try:
+        watch = _watches[address] = _attach(Library(None, address), config, {}, {}, host="lammps input script")
+    except QuestsError as error:
+        _show_plainly(error)
+        raise
     atexit.register(watch.end_with_program)
 
 
@@ -108,7 +112,17 @@ def quests_step(capsule: Any, vflag: int | None = None) -> None:
         raise
     if watch is None:
         raise HostError("quests_attach was not invoked before the run")
-    watch.evaluate_or_raise(end_of_step=vflag is None)
+    try:
+        watch.evaluate_or_raise(end_of_step=vflag is None)
+    except QuestsError as error:
+        _show_plainly(error)
+        raise
+
+
+def _show_plainly(error: QuestsError) -> None:
+    """Let Python print no more of an error than its message, if that says all: our own lines tell a user nothing."""
+    if error.__cause__ is None:
+        sys.tracebacklimit = 0
 
 
 def quests_close(capsule: Any) -> None:

@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -332,12 +333,18 @@ class Library:
     def say(self, text: str) -> None:
         """Write a line to LAMMPS's screen and log, as a warning. A single rank may do so, at any time.
 
-        Older versions cannot write during a run: then nothing is written.
+        Older versions cannot write to their log during a run: then it goes to stderr.
         """
         if hasattr(self._library, "lammps_error"):
             function = self._library.lammps_error
             function.restype, function.argtypes = None, [_PTR, _INT, _STR]
             function(self._handle, _WARNING, " ".join(text.split()).encode())
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Write what LAMMPS has said so far to its screen and log, so that what Python prints comes after it."""
+        ctypes.CDLL(None).fflush(None)
 
 
 def get_address(capsule: Any) -> int:

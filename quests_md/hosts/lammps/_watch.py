@@ -7,7 +7,6 @@ evaluation may come any more, `Watch.take` ends the job.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import traceback
 from collections.abc import Callable
@@ -200,6 +199,7 @@ class Watch:
                 error = caught
         if self._is_new:
             self._is_new = False
+            self._library.flush()  # the session will print what the thresholds mean
             missing = self._reader.count_ghosts(frame, self._comm)  # on all ranks, whatever has failed on this one
             error = error or missing
         try:
@@ -440,7 +440,7 @@ class Watch:
                 return
         self._try(self.session.close)
         print(f"quests_md: the program ends, for LAMMPS cannot end this command: {self.session.reason}", flush=True)
-        ctypes.CDLL(None).fflush(None)  # LAMMPS's log
+        self._library.flush()
         if isinstance(self._comm, MpiComm):
             self._comm.abort(self.session.reason)
         os._exit(3 if self.failure is None else 1)
@@ -520,6 +520,7 @@ class Watch:
             return
         atexit.unregister(self.end_with_program)
         self._closed = True
+        self._library.flush()  # the session will print its summary
         if error is not None:
             self.session.fail(error)
             return
@@ -546,7 +547,7 @@ class Watch:
             _show(error)
             if isinstance(self._comm, MpiComm):
                 self._comm.leave(type(error).__name__)  # when a rank ends, the launcher ends the others
-            ctypes.CDLL(None).fflush(None)  # LAMMPS's log
+            self._library.flush()
             os._exit(1)
 
     def detach(self) -> None:
