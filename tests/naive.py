@@ -5,6 +5,8 @@ Twins of inner loops add up in long double, so that what tests measure is the ro
 
 from __future__ import annotations
 
+import math
+import statistics
 from itertools import product
 
 import numpy as np
@@ -341,3 +343,16 @@ def delta_entropy_gradient(query, reference, bandwidth):
     exponents = -0.5 * (away**2).sum(axis=1) / bandwidth**2
     weights = np.exp(exponents - exponents.max())
     return (weights / weights.sum()) @ away / bandwidth**2
+
+
+def suggested_bandwidth(rows, frames, numbers):
+    """Return the median over all rows of the distance to the nearest row of its element in a frame that is not near."""
+    apart, nearest = max(1, math.ceil((max(frames) + 1) / 20)), []
+    for i, row in enumerate(rows):
+        far = [
+            math.dist(row, other)
+            for j, other in enumerate(rows)
+            if abs(frames[i] - frames[j]) >= apart and numbers[i] == numbers[j]
+        ]
+        nearest += [min(far)] if far else []
+    return statistics.median(nearest)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import report
-from ..comm import on_root, together
+from ..comm import choose_threads, on_root, together
 from ..descriptors import DescriptorSpec
 from ..errors import InputError, OutputError
 from ..files import write_atomically
@@ -31,6 +31,7 @@ from ..information import (
     learning_curve,
     likelihood_bandwidth,
     sample_entropy,
+    suggest_bandwidth,
 )
 from ..machine import find_versions
 from ..sources import MODEL_FORCES, describe_source, read_forces
@@ -49,7 +50,7 @@ from .datasets import (
     tell_precision,
 )
 from .progress import show_progress
-from .references import OpenedReference, open_reference, reference_options
+from .references import OpenedReference, Others, open_reference, reference_options
 from .results import Outputs, add_options, format_table, result_options, write_result
 from .shared_work import Scratch, scratch_option, start_ranks
 from .thresholds import resolve, thresholds_option
@@ -93,10 +94,12 @@ def bandwidth_command(
     threads: int | None,
     **descriptor: Any,
 ) -> None:
-    """Compute bandwidths, in 1/Å: QUESTS's rule from the volume per atom, both forms, and the most likely one.
+    """Compute bandwidths, in 1/Å: QUESTS's rule from the volume per atom, both forms, and two from the environments.
 
-    The likelihood is that of every environment, given all the others but its copies. FILE is anything that ASE reads,
-    with an optional slice (md.traj@::10); or one index (.qindex), or one array of own descriptors (.npy).
+    `nearest` is how far an environment is from the nearest one of other frames: take it where the volume has no rule
+    (several elements apart, molecules, own descriptors). `likelihood` makes every environment most likely, given the
+    others but its copies; it is no scale for dH. FILE is anything that ASE reads, with an optional slice
+    (md.traj@::10); or one index (.qindex), or one array of own descriptors (.npy).
     """
     outputs.check()
     if (volume is None) == (not sources):
@@ -116,8 +119,9 @@ def bandwidth_command(
             data.rows, _choose_bandwidths(data), size=sample, seed=seed, report=progress.share
         )
     rows, reason = _make_rows(data, choice.bandwidth)
+    nearest = [row["bandwidth"] for row in rows if row["rule"] == "nearest"]
     if reason:
-        advice = "" if choice.at_edge else f"; recommended: --bandwidth {choice.bandwidth:.2g}, the most likely one"
+        advice = f"; recommended: --bandwidth {nearest[0]:.2g}, the nearest one" if nearest else ""
         click.echo(f"quests-md: warning: no volume rule: {reason}{advice}", err=True)
     if choice.at_edge:
         click.echo("quests-md: warning: the most likely bandwidth lies beyond those that were tried", err=True)
@@ -157,6 +161,9 @@ def _make_rows(data: Dataset, most_likely: float) -> tuple[list[dict[str, Any]],
             rows += _compute_by_volume(compute_volume(data))
         except InputError as error:
             reason = str(error)
+    frames = np.repeat(np.arange(data.n_frames), np.diff(data.frame_offsets))
+    nearest = suggest_bandwidth(data.rows, frames)
+    rows += [] if nearest is None else [{"rule": "nearest", "bandwidth": nearest}]
     return [*rows, {"rule": "likelihood", "bandwidth": most_likely}], reason
 
 
@@ -274,6 +281,7 @@ def _draw(results: dict[str, Sequence[Information | Sampled]]) -> Figure:
 @click.command("overlap")
 @click.argument("sources", metavar="FILE...", nargs=-1, required=True)
 @reference_options
+@click.option("--others", is_flag=True, help="Instead: compare each group with all the other groups of FILE.")
 @bandwidth_option()
 @thresholds_option("dH below which an environment is covered. May be repeated.", 1e-5)
 @click.option("--group-key", metavar="KEY", help="A row for each group of frames, by this key of their info.")
@@ -285,6 +293,7 @@ def overlap_command(
     sources: tuple[str, ...],
     index_file: str | None,
     references: tuple[str, ...],
+    others: bool,
     bandwidth: float | str | None,
     thresholds: tuple[Any, ...],
     group_key: str | None,
@@ -297,18 +306,28 @@ def overlap_command(
     """Compute the fraction of environments whose dH against a reference is below a threshold.
 
     FILE is anything that ASE reads, with an optional slice (md.traj@::10); or one index (.qindex), or one array of
-    own descriptors (.npy); so is what --reference takes. Under mpiexec the ranks share the work, and the numbers are
-    the same. They are the same in single precision, too: a dH near a threshold is computed again in double.
+    own descriptors (.npy); so is what --reference takes. With --others a group with a small overlap has much that no
+    other group has. Under mpiexec the ranks share the work, and the numbers are the same. They are the same in single
+    precision, too: a dH near a threshold is computed again in double.
     """
+    if others and (group_key is None or index_file is not None or references):
+        raise click.UsageError("--others compares each group with the others: give --group-key, and no reference")
     with start_ranks() as comm, Scratch(None, comm) as room:
         together(comm, outputs.check)
         with show_progress() as progress:
-            reference = open_reference(
-                index_file, references, bandwidth, descriptor, reading, threads, precision, progress, room
-            )
+            how: dict[str, Any] = {"threads": threads, "progress": progress, "scratch": room, "group_key": group_key}
+            reference: OpenedReference | Others
+            if others:
+                data = open_dataset(sources, **descriptor, **how, reading=reading)
+                (h,) = resolve_bandwidths(data, () if bandwidth is None else (bandwidth,))
+                reference = Others(data, h, choose_threads(comm, threads), precision)
+            else:
+                reference = open_reference(
+                    index_file, references, bandwidth, descriptor, reading, threads, precision, progress, room
+                )
+                like = descriptor if reference.spec is None else {"spec": reference.spec}
+                data = open_dataset(sources, **like, **how, reading=reading)
             limits = together(comm, lambda: [resolve(each, reference.index) for each in thresholds])
-            how = (descriptor if reference.spec is None else {"spec": reference.spec}) | {"reading": reading}
-            data = open_dataset(sources, **how, group_key=group_key, threads=threads, progress=progress, scratch=room)
             progress.begin("dH")
             dH = reference.delta_entropy(data.rows, data.numbers, limits, comm)
         on_root(comm, lambda: _tell_overlap(data, reference, dH, limits, group_key is not None, outputs))
@@ -316,7 +335,7 @@ def overlap_command(
 
 def _tell_overlap(
     data: Dataset,
-    reference: OpenedReference,
+    reference: OpenedReference | Others,
     dH: NDArray[np.float64],
     thresholds: Sequence[float],
     grouped: bool,

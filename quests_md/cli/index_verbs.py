@@ -24,13 +24,12 @@ from ..index import (
     Index,
     Residuals,
     calibrate,
-    find_likely_bandwidth,
     fit_error_bound,
     fit_local_bound,
     mean_volume,
     volume_per_atom,
 )
-from ..information import DEFAULT_BANDWIDTH
+from ..information import DEFAULT_BANDWIDTH, suggest_bandwidth
 from ..labelling import Oracle
 from ..sources import (
     ReadForces,
@@ -163,11 +162,12 @@ def _suggest_bandwidth(index: Index, bulk: Sequence[tuple[float, int]]) -> None:
     try:
         mean_volume(volumes, weights.astype(np.int64), index.spec)
     except InputError:
-        likely = find_likely_bandwidth(index.rows, index.numbers if index.spec.by_centre else None)
-        if likely is not None:
+        frames = np.repeat(np.arange(len(index.frame_offsets) - 1), np.diff(index.frame_offsets))[index.order]
+        suggested = suggest_bandwidth(index.rows, frames, index.numbers if index.spec.by_centre else None)
+        if suggested is not None:
             click.echo(
-                f"quests-md: the bandwidth is the default, {DEFAULT_BANDWIDTH}; these environments are most likely at "
-                f"--bandwidth {likely:.2g}",
+                f"quests-md: the bandwidth is the default, {DEFAULT_BANDWIDTH}; --bandwidth {suggested:.2g} is how far "
+                "these environments are from the nearest ones of other frames, and fits well",
                 err=True,
             )
 

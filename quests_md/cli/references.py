@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from .progress import Counter
 from .results import add_options
 from .shared_work import Scratch
 
-__all__ = ["Itself", "OpenedReference", "check_elements", "open_reference", "reference_options"]
+__all__ = ["Itself", "OpenedReference", "Others", "check_elements", "open_reference", "reference_options"]
 
 _PIECE = 96  # least number of rows that a rank is given at a time, unless all are fewer; more than `index` calls few
 _PIECES = 8  # a rank gets several pieces, since rows in one place may take longer than others
@@ -216,6 +216,46 @@ class Itself:
         """Describe the reference for a result."""
         spec = {"k": self.spec.k, "cutoff": self.spec.cutoff, "species": self.spec.species}
         return {"itself": True, "descriptor": spec, "bandwidth": self.bandwidth}
+
+
+@dataclass(frozen=True)
+class Others:
+    """Compares each group of frames of a dataset with all the others: dH says what the group has alone.
+
+    Attributes
+    ----------
+    data
+        The dataset, with groups.
+    bandwidth, threads, precision
+        As of `OpenedReference`.
+    index
+        There is none.
+    """
+
+    data: Dataset
+    bandwidth: float
+    threads: int | None
+    precision: Precision = "double"
+    index: None = None
+
+    def delta_entropy(
+        self, rows: NDArray[Any], numbers: NDArray[np.int64] | None, thresholds: Sequence[float], comm: Comm
+    ) -> NDArray[np.float64]:
+        """Compute dH of the rows of the dataset in nats, (n,), on all ranks, as `OpenedReference` does. Collective."""
+        dH = np.empty(self.data.n_env)
+        for name, which in self.data.iterate_groups():
+            rest = np.delete(np.arange(self.data.n_env), which)
+            if not len(rest):
+                raise InputError(f"all frames are of the group {name!r}: there are no others to compare it with")
+            of_rest = replace(self.data, rows=rows[rest], numbers=None if numbers is None else numbers[rest])
+            reference = OpenedReference(of_rest, None, self.bandwidth, self.threads, self.precision)
+            own = None if numbers is None else numbers[which]
+            dH[which] = reference.delta_entropy(rows[which], own, thresholds, comm)
+        return dH
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the reference for a result."""
+        return {"others": True, "bandwidth": self.bandwidth}
 
 
 def _settle(

@@ -1,6 +1,6 @@
 """The index: the persisted reference with its descriptor, bandwidth, provenance and calibration."""
 
-from ._build import find_likely_bandwidth, mean_volume, volume_per_atom
+from ._build import mean_volume, volume_per_atom
 from ._calibration import calibrate
 from ._data import Reference
 from ._described import Described
@@ -36,7 +36,6 @@ __all__ = [
     "check_threshold",
     "explain_threshold",
     "find_known",
-    "find_likely_bandwidth",
     "fit_error_bound",
     "fit_local_bound",
     "match_residuals",

@@ -18,7 +18,7 @@ from ..descriptors import DescriptorSpec, OwnDescriptors
 from ..elements import SYMBOLS
 from ..errors import InputError
 from ..frame import Frame, as_frames
-from ..information import Report, bandwidth_from_volume, check_bandwidth, check_reach, likelihood_bandwidth
+from ..information import Report, bandwidth_from_volume, check_bandwidth, check_reach, suggest_bandwidth
 from ..kernels import search
 from ..kernels.blocks import order_of
 from ..kernels.threads import over_rows
@@ -33,7 +33,6 @@ __all__ = [
     "build_index",
     "build_own_index",
     "extend_index",
-    "find_likely_bandwidth",
     "mean_volume",
     "measure_tree",
     "volume_per_atom",
@@ -162,35 +161,20 @@ def _list_symbols(numbers: set[int]) -> tuple[str, ...]:
 
 
 def _choose_bandwidth(frames: Sequence[Frame], spec: DescriptorSpec, described: Sequence[NDArray[np.float64]]) -> float:
-    """Return QUESTS's bandwidth by the volume; where it has no rule, the error names the most likely one."""
+    """Return QUESTS's bandwidth by the volume; where it has no rule, the error suggests one."""
     volumes = np.array([volume_per_atom(frame) for frame in frames])
     weights = np.array([np.count_nonzero(frame.numbers) for frame in frames])
     try:
         return bandwidth_from_volume(mean_volume(volumes, weights, spec))
     except InputError as error:
         numbers = np.concatenate([frame.numbers[frame.centres] for frame in frames])
-        likely = find_likely_bandwidth(np.concatenate(list(described)), numbers if spec.by_centre else None)
-        if likely is None:
+        of_rows = np.repeat(np.arange(len(frames)), [len(x) for x in described])
+        suggested = suggest_bandwidth(np.concatenate(list(described)), of_rows, numbers if spec.by_centre else None)
+        if suggested is None:
             raise
-        raise InputError(f"{error}; {likely:.2g} makes these environments most likely") from error
-
-
-_ASKED = 300  # environments whose likelihood is computed for a suggestion
-
-
-def find_likely_bandwidth(rows: NDArray[Any], numbers: NDArray[Any] | None = None) -> float | None:
-    """Return the bandwidth that makes the rows (n, d) of a reference most likely, to suggest it.
-
-    With `numbers` (n,) the elements of the centres are told apart. The answer is None if nothing follows from the rows:
-    all are copies of one environment, or the best bandwidth lies beyond those that are tried.
-    """
-    if numbers is not None:
-        rows = np.column_stack([numbers, rows])
-    try:
-        choice = likelihood_bandwidth(rows, size=_ASKED)
-    except InputError:
-        return None
-    return None if choice.at_edge else choice.bandwidth
+        raise InputError(
+            f"{error}; {suggested:.2g} is how far these environments are from the nearest ones of other frames"
+        ) from error
 
 
 def mean_volume(volumes: NDArray[np.float64], weights: NDArray[np.int64], spec: DescriptorSpec) -> float:

@@ -6,7 +6,7 @@ Rows may begin with the atomic number of their centre (``DescriptorSpec.by_centr
 different elements are then at least 1 apart. If the bandwidth is far below 1, their kernel exp(−1/2h²) is negligible.
 """
 
-from ._bandwidth import BandwidthChoice, bandwidth_from_volume, likelihood_bandwidth
+from ._bandwidth import BandwidthChoice, bandwidth_from_volume, likelihood_bandwidth, suggest_bandwidth
 from ._entropy import (
     Information,
     LearningCurve,
@@ -51,4 +51,5 @@ __all__ = [
     "log_kernel_sum",
     "overlap",
     "sample_entropy",
+    "suggest_bandwidth",
 ]

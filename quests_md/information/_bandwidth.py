@@ -1,11 +1,11 @@
-"""The choice of a bandwidth, from the volume per atom or from the likelihood of the dataset."""
+"""The choice of a bandwidth: from the volume per atom, from the distances between frames, or from the likelihood."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,11 +14,13 @@ from ..errors import InputError
 from ..notebook import Table
 from ._sums import Report, as_rows, check_bandwidth, check_rows
 
-__all__ = ["BandwidthChoice", "bandwidth_from_volume", "likelihood_bandwidth"]
+__all__ = ["BandwidthChoice", "bandwidth_from_volume", "likelihood_bandwidth", "suggest_bandwidth"]
 
 SAME = 0.05  # of the smallest bandwidth tried: rows that are nearer to each other are the same environment
 _TRIED = np.geomspace(0.0005, 0.2, 53)  # 1/Å
 _CHUNK = 1 << 22  # distances at a time: 32 MB
+_SUGGESTED = 500  # environments that a suggestion is made of
+_COPIES = 1e-6  # 1/Å; rows that are nearer to each other differ by rounding
 
 
 def bandwidth_from_volume(volume: float, method: Literal["gaussian", "cutoff"] = "gaussian") -> float:
@@ -154,6 +156,49 @@ def likelihood_bandwidth(
         dimension=dimension,
         at_edge=best in (0, len(tried) - 1),
     )
+
+
+def suggest_bandwidth(
+    rows: NDArray[Any], frames: NDArray[np.int64], numbers: NDArray[Any] | None = None
+) -> float | None:
+    """Return a bandwidth to suggest: how far an environment is from the nearest one of other frames.
+
+    With it an environment of the reference's own kind has a dH near 0. It is for references to which QUESTS's rule by
+    the volume does not apply.
+
+    Parameters
+    ----------
+    rows
+        (n, d) descriptors, in 1/Å; may be mapped.
+    frames
+        (n,) the frame of each row, in order. Frames of a trajectory that follow each other are alike, so a twentieth of
+        all frames is left out around the environment's own.
+    numbers
+        (n,) elements of the centres, if an environment is compared only with those of its own element.
+
+    Returns
+    -------
+    float or None
+        The median over at most 500 environments, in 1/Å; None if nothing follows from the rows: there is one frame, or
+        all are copies of one environment.
+    """
+    from scipy.spatial.distance import cdist  # not above: runs start without scipy
+
+    apart = max(1, -(-(int(frames.max(initial=0)) + 1) // 20))
+    asked = np.sort(np.random.default_rng(0).permutation(len(rows))[:_SUGGESTED])
+    query = np.asarray(rows[asked], np.float64)
+    least = np.full(len(asked), np.inf)
+    step = _CHUNK // _SUGGESTED
+    for first in range(0, len(rows), step):
+        some = slice(first, first + step)
+        far = cdist(query, np.asarray(rows[some], np.float64))
+        far[np.abs(frames[asked][:, None] - frames[some]) < apart] = np.inf
+        if numbers is not None:
+            far[numbers[asked][:, None] != numbers[some]] = np.inf
+        np.minimum(least, far.min(axis=1), out=least)
+    known = least[np.isfinite(least)]
+    found = float(np.median(known)) if len(known) else 0.0
+    return found if found > _COPIES else None
 
 
 def _sum_without_copies(

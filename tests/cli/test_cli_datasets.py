@@ -198,6 +198,38 @@ def test_each_frame_against_itself(quests) -> None:
     assert "one of them" in run("dh", "test.extxyz", "--itself", "--index", "si.qindex", code=2).stderr
 
 
+def test_each_group_is_compared_with_the_others() -> None:
+    run("overlap", "train.extxyz", "--group-key", "kind", "--others", "--threshold", "2", "-o", "overlap.json")
+    frames, spec = ase.io.read("train.extxyz", ":"), DescriptorSpec()
+    parts = {name: spec.compute([a for a in frames if a.info["kind"] == name], 1) for name in ("cold", "warm")}
+    dH = {
+        "cold": delta_entropy(parts["cold"], parts["warm"], 0.015),
+        "warm": delta_entropy(parts["warm"], parts["cold"], 0.015),
+    }
+    dH["(all)"] = np.concatenate(list(dH.values()))
+    told = json.loads(Path("overlap.json").read_text())
+    assert {row["group"]: row["overlap"] for row in told["results"]} == {k: np.mean(v < 2.0) for k, v in dH.items()}
+    assert told["reference"] == {"others": True, "bandwidth": 0.015}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        ((), 2, "compares each group with the others: give --group-key, and no reference"),
+        (("--group-key", "kind", "--reference", "train.extxyz"), 2, "and no reference"),
+        (("--group-key", "kind", "--threshold", "false_alarm=0.1"), 1, "needs the calibration of an index"),
+    ],
+)
+def test_others_that_cannot_be(options: tuple[str, ...], code: int, says: str) -> None:
+    told = run("overlap", "train.extxyz", "--others", *options, code=code).stderr
+    assert says in re.sub(r"[\s│]+", " ", told)
+
+
+def test_one_group_has_no_others() -> None:
+    told = run("overlap", "test.extxyz", "--group-key", "kind", "--others", code=1).stderr
+    assert "all frames are of the group 'query'" in told
+
+
 def test_overlap_is_that_of_quests(quests) -> None:
     run(
         "overlap", "test.extxyz", "train.extxyz@:2", "--reference", "train.extxyz", "--group-key", "kind",

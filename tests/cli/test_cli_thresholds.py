@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 
 from quests_md import Index
 from quests_md.cli import main
-from quests_md.index import calibrate, find_likely_bandwidth, resolve_threshold
-from quests_md.information import likelihood_bandwidth
+from quests_md.index import calibrate, resolve_threshold
+from quests_md.information import suggest_bandwidth
 
 RATE = {"false_alarm": 0.1}
 
@@ -156,11 +156,13 @@ def test_index_build_and_bandwidth_suggest_one_where_the_volume_tells_none() -> 
     ase.io.write("salt.xyz", salt)
     told = run("index", "build", "salt.xyz", "--species", "neighbours", "-o", "salt.qindex").stderr
     index = Index.open("salt.qindex")
-    likely = find_likely_bandwidth(index.rows, index.numbers)
-    assert f"these environments are most likely at --bandwidth {likely:.2g}\n" in told
-    given = ("--species", "neighbours", "--bandwidth", f"{likely:.2g}", "-o", "again.qindex")
-    assert "most likely" not in run("index", "build", "salt.xyz", *given).stderr
-    assert "most likely" not in run("index", "build", "md.xyz", "-o", "cu.qindex").stderr
-    told = run("bandwidth", "salt.xyz", "--species", "neighbours").stderr
-    expected = likelihood_bandwidth(index.spec.compute(salt)).bandwidth
-    assert f"recommended: --bandwidth {expected:.2g}, the most likely one" in told
+    frames = np.repeat(np.arange(6), 64)
+    suggested = suggest_bandwidth(index.rows, frames[index.order], index.numbers)
+    assert f"--bandwidth {suggested:.2g} is how far these environments are from the nearest ones" in told
+    given = ("--species", "neighbours", "--bandwidth", f"{suggested:.2g}", "-o", "again.qindex")
+    assert "nearest" not in run("index", "build", "salt.xyz", *given).stderr
+    assert "nearest" not in run("index", "build", "md.xyz", "-o", "cu.qindex").stderr
+    found = run("bandwidth", "salt.xyz", "--species", "neighbours")
+    expected = suggest_bandwidth(index.spec.compute(salt), frames)
+    assert f"recommended: --bandwidth {expected:.2g}, the nearest one" in found.stderr
+    assert f"nearest      {expected:.6g}\n" in found.stdout

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from quests_md import Index
+from quests_md import DescriptorSpec, Index
 from quests_md.errors import CalibrationError, InputError
 from quests_md.index import (
     Calibration,
@@ -18,9 +18,9 @@ from quests_md.index import (
     calibrate,
     check_threshold,
     explain_threshold,
-    find_likely_bandwidth,
     resolve_threshold,
 )
+from quests_md.information import suggest_bandwidth
 
 COUNTS = {"Si": 64}
 
@@ -157,20 +157,14 @@ def salts() -> list:
     return frames
 
 
-def test_auto_names_the_most_likely_one_where_it_has_no_rule() -> None:
-    given = Index.build(salts(), species="neighbours", threads=1)
-    likely = find_likely_bandwidth(given.rows, given.numbers)
-    with pytest.raises(InputError, match=f"holds for one block, .* give a number; {likely:.2g} makes these"):
+def test_auto_suggests_one_where_it_has_no_rule() -> None:
+    rows = DescriptorSpec(species="neighbours").for_elements({11, 17}).compute(salts(), 1)
+    suggested = suggest_bandwidth(rows, np.repeat(np.arange(6), 64))
+    with pytest.raises(InputError, match=f"holds for one block, .* give a number; {suggested:.2g} is how far these"):
         Index.build(salts(), species="neighbours", bandwidth="auto", threads=1)
 
 
-def test_copies_of_one_environment_suggest_nothing() -> None:
-    assert find_likely_bandwidth(np.zeros((20, 3))) is None
-
-
 def test_species_can_be_given_in_short() -> None:
-    from quests_md import DescriptorSpec
-
     short, long = Index.build(salts(), species="centre"), Index.build(salts(), DescriptorSpec(species="centre"))
     np.testing.assert_array_equal(short.rows, long.rows)
     assert short.spec == long.spec

@@ -27,6 +27,7 @@ from quests_md.information import (
     overlap,
     pack,
     sample_entropy,
+    suggest_bandwidth,
 )
 from quests_md.information._sums import sum_groups
 from quests_md.kernels.blocks import order_of
@@ -326,3 +327,36 @@ def test_what_is_left_out_of_a_sum_is_below_what_was_allowed(precision):
     far = x[:1] + 10.0 * H  # e^(-50·63) beside it: nothing of it is above what is allowed
     assert sum_groups(far, blocks, nothing, 1)[0] == -np.inf
     assert np.isfinite(sum_groups(far, blocks, -np.inf, 1)[0])
+
+
+# -- a bandwidth to suggest --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_frames", [2, 12, 45])
+def test_the_suggestion_is_the_distance_to_other_frames(n_frames):
+    rng = np.random.default_rng(n_frames)
+    rows, frames = rng.normal(size=(6 * n_frames, 5)), np.repeat(np.arange(n_frames), 6)
+    numbers = rng.integers(1, 3, len(rows))
+    expected = naive.suggested_bandwidth(rows, frames, numbers)
+    assert suggest_bandwidth(rows, frames, numbers) == pytest.approx(expected, rel=1e-12)
+    order = rng.permutation(len(rows))
+    assert suggest_bandwidth(rows[order], frames[order], numbers[order]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_frames_that_follow_each_other_do_not_make_it_small():
+    """A trajectory that is written at every step has the next frame very near."""
+    slow = np.linspace(0.0, 1.0, 40)[:, None] * np.ones((1, 4))  # neighbours are 0.05 apart
+    assert suggest_bandwidth(slow, np.arange(40)) == pytest.approx(2 * 2 / 39)
+
+
+def test_of_large_sets_a_sample_is_asked():
+    rng = np.random.default_rng(1)
+    rows, frames = rng.normal(size=(20_000, 3)), np.repeat(np.arange(200), 100)
+    few = naive.suggested_bandwidth(rows[:600], frames[:600], np.ones(600))
+    assert 0.1 * few < suggest_bandwidth(rows, frames) < few
+
+
+@pytest.mark.parametrize(("rows", "frames"), [(np.zeros((20, 3)), np.arange(20)), (np.eye(8), np.zeros(8, int)),
+                                              (np.empty((0, 3)), np.empty(0, int))])  # fmt: skip
+def test_copies_or_one_frame_suggest_nothing(rows, frames):
+    assert suggest_bandwidth(rows, frames) is None

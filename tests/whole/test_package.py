@@ -31,7 +31,7 @@ HOSTS = {
     "quests_md.information": """
         BandwidthChoice DEFAULT_BANDWIDTH Information LearningCurve Sampled bandwidth_from_volume delta_entropy
         diversity entropy information information_at learning_curve likelihood_bandwidth log_kernel_sum overlap
-        sample_entropy
+        sample_entropy suggest_bandwidth
     """,
     "quests_md.labelling": """
         Claim EXECUTORS Entry Imported Labelling Labels Oracle Outcome Queue STATES Trial check_labels compute digest
