@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -211,6 +212,8 @@ def as_frames(frames: Any) -> Iterator[Frame]:
     """Iterate over frames, given one `Frame`, one ``ase.Atoms``, or an iterable of them."""
     if isinstance(frames, Frame) or hasattr(frames, "positions"):
         frames = [frames]
+    if isinstance(frames, (str, os.PathLike)):
+        raise FrameError(f"expected frames, not the path of a file: ase.io.read({os.fspath(frames)!r}, ':') reads them")
     if not isinstance(frames, Iterable):
         raise FrameError(f"expected a Frame, an ase.Atoms or a list of them, not {type(frames).__name__}")
     for item in frames:

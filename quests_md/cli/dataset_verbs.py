@@ -34,6 +34,7 @@ from ..information import (
     suggest_bandwidth,
 )
 from ..machine import find_versions
+from ..report._page import require_extra
 from ..sources import MODEL_FORCES, describe_source, read_forces
 from .datasets import (
     ALL,
@@ -470,6 +471,7 @@ def report_command(
     RUN_OR_DATASET is the output folder of a watched run, or files that ASE reads, each with an optional slice, or one
     index. The page needs no network, and any browser shows it.
     """
+    require_extra()
     if output.exists() and not overwrite:
         raise OutputError(f"{output} exists: choose another name, or give --overwrite")
     if model_key is not None and not with_errors:

@@ -260,7 +260,7 @@ def read_counted(
     for source in sources:
         frames = read_frames(source, group_key, **reading)
         if progress is not None:
-            progress.say(f"reading {source}:")
+            progress.begin(f"reading {source}:")
             frames = progress.count(frames)
         yield from frames
 

@@ -11,6 +11,7 @@ __all__ = ["BEGIN", "EXAMPLES", "add_examples"]
 # What `quests-md --help` ends with: a command, and what it does.
 BEGIN = (
     ("quests-md doctor", "is it all there?"),
+    ("quests-md warm-up", "compiles all of it now"),
     ("quests-md index build training.xyz -o ref.qindex", "what the potential knows"),
     ("quests-md config init", "writes quests.toml"),
     ("quests-md config check --atoms 1000", "what it means"),

@@ -471,7 +471,7 @@ def _read_both(
 ) -> Iterator[ReadForces]:
     """Yield labelled frames; with the model's forces, if the files have them."""
     for source in sources:
-        progress.say(f"reading {source}:")
+        progress.begin(f"reading {source}:")
         yield from progress.count(read_forces(source, None, model_key if has_model else None, **reading))
     progress.say("comparing forces on" if has_model else "the model computes forces on")
 

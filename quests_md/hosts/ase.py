@@ -417,6 +417,8 @@ class MonitorObserver(_Values):
     """
 
     def __init__(self, session: Any, dyn: Any, atoms: Any = None) -> None:
+        if atoms is None and not hasattr(dyn, "atoms"):
+            raise InputError(f"dyn is a {type(dyn).__name__}, which moves no atoms: MonitorObserver(session, dyn)")
         atoms = dyn.atoms if atoms is None else atoms
         while not isinstance(atoms, ase.Atoms) and hasattr(atoms, "atoms"):
             atoms = atoms.atoms  # a filter has other positions than the atoms
@@ -425,6 +427,9 @@ class MonitorObserver(_Values):
         self._opening = Opening(session, f"ase {type(dyn).__name__}", joins=False)
         self.dyn = dyn
         self.atoms = atoms
+
+    def __repr__(self) -> str:
+        return f"<MonitorObserver: {len(self.atoms)} atoms, {self.session!r}>"
 
     @property
     def session(self) -> Any:

@@ -149,7 +149,7 @@ def _find_fault(name: str, nats: Mapping[str, float], worst: Mapping[str, float]
     if rate > _OFTEN:
         lowest = min(nats.values())
         return (
-            f"{name} = {lowest:.4g} nats lies low in the calibrated range: most frames of the reference's own kind are "
-            f"above it; {give}"
+            f"{name} = {lowest:.4g} nats lies low in the calibrated range: {rate:.0%} of independent frames of the "
+            f"reference's own kind are above it; {give}"
         )
     return ""

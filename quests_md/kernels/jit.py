@@ -23,6 +23,7 @@ _ORDERED = {"nsz", "contract"}  # a product may be fused with a sum, but a sum k
 
 # What compiling takes before a watched run: 20 s on a fast processor. `python -m benchmarks start` measures it.
 _COMPILING = "half a minute, or a minute on a slow processor"
+_ALL = "`quests-md warm-up` compiles all"
 _DIGEST = 32  # bytes of the hash at the end of a file of compiled code
 _kept = True  # whether a folder keeps the compiled code
 _folder = ""  # which one
@@ -53,7 +54,8 @@ def kernel(function: Callable[..., Any], flags: Collection[str] = _FLAGS) -> Any
     global _folder, _kept
     try:
         made._cache = _Cache(function)
-        _folder = _folder or made._cache.cache_path  # that of this package, whose kernels come first
+        if function.__module__.startswith(f"{__package__}."):  # else it is a kernel of a test
+            _folder = made._cache.cache_path
     except RuntimeError as error:  # numba's word for "no writable folder for the cache"
         if "cannot cache" not in str(error):
             raise
@@ -151,7 +153,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]
         if not ours or self._said:
             return
         self._said = True
-        text = f"compiling once for this machine, {_COMPILING} ..."
+        text = f"compiling what this needs, once for this machine: {_COMPILING}; {_ALL} ..."
         if not _kept:
             text = f"compiling, {_COMPILING}; NUMBA_CACHE_DIR can name a folder that keeps the result ..."
         print(f"quests_md: {text}", file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from ..descriptors import DescriptorSpec
 from ..elements import SYMBOLS
 from ..errors import FrameError, InputError
 from ..frame import Frame, step_of
-from ..index import Live, Reference
+from ..index import Index, Live, Reference
 from ..information import Precision
 from ..kernels.jit import announce_compiling
 from ..notebook import to_html
@@ -127,6 +127,8 @@ class Monitor:
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise InputError(f'{name} must be "{allowed[0]}" or "{allowed[1]}", not {value!r}')
+        if not hasattr(index, "spec"):
+            raise InputError(f"index must be an Index, not a {type(index).__name__}: Index.open(path) opens one")
         spec = index.spec  # an index of own descriptors without a function raises here, before the run begins
         self.index = index
         self._own = spec if isinstance(spec, OwnFunction) else None
@@ -160,7 +162,8 @@ class Monitor:
     def __repr__(self) -> str:
         """Return one line that says what it compares, and with what."""
         given = ", ".join(f"{name} = {value}" for name, value in self.thresholds.given.items())
-        return f"<Monitor: {given}, every {self.every}, {self.values} values, of {self.index!r}>"
+        of = f"{len(self.index):,} references" if isinstance(self.index, Index) else repr(self.index)
+        return f"<Monitor: {given}, every {self.every}, {self.values} values, {of}>"
 
     def _repr_html_(self) -> str:
         shown = ("every", "values", "precision", "implausible", "threads", "index")

@@ -110,7 +110,10 @@ class Run:
         self.folder = Path(folder)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r})"
+        about = self.about if (self.folder / "run.json").exists() else {}
+        keys = ("evaluations", "flagged", "saved", "events")
+        told = [about.get("status", "no run"), *(f"{about[key]} {key}" for key in keys if key in about)]
+        return f"<Run in {self.folder}: {', '.join(told)}>"
 
     def _repr_html_(self) -> str:
         keys = ("status", "reason", "host", "evaluations", "flagged", "saved", "events", "started", "updated")

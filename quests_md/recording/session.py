@@ -114,6 +114,8 @@ class Session:
         mode, limit = check_mode(resume, overwrite), None if wall_time is None else parse_seconds(wall_time)
         if on_error not in ("stop", "warn"):
             raise InputError(f'on_error must be "stop" or "warn", not {on_error!r}')
+        if not hasattr(monitor, "every"):
+            raise InputError(f"monitor must be a Monitor, not a {type(monitor).__name__}: Monitor(index, ...)")
         self.monitor = monitor
         self.output = Path(output).absolute()  # the program may change its folder
         self.host = host

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
-from ..recording.reader import DEFAULTS, Rows, read_run
+from ..recording.reader import DEFAULTS, Rows, Run, read_run
 from ._pictures import BLUE, GREY, LEGEND, ORANGE, RED, SKY, hide_box, new_figure
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def list_thresholds(run: dict[str, Any]) -> list[tuple[str, str, float]]:
 
 
 def timeline(
-    folder: str | Path,
+    run: str | Path | Run,
     *,
     temperature: tuple[ArrayLike, ArrayLike] | None = None,
     marks: Mapping[str, float] | None = None,
@@ -53,8 +53,8 @@ def timeline(
 
     Parameters
     ----------
-    folder
-        The output folder of the run.
+    run
+        The run, or its output folder.
     temperature
         Times (ps) and temperatures (K), drawn in a panel above.
     marks
@@ -72,8 +72,9 @@ def timeline(
     MissingExtraError
         matplotlib is not installed.
     """
-    run = read_run(folder)
-    if not (Path(folder) / "monitor.csv").exists():
+    run = run if isinstance(run, Run) else read_run(run)
+    folder = run.folder
+    if not (folder / "monitor.csv").exists():
         raise InputError(f"{folder}/monitor.csv: no such file: {folder} holds no run with evaluations")
     if not len(run.rows):
         raise InputError(f"{folder}/monitor.csv: no evaluations in it")

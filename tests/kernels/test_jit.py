@@ -54,7 +54,7 @@ def run(root, **environment):
     return done.stdout.split(), done.stderr.splitlines()
 
 
-def announces(lines, text="compiling once for this machine"):
+def announces(lines, text="compiling what this needs, once for this machine"):
     """Return whether all that was said on stderr is one line with this text."""
     return len(lines) == 1 and lines[0].startswith(f"quests_md: {text}, half a minute")
 

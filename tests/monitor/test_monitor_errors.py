@@ -16,7 +16,7 @@ from watched import frames_of, rows_of, steps_of
 
 from quests_md import Frame, Monitor, Session
 from quests_md.descriptors import DescriptorSpec
-from quests_md.errors import CalibrationError, InputError
+from quests_md.errors import CalibrationError, FrameError, InputError
 from quests_md.index import Index, Residuals
 from quests_md.kernels import search
 from quests_md.kernels.blocks import LEAF
@@ -248,6 +248,16 @@ def test_each_element_has_estimates_of_its_own():
     np.testing.assert_allclose(index.estimate_residuals(alloy[0], 1), np.where(alloy[0].numbers == 11, 0.1, 0.7))
 
 
+def test_what_is_given_for_something_else_is_named(index, tmp_path):
+    with pytest.raises(InputError, match=r"index must be an Index, not a str: Index\.open\(path\) opens one"):
+        Monitor("si.qindex", select=5.0, halt=20.0)
+    with pytest.raises(InputError, match=r"monitor must be a Monitor, not a Index"):
+        Session(index, output=tmp_path / "uq")
+    with pytest.raises(FrameError, match=r"not the path of a file: ase\.io\.read\('si\.xyz', ':'\) reads them"):
+        Index.build("si.xyz")
+    assert not (tmp_path / "uq").exists()
+
+
 def test_what_is_printed_is_one_line(index, tmp_path):
     """Not the arrays: they would fill the screen of whoever works at a prompt."""
     index.save(tmp_path / "si.qindex")
@@ -256,7 +266,7 @@ def test_what_is_printed_is_one_line(index, tmp_path):
     shown = repr(opened)
     assert shown.startswith(f"<Index in {tmp_path / 'si.qindex'}: 640 environments of Si in 40 frames")
     assert "bandwidth 0.03, generation 0>" in shown
-    assert repr(monitor) == f"<Monitor: select = 5.0, halt = 20.0, every 1, exact values, of {shown}>"
+    assert repr(monitor) == "<Monitor: select = 5.0, halt = 20.0, every 1, exact values, 640 references>"
     decision = repr(monitor.observe(frame_of(0)))
     assert decision.startswith("Decision(step=0, evaluated=True")
     assert not any("\n" in text or "array" in text for text in (shown, decision))

@@ -194,7 +194,8 @@ def test_what_a_run_says_of_itself(folder, tmp_path):
     assert run.about["select"] == SELECT
     (event,) = [each for each in run.events if each["start"] == 2]
     assert (event["end"], event["over"]) == (3, True)
-    assert repr(run) == f"Run({str(folder)!r})"
+    counts = ", ".join(f"{run.about[key]} {key}" for key in ("evaluations", "flagged", "saved", "events"))
+    assert repr(run) == f"<Run in {folder}: halted, {counts}>"
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
