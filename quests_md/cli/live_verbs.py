@@ -56,7 +56,7 @@ def init(file: Path) -> None:
     "--atoms",
     metavar="N",
     multiple=True,
-    help="Watched atoms, as N or Si=N for each element.  [default: as many as a frame of the reference has]",
+    help="Watched atoms: N; or --atoms Cu=81 --atoms Au=27.  [default: as many as a frame of the reference has]",
 )
 @click.option("--json", "as_json", is_flag=True, help="What is known of the thresholds, for programs.")
 def check(file: Path, atoms: tuple[str, ...], as_json: bool) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.constants import physical_constants
-from scipy.stats import t as student
 
 from ..errors import InputError, NucleationError
 from ._nuclei import Counts, NucleiSeries
@@ -17,7 +15,7 @@ from ._nuclei import Counts, NucleiSeries
 __all__ = ["SPHERE", "Nucleation", "estimate_correlation_time", "maximise", "nucleation"]
 
 SPHERE = (36.0 * math.pi) ** (1.0 / 3.0)  # surface of a sphere of volume 1
-K_B: float = physical_constants["Boltzmann constant in eV/K"][0]
+K_B: float = 1.380649e-23 / 1.602176634e-19  # in eV/K; both are exact
 _SURFACE = 16021.766  # an eV/Å² in mJ/m²
 
 Array = NDArray[np.float64]
@@ -250,6 +248,8 @@ def _check_stationary(window: NucleiSeries, groups: list[NucleiSeries]) -> float
 
 def _fit_trend(means: Array) -> tuple[float, float]:
     """Return the rise of a line through these values, and the probability of such a rise by chance."""
+    from scipy.stats import t as student  # not above: verbs start without scipy
+
     time = np.arange(len(means)) - (len(means) - 1) / 2.0
     slope = float(time @ means / (time @ time))
     rest = means - means.mean() - slope * time

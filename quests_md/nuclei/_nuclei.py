@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from ..descriptors import cell_of
 from ..errors import FrameError, InputError
@@ -134,6 +132,9 @@ def _check_frame(frame: Frame, link: float) -> Counts:
 
 def _find_components(frame: Frame, rows: Counts, link: float) -> Counts:
     """Return the number of the connected component of each of these rows. Components are in no special order."""
+    from scipy.sparse import coo_array  # not above: verbs start without scipy
+    from scipy.sparse.csgraph import connected_components
+
     pairs, n = _find_pairs(frame, rows, link), len(rows)
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)

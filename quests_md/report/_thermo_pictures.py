@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.interpolate import CubicSpline
 
 from ..errors import InputError
 from ..thermo import Boundary, Comparison, Entropies, HeatEntropy, Windows
@@ -145,6 +144,8 @@ def coupling_slopes(coupling: ArrayLike, slope: ArrayLike, error: ArrayLike | No
     MissingExtraError
         matplotlib is not installed.
     """
+    from scipy.interpolate import CubicSpline  # not above: verbs start without scipy
+
     figure, axes = new_axes(3.8)
     at, values = np.asarray(coupling, dtype=np.float64), np.asarray(slope, dtype=np.float64)
     fine = np.linspace(0.0, 1.0, 200)

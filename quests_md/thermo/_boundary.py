@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.polynomial import Polynomial
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 
 from ..errors import InputError
 from ..notebook import Table
@@ -236,6 +235,7 @@ def _find_offset(fits: list[Polynomial], levels: list[_Level], anchor: tuple[flo
 
 def _find_roots(fit: Polynomial, level: _Level, offset: float) -> list[float]:
     """Return the temperatures at which ΔG, with the offset, changes its sign, ascending."""
+    from scipy.optimize import brentq  # not above: verbs start without scipy
 
     def difference(T: Any) -> Any:
         return fit(T) - K_B * offset * T

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.constants import physical_constants
 
 from ..errors import InputError
 from ..information import DEFAULT_BANDWIDTH, log_kernel_sum
@@ -30,7 +29,7 @@ __all__ = [
 
 # -- units and tables --------------------------------------------------------------------------------------------------
 
-K_B: float = physical_constants["Boltzmann constant in eV/K"][0]
+K_B: float = 1.380649e-23 / 1.602176634e-19  # in eV/K; both are exact
 EV_PER_GPA = 6.241509074e-3  # a GPa in eV/Å³
 
 

