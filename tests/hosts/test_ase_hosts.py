@@ -121,6 +121,8 @@ def test_observer_asks_which_image_of_a_band(session):
     images = [copper(), copper(), copper()]
     neb = NEB(images, method="improvedtangent")
     opt = bfgs(neb)
+    with pytest.raises(InputError, match=r"dyn is a str, which moves no atoms: MonitorObserver\(session, dyn\)"):
+        MonitorObserver(None, "the session")
     with pytest.raises(InputError, match=r"BFGS moves no single ase.Atoms: say which to watch, atoms="):
         MonitorObserver(session(), opt)
     assert MonitorObserver(session(name="middle"), opt, images[1]).atoms is images[1]

@@ -93,6 +93,7 @@ def test_an_input_script_that_cannot_be_watched_ends(build, folder, name, ranks)
     finished = run_lmp(build, folder, text + ATTACH + "run 1", ranks)
     assert finished.returncode != 0
     assert message in finished.stdout + finished.stderr
+    assert "Traceback" not in finished.stdout + finished.stderr  # it is the user's to mend, and no line of ours
     assert not (folder / "uq" / "monitor.csv").exists()
 
 

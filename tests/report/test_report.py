@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from watched import CANDIDATE, COVERED, build_index, frame_of, session_of
 
+from quests_md import read_run
 from quests_md.errors import InputError, MissingExtraError
 from quests_md.report import generations, timeline
 
@@ -54,7 +55,7 @@ def test_a_run_without_times_is_drawn_against_steps(tmp_path):
             frame = frame_of(step)
             frame.time = float("nan")
             session.observe(frame)
-    (axes,) = timeline(tmp_path / "uq").axes
+    (axes,) = timeline(read_run(tmp_path / "uq")).axes
     assert axes.get_xlabel() == "step"
     assert lines_of(axes)["maximum"].get_xdata().tolist() == [3, 7]
 
