@@ -41,22 +41,21 @@ def _bars(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"(?<!\\)\|", r"\\|", line) for line in lines]
 
 
-def _find_names():
-    """Return all names in the source: what a docstring writes as `name` must be one of them."""
-    nodes = (
-        node for path in Path("../quests_md").rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8")))
-    )
-    fields = ("name", "id", "attr", "arg")
-    return {getattr(node, field) for node in nodes for field in fields if isinstance(getattr(node, field, None), str)}
-
-
-_names = _find_names()
+# All names in the source: what a docstring writes as `name` must be one of them.
+_nodes = [node for path in Path("../quests_md").rglob("*.py") for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+_parameters = {node.arg for node in _nodes if isinstance(node, ast.arg)}
+_names = {getattr(node, field, None) for node in _nodes for field in ("name", "id", "attr", "arg")}
 
 
 def _find_object(app, env, node, shown):
-    """Link `name` to the object of that name, wherever it is defined; parameters have no place to link to."""
+    """Link `Name` to the class of that name, and `name` to a function; parameters have no place to link to."""
     target, domain = node["reftarget"], env.domains["py"]
-    found = [name for name in domain.objects if name.endswith(f".{target}")]
+    kinds = ("class", "exception", "method") if target[:1].isupper() else ("function",)
+    found = [
+        name
+        for name, entry in domain.objects.items()
+        if entry.objtype in kinds and name.endswith(f".{target}") and target not in _parameters
+    ]
     if found:
         name = min(found, key=len)
         entry = domain.objects[name]

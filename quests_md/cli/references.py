@@ -228,15 +228,13 @@ class Others:
         The dataset, with groups.
     bandwidth, threads, precision
         As of `OpenedReference`.
-    index
-        There is none.
     """
 
     data: Dataset
     bandwidth: float
     threads: int | None
     precision: Precision = "double"
-    index: None = None
+    index = None  # no field: there is none, so thresholds cannot be rates
 
     def delta_entropy(
         self, rows: NDArray[Any], numbers: NDArray[np.int64] | None, thresholds: Sequence[float], comm: Comm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, OutputError
+from ..errors import InputError, OutputError, QuestsError
 from ..notebook import make_dataframe, to_html
 
 __all__ = [
@@ -110,9 +111,11 @@ class Run:
         self.folder = Path(folder)
 
     def __repr__(self) -> str:
-        about = self.about if (self.folder / "run.json").exists() else {}
+        about: dict[str, Any] = {}
+        with contextlib.suppress(QuestsError):  # a repr must not fail where run.json is missing or damaged
+            about = self.about
         keys = ("evaluations", "flagged", "saved", "events")
-        told = [about.get("status", "no run"), *(f"{about[key]} {key}" for key in keys if key in about)]
+        told = [about.get("status", "no readable run.json"), *(f"{about[key]} {key}" for key in keys if key in about)]
         return f"<Run in {self.folder}: {', '.join(told)}>"
 
     def _repr_html_(self) -> str:

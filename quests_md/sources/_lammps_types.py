@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
@@ -15,7 +15,7 @@ from ..elements import SYMBOLS
 from ..errors import SourceError
 from ..files.extxyz import FrameText
 
-__all__ = ["LAMMPS_DATA", "LAMMPS_DUMP", "DumpIds", "LammpsTypes", "is_lammps_data", "name_species", "read_ids"]
+__all__ = ["LAMMPS_DATA", "LAMMPS_DUMP", "LammpsTypes", "give_ids", "is_lammps_data", "name_species", "read_ids"]
 
 LAMMPS_DATA, LAMMPS_DUMP = "lammps-data", "lammps-dump-text"  # as ASE calls the formats
 _DUMPS = (LAMMPS_DUMP, "lammps-dump-binary")
@@ -115,13 +115,15 @@ class DumpIds(NamedTuple):
     n_atoms: int
     ids: NDArray[np.int64] | None
 
-    def give(self, atoms: Any, where: str, is_sorted: bool) -> Any:
-        """Give the atoms that ASE has read their ids; `SourceError` if the file ends in the middle of the frame."""
-        if len(atoms) != self.n_atoms:
-            raise SourceError(f"{where} is cut off: it has {len(atoms)} of {self.n_atoms} atoms")
-        if self.ids is not None:
-            atoms.arrays["id"] = np.sort(self.ids, kind="stable") if is_sorted else self.ids
-        return atoms
+
+def give_ids(images: Iterable[Any], ids: Iterable[DumpIds], path: Path, is_sorted: bool) -> Iterator[Any]:
+    """Give frames that ASE has read the ids of their atoms; `SourceError` if the file ends in the middle of one."""
+    for count, (atoms, of_frame) in enumerate(zip(images, ids, strict=False)):
+        if len(atoms) != of_frame.n_atoms:
+            raise SourceError(f"{path}: frame {count} is cut off: it has {len(atoms)} of {of_frame.n_atoms} atoms")
+        if of_frame.ids is not None:
+            atoms.arrays["id"] = np.sort(of_frame.ids, kind="stable") if is_sorted else of_frame.ids
+        yield atoms
 
 
 def read_ids(path: Path) -> Iterator[DumpIds]:

@@ -23,7 +23,7 @@ from ..errors import FrameError, InputError, SourceError
 from ..files.extxyz import FrameText, find_frames, format_atoms, read_text
 from ..frame import Frame
 from ._labels import find_label, name_what_is_there, set_labels
-from ._lammps_types import LAMMPS_DATA, LAMMPS_DUMP, LammpsTypes, is_lammps_data, name_species, read_ids
+from ._lammps_types import LAMMPS_DATA, LAMMPS_DUMP, LammpsTypes, give_ids, is_lammps_data, name_species, read_ids
 
 __all__ = [
     "MODEL_FORCES",
@@ -425,16 +425,9 @@ def _iterate(path: Path, selection: str, reading: Reading) -> Iterator[tuple[Any
         raise SourceError(f"{path}: a file of the format {name} holds one frame: leave @{selection} out")
     images = ase.io.iread(path, index=selection, **options)
     if name == LAMMPS_DUMP:
-        images = _give_ids(images, path, selection, keywords.get("order", True))
+        images = give_ids(images, _take(read_ids(path), selection), path, keywords.get("order", True))
     for atoms in images:
         yield types.name_elements(atoms), None
-
-
-def _give_ids(images: Iterator[Any], path: Path, selection: str, is_sorted: bool) -> Iterator[Any]:
-    """Give the frames of a dump of LAMMPS the ids of their atoms."""
-    ids = _take(read_ids(path), selection)
-    for count, (atoms, of_frame) in enumerate(zip(images, ids, strict=False)):
-        yield of_frame.give(atoms, f"{path}: frame {count}", is_sorted)
 
 
 def _find_format(path: Path, asked: str | None) -> tuple[str, dict[str, Any]]:

@@ -15,7 +15,15 @@ from watched import CANDIDATE, COVERED, HALTING, SELECT, build_index, frame_of, 
 from quests_md import read_run
 from quests_md.errors import InputError, MissingExtraError, OutputError
 from quests_md.files import write_atomically
-from quests_md.recording.reader import DEFAULTS, count_frames, iterate_frames, read_events, read_last_row, read_rows
+from quests_md.recording.reader import (
+    DEFAULTS,
+    Run,
+    count_frames,
+    iterate_frames,
+    read_events,
+    read_last_row,
+    read_rows,
+)
 
 HEAD = "run,step,time,n,max,max_id,mean,q50,q99,n_select,n_halt,band,saved,values,seconds,event,novelty,force_error"
 ROW = "1,{},0.5,32,2.5,7,0.1,0.2,0.3,4,0,candidate,1,exact,0.01,1,nan,inf"
@@ -196,6 +204,8 @@ def test_what_a_run_says_of_itself(folder, tmp_path):
     assert (event["end"], event["over"]) == (3, True)
     counts = ", ".join(f"{run.about[key]} {key}" for key in ("evaluations", "flagged", "saved", "events"))
     assert repr(run) == f"<Run in {folder}: halted, {counts}>"
+    (tmp_path / "run.json").write_text("{")
+    assert repr(Run(tmp_path)) == f"<Run in {tmp_path}: no readable run.json>"
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
