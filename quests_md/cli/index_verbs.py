@@ -167,7 +167,7 @@ def _suggest_bandwidth(index: Index, bulk: Sequence[tuple[float, int]]) -> None:
         if suggested is not None:
             click.echo(
                 f"quests-md: the bandwidth is the default, {DEFAULT_BANDWIDTH}; --bandwidth {suggested:.2g} is how far "
-                "these environments are from the nearest ones of other frames, and fits well",
+                "these environments are from the nearest ones of other frames: a scale to begin with",
                 err=True,
             )
 
